@@ -1,0 +1,148 @@
+//! Blocks: immutable bytes named by their hash, and how plaintext becomes one.
+//!
+//! - [`Block`]: bytes whose hash has been checked. A `Block` in hand *is* verified; unverified bytes stay `Bytes`.
+//! - [`seal`]: payload (codec, length, data, padding), key derivation, encryption.
+//! - [`Ref`]: where some plaintext is. [`Link`]: what people pass on.
+//! - [`BlockSource`], [`BlockSink`], [`ChunkIndex`]: what the rooms above need of stores and networks, so that files can be
+//!   turned into blocks without knowing either.
+//!
+//! Deliberately absent: storing, fetching, files.
+
+mod link;
+mod seal;
+mod traits;
+
+use bytes::Bytes;
+
+use crate::crypto::hash;
+use crate::crypto::key::Key;
+use crate::id::{BlockId, HashKind};
+
+pub use link::{Link, LinkError};
+pub use seal::{Context, MAX_PLAINTEXT_BYTES, OpenError, SealError, Sealed, open, seal};
+pub use traits::{
+    Attempt, BlockSink, BlockSource, ChunkHash, ChunkIndex, GetError, IndexError, PutError,
+    PutStats, Tried,
+};
+
+/// Largest block in bytes.
+pub const MAX_BLOCK_BYTES: usize = 2 << 20;
+
+/// The bytes are not the block that the id names.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// The hash differs.
+    #[error("the bytes are not block {0}")]
+    Mismatch(BlockId),
+    /// Empty, or larger than [`MAX_BLOCK_BYTES`].
+    #[error("a block has 1 to {MAX_BLOCK_BYTES} bytes, not {0}")]
+    Size(usize),
+}
+
+/// A block whose bytes are known to fit its id. Cheap to clone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Block {
+    id: BlockId,
+    bytes: Bytes,
+}
+
+impl Block {
+    /// Names `bytes` by their SHA2-384. Costs about 3 ms a MiB: not for async tasks.
+    ///
+    /// # Errors
+    /// [`VerifyError::Size`].
+    pub fn new(bytes: Bytes) -> Result<Self, VerifyError> {
+        check_size(&bytes)?;
+        Ok(Self {
+            id: hash::id_of(HashKind::Sha384, &bytes),
+            bytes,
+        })
+    }
+
+    /// Checks that `bytes` are the block that `id` names. Costs about 3 ms a MiB: not for async tasks.
+    ///
+    /// # Errors
+    /// [`VerifyError`].
+    pub fn verify(id: BlockId, bytes: Bytes) -> Result<Self, VerifyError> {
+        check_size(&bytes)?;
+        if !hash::matches(&id, &bytes) {
+            return Err(VerifyError::Mismatch(id));
+        }
+        Ok(Self { id, bytes })
+    }
+
+    /// A block whose bytes were verified when they were stored and are protected by the store's own checksum since.
+    /// For stores only.
+    pub(crate) fn from_checked(id: BlockId, bytes: Bytes) -> Self {
+        Self { id, bytes }
+    }
+
+    /// The block's name.
+    pub fn id(&self) -> BlockId {
+        self.id
+    }
+
+    /// The block's bytes.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The bytes alone.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+}
+
+impl std::fmt::Debug for Block {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Block({:?}, {} bytes)", self.id, self.bytes.len())
+    }
+}
+
+fn check_size(bytes: &[u8]) -> Result<(), VerifyError> {
+    if bytes.is_empty() || bytes.len() > MAX_BLOCK_BYTES {
+        return Err(VerifyError::Size(bytes.len()));
+    }
+    Ok(())
+}
+
+/// Where some plaintext is: a range of the data inside one sealed block.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Ref {
+    /// The block.
+    pub id: BlockId,
+    /// What opens it.
+    pub key: Key,
+    /// Where the range starts in the block's data, in bytes.
+    pub offset: u32,
+    /// Length of the range in bytes.
+    pub len: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn size_limits() {
+        assert_eq!(Block::new(Bytes::new()), Err(VerifyError::Size(0)));
+        let largest = Bytes::from(vec![0; MAX_BLOCK_BYTES]);
+        let block = Block::new(largest.clone()).expect("the largest size is allowed");
+        assert_eq!(Block::verify(block.id(), largest), Ok(block));
+        let over = Bytes::from(vec![0; MAX_BLOCK_BYTES + 1]);
+        assert_eq!(
+            Block::new(over),
+            Err(VerifyError::Size(MAX_BLOCK_BYTES + 1))
+        );
+    }
+
+    #[test]
+    fn wrong_bytes_are_refused() {
+        let block = Block::new(Bytes::from_static(b"a")).expect("one byte is a block");
+        assert_eq!(
+            Block::verify(block.id(), Bytes::from_static(b"b")),
+            Err(VerifyError::Mismatch(block.id()))
+        );
+    }
+}

@@ -1,0 +1,8 @@
+//! Hashing and sealing: the only room that names a cipher or a hash function.
+//!
+//! Everything else asks for [`hash::sha384`] or [`aead::encrypt`], so that a faster implementation can be put in here. This
+//! room knows nothing of blocks, files or formats.
+
+pub mod aead;
+pub mod hash;
+pub mod key;

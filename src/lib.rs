@@ -1,0 +1,35 @@
+//! libernet turns the spare disk space of a community into an encrypted backup and sharing network.
+//!
+//! The rooms, lowest floor first; a file imports only from floors below its own (`tests/it/architecture.rs` checks it):
+//!
+//! | floor | rooms |
+//! |---|---|
+//! | 9 | [`cli`]: commands, terminal output, exit codes |
+//! | 8 | [`gateway`]: the local HTTP server |
+//! | 7 | [`client`]: one `Client`, for a node in this process or a running one |
+//! | 6 | [`node`]: builds, starts and stops everything |
+//! | 5 | [`upkeep`]: background work |
+//! | 4 | [`depot`]: the one place that knows both store and network |
+//! | 3 | [`store`], [`bundle`], [`net`] |
+//! | 2 | [`block`] |
+//! | 1 | [`crypto`], [`wire`], [`task`], [`config`] |
+//! | 0 | [`id`], [`size`], [`time`], [`monitor`] |
+
+pub mod block;
+pub mod bundle;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod crypto;
+pub mod depot;
+pub mod gateway;
+pub mod id;
+pub mod monitor;
+pub mod net;
+pub mod node;
+pub mod size;
+pub mod store;
+pub mod task;
+pub mod time;
+pub mod upkeep;
+pub mod wire;

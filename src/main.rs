@@ -1,0 +1,3 @@
+//! The `libernet` binary. Everything is in the library.
+
+fn main() {}

@@ -1,0 +1,23 @@
+//! Wire and storage messages, generated from `proto/`, and the names and versions of protocols.
+//!
+//! Only names, versions, tags and sizes live here; what the messages mean is said by the rooms that use them.
+
+/// Messages of the exchange protocol.
+#[allow(missing_docs, clippy::pedantic)]
+pub mod exchange {
+    include!(concat!(env!("OUT_DIR"), "/libernet.exchange.v1.rs"));
+}
+
+/// Records in the store.
+#[allow(missing_docs, clippy::pedantic)]
+pub mod store {
+    include!(concat!(env!("OUT_DIR"), "/libernet.store.v1.rs"));
+}
+
+/// Trees and bundle roots.
+#[allow(missing_docs, clippy::pedantic)]
+pub mod tree {
+    include!(concat!(env!("OUT_DIR"), "/libernet.tree.v1.rs"));
+}
+
+pub mod names;

@@ -1,0 +1,16 @@
+//! Names of protocols. Each carries the network's name, so that two networks never mix.
+
+/// The Kademlia protocol of a network: `/<network>/kad/1.0.0`.
+pub fn kad(network: &str) -> String {
+    format!("/{network}/kad/1.0.0")
+}
+
+/// The exchange protocol of a network: `/<network>/exchange/1.0.0`.
+pub fn exchange(network: &str) -> String {
+    format!("/{network}/exchange/1.0.0")
+}
+
+/// What identify calls the network: `/<network>/1.0.0`. Peers with another one are of another network.
+pub fn identify(network: &str) -> String {
+    format!("/{network}/1.0.0")
+}
