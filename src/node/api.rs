@@ -34,6 +34,9 @@ macro_rules! call {
 pub struct Put {
     /// Absolute path on the node's machine.
     pub path: PathBuf,
+    /// Name to show in lists and to extract a single file under; the path's last part when missing.
+    #[serde(default)]
+    pub name: Option<String>,
     /// File to show when the bundle's root is opened as a page.
     #[serde(default)]
     pub index_file: Option<String>,
@@ -167,7 +170,7 @@ pub struct Cat {
     pub timeout_s: u64,
 }
 
-/// Lists a directory of a bundle, a page at a time.
+/// Lists a directory of a bundle, a page at a time, or tells what one entry is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ls {
     /// The bundle.
@@ -188,7 +191,13 @@ call!(Ls, "ls", LsReply);
 /// One page of a listing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LsReply {
-    /// The entries, sorted by name.
+    /// What the path itself names. The root of a bundle of one file is that file; the root directory has an empty name.
+    #[serde(default)]
+    pub this: Option<Entry>,
+    /// The bundle's index file, a path below its root.
+    #[serde(default)]
+    pub index_file: Option<String>,
+    /// The directory's entries, sorted by name; empty when the path names anything else.
     pub entries: Vec<Entry>,
     /// Whether there are more.
     pub more: bool,
