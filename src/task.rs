@@ -109,9 +109,6 @@ mod tests {
         let states = workers.states();
         tokio::task::yield_now().await;
         assert_eq!(states[0].get(), ("waiting".to_owned(), None));
-        assert_eq!(
-            workers.stop(Duration::from_secs(1)).await,
-            vec!["stubborn"]
-        );
+        assert_eq!(workers.stop(Duration::from_secs(1)).await, vec!["stubborn"]);
     }
 }

@@ -1,6 +1,7 @@
 //! The composition root: builds a node from its parts, stops them in order, and answers calls.
 
 pub mod api;
+pub mod identity;
 
 use std::path::PathBuf;
 use std::sync::Arc;
