@@ -1,3 +1,6 @@
 //! Integration tests, one module a topic.
 
 mod architecture;
+mod process;
+mod sample;
+mod story;
