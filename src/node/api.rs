@@ -463,8 +463,10 @@ pub struct PinLsReply {
 /// One pin.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Pin {
-    /// The bundle.
-    pub link: Link,
+    /// The root block.
+    pub id: BlockId,
+    /// The bundle; missing for a block that was put as it is.
+    pub link: Option<Link>,
     /// Its name.
     pub name: String,
     /// Bytes of content.
