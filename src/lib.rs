@@ -18,7 +18,7 @@
 pub mod block;
 pub mod bundle;
 pub mod cli;
-pub mod client;
+// pub mod client;
 pub mod config;
 pub mod crypto;
 // pub mod depot;
@@ -26,7 +26,7 @@ pub mod gateway;
 pub mod id;
 pub mod monitor;
 pub mod net;
-pub mod node;
+// pub mod node;
 pub mod size;
 pub mod store;
 pub mod task;

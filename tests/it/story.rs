@@ -433,3 +433,50 @@ fn unreadable_files_are_reported_and_the_rest_is_put() {
     );
     fails(&nothing, 1, "nothing");
 }
+
+/// Files below `dir` whose names end in `suffix`.
+fn files_ending(dir: &std::path::Path, suffix: &str, found: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files_ending(&path, suffix, found);
+        } else if path.to_string_lossy().ends_with(suffix) {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn damage_on_disk_is_found_and_mended_from_the_network() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let source = dir.path().join("source");
+    make_tree(&source);
+    let first = Node::start(&dir.path().join("1"), &[]);
+    let data = dir.path().join("2");
+    let second = Node::start(&data, &[&first.addresses[0]]);
+    let put = first.json(&["put", source.to_str().expect("utf-8")]);
+    let link = text(&put["link"]);
+    second.json(&["pin", "add", link]);
+    second.stop();
+    let mut blobs = Vec::new();
+    files_ending(&data, ".blob", &mut blobs);
+    assert!(!blobs.is_empty());
+    for path in &blobs {
+        let mut bytes = std::fs::read(path).expect("read");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(path, bytes).expect("written");
+    }
+    let second = Node::start(&data, &[&first.addresses[0]]);
+    let target = dir.path().join("out");
+    let got = second.json(&["get", link, "-o", target.to_str().expect("utf-8")]);
+    assert_eq!(got["from"], serde_json::json!([first.peer]));
+    assert_same(&source, &target);
+    assert!(second.json(&["status"])["store"]["corrupt"].as_u64() > Some(0));
+    // All is here again, pinned as before.
+    first.stop();
+    let target = dir.path().join("again");
+    let got = second.json(&["get", link, "-o", target.to_str().expect("utf-8")]);
+    assert_eq!(got["from"], serde_json::json!([]));
+    second.stop();
+}
