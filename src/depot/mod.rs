@@ -28,7 +28,7 @@ use crate::store::{Keep, Store};
 
 pub use pending::{Pending, PendingBlocks};
 pub use session::{Gift, Session};
-pub use sink::Sink;
+pub use sink::{Index, Sink};
 
 /// Counters since start.
 #[derive(Debug, Default)]
@@ -123,6 +123,11 @@ impl Depot {
     /// A sink into the store that keeps blocks as `keep`.
     pub fn sink(&self, keep: Keep) -> Arc<Sink> {
         Arc::new(Sink::new(self.inner.store.clone(), self.inner.fresh.clone(), keep))
+    }
+
+    /// The store's chunk index, keeping what it names as `keep`.
+    pub fn index(&self, keep: Keep) -> Arc<Index> {
+        Arc::new(Index::new(self.inner.store.clone(), keep))
     }
 
     /// Ends all searches; later ones fail at once.
