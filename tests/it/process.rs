@@ -51,8 +51,13 @@ impl Node {
         for address in bootstrap {
             command.args(["--bootstrap", address]);
         }
+        command.args(flags);
+        Self::spawn(data, command)
+    }
+
+    /// Starts a node by a whole command and waits until it is ready.
+    pub fn spawn(data: &Path, mut command: Command) -> Self {
         let mut child = command
-            .args(flags)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
