@@ -2,13 +2,14 @@
 //!
 //! The methods are those of [`Node`] and behave alike either way. Dropping a call, or a stream that it gave, drops the work.
 //!
-//! - [`frame`]: how answers travel. [`discovery`]: how a running node is found.
+//! - [`frame`]: how answers travel. [`discovery`]: how a running node is found. [`url`]: names in URLs.
 //!
 //! Deliberately absent: the server side (`gateway`), and anything that a node can do but cannot be asked.
 
 pub mod discovery;
 pub mod frame;
 mod remote;
+pub mod url;
 
 use std::path::Path;
 use std::sync::Arc;

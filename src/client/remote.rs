@@ -25,6 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::discovery::{ApiFile, Token};
 use super::frame::{ERROR_TRAILER, Frame, Lines, error_from_trailer};
+use super::url::percent_encode;
 use crate::block::MAX_BLOCK_BYTES;
 use crate::monitor::Monitor;
 use crate::node::api::{BlockPutReply, Call, CallError, ErrorKind, PutReply};
@@ -300,19 +301,6 @@ fn json<C: serde::Serialize>(call: &C) -> Result<Body, CallError> {
     Ok(body(bytes.into()))
 }
 
-/// Percent-encodes everything but unreserved characters (RFC 3986, section 2.3).
-pub(super) fn percent_encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
-}
-
 async fn read_frames<R: serde::de::DeserializeOwned>(
     remote: &Remote,
     mut answer: Answer,
@@ -362,15 +350,4 @@ fn read_bytes(
         }
         Ok(None)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_encoded_for_urls() {
-        assert_eq!(percent_encode("a-Z_0.~"), "a-Z_0.~");
-        assert_eq!(percent_encode("a b/\u{e4}&=%"), "a%20b%2F%C3%A4%26%3D%25");
-    }
 }
