@@ -23,6 +23,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 use super::{Shared, error, guard};
 use crate::block::MAX_BLOCK_BYTES;
@@ -37,6 +38,8 @@ const MAX_REQUEST_BYTES: usize = 1 << 20;
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often progress is sent at most.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// How long calls may go on after the server is told to stop.
+const STOP_GRACE: Duration = Duration::from_millis(300);
 /// Most warnings kept between two sendings; more are counted only.
 const MAX_WARNINGS: usize = 256;
 /// Longest name of a stream in bytes, as in most file systems.
@@ -80,9 +83,19 @@ pub(super) async fn call(
     let Ok(permit) = Arc::clone(&shared.calls).try_acquire_owned() else {
         return error::of_call(&error::busy());
     };
-    dispatch(shared.client, &name, request, permit)
+    let slot = Slot {
+        stop: shared.stop.clone(),
+        _permit: permit,
+    };
+    dispatch(shared.client, &name, request, slot)
         .await
         .unwrap_or_else(|error| error::of_call(&error))
+}
+
+/// The place of one call among those that run at once.
+struct Slot {
+    stop: CancellationToken,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// Routes a call by its name.
@@ -90,7 +103,7 @@ async fn dispatch(
     client: Client,
     name: &str,
     request: Request,
-    permit: OwnedSemaphorePermit,
+    slot: Slot,
 ) -> Result<Response, CallError> {
     macro_rules! json_calls {
         ($($request:ident => $method:ident $(, $monitor:ident)?;)*) => {
@@ -100,21 +113,21 @@ async fn dispatch(
                     let relay = Arc::new(Relay::default());
                     $(let $monitor: Arc<dyn Monitor> = relay.clone();)?
                     let work = async move { client.$method(call $(, $monitor)?).await };
-                    Ok(frames(work.boxed(), relay, permit))
+                    Ok(frames(work.boxed(), relay, slot))
                 })*
-                "put-stream" => put_stream(client, request, permit),
+                "put-stream" => put_stream(client, request, slot),
                 "block-put" => {
                     let bytes = read_body(request, MAX_BLOCK_BYTES).await?;
                     let work = async move { client.block_put(bytes).await };
-                    Ok(frames(work.boxed(), Arc::default(), permit))
+                    Ok(frames(work.boxed(), Arc::default(), slot))
                 }
                 "cat" => {
                     let stream = client.cat(read_json(request).await?).await?;
-                    bytes_answer(stream, permit).await
+                    bytes_answer(stream, slot).await
                 }
                 "block-get" => {
                     let block = client.block_get(read_json(request).await?).await?;
-                    bytes_answer(futures::stream::iter([Ok(block)]).boxed(), permit).await
+                    bytes_answer(futures::stream::iter([Ok(block)]).boxed(), slot).await
                 }
                 _ => {
                     let error = CallError::new(ErrorKind::Usage, format!("there is no call '{name}'"))
@@ -148,11 +161,7 @@ struct StreamQuery {
     name: String,
 }
 
-fn put_stream(
-    client: Client,
-    request: Request,
-    permit: OwnedSemaphorePermit,
-) -> Result<Response, CallError> {
+fn put_stream(client: Client, request: Request, slot: Slot) -> Result<Response, CallError> {
     let query = Query::<StreamQuery>::try_from_uri(request.uri())
         .map_err(|_| CallError::new(ErrorKind::Usage, "the name of the stream is missing"))?;
     let name = query.0.name;
@@ -168,7 +177,7 @@ fn put_stream(
     let relay = Arc::new(Relay::default());
     let monitor: Arc<dyn Monitor> = relay.clone();
     let work = async move { client.put_stream(name, bytes, monitor).await };
-    Ok(frames(work.boxed(), relay, permit))
+    Ok(frames(work.boxed(), relay, slot))
 }
 
 async fn read_body(request: Request, limit: usize) -> Result<Bytes, CallError> {
@@ -253,7 +262,9 @@ struct Running<R> {
     work: BoxFuture<'static, Result<R, CallError>>,
     relay: Arc<Relay>,
     ticks: Interval,
-    _permit: OwnedSemaphorePermit,
+    /// Ends when the server stops and the call had its grace.
+    stopped: BoxFuture<'static, ()>,
+    _slot: Slot,
 }
 
 impl<R: serde::Serialize + Send + 'static> Running<R> {
@@ -266,6 +277,11 @@ impl<R: serde::Serialize + Send + 'static> Running<R> {
                     let mut lines = self.relay.take_lines();
                     lines.extend_from_slice(&last_line(result));
                     return (lines.freeze(), None);
+                }
+                () = &mut self.stopped => {
+                    let error = CallError::new(ErrorKind::Unavailable, "the node is stopping")
+                        .with_hint("run it again when the node is up: it goes on from there");
+                    return (last_line::<R>(Err(error)), None);
                 }
                 _ = self.ticks.tick() => {
                     let lines = self.relay.take_lines();
@@ -291,15 +307,21 @@ fn last_line<R: serde::Serialize>(result: Result<R, CallError>) -> Bytes {
 fn frames<R: serde::Serialize + Send + 'static>(
     work: BoxFuture<'static, Result<R, CallError>>,
     relay: Arc<Relay>,
-    permit: OwnedSemaphorePermit,
+    slot: Slot,
 ) -> Response {
     let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let stop = slot.stop.clone();
+    let stopped = async move {
+        stop.cancelled().await;
+        tokio::time::sleep(STOP_GRACE).await;
+    };
     let running = Running {
         work,
         relay,
         ticks,
-        _permit: permit,
+        stopped: stopped.boxed(),
+        _slot: slot,
     };
     let lines = futures::stream::unfold(Some(running), |running| async move {
         let (lines, running) = running?.next().await;
@@ -312,17 +334,17 @@ fn frames<R: serde::Serialize + Send + 'static>(
 /// Bytes as an answer. An error before the first of them is an answer of its own; a later one is the trailer.
 async fn bytes_answer(
     mut stream: BoxStream<'static, Result<Bytes, CallError>>,
-    permit: OwnedSemaphorePermit,
+    slot: Slot,
 ) -> Result<Response, CallError> {
     let first = match stream.next().await {
         Some(first) => Some(first?),
         None => None,
     };
-    let rest = futures::stream::unfold((Some(stream), permit), |(stream, permit)| async move {
+    let rest = futures::stream::unfold((Some(stream), slot), |(stream, slot)| async move {
         let mut stream = stream?;
         Some(match stream.next().await? {
-            Ok(bytes) => (BodyFrame::data(bytes), (Some(stream), permit)),
-            Err(error) => (BodyFrame::trailers(trailer(&error)), (None, permit)),
+            Ok(bytes) => (BodyFrame::data(bytes), (Some(stream), slot)),
+            Err(error) => (BodyFrame::trailers(trailer(&error)), (None, slot)),
         })
     });
     let body = futures::stream::iter(first.map(BodyFrame::data))

@@ -52,8 +52,8 @@ const MAX_READS: usize = 32;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest head of a request in bytes.
 const MAX_HEAD_BYTES: usize = 64 << 10;
-/// How long requests may go on after the server is told to stop.
-const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long requests may go on after the server is told to stop. Calls end sooner by themselves, with an error that says why.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to wait when the system has no file handles left for connections.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -101,6 +101,7 @@ struct Shared {
     client: Client,
     options: Arc<Options>,
     address: SocketAddr,
+    stop: CancellationToken,
     calls: Arc<Semaphore>,
     reads: Arc<Semaphore>,
 }
@@ -136,12 +137,13 @@ impl Gateway {
         ApiFile::new(self.address, token.clone()).write(data_dir)
     }
 
-    /// Answers requests until `stop` is cancelled, then gives those that run two seconds to end.
+    /// Answers requests until `stop` is cancelled, then gives those that run a moment to end.
     pub async fn serve(self, client: Client, options: Options, stop: CancellationToken) {
         let shared = Shared {
             client,
             options: Arc::new(options),
             address: self.address,
+            stop: stop.clone(),
             calls: Arc::new(Semaphore::new(MAX_CALLS)),
             reads: Arc::new(Semaphore::new(MAX_READS)),
         };
