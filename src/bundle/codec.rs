@@ -272,7 +272,8 @@ impl Decoder {
         if depth > MAX_INLINE_DEPTH {
             return Err("directories nested too deeply");
         }
-        let message = wire::Entry::decode(bytes).map_err(|_| "an entry that is no Entry message")?;
+        let message =
+            wire::Entry::decode(bytes).map_err(|_| "an entry that is no Entry message")?;
         if message.mode > 0o7777 {
             return Err("a mode with more than 12 bits");
         }
@@ -284,11 +285,9 @@ impl Decoder {
         }
         let content = match kind {
             wire::Kind::Unspecified => return Err("an entry of unknown kind"),
-            wire::Kind::File => Content::File(self.file(
-                message.size,
-                message.extents,
-                message.link_group,
-            )?),
+            wire::Kind::File => {
+                Content::File(self.file(message.size, message.extents, message.link_group)?)
+            }
             wire::Kind::Directory => Content::Directory(match message.node {
                 Some(place) => Directory::Block(self.block(place)?),
                 None => Directory::Inline(self.entries(message.entries, depth + 1)?),
@@ -411,10 +410,7 @@ impl Holds {
     }
 
     fn fits(&self, kind: wire::Kind) -> bool {
-        let is_device = matches!(
-            kind,
-            wire::Kind::CharacterDevice | wire::Kind::BlockDevice
-        );
+        let is_device = matches!(kind, wire::Kind::CharacterDevice | wire::Kind::BlockDevice);
         (!self.file || kind == wire::Kind::File)
             && (!self.directory || kind == wire::Kind::Directory)
             && !self.both_directory_forms

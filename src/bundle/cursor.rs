@@ -244,10 +244,7 @@ impl ExtentCursor {
 
     /// The list blocks loaded since the last call.
     pub(super) fn take_lists(&mut self) -> Vec<BlockId> {
-        self.lists
-            .as_mut()
-            .map(std::mem::take)
-            .unwrap_or_default()
+        self.lists.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Where in the file the next stretch starts, and the stretch, cut to the range. After an error the rest can still be had.

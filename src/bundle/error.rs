@@ -61,6 +61,12 @@ pub enum Error {
         /// The target.
         path: PathBuf,
     },
+    /// Another extraction writes to the same place.
+    #[error("{} is being written by another extraction", .path.display())]
+    Busy {
+        /// The hidden directory that is being written.
+        path: PathBuf,
+    },
     /// Only regular files and directories can be put.
     #[error("{} is neither a file nor a directory", .path.display())]
     NotPuttable {
@@ -92,7 +98,11 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Get(error) => error.is_retryable(),
-            Self::Put(_) | Self::Io { .. } | Self::DiskFull { .. } | Self::Cancelled => true,
+            Self::Put(_)
+            | Self::Io { .. }
+            | Self::DiskFull { .. }
+            | Self::Busy { .. }
+            | Self::Cancelled => true,
             Self::NotABundle { .. }
             | Self::UnknownVersion { .. }
             | Self::Open(_)

@@ -288,11 +288,6 @@ impl Walk {
         self.stack.len()
     }
 
-    /// Leaves out what is in the directory that was yielded last.
-    pub(super) fn skip(&mut self) {
-        self.descend = None;
-    }
-
     pub(super) async fn next(&mut self) -> Option<Result<Entry, Error>> {
         if let Some(root) = self.root.take() {
             return Some(Ok(self.yielded(root)));
@@ -333,7 +328,9 @@ impl Walk {
         if matches!(directory, Directory::Block(_)) {
             let held: usize = self.stack.iter().map(|(held, _)| held.loaded_bytes()).sum();
             if held > MAX_HELD_BYTES {
-                return Err(malformed("directories too large for how deeply they are nested"));
+                return Err(malformed(
+                    "directories too large for how deeply they are nested",
+                ));
             }
         }
         let cursor = EntryCursor::new(self.opener.clone(), directory);

@@ -238,7 +238,16 @@ mod tests {
 
     #[test]
     fn names_that_could_lead_elsewhere_are_refused() {
-        for bad in [&b""[..], b".", b"..", b"/", b"a/b", b"../x", b"a\0b", b"/etc"] {
+        for bad in [
+            &b""[..],
+            b".",
+            b"..",
+            b"/",
+            b"a/b",
+            b"../x",
+            b"a\0b",
+            b"/etc",
+        ] {
             assert!(check_name(bad).is_err(), "{bad:?}");
         }
         for good in [&b"a"[..], b"...", b"..a", b"\xff\xfe", b" ", b"a\\b", b"\n"] {
