@@ -131,7 +131,9 @@ fn text(pins: &[Pin]) -> String {
                 ByteSize(pin.bytes).to_string(),
                 show::count(pin.blocks, "block"),
                 show::printable(&pin.name),
-                pin.link.to_string(),
+                pin.link
+                    .as_ref()
+                    .map_or_else(|| pin.id.to_string(), ToString::to_string),
             ]
         })
         .collect();
