@@ -304,7 +304,7 @@ impl Session {
             Ok(Err(error)) => {
                 tracing::warn!(%peer, %error, "a peer sent wrong bytes");
                 Traffic::add(&inner.traffic.wrong_blocks, 1);
-                inner.net.peers().report(peer, Misbehaviour::WrongBytes);
+                inner.net.peers().report(peer, Misbehaviour::WrongBytes).await;
                 Err(Attempt::WrongBytes)
             }
             Err(_) => Err(Attempt::Failed),
@@ -373,8 +373,15 @@ impl Session {
 /// Asks connected peers whether they have the block, nearest to its id first.
 async fn ask_connected(depot: &Depot, shared: &Shared, id: BlockId, tried: &HashSet<PeerId>) {
     let target = KBucketKey::new(id.to_multihash());
-    let mut peers = depot.inner.net.peers().connected();
-    peers.retain(|peer| !tried.contains(peer));
+    let mut peers: Vec<PeerId> = depot
+        .inner
+        .net
+        .peers()
+        .connected()
+        .iter()
+        .filter(|peer| !tried.contains(peer))
+        .copied()
+        .collect();
     peers.sort_by_cached_key(|peer| KBucketKey::from(*peer).distance(&target));
     peers.truncate(MAX_HAVE_PEERS);
     futures::stream::iter(peers)
@@ -395,13 +402,12 @@ async fn ask_mesh(depot: &Depot, shared: &Shared, id: BlockId) {
     let net = &depot.inner.net;
     let own = net.peer_id();
     let providers = net.providers().find(id.to_multihash(), MAX_PROVIDERS);
-    futures::pin_mut!(providers);
+    let mut providers = std::pin::pin!(providers);
     while let Some(provider) = providers.next().await {
         if provider.peer == own {
             continue;
         }
-        // The request dials the peer by itself once the addresses are known.
-        net.peers().remember(provider.peer, provider.addresses);
+        // The net remembers its addresses: the request dials it by itself.
         lock(&shared.roster).add(provider.peer);
         shared.changed.notify_waiters();
     }

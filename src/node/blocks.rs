@@ -5,7 +5,6 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::api::*;
-use super::failure::stopped;
 use super::{Node, blocking};
 use crate::block::{Block, BlockSource, VerifyError};
 use crate::id::BlockId;

@@ -1,6 +1,5 @@
 //! Calls about files: putting, getting, reading and listing bundles.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +9,11 @@ use tokio_util::io::StreamReader;
 use tokio_util::sync::DropGuard;
 
 use super::api::*;
-use super::failure::chain;
 use super::pins::{Unfinished, info_of};
-use super::{Node, blocking, givers};
+use super::{Node, givers};
 use crate::block::Context;
-use crate::bundle::{self, Bundle, Content, ExtractOptions, PutOptions, PutReport};
+use crate::bundle::tree::{self, Content};
+use crate::bundle::{self, Bundle, ExtractOptions, PutOptions, PutReport};
 use crate::monitor::Monitor;
 use crate::store::Keep;
 
@@ -38,9 +37,10 @@ impl Node {
     ) -> Result<PutReply, CallError> {
         let name = request.name.clone().unwrap_or_else(|| name_of(&request.path));
         let options = PutOptions {
+            context: Context::public(),
             name: request.name.map(Into::into),
             index_file: request.index_file.map(Into::into),
-            ..PutOptions::new(Context::public())
+            ..PutOptions::default()
         };
         let (pin, keep) = self.begin(request.pin, &name).await?;
         let (sink, index) = (self.depot().sink(keep), self.depot().index(keep));
@@ -60,14 +60,14 @@ impl Node {
         monitor: Arc<dyn Monitor>,
     ) -> Result<PutReply, CallError> {
         let options = PutOptions {
-            name: Some(name.clone().into()),
-            ..PutOptions::new(Context::public())
+            context: Context::public(),
+            ..PutOptions::default()
         };
         let (pin, keep) = self.begin(true, &name).await?;
         let (sink, index) = (self.depot().sink(keep), self.depot().index(keep));
         let (cancel, _cancel_on_drop) = self.cancel_on_drop();
         let reader = Box::pin(StreamReader::new(bytes));
-        let report = bundle::put_reader(reader, options, sink, index, monitor, cancel).await?;
+        let report = bundle::put_reader(name.as_bytes(), reader, options, sink, index, monitor, cancel).await?;
         self.finish_put(pin, name, report, true).await
     }
 
@@ -101,7 +101,10 @@ impl Node {
         if announce && !self.net().peers().connected().is_empty() {
             let key = vec![link.id.to_multihash()];
             let told = tokio::time::timeout(ANNOUNCE_TIMEOUT, self.net().providers().announce(key)).await;
-            announced_to = told.map_or(0, |report| report.peers_reached as u64);
+            announced_to = match told {
+                Ok(Ok(report)) => report.peers_reached as u64,
+                _ => 0,
+            };
         }
         let mut unreadable: Vec<Unreadable> = report
             .unreadable
@@ -146,12 +149,15 @@ impl Node {
         }
         let session = self.depot().session(patience, Keep::Cached);
         let bundle = Bundle::open(session.clone(), request.link.clone()).await?;
+        let bundle = match request.path.as_str() {
+            "" => bundle,
+            path => bundle.part(lookup(&bundle, path).await?),
+        };
         let output = match request.output {
             Some(output) => output,
-            None => request.directory.join(output_name(&bundle, &request.path)?),
+            None => request.directory.join(output_name(&bundle)),
         };
         let options = ExtractOptions {
-            path: request.path.clone().into_bytes(),
             overwrite: match request.overwrite {
                 Overwrite::Never => bundle::Overwrite::Never,
                 Overwrite::Changed => bundle::Overwrite::Changed,
@@ -166,17 +172,22 @@ impl Node {
             .missing
             .into_iter()
             .map(|part| Missing {
-                path: String::from_utf8_lossy(&part.path).into_owned(),
-                block: part.block,
+                path: part.path.to_string_lossy().into_owned(),
+                block: Some(part.block),
                 reason: part.reason,
             })
             .collect();
+        missing.extend(report.failed.into_iter().map(|part| Missing {
+            path: part.path.to_string_lossy().into_owned(),
+            block: None,
+            reason: part.reason,
+        }));
         missing.truncate(MAX_NAMED);
         Ok(GetReply {
             bytes: report.bytes,
             files: report.files,
             from: givers(&session),
-            output: report.target,
+            output: report.path,
             missing,
         })
     }
@@ -248,9 +259,41 @@ fn name_of(path: &std::path::Path) -> String {
         .into_owned()
 }
 
-async fn lookup(bundle: &Bundle, path: &str) -> Result<bundle::Entry, CallError> {
+async fn lookup(bundle: &Bundle, path: &str) -> Result<tree::Entry, CallError> {
     bundle.lookup(path.as_bytes()).await?.ok_or_else(|| {
         CallError::new(ErrorKind::Usage, format!("there is no '{path}' in the bundle"))
             .with_hint("`libernet ls LINK` shows what there is")
     })
+}
+
+/// The name under which a bundle is written when none was asked for: its own, or its id.
+fn output_name(bundle: &Bundle) -> std::ffi::OsString {
+    use std::os::unix::ffi::OsStringExt;
+    let name = &bundle.root().entry.name;
+    if name.is_empty() {
+        return bundle.link().id.to_string().into();
+    }
+    std::ffi::OsString::from_vec(name.to_vec())
+}
+
+fn describe(entry: &tree::Entry) -> Entry {
+    let kind = match &entry.content {
+        Content::File(_) => "file",
+        Content::Directory(_) => "dir",
+        Content::Symlink(_) => "symlink",
+        Content::Fifo => "fifo",
+        Content::Device(device) if device.is_block => "block_device",
+        Content::Device(_) => "char_device",
+    };
+    Entry {
+        name: entry.display_name().into_owned(),
+        kind: kind.to_owned(),
+        bytes: entry.size(),
+        mode: entry.mode,
+        mtime_s: entry.modified.map_or(0, |time| time.seconds),
+        target: match &entry.content {
+            Content::Symlink(target) => Some(String::from_utf8_lossy(target).into_owned()),
+            _ => None,
+        },
+    }
 }

@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use libp2p::Multiaddr;
 
 use super::Node;
 use super::api::*;
 use super::failure::chain;
 use crate::net::exchange::Answer;
+use crate::net::peers::Direction;
 use crate::net::providers;
 
 /// Most providers that one search returns.
@@ -56,7 +58,6 @@ impl Node {
         addresses.sort();
         let (mut reached, mut has) = (None, None);
         if request.check {
-            self.net().peers().remember(provider.peer, provider.addresses);
             let answer = self.net().exchange().have(provider.peer, vec![request.id], CHECK_TIMEOUT).await;
             reached = Some(answer.is_ok());
             has = answer.ok().and_then(|answers| answers.into_iter().next()).and_then(|(_, answer)| match answer {
@@ -86,7 +87,9 @@ impl Node {
             ));
         }
         let keys = request.ids.iter().map(crate::id::BlockId::to_multihash).collect();
-        let report = self.net().providers().announce(keys).await;
+        let report = self.net().providers().announce(keys).await.map_err(|error| {
+            CallError::new(ErrorKind::Unavailable, chain(&error))
+        })?;
         Ok(AnnounceReply {
             ids: request.ids,
             peers: report.peers_reached as u64,
@@ -98,19 +101,21 @@ impl Node {
     /// # Errors
     /// None at present.
     pub async fn peers(&self, _: Peers) -> Result<PeersReply, CallError> {
+        let now = self.now();
         let mut peers: Vec<Peer> = self
             .net()
             .peers()
             .list()
             .await
             .into_iter()
-            .map(|info| Peer {
+            .filter_map(|info| Some((info.connected_since?, info)))
+            .map(|(since, info)| Peer {
                 peer: info.peer.to_string(),
                 addresses: info.addresses.iter().map(ToString::to_string).collect(),
-                agent: info.agent,
+                agent: Some(info.agent).filter(|agent| !agent.is_empty()),
                 rtt_ms: info.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
-                connected_s: info.connected_since.elapsed().as_secs(),
-                direction: info.direction.name().to_owned(),
+                connected_s: now.since(since).as_secs(),
+                direction: info.direction.map_or("unknown", Direction::name).to_owned(),
                 wrong_blocks: info.wrong_blocks,
             })
             .collect();
@@ -123,7 +128,7 @@ impl Node {
     /// # Errors
     /// [`ErrorKind::Usage`] for what is no multiaddress, [`ErrorKind::Failed`] when nobody answers there.
     pub async fn connect(&self, request: Connect) -> Result<ConnectReply, CallError> {
-        let address = request.address.parse().map_err(|error| {
+        let address: Multiaddr = request.address.parse().map_err(|error| {
             CallError::new(ErrorKind::Usage, format!("'{}' is not a multiaddress: {error}", request.address))
                 .with_hint("it looks like /ip4/192.0.2.7/tcp/4384/p2p/12D3Koo...")
         })?;

@@ -13,9 +13,11 @@ mod files;
 pub mod identity;
 mod mesh;
 mod pins;
+mod shelf;
 mod status;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::depot::serve::Server;
 use crate::depot::{Depot, Pending, Session};
-use crate::net::{self, Net, NetConfig, Services};
+use crate::net::{self, Limits, Net, NetConfig, Services};
 use crate::store::{RocksStore, Store, StoreOptions};
 use crate::task::{WorkerState, Workers};
 use crate::time::{Clock, SystemClock, Timestamp};
@@ -66,6 +68,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     started: Instant,
     events: broadcast::Sender<NodeEvent>,
+    bootstrapped: Arc<AtomicBool>,
     worker_states: Vec<Arc<WorkerState>>,
     workers: Mutex<Option<Workers>>,
     /// Fires when the node stops: work on files ends at the next block.
@@ -123,16 +126,18 @@ impl Node {
         let server = Arc::new(Server::new(store.clone()));
         let services = Services {
             blocks: server.clone(),
-            records: Arc::new(files::Shelf::new(store.clone())),
+            records: Arc::new(shelf::Shelf(store.records().clone())),
         };
         let net_config = NetConfig {
-            key,
             network: config.network.clone(),
             listen,
             bootstrap,
             mdns: config.mdns,
-            agent: format!("libernet/{}", env!("CARGO_PKG_VERSION")),
-            ..NetConfig::default()
+            limits: Limits {
+                connections: config.max_connections,
+                ..Limits::default()
+            },
+            ..NetConfig::new(key)
         };
         let net = Net::start(net_config, services).await?;
         let depot = Depot::new(store.clone(), net, &server, Arc::new(Pending::default()));
@@ -140,11 +145,13 @@ impl Node {
         let (events, _) = broadcast::channel(EVENT_QUEUE);
         let mut workers = Workers::default();
         let policy = config.announce;
+        let bootstrapped = Arc::new(AtomicBool::new(false));
         let parts = (depot.clone(), depot.clone(), events.clone());
+        let (from, joined) = (depot.net().events(), bootstrapped.clone());
         workers.spawn("announce", |c, s| upkeep::announce::run(parts.0, policy, c, s));
         workers.spawn("heal", |c, s| upkeep::heal::run(parts.1, c, s));
         workers.spawn("maintain", |c, s| upkeep::maintain::run(store, c, s));
-        workers.spawn("events", |c, s| forward_events(depot.net().clone(), parts.2, c, s));
+        workers.spawn("events", |c, s| forward_events(from, parts.2, joined, c, s));
         Ok(Self {
             inner: Arc::new(Inner {
                 options,
@@ -152,6 +159,7 @@ impl Node {
                 clock,
                 started: Instant::now(),
                 events,
+                bootstrapped,
                 worker_states: workers.states(),
                 workers: Mutex::new(Some(workers)),
                 stop,
@@ -279,13 +287,13 @@ fn givers(session: &Session) -> Vec<Giver> {
 }
 
 async fn forward_events(
-    net: Net,
+    mut from: broadcast::Receiver<net::Event>,
     events: broadcast::Sender<NodeEvent>,
+    bootstrapped: Arc<AtomicBool>,
     cancel: CancellationToken,
     state: Arc<WorkerState>,
 ) {
     state.set("listening");
-    let mut from = net.events();
     loop {
         let event = tokio::select! {
             () = cancel.cancelled() => return,
@@ -295,8 +303,16 @@ async fn forward_events(
             Ok(net::Event::PeerConnected { peer }) => NodeEvent::PeerConnected { peer: peer.to_string() },
             Ok(net::Event::PeerGone { peer }) => NodeEvent::PeerGone { peer: peer.to_string() },
             Ok(net::Event::ListenAddress { address }) => NodeEvent::Listening { address: address.to_string() },
-            Ok(net::Event::Bootstrapped) => NodeEvent::Bootstrapped {},
-            Ok(net::Event::Warning { message }) => NodeEvent::Warning { message },
+            Ok(net::Event::Bootstrapped { .. }) => {
+                bootstrapped.store(true, Ordering::Relaxed);
+                NodeEvent::Bootstrapped {}
+            }
+            Ok(net::Event::BootstrapFailed { address, error, .. }) => NodeEvent::Warning {
+                message: format!("the bootstrap peer {address} could not be reached: {error}"),
+            },
+            Ok(net::Event::PeerRefused { peer, reason }) => NodeEvent::Warning {
+                message: format!("{peer} is turned away for a while: {reason}"),
+            },
             Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => continue,
             Err(broadcast::error::RecvError::Closed) => return,
         };

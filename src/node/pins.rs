@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
+use futures::StreamExt;
 
 use super::api::*;
 use super::{Node, blocking, givers};
@@ -131,7 +131,7 @@ impl Node {
             pin.finish(PinInfo {
                 root: link.id,
                 link: Some(link),
-                name: request.name.unwrap_or_else(|| root.display_name()),
+                name: request.name.unwrap_or_else(|| root.entry.display_name().into_owned()),
                 bytes: root.totals.bytes,
                 files: root.totals.files,
                 blocks: reply.blocks,

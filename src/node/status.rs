@@ -25,7 +25,7 @@ impl Node {
             pid: std::process::id(),
             uptime_s: inner.started.elapsed().as_secs(),
             peers: self.net().peers().connected().len() as u64,
-            bootstrapped: self.net().is_bootstrapped(),
+            bootstrapped: inner.bootstrapped.load(Ordering::Relaxed),
             data_dir: inner.options.data_dir.clone(),
             store: StoreStatus {
                 blocks: usage.blocks,

@@ -119,7 +119,14 @@ async fn page(depot: &Depot, after: Option<BlockId>) -> Vec<BlockId> {
 async fn sweep(depot: &Depot, ids: &[BlockId], state: &WorkerState) -> usize {
     state.set(format!("announcing {} blocks", ids.len()));
     let keys = ids.iter().map(BlockId::to_multihash).collect();
-    let report = depot.net().providers().announce(keys).await;
-    tracing::debug!(keys = ids.len(), peers = report.peers_reached, "announced");
-    report.peers_reached
+    match depot.net().providers().announce(keys).await {
+        Ok(report) => {
+            tracing::debug!(keys = ids.len(), peers = report.peers_reached, "announced");
+            report.peers_reached
+        }
+        Err(error) => {
+            state.fail(error.to_string());
+            0
+        }
+    }
 }
