@@ -57,25 +57,33 @@ impl Roster {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.peers.is_empty()
-    }
-
     /// The best peer for a block that the peers in `tried` did not give: idle ones first, then those that gave most of what they
     /// were asked for. A peer that was only busy may be asked again.
-    pub(super) fn choose(&self, tried: &BTreeMap<PeerId, Attempt>, now: Duration) -> Option<PeerId> {
+    pub(super) fn choose(
+        &self,
+        tried: &BTreeMap<PeerId, Attempt>,
+        now: Duration,
+    ) -> Option<PeerId> {
         self.peers
             .iter()
             .filter(|(peer, known)| {
                 known.in_flight < known.window
                     && known.rests_until <= now
-                    && tried.get(peer).is_none_or(|attempt| *attempt == Attempt::Busy)
+                    && tried
+                        .get(peer)
+                        .is_none_or(|attempt| *attempt == Attempt::Busy)
             })
             .min_by_key(|(peer, known)| {
                 // A peer that mostly says no is asked last, whatever its load.
                 let barren = known.did_not > 4 * (known.gave + 1);
                 let was_busy = tried.contains_key(*peer);
-                (barren, was_busy, known.in_flight, std::cmp::Reverse(known.gave), **peer)
+                (
+                    barren,
+                    was_busy,
+                    known.in_flight,
+                    std::cmp::Reverse(known.gave),
+                    **peer,
+                )
             })
             .map(|(peer, _)| *peer)
     }
@@ -107,7 +115,9 @@ impl Roster {
     pub(super) fn has_later(&self, tried: &BTreeMap<PeerId, Attempt>) -> bool {
         self.peers.iter().any(|(peer, known)| {
             known.rests_until < Duration::MAX
-                && tried.get(peer).is_none_or(|attempt| *attempt == Attempt::Busy)
+                && tried
+                    .get(peer)
+                    .is_none_or(|attempt| *attempt == Attempt::Busy)
         })
     }
 
@@ -155,7 +165,9 @@ mod tests {
         let (mut roster, peers) = roster(3);
         let mut counts: BTreeMap<PeerId, usize> = BTreeMap::new();
         for _ in 0..30 {
-            let peer = roster.choose(&BTreeMap::new(), NOW).expect("somebody is free");
+            let peer = roster
+                .choose(&BTreeMap::new(), NOW)
+                .expect("somebody is free");
             roster.asked(peer);
             *counts.entry(peer).or_default() += 1;
         }
@@ -212,7 +224,10 @@ mod tests {
         }
         assert_eq!(roster.choose(&BTreeMap::new(), NOW), None);
         assert_eq!(roster.choose(&BTreeMap::new(), NOW + REST), Some(peers[1]));
-        assert_eq!(roster.choose(&BTreeMap::new(), Duration::from_secs(1 << 40)), Some(peers[1]));
+        assert_eq!(
+            roster.choose(&BTreeMap::new(), Duration::from_secs(1 << 40)),
+            Some(peers[1])
+        );
     }
 
     #[test]

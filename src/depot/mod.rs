@@ -74,7 +74,12 @@ struct Inner {
 
 impl Depot {
     /// Joins a store and a running network. `server` is the one that was given to the network.
-    pub fn new(store: Arc<dyn Store>, net: Net, server: &serve::Server, fresh: Arc<Pending>) -> Self {
+    pub fn new(
+        store: Arc<dyn Store>,
+        net: Net,
+        server: &serve::Server,
+        fresh: Arc<Pending>,
+    ) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         Self {
             inner: Arc::new(Inner {
@@ -122,7 +127,11 @@ impl Depot {
 
     /// A sink into the store that keeps blocks as `keep`.
     pub fn sink(&self, keep: Keep) -> Arc<Sink> {
-        Arc::new(Sink::new(self.inner.store.clone(), self.inner.fresh.clone(), keep))
+        Arc::new(Sink::new(
+            self.inner.store.clone(),
+            self.inner.fresh.clone(),
+            keep,
+        ))
     }
 
     /// The store's chunk index, keeping what it names as `keep`.
@@ -137,7 +146,11 @@ impl Depot {
 
     /// The lock of a block that is being fetched. Whoever holds it fetches; the others find the block in the store afterwards.
     fn fetch_lock(&self, id: BlockId) -> Arc<tokio::sync::Mutex<()>> {
-        let mut under_way = self.inner.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut under_way = self
+            .inner
+            .under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // Bounded by the fetches under way: entries of finished ones are dropped whenever the table has doubled.
         if under_way.len() >= 64 && under_way.len().is_power_of_two() {
             under_way.retain(|_, lock| lock.strong_count() > 0);

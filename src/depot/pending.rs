@@ -106,7 +106,9 @@ mod tests {
         let pending = Pending::default();
         pending.add((0..MAX_PENDING as u32).map(id));
         pending.add([id(0)]);
-        assert!(matches!(pending.take(), Some(PendingBlocks::Ids(ids)) if ids.len() == MAX_PENDING));
+        assert!(
+            matches!(pending.take(), Some(PendingBlocks::Ids(ids)) if ids.len() == MAX_PENDING)
+        );
         pending.add((0..=MAX_PENDING as u32).map(id));
         pending.add([id(1)]);
         assert_eq!(pending.take(), Some(PendingBlocks::Everything));

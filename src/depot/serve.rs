@@ -49,8 +49,11 @@ impl BlockService for Server {
         want: Want,
         max_bytes: usize,
     ) -> Vec<Answer> {
-        let (store, traffic, wounded) =
-            (self.store.clone(), self.traffic.clone(), self.wounded.clone());
+        let (store, traffic, wounded) = (
+            self.store.clone(),
+            self.traffic.clone(),
+            self.wounded.clone(),
+        );
         let count = ids.len();
         tokio::task::spawn_blocking(move || {
             let mut room = max_bytes;

@@ -219,7 +219,10 @@ impl Session {
                     after: start.elapsed(),
                     tried: tried
                         .into_iter()
-                        .map(|(peer, attempt)| Tried { peer: peer.to_string(), attempt })
+                        .map(|(peer, attempt)| Tried {
+                            peer: peer.to_string(),
+                            attempt,
+                        })
                         .collect(),
                 });
             }
@@ -297,14 +300,22 @@ impl Session {
 
     async fn check(&self, id: BlockId, peer: PeerId, bytes: Bytes) -> Result<Block, Attempt> {
         let inner = &self.depot.inner;
-        let _permit = inner.checkers.acquire().await.map_err(|_| Attempt::Failed)?;
+        let _permit = inner
+            .checkers
+            .acquire()
+            .await
+            .map_err(|_| Attempt::Failed)?;
         let checked = tokio::task::spawn_blocking(move || Block::verify(id, bytes)).await;
         match checked {
             Ok(Ok(block)) => Ok(block),
             Ok(Err(error)) => {
                 tracing::warn!(%peer, %error, "a peer sent wrong bytes");
                 Traffic::add(&inner.traffic.wrong_blocks, 1);
-                inner.net.peers().report(peer, Misbehaviour::WrongBytes).await;
+                inner
+                    .net
+                    .peers()
+                    .report(peer, Misbehaviour::WrongBytes)
+                    .await;
                 Err(Attempt::WrongBytes)
             }
             Err(_) => Err(Attempt::Failed),
@@ -329,7 +340,12 @@ impl Session {
             Err(PutError::Full { .. } | PutError::DiskFull) if self.keep == Keep::Cached => {
                 tracing::debug!(%id, "no room to keep a fetched block");
             }
-            Err(source) => return Err(GetError::Store { id, source: Box::new(source) }),
+            Err(source) => {
+                return Err(GetError::Store {
+                    id,
+                    source: Box::new(source),
+                });
+            }
         }
         Traffic::add(&self.depot.inner.traffic.fetched_blocks, 1);
         Traffic::add(&self.depot.inner.traffic.fetched_bytes, bytes);
@@ -388,7 +404,9 @@ async fn ask_connected(depot: &Depot, shared: &Shared, id: BlockId, tried: &Hash
         .for_each_concurrent(HAVE_AT_ONCE, |peer| async move {
             let exchange = depot.inner.net.exchange();
             if let Ok(answers) = exchange.have(peer, vec![id], HAVE_TIMEOUT).await
-                && answers.iter().any(|(answered, answer)| *answered == id && matches!(answer, Answer::Have))
+                && answers
+                    .iter()
+                    .any(|(answered, answer)| *answered == id && matches!(answer, Answer::Have))
             {
                 lock(&shared.roster).add(peer);
                 shared.changed.notify_waiters();

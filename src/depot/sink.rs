@@ -43,7 +43,10 @@ impl ChunkIndex for Index {
             ids.dedup();
             let gone = match ids.is_empty() {
                 true => Vec::new(),
-                false => self.store.add_refs(pin, &ids).map_err(|error| IndexError(Box::new(error)))?,
+                false => self
+                    .store
+                    .add_refs(pin, &ids)
+                    .map_err(|error| IndexError(Box::new(error)))?,
             };
             for place in &mut found {
                 if place.as_ref().is_some_and(|place| gone.contains(&place.id)) {
@@ -62,7 +65,15 @@ impl ChunkIndex for Index {
 /// What a store's failure to write means to who puts blocks.
 pub(super) fn put_error(error: store::Error) -> PutError {
     match error {
-        store::Error::Full { used, quota, needed } => PutError::Full { used, quota, needed },
+        store::Error::Full {
+            used,
+            quota,
+            needed,
+        } => PutError::Full {
+            used,
+            quota,
+            needed,
+        },
         store::Error::DiskFull => PutError::DiskFull,
         other => PutError::Store(Box::new(other)),
     }

@@ -38,7 +38,10 @@ impl Node {
             })?;
             let id = block.id();
             let name = "block";
-            if store.stat(id)?.is_some_and(|stat| stat.local && stat.pins > 0) {
+            if store
+                .stat(id)?
+                .is_some_and(|stat| stat.local && stat.pins > 0)
+            {
                 return Ok(id);
             }
             let pin = store.begin_pin(name)?;
@@ -87,10 +90,15 @@ impl Node {
     pub async fn block_stat(&self, request: BlockStat) -> Result<BlockStatReply, CallError> {
         let store = self.store();
         let id = request.id;
-        let stat = blocking(move || Ok(store.stat(id)?)).await?.ok_or_else(|| CallError {
-            block: Some(id),
-            ..CallError::new(ErrorKind::NotFound, format!("nothing is known about block {id}"))
-        })?;
+        let stat = blocking(move || Ok(store.stat(id)?))
+            .await?
+            .ok_or_else(|| CallError {
+                block: Some(id),
+                ..CallError::new(
+                    ErrorKind::NotFound,
+                    format!("nothing is known about block {id}"),
+                )
+            })?;
         Ok(BlockStatReply {
             id,
             local: stat.local,
@@ -121,7 +129,10 @@ impl Node {
             Ok(BlockLsReply {
                 blocks: found
                     .into_iter()
-                    .map(|(id, bytes)| BlockItem { id, bytes: bytes.into() })
+                    .map(|(id, bytes)| BlockItem {
+                        id,
+                        bytes: bytes.into(),
+                    })
                     .collect(),
                 more,
             })

@@ -36,11 +36,11 @@ impl From<store::Error> for CallError {
                 ..Self::new(ErrorKind::Damaged, text)
             },
             store::Error::Full { .. } => Self::new(ErrorKind::Full, text).with_hint(full()),
-            store::Error::DiskFull => {
-                Self::new(ErrorKind::Full, text).with_hint("make room on the disk, then run it again: it goes on from there")
-            }
-            store::Error::Locked { .. } => Self::new(ErrorKind::Locked, text)
-                .with_hint("use the running node (commands find it by themselves), or another --data-dir"),
+            store::Error::DiskFull => Self::new(ErrorKind::Full, text)
+                .with_hint("make room on the disk, then run it again: it goes on from there"),
+            store::Error::Locked { .. } => Self::new(ErrorKind::Locked, text).with_hint(
+                "use the running node (commands find it by themselves), or another --data-dir",
+            ),
             store::Error::Held { .. } => {
                 Self::new(ErrorKind::Failed, text).with_hint("remove the pin first, or use --force")
             }
@@ -53,13 +53,16 @@ impl From<identity::Error> for CallError {
     fn from(error: identity::Error) -> Self {
         let text = error.to_string();
         match error {
-            identity::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            identity::Error::Io { source, .. }
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
                 Self::new(ErrorKind::Permission, text)
             }
             identity::Error::Exposed { path, .. } => Self::new(ErrorKind::Permission, text)
                 .with_hint(format!("chmod 600 {}", path.display())),
-            identity::Error::Malformed(_) => Self::new(ErrorKind::Damaged, text)
-                .with_hint("restore it from a copy, or move it away: the node then gets a new name"),
+            identity::Error::Malformed(_) => Self::new(ErrorKind::Damaged, text).with_hint(
+                "restore it from a copy, or move it away: the node then gets a new name",
+            ),
             identity::Error::Io { .. } => Self::new(ErrorKind::Failed, text),
         }
     }
@@ -76,9 +79,8 @@ impl From<PutError> for CallError {
         let text = chain(&error);
         match error {
             PutError::Full { .. } => Self::new(ErrorKind::Full, text).with_hint(full()),
-            PutError::DiskFull => {
-                Self::new(ErrorKind::Full, text).with_hint("make room on the disk, then run it again: it goes on from there")
-            }
+            PutError::DiskFull => Self::new(ErrorKind::Full, text)
+                .with_hint("make room on the disk, then run it again: it goes on from there"),
             PutError::Stopping => Self::new(ErrorKind::Unavailable, text),
             PutError::Store(_) => Self::new(ErrorKind::Failed, text),
         }
@@ -130,7 +132,9 @@ impl From<bundle::Error> for CallError {
             bundle::Error::UnknownVersion { .. } => {
                 Self::new(ErrorKind::Damaged, text).with_hint("use a newer libernet")
             }
-            bundle::Error::NotADirectory | bundle::Error::NotAFile => Self::new(ErrorKind::Usage, text),
+            bundle::Error::NotADirectory | bundle::Error::NotAFile => {
+                Self::new(ErrorKind::Usage, text)
+            }
             bundle::Error::TargetExists { .. } => Self::new(ErrorKind::Exists, text)
                 .with_hint("choose another target, or say --overwrite changed or always"),
             bundle::Error::Io { ref source, .. } => Self::new(io_kind(source), text),

@@ -35,7 +35,10 @@ impl Node {
         request: Put,
         monitor: Arc<dyn Monitor>,
     ) -> Result<PutReply, CallError> {
-        let name = request.name.clone().unwrap_or_else(|| name_of(&request.path));
+        let name = request
+            .name
+            .clone()
+            .unwrap_or_else(|| name_of(&request.path));
         let options = PutOptions {
             context: Context::public(),
             name: request.name.map(Into::into),
@@ -67,7 +70,16 @@ impl Node {
         let (sink, index) = (self.depot().sink(keep), self.depot().index(keep));
         let (cancel, _cancel_on_drop) = self.cancel_on_drop();
         let reader = Box::pin(StreamReader::new(bytes));
-        let report = bundle::put_reader(name.as_bytes(), reader, options, sink, index, monitor, cancel).await?;
+        let report = bundle::put_reader(
+            name.as_bytes(),
+            reader,
+            options,
+            sink,
+            index,
+            monitor,
+            cancel,
+        )
+        .await?;
         self.finish_put(pin, name, report, true).await
     }
 
@@ -95,12 +107,14 @@ impl Node {
     ) -> Result<PutReply, CallError> {
         let link = report.link.clone();
         if let Some(pin) = pin {
-            pin.finish(info_of(link.clone(), name, &report, self.now())).await?;
+            pin.finish(info_of(link.clone(), name, &report, self.now()))
+                .await?;
         }
         let mut announced_to = 0;
         if announce && !self.net().peers().connected().is_empty() {
             let key = vec![link.id.to_multihash()];
-            let told = tokio::time::timeout(ANNOUNCE_TIMEOUT, self.net().providers().announce(key)).await;
+            let told =
+                tokio::time::timeout(ANNOUNCE_TIMEOUT, self.net().providers().announce(key)).await;
             announced_to = match told {
                 Ok(Ok(report)) => report.peers_reached as u64,
                 _ => 0,
@@ -151,7 +165,7 @@ impl Node {
         let bundle = Bundle::open(session.clone(), request.link.clone()).await?;
         let bundle = match request.path.as_str() {
             "" => bundle,
-            path => bundle.part(lookup(&bundle, path).await?),
+            path => bundle.part(path.as_bytes(), lookup(&bundle, path).await?),
         };
         let output = match request.output {
             Some(output) => output,
@@ -261,8 +275,11 @@ fn name_of(path: &std::path::Path) -> String {
 
 async fn lookup(bundle: &Bundle, path: &str) -> Result<tree::Entry, CallError> {
     bundle.lookup(path.as_bytes()).await?.ok_or_else(|| {
-        CallError::new(ErrorKind::Usage, format!("there is no '{path}' in the bundle"))
-            .with_hint("`libernet ls LINK` shows what there is")
+        CallError::new(
+            ErrorKind::Usage,
+            format!("there is no '{path}' in the bundle"),
+        )
+        .with_hint("`libernet ls LINK` shows what there is")
     })
 }
 

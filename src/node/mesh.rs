@@ -35,7 +35,10 @@ impl Node {
         let mut pause = Duration::from_millis(200);
         // A node that has just started may know nobody yet: as long as nothing is found it looks again.
         while found.is_empty() {
-            let providers = self.net().providers().find(request.id.to_multihash(), limit);
+            let providers = self
+                .net()
+                .providers()
+                .find(request.id.to_multihash(), limit);
             let answers = providers
                 .filter(|provider| std::future::ready(provider.peer != own))
                 .map(|provider| self.check(provider, &request, start))
@@ -44,27 +47,47 @@ impl Node {
             while let Ok(Some(provider)) = tokio::time::timeout_at(deadline, answers.next()).await {
                 found.push(provider);
             }
-            if tokio::time::timeout_at(deadline, tokio::time::sleep(pause)).await.is_err() {
+            if tokio::time::timeout_at(deadline, tokio::time::sleep(pause))
+                .await
+                .is_err()
+            {
                 break;
             }
             pause = (2 * pause).min(Duration::from_secs(5));
         }
         let local = self.block_has(BlockHas { id: request.id }).await?.has;
-        Ok(FindReply { id: request.id, local, providers: found })
+        Ok(FindReply {
+            id: request.id,
+            local,
+            providers: found,
+        })
     }
 
-    async fn check(&self, provider: providers::Provider, request: &Find, start: Instant) -> Provider {
-        let mut addresses: Vec<String> = provider.addresses.iter().map(ToString::to_string).collect();
+    async fn check(
+        &self,
+        provider: providers::Provider,
+        request: &Find,
+        start: Instant,
+    ) -> Provider {
+        let mut addresses: Vec<String> =
+            provider.addresses.iter().map(ToString::to_string).collect();
         addresses.sort();
         let (mut reached, mut has) = (None, None);
         if request.check {
-            let answer = self.net().exchange().have(provider.peer, vec![request.id], CHECK_TIMEOUT).await;
+            let answer = self
+                .net()
+                .exchange()
+                .have(provider.peer, vec![request.id], CHECK_TIMEOUT)
+                .await;
             reached = Some(answer.is_ok());
-            has = answer.ok().and_then(|answers| answers.into_iter().next()).and_then(|(_, answer)| match answer {
-                Answer::Have | Answer::Block(_) => Some(true),
-                Answer::DontHave => Some(false),
-                _ => None,
-            });
+            has = answer
+                .ok()
+                .and_then(|answers| answers.into_iter().next())
+                .and_then(|(_, answer)| match answer {
+                    Answer::Have | Answer::Block(_) => Some(true),
+                    Answer::DontHave => Some(false),
+                    _ => None,
+                });
         }
         Provider {
             peer: provider.peer.to_string(),
@@ -83,13 +106,23 @@ impl Node {
         if request.ids.len() > MAX_ANNOUNCE {
             return Err(CallError::new(
                 ErrorKind::Usage,
-                format!("{} identifiers at once are more than {MAX_ANNOUNCE}", request.ids.len()),
+                format!(
+                    "{} identifiers at once are more than {MAX_ANNOUNCE}",
+                    request.ids.len()
+                ),
             ));
         }
-        let keys = request.ids.iter().map(crate::id::BlockId::to_multihash).collect();
-        let report = self.net().providers().announce(keys).await.map_err(|error| {
-            CallError::new(ErrorKind::Unavailable, chain(&error))
-        })?;
+        let keys = request
+            .ids
+            .iter()
+            .map(crate::id::BlockId::to_multihash)
+            .collect();
+        let report = self
+            .net()
+            .providers()
+            .announce(keys)
+            .await
+            .map_err(|error| CallError::new(ErrorKind::Unavailable, chain(&error)))?;
         Ok(AnnounceReply {
             ids: request.ids,
             peers: report.peers_reached as u64,
@@ -129,16 +162,24 @@ impl Node {
     /// [`ErrorKind::Usage`] for what is no multiaddress, [`ErrorKind::Failed`] when nobody answers there.
     pub async fn connect(&self, request: Connect) -> Result<ConnectReply, CallError> {
         let address: Multiaddr = request.address.parse().map_err(|error| {
-            CallError::new(ErrorKind::Usage, format!("'{}' is not a multiaddress: {error}", request.address))
-                .with_hint("it looks like /ip4/192.0.2.7/tcp/4384/p2p/12D3Koo...")
+            CallError::new(
+                ErrorKind::Usage,
+                format!("'{}' is not a multiaddress: {error}", request.address),
+            )
+            .with_hint("it looks like /ip4/192.0.2.7/tcp/4384/p2p/12D3Koo...")
         })?;
         let peer = self.net().peers().connect(address).await.map_err(|error| {
             CallError::new(
                 ErrorKind::Failed,
-                format!("could not connect to {}: {}", request.address, chain(&error)),
+                format!(
+                    "could not connect to {}: {}",
+                    request.address,
+                    chain(&error)
+                ),
             )
         })?;
-        Ok(ConnectReply { peer: peer.to_string() })
+        Ok(ConnectReply {
+            peer: peer.to_string(),
+        })
     }
 }
-

@@ -148,7 +148,9 @@ impl Node {
         let bootstrapped = Arc::new(AtomicBool::new(false));
         let parts = (depot.clone(), depot.clone(), events.clone());
         let (from, joined) = (depot.net().events(), bootstrapped.clone());
-        workers.spawn("announce", |c, s| upkeep::announce::run(parts.0, policy, c, s));
+        workers.spawn("announce", |c, s| {
+            upkeep::announce::run(parts.0, policy, c, s)
+        });
         workers.spawn("heal", |c, s| upkeep::heal::run(parts.1, c, s));
         workers.spawn("maintain", |c, s| upkeep::maintain::run(store, c, s));
         workers.spawn("events", |c, s| forward_events(from, parts.2, joined, c, s));
@@ -204,7 +206,10 @@ impl Node {
         self.inner.stop.cancel();
         self.depot().stop();
         self.inner.calls.close();
-        if tokio::time::timeout(CALL_PATIENCE, self.inner.calls.wait()).await.is_err() {
+        if tokio::time::timeout(CALL_PATIENCE, self.inner.calls.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!("some calls did not end in time");
         }
         for name in workers.stop(WORKER_PATIENCE).await {
@@ -265,9 +270,13 @@ fn addresses(setting: &str, texts: &[String]) -> Result<Vec<Multiaddr>, CallErro
             text.parse().map_err(|error| {
                 CallError::new(
                     ErrorKind::Usage,
-                    format!("the setting {setting} is wrong: '{text}' is not a multiaddress: {error}"),
+                    format!(
+                        "the setting {setting} is wrong: '{text}' is not a multiaddress: {error}"
+                    ),
                 )
-                .with_hint("it looks like /ip4/192.0.2.7/tcp/4384 or /ip4/192.0.2.7/udp/4384/quic-v1")
+                .with_hint(
+                    "it looks like /ip4/192.0.2.7/tcp/4384 or /ip4/192.0.2.7/udp/4384/quic-v1",
+                )
             })
         })
         .collect()
@@ -300,9 +309,15 @@ async fn forward_events(
             event = from.recv() => event,
         };
         let event = match event {
-            Ok(net::Event::PeerConnected { peer }) => NodeEvent::PeerConnected { peer: peer.to_string() },
-            Ok(net::Event::PeerGone { peer }) => NodeEvent::PeerGone { peer: peer.to_string() },
-            Ok(net::Event::ListenAddress { address }) => NodeEvent::Listening { address: address.to_string() },
+            Ok(net::Event::PeerConnected { peer }) => NodeEvent::PeerConnected {
+                peer: peer.to_string(),
+            },
+            Ok(net::Event::PeerGone { peer }) => NodeEvent::PeerGone {
+                peer: peer.to_string(),
+            },
+            Ok(net::Event::ListenAddress { address }) => NodeEvent::Listening {
+                address: address.to_string(),
+            },
             Ok(net::Event::Bootstrapped { .. }) => {
                 bootstrapped.store(true, Ordering::Relaxed);
                 NodeEvent::Bootstrapped {}
@@ -313,7 +328,7 @@ async fn forward_events(
             Ok(net::Event::PeerRefused { peer, reason }) => NodeEvent::Warning {
                 message: format!("{peer} is turned away for a while: {reason}"),
             },
-            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => continue,
+            Err(broadcast::error::RecvError::Lagged(_)) => continue,
             Err(broadcast::error::RecvError::Closed) => return,
         };
         // Nobody listening is no error.

@@ -46,7 +46,10 @@ impl Unfinished {
         blocking(move || {
             store.finish_pin(pin, &info)?;
             for (other, known) in store.pins()? {
-                if other != pin && known.root == info.root && known.link.is_some() == info.link.is_some() {
+                if other != pin
+                    && known.root == info.root
+                    && known.link.is_some() == info.link.is_some()
+                {
                     store.remove_pin(other)?;
                 }
             }
@@ -97,11 +100,12 @@ impl Node {
             from: Vec::new(),
             missing: Vec::new(),
         };
+        let number = pin.pin;
         let fetched = bundle
             .all_blocks()
-            .map(|id| fetch(session.clone(), self.store(), pin.pin, id))
+            .map(|block| fetch(session.clone(), self.store(), number, block))
             .buffer_unordered(FETCH_AT_ONCE);
-        futures::pin_mut!(fetched);
+        let mut fetched = std::pin::pin!(fetched);
         while let Some(block) = fetched.next().await {
             match block {
                 Ok(bytes) => {
@@ -114,7 +118,11 @@ impl Node {
                     });
                 }
                 Err(error) if error.block.is_some() && reply.missing.len() < MAX_MISSING => {
-                    if !reply.missing.iter().any(|missing| missing.block == error.block) {
+                    if !reply
+                        .missing
+                        .iter()
+                        .any(|missing| missing.block == error.block)
+                    {
                         reply.missing.push(Missing {
                             path: String::new(),
                             block: error.block,
@@ -131,7 +139,9 @@ impl Node {
             pin.finish(PinInfo {
                 root: link.id,
                 link: Some(link),
-                name: request.name.unwrap_or_else(|| root.entry.display_name().into_owned()),
+                name: request
+                    .name
+                    .unwrap_or_else(|| root.entry.display_name().into_owned()),
                 bytes: root.totals.bytes,
                 files: root.totals.files,
                 blocks: reply.blocks,
@@ -184,7 +194,9 @@ impl Node {
                 blocks: info.blocks,
                 created: info.created,
             });
-            Ok(PinLsReply { pins: pins.collect() })
+            Ok(PinLsReply {
+                pins: pins.collect(),
+            })
         })
         .await
     }
@@ -201,19 +213,35 @@ async fn fetch(
     let bytes = match session.get(id).await {
         Ok(block) => block.bytes().len() as u64,
         Err(GetError::Stopping) => return Err(GetError::Stopping.into()),
-        Err(error) => return Err(CallError { block: Some(id), ..error.into() }),
+        Err(error) => {
+            return Err(CallError {
+                block: Some(id),
+                ..error.into()
+            });
+        }
     };
     // What was here before came without the pin.
     let gone = blocking(move || Ok(store.add_refs(pin, &[id])?)).await?;
     if gone.is_empty() {
         Ok(bytes)
     } else {
-        Err(CallError { block: Some(id), ..CallError::new(ErrorKind::Failed, format!("block {id} was dropped meanwhile")) })
+        Err(CallError {
+            block: Some(id),
+            ..CallError::new(
+                ErrorKind::Failed,
+                format!("block {id} was dropped meanwhile"),
+            )
+        })
     }
 }
 
 /// What a finished put is remembered as.
-pub(super) fn info_of(link: Link, name: String, report: &crate::bundle::PutReport, created: crate::time::Timestamp) -> PinInfo {
+pub(super) fn info_of(
+    link: Link,
+    name: String,
+    report: &crate::bundle::PutReport,
+    created: crate::time::Timestamp,
+) -> PinInfo {
     PinInfo {
         root: link.id,
         link: Some(link),

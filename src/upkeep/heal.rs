@@ -32,9 +32,15 @@ pub async fn run(depot: Depot, cancel: CancellationToken, state: Arc<WorkerState
                     lost.push(id);
                 }
             }
-            state.set(format!("{} damaged blocks were fetched again", count - lost.len()));
+            state.set(format!(
+                "{} damaged blocks were fetched again",
+                count - lost.len()
+            ));
             if let Some(first) = lost.first() {
-                state.fail(format!("{} damaged blocks were found nowhere, such as {first}", lost.len()));
+                state.fail(format!(
+                    "{} damaged blocks were found nowhere, such as {first}",
+                    lost.len()
+                ));
             }
         };
         tokio::select! {

@@ -66,11 +66,20 @@ impl SimNode {
         let asked = Arc::new(AtomicU64::new(0));
         let blocks: Arc<dyn BlockService> = match manners {
             Manners::Honest => server.clone(),
-            _ => Arc::new(Rude { manners, asked: asked.clone() }),
+            _ => Arc::new(Rude {
+                manners,
+                asked: asked.clone(),
+            }),
         };
-        let services = Services { blocks, records: Arc::new(MemoryShelf::default()) };
+        let services = Services {
+            blocks,
+            records: Arc::new(MemoryShelf::default()),
+        };
         let mut config = NetConfig::in_memory(Keypair::generate_ed25519());
-        config.bootstrap = bootstrap.map(|node| node.net.listen_addresses()[0].clone()).into_iter().collect();
+        config.bootstrap = bootstrap
+            .map(|node| node.net.listen_addresses()[0].clone())
+            .into_iter()
+            .collect();
         let net = Net::start(config, services).await.expect("the node starts");
         let depot = Depot::new(store, net.clone(), &server, Arc::new(Pending::default()));
         Self { net, depot, asked }
@@ -141,7 +150,9 @@ async fn connected(node: &SimNode, count: usize) {
             let _ = events.recv().await;
         }
     };
-    tokio::time::timeout(PATIENCE, enough).await.expect("peers connect");
+    tokio::time::timeout(PATIENCE, enough)
+        .await
+        .expect("peers connect");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,7 +160,10 @@ async fn blocks_are_found_across_twenty_nodes_and_outlive_their_source() {
     let mut nodes = mesh(20).await;
     let ids = nodes[0].put(60, 1).await;
     assert!(nodes[0].announce(&ids).await > 0);
-    let givers = nodes[19].get(&ids, PATIENCE).await.expect("found through the DHT");
+    let givers = nodes[19]
+        .get(&ids, PATIENCE)
+        .await
+        .expect("found through the DHT");
     assert_eq!(givers, HashSet::from([nodes[0].peer()]));
     assert!(nodes[19].announce(&ids).await > 0);
 
@@ -158,7 +172,10 @@ async fn blocks_are_found_across_twenty_nodes_and_outlive_their_source() {
     for node in nodes.drain(..3) {
         node.stop().await;
     }
-    let givers = nodes[5].get(&ids, PATIENCE).await.expect("found at the copy");
+    let givers = nodes[5]
+        .get(&ids, PATIENCE)
+        .await
+        .expect("found at the copy");
     assert_eq!(givers, HashSet::from([copy]));
     for node in nodes {
         node.stop().await;
@@ -202,25 +219,46 @@ async fn liars_are_caught_and_the_block_comes_from_elsewhere() {
     }
     let reader = SimNode::start(Some(&hub), Manners::Honest).await;
     connected(&reader, 1).await;
-    let givers = reader.get(&ids, PATIENCE).await.expect("the honest one has them");
+    let givers = reader
+        .get(&ids, PATIENCE)
+        .await
+        .expect("the honest one has them");
     assert_eq!(givers, HashSet::from([honest.peer()]));
-    let lies: u64 = liars.iter().map(|liar| liar.asked.load(Ordering::Relaxed)).sum();
+    let lies: u64 = liars
+        .iter()
+        .map(|liar| liar.asked.load(Ordering::Relaxed))
+        .sum();
     let counted = reader.depot.traffic().wrong_blocks.load(Ordering::Relaxed);
-    assert!(counted > 0 && counted <= lies, "{counted} counted, {lies} told");
+    assert!(
+        counted > 0 && counted <= lies,
+        "{counted} counted, {lies} told"
+    );
 
     // With only liars left the error names them and what they did.
     let lost = [Block::new(noise(99, 1000).into()).expect("a block").id()];
     for liar in &liars {
         liar.announce(&lost).await;
     }
-    let error = reader.get(&lost, Duration::from_secs(3)).await.expect_err("nobody has it");
+    let error = reader
+        .get(&lost, Duration::from_secs(3))
+        .await
+        .expect_err("nobody has it");
     let GetError::NotFound { id, tried, .. } = &error else {
         panic!("{error}");
     };
     assert_eq!(*id, lost[0]);
-    let wrong: Vec<&str> = tried.iter().filter(|t| t.attempt == Attempt::WrongBytes).map(|t| t.peer.as_str()).collect();
+    let wrong: Vec<&str> = tried
+        .iter()
+        .filter(|t| t.attempt == Attempt::WrongBytes)
+        .map(|t| t.peer.as_str())
+        .collect();
     assert!(!wrong.is_empty(), "{error}");
-    assert!(liars.iter().any(|liar| wrong.contains(&liar.peer().to_string().as_str())), "{error}");
+    assert!(
+        liars
+            .iter()
+            .any(|liar| wrong.contains(&liar.peer().to_string().as_str())),
+        "{error}"
+    );
     for node in liars.into_iter().chain([hub, honest, reader]) {
         node.stop().await;
     }
@@ -233,9 +271,17 @@ async fn silent_peers_delay_but_do_not_stop_a_transfer() {
     connected(&honest, 1).await;
     let ids = honest.put(20, 4).await;
     let reader = SimNode::start(Some(&silent), Manners::Honest).await;
-    reader.net.peers().connect(honest.net.listen_addresses()[0].clone()).await.expect("it answers");
+    reader
+        .net
+        .peers()
+        .connect(honest.net.listen_addresses()[0].clone())
+        .await
+        .expect("it answers");
     connected(&reader, 2).await;
-    let givers = reader.get(&ids, PATIENCE).await.expect("the honest one has them");
+    let givers = reader
+        .get(&ids, PATIENCE)
+        .await
+        .expect("the honest one has them");
     assert_eq!(givers, HashSet::from([honest.peer()]));
     for node in [silent, honest, reader] {
         node.stop().await;
@@ -253,24 +299,46 @@ async fn a_cut_link_is_routed_around() {
     far.put(40, 5).await;
     near.announce(&ids).await;
     far.announce(&ids).await;
-    reader.get(&ids[..10], PATIENCE).await.expect("both are there");
+    reader
+        .get(&ids[..10], PATIENCE)
+        .await
+        .expect("both are there");
     // From here on the reader and the near node can't talk; the far one is still there.
     reader.net.peers().block(near.peer()).await;
     near.net.peers().block(reader.peer()).await;
-    reader.net.peers().connect(far.net.listen_addresses()[0].clone()).await.expect("it answers");
-    let givers = reader.get(&ids[10..], PATIENCE).await.expect("the far one has them");
+    reader
+        .net
+        .peers()
+        .connect(far.net.listen_addresses()[0].clone())
+        .await
+        .expect("it answers");
+    let givers = reader
+        .get(&ids[10..], PATIENCE)
+        .await
+        .expect("the far one has them");
     assert_eq!(givers, HashSet::from([far.peer()]));
     // And when that link is cut too, the search ends in time and says whom it asked.
     reader.net.peers().block(far.peer()).await;
     far.net.peers().block(reader.peer()).await;
     let more = near.put(1, 6).await;
     near.announce(&more).await;
-    let error = reader.get(&more, Duration::from_secs(2)).await.expect_err("cut off");
+    let error = reader
+        .get(&more, Duration::from_secs(2))
+        .await
+        .expect_err("cut off");
     assert!(matches!(error, GetError::NotFound { .. }), "{error}");
     near.net.peers().unblock(reader.peer()).await;
     reader.net.peers().unblock(near.peer()).await;
-    reader.net.peers().connect(near.net.listen_addresses()[0].clone()).await.expect("the link is back");
-    reader.get(&more, PATIENCE).await.expect("and so is the block");
+    reader
+        .net
+        .peers()
+        .connect(near.net.listen_addresses()[0].clone())
+        .await
+        .expect("the link is back");
+    reader
+        .get(&more, PATIENCE)
+        .await
+        .expect("and so is the block");
     for node in [near, far, reader] {
         node.stop().await;
     }
