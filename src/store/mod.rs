@@ -22,8 +22,6 @@ mod types;
 
 #[cfg(test)]
 mod conformance;
-#[cfg(test)]
-mod model;
 
 use crate::block::{Block, ChunkIndex, PutStats};
 use crate::id::BlockId;

@@ -4,7 +4,8 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
@@ -39,11 +40,19 @@ const SLOWDOWN_FILES: i32 = 60;
 const STOP_FILES: i32 = 120;
 /// Longest wait for files that a compaction made obsolete to be deleted.
 const COMPACTION_PATIENCE: Duration = Duration::from_secs(600);
+/// RocksDB looks for room every five seconds after the disk was full.
+const RECOVERY_PATIENCE: Duration = Duration::from_secs(12);
+/// Never written.
+const PROBE_KEY: &[u8] = b"Mprobe";
+const RECOVERY_POLL: Duration = Duration::from_millis(50);
 
 /// An open database.
 pub struct Database {
     db: DB,
     dir: PathBuf,
+    memtable_bytes: u64,
+    /// The disk was full: RocksDB refuses writes until it has found room again by itself.
+    starved: AtomicBool,
 }
 
 /// A file of the blocks' column family.
@@ -96,6 +105,8 @@ impl Database {
         let database = Self {
             db,
             dir: dir.to_owned(),
+            memtable_bytes,
+            starved: AtomicBool::new(false),
         };
         database.write_holder()?;
         Ok(database)
@@ -168,6 +179,13 @@ impl Database {
 
     /// Writes a batch to memory: it lasts after the next [`flush`](Self::flush).
     pub fn write(&self, batch: WriteBatch) -> Result<(), Error> {
+        if self.starved.load(Ordering::Relaxed) {
+            self.recover()?;
+        }
+        self.write_once(batch)
+    }
+
+    fn write_once(&self, batch: WriteBatch) -> Result<(), Error> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
         self.db
@@ -177,6 +195,46 @@ impl Database {
 
     /// Writes all that is in memory to the disk and syncs it, both families as one.
     pub fn flush(&self) -> Result<(), Error> {
+        if self.starved.load(Ordering::Relaxed) {
+            self.recover()?;
+        }
+        self.flush_once()
+    }
+
+    /// Waits for RocksDB to notice that the disk has room again, if it has: it looks every few seconds.
+    fn recover(&self) -> Result<(), Error> {
+        let deadline = Instant::now() + RECOVERY_PATIENCE;
+        loop {
+            // A write of nothing. A flush would be queued, and what is queued keeps RocksDB from recovering.
+            let mut probe = WriteBatch::default();
+            probe.delete(PROBE_KEY);
+            match self.write_once(probe) {
+                Ok(()) => {
+                    self.starved.store(false, Ordering::Relaxed);
+                    tracing::info!("the disk has room again");
+                    return Ok(());
+                }
+                Err(Error::DiskFull) if self.has_room_again() && Instant::now() < deadline => {
+                    std::thread::sleep(RECOVERY_POLL);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether there is as much room as RocksDB wants to see before it goes on.
+    fn has_room_again(&self) -> bool {
+        let needed = self.memtable_bytes() + 2 * self.memtable_bytes;
+        self.free_bytes().is_some_and(|free| free > needed)
+    }
+
+    /// Free bytes of the disk, when its file system tells.
+    pub fn free_bytes(&self) -> Option<u64> {
+        let stat = rustix::fs::statvfs(&self.dir).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn flush_once(&self) -> Result<(), Error> {
         let mut options = FlushOptions::default();
         options.set_wait(true);
         self.db
@@ -242,6 +300,7 @@ impl Database {
 
     fn write_failed(&self, error: rocksdb::Error) -> Error {
         if is_no_space(&error) {
+            self.starved.store(true, Ordering::Relaxed);
             return Error::DiskFull;
         }
         let failures = self.db.property_int_value(properties::BACKGROUND_ERRORS);

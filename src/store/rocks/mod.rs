@@ -18,6 +18,9 @@ mod room;
 mod schema;
 mod stats;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

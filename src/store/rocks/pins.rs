@@ -146,7 +146,7 @@ impl RocksStore {
     }
 
     /// Removes one batch of references from the key `start` on. Continues with the next key, or breaks when the pin is gone.
-    fn remove_refs(
+    pub(super) fn remove_refs(
         &self,
         pin: PinId,
         start: Vec<u8>,

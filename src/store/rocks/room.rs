@@ -81,7 +81,7 @@ impl RocksStore {
         let reserve = if is_blocks { self.reserve_bytes() } else { 0 };
         let over_quota = (self.disk.used() + needed + reserve).saturating_sub(self.options.quota.0);
         // A file system that doesn't tell is taken to have room: a write that fails says so.
-        let over_disk = free_bytes(self.db.dir()).map_or(0, |free| {
+        let over_disk = self.db.free_bytes().map_or(0, |free| {
             (needed + reserve + self.db.memtable_bytes()).saturating_sub(free)
         });
         (over_quota, over_disk)
@@ -189,11 +189,6 @@ fn directory_bytes(dir: &Path) -> u64 {
             })
         })
         .sum()
-}
-
-fn free_bytes(dir: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(dir).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 #[cfg(test)]

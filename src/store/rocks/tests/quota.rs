@@ -1,0 +1,279 @@
+//! The quota, measured from outside, and disks that fill up.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::options;
+use crate::block::Block;
+use crate::size::MIB;
+use crate::store::conformance::{block, info};
+use crate::store::{Error, Keep, RocksStore, Store};
+
+fn on_disk(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).expect("reads");
+    entries
+        .filter_map(|entry| {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                return Some(on_disk(&path));
+            }
+            // Files come and go meanwhile.
+            Some(std::fs::metadata(path).ok()?.len())
+        })
+        .sum()
+}
+
+fn store_of(dir: &Path, quota: u64) -> RocksStore {
+    RocksStore::open(dir, options(quota)).expect("opens")
+}
+
+fn numbered(number: u32) -> Block {
+    // Sizes that fit neither pages nor memtables.
+    block(number, 300_000 + (number as usize * 7919) % 700_000)
+}
+
+/// Pins come, go and leave holes; cached blocks come in between; the directory never exceeds the quota.
+#[test]
+fn the_directory_never_exceeds_the_quota() {
+    let quota = 48 * MIB;
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = store_of(dir.path(), quota);
+    let mut pins = Vec::new();
+    let mut number = 0;
+    for round in 0..12 {
+        let pin = store.begin_pin("p").expect("pins");
+        for turn in 0..8 {
+            let keep = if turn % 3 == 0 {
+                Keep::Pinned(pin)
+            } else {
+                Keep::Cached
+            };
+            store
+                .put(&[numbered(number)], keep)
+                .expect("older ones give way");
+            number += 1;
+            let (used, told) = (on_disk(dir.path()), store.usage().disk_bytes);
+            assert!(used <= quota, "{used} bytes are used");
+            assert!(
+                told <= quota && told >= used,
+                "{used} bytes are used, not {told}"
+            );
+        }
+        store
+            .finish_pin(pin, &info(numbered(0).id(), "p"))
+            .expect("finishes");
+        pins.push(pin);
+        if round % 3 == 2 {
+            store.remove_pin(pins.remove(0)).expect("removes");
+            store.maintain().expect("maintains");
+        }
+    }
+    for pin in pins {
+        for id in store.pin_blocks(pin, None, 99).expect("reads") {
+            assert!(store.get_verified(id).expect("reads").is_some());
+        }
+    }
+}
+
+#[test]
+fn space_comes_back_when_every_other_block_goes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = store_of(dir.path(), 256 * MIB);
+    let blocks: Vec<_> = (0..80).map(|n| block(n, 500_000)).collect();
+    store.put(&blocks, Keep::Cached).expect("fits");
+    store.flush().expect("flushes");
+    let before = on_disk(dir.path());
+    for one in blocks.iter().step_by(2) {
+        assert!(store.remove(one.id()).expect("removes"));
+    }
+    assert_eq!(store.usage().dead_bytes, 20_000_000);
+    let maintained = store.maintain().expect("maintains");
+    assert_eq!(maintained.reclaimed_bytes, 20_000_000);
+    assert!(!maintained.more);
+    assert_eq!(store.usage().dead_bytes, 0);
+    let after = on_disk(dir.path());
+    assert!(
+        before - after > 19_000_000,
+        "{before} bytes before, {after} after"
+    );
+    for one in blocks.iter().skip(1).step_by(2) {
+        assert_eq!(
+            store.get_verified(one.id()).expect("reads").as_ref(),
+            Some(one)
+        );
+    }
+    assert_eq!(store.maintain().expect("maintains").reclaimed_bytes, 0);
+    drop(store);
+    let store = store_of(dir.path(), 256 * MIB);
+    assert!(
+        store
+            .check(None, 99, true)
+            .expect("reads")
+            .corrupt
+            .is_empty()
+    );
+}
+
+#[test]
+fn blocks_dropped_before_they_reached_the_disk_cost_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = store_of(dir.path(), 64 * MIB);
+    for round in 0..30 {
+        let blocks: Vec<_> = (0..5).map(|n| block(round * 5 + n, 1 << 20)).collect();
+        store.put(&blocks, Keep::Cached).expect("fits");
+        for one in &blocks {
+            store.remove(one.id()).expect("removes");
+        }
+    }
+    store.maintain().expect("maintains");
+    assert_eq!(store.usage().dead_bytes, 0);
+    assert!(
+        on_disk(dir.path()) < 3 * MIB,
+        "{} bytes",
+        on_disk(dir.path())
+    );
+}
+
+/// Dead bytes are known again after opening.
+#[test]
+fn dropped_blocks_are_remembered_until_their_space_is_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = store_of(dir.path(), 64 * MIB);
+    let blocks: Vec<_> = (0..20).map(|n| block(n, 500_000)).collect();
+    store.put(&blocks, Keep::Cached).expect("fits");
+    for one in &blocks {
+        store.remove(one.id()).expect("removes");
+    }
+    drop(store);
+    let store = store_of(dir.path(), 64 * MIB);
+    assert_eq!(store.usage().dead_bytes, 10_000_000);
+    let maintained = store.maintain().expect("maintains");
+    assert_eq!(maintained.reclaimed_bytes, 10_000_000);
+    assert!(on_disk(dir.path()) < MIB, "{} bytes", on_disk(dir.path()));
+}
+
+/// A flush that somebody waits for leaves small files behind: they are merged.
+#[test]
+fn small_files_are_merged() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = store_of(dir.path(), 1024 * MIB);
+    let blocks: Vec<_> = (0..64).map(|n| block(n, 20_000)).collect();
+    for one in &blocks {
+        store
+            .put(std::slice::from_ref(one), Keep::Cached)
+            .expect("fits");
+        store.flush().expect("flushes");
+    }
+    assert_eq!(store.db.blocks_files().expect("reads").len(), 64);
+    store.maintain().expect("maintains");
+    let files = store.db.blocks_files().expect("reads").len();
+    assert!(files <= 8, "{files} files");
+    for one in &blocks {
+        assert_eq!(
+            store.get_verified(one.id()).expect("reads").as_ref(),
+            Some(one)
+        );
+    }
+}
+
+/// Names a directory on a file system of [`SMALL_DISK_BYTES`] to the test that runs in a child.
+const SMALL_DISK: &str = "LIBERNET_TEST_SMALL_DISK";
+const SMALL_DISK_BYTES: u64 = 64 * MIB;
+
+/// Runs a test of this file again where it may mount a small file system. Some systems allow that to nobody but root, and some to
+/// nobody: then it says so.
+fn on_a_small_disk(test: &str, body: impl Fn(&Path)) {
+    if let Ok(dir) = std::env::var(SMALL_DISK) {
+        return body(Path::new(&dir));
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let mount =
+        format!("mount -t tmpfs -o size={SMALL_DISK_BYTES} tmpfs \"$0\" || exit 77; exec \"$@\"");
+    let status = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", &mount])
+        .arg(dir.path())
+        .arg(std::env::current_exe().expect("this test has a file"))
+        .args(["--exact", &format!("store::rocks::tests::quota::{test}")])
+        .env(SMALL_DISK, dir.path())
+        .status();
+    match status.map(|status| status.code()) {
+        Ok(Some(0)) => {}
+        Ok(Some(101)) => panic!("the test failed on the small disk"),
+        other => println!("skipped: no small file system can be mounted here ({other:?})"),
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_before_the_database_meets_it() {
+    on_a_small_disk("a_full_disk_is_told_before_the_database_meets_it", |dir| {
+        let store = store_of(dir, 1024 * MIB);
+        let pin = store.begin_pin("p").expect("pins");
+        let mut count = 0;
+        let error = loop {
+            match store.put(&[block(count, 1 << 20)], Keep::Pinned(pin)) {
+                Ok(_) => count += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, Error::DiskFull), "{error:?}");
+        assert!(count >= 8, "{count} blocks");
+        store.flush().expect("what was put fits");
+        for number in 0..count {
+            assert!(
+                store
+                    .get(block(number, 1 << 20).id())
+                    .expect("reads")
+                    .is_some()
+            );
+        }
+        store.remove_pin(pin).expect("removes");
+        for number in count..2 * count {
+            store
+                .put(&[block(number, 1 << 20)], Keep::Cached)
+                .expect("older ones give way");
+        }
+        store.flush().expect("flushes");
+    });
+}
+
+/// Somebody else fills the disk between a put and its flush.
+#[test]
+fn the_store_goes_on_after_the_disk_was_full() {
+    on_a_small_disk("the_store_goes_on_after_the_disk_was_full", |dir| {
+        let store = store_of(dir, 256 * MIB);
+        let early: Vec<_> = (0..4).map(|n| block(n, 1 << 20)).collect();
+        store.put(&early, Keep::Cached).expect("fits");
+        store.flush().expect("flushes");
+        let late: Vec<_> = (4..8).map(|n| block(n, 1 << 20)).collect();
+        store.put(&late, Keep::Cached).expect("fits");
+        let filler = dir.join("filler");
+        let mut file = std::fs::File::create(&filler).expect("creates");
+        while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+        let error = store.flush().expect_err("the disk is full");
+        assert!(matches!(error, Error::DiskFull), "{error:?}");
+        for one in early.iter().chain(&late) {
+            assert_eq!(store.get(one.id()).expect("reads").as_ref(), Some(one));
+        }
+        let error = store
+            .put(&[block(9, 100)], Keep::Cached)
+            .expect_err("the disk is full");
+        assert!(matches!(error, Error::DiskFull), "{error:?}");
+        drop(file);
+        std::fs::remove_file(&filler).expect("removes");
+        let began = std::time::Instant::now();
+        store.flush().expect("there is room again");
+        println!("writable again after {:?}", began.elapsed());
+        store
+            .put(&[block(9, 100)], Keep::Cached)
+            .expect("there is room again");
+        store.flush().expect("flushes");
+        drop(store);
+        let store = store_of(dir, 256 * MIB);
+        for one in early.iter().chain(&late) {
+            assert_eq!(
+                store.get_verified(one.id()).expect("reads").as_ref(),
+                Some(one)
+            );
+        }
+    });
+}
