@@ -32,32 +32,37 @@ pub const MAX_PLAINTEXT_BYTES: usize = MAX_PAYLOAD_BYTES - HEADER_BYTES;
 
 /// Who shares deduplication: everybody, or one owner.
 #[derive(Clone)]
-pub struct Context(Key);
+pub struct Context {
+    key: Key,
+    /// Derived once: names each chunk in the local index.
+    index_key: Key,
+}
 
 impl Context {
     /// The published context of public puts: equal content gives equal blocks for everyone.
     pub fn public() -> Self {
-        Self(Key::new(hash::derive_key(
+        Self::secret(Key::new(hash::derive_key(
             "libernet 2026-11 public convergence context",
             b"",
         )))
     }
 
     /// An owner's context, from a secret of the owner's.
-    pub const fn secret(key: Key) -> Self {
-        Self(key)
+    pub fn secret(key: Key) -> Self {
+        let index_key = hash::derive_key("libernet 2026-11 chunk index", key.as_bytes());
+        Self {
+            key,
+            index_key: Key::new(index_key),
+        }
     }
 
     /// The name of a chunk in the local index: a keyed hash of its plaintext, of no use to who doesn't know the context.
     pub fn chunk_hash(&self, plaintext: &[u8]) -> [u8; 32] {
-        hash::keyed(
-            &hash::derive_key("libernet 2026-11 chunk index", self.0.as_bytes()),
-            plaintext,
-        )
+        hash::keyed(self.index_key.as_bytes(), plaintext)
     }
 
     fn payload_key(&self, payload: &[u8]) -> Key {
-        Key::new(hash::keyed(self.0.as_bytes(), payload))
+        Key::new(hash::keyed(self.key.as_bytes(), payload))
     }
 }
 

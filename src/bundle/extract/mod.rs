@@ -1,0 +1,524 @@
+//! Extracting: a bundle becomes files again.
+//!
+//! ```text
+//! walk -> prepare (directories, symlinks, plan) ──block jobs──> fetch (a window of blocks) -> open, write ranges -> attributes
+//! ```
+//!
+//! The plan goes by block: a block is fetched and opened once and all its ranges are written while it is at hand, although hundreds of
+//! small files live in one. Content is decrypted and written on blocking threads.
+//!
+//! A tree is made in a hidden directory beside the target and renamed when it is complete, so that an interrupted extraction leaves
+//! nothing half-named and the next one goes on from there. Files that lack a block are left out and reported; the others are written.
+//!
+//! **Invariant**: nothing outside the target is ever touched: see [`directory`].
+//!
+//! Memory: [`ExtractOptions::window`] blocks on their way, two plaintexts for each core, and two plans.
+
+mod directory;
+mod job;
+mod prepare;
+mod site;
+mod write;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, stream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use self::directory::{Attributes, Place};
+use self::job::Job;
+use self::prepare::{BlockJob, Preparer, Step};
+use self::site::Site;
+use self::write::{Target, Write};
+use super::cursor::ExtentCursor;
+use super::error::Error;
+use super::put::MAX_REPORTED;
+use super::read::{Bundle, Walk, cut};
+use super::root::BundleKind;
+use super::tree::{Content, Directory, Entry, Extent, File};
+use crate::block::{self, BlockSource, GetError, Link};
+use crate::id::BlockId;
+use crate::monitor::Monitor;
+
+/// Blocks that are asked for at once, unless said otherwise: enough for distant peers, and at most 64 MiB.
+pub const DEFAULT_WINDOW: usize = 32;
+/// Entries that are prepared in one go.
+const BATCH_ENTRIES: usize = 512;
+
+/// What to do with what is there already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overwrite {
+    /// The target must not exist.
+    #[default]
+    Never,
+    /// Files whose size or time differ are replaced; what is not in the bundle stays.
+    Changed,
+    /// All files are replaced; what is not in the bundle stays.
+    Always,
+}
+
+/// How to extract.
+#[derive(Clone, Debug)]
+pub struct ExtractOptions {
+    /// What to do with what is there already.
+    pub overwrite: Overwrite,
+    /// Restores owners, and with them setuid and setgid bits. Takes root.
+    pub owners: bool,
+    /// Restores devices. Takes root.
+    pub devices: bool,
+    /// Blocks that are asked for at once.
+    pub window: usize,
+}
+
+impl Default for ExtractOptions {
+    fn default() -> Self {
+        Self {
+            overwrite: Overwrite::Never,
+            owners: false,
+            devices: false,
+            window: DEFAULT_WINDOW,
+        }
+    }
+}
+
+/// What an extraction did.
+#[derive(Clone, Debug)]
+pub struct ExtractReport {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Regular files that are there now.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files among them that were there before and unchanged.
+    pub unchanged: u64,
+    /// Devices that were not restored.
+    pub left_out: u64,
+    /// What lacks a block and is not there: the first [`MAX_REPORTED`].
+    pub missing: Vec<Missing>,
+    /// How many there are in all.
+    pub missing_total: u64,
+    /// What the file system refused: the first [`MAX_REPORTED`].
+    pub failed: Vec<Failed>,
+    /// How many there are in all.
+    pub failed_total: u64,
+}
+
+impl ExtractReport {
+    /// Whether everything in the bundle is there.
+    pub const fn is_complete(&self) -> bool {
+        self.missing_total == 0 && self.failed_total == 0
+    }
+}
+
+/// A file, or everything that is left of a directory, that lacks a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Path inside the bundle.
+    pub path: PathBuf,
+    /// The block.
+    pub block: BlockId,
+    /// Why it could not be had, for people.
+    pub reason: String,
+}
+
+/// Something that could not be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// Path inside the bundle.
+    pub path: PathBuf,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// Writes the whole bundle to `target`.
+///
+/// A tree becomes `target` itself. A single file becomes `target`, or `target/NAME` when `target` is a directory.
+///
+/// # Errors
+/// [`Error::TargetExists`], [`Error::Busy`], [`Error::Io`] when the target itself can't be written, [`Error::DiskFull`],
+/// [`Error::Malformed`] when the bundle holds more than it says, [`Error::Get`] when the node stops, [`Error::Cancelled`]. Single files that can't be
+/// had or written are no error: see [`ExtractReport`].
+///
+/// # Cancel safety
+/// Dropping the future or cancelling stops soon; what is complete stays in the hidden directory, and the next call goes on from there.
+pub async fn extract(
+    bundle: &Bundle,
+    target: &Path,
+    options: ExtractOptions,
+    monitor: Arc<dyn Monitor>,
+    cancel: CancellationToken,
+) -> Result<ExtractReport, Error> {
+    let bundle = bundle.clone();
+    let target = target.to_owned();
+    let for_site = bundle.clone();
+    let begun = blocking(move || Begun::begin(&for_site, &target, options, monitor)).await??;
+    let Begun { site, job, work } = begun;
+    let _stop = StopOnDrop(job.clone());
+    let source = bundle.opener().source().clone();
+    let (out, jobs) = mpsc::channel(1);
+    let planned = plan(&bundle, &job, work, out);
+    let written = write_blocks(&job, source, jobs);
+    let both = async { futures::join!(planned, written).0 };
+    let planned = tokio::select! {
+        planned = both => planned,
+        () = cancel.cancelled() => Err(Error::Cancelled),
+        // Some thread or task has said why.
+        () = job.stopped() => Err(Error::Cancelled),
+    };
+    let ended = match planned {
+        Ok(preparer) => blocking(move || end(preparer)).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = ended {
+        job.stop(error);
+    }
+    if let Some(fatal) = job.take_fatal() {
+        return Err(fatal);
+    }
+    let path = site.path.clone();
+    blocking(move || site.reveal()).await??;
+    let findings = job.take_findings();
+    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    Ok(ExtractReport {
+        path,
+        files: count(&job.files),
+        bytes: count(&job.bytes),
+        unchanged: count(&job.unchanged),
+        left_out: count(&job.left_out),
+        missing: findings.missing,
+        missing_total: findings.missing_total,
+        failed: findings.failed,
+        failed_total: findings.failed_total,
+    })
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Error::Worker)
+}
+
+/// Tells the threads to end when the caller's future is dropped.
+struct StopOnDrop(Arc<Job>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop(Error::Cancelled);
+    }
+}
+
+/// An extraction whose place is made.
+struct Begun {
+    site: Site,
+    job: Arc<Job>,
+    work: Work,
+}
+
+/// What is to be planned.
+enum Work {
+    Tree(Preparer),
+    /// One file; its extents are still to be planned when they are given.
+    File(Preparer, Option<(Arc<Target>, File)>),
+}
+
+impl Begun {
+    fn begin(
+        bundle: &Bundle,
+        target: &Path,
+        options: ExtractOptions,
+        monitor: Arc<dyn Monitor>,
+    ) -> Result<Self, Error> {
+        match bundle.root().kind() {
+            BundleKind::Tree => Self::tree(bundle, target, options, monitor),
+            BundleKind::Stream => Self::file(bundle, target, options, monitor),
+        }
+    }
+
+    fn tree(
+        bundle: &Bundle,
+        target: &Path,
+        options: ExtractOptions,
+        monitor: Arc<dyn Monitor>,
+    ) -> Result<Self, Error> {
+        let tag = bundle.tag();
+        let (site, fd) = Site::for_tree(target, &tag, options.overwrite)?;
+        let (totals, path) = (bundle.root().totals, site.path.clone());
+        let job = Job::new(options, site.ground, tag, path, monitor, totals);
+        let mut entry = bundle.root().entry.clone();
+        let root = Place::root(job.clone(), fd, Some(Attributes::of(&mut entry)));
+        let work = Work::Tree(Preparer::new(job.clone(), root));
+        Ok(Self { site, job, work })
+    }
+
+    fn file(
+        bundle: &Bundle,
+        target: &Path,
+        options: ExtractOptions,
+        monitor: Arc<dyn Monitor>,
+    ) -> Result<Self, Error> {
+        let tag = bundle.tag();
+        let mut entry = bundle.root().entry.clone();
+        let name = match &entry.name {
+            name if name.is_empty() => tag.as_bytes(),
+            name => name,
+        };
+        let site = Site::for_file(target, name, &tag, options.overwrite)?;
+        let (totals, path) = (bundle.root().totals, site.path.clone());
+        let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+        let job = Job::new(options, site.ground, tag, folder, monitor, totals);
+        let parent = site.parent_fd().map_err(|error| Error::io(&path, error))?;
+        let place = Place::root(job.clone(), parent, None);
+        let attributes = Attributes::of(&mut entry);
+        let Content::File(mut file) = entry.content else {
+            return Err(Error::NotAFile);
+        };
+        file.link_group = None;
+        let (name, hidden) = (site.name.clone().into(), Bytes::from(site.hidden.clone()));
+        let mut preparer = Preparer::new(job.clone(), place.clone());
+        let open_end = preparer
+            .file(&place, name, Some(hidden), attributes, &file)
+            .map_err(|error| Error::io(&path, error))?
+            .map(|target| (target, file));
+        let work = Work::File(preparer, open_end);
+        Ok(Self { site, job, work })
+    }
+}
+
+/// Makes the further names of files; the directories get their attributes when the preparer lets go of them.
+fn end(mut preparer: Preparer) {
+    preparer.link_all();
+}
+
+/// Walks the bundle, makes what needs no blocks, and hands out what does.
+async fn plan(
+    bundle: &Bundle,
+    job: &Arc<Job>,
+    work: Work,
+    out: mpsc::Sender<Vec<BlockJob>>,
+) -> Result<Preparer, Error> {
+    let planner = Planner { bundle, job, out };
+    match work {
+        Work::Tree(preparer) => planner.tree(preparer).await,
+        Work::File(preparer, None) => planner.finish(preparer).await,
+        Work::File(preparer, Some((target, file))) => {
+            let preparer = planner.stretches(preparer, target, file).await?;
+            planner.finish(preparer).await
+        }
+    }
+}
+
+struct Planner<'a> {
+    bundle: &'a Bundle,
+    job: &'a Arc<Job>,
+    out: mpsc::Sender<Vec<BlockJob>>,
+}
+
+impl Planner<'_> {
+    async fn tree(&self, mut preparer: Preparer) -> Result<Preparer, Error> {
+        let mut walk = Walk::new(self.bundle);
+        let mut steps = Vec::new();
+        let (mut entries, mut bytes) = (0, 0);
+        while let Some(step) = walk.next().await {
+            let entry = match step {
+                Ok(entry) => entry,
+                Err(error) => {
+                    self.lack(&walk.path, error)?;
+                    continue;
+                }
+            };
+            entries += 1;
+            bytes += u128::from(entry.size());
+            self.check_totals(entries, bytes)?;
+            let depth = walk.depth();
+            if depth == 0 {
+                // The root itself is there already.
+                continue;
+            }
+            let ends_batch = steps.len() + 1 >= BATCH_ENTRIES || has_lists(&entry);
+            steps.push(Step { depth, entry });
+            if ends_batch {
+                preparer = self.prepare(preparer, std::mem::take(&mut steps)).await?;
+            }
+        }
+        preparer = self.prepare(preparer, steps).await?;
+        self.finish(preparer).await
+    }
+
+    /// A tree block can't be had: what is in it is missing.
+    fn lack(&self, path: &[u8], error: Error) -> Result<(), Error> {
+        use std::os::unix::ffi::OsStrExt;
+        match error.block() {
+            Some(block) => {
+                let path = PathBuf::from(std::ffi::OsStr::from_bytes(path));
+                self.job.missing(path, block, &error.to_string());
+                Ok(())
+            }
+            None => Err(error),
+        }
+    }
+
+    /// A tree can name one block again and again and so hold more than any disk: it must say so beforehand.
+    fn check_totals(&self, entries: u64, bytes: u128) -> Result<(), Error> {
+        let totals = self.bundle.root().totals;
+        if entries > totals.entries || bytes > u128::from(totals.bytes) {
+            return Err(Error::Malformed {
+                block: self.bundle.link().id,
+                what: "it holds more than it says",
+            });
+        }
+        Ok(())
+    }
+
+    async fn prepare(&self, preparer: Preparer, steps: Vec<Step>) -> Result<Preparer, Error> {
+        let mut preparer = preparer;
+        let (preparer, open_end) = blocking(move || {
+            let open_end = preparer.prepare(steps);
+            (preparer, open_end)
+        })
+        .await?;
+        match open_end {
+            Some((target, file)) => self.stretches(preparer, target, file).await,
+            None => self.hand_out(preparer).await,
+        }
+    }
+
+    /// Plans a file whose extents are listed in blocks of their own.
+    async fn stretches(
+        &self,
+        mut preparer: Preparer,
+        target: Arc<Target>,
+        file: File,
+    ) -> Result<Preparer, Error> {
+        let opener = self.bundle.opener().clone();
+        let mut cursor = ExtentCursor::new(opener, file.extents, 0..file.size);
+        while let Some(step) = cursor.next().await {
+            match step {
+                Ok((at, stretch)) => preparer.stretch(&target, at, stretch),
+                Err(error) => {
+                    let Some(block) = error.block() else {
+                        return Err(error);
+                    };
+                    let reason = error.to_string();
+                    let target = target.clone();
+                    target.add_piece();
+                    blocking(move || target.lack(block, &reason)).await?;
+                }
+            }
+            preparer = self.hand_out(preparer).await?;
+        }
+        blocking(move || target.end_plan()).await?;
+        Ok(preparer)
+    }
+
+    async fn hand_out(&self, mut preparer: Preparer) -> Result<Preparer, Error> {
+        if preparer.plan.is_full() {
+            self.send(preparer.plan.take_most()).await?;
+        }
+        Ok(preparer)
+    }
+
+    async fn finish(&self, mut preparer: Preparer) -> Result<Preparer, Error> {
+        self.send(preparer.plan.take_all()).await?;
+        Ok(preparer)
+    }
+
+    async fn send(&self, jobs: Vec<BlockJob>) -> Result<(), Error> {
+        self.out.send(jobs).await.map_err(|_| Error::Cancelled)
+    }
+}
+
+fn has_lists(entry: &Entry) -> bool {
+    match &entry.content {
+        Content::File(file) => file
+            .extents
+            .iter()
+            .any(|extent| matches!(extent, Extent::List { .. })),
+        Content::Directory(Directory::Inline(_) | Directory::Block(_))
+        | Content::Symlink(_)
+        | Content::Fifo
+        | Content::Device(_) => false,
+    }
+}
+
+/// Fetches blocks, a window of them at a time, and has them written.
+async fn write_blocks(
+    job: &Arc<Job>,
+    source: Arc<dyn BlockSource>,
+    jobs: mpsc::Receiver<Vec<BlockJob>>,
+) {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    // Each worker has a block, its plaintext, and a file open.
+    let workers = Arc::new(Semaphore::new(cores));
+    let window = job.options.window.max(1);
+    stream::unfold(jobs, async |mut jobs| {
+        jobs.recv().await.map(|some| (stream::iter(some), jobs))
+    })
+    .flatten()
+    .map(|work| {
+        let (job, source, workers) = (job.clone(), source.clone(), workers.clone());
+        async move {
+            if let Err(error) = write_block(&job, &*source, &workers, work).await {
+                job.stop(error);
+            }
+        }
+        .boxed()
+    })
+    .buffer_unordered(window)
+    .for_each(async |()| {})
+    .await;
+}
+
+async fn write_block(
+    job: &Arc<Job>,
+    source: &dyn BlockSource,
+    workers: &Semaphore,
+    work: BlockJob,
+) -> Result<(), Error> {
+    let BlockJob { link, writes } = work;
+    if job.is_stopped() {
+        return Ok(());
+    }
+    let block = match source.get(link.id).await {
+        Ok(block) => block,
+        Err(error @ GetError::Stopping) => return Err(error.into()),
+        Err(error) => {
+            let reason = error.to_string();
+            return blocking(move || lack_all(&writes, link.id, &reason)).await;
+        }
+    };
+    let _permit = workers.acquire().await.map_err(|_| Error::Worker)?;
+    blocking(move || match block::open(&block, &link.key) {
+        Ok(plaintext) => {
+            drop(block);
+            write_all(&plaintext, &link, writes);
+        }
+        Err(error) => lack_all(&writes, link.id, &error.to_string()),
+    })
+    .await?;
+    job.blocks.fetch_add(1, Ordering::Relaxed);
+    job.report_progress();
+    Ok(())
+}
+
+fn write_all(plaintext: &Bytes, link: &Link, writes: Vec<Write>) {
+    for write in writes {
+        match cut(plaintext, link, write.offset, write.len) {
+            Ok(bytes) => write.target.write(write.at, &bytes),
+            Err(error) => write.target.lack(link.id, &error.to_string()),
+        }
+    }
+}
+
+fn lack_all(writes: &[Write], block: BlockId, reason: &str) {
+    for write in writes {
+        write.target.lack(block, reason);
+    }
+}

@@ -1,0 +1,230 @@
+//! Regular files that are being written.
+//!
+//! A file is written by whoever has one of its blocks, in any order and by several threads. Who writes the last piece gives it its
+//! attributes and its name. A file that lacks a block is taken away again: what is there is whole.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use bytes::Bytes;
+use rustix::fs::{self, Mode, OFlags};
+
+use super::Overwrite;
+use super::directory::{Attributes, Place, rename, set_attributes, unlink};
+use super::job::Job;
+use crate::id::BlockId;
+
+/// A regular file on its way.
+pub(super) struct Target {
+    job: Arc<Job>,
+    place: Arc<Place>,
+    name: Bytes,
+    /// Name while it is written, if it is another.
+    temporary: Option<Bytes>,
+    attributes: Attributes,
+    size: u64,
+    /// Pieces that are still to come, and one for who plans them.
+    pieces_left: AtomicU32,
+    /// It has holes or more than one piece, so that its length has to be set.
+    in_pieces: bool,
+    is_created: AtomicBool,
+    is_broken: AtomicBool,
+    is_done: AtomicBool,
+}
+
+/// A range of a block's plaintext that goes into a file.
+pub(super) struct Write {
+    pub(super) target: Arc<Target>,
+    /// Where it goes in the file.
+    pub(super) at: u64,
+    /// Where it is in the plaintext.
+    pub(super) offset: u32,
+    pub(super) len: u32,
+}
+
+impl Target {
+    pub(super) fn new(
+        job: Arc<Job>,
+        place: Arc<Place>,
+        name: Bytes,
+        temporary: Option<Bytes>,
+        attributes: Attributes,
+        size: u64,
+        in_pieces: bool,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            job,
+            place,
+            name,
+            temporary,
+            attributes,
+            size,
+            pieces_left: AtomicU32::new(1),
+            in_pieces,
+            is_created: AtomicBool::new(false),
+            is_broken: AtomicBool::new(false),
+            is_done: AtomicBool::new(false),
+        })
+    }
+
+    /// Path inside the bundle.
+    pub(super) fn path(&self) -> PathBuf {
+        self.place.path_of(&self.name)
+    }
+
+    pub(super) fn place(&self) -> &Arc<Place> {
+        &self.place
+    }
+
+    pub(super) fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether it is there, whole and under its name.
+    pub(super) fn is_done(&self) -> bool {
+        self.is_done.load(Ordering::Acquire)
+    }
+
+    /// It was there before.
+    pub(super) fn set_done(&self) {
+        self.is_done.store(true, Ordering::Release);
+    }
+
+    /// One more piece will come. Call it before [`end_plan`](Self::end_plan).
+    pub(super) fn add_piece(&self) {
+        self.pieces_left.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All pieces are known. May finish the file: not for async tasks.
+    pub(super) fn end_plan(self: &Arc<Self>) {
+        self.piece_done(None);
+    }
+
+    /// Writes a piece. Errors go to the report.
+    pub(super) fn write(self: &Arc<Self>, at: u64, bytes: &[u8]) {
+        if self.job.is_stopped() {
+            return;
+        }
+        let mut file = None;
+        if !self.is_broken.load(Ordering::Relaxed) {
+            match self.open() {
+                Ok(opened) => match opened.write_all_at(bytes, at) {
+                    Ok(()) => file = Some(opened),
+                    Err(error) => self.refuse(error),
+                },
+                Err(error) => self.refuse(error),
+            }
+        }
+        self.piece_done(file);
+    }
+
+    /// A piece can't be had.
+    pub(super) fn lack(self: &Arc<Self>, block: BlockId, reason: &str) {
+        if self.job.is_stopped() {
+            return;
+        }
+        self.is_broken.store(true, Ordering::Relaxed);
+        self.job.missing(self.path(), block, reason);
+        self.piece_done(None);
+    }
+
+    fn refuse(&self, error: impl Into<std::io::Error>) {
+        if !self.is_broken.swap(true, Ordering::Relaxed) {
+            self.job.failed(&self.path(), error);
+        }
+    }
+
+    fn written_name(&self) -> &Bytes {
+        self.temporary.as_ref().unwrap_or(&self.name)
+    }
+
+    fn open(&self) -> Result<File, std::io::Error> {
+        let dir = self.place.fd()?;
+        let mut flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if !self.in_pieces {
+            flags |= OFlags::EXCL;
+        }
+        let fd = fs::openat(
+            &*dir,
+            &self.written_name()[..],
+            flags,
+            Mode::RUSR | Mode::WUSR,
+        )?;
+        self.is_created.store(true, Ordering::Relaxed);
+        Ok(fd.into())
+    }
+
+    fn piece_done(self: &Arc<Self>, file: Option<File>) {
+        // The last one sees what all others wrote.
+        if self.pieces_left.fetch_sub(1, Ordering::AcqRel) != 1 || self.job.is_stopped() {
+            return;
+        }
+        if self.is_broken.load(Ordering::Relaxed) {
+            return self.take_away();
+        }
+        let result = match file {
+            Some(file) => self.finish(&file),
+            None => self.open().and_then(|file| self.finish(&file)),
+        };
+        match result {
+            Ok(()) => {
+                self.set_done();
+                self.job.file_done(self.size);
+            }
+            Err(error) => {
+                self.refuse(error);
+                self.take_away();
+            }
+        }
+    }
+
+    fn finish(&self, file: &File) -> Result<(), std::io::Error> {
+        if self.in_pieces {
+            file.set_len(self.size)?;
+        }
+        self.give_attributes(file)?;
+        if let Some(temporary) = &self.temporary {
+            let dir = self.place.fd()?;
+            let may_replace = self.job.options.overwrite != Overwrite::Never;
+            rename(&dir, temporary, &self.name, may_replace)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn give_attributes(&self, file: &File) -> Result<(), std::io::Error> {
+        set_attributes(&self.job, file, &self.attributes, &self.path())?;
+        Ok(())
+    }
+
+    fn take_away(&self) {
+        if self.is_created.swap(false, Ordering::Relaxed)
+            && let Ok(dir) = self.place.fd()
+            && let Err(error) = unlink(&dir, self.written_name())
+        {
+            self.job.failed(&self.path(), error);
+        }
+    }
+}
+
+/// A file that was begun and not finished, because everything stops, does not stay.
+impl Drop for Target {
+    fn drop(&mut self) {
+        if !*self.is_done.get_mut() {
+            self.take_away();
+        }
+    }
+}
+
+/// Opens a file for reading, to make a copy of it.
+pub(super) fn open_source(dir: &OwnedFd, name: &[u8]) -> Result<File, std::io::Error> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(fs::openat(dir, name, flags, Mode::empty())?.into())
+}

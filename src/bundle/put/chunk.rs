@@ -1,0 +1,160 @@
+//! Cutting a stream of bytes into chunks whose boundaries depend on the content, so that equal stretches give equal chunks wherever
+//! they are.
+//!
+//! FastCDC in its 2020 form ("The Design of Fast Content-Defined Chunking for Data Deduplication Based Storage Systems", Xia et al.),
+//! normalization level 1. The three sizes are part of the format in so far as changing them ends deduplication with what is stored.
+
+use std::io::{self, Read};
+
+use fastcdc::v2020::FastCDC;
+
+use crate::block::MAX_PLAINTEXT_BYTES;
+
+/// Smallest chunk in bytes, except for the last of a stream.
+pub(super) const MIN_CHUNK_BYTES: usize = 256 << 10;
+/// Chunks have about this many bytes. Smaller ones would find more that is equal and cost more in everything else: a chunk is a
+/// block, and a block costs a record in the DHT.
+const AVERAGE_CHUNK_BYTES: usize = 1 << 20;
+/// Largest chunk in bytes: what fits one block.
+pub(super) const MAX_CHUNK_BYTES: usize = MAX_PLAINTEXT_BYTES;
+const BUFFER_BYTES: usize = 2 * MAX_CHUNK_BYTES;
+
+/// Room for reading ahead, to be used again for the next stream.
+pub(super) struct Buffer(Box<[u8]>);
+
+impl Buffer {
+    pub(super) fn new() -> Self {
+        Self(vec![0; BUFFER_BYTES].into())
+    }
+}
+
+/// Cuts what `input` gives.
+pub(super) struct Chunker<'b, R> {
+    input: R,
+    buffer: &'b mut [u8],
+    start: usize,
+    end: usize,
+    at_end: bool,
+}
+
+impl<'b, R: Read> Chunker<'b, R> {
+    pub(super) fn new(input: R, buffer: &'b mut Buffer) -> Self {
+        Self {
+            input,
+            buffer: &mut buffer.0,
+            start: 0,
+            end: 0,
+            at_end: false,
+        }
+    }
+
+    /// The next chunk; `None` at the end.
+    pub(super) fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        self.fill()?;
+        if self.start == self.end {
+            return Ok(None);
+        }
+        let window = &self.buffer[self.start..self.end];
+        let cdc = FastCDC::new(
+            window,
+            MIN_CHUNK_BYTES,
+            AVERAGE_CHUNK_BYTES,
+            MAX_CHUNK_BYTES,
+        );
+        let (_, cut) = cdc.cut(0, window.len());
+        let chunk = window[..cut].to_vec();
+        self.start += cut;
+        Ok(Some(chunk))
+    }
+
+    /// Has the longest possible chunk, or all that is left, in the buffer.
+    fn fill(&mut self) -> io::Result<()> {
+        if self.at_end || self.end - self.start >= MAX_CHUNK_BYTES {
+            return Ok(());
+        }
+        self.buffer.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        while self.end < self.buffer.len() {
+            match self.input.read(&mut self.buffer[self.end..]) {
+                Ok(0) => {
+                    self.at_end = true;
+                    break;
+                }
+                Ok(len) => self.end += len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn noise(len: usize, seed: u64) -> Vec<u8> {
+        let mut out = vec![0; len];
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&seed.to_le_bytes());
+        hasher.finalize_xof().fill(&mut out);
+        out
+    }
+
+    fn cut(input: impl Read) -> Vec<Vec<u8>> {
+        let mut buffer = Buffer::new();
+        let mut chunker = Chunker::new(input, &mut buffer);
+        std::iter::from_fn(|| chunker.next().expect("memory does not fail")).collect()
+    }
+
+    /// Gives a few bytes at a time.
+    struct Dribble<'a>(&'a [u8], usize);
+
+    impl Read for Dribble<'_> {
+        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            let len = self.0.len().min(self.1).min(out.len());
+            let (now, rest) = self.0.split_at(len);
+            out[..len].copy_from_slice(now);
+            self.0 = rest;
+            Ok(len)
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+        #[test]
+        fn chunks_join_to_the_whole_and_keep_their_limits(
+            len in 0usize..12 << 20,
+            step in 1000usize..1 << 20,
+            seed in any::<u64>(),
+        ) {
+            let data = noise(len, seed);
+            let chunks = cut(&data[..]);
+            prop_assert_eq!(chunks.concat(), &data[..]);
+            prop_assert!(chunks.iter().all(|chunk| chunk.len() <= MAX_CHUNK_BYTES));
+            prop_assert!(chunks.iter().rev().skip(1).all(|chunk| chunk.len() > MIN_CHUNK_BYTES));
+            // However the bytes arrive, the cuts are the same.
+            prop_assert_eq!(cut(Dribble(&data, step)), chunks);
+        }
+    }
+
+    #[test]
+    fn an_insertion_changes_few_chunks() {
+        let data = noise(32 << 20, 1);
+        let before = cut(&data[..]);
+        let mut changed = data;
+        changed.splice(10 << 20..10 << 20, [1, 2, 3]);
+        let after = cut(&changed[..]);
+        let new = after.iter().filter(|chunk| !before.contains(chunk)).count();
+        assert!(new <= 3, "{new} of {} chunks are new", after.len());
+    }
+
+    #[test]
+    fn zeros_give_the_largest_chunks() {
+        let chunks = cut(io::repeat(0).take(2 * MAX_CHUNK_BYTES as u64 + 1));
+        let lens: Vec<usize> = chunks.iter().map(Vec::len).collect();
+        assert_eq!(lens, [MAX_CHUNK_BYTES, MAX_CHUNK_BYTES, 1]);
+    }
+}

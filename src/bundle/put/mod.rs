@@ -1,0 +1,579 @@
+//! Putting: a file, a directory tree or a stream becomes a bundle.
+//!
+//! ```text
+//! walker ──items, in order──────────────────────────> assembler ──jobs──> sealers ──blocks──> collector -> sink, index
+//!    └──jobs──> readers (open, read, cut, hash, look up) ──┘   (packs, tree)   (compress, encrypt, hash)
+//! ```
+//!
+//! Walker, readers, assembler and sealers are threads of one blocking task; the collector is the caller's own future. The result
+//! depends on the tree, the context and what the index knows, never on timing. Memory is bounded whatever the input:
+//! [`PutOptions::max_in_flight_bytes`], plus the names of the directories that are open at the moment and a few bytes for each block
+//! and each hard-linked inode.
+//!
+//! The root block goes to the sink when everything else is there and is the last thing before the commit, so that a link always
+//! names a whole bundle.
+
+mod assemble;
+mod attributes;
+mod build;
+mod chunk;
+mod queue;
+mod read;
+mod seal;
+mod walk;
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+
+use bytes::{Buf, Bytes};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use self::assemble::{Assembled, Assembler, Failed};
+use self::queue::Queue;
+use self::read::{ReadJob, Reader};
+use self::seal::{Outgoing, Shared, StopOnDrop, seal_jobs};
+use self::walk::{DIRECTORY_FLAGS, Item, Walker};
+use super::codec::MAX_NODE_BYTES;
+use super::error::Error;
+use super::root::{Root, Totals, check_index_file, check_properties};
+use super::tree::{Content, Entry, File, check_name};
+use crate::block::{
+    self, Block, BlockSink, ChunkHash, ChunkIndex, Context, Link, MAX_BLOCK_BYTES, PutStats, Ref,
+};
+use crate::monitor::Monitor;
+
+/// Unreadable files that a report names one by one.
+pub const MAX_REPORTED: usize = 10_000;
+/// Memory for file content on its way, unless said otherwise.
+pub const DEFAULT_IN_FLIGHT_BYTES: usize = 48 << 20;
+/// Less than this does not keep a pipeline busy.
+const MIN_IN_FLIGHT_BYTES: usize = 16 << 20;
+/// Steps of the walk that wait for the assembler.
+const ITEMS_AHEAD: usize = 64;
+/// Jobs that wait for a reader.
+const READS_AHEAD: usize = 64;
+/// Most threads that read files; more only help where the file system is far away.
+const MAX_READERS: usize = 4;
+/// Most blocks and bytes in one call of the sink.
+const SINK_BLOCKS: usize = 16;
+const SINK_BYTES: usize = 8 << 20;
+/// A very long run is made durable each time this much was put: what a crash can cost.
+const COMMIT_BYTES: u64 = 4 << 30;
+/// What a stream is read in.
+const STREAM_BYTES: usize = 256 << 10;
+
+/// How to put.
+#[derive(Clone, Debug)]
+pub struct PutOptions {
+    /// Who shares deduplication.
+    pub context: Context,
+    /// Name of the bundle's root, in place of the file's or directory's own.
+    pub name: Option<Bytes>,
+    /// Path inside the tree of what to show first.
+    pub index_file: Option<Vec<u8>>,
+    /// Free attributes of the bundle.
+    pub properties: BTreeMap<String, Bytes>,
+    /// Leaves out what is mounted below the directory.
+    pub one_file_system: bool,
+    /// Memory for file content on its way.
+    pub max_in_flight_bytes: usize,
+}
+
+impl Default for PutOptions {
+    fn default() -> Self {
+        Self {
+            context: Context::public(),
+            name: None,
+            index_file: None,
+            properties: BTreeMap::new(),
+            one_file_system: false,
+            max_in_flight_bytes: DEFAULT_IN_FLIGHT_BYTES,
+        }
+    }
+}
+
+/// What a put did.
+#[derive(Clone, Debug)]
+pub struct PutReport {
+    /// Names and opens the bundle.
+    pub link: Link,
+    /// Regular files in it.
+    pub files: u64,
+    /// Everything in it that has a name.
+    pub entries: u64,
+    /// Bytes of content.
+    pub bytes: u64,
+    /// Distinct blocks of the bundle, its root block included; 0 when there were too many to count.
+    pub blocks: u64,
+    /// Blocks that were not in the sink before.
+    pub new_blocks: u64,
+    /// Their bytes.
+    pub new_bytes: u64,
+    /// What could not be read, or not as it should: the first [`MAX_REPORTED`].
+    pub unreadable: Vec<Unreadable>,
+    /// How many there are in all.
+    pub unreadable_total: u64,
+}
+
+/// A file or directory that could not be read, in full or in part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// Puts the file or directory at `path` (a symlink there is followed, none below it is).
+///
+/// # Errors
+/// [`Error::Io`] when `path` itself can't be read, [`Error::NotPuttable`] when it is neither file nor directory,
+/// [`Error::Unsuitable`], [`Error::Put`], [`Error::Cancelled`]. What can't be read below `path` is no error: see
+/// [`PutReport::unreadable`].
+///
+/// # Cancel safety
+/// Dropping the future or cancelling stops the threads soon. What the sink has stays there; a second put finds it.
+pub async fn put(
+    path: &Path,
+    options: PutOptions,
+    sink: Arc<dyn BlockSink>,
+    index: Arc<dyn ChunkIndex>,
+    monitor: Arc<dyn Monitor>,
+    cancel: CancellationToken,
+) -> Result<PutReport, Error> {
+    let path = path.to_owned();
+    let start = tokio::task::spawn_blocking(move || Start::at(&path))
+        .await
+        .map_err(|_| Error::Worker)??;
+    let stopped = CancellationToken::new();
+    run(start, options, sink, index, monitor, cancel, stopped).await
+}
+
+/// Puts what `reader` gives as one file called `name`, without time and owner: equal bytes under one name give equal links.
+///
+/// # Errors
+/// As [`put`]; [`Error::Io`] when the reader fails.
+///
+/// # Cancel safety
+/// As [`put`].
+pub async fn put_reader(
+    name: &[u8],
+    mut reader: impl AsyncRead + Send + Unpin,
+    options: PutOptions,
+    sink: Arc<dyn BlockSink>,
+    index: Arc<dyn ChunkIndex>,
+    monitor: Arc<dyn Monitor>,
+    cancel: CancellationToken,
+) -> Result<PutReport, Error> {
+    check_name(name).map_err(|what| Error::Unsuitable { what })?;
+    let (bytes, input) = mpsc::channel(4);
+    let start = Start::Stream {
+        name: Bytes::copy_from_slice(name),
+        input: StreamInput {
+            input,
+            now: Bytes::new(),
+            is_whole: false,
+        },
+    };
+    let stopped = CancellationToken::new();
+    let heard = stopped.clone();
+    let feed = async move {
+        loop {
+            let mut buffer = Vec::with_capacity(STREAM_BYTES);
+            let mut limited = (&mut reader).take(STREAM_BYTES as u64);
+            let read = tokio::select! {
+                read = limited.read_to_end(&mut buffer) => read,
+                // The put has failed and a thread may wait for more: it is told that nothing comes.
+                () = heard.cancelled() => return,
+            };
+            let message = match read {
+                Ok(0) => Ok(Bytes::new()),
+                Ok(_) => Ok(Bytes::from(buffer)),
+                Err(error) => Err(error),
+            };
+            let is_last = message.as_ref().map_or(true, Bytes::is_empty);
+            // Nobody listens any more: the put has failed and says why.
+            if bytes.send(message).await.is_err() || is_last {
+                return;
+            }
+        }
+    };
+    let run = run(start, options, sink, index, monitor, cancel, stopped);
+    tokio::pin!(feed, run);
+    tokio::select! {
+        result = &mut run => result,
+        () = &mut feed => run.await,
+    }
+}
+
+/// What is to be put.
+enum Start {
+    Directory {
+        fd: OwnedFd,
+        name: Vec<u8>,
+        path: PathBuf,
+    },
+    File {
+        parent: OwnedFd,
+        name: Vec<u8>,
+        path: PathBuf,
+        stat: Box<Stat>,
+    },
+    Stream {
+        name: Bytes,
+        input: StreamInput,
+    },
+}
+
+impl Start {
+    fn at(given: &Path) -> Result<Self, Error> {
+        use std::os::unix::ffi::OsStrExt;
+        let io = |source: io::Error| Error::io(given, source);
+        let path = given.canonicalize().map_err(io)?;
+        let name = path
+            .file_name()
+            .map(|name| name.as_bytes().to_vec())
+            .unwrap_or_default();
+        let stat = fs::stat(&path).map_err(|error| io(error.into()))?;
+        let directory = |path: &Path| {
+            fs::open(path, DIRECTORY_FLAGS, Mode::empty()).map_err(|error| io(error.into()))
+        };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => Ok(Self::Directory {
+                fd: directory(&path)?,
+                name,
+                path: given.to_owned(),
+            }),
+            FileType::RegularFile => {
+                let parent = directory(path.parent().unwrap_or(&path))?;
+                let stat = fs::statat(&parent, &name[..], AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(|error| io(error.into()))?;
+                // Says at once what would otherwise be said by a reader.
+                fs::openat(
+                    &parent,
+                    &name[..],
+                    OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )
+                .map_err(|error| io(error.into()))?;
+                Ok(Self::File {
+                    parent,
+                    name,
+                    path,
+                    stat: Box::new(stat),
+                })
+            }
+            _ => Err(Error::NotPuttable {
+                path: given.to_owned(),
+            }),
+        }
+    }
+}
+
+/// Bytes that an async reader gave, for a thread.
+struct StreamInput {
+    input: mpsc::Receiver<io::Result<Bytes>>,
+    now: Bytes,
+    /// The reader came to its end. Without that the put was dropped and what came so far is only a part.
+    is_whole: bool,
+}
+
+impl Read for StreamInput {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.now.is_empty() && !self.is_whole {
+            match self.input.blocking_recv() {
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Some(Err(error)) => return Err(error),
+                Some(Ok(bytes)) if bytes.is_empty() => self.is_whole = true,
+                Some(Ok(bytes)) => self.now = bytes,
+            }
+        }
+        let len = out.len().min(self.now.len());
+        self.now.copy_to_slice(&mut out[..len]);
+        Ok(len)
+    }
+}
+
+async fn run(
+    start: Start,
+    options: PutOptions,
+    sink: Arc<dyn BlockSink>,
+    index: Arc<dyn ChunkIndex>,
+    monitor: Arc<dyn Monitor>,
+    cancel: CancellationToken,
+    stopped: CancellationToken,
+) -> Result<PutReport, Error> {
+    if let Some(name) = &options.name {
+        check_name(name).map_err(|what| Error::Unsuitable { what })?;
+    }
+    let index_file = options.index_file.map(Bytes::from);
+    check_index_file(index_file.as_deref().unwrap_or_default())
+        .and_then(|()| check_properties(&options.properties))
+        .map_err(|what| Error::Unsuitable { what })?;
+    let in_flight = options.max_in_flight_bytes.max(MIN_IN_FLIGHT_BYTES);
+    // Half for blocks; a quarter for small files; the rest for what large files have in hand.
+    let blocks = in_flight / 2 / MAX_BLOCK_BYTES;
+    let shared = Arc::new(Shared::new(options.context, blocks, in_flight / 4));
+    let stop = StopOnDrop(shared.clone());
+    let (out, outgoing) = mpsc::channel(blocks);
+    let pipeline = Pipeline {
+        shared: shared.clone(),
+        index: index.clone(),
+        monitor: monitor.clone(),
+        one_file_system: options.one_file_system,
+        name: options.name,
+        index_file,
+        properties: options.properties,
+    };
+    let work = tokio::task::spawn_blocking(move || pipeline.run(start, &out));
+    let collector = Collector {
+        sink: sink.clone(),
+        index,
+        monitor,
+        stats: PutStats::default(),
+        index_failed: false,
+    };
+    let collected = tokio::select! {
+        collected = collector.run(outgoing) => collected,
+        () = cancel.cancelled() => Err(Error::Cancelled),
+    };
+    if collected.is_err() {
+        shared.stop();
+        stopped.cancel();
+    }
+    let made = work.await.map_err(|_| Error::Worker)?;
+    let stats = collected?;
+    let made = made?;
+    sink.commit().await?;
+    drop(stop);
+    Ok(PutReport {
+        link: made.link,
+        files: made.totals.files,
+        entries: made.totals.entries,
+        bytes: made.totals.bytes,
+        blocks: match made.totals.blocks {
+            0 if made.totals.bytes > 0 => 0,
+            below => below + 1,
+        },
+        new_blocks: stats.new_blocks,
+        new_bytes: stats.new_bytes,
+        unreadable: made.unreadable,
+        unreadable_total: made.unreadable_total,
+    })
+}
+
+/// The threads of one put.
+struct Pipeline {
+    shared: Arc<Shared>,
+    index: Arc<dyn ChunkIndex>,
+    monitor: Arc<dyn Monitor>,
+    one_file_system: bool,
+    name: Option<Bytes>,
+    index_file: Option<Bytes>,
+    properties: BTreeMap<String, Bytes>,
+}
+
+struct Made {
+    link: Link,
+    totals: Totals,
+    unreadable: Vec<Unreadable>,
+    unreadable_total: u64,
+}
+
+impl Pipeline {
+    fn run(self, start: Start, out: &mpsc::Sender<Outgoing>) -> Result<Made, Error> {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let shared = &*self.shared;
+        let jobs = Queue::new(READS_AHEAD);
+        let index_failed = AtomicBool::new(false);
+        let reader = Reader {
+            shared,
+            index: &*self.index,
+            monitor: &*self.monitor,
+            index_failed: &index_failed,
+        };
+        let assembled = thread::scope(|scope| {
+            // Whatever happens here, the others end.
+            let _stop = StopOnDrop(self.shared.clone());
+            let _close = CloseOnDrop(&jobs);
+            for _ in 0..cores.clamp(2, MAX_READERS) {
+                scope.spawn(|| reader.run(&jobs));
+            }
+            for _ in 0..cores {
+                scope.spawn(|| seal_jobs(shared, out));
+            }
+            let (items, received) = sync_channel(ITEMS_AHEAD);
+            let monitor = &*self.monitor;
+            let walker = Walker::new(shared, &jobs, items, monitor, self.one_file_system);
+            scope.spawn(|| walk(walker, start));
+            let assembled = Assembler::new(shared, monitor).run(&received)?;
+            self.root(assembled, out)
+        });
+        assembled.map_err(|failed| match failed {
+            Failed::Closed => Error::Cancelled,
+            Failed::Reader => Error::Worker,
+            Failed::Root(path, error) => Error::io(&path, error),
+        })
+    }
+
+    /// Seals the root block and sends it after everything else.
+    fn root(&self, tree: Assembled, out: &mpsc::Sender<Outgoing>) -> Result<Made, Failed> {
+        let mut entry = tree.entry;
+        if let Some(name) = &self.name {
+            entry.name = name.clone();
+        }
+        let root = Root {
+            entry,
+            totals: tree.totals,
+            index_file: self.index_file.clone(),
+            properties: self.properties.clone(),
+        };
+        let plaintext = root.encode(&assemble::resolve);
+        debug_assert!(plaintext.len() <= MAX_NODE_BYTES, "the limits add up");
+        let sealed = block::seal(&self.shared.context, &plaintext).map_err(|_| Failed::Reader)?;
+        let link = Link {
+            id: sealed.block.id(),
+            key: sealed.key,
+        };
+        let outgoing = Outgoing {
+            block: sealed.block,
+            index: Vec::new(),
+            permit: self.shared.permits.acquire(1)?,
+        };
+        out.blocking_send(outgoing).map_err(|_| Failed::Closed)?;
+        // The sink has it before the threads are told to end.
+        drop(self.shared.permits.acquire_all()?);
+        Ok(Made {
+            link,
+            totals: tree.totals,
+            unreadable: tree.unreadable,
+            unreadable_total: tree.unreadable_total,
+        })
+    }
+}
+
+struct CloseOnDrop<'a>(&'a Queue<ReadJob>);
+
+impl Drop for CloseOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+fn walk(walker: Walker<'_>, start: Start) {
+    // An error means that the work was stopped; the assembler knows.
+    let _ = match start {
+        Start::Directory { fd, name, path } => walker.directory(fd, &name, &path),
+        Start::File {
+            parent,
+            name,
+            path,
+            stat,
+        } => walker.file(parent, &name, &path, &stat),
+        Start::Stream { name, input } => {
+            let path = PathBuf::from(String::from_utf8_lossy(&name).into_owned());
+            let entry = Entry {
+                name,
+                mode: 0o644,
+                modified: None,
+                owner: None,
+                xattrs: Vec::new(),
+                content: Content::File(File {
+                    size: 0,
+                    extents: Vec::new(),
+                    link_group: None,
+                }),
+            };
+            let (out, pieces) = sync_channel(2);
+            walker
+                .items
+                .send(Item::Large(pieces, path))
+                .map_err(|_| queue::Closed)
+                .and_then(|()| {
+                    let job = ReadJob::Stream(Box::new(entry), Box::new(input), out);
+                    walker.jobs.push(job)
+                })
+        }
+    };
+}
+
+/// Brings sealed blocks to the sink, and what the index should know to the index.
+struct Collector {
+    sink: Arc<dyn BlockSink>,
+    index: Arc<dyn ChunkIndex>,
+    monitor: Arc<dyn Monitor>,
+    stats: PutStats,
+    index_failed: bool,
+}
+
+impl Collector {
+    async fn run(mut self, mut outgoing: mpsc::Receiver<Outgoing>) -> Result<PutStats, Error> {
+        let mut uncommitted = 0;
+        while let Some(first) = outgoing.recv().await {
+            let mut batch = vec![first];
+            let mut bytes = batch[0].block.bytes().len();
+            while batch.len() < SINK_BLOCKS
+                && bytes < SINK_BYTES
+                && let Ok(next) = outgoing.try_recv()
+            {
+                bytes += next.block.bytes().len();
+                batch.push(next);
+            }
+            let (mut blocks, mut entries, mut permits) = (Vec::new(), Vec::new(), Vec::new());
+            for Outgoing {
+                block,
+                index,
+                permit,
+            } in batch
+            {
+                blocks.push(block);
+                entries.extend(index);
+                permits.push(permit);
+            }
+            self.put(blocks).await?;
+            self.remember(entries).await?;
+            uncommitted += bytes as u64;
+            if uncommitted >= COMMIT_BYTES {
+                self.sink.commit().await?;
+                uncommitted = 0;
+            }
+            drop(permits);
+        }
+        Ok(self.stats)
+    }
+
+    async fn put(&mut self, blocks: Vec<Block>) -> Result<(), Error> {
+        let stats = self.sink.put(blocks).await?;
+        self.stats.new_blocks += stats.new_blocks;
+        self.stats.new_bytes += stats.new_bytes;
+        Ok(())
+    }
+
+    /// Tells the index. That it fails costs space in later runs, never data.
+    async fn remember(&mut self, entries: Vec<(ChunkHash, Ref)>) -> Result<(), Error> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let index = self.index.clone();
+        let result = tokio::task::spawn_blocking(move || index.insert(&entries))
+            .await
+            .map_err(|_| Error::Worker)?;
+        if let Err(error) = result
+            && !std::mem::replace(&mut self.index_failed, true)
+        {
+            self.monitor.warning(&format!(
+                "later runs will not find what this one stores: {error}"
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,492 @@
+//! The walker: one thread that goes through a directory tree in the order of name bytes and hands out what is to be read.
+//!
+//! It works on directory descriptors and never follows a symlink below the root. Small files are handed out in batches, so that their
+//! opening and reading runs in parallel; the order in which everything arrives at the assembler is the order of the walk.
+//!
+//! Memory: the names of the directories that are open now, and one number for each hard-linked inode.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use bytes::Bytes;
+use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::attributes;
+use super::queue::{Closed, Permit, Queue};
+use super::read::{Piece, ReadJob};
+use super::seal::{Handle, Shared};
+use crate::bundle::tree::{Content, Entry, MAX_DEPTH, check_name};
+use crate::monitor::Monitor;
+
+/// Files below this size are read whole and travel in packs.
+pub(super) const SMALL_FILE_BYTES: u64 = 512 << 10;
+/// A batch is full with this many bytes of files...
+const BATCH_BYTES: u64 = 1 << 20;
+/// ...or this many steps.
+const BATCH_STEPS: usize = 128;
+/// Directories that are kept open; those above are opened again when the walk comes back to them.
+const OPEN_DIRECTORIES: usize = 64;
+/// Hard-linked inodes whose content is remembered, so that further links are not read again.
+pub(super) const REMEMBERED_GROUPS: u32 = 1024;
+/// Pieces of a large file that are read ahead.
+const PIECES_AHEAD: usize = 2;
+
+/// An open directory and how it was reached.
+pub(super) struct Place {
+    pub(super) fd: OwnedFd,
+    pub(super) trail: Arc<Trail>,
+}
+
+/// A path as a chain of names: it costs nothing until somebody wants to see it.
+pub(super) struct Trail {
+    parent: Option<Arc<Trail>>,
+    name: PathBuf,
+}
+
+impl Trail {
+    pub(super) fn root(path: &Path) -> Arc<Self> {
+        Arc::new(Self {
+            parent: None,
+            name: path.to_owned(),
+        })
+    }
+
+    fn child(self: &Arc<Self>, name: &[u8]) -> Arc<Self> {
+        Arc::new(Self {
+            parent: Some(self.clone()),
+            name: path_of(name),
+        })
+    }
+
+    /// The path of this directory.
+    pub(super) fn path(&self) -> PathBuf {
+        let mut names = Vec::new();
+        let mut trail = Some(self);
+        while let Some(this) = trail {
+            names.push(this.name.clone());
+            trail = this.parent.as_deref();
+        }
+        names.into_iter().rev().collect()
+    }
+
+    /// The path of `name` in this directory.
+    pub(super) fn join(&self, name: &[u8]) -> PathBuf {
+        self.path().join(path_of(name))
+    }
+}
+
+fn path_of(name: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    PathBuf::from(std::ffi::OsStr::from_bytes(name))
+}
+
+/// A regular file that is to be read.
+pub(super) struct ToRead {
+    pub(super) place: Arc<Place>,
+    pub(super) name: Bytes,
+    pub(super) link_group: Option<u32>,
+    pub(super) maybe_sparse: bool,
+}
+
+/// What the walk comes to, in order.
+pub(super) enum Step {
+    /// A directory begins; its content is what follows up to its `Leave`.
+    Enter(Entry<Handle>),
+    Leave,
+    /// Something without content.
+    Ready(Entry<Handle>),
+    /// A small file that is still to be read.
+    Small(ToRead),
+    /// A small file that was read. Its hash, and where it is stored if it is.
+    Read(Box<super::read::SmallFile>),
+    /// A further link to a file that came before.
+    Again {
+        entry: Entry<Handle>,
+        link_group: u32,
+        path: PathBuf,
+    },
+    /// Could not be read, in full or in part.
+    Unreadable {
+        path: PathBuf,
+        error: io::Error,
+    },
+}
+
+/// What the assembler gets, in order.
+pub(super) enum Item {
+    Steps(Receiver<Vec<Step>>, Option<Permit>),
+    /// A large file in pieces.
+    Large(Receiver<Piece>, PathBuf),
+}
+
+/// Where the walker's findings go.
+pub(super) struct Walker<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) jobs: &'a Queue<ReadJob>,
+    pub(super) items: SyncSender<Item>,
+    pub(super) monitor: &'a dyn Monitor,
+    pub(super) one_file_system: bool,
+    batch: Vec<Step>,
+    batch_bytes: u64,
+    groups: HashMap<(u64, u64), u32>,
+    frames: Vec<Frame>,
+}
+
+/// A directory that the walk is in.
+struct Frame {
+    names: Names,
+    place: Option<Arc<Place>>,
+    trail: Arc<Trail>,
+    name: Bytes,
+    device: u64,
+    inode: u64,
+}
+
+/// Names of one directory, sorted, in little memory.
+#[derive(Default)]
+struct Names {
+    bytes: Vec<u8>,
+    spans: Vec<(u32, u16)>,
+    next: usize,
+}
+
+impl Names {
+    fn read(fd: &OwnedFd) -> Result<Self, Errno> {
+        let mut names = Self::default();
+        for entry in Dir::read_from(fd)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            // Names that no tree may hold: `.` and `..`, and what no file system gives.
+            if check_name(name).is_err() {
+                continue;
+            }
+            let start = u32::try_from(names.bytes.len()).map_err(|_| Errno::OVERFLOW)?;
+            names.bytes.extend_from_slice(name);
+            names.spans.push((start, name.len() as u16));
+        }
+        let Self { bytes, spans, .. } = &mut names;
+        spans.sort_unstable_by(|a, b| span(bytes, *a).cmp(span(bytes, *b)));
+        Ok(names)
+    }
+
+    fn next(&mut self) -> Option<Bytes> {
+        let at = *self.spans.get(self.next)?;
+        self.next += 1;
+        Some(Bytes::copy_from_slice(span(&self.bytes, at)))
+    }
+}
+
+fn span(bytes: &[u8], (start, len): (u32, u16)) -> &[u8] {
+    &bytes[start as usize..start as usize + len as usize]
+}
+
+pub(super) const DIRECTORY_FLAGS: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+impl<'a> Walker<'a> {
+    pub(super) fn new(
+        shared: &'a Shared,
+        jobs: &'a Queue<ReadJob>,
+        items: SyncSender<Item>,
+        monitor: &'a dyn Monitor,
+        one_file_system: bool,
+    ) -> Self {
+        Self {
+            shared,
+            jobs,
+            items,
+            monitor,
+            one_file_system,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            groups: HashMap::new(),
+            frames: Vec::new(),
+        }
+    }
+
+    /// Walks the tree below the directory `fd`.
+    pub(super) fn directory(mut self, fd: OwnedFd, name: &[u8], path: &Path) -> Result<(), Closed> {
+        let trail = Trail::root(path);
+        let name = Bytes::copy_from_slice(name);
+        self.enter(fd, name, trail)?;
+        while let Some(frame) = self.frames.last_mut() {
+            self.shared.check()?;
+            match frame.names.next() {
+                Some(name) => self.visit(name)?,
+                None => {
+                    self.frames.pop();
+                    self.step(Step::Leave, 0)?;
+                    self.reopen()?;
+                }
+            }
+        }
+        self.flush()
+    }
+
+    /// Hands out one regular file.
+    pub(super) fn file(
+        mut self,
+        parent: OwnedFd,
+        name: &[u8],
+        path: &Path,
+        stat: &Stat,
+    ) -> Result<(), Closed> {
+        let place = Arc::new(Place {
+            fd: parent,
+            trail: Trail::root(path.parent().unwrap_or(path)),
+        });
+        self.regular(&place, Bytes::copy_from_slice(name), stat, None)?;
+        self.flush()
+    }
+
+    fn enter(&mut self, fd: OwnedFd, name: Bytes, trail: Arc<Trail>) -> Result<(), Closed> {
+        let path = || trail.path();
+        let stat = match fs::fstat(&fd) {
+            Ok(stat) => stat,
+            Err(error) => return self.unreadable(path(), error),
+        };
+        let mut entry = attributes::entry(&name, &stat, attributes::no_entries());
+        let (xattrs, left_out) = attributes::xattrs(&fd);
+        entry.xattrs = xattrs;
+        self.step(Step::Enter(entry), 0)?;
+        if left_out {
+            let error = io::Error::other("some of its extended attributes are too large to keep");
+            self.unreadable(path(), error)?;
+        }
+        let names = match Names::read(&fd) {
+            Ok(names) => names,
+            Err(error) => {
+                self.unreadable(path(), error)?;
+                Names::default()
+            }
+        };
+        let place = Arc::new(Place {
+            fd,
+            trail: trail.clone(),
+        });
+        self.frames.push(Frame {
+            names,
+            place: Some(place),
+            trail,
+            name,
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+        });
+        // The root stays open: everything is found again from there.
+        if let Some(far) = self.frames.len().checked_sub(OPEN_DIRECTORIES)
+            && far > 0
+            && let Some(frame) = self.frames.get_mut(far)
+        {
+            frame.place = None;
+        }
+        Ok(())
+    }
+
+    /// Opens the innermost directory again if it was closed to save descriptors.
+    fn reopen(&mut self) -> Result<(), Closed> {
+        let Some(last) = self.frames.len().checked_sub(1) else {
+            return Ok(());
+        };
+        let Some(open) = (0..=last).rev().find(|at| self.frames[*at].place.is_some()) else {
+            return Err(Closed);
+        };
+        for at in open + 1..=last {
+            let parent = self.frames[at - 1].place.clone().ok_or(Closed)?;
+            let frame = &self.frames[at];
+            let again = fs::openat(&parent.fd, &frame.name[..], DIRECTORY_FLAGS, Mode::empty())
+                .and_then(|fd| {
+                    let stat = fs::fstat(&fd)?;
+                    // Another directory under the same name is not the one that was being walked.
+                    if (stat.st_dev as u64, stat.st_ino as u64) != (frame.device, frame.inode) {
+                        return Err(Errno::NOENT);
+                    }
+                    Ok(fd)
+                });
+            match again {
+                Ok(fd) => {
+                    let trail = frame.trail.clone();
+                    self.frames[at].place = Some(Arc::new(Place { fd, trail }));
+                }
+                Err(error) => {
+                    // What is left of it and of those inside can't be read: they end here.
+                    let path = frame.trail.path();
+                    self.unreadable(path, error)?;
+                    for frame in self.frames.drain(at..).rev().collect::<Vec<_>>() {
+                        drop(frame);
+                        self.step(Step::Leave, 0)?;
+                    }
+                    return Ok(());
+                }
+            }
+            // Only the innermost is needed: the ones between are closed again.
+            if at > open + 1 && at - 1 > 0 && last - (at - 1) >= OPEN_DIRECTORIES / 2 {
+                self.frames[at - 1].place = None;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit(&mut self, name: Bytes) -> Result<(), Closed> {
+        let (place, device) = match self.frames.last() {
+            Some(Frame {
+                place: Some(place),
+                device,
+                ..
+            }) => (place.clone(), *device),
+            _ => return Err(Closed),
+        };
+        let stat = match fs::statat(&place.fd, &name[..], AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(error) => return self.unreadable(place.trail.join(&name), error),
+        };
+        let simple = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => return self.subdirectory(&place, name, &stat, device),
+            FileType::RegularFile => return self.linked(&place, name, &stat),
+            FileType::Symlink => match fs::readlinkat(&place.fd, &name[..], Vec::new()) {
+                Ok(target) => Content::Symlink(Bytes::from(target.into_bytes())),
+                Err(error) => return self.unreadable(place.trail.join(&name), error),
+            },
+            FileType::Fifo => Content::Fifo,
+            FileType::CharacterDevice => attributes::device(&stat, false),
+            FileType::BlockDevice => attributes::device(&stat, true),
+            FileType::Socket | FileType::Unknown => {
+                let path = place.trail.join(&name);
+                self.monitor
+                    .warning(&format!("{} is left out: a socket", path.display()));
+                return Ok(());
+            }
+        };
+        let entry = attributes::entry(&name, &stat, simple);
+        self.step(Step::Ready(entry), 0)
+    }
+
+    fn subdirectory(
+        &mut self,
+        place: &Place,
+        name: Bytes,
+        stat: &Stat,
+        device: u64,
+    ) -> Result<(), Closed> {
+        let is_mount = stat.st_dev as u64 != device;
+        let opened = if self.frames.len() >= MAX_DEPTH {
+            Some(Err(Errno::NAMETOOLONG))
+        } else if is_mount && self.one_file_system {
+            None
+        } else {
+            Some(fs::openat(
+                &place.fd,
+                &name[..],
+                DIRECTORY_FLAGS,
+                Mode::empty(),
+            ))
+        };
+        if let Some(Ok(fd)) = opened {
+            return self.enter(fd, name.clone(), place.trail.child(&name));
+        }
+        // The directory itself is kept, and nothing of what is in it.
+        let entry = attributes::entry(&name, stat, attributes::no_entries());
+        self.step(Step::Enter(entry), 0)?;
+        self.step(Step::Leave, 0)?;
+        match opened {
+            Some(Err(error)) => self.unreadable(place.trail.join(&name), error),
+            _ => Ok(()),
+        }
+    }
+
+    /// A regular file that may have other names.
+    fn linked(&mut self, place: &Arc<Place>, name: Bytes, stat: &Stat) -> Result<(), Closed> {
+        if stat.st_nlink <= 1 {
+            return self.regular(place, name, stat, None);
+        }
+        let latest = self.groups.len() as u32;
+        let inode = (stat.st_dev as u64, stat.st_ino as u64);
+        match self.groups.get(&inode) {
+            Some(&group) if group + REMEMBERED_GROUPS > latest => {
+                let content = attributes::no_bytes(Some(group));
+                let path = place.trail.join(&name);
+                let entry = attributes::entry(&name, stat, content);
+                let again = Step::Again {
+                    entry,
+                    link_group: group,
+                    path,
+                };
+                self.step(again, 0)
+            }
+            Some(&group) => self.regular(place, name, stat, Some(group)),
+            None => {
+                let group = latest + 1;
+                self.groups.insert(inode, group);
+                self.regular(place, name, stat, Some(group))
+            }
+        }
+    }
+
+    fn regular(
+        &mut self,
+        place: &Arc<Place>,
+        name: Bytes,
+        stat: &Stat,
+        link_group: Option<u32>,
+    ) -> Result<(), Closed> {
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        // st_blocks counts units of 512 bytes.
+        let maybe_sparse = (stat.st_blocks as u64).saturating_mul(512) < size;
+        let file = ToRead {
+            place: place.clone(),
+            name,
+            link_group,
+            maybe_sparse,
+        };
+        if size < SMALL_FILE_BYTES && !maybe_sparse {
+            return self.step(Step::Small(file), size);
+        }
+        self.flush()?;
+        let path = file.place.trail.join(&file.name);
+        let (out, pieces) = sync_channel(PIECES_AHEAD);
+        // The assembler hears of it first: it takes the pieces in order.
+        self.send(Item::Large(pieces, path))?;
+        self.jobs.push(ReadJob::Large(file, out))
+    }
+
+    fn unreadable(&mut self, path: PathBuf, error: impl Into<io::Error>) -> Result<(), Closed> {
+        let error = error.into();
+        self.step(Step::Unreadable { path, error }, 0)
+    }
+
+    fn step(&mut self, step: Step, bytes: u64) -> Result<(), Closed> {
+        self.batch.push(step);
+        self.batch_bytes += bytes;
+        if self.batch_bytes >= BATCH_BYTES || self.batch.len() >= BATCH_STEPS {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Hands the batch out. Memory for its files is taken in the order of the walk, so that the oldest batch always has what it needs.
+    fn flush(&mut self) -> Result<(), Closed> {
+        let steps = std::mem::take(&mut self.batch);
+        let bytes = std::mem::take(&mut self.batch_bytes);
+        if steps.is_empty() {
+            return Ok(());
+        }
+        let permit = self.shared.read_budget.acquire(bytes as usize)?;
+        let (out, read) = sync_channel(1);
+        self.send(Item::Steps(read, Some(permit)))?;
+        if steps.iter().any(|step| matches!(step, Step::Small(_))) {
+            self.jobs.push(ReadJob::Steps(steps, out))
+        } else {
+            out.send(steps).map_err(|_| Closed)
+        }
+    }
+
+    fn send(&self, item: Item) -> Result<(), Closed> {
+        self.items.send(item).map_err(|_| Closed)
+    }
+}
