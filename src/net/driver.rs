@@ -16,7 +16,7 @@ use super::error::Error;
 use super::exchange::Permits;
 use super::providers::WriterThread;
 use super::switchboard::{Command, Rooms, RoomsEvent, Switchboard};
-use super::transport::Tasks;
+use super::transport::{Tasks, check_free};
 
 /// How long a listener may take to name its address.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +32,7 @@ pub(super) struct Driver {
     pub(super) permits: std::sync::Arc<Permits>,
     pub(super) tasks: Tasks,
     pub(super) records: WriterThread,
+    pub(super) listeners: Vec<ListenerId>,
 }
 
 impl Driver {
@@ -39,6 +40,10 @@ impl Driver {
     pub(super) async fn listen(&mut self, addresses: &[Multiaddr]) -> Result<(), Error> {
         let mut missing: Vec<(ListenerId, &Multiaddr)> = Vec::new();
         for address in addresses {
+            check_free(address).map_err(|source| Error::Listen {
+                address: address.clone(),
+                source,
+            })?;
             let id = self.swarm.listen_on(address.clone()).map_err(|error| {
                 let address = address.clone();
                 match error {
@@ -46,6 +51,7 @@ impl Driver {
                     TransportError::Other(source) => Error::Listen { address, source },
                 }
             })?;
+            self.listeners.push(id);
             missing.push((id, address));
         }
         while let Some((_, address)) = missing.first() {
@@ -123,9 +129,13 @@ impl Driver {
     }
 
     /// Nobody gets a permit any more, listeners and connections close, what is to be written is written.
-    async fn end(self) {
+    pub(super) async fn end(mut self) {
         self.permits.close();
         drop(self.commands);
+        for listener in self.listeners {
+            // A listener in memory keeps its place in the process when it is merely dropped.
+            self.swarm.remove_listener(listener);
+        }
         drop(self.swarm);
         if timeout(END_TIMEOUT, self.tasks.join()).await.is_err() {
             tracing::warn!("some connections did not close in time");

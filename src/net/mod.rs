@@ -114,8 +114,12 @@ impl Net {
             permits: permits.clone(),
             tasks,
             records,
+            listeners: Vec::new(),
         };
-        driver.listen(&config.listen).await?;
+        if let Err(error) = driver.listen(&config.listen).await {
+            driver.end().await;
+            return Err(error);
+        }
         let searches = Arc::new(Semaphore::new(config.limits.searches));
         let shared = Shared {
             local,

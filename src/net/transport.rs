@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{
-    Boxed, DialOpts, ListenerId, MemoryTransport, TransportError, TransportEvent,
+    Boxed, DialOpts, ListenerId, MemoryTransport, PortUse, TransportError, TransportEvent,
 };
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
@@ -53,12 +53,21 @@ pub(super) fn sockets(key: &Keypair) -> Result<Connection, noise::Error> {
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(key)?)
         .multiplex(muxer())
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed();
     let quic = quic::tokio::Transport::new(quic::Config::new(key))
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
         .boxed();
+    let tcp = Near {
+        inner: tcp,
+        delay: Duration::ZERO,
+    };
+    let quic = Near {
+        inner: quic,
+        delay: QUIC_DELAY,
+    };
     let both = tcp
-        .or_transport(LateQuic(quic))
+        .or_transport(quic)
         .map(|either, _| either.into_inner())
         .boxed();
     // Reading the configuration takes the transport along when it fails, so try it on a stand-in first.
@@ -74,10 +83,13 @@ pub(super) fn sockets(key: &Keypair) -> Result<Connection, noise::Error> {
     Ok(TransportTimeout::new(transport, CONNECT_TIMEOUT).boxed())
 }
 
-/// QUIC that starts a little later on near paths, so that TCP wins where both work.
-struct LateQuic(Connection);
+/// A transport whose dials on near paths (this machine, this network) are adapted to them.
+struct Near {
+    inner: Connection,
+    delay: Duration,
+}
 
-impl Transport for LateQuic {
+impl Transport for Near {
     type Output = (PeerId, StreamMuxerBox);
     type Error = io::Error;
     type ListenerUpgrade = <Connection as Transport>::ListenerUpgrade;
@@ -88,24 +100,30 @@ impl Transport for LateQuic {
         id: ListenerId,
         address: Multiaddr,
     ) -> Result<(), TransportError<io::Error>> {
-        self.0.listen_on(id, address)
+        self.inner.listen_on(id, address)
     }
 
     fn remove_listener(&mut self, id: ListenerId) -> bool {
-        self.0.remove_listener(id)
+        self.inner.remove_listener(id)
     }
 
     fn dial(
         &mut self,
         address: Multiaddr,
-        opts: DialOpts,
+        mut opts: DialOpts,
     ) -> Result<Self::Dial, TransportError<io::Error>> {
-        let near = address::is_near(&address);
-        let dial = self.0.dial(address, opts)?;
+        if !address::is_near(&address) {
+            return self.inner.dial(address, opts);
+        }
+        if !address::is_quic(&address) {
+            // Dialling from the listening port helps through NATs. Here there is none, and two peers that dial each other from
+            // their listening ports at the same moment meet in one TCP connection with two initiators, which fails.
+            opts.port_use = PortUse::New;
+        }
+        let delay = self.delay;
+        let dial = self.inner.dial(address, opts)?;
         Ok(async move {
-            if near {
-                tokio::time::sleep(QUIC_DELAY).await;
-            }
+            tokio::time::sleep(delay).await;
             dial.await
         }
         .boxed())
@@ -115,7 +133,16 @@ impl Transport for LateQuic {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
-        Pin::new(&mut self.0).poll(cx)
+        Pin::new(&mut self.inner).poll(cx)
+    }
+}
+
+/// Fails when another program listens on a TCP address. The listener itself would not notice another one of the same user: it
+/// shares its port, so that outgoing connections can come from it.
+pub(super) fn check_free(address: &Multiaddr) -> io::Result<()> {
+    match address::tcp(address) {
+        Some(address) if address.port() != 0 => std::net::TcpListener::bind(address).map(drop),
+        _ => Ok(()),
     }
 }
 

@@ -76,7 +76,7 @@ mod tests {
         let third = permits.acquire(b).await;
         assert!(permits.acquire(c).now_or_never().is_none(), "total bound");
         drop((first, second, third));
-        let again = permits.acquire(c).await;
+        let again = permits.acquire(PeerId::random()).await;
         assert!(again.is_some());
         assert_eq!(permits.peers.lock().expect("not poisoned").len(), 1);
         permits.close();

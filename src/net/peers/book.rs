@@ -255,6 +255,7 @@ impl Book {
                 protocols: entry.protocols.clone(),
                 rtt: entry.rtt,
                 connected_since: link.filter(|_| entry.identified).map(|link| link.since),
+                connections: entry.links.len(),
                 direction: link.map(|link| link.direction),
                 bytes_in: entry.bytes_in,
                 bytes_out: entry.bytes_out,

@@ -6,7 +6,6 @@
 //! - The first few connections are kept when idle, so that a small mesh stays together; others close after the idle time.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,18 +13,16 @@ use std::time::Duration;
 
 use libp2p::PeerId;
 use libp2p::core::transport::PortUse;
-use libp2p::core::upgrade::DeniedUpgrade;
 use libp2p::core::{ConnectedPoint, Endpoint, Multiaddr};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::handler::ConnectionEvent;
 use libp2p::swarm::{
-    CloseConnection, ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId,
-    DialError, FromSwarm, NetworkBehaviour, NotifyHandler, SubstreamProtocol, THandler,
-    THandlerInEvent, THandlerOutEvent, ToSwarm,
+    CloseConnection, ConnectionDenied, ConnectionId, DialError, FromSwarm, NetworkBehaviour,
+    NotifyHandler, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use tokio::time::{Instant, Sleep};
 
 use super::book::{Book, Link, surplus};
+use super::keep::{Keep, KeepHandler};
 use super::{Connected, Direction, Error, Misbehaviour, Source, Target};
 use crate::net::address::{peer_of, without_peer};
 use crate::time::Clock;
@@ -596,46 +593,6 @@ impl NetworkBehaviour for Keeper {
                 Poll::Pending => return Poll::Pending,
             }
         }
-    }
-}
-
-/// Tells a connection that it is to be kept when idle.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Keep;
-
-/// Does nothing but keep its connection, if told to.
-#[derive(Default)]
-pub(crate) struct KeepHandler {
-    keep: bool,
-}
-
-impl ConnectionHandler for KeepHandler {
-    type FromBehaviour = Keep;
-    type ToBehaviour = Infallible;
-    type InboundProtocol = DeniedUpgrade;
-    type OutboundProtocol = DeniedUpgrade;
-    type InboundOpenInfo = ();
-    type OutboundOpenInfo = ();
-
-    fn listen_protocol(&self) -> SubstreamProtocol<DeniedUpgrade> {
-        SubstreamProtocol::new(DeniedUpgrade, ())
-    }
-
-    fn connection_keep_alive(&self) -> bool {
-        self.keep
-    }
-
-    fn on_behaviour_event(&mut self, _: Keep) {
-        self.keep = true;
-    }
-
-    fn on_connection_event(&mut self, _: ConnectionEvent<'_, DeniedUpgrade, DeniedUpgrade>) {}
-
-    fn poll(
-        &mut self,
-        _: &mut Context<'_>,
-    ) -> Poll<ConnectionHandlerEvent<DeniedUpgrade, (), Infallible>> {
-        Poll::Pending
     }
 }
 

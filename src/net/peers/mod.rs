@@ -11,6 +11,7 @@
 
 mod behaviour;
 mod book;
+mod keep;
 mod keeper;
 
 use std::sync::Arc;
@@ -109,6 +110,8 @@ pub struct PeerInfo {
     pub rtt: Option<Duration>,
     /// Since when it is connected, if it is.
     pub connected_since: Option<Timestamp>,
+    /// Connections with it: more than one only for a moment.
+    pub connections: usize,
     /// Who made the connection, if there is one.
     pub direction: Option<Direction>,
     /// Bytes of blocks received from it.

@@ -12,7 +12,7 @@ mod announce;
 mod behaviour;
 mod ledger;
 mod record_store;
-mod shelf;
+pub(crate) mod shelf;
 mod stored;
 mod sweep;
 
@@ -29,8 +29,6 @@ use super::switchboard::Mailbox;
 pub(super) use behaviour::{Behaviour, Event};
 pub(super) use ledger::WriterThread;
 pub use record_store::{MAX_KEY_BYTES, MAX_VALUE_BYTES, PROVIDER_TTL};
-#[cfg(test)]
-pub(crate) use shelf::conformance as shelf_conformance;
 pub use shelf::{MemoryShelf, RecordShelf, ShelfError};
 
 /// Most providers that one search gives.

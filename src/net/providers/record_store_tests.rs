@@ -1,1 +1,343 @@
+use super::*;
+use crate::net::providers::ledger::MAX_WAITING_WRITES;
+use crate::net::providers::shelf::{MemoryShelf, ShelfError};
+use crate::net::providers::stored::MAX_ADDRESSES;
+use crate::time::ManualClock;
+use libp2p::Multiaddr;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+const BOUNDS: Bounds = Bounds {
+    providers_per_key: 3,
+    providers_per_peer: 5,
+    providers: 12,
+    values: 4,
+};
+
+struct Fixture {
+    store: ShelfStore,
+    thread: WriterThread,
+    clock: Arc<ManualClock>,
+    local: PeerId,
+}
+
+fn open(shelf: &Arc<MemoryShelf>, clock: &Arc<ManualClock>, local: PeerId) -> Fixture {
+    let (store, thread) =
+        ShelfStore::open(local, shelf.clone(), clock.clone(), BOUNDS).expect("threads start");
+    Fixture {
+        store,
+        thread,
+        clock: clock.clone(),
+        local,
+    }
+}
+
+fn fixture() -> (Fixture, Arc<MemoryShelf>) {
+    let shelf = Arc::new(MemoryShelf::new());
+    let clock = Arc::new(ManualClock::default());
+    clock.advance(Duration::from_secs(1_000_000));
+    (open(&shelf, &clock, PeerId::random()), shelf)
+}
+
+impl Fixture {
+    /// Writes everything that waits and opens the same shelf again.
+    fn reopen(self, shelf: &Arc<MemoryShelf>) -> Self {
+        drop(self.store);
+        self.thread.join();
+        open(shelf, &self.clock, self.local)
+    }
+
+    fn providers(&self, of: &RecordKey) -> Vec<PeerId> {
+        let records = self.store.providers(of);
+        records.into_iter().map(|record| record.provider).collect()
+    }
+}
+
+fn key(n: u8) -> RecordKey {
+    RecordKey::from(vec![n; 50])
+}
+
+fn address() -> Multiaddr {
+    "/ip4/10.0.0.1/tcp/4001".parse().expect("an address")
+}
+
+fn provider(n: u8, peer: PeerId) -> ProviderRecord {
+    ProviderRecord::new(key(n), peer, vec![address()])
+}
+
+#[test]
+fn what_is_announced_is_found_also_after_reopening() {
+    let (mut fixture, shelf) = fixture();
+    let peer = PeerId::random();
+    fixture.store.add_provider(provider(1, peer)).expect("room");
+    fixture
+        .store
+        .add_provider(provider(2, fixture.local))
+        .expect("room");
+    for _ in 0..2 {
+        let found = fixture.store.providers(&key(1));
+        assert_eq!((found.len(), found[0].provider), (1, peer));
+        assert_eq!(found[0].addresses, [address()]);
+        assert!(found[0].expires.is_some());
+        let own = fixture.store.providers(&key(2));
+        assert_eq!((own.len(), own[0].provider), (1, fixture.local));
+        assert!(own[0].addresses.is_empty(), "those of the moment are used");
+        assert_eq!(fixture.store.provided().count(), 1);
+        fixture = fixture.reopen(&shelf);
+    }
+    fixture.store.remove_provider(&key(1), &peer);
+    let local = fixture.local;
+    fixture.store.remove_provider(&key(2), &local);
+    let fixture = fixture.reopen(&shelf);
+    assert!(fixture.providers(&key(1)).is_empty() && fixture.providers(&key(2)).is_empty());
+    assert_eq!(fixture.store.provided().count(), 0);
+}
+
+#[test]
+fn announcements_expire_unless_repeated() {
+    let (mut fixture, shelf) = fixture();
+    let (early, late) = (PeerId::random(), PeerId::random());
+    fixture
+        .store
+        .add_provider(provider(1, early))
+        .expect("room");
+    fixture.store.add_provider(provider(1, late)).expect("room");
+    fixture
+        .store
+        .add_provider(provider(1, fixture.local))
+        .expect("room");
+    fixture.clock.advance(PROVIDER_TTL - Duration::from_secs(1));
+    assert_eq!(fixture.providers(&key(1)).len(), 3);
+    fixture.store.add_provider(provider(1, late)).expect("room");
+    fixture.clock.advance(Duration::from_secs(2));
+    assert_eq!(fixture.providers(&key(1)), [late]);
+    fixture.clock.advance(PROVIDER_TTL);
+    assert!(fixture.providers(&key(1)).is_empty());
+    // The round over everything at the start takes what has expired off the shelf.
+    let fixture = fixture.reopen(&shelf).reopen(&shelf);
+    assert!(fixture.store.writer.all(PROVIDERS).is_empty());
+    assert!(fixture.store.writer.all(OWN).is_empty());
+}
+
+#[test]
+fn a_key_keeps_the_nearest_providers() {
+    let (mut fixture, _) = fixture();
+    let mut peers: Vec<PeerId> = (0..9).map(|_| PeerId::random()).collect();
+    for peer in &peers {
+        let _ = fixture.store.add_provider(provider(1, *peer));
+    }
+    let target = KBucketKey::new(key(1).to_vec());
+    peers.sort_by_key(|peer| KBucketKey::from(*peer).distance(&target));
+    let mut kept = fixture.providers(&key(1));
+    kept.sort_by_key(|peer| KBucketKey::from(*peer).distance(&target));
+    assert_eq!(kept, peers[..BOUNDS.providers_per_key]);
+}
+
+#[test]
+fn bounds_hold_for_each_peer_and_in_all_and_after_reopening() {
+    let (mut fixture, shelf) = fixture();
+    let peers: Vec<PeerId> = (0..3).map(|_| PeerId::random()).collect();
+    for n in 0..5 {
+        fixture
+            .store
+            .add_provider(provider(n, peers[0]))
+            .expect("room");
+    }
+    for _ in 0..2 {
+        let over = fixture.store.add_provider(provider(5, peers[0]));
+        assert!(matches!(over, Err(Error::MaxProvidedKeys)), "{over:?}");
+        // Repeating one is always possible.
+        fixture
+            .store
+            .add_provider(provider(4, peers[0]))
+            .expect("known");
+        fixture = fixture.reopen(&shelf);
+        wait_until_counted(&fixture, 5);
+    }
+    for n in 10..17 {
+        let peer = peers[1 + usize::from(n % 2)];
+        fixture.store.add_provider(provider(n, peer)).expect("room");
+    }
+    let over = fixture.store.add_provider(provider(20, PeerId::random()));
+    assert!(matches!(over, Err(Error::MaxProvidedKeys)), "{over:?}");
+    // The node's own keys are not bounded by what others announce.
+    fixture
+        .store
+        .add_provider(provider(20, fixture.local))
+        .expect("own");
+    fixture.store.remove_provider(&key(0), &peers[0]);
+    fixture
+        .store
+        .add_provider(provider(20, PeerId::random()))
+        .expect("one has gone");
+}
+
+/// The thread counts what is stored before it writes: once a write has gone through, everything is counted.
+fn wait_until_counted(fixture: &Fixture, providers: i64) {
+    while fixture.store.writer.ledger.counts().providers < providers {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn keys_addresses_and_values_are_bounded() {
+    let (mut fixture, _) = fixture();
+    let long = RecordKey::from(vec![0; MAX_KEY_BYTES + 1]);
+    let record = ProviderRecord::new(long.clone(), PeerId::random(), vec![]);
+    assert!(fixture.store.add_provider(record).is_err());
+    let longest = RecordKey::from(vec![0; MAX_KEY_BYTES]);
+    let many = vec![address(); MAX_ADDRESSES + 4];
+    let record = ProviderRecord::new(longest.clone(), PeerId::random(), many);
+    fixture.store.add_provider(record).expect("just fits");
+    let found = fixture.store.providers(&longest);
+    assert_eq!(found[0].addresses.len(), MAX_ADDRESSES);
+
+    let value = |n, len| Record::new(key(n), vec![7; len]);
+    assert!(fixture.store.put(value(0, MAX_VALUE_BYTES + 1)).is_err());
+    assert!(fixture.store.put(Record::new(long, vec![1])).is_err());
+    for n in 0..4 {
+        fixture.store.put(value(n, MAX_VALUE_BYTES)).expect("room");
+    }
+    let over = fixture.store.put(value(4, 1));
+    assert!(matches!(over, Err(Error::MaxRecords)), "{over:?}");
+    fixture.store.put(value(3, 1)).expect("it replaces one");
+    fixture.store.remove(&key(2));
+    fixture.store.put(value(4, 1)).expect("one has gone");
+}
+
+#[test]
+fn values_are_kept_until_they_expire() {
+    let (mut fixture, shelf) = fixture();
+    let mut record = Record::new(key(1), b"head".to_vec());
+    record.publisher = Some(PeerId::random());
+    record.expires = Some(Instant::now() + Duration::from_secs(3600));
+    fixture.store.put(record.clone()).expect("room");
+    fixture
+        .store
+        .put(Record::new(key(2), b"for ever".to_vec()))
+        .expect("room");
+    let mut fixture = fixture.reopen(&shelf);
+    let found = fixture
+        .store
+        .get(&key(1))
+        .expect("it is there")
+        .into_owned();
+    assert_eq!(
+        (&found.value, found.publisher),
+        (&record.value, record.publisher)
+    );
+    assert_eq!(fixture.store.records().count(), 2);
+    fixture.clock.advance(Duration::from_secs(3601));
+    assert!(fixture.store.get(&key(1)).is_none());
+    assert_eq!(fixture.store.records().count(), 1);
+    fixture.store.remove(&key(2));
+    assert!(fixture.store.get(&key(2)).is_none());
+}
+
+#[test]
+fn unreadable_values_are_ignored_and_removed() {
+    let (fixture, shelf) = fixture();
+    let fixture = {
+        let Fixture {
+            store,
+            thread,
+            clock,
+            local,
+        } = fixture;
+        drop(store);
+        thread.join();
+        open(&shelf, &clock, local)
+    };
+    for table in [PROVIDERS, VALUES, OWN] {
+        shelf
+            .put(table, key(1).as_ref(), b"\xffgarbage")
+            .expect("memory");
+        shelf
+            .put(table, key(2).as_ref(), b"\x08\x02")
+            .expect("memory");
+    }
+    for n in 1..=2 {
+        assert!(fixture.store.providers(&key(n)).is_empty());
+        assert!(fixture.store.get(&key(n)).is_none());
+    }
+    let Fixture { store, thread, .. } = fixture;
+    drop(store);
+    thread.join();
+    for table in [PROVIDERS, VALUES, OWN] {
+        let left = shelf.scan_prefix(table, &[], None, 10).expect("memory");
+        assert!(left.is_empty(), "table {table}");
+    }
+}
+
+/// A shelf whose writes wait for the test.
+struct Stuck {
+    inner: MemoryShelf,
+    gate: std::sync::Mutex<Receiver<()>>,
+}
+
+impl Stuck {
+    fn new() -> (Arc<Self>, SyncSender<()>) {
+        let (open, gate) = sync_channel(0);
+        let stuck = Self {
+            inner: MemoryShelf::new(),
+            gate: gate.into(),
+        };
+        (Arc::new(stuck), open)
+    }
+}
+
+impl RecordShelf for Stuck {
+    fn get(&self, table: u8, key: &[u8]) -> std::result::Result<Option<Bytes>, ShelfError> {
+        self.inner.get(table, key)
+    }
+    fn put(&self, table: u8, key: &[u8], value: &[u8]) -> std::result::Result<(), ShelfError> {
+        // Open once the other end is dropped.
+        let _ = self.gate.lock().expect("not poisoned").recv();
+        self.inner.put(table, key, value)
+    }
+    fn remove(&self, table: u8, key: &[u8]) -> std::result::Result<(), ShelfError> {
+        self.inner.remove(table, key)
+    }
+    fn scan_prefix(
+        &self,
+        table: u8,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> std::result::Result<Vec<(Bytes, Bytes)>, ShelfError> {
+        self.inner.scan_prefix(table, prefix, after, limit)
+    }
+}
+
+#[test]
+fn a_full_queue_drops_and_counts_and_blocks_nobody() {
+    let (shelf, open) = Stuck::new();
+    let local = PeerId::random();
+    let clock = Arc::new(ManualClock::default());
+    let (mut store, thread) =
+        ShelfStore::open(local, shelf.clone(), clock, Bounds::default()).expect("threads start");
+    let peer = PeerId::random();
+    let record = |n: usize| ProviderRecord::new(n.to_be_bytes().to_vec(), peer, vec![]);
+    let mut kept = 0;
+    // The thread may hold one besides those in the queue.
+    while store.add_provider(record(kept)).is_ok() {
+        kept += 1;
+    }
+    assert!(
+        (MAX_WAITING_WRITES..=MAX_WAITING_WRITES + 1).contains(&kept),
+        "{kept}"
+    );
+    assert_eq!(store.dropped_writes(), 1);
+    assert_eq!(store.writer.ledger.counts().providers, kept as i64);
+    // What waits is found, and can be changed in place.
+    assert_eq!(store.providers(&record(kept - 1).key).len(), 1);
+    store
+        .add_provider(record(kept - 1))
+        .expect("it waits already");
+    drop(open);
+    drop(store);
+    thread.join();
+    let written = shelf
+        .scan_prefix(PROVIDERS, &[], None, 2 * kept)
+        .expect("memory");
+    assert_eq!(written.len(), kept);
+}

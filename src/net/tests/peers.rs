@@ -1,0 +1,169 @@
+//! Connecting, cutting links, double connections, bootstrap.
+
+use super::*;
+use crate::net::peers::{Direction, Error, Source};
+
+#[tokio::test]
+async fn who_connects_is_known_on_both_sides() {
+    let (a, b) = pair(Shelf::new()).await;
+    wait_connected(&b, &[a.peer_id()], true).await;
+    let info = &a.peers().list().await[0];
+    assert_eq!(
+        (info.peer, info.direction, info.source),
+        (b.peer_id(), Some(Direction::Outbound), Source::Manual)
+    );
+    assert!(info.agent.starts_with("libernet/") && info.connected_since.is_some());
+    assert!(
+        info.protocols
+            .iter()
+            .any(|protocol| protocol == "/libernet/exchange/1.0.0")
+    );
+    let info = &b.peers().list().await[0];
+    assert_eq!(
+        (info.peer, info.direction, info.source),
+        (a.peer_id(), Some(Direction::Inbound), Source::Inbound)
+    );
+    // Connecting again is nothing.
+    assert_eq!(a.peers().connect(b.peer_id()).await, Ok(b.peer_id()));
+    assert_eq!(b.peers().connect(a.peer_id()).await, Ok(a.peer_id()));
+}
+
+#[tokio::test]
+async fn blocking_cuts_a_link_and_unblocking_mends_it() {
+    let shelf = Shelf::new();
+    let id = shelf.put(some_block(1, 10));
+    let (a, b) = pair(shelf).await;
+    let (at_a, at_b) = (b.peer_id(), a.peer_id());
+    wait_connected(&b, &[at_b], true).await;
+    let (mut events_a, mut events_b) = (a.events(), b.events());
+    a.peers().block(at_a).await;
+    wait_event(&mut events_a, |event| {
+        *event == Event::PeerGone { peer: at_a }
+    })
+    .await;
+    wait_event(&mut events_b, |event| {
+        *event == Event::PeerGone { peer: at_b }
+    })
+    .await;
+    assert!(a.peers().connected().is_empty() && b.peers().connected().is_empty());
+    let fetched = within(a.exchange().fetch(at_a, vec![id], PATIENCE)).await;
+    assert!(fetched.is_err_and(|error| error.is_retryable()));
+    let error = b
+        .peers()
+        .connect(at_b)
+        .await
+        .expect_err("blocked at the other end");
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    a.peers().unblock(at_a).await;
+    let fetched = within(a.exchange().fetch(at_a, vec![id], PATIENCE)).await;
+    assert_eq!(fetched, Ok(vec![(id, Answer::Block(some_block(1, 10)))]));
+}
+
+#[tokio::test]
+async fn disconnecting_lets_the_peer_come_back() {
+    let (a, b) = pair(Shelf::new()).await;
+    a.peers().disconnect(b.peer_id()).await;
+    wait_connected(&a, &[b.peer_id()], false).await;
+    assert_eq!(a.peers().connect(b.peer_id()).await, Ok(b.peer_id()));
+}
+
+#[tokio::test]
+async fn nobody_at_an_address() {
+    let a = start(memory(), &Shelf::new()).await;
+    let nowhere: libp2p::Multiaddr = "/memory/1".parse().expect("an address");
+    let error = a
+        .peers()
+        .connect(nowhere.clone())
+        .await
+        .expect_err("nobody is there");
+    assert!(error.is_retryable());
+    let full = nowhere.with_p2p(PeerId::random()).expect("no peer yet");
+    assert!(a.peers().connect(full).await.is_err());
+    let b = start(memory(), &Shelf::new()).await;
+    // Somebody else is there.
+    let listening = b.listen_addresses();
+    let bare = listening[0].iter().next().expect("one part");
+    let wrong = libp2p::Multiaddr::from(bare)
+        .with_p2p(PeerId::random())
+        .expect("no peer yet");
+    let error = a.peers().connect(wrong).await.expect_err("another peer");
+    assert!(
+        error.to_string().contains(&b.peer_id().to_string()),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn double_connections_are_resolved() {
+    let shelf = Shelf::new();
+    let id = shelf.put(some_block(1, 10));
+    let (a, b) = (
+        start(memory(), &Shelf::new()).await,
+        start(memory(), &shelf).await,
+    );
+    tokio::join!(connect(&a, &b), connect(&b, &a));
+    // Requests go on whichever connection is closed.
+    for (net, peer) in [(&a, b.peer_id()), (&b, a.peer_id())] {
+        let single = async {
+            loop {
+                let answers = net.exchange().fetch(peer, vec![id], PATIENCE).await;
+                assert!(answers.is_ok(), "{answers:?}");
+                if net.peers().list().await[0].connections == 1 {
+                    break;
+                }
+            }
+        };
+        within(single).await;
+    }
+    assert_eq!(*a.peers().connected(), [b.peer_id()]);
+    assert_eq!(*b.peers().connected(), [a.peer_id()]);
+}
+
+#[tokio::test]
+async fn a_missing_bootstrap_peer_is_reported_and_tried_again() {
+    // A free address for the peer that starts later.
+    let key = Keypair::generate_ed25519();
+    let first = start(NetConfig::in_memory(key.clone()), &Shelf::new()).await;
+    let address = first.listen_addresses()[0].clone();
+    within(first.shutdown()).await;
+    let nowhere: libp2p::Multiaddr = "/memory/1".parse().expect("an address");
+    let config = NetConfig {
+        bootstrap: vec![nowhere.clone(), address.clone()],
+        ..memory()
+    };
+    let net = start(config, &Shelf::new()).await;
+    let mut events = net.events();
+    let failed = |wanted: libp2p::Multiaddr| move |event: &Event| matches!(event, Event::BootstrapFailed { address, .. } if *address == wanted);
+    wait_event(&mut events, failed(address.clone())).await;
+    let bare = address.iter().next().expect("one part");
+    let mut config = NetConfig::in_memory(key);
+    config.listen = vec![bare.into()];
+    let late = start(config, &Shelf::new()).await;
+    wait_connected(&net, &[late.peer_id()], true).await;
+    let list = net.peers().list().await;
+    assert_eq!(
+        (list[0].peer, list[0].source),
+        (late.peer_id(), Source::Bootstrap)
+    );
+    wait_event(&mut events, failed(nowhere)).await;
+}
+
+#[tokio::test]
+async fn connections_are_bounded() {
+    let limits = crate::net::Limits {
+        connections: 2,
+        ..crate::net::Limits::default()
+    };
+    let hub = start(NetConfig { limits, ..memory() }, &Shelf::new()).await;
+    let mut others = Vec::new();
+    for n in 0..4 {
+        let other = start(memory(), &Shelf::new()).await;
+        let connected = other
+            .peers()
+            .connect(hub.listen_addresses()[0].clone())
+            .await;
+        assert_eq!(connected.is_ok(), n < 2, "{connected:?}");
+        others.push(other);
+    }
+    assert_eq!(hub.peers().connected().len(), 2);
+}
