@@ -2,7 +2,8 @@
 
 use std::io::Error;
 
-const FILES: [&str; 3] = [
+const FILES: [&str; 4] = [
+    "proto/dht.proto",
     "proto/exchange.proto",
     "proto/store.proto",
     "proto/tree.proto",

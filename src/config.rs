@@ -1,1 +1,358 @@
-//! Settings.
+//! Settings: a TOML file, environment variables and flags, in rising order of precedence.
+//!
+//! This file knows the settings, their defaults and what they mean; it does not read the environment or flags (the
+//! command line does) and never touches the network or the store.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::size::{ByteSize, GIB};
+
+/// Name of the settings file in the data directory.
+pub const FILE_NAME: &str = "config.toml";
+/// Largest settings file that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Every setting of a node. Missing ones have their defaults; unknown ones are refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Name of the network.
+    pub network: String,
+    /// Where to listen.
+    pub listen: Vec<String>,
+    /// Peers to join the mesh through.
+    pub bootstrap: Vec<String>,
+    /// Find nodes on the LAN by mDNS.
+    pub mdns: bool,
+    /// Where the local HTTP server listens.
+    pub http: String,
+    /// Most bytes on disk.
+    pub quota: ByteSize,
+    /// What is announced to the DHT.
+    pub announce: AnnouncePolicy,
+    /// Seconds to look for one block before it counts as missing.
+    pub timeout_s: u64,
+    /// Connections at most.
+    pub max_connections: u32,
+}
+
+/// Which of the node's blocks are announced to the DHT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnnouncePolicy {
+    /// Every block.
+    #[default]
+    All,
+    /// Only the roots of pinned bundles.
+    Roots,
+    /// Nothing.
+    None,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            network: "libernet".to_owned(),
+            listen: [
+                "/ip4/0.0.0.0/tcp/4384",
+                "/ip4/0.0.0.0/udp/4384/quic-v1",
+                "/ip6/::/tcp/4384",
+                "/ip6/::/udp/4384/quic-v1",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+            bootstrap: Vec::new(),
+            mdns: true,
+            http: "127.0.0.1:4385".to_owned(),
+            quota: ByteSize(50 * GIB),
+            announce: AnnouncePolicy::All,
+            timeout_s: 60,
+            max_connections: 256,
+        }
+    }
+}
+
+/// One line of documentation a setting, in the order of `config show`: name, environment variable, meaning.
+pub const SETTINGS: [(&str, &str, &str); 9] = [
+    (
+        "network",
+        "LIBERNET_NETWORK",
+        "Name of the network; nodes of different names never talk to each other.",
+    ),
+    (
+        "listen",
+        "LIBERNET_LISTEN",
+        "Multiaddresses to listen on; port 0 picks a free one. Comma-separated in the environment.",
+    ),
+    (
+        "bootstrap",
+        "LIBERNET_BOOTSTRAP",
+        "Multiaddresses of peers to join the mesh through.",
+    ),
+    (
+        "mdns",
+        "LIBERNET_MDNS",
+        "Find nodes on the LAN by mDNS: true or false.",
+    ),
+    (
+        "http",
+        "LIBERNET_HTTP",
+        "Address and port of the local HTTP server; loopback only.",
+    ),
+    (
+        "quota",
+        "LIBERNET_QUOTA",
+        "Most bytes that the node may use on disk, such as 50GiB. Everything counts.",
+    ),
+    (
+        "announce",
+        "LIBERNET_ANNOUNCE",
+        "Which blocks the DHT hears of: all, roots (of pinned bundles) or none.",
+    ),
+    (
+        "timeout_s",
+        "LIBERNET_TIMEOUT_S",
+        "Seconds to look for one block before it counts as missing.",
+    ),
+    (
+        "max_connections",
+        "LIBERNET_MAX_CONNECTIONS",
+        "Most connections to other nodes at once.",
+    ),
+];
+
+/// What is wrong with the settings.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file could not be read or written.
+    #[error("the settings file {path} could not be accessed")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not valid.
+    #[error("the settings file {path} is wrong: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and column.
+        message: String,
+    },
+    /// One value is not valid.
+    #[error("the setting {name} is wrong: {message}")]
+    Value {
+        /// The setting.
+        name: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads the settings file of `data_dir`; a missing file gives the defaults. `overrides` are name and text pairs from
+    /// flags and the environment, applied over the file.
+    ///
+    /// # Errors
+    /// [`Error`], naming the file or the setting.
+    pub fn load(data_dir: &Path, overrides: &BTreeMap<String, String>) -> Result<Self, Error> {
+        let path = data_dir.join(FILE_NAME);
+        let text = match std::fs::metadata(&path) {
+            Ok(meta) if meta.len() > MAX_FILE_BYTES => {
+                return Err(Error::Parse {
+                    path,
+                    message: "it is too large".to_owned(),
+                });
+            }
+            Ok(_) => std::fs::read_to_string(&path).map_err(|source| Error::Io {
+                path: path.clone(),
+                source,
+            })?,
+            Err(source) if source.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(Error::Io { path, source }),
+        };
+        let mut config: Self = toml::from_str(&text).map_err(|error| Error::Parse {
+            path,
+            message: error.to_string().trim().to_owned(),
+        })?;
+        for (name, value) in overrides {
+            config.set(name, value)?;
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Sets one setting from text; lists are separated by commas.
+    ///
+    /// # Errors
+    /// [`Error::Value`].
+    pub fn set(&mut self, name: &str, text: &str) -> Result<(), Error> {
+        let wrong = |message: String| Error::Value {
+            name: name.to_owned(),
+            message,
+        };
+        let list = || -> Vec<String> {
+            text.split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty())
+                .map(str::to_owned)
+                .collect()
+        };
+        match name {
+            "network" => self.network = text.to_owned(),
+            "listen" => self.listen = list(),
+            "bootstrap" => self.bootstrap = list(),
+            "mdns" => {
+                self.mdns = text
+                    .parse()
+                    .map_err(|_| wrong(format!("'{text}' is neither true nor false")))?
+            }
+            "http" => self.http = text.to_owned(),
+            "quota" => {
+                self.quota = text
+                    .parse()
+                    .map_err(|e: crate::size::SizeError| wrong(e.to_string()))?
+            }
+            "announce" => {
+                self.announce = match text {
+                    "all" => AnnouncePolicy::All,
+                    "roots" => AnnouncePolicy::Roots,
+                    "none" => AnnouncePolicy::None,
+                    _ => return Err(wrong(format!("'{text}' is not one of all, roots, none"))),
+                }
+            }
+            "timeout_s" => {
+                self.timeout_s = text
+                    .parse()
+                    .map_err(|_| wrong(format!("'{text}' is not a number")))?
+            }
+            "max_connections" => {
+                self.max_connections = text
+                    .parse()
+                    .map_err(|_| wrong(format!("'{text}' is not a number")))?;
+            }
+            _ => {
+                return Err(wrong(
+                    "there is no such setting; `libernet config show` lists them".to_owned(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks what types cannot express.
+    ///
+    /// # Errors
+    /// [`Error::Value`].
+    pub fn check(&self) -> Result<(), Error> {
+        let wrong = |name: &str, message: &str| {
+            Err(Error::Value {
+                name: name.to_owned(),
+                message: message.to_owned(),
+            })
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.';
+        if self.network.is_empty() || self.network.len() > 64 || !self.network.chars().all(plain) {
+            return wrong(
+                "network",
+                "a name has 1 to 64 letters, digits, dots, dashes or underscores",
+            );
+        }
+        match self.http.parse::<std::net::SocketAddr>() {
+            Ok(address) if address.ip().is_loopback() => {}
+            Ok(_) => {
+                return wrong(
+                    "http",
+                    "the local server shows decrypted content and listens on loopback only",
+                );
+            }
+            Err(_) => return wrong("http", "expected IP:PORT, such as 127.0.0.1:4385"),
+        }
+        if self.timeout_s == 0 || self.timeout_s > 24 * 3600 {
+            return wrong("timeout_s", "expected 1 to 86400 seconds");
+        }
+        if self.max_connections == 0 {
+            return wrong("max_connections", "at least one connection is needed");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_is_documented_and_can_be_set() {
+        let defaults = toml::Table::try_from(Config::default()).expect("settings are a table");
+        let documented: Vec<&str> = SETTINGS.iter().map(|(name, _, _)| *name).collect();
+        let mut present: Vec<&str> = defaults.keys().map(String::as_str).collect();
+        present.sort_unstable();
+        let mut sorted = documented.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, present);
+        for name in documented {
+            let text = match &defaults[name] {
+                toml::Value::Array(items) => items
+                    .iter()
+                    .filter_map(|i| i.as_str())
+                    .collect::<Vec<_>>()
+                    .join(","),
+                toml::Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            let mut config = Config::default();
+            config.set(name, &text).expect("a default reads back");
+            assert_eq!(config, Config::default(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_and_overridden() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert_eq!(
+            Config::load(dir.path(), &BTreeMap::new()).expect("no file"),
+            Config::default()
+        );
+        std::fs::write(
+            dir.path().join(FILE_NAME),
+            "quota = \"1GiB\"\nmdns = false\n",
+        )
+        .expect("written");
+        let overrides = BTreeMap::from([("quota".to_owned(), "2GiB".to_owned())]);
+        let config = Config::load(dir.path(), &overrides).expect("valid");
+        assert_eq!((config.quota, config.mdns), (ByteSize(2 * GIB), false));
+    }
+
+    #[test]
+    fn wrong_settings_are_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join(FILE_NAME), "qouta = 1\n").expect("written");
+        let error = Config::load(dir.path(), &BTreeMap::new()).expect_err("unknown setting");
+        assert!(error.to_string().contains("qouta"), "{error}");
+        for (name, value) in [
+            ("http", "0.0.0.0:80"),
+            ("http", "nonsense"),
+            ("network", "a/b"),
+            ("timeout_s", "0"),
+            ("max_connections", "0"),
+            ("mdns", "maybe"),
+            ("announce", "some"),
+            ("quota", "lots"),
+            ("nothing", "1"),
+        ] {
+            std::fs::write(dir.path().join(FILE_NAME), "").expect("written");
+            let overrides = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+            let error = Config::load(dir.path(), &overrides).expect_err("wrong");
+            assert!(
+                matches!(&error, Error::Value { name: n, .. } if n == name),
+                "{error}"
+            );
+        }
+    }
+}

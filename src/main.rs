@@ -1,3 +1,5 @@
 //! The `libernet` binary. Everything is in the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    libernet::cli::main()
+}

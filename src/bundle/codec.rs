@@ -243,7 +243,10 @@ impl Decoder {
                 key: Key::try_from(&block.key[..]).map_err(|_| "a key of another length")?,
             }))
         };
-        let blocks = blocks.iter().map(link).collect::<Result<_, _>>()?;
+        let blocks = blocks
+            .iter()
+            .map(link)
+            .collect::<Result<_, &'static str>>()?;
         Ok(Self { blocks })
     }
 

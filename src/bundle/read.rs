@@ -18,6 +18,7 @@ use super::opener::Opener;
 use super::root::Root;
 use super::tree::{Content, Directory, Entry, Extent, MAX_DEPTH, Node};
 use crate::block::{BlockSource, Link};
+use crate::crypto::hash;
 use crate::id::BlockId;
 
 /// Blocks of one file that are fetched ahead of the reader.
@@ -39,6 +40,8 @@ pub struct Bundle {
 struct Inner {
     link: Link,
     root: Root,
+    /// Path of the root in the whole bundle; empty for the whole.
+    part: Vec<u8>,
     opener: Arc<Opener>,
 }
 
@@ -65,7 +68,12 @@ impl Bundle {
         let plaintext = opener.plaintext(&link).await?;
         let root = Root::decode(link.id, &plaintext)?;
         Ok(Self {
-            inner: Arc::new(Inner { link, root, opener }),
+            inner: Arc::new(Inner {
+                link,
+                root,
+                part: Vec::new(),
+                opener,
+            }),
         })
     }
 
@@ -81,6 +89,33 @@ impl Bundle {
 
     pub(super) fn opener(&self) -> &Arc<Opener> {
         &self.inner.opener
+    }
+
+    /// A part of the bundle as a bundle of its own: what [`lookup`](Self::lookup) found at `path` is the root. Totals, index file and
+    /// properties stay those of the whole.
+    pub fn part(&self, path: &[u8], entry: Entry) -> Self {
+        let root = Root {
+            entry,
+            ..self.inner.root.clone()
+        };
+        Self {
+            inner: Arc::new(Inner {
+                link: self.inner.link.clone(),
+                root,
+                part: path.to_vec(),
+                opener: self.inner.opener.clone(),
+            }),
+        }
+    }
+
+    /// A short name that tells this bundle, or this part of it, from others: half-done work is kept under it.
+    pub(super) fn tag(&self) -> String {
+        let id = self.inner.link.id.to_hex();
+        if self.inner.part.is_empty() {
+            return id[..8].to_owned();
+        }
+        let part = hash::sha384_id(&[id.as_bytes(), &self.inner.part].concat());
+        part.to_hex()[..8].to_owned()
     }
 
     /// What is at `path`: names with slashes between, slashes at the ends don't matter, empty for the root. `None` when there is

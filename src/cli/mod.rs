@@ -1,1 +1,303 @@
-//! The cli room.
+//! The command line: one file per command, errors to exit codes in [`exit`], everything printed through [`output`].
+//!
+//! Every command is a call on a [`Client`](crate::client::Client), so that it behaves alike with a running node and with one
+//! of its own. Results go to stdout, everything else to stderr. Deliberately absent: any work of a node.
+
+mod announce;
+mod block;
+mod cat;
+mod completions;
+mod config;
+mod context;
+mod demo;
+mod exit;
+mod find;
+mod get;
+mod id;
+mod ls;
+mod output;
+mod peers;
+mod pin;
+mod progress;
+mod put;
+mod show;
+mod status;
+mod target;
+mod up;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use context::Context;
+use exit::{Exit, Failure};
+
+/// How long threads that block (on standard input, say) may hold up the end of the program.
+const RUNTIME_PATIENCE: Duration = Duration::from_millis(200);
+
+/// Encrypted backup and sharing network.
+///
+/// Turns files into encrypted blocks that any node can keep and only who has the link can read. With a node running
+/// (`libernet up`) every command uses it; with none a command starts one of its own for as long as it runs.
+#[derive(Debug, Parser)]
+#[command(
+    name = "libernet",
+    version,
+    max_term_width = 110,
+    arg_required_else_help = true
+)]
+struct Cli {
+    /// Where keys, settings and blocks are kept [default: the platform's data directory].
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "LIBERNET_DATA",
+        hide_env_values = true
+    )]
+    data_dir: Option<PathBuf>,
+    /// Print JSON: one object, or one line an event for `up`.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Log more to stderr: -v info, -vv debug, -vvv everything. RUST_LOG gives finer control.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Say only errors: no progress, no notices, no warnings.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// No colours on stderr. NO_COLOR does the same.
+    #[arg(long, global = true)]
+    no_color: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Up(up::Args),
+    Put(put::Args),
+    Get(get::Args),
+    Cat(cat::Args),
+    Ls(ls::Args),
+    Find(find::Args),
+    Announce(announce::Args),
+    Pin(pin::Args),
+    Block(block::Args),
+    Peers(peers::Args),
+    Status(status::Args),
+    Id(id::Args),
+    Config(config::Args),
+    Demo(demo::Args),
+    Completions(completions::Args),
+}
+
+/// The definition of the command line, with what is worked out at run time.
+fn definition(color: bool) -> clap::Command {
+    let examples = "Examples:\n  libernet up                        # run a node\n  libernet put ~/Documents           # prints \
+                    a link\n  libernet get LINK -o copy          # on any other machine\n  libernet demo                      # \
+                    see it work on this machine alone\n\n";
+    Cli::command()
+        .after_help(format!("{examples}{}", exit::help()))
+        .color(if color {
+            ColorChoice::Auto
+        } else {
+            ColorChoice::Never
+        })
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let plain = std::env::args_os().any(|arg| arg == "--no-color")
+        || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let matches = definition(!plain).get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let color = !plain && std::io::stderr().is_terminal();
+    log_to_stderr(cli.verbose, cli.quiet, color);
+    let json = cli.json;
+    match start(cli) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            failure.report(json, color);
+            failure.exit.into()
+        }
+    }
+}
+
+fn log_to_stderr(verbose: u8, quiet: bool, color: bool) {
+    let level = match (quiet, verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "warn,libernet=info",
+        (false, 2) => "info,libernet=debug",
+        (false, _) => "trace",
+    };
+    let filter = std::env::var("RUST_LOG")
+        .ok()
+        .and_then(|filter| EnvFilter::try_new(filter).ok())
+        .unwrap_or_else(|| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(color)
+        .init();
+}
+
+fn start(cli: Cli) -> Result<Exit, Failure> {
+    let data_dir = match &cli.data_dir {
+        Some(dir) => dir.clone(),
+        None => context::default_data_dir().ok_or_else(|| {
+            Failure::usage("this system names no data directory")
+                .with_hint("say where with --data-dir DIR or LIBERNET_DATA")
+        })?,
+    };
+    let context = Context {
+        data_dir: Context::absolute(&data_dir)?,
+        json: cli.json,
+        quiet: cli.quiet,
+        environment: context::environment(|name| std::env::var(name).ok()),
+        stop: CancellationToken::new(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::io("the program could not start its threads", &error))?;
+    let result = runtime.block_on(async {
+        listen_for_signals(context.stop.clone())?;
+        run(cli.command, &context).await
+    });
+    runtime.shutdown_timeout(RUNTIME_PATIENCE);
+    result
+}
+
+async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
+    match command {
+        Command::Up(args) => Box::pin(up::run(args, context)).await,
+        Command::Put(args) => Box::pin(put::run(args, context)).await,
+        Command::Get(args) => Box::pin(get::run(args, context)).await,
+        Command::Cat(args) => Box::pin(cat::run(args, context)).await,
+        Command::Ls(args) => Box::pin(ls::run(args, context)).await,
+        Command::Find(args) => Box::pin(find::run(args, context)).await,
+        Command::Announce(args) => Box::pin(announce::run(args, context)).await,
+        Command::Pin(args) => Box::pin(pin::run(args, context)).await,
+        Command::Block(args) => Box::pin(block::run(args, context)).await,
+        Command::Peers(args) => Box::pin(peers::run(args, context)).await,
+        Command::Status(args) => Box::pin(status::run(args, context)).await,
+        Command::Id(args) => Box::pin(id::run(args, context)).await,
+        Command::Config(args) => config::run(args, context),
+        Command::Demo(args) => Box::pin(demo::run(args, context)).await,
+        Command::Completions(args) => completions::run(&args),
+    }
+}
+
+/// The first signal asks the command to end; the second ends the program at once.
+fn listen_for_signals(stop: CancellationToken) -> Result<(), Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| {
+        signal(kind).map_err(|error| Failure::io("the program can't listen for signals", &error))
+    };
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    // The task ends with the runtime.
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+            if stop.is_cancelled() {
+                std::process::exit(i32::from(Exit::Interrupted.code()));
+            }
+            stop.cancel();
+        }
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        definition(true).debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples_and_the_codes_are_in_the_help() {
+        let mut command = definition(false);
+        let help = command.render_long_help().to_string();
+        assert!(help.contains("130  interrupted by a signal"), "{help}");
+        for sub in command.get_subcommands() {
+            let text = sub
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(text.starts_with("Examples:"), "{}", sub.get_name());
+            assert!(sub.get_about().is_some(), "{}", sub.get_name());
+        }
+    }
+
+    #[test]
+    fn the_forms_that_scripts_use() {
+        for line in [
+            "--data-dir D up --listen /ip4/127.0.0.1/tcp/0 --listen /ip4/127.0.0.1/udp/0/quic-v1 --http 127.0.0.1:0 \
+             --bootstrap /ip4/127.0.0.1/tcp/1 --no-mdns --quota 1GiB --json",
+            "put PATH --json",
+            "put - --name x --no-announce",
+            "get LINK -o PATH --json --overwrite changed --owners --timeout 3 --pin",
+            "cat LINK/path",
+            "ls -l LINK",
+            "find ID --json --no-check --limit 3 --timeout 9",
+            "announce text:words ID",
+            "peers",
+            "peers connect /ip4/127.0.0.1/tcp/1",
+            "status --json",
+            "id",
+            "pin add LINK --name x",
+            "pin rm LINK",
+            "pin ls",
+            "block get ID",
+            "block put FILE --json",
+            "block put -",
+            "block has ID",
+            "block stat ID",
+            "block ls --like ID",
+            "block rm ID --force",
+            "config show",
+            "config path",
+            "config get quota",
+            "config set quota 1GiB",
+            "completions bash",
+            "demo",
+            "demo PATH -q",
+        ] {
+            let words = std::iter::once("libernet").chain(line.split_whitespace());
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{line}: {error}");
+            }
+        }
+        for line in [
+            "",
+            "nothing",
+            "put",
+            "get",
+            "up --quota",
+            "get L --overwrite some",
+            "put x -v -q",
+        ] {
+            let words = std::iter::once("libernet").chain(line.split_whitespace());
+            let error = Cli::try_parse_from(words).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,1 +1,341 @@
-//! The client room.
+//! One [`Client`] for every command: a node in this process, or a running one behind its local HTTP API.
+//!
+//! The methods are those of [`Node`] and behave alike either way. Dropping a call, or a stream that it gave, drops the work.
+//!
+//! - [`frame`]: how answers travel. [`discovery`]: how a running node is found. [`url`]: names in URLs.
+//!
+//! Deliberately absent: the server side (`gateway`), and anything that a node can do but cannot be asked.
+
+pub mod discovery;
+pub mod frame;
+mod remote;
+pub mod url;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+use crate::config::Config;
+use crate::monitor::{Monitor, Silent};
+use crate::node::api::*;
+use crate::node::{Node, NodeOptions};
+use discovery::ApiFile;
+use remote::Remote;
+
+/// How long to wait for a node that holds the data directory but doesn't answer yet, as it is starting.
+const STARTING_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often to look in the meantime.
+const STARTING_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A node, wherever it runs. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+enum Inner {
+    Embedded(Node),
+    Remote(Remote),
+}
+
+macro_rules! calls {
+    ($($(#[$doc:meta])* $name:ident($request:ty) -> $reply:ty;)*) => {$(
+        $(#[$doc])*
+        ///
+        /// # Errors
+        /// [`CallError`].
+        pub async fn $name(&self, request: $request) -> Result<$reply, CallError> {
+            match &*self.inner {
+                Inner::Embedded(node) => node.$name(request).await,
+                Inner::Remote(remote) => remote.call(&request, Arc::new(Silent)).await,
+            }
+        }
+    )*};
+}
+
+macro_rules! watched_calls {
+    ($($(#[$doc:meta])* $name:ident($request:ty) -> $reply:ty;)*) => {$(
+        $(#[$doc])*
+        /// `monitor` hears how far it has come.
+        ///
+        /// # Errors
+        /// [`CallError`].
+        pub async fn $name(
+            &self,
+            request: $request,
+            monitor: Arc<dyn Monitor>,
+        ) -> Result<$reply, CallError> {
+            match &*self.inner {
+                Inner::Embedded(node) => node.$name(request, monitor).await,
+                Inner::Remote(remote) => remote.call(&request, monitor).await,
+            }
+        }
+    )*};
+}
+
+impl Client {
+    /// A client of a node in this process.
+    pub fn embedded(node: Node) -> Self {
+        Self {
+            inner: Arc::new(Inner::Embedded(node)),
+        }
+    }
+
+    /// A client of the node that `file` describes; `None` when that node is gone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when something accepts connections there and says nothing.
+    pub async fn remote(file: &ApiFile) -> Result<Option<Self>, CallError> {
+        Ok(Remote::find(file).await?.map(|remote| Self {
+            inner: Arc::new(Inner::Remote(remote)),
+        }))
+    }
+
+    /// A client of the node that runs on `data_dir`, if one does.
+    ///
+    /// # Errors
+    /// As [`remote`](Self::remote).
+    pub async fn running(data_dir: &Path) -> Result<Option<Self>, CallError> {
+        match ApiFile::read(data_dir) {
+            Some(file) => Self::remote(&file).await,
+            None => Ok(None),
+        }
+    }
+
+    /// A client of the node that runs on `data_dir`; when none does, of one that is started here and must be
+    /// [shut down](Self::shutdown).
+    ///
+    /// # Errors
+    /// What starting a node says; [`ErrorKind::Locked`] when another process holds the directory and doesn't answer.
+    pub async fn open(data_dir: &Path, config: Config) -> Result<Self, CallError> {
+        if let Some(client) = Self::running(data_dir).await? {
+            return Ok(client);
+        }
+        let options = NodeOptions {
+            config: for_command(config),
+            data_dir: data_dir.to_owned(),
+            http: None,
+        };
+        let deadline = tokio::time::Instant::now() + STARTING_TIMEOUT;
+        loop {
+            match Node::start(options.clone()).await {
+                Ok(node) => return Ok(Self::embedded(node)),
+                Err(error)
+                    if error.kind == ErrorKind::Locked
+                        && tokio::time::Instant::now() < deadline => {}
+                Err(error) => return Err(error),
+            }
+            // The holder may be a node that is about to publish its API, or a command that is about to end.
+            tokio::time::sleep(STARTING_INTERVAL).await;
+            if let Some(client) = Self::running(data_dir).await? {
+                return Ok(client);
+            }
+        }
+    }
+
+    /// Whether the node runs in this process.
+    pub fn is_embedded(&self) -> bool {
+        matches!(&*self.inner, Inner::Embedded(_))
+    }
+
+    /// Stops a node that runs in this process; does nothing to one that runs elsewhere.
+    ///
+    /// # Errors
+    /// What the node says.
+    pub async fn shutdown(&self) -> Result<(), CallError> {
+        match &*self.inner {
+            Inner::Embedded(node) => node.shutdown().await,
+            Inner::Remote(_) => Ok(()),
+        }
+    }
+
+    watched_calls! {
+        /// Turns a file or directory into blocks.
+        put(Put) -> PutReply;
+        /// Writes a bundle to disk.
+        get(Get) -> GetReply;
+        /// Fetches all of a bundle and keeps it.
+        pin_add(PinAdd) -> PinAddReply;
+    }
+
+    calls! {
+        /// Lists a directory of a bundle, or tells what one entry is.
+        ls(Ls) -> LsReply;
+        /// Looks for providers of an identifier.
+        find(Find) -> FindReply;
+        /// Announces identifiers to the DHT.
+        announce(Announce) -> AnnounceReply;
+        /// Lists connected peers.
+        peers(Peers) -> PeersReply;
+        /// Connects to a peer at an address.
+        connect(Connect) -> ConnectReply;
+        /// Tells how the node is.
+        status(Status) -> StatusReply;
+        /// Stops keeping a bundle.
+        pin_rm(PinRm) -> PinRmReply;
+        /// Lists pins.
+        pin_ls(PinLs) -> PinLsReply;
+        /// Asks whether the store has a block.
+        block_has(BlockHas) -> BlockHasReply;
+        /// Tells what is known about a block.
+        block_stat(BlockStat) -> BlockStatReply;
+        /// Lists blocks.
+        block_ls(BlockLs) -> BlockLsReply;
+        /// Drops a block from the store.
+        block_rm(BlockRm) -> BlockRmReply;
+    }
+
+    /// Turns a file of unknown length, such as standard input, into blocks. `monitor` hears how far it has come.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn put_stream(
+        &self,
+        name: String,
+        bytes: BoxStream<'static, std::io::Result<Bytes>>,
+        monitor: Arc<dyn Monitor>,
+    ) -> Result<PutReply, CallError> {
+        match &*self.inner {
+            Inner::Embedded(node) => node.put_stream(name, bytes, monitor).await,
+            Inner::Remote(remote) => remote.put_stream(&name, bytes, monitor).await,
+        }
+    }
+
+    /// Streams the bytes of one file of a bundle.
+    ///
+    /// # Errors
+    /// [`CallError`], here or as the stream's last item.
+    pub async fn cat(
+        &self,
+        request: Cat,
+    ) -> Result<BoxStream<'static, Result<Bytes, CallError>>, CallError> {
+        match &*self.inner {
+            Inner::Embedded(node) => node.cat(request).await,
+            Inner::Remote(remote) => remote.stream("cat", &request).await,
+        }
+    }
+
+    /// Gets one block as it is.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn block_get(&self, request: BlockGet) -> Result<Bytes, CallError> {
+        match &*self.inner {
+            Inner::Embedded(node) => node.block_get(request).await,
+            Inner::Remote(remote) => remote.block_get("block-get", &request).await,
+        }
+    }
+
+    /// Stores bytes as one block.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn block_put(&self, bytes: Bytes) -> Result<BlockPutReply, CallError> {
+        match &*self.inner {
+            Inner::Embedded(node) => node.block_put(bytes).await,
+            Inner::Remote(remote) => remote.block_put(bytes).await,
+        }
+    }
+}
+
+/// Settings of a node that lives as long as one command: where the user chose no addresses, it takes free ports and leaves
+/// the usual ones to the node that runs all the time.
+fn for_command(mut config: Config) -> Config {
+    if config.listen == Config::default().listen {
+        config.listen = [
+            "/ip4/0.0.0.0/tcp/0",
+            "/ip4/0.0.0.0/udp/0/quic-v1",
+            "/ip6/::/tcp/0",
+            "/ip6/::/udp/0/quic-v1",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+    }
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use discovery::Token;
+
+    #[test]
+    fn a_commands_own_node_takes_free_ports_unless_told_otherwise() {
+        let own = for_command(Config::default());
+        assert!(
+            own.listen
+                .iter()
+                .all(|a| a.contains("/tcp/0") || a.contains("/udp/0"))
+        );
+        let chosen = Config {
+            listen: vec!["/ip4/127.0.0.1/tcp/7".to_owned()],
+            ..Config::default()
+        };
+        assert_eq!(for_command(chosen.clone()), chosen);
+    }
+
+    #[tokio::test]
+    async fn a_stale_file_is_no_node() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(
+            Client::running(dir.path())
+                .await
+                .expect("no file")
+                .is_none()
+        );
+
+        // A port that was free a moment ago: nobody listens.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let address = listener.local_addr().expect("bound");
+        drop(listener);
+        let _file = ApiFile::new(address, Token::random())
+            .write(dir.path())
+            .expect("written");
+        assert!(Client::running(dir.path()).await.expect("stale").is_none());
+    }
+
+    /// The old port belongs to somebody else now, who must not be sent the token.
+    #[tokio::test]
+    async fn a_stranger_on_the_port_is_no_node_and_never_sees_the_token() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let dir = tempfile::tempdir().expect("a directory");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let token = Token::random();
+        let _file = ApiFile::new(listener.local_addr().expect("bound"), token.clone())
+            .write(dir.path())
+            .expect("written");
+        let stranger = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut seen = vec![0; 4096];
+            let len = stream.read(&mut seen).await.expect("a request");
+            let answer = format!("{{\"proof\":\"{}\"}}", "00".repeat(32));
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n",
+                answer.len()
+            );
+            stream
+                .write_all((head + &answer).as_bytes())
+                .await
+                .expect("sent");
+            seen.truncate(len);
+            String::from_utf8(seen).expect("a request is text")
+        });
+        assert!(
+            Client::running(dir.path())
+                .await
+                .expect("answered")
+                .is_none()
+        );
+        let seen = stranger.await.expect("the stranger is done");
+        let secret = token.to_header();
+        assert!(seen.starts_with("GET /api/v1/hello?nonce="), "{seen}");
+        assert!(!seen.contains(secret.strip_prefix("Bearer ").expect("the scheme")));
+    }
+}

@@ -1,1 +1,165 @@
-//! The depot room.
+//! The one place that knows both the store and the network: get = store, else network; put = store, then tell.
+//!
+//! - [`Depot::session`]: a [`BlockSource`](crate::block::BlockSource) for one piece of work. It remembers which peers gave
+//!   blocks, so that the next one is asked of them first.
+//! - [`Depot::sink`]: a [`BlockSink`](crate::block::BlockSink) into the store; what is new is put on the list of what to announce.
+//! - [`serve::Server`]: answers other nodes out of the store.
+//!
+//! Invariant: bytes from the network become a [`Block`](crate::block::Block) by a hash check on a worker thread before anything else sees
+//! them. Deliberately absent: files, policy of what to keep, the announcing itself.
+
+mod choice;
+mod pending;
+pub mod serve;
+mod session;
+mod sink;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::id::BlockId;
+use crate::net::Net;
+use crate::store::{Keep, Store};
+
+pub use pending::{Pending, PendingBlocks};
+pub use session::{Gift, Session};
+pub use sink::{Index, Sink};
+
+/// Counters since start.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Blocks given to peers.
+    pub served_blocks: AtomicU64,
+    /// Their bytes.
+    pub served_bytes: AtomicU64,
+    /// Blocks taken from peers.
+    pub fetched_blocks: AtomicU64,
+    /// Their bytes.
+    pub fetched_bytes: AtomicU64,
+    /// Answers that were not the block asked for.
+    pub wrong_blocks: AtomicU64,
+    /// Damaged blocks found in the store.
+    pub corrupt_blocks: AtomicU64,
+}
+
+impl Traffic {
+    fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+/// Store and network as one. Cheap to clone.
+#[derive(Clone)]
+pub struct Depot {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    net: Net,
+    traffic: Arc<Traffic>,
+    fresh: Arc<Pending>,
+    wounded: Arc<Pending>,
+    /// One lock a block that is being fetched, so that two readers of it make one transfer.
+    under_way: Mutex<HashMap<BlockId, Weak<tokio::sync::Mutex<()>>>>,
+    /// Hash checks at once: one a core.
+    checkers: Semaphore,
+    stop: CancellationToken,
+}
+
+impl Depot {
+    /// Joins a store and a running network. `server` is the one that was given to the network.
+    pub fn new(
+        store: Arc<dyn Store>,
+        net: Net,
+        server: &serve::Server,
+        fresh: Arc<Pending>,
+    ) -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                net,
+                traffic: server.traffic(),
+                fresh,
+                wounded: server.wounded(),
+                under_way: Mutex::default(),
+                checkers: Semaphore::new(cores),
+                stop: CancellationToken::new(),
+            }),
+        }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.inner.store
+    }
+
+    /// The network.
+    pub fn net(&self) -> &Net {
+        &self.inner.net
+    }
+
+    /// Counters since start.
+    pub fn traffic(&self) -> &Traffic {
+        &self.inner.traffic
+    }
+
+    /// Blocks that came lately and are to be announced.
+    pub fn fresh(&self) -> &Arc<Pending> {
+        &self.inner.fresh
+    }
+
+    /// Blocks that were found damaged, are gone from the store, and are to be fetched again.
+    pub fn wounded(&self) -> &Arc<Pending> {
+        &self.inner.wounded
+    }
+
+    /// A source for one piece of work that looks for each block up to `patience`. What comes from the network is kept as `keep`.
+    pub fn session(&self, patience: Duration, keep: Keep) -> Arc<Session> {
+        Arc::new(Session::new(self.clone(), patience, keep))
+    }
+
+    /// A sink into the store that keeps blocks as `keep`.
+    pub fn sink(&self, keep: Keep) -> Arc<Sink> {
+        Arc::new(Sink::new(
+            self.inner.store.clone(),
+            self.inner.fresh.clone(),
+            keep,
+        ))
+    }
+
+    /// The store's chunk index, keeping what it names as `keep`.
+    pub fn index(&self, keep: Keep) -> Arc<Index> {
+        Arc::new(Index::new(self.inner.store.clone(), keep))
+    }
+
+    /// Ends all searches; later ones fail at once.
+    pub fn stop(&self) {
+        self.inner.stop.cancel();
+    }
+
+    /// The lock of a block that is being fetched. Whoever holds it fetches; the others find the block in the store afterwards.
+    fn fetch_lock(&self, id: BlockId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut under_way = self
+            .inner
+            .under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Bounded by the fetches under way: entries of finished ones are dropped whenever the table has doubled.
+        if under_way.len() >= 64 && under_way.len().is_power_of_two() {
+            under_way.retain(|_, lock| lock.strong_count() > 0);
+        }
+        if let Some(lock) = under_way.get(&id).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::new(tokio::sync::Mutex::new(()));
+        under_way.insert(id, Arc::downgrade(&lock));
+        lock
+    }
+}

@@ -1,1 +1,266 @@
-//! The gateway room.
+//! The local HTTP server: the API that commands use, and blocks and bundles by URL for browsers and other programs.
+//!
+//! | route | who | what |
+//! |---|---|---|
+//! | `POST /api/v1/<call>` | whoever has the token | every call of a [`Client`]; answers as in `client::frame` |
+//! | `GET /api/v1/hello?nonce=<hex>` | anyone local | proves that this server knows the token |
+//! | `GET /sha384/<hex>`, `/sha256/<hex>` | anyone local | the block as it is |
+//! | `GET /sha384/<hex>/like` | anyone local | ids in the store that share the first 16 bits |
+//! | `GET /sha384/<hex>/aes256/<hex>[/path]` | anyone local | decrypted content |
+//! | `GET /` | anyone local | one page that says how the node is |
+//!
+//! It listens on loopback only, answers only to loopback names (so that no web page reaches it under another name), refuses
+//! what other websites ask for, and lets nothing that is stored run as a program. It holds a [`Client`] and never the
+//! network or the store. Deliberately absent: TLS, cookies, CORS, anything for other machines.
+
+mod api;
+mod content;
+mod error;
+mod guard;
+mod media;
+mod page;
+mod range;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use axum::routing::{get, post};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::Client;
+use crate::client::discovery::{ApiFile, Published, Token};
+
+/// Most connections at once. Further ones wait to be accepted.
+const MAX_CONNECTIONS: usize = 128;
+/// Most API calls at once. Further ones are refused as busy.
+const MAX_CALLS: usize = 64;
+/// Most requests for blocks and content at once. Further ones are refused as busy.
+const MAX_READS: usize = 32;
+/// How long a client may take to send the head of a request, and may keep a connection open between two.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest head of a request in bytes.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+/// How long requests may go on after the server is told to stop. Calls end sooner by themselves, with an error that says why.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long to wait when the system has no file handles left for connections.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the server could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Another program listens there.
+    #[error("the address {0} for the local HTTP server is in use by another program")]
+    InUse(SocketAddr),
+    /// The address is not a loopback address.
+    #[error(
+        "the local HTTP server shows decrypted content and listens on loopback only, not on {0}"
+    )]
+    NotLoopback(SocketAddr),
+    /// Anything else.
+    #[error("the local HTTP server could not listen on {address}")]
+    Io {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// How the server behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What the API asks for.
+    pub token: Token,
+    /// Seconds to look for one block of a page.
+    pub timeout_s: u64,
+}
+
+/// A server that has its address and does not answer yet.
+#[derive(Debug)]
+pub struct Gateway {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// What all routes share.
+#[derive(Clone)]
+struct Shared {
+    client: Client,
+    options: Arc<Options>,
+    address: SocketAddr,
+    stop: CancellationToken,
+    calls: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+}
+
+impl Gateway {
+    /// Takes `address`; port 0 picks a free one.
+    ///
+    /// # Errors
+    /// [`Error`], naming the address.
+    pub async fn bind(address: SocketAddr) -> Result<Self, Error> {
+        if !address.ip().is_loopback() {
+            return Err(Error::NotLoopback(address));
+        }
+        let failed = |source: std::io::Error| match source.kind() {
+            std::io::ErrorKind::AddrInUse => Error::InUse(address),
+            _ => Error::Io { address, source },
+        };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, address })
+    }
+
+    /// The base URL, such as `http://127.0.0.1:4385`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Lets commands find this server through a file in `data_dir`, until the guard is dropped.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn publish(&self, data_dir: &Path, token: &Token) -> std::io::Result<Published> {
+        ApiFile::new(self.address, token.clone()).write(data_dir)
+    }
+
+    /// Answers requests until `stop` is cancelled, then gives those that run a moment to end.
+    pub async fn serve(self, client: Client, options: Options, stop: CancellationToken) {
+        let shared = Shared {
+            client,
+            options: Arc::new(options),
+            address: self.address,
+            stop: stop.clone(),
+            calls: Arc::new(Semaphore::new(MAX_CALLS)),
+            reads: Arc::new(Semaphore::new(MAX_READS)),
+        };
+        let service = TowerToHyperService::new(routes(shared));
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut connections = JoinSet::new();
+        while let Some((stream, slot)) = accept(&self.listener, &slots, &stop).await {
+            while connections.try_join_next().is_some() {}
+            connections.spawn(serve_connection(
+                stream,
+                service.clone(),
+                stop.clone(),
+                slot,
+            ));
+        }
+        drop(self.listener);
+        let all = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_TIMEOUT, all).await.is_err() {
+            tracing::info!("requests that did not end in time are cut");
+            connections.shutdown().await;
+        }
+    }
+}
+
+/// The next connection and its slot; `None` once the server is to stop.
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+    stop: &CancellationToken,
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    let next = async {
+        let slot = Arc::clone(slots)
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => return (stream, slot),
+                Err(error) => {
+                    tracing::warn!(%error, "a local HTTP connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => None,
+        next = next => Some(next),
+    }
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    service: TowerToHyperService<Router>,
+    stop: CancellationToken,
+    _slot: OwnedSemaphorePermit,
+) {
+    let _ = stream.set_nodelay(true);
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a local HTTP connection ended");
+    }
+}
+
+fn routes(shared: Shared) -> Router {
+    Router::new()
+        .route("/", get(page::status))
+        .route("/api/v1/hello", get(api::hello))
+        .route("/api/v1/{call}", post(api::call))
+        .route("/sha384/{*rest}", get(content::read))
+        .route("/sha256/{*rest}", get(content::read))
+        .fallback(error::not_found)
+        .method_not_allowed_fallback(error::method_not_allowed)
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(shared.clone(), admit))
+        .with_state(shared)
+}
+
+/// Turns away what must not reach any route, and adds the headers that every answer has.
+async fn admit(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    let mut response = match guard::check(&request, shared.address) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => error::refused(refusal),
+    };
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_FRAME_OPTIONS, "SAMEORIGIN"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.insert(
+        "cross-origin-resource-policy",
+        HeaderValue::from_static("same-origin"),
+    );
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static(guard::NOTHING));
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,248 @@
-//! The net room.
+//! The network: a libp2p swarm behind a handle that is cheap to clone.
+//!
+//! ```text
+//! Net (handle, views)  --commands-->  driver (owns the swarm)  --  switchboard  --  rooms: peers, providers, exchange
+//! ```
+//!
+//! - [`exchange`]: asks peers for blocks and answers them. [`providers`]: the DHT. [`peers`]: connections and who is who.
+//! - The driver is one task; it does no work: no hashing, no disk, no waiting. What takes long is done by those who ask, or by
+//!   the services the net was given.
+//! - Every queue, table and wait has a bound; permits are taken before commands are sent.
+//!
+//! Deliberately absent: the store, hashing, and every decision about which blocks to fetch, keep or announce.
+
+pub mod exchange;
+pub mod peers;
+pub mod providers;
+
+mod address;
+mod config;
+mod driver;
+mod error;
+mod switchboard;
+mod transport;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use libp2p::swarm::Swarm;
+use libp2p::{Multiaddr, PeerId, StreamProtocol};
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::wire::names;
+use driver::Driver;
+use switchboard::{Command, Mailbox, Rooms, Switchboard};
+
+pub use config::{DEFAULT_NETWORK, Limits, NetConfig, Services};
+pub use error::Error;
+pub use libp2p;
+pub use switchboard::Event;
+
+/// Commands that wait for the driver. Those of the exchange and of searches have taken a permit first.
+const MAX_COMMANDS: usize = 256;
+/// Events that a slow listener may be behind before it misses some.
+const MAX_EVENTS: usize = 256;
+/// Calls of connect under way.
+const MAX_CONNECTING: usize = 64;
+/// Connections that are not kept close after being idle for so long.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest name of a network in bytes.
+const MAX_NETWORK_BYTES: usize = 32;
+
+/// Handle of a running net. Cheap to clone; the net stops when the last handle is dropped, or by [`shutdown`](Self::shutdown).
+#[derive(Clone)]
+pub struct Net {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    local: PeerId,
+    exchange: exchange::Exchange,
+    providers: providers::Providers,
+    peers: peers::Peers,
+    listening: watch::Receiver<Vec<Multiaddr>>,
+    events: broadcast::Sender<Event>,
+    cancel: CancellationToken,
+    driver: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Net {
+    /// Starts a net and waits until it listens.
+    ///
+    /// Bootstrap peers that can't be reached don't keep it from starting: see [`Event::BootstrapFailed`].
+    ///
+    /// # Errors
+    /// [`Error`], for example when a port is in use; it names the address.
+    pub async fn start(config: NetConfig, services: Services) -> Result<Self, Error> {
+        let local = config.key.public().to_peer_id();
+        let (sender, commands) = mpsc::channel(MAX_COMMANDS);
+        let (events, _) = broadcast::channel(MAX_EVENTS);
+        let (listening_sender, listening) = watch::channel(Vec::new());
+        let (connected_sender, connected) = watch::channel(Arc::default());
+        let kad = protocol(&config.network, names::kad)?;
+        let (rooms, records) = rooms(&config, services, kad.clone())?;
+        let streams = rooms.streams.new_control();
+        let permits = Arc::new(exchange::Permits::new(
+            config.limits.requests_per_peer,
+            config.limits.requests,
+        ));
+        let cancel = CancellationToken::new();
+        let tasks = transport::Tasks::default();
+        let transport = if config.memory_transport {
+            transport::memory(&config.key)
+        } else {
+            transport::sockets(&config.key)
+        };
+        let transport = transport.map_err(|error| Error::Transport(error.to_string()))?;
+        let swarm_config = libp2p::swarm::Config::with_executor(tasks.clone())
+            .with_idle_connection_timeout(IDLE_TIMEOUT);
+        let mut driver = Driver {
+            swarm: Swarm::new(transport, rooms, local, swarm_config),
+            switchboard: Switchboard {
+                local,
+                events: events.clone(),
+                listening: listening_sender,
+                connected: connected_sender,
+            },
+            commands,
+            cancel: cancel.clone(),
+            permits: permits.clone(),
+            tasks,
+            records,
+        };
+        driver.listen(&config.listen).await?;
+        let searches = Arc::new(Semaphore::new(config.limits.searches));
+        let shared = Shared {
+            local,
+            exchange: exchange::Exchange {
+                mailbox: Mailbox::new(sender.clone(), Command::Exchange),
+                permits,
+            },
+            providers: providers::Providers {
+                mailbox: Mailbox::new(sender.clone(), Command::Providers),
+                streams,
+                protocol: kad,
+                local,
+                addresses: listening.clone(),
+                searches,
+                announcing: Arc::new(Semaphore::new(1)),
+            },
+            peers: peers::Peers {
+                mailbox: Mailbox::new(sender, Command::Peers),
+                connected,
+                connecting: Arc::new(Semaphore::new(MAX_CONNECTING)),
+            },
+            listening,
+            events,
+            cancel,
+            driver: Mutex::new(Some(tokio::spawn(driver.run()))),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// This node's peer id.
+    pub fn peer_id(&self) -> PeerId {
+        self.shared.local
+    }
+
+    /// Where this node listens now, each address with the peer id at its end.
+    pub fn listen_addresses(&self) -> Vec<Multiaddr> {
+        self.shared.listening.borrow().clone()
+    }
+
+    /// Asking peers for blocks.
+    pub fn exchange(&self) -> exchange::Exchange {
+        self.shared.exchange.clone()
+    }
+
+    /// Finding providers and announcing.
+    pub fn providers(&self) -> providers::Providers {
+        self.shared.providers.clone()
+    }
+
+    /// Peers and connections.
+    pub fn peers(&self) -> peers::Peers {
+        self.shared.peers.clone()
+    }
+
+    /// Facts from now on. A listener that falls too far behind misses some and is told so.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.shared.events.subscribe()
+    }
+
+    /// Stops: closes listeners and connections, ends every task and thread of the net and frees its ports. Other handles
+    /// and views get "stopping" errors from then on.
+    pub async fn shutdown(self) {
+        self.shared.cancel.cancel();
+        let driver = {
+            let mut driver = self.shared.driver.lock().unwrap_or_else(|e| e.into_inner());
+            driver.take()
+        };
+        if let Some(driver) = driver
+            && let Err(error) = driver.await
+        {
+            tracing::error!(%error, "the network's task has failed");
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+fn rooms(
+    config: &NetConfig,
+    services: Services,
+    kad: StreamProtocol,
+) -> Result<(Rooms, providers::WriterThread), Error> {
+    let local = config.key.public().to_peer_id();
+    let peers = peers::Behaviour::new(peers::Setup {
+        key: &config.key,
+        network: names::identify(&config.network),
+        kad: kad.to_string(),
+        agent: config.agent.clone(),
+        bootstrap: config.bootstrap.clone(),
+        mdns: config.mdns && !config.memory_transport,
+        limits: &config.limits,
+        clock: config.clock.clone(),
+    });
+    let exchange = exchange::Behaviour::new(
+        protocol(&config.network, names::exchange)?,
+        services.blocks,
+        &config.limits,
+    );
+    let (providers, records) = providers::Behaviour::new(
+        local,
+        kad,
+        services.records,
+        config.clock.clone(),
+        config.kad_server,
+    )
+    .map_err(Error::Thread)?;
+    let rooms = Rooms {
+        peers,
+        providers,
+        exchange,
+        streams: libp2p_stream::Behaviour::new(),
+    };
+    Ok((rooms, records))
+}
+
+fn protocol(network: &str, name: fn(&str) -> String) -> Result<StreamProtocol, Error> {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if network.is_empty() || network.len() > MAX_NETWORK_BYTES || !network.chars().all(good) {
+        return Err(Error::Network(
+            network.chars().take(MAX_NETWORK_BYTES).collect(),
+        ));
+    }
+    StreamProtocol::try_from_owned(name(network)).map_err(|_| Error::Network(network.to_owned()))
+}

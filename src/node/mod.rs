@@ -1,1 +1,337 @@
-//! The node room.
+//! The composition root: builds a node from its parts, stops them in order, and answers calls.
+//!
+//! A [`Node`] holds the data directory (RocksDB's lock keeps everyone else out), listens on the network, and runs the background
+//! work. Commands and the local HTTP server talk to it by the calls in [`api`], each a method of the same name.
+//!
+//! Order of starting: key, store, network, depot, background work. Order of stopping: searches end, calls are waited for, background
+//! work is joined, the network is shut down, the store is flushed.
+
+pub mod api;
+mod blocks;
+mod failure;
+mod files;
+pub mod identity;
+mod mesh;
+mod pins;
+mod shelf;
+mod status;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use libp2p::Multiaddr;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::depot::serve::Server;
+use crate::depot::{Depot, Pending, Session};
+use crate::net::{self, Limits, Net, NetConfig, Services};
+use crate::store::{RocksStore, Store, StoreOptions};
+use crate::task::{WorkerState, Workers};
+use crate::time::{Clock, SystemClock, Timestamp};
+use crate::upkeep;
+use api::*;
+
+/// Directory of the store below the data directory.
+const STORE_DIR: &str = "store";
+/// How long calls under way may take to end when the node stops.
+const CALL_PATIENCE: Duration = Duration::from_millis(1500);
+/// How long background work may take to end when the node stops.
+const WORKER_PATIENCE: Duration = Duration::from_millis(1500);
+/// Events that a slow listener may be behind before it misses some.
+const EVENT_QUEUE: usize = 256;
+
+/// How a node is started.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// Settings.
+    pub config: Config,
+    /// Where everything is kept; made when missing.
+    pub data_dir: PathBuf,
+    /// Base URL of the local HTTP server, for `status`.
+    pub http: Option<String>,
+}
+
+/// A running node. Cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: NodeOptions,
+    depot: Depot,
+    clock: Arc<dyn Clock>,
+    started: Instant,
+    events: broadcast::Sender<NodeEvent>,
+    bootstrapped: Arc<AtomicBool>,
+    worker_states: Vec<Arc<WorkerState>>,
+    workers: Mutex<Option<Workers>>,
+    /// Fires when the node stops: work on files ends at the next block.
+    stop: CancellationToken,
+    /// Long calls under way.
+    calls: TaskTracker,
+}
+
+/// What happens on a node, for `up --json` and logs.
+#[derive(Debug, Clone, serde::Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum NodeEvent {
+    /// A peer connected.
+    PeerConnected {
+        /// The peer.
+        peer: String,
+    },
+    /// The last connection to a peer closed.
+    PeerGone {
+        /// The peer.
+        peer: String,
+    },
+    /// The node listens on one more address.
+    Listening {
+        /// The address.
+        address: String,
+    },
+    /// The DHT has been joined.
+    Bootstrapped {},
+    /// Something went wrong and the node goes on.
+    Warning {
+        /// What.
+        message: String,
+    },
+}
+
+impl Node {
+    /// Builds and starts a node.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Locked`] when another process holds the data directory, [`ErrorKind::Usage`] for a wrong address in the settings,
+    /// [`ErrorKind::Failed`] when an address can't be listened on, and what key and store say.
+    pub async fn start(options: NodeOptions) -> Result<Self, CallError> {
+        let config = &options.config;
+        let (listen, bootstrap) = (
+            addresses("listen", &config.listen)?,
+            addresses("bootstrap", &config.bootstrap)?,
+        );
+        identity::make_data_dir(&options.data_dir)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let store = open_store(&options, clock.clone()).await?;
+        // The key is made only by who holds the store's lock.
+        let key = identity::load_or_create(&options.data_dir)?;
+        let server = Arc::new(Server::new(store.clone()));
+        let services = Services {
+            blocks: server.clone(),
+            records: Arc::new(shelf::Shelf(store.records().clone())),
+        };
+        let net_config = NetConfig {
+            network: config.network.clone(),
+            listen,
+            bootstrap,
+            mdns: config.mdns,
+            limits: Limits {
+                connections: config.max_connections,
+                ..Limits::default()
+            },
+            ..NetConfig::new(key)
+        };
+        let net = Net::start(net_config, services).await?;
+        let depot = Depot::new(store.clone(), net, &server, Arc::new(Pending::default()));
+        let stop = CancellationToken::new();
+        let (events, _) = broadcast::channel(EVENT_QUEUE);
+        let mut workers = Workers::default();
+        let policy = config.announce;
+        let bootstrapped = Arc::new(AtomicBool::new(false));
+        let parts = (depot.clone(), depot.clone(), events.clone());
+        let (from, joined) = (depot.net().events(), bootstrapped.clone());
+        workers.spawn("announce", |c, s| {
+            upkeep::announce::run(parts.0, policy, c, s)
+        });
+        workers.spawn("heal", |c, s| upkeep::heal::run(parts.1, c, s));
+        workers.spawn("maintain", |c, s| upkeep::maintain::run(store, c, s));
+        workers.spawn("events", |c, s| forward_events(from, parts.2, joined, c, s));
+        Ok(Self {
+            inner: Arc::new(Inner {
+                options,
+                depot,
+                clock,
+                started: Instant::now(),
+                events,
+                bootstrapped,
+                worker_states: workers.states(),
+                workers: Mutex::new(Some(workers)),
+                stop,
+                calls: TaskTracker::new(),
+            }),
+        })
+    }
+
+    /// The node's name on the network.
+    pub fn peer_id(&self) -> String {
+        self.net().peer_id().to_string()
+    }
+
+    /// Where it listens, as full multiaddresses that end in `/p2p/<peer>`.
+    pub fn addresses(&self) -> Vec<String> {
+        self.net()
+            .listen_addresses()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    /// What happens from now on. A listener that falls behind misses the oldest events.
+    pub fn events(&self) -> broadcast::Receiver<NodeEvent> {
+        self.inner.events.subscribe()
+    }
+
+    /// Stops everything in order and returns when what was acknowledged is on disk. A second call returns at once.
+    ///
+    /// # Errors
+    /// When the store could not be flushed.
+    pub async fn shutdown(&self) -> Result<(), CallError> {
+        let workers = self
+            .inner
+            .workers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(workers) = workers else {
+            return Ok(());
+        };
+        self.inner.stop.cancel();
+        self.depot().stop();
+        self.inner.calls.close();
+        if tokio::time::timeout(CALL_PATIENCE, self.inner.calls.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some calls did not end in time");
+        }
+        for name in workers.stop(WORKER_PATIENCE).await {
+            tracing::warn!(worker = name, "a background job did not end in time");
+        }
+        self.net().clone().shutdown().await;
+        let store = self.store();
+        blocking(move || Ok(store.flush()?)).await
+    }
+
+    fn depot(&self) -> &Depot {
+        &self.inner.depot
+    }
+
+    fn net(&self) -> &Net {
+        self.inner.depot.net()
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        self.inner.depot.store().clone()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.inner.clock.now()
+    }
+}
+
+/// Runs what blocks on a thread that may.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CallError> + Send + 'static,
+) -> Result<T, CallError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(failure::stopped)?
+}
+
+async fn open_store(
+    options: &NodeOptions,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn Store>, CallError> {
+    let dir = options.data_dir.join(STORE_DIR);
+    let store_options = StoreOptions {
+        quota: options.config.quota,
+        clock,
+        ..StoreOptions::default()
+    };
+    blocking(move || {
+        let store: Arc<dyn Store> = Arc::new(RocksStore::open(&dir, store_options)?);
+        Ok(store)
+    })
+    .await
+}
+
+fn addresses(setting: &str, texts: &[String]) -> Result<Vec<Multiaddr>, CallError> {
+    texts
+        .iter()
+        .map(|text| {
+            text.parse().map_err(|error| {
+                CallError::new(
+                    ErrorKind::Usage,
+                    format!(
+                        "the setting {setting} is wrong: '{text}' is not a multiaddress: {error}"
+                    ),
+                )
+                .with_hint(
+                    "it looks like /ip4/192.0.2.7/tcp/4384 or /ip4/192.0.2.7/udp/4384/quic-v1",
+                )
+            })
+        })
+        .collect()
+}
+
+/// The peers that gave blocks to a piece of work.
+fn givers(session: &Session) -> Vec<Giver> {
+    session
+        .gifts()
+        .into_iter()
+        .map(|(peer, gift)| Giver {
+            peer: peer.to_string(),
+            blocks: gift.blocks,
+            bytes: gift.bytes,
+        })
+        .collect()
+}
+
+async fn forward_events(
+    mut from: broadcast::Receiver<net::Event>,
+    events: broadcast::Sender<NodeEvent>,
+    bootstrapped: Arc<AtomicBool>,
+    cancel: CancellationToken,
+    state: Arc<WorkerState>,
+) {
+    state.set("listening");
+    loop {
+        let event = tokio::select! {
+            () = cancel.cancelled() => return,
+            event = from.recv() => event,
+        };
+        let event = match event {
+            Ok(net::Event::PeerConnected { peer }) => NodeEvent::PeerConnected {
+                peer: peer.to_string(),
+            },
+            Ok(net::Event::PeerGone { peer }) => NodeEvent::PeerGone {
+                peer: peer.to_string(),
+            },
+            Ok(net::Event::ListenAddress { address }) => NodeEvent::Listening {
+                address: address.to_string(),
+            },
+            Ok(net::Event::Bootstrapped { .. }) => {
+                bootstrapped.store(true, Ordering::Relaxed);
+                NodeEvent::Bootstrapped {}
+            }
+            Ok(net::Event::BootstrapFailed { address, error, .. }) => NodeEvent::Warning {
+                message: format!("the bootstrap peer {address} could not be reached: {error}"),
+            },
+            Ok(net::Event::PeerRefused { peer, reason }) => NodeEvent::Warning {
+                message: format!("{peer} is turned away for a while: {reason}"),
+            },
+            Err(broadcast::error::RecvError::Lagged(_)) => continue,
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        // Nobody listening is no error.
+        let _ = events.send(event);
+    }
+}

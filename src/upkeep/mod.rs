@@ -1,1 +1,12 @@
-//! The upkeep room.
+//! Background work of a node. Each job is a function that runs until it is cancelled and says in its
+//! [`WorkerState`](crate::task::WorkerState) what it is doing.
+//!
+//! | job | what it does | cost when idle |
+//! |---|---|---|
+//! | [`announce`] | tells the DHT of blocks: new ones at once, all of them twice a day | none |
+//! | [`heal`] | fetches damaged blocks again | none |
+//! | [`maintain`] | gets the space of dropped blocks back, writes usage counters | one look a minute |
+
+pub mod announce;
+pub mod heal;
+pub mod maintain;

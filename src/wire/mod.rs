@@ -2,6 +2,12 @@
 //!
 //! Only names, versions, tags and sizes live here; what the messages mean is said by the rooms that use them.
 
+/// Kademlia messages as far as we send them ourselves, and stored records of the DHT.
+#[allow(missing_docs, clippy::pedantic)]
+pub mod dht {
+    include!(concat!(env!("OUT_DIR"), "/libernet.dht.v1.rs"));
+}
+
 /// Messages of the exchange protocol.
 #[allow(missing_docs, clippy::pedantic)]
 pub mod exchange {

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use self::directory::{Attributes, Place};
 use self::job::Job;
 use self::prepare::{BlockJob, Preparer, Step};
-use self::site::{Site, tag_of};
+use self::site::Site;
 use self::write::{Target, Write};
 use super::cursor::ExtentCursor;
 use super::error::Error;
@@ -248,7 +248,7 @@ impl Begun {
         options: ExtractOptions,
         monitor: Arc<dyn Monitor>,
     ) -> Result<Self, Error> {
-        let tag = tag_of(&bundle.link().id);
+        let tag = bundle.tag();
         let (site, fd) = Site::for_tree(target, &tag, options.overwrite)?;
         let (totals, path) = (bundle.root().totals, site.path.clone());
         let job = Job::new(options, site.ground, tag, path, monitor, totals);
@@ -264,7 +264,7 @@ impl Begun {
         options: ExtractOptions,
         monitor: Arc<dyn Monitor>,
     ) -> Result<Self, Error> {
-        let tag = tag_of(&bundle.link().id);
+        let tag = bundle.tag();
         let mut entry = bundle.root().entry.clone();
         let name = match &entry.name {
             name if name.is_empty() => tag.as_bytes(),

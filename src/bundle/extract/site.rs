@@ -12,7 +12,6 @@ use super::Overwrite;
 use super::directory::rename;
 use super::job::Ground;
 use crate::bundle::error::Error;
-use crate::id::BlockId;
 
 /// Bytes of the target's name that a hidden name repeats; the rest of the 255 that a name may have is for what is added.
 const REPEATED_NAME_BYTES: usize = 200;
@@ -30,11 +29,6 @@ pub(super) struct Site {
     pub(super) ground: Ground,
     /// The final path.
     pub(super) path: PathBuf,
-}
-
-/// What a link's hidden names and temporary names end in.
-pub(super) fn tag_of(id: &BlockId) -> String {
-    id.to_hex()[..8].to_owned()
 }
 
 impl Site {

@@ -76,6 +76,8 @@ const STREAM_BYTES: usize = 256 << 10;
 pub struct PutOptions {
     /// Who shares deduplication.
     pub context: Context,
+    /// Name of the bundle's root, in place of the file's or directory's own.
+    pub name: Option<Bytes>,
     /// Path inside the tree of what to show first.
     pub index_file: Option<Vec<u8>>,
     /// Free attributes of the bundle.
@@ -90,6 +92,7 @@ impl Default for PutOptions {
     fn default() -> Self {
         Self {
             context: Context::public(),
+            name: None,
             index_file: None,
             properties: BTreeMap::new(),
             one_file_system: false,
@@ -309,6 +312,9 @@ async fn run(
     cancel: CancellationToken,
     stopped: CancellationToken,
 ) -> Result<PutReport, Error> {
+    if let Some(name) = &options.name {
+        check_name(name).map_err(|what| Error::Unsuitable { what })?;
+    }
     let index_file = options.index_file.map(Bytes::from);
     check_index_file(index_file.as_deref().unwrap_or_default())
         .and_then(|()| check_properties(&options.properties))
@@ -324,6 +330,7 @@ async fn run(
         index: index.clone(),
         monitor: monitor.clone(),
         one_file_system: options.one_file_system,
+        name: options.name,
         index_file,
         properties: options.properties,
     };
@@ -370,6 +377,7 @@ struct Pipeline {
     index: Arc<dyn ChunkIndex>,
     monitor: Arc<dyn Monitor>,
     one_file_system: bool,
+    name: Option<Bytes>,
     index_file: Option<Bytes>,
     properties: BTreeMap<String, Bytes>,
 }
@@ -419,8 +427,12 @@ impl Pipeline {
 
     /// Seals the root block and sends it after everything else.
     fn root(&self, tree: Assembled, out: &mpsc::Sender<Outgoing>) -> Result<Made, Failed> {
+        let mut entry = tree.entry;
+        if let Some(name) = &self.name {
+            entry.name = name.clone();
+        }
         let root = Root {
-            entry: tree.entry,
+            entry,
             totals: tree.totals,
             index_file: self.index_file.clone(),
             properties: self.properties.clone(),

@@ -1,0 +1,299 @@
+//! `libernet block`: blocks as they are.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::context::Context;
+use super::exit::{Exit, Failure};
+use super::{output, show, target};
+use crate::block::MAX_BLOCK_BYTES;
+use crate::id::BlockId;
+use crate::node::api::{
+    BlockGet, BlockHas, BlockItem, BlockLs, BlockRm, BlockStat, BlockStatReply, Usage,
+};
+use crate::size::ByteSize;
+
+/// Blocks asked for at once in a listing.
+const PAGE_BLOCKS: u64 = 5000;
+
+/// Work with single blocks: the encrypted bytes as they are.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  libernet block put FILE                   # the bytes are the block, at most 2 MiB
+  libernet block get bafk... > block
+  libernet block stat /sha384/38b0...
+  libernet block ls --like bafk...          # ids that share its first 16 bits
+
+With --json: put {\"id\",\"hex\",\"bytes\"}, has {\"id\",\"has\"}, rm {\"removed\"}, ls {\"blocks\":[{\"id\",\"bytes\"}]},
+  stat {\"id\",\"local\",\"bytes\",\"class\",\"pins\",\"requested\",\"downloaded\",\"served\",\"purged\"}
+  with {\"first\",\"last\",\"count\"} each, times in milliseconds since 1970")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Write a block to standard output.
+    Get {
+        /// The block.
+        id: String,
+        /// Write to a file instead.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Seconds to look for it.
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        timeout: Option<u64>,
+    },
+    /// Store a file's bytes as one block, pinned, and print its id.
+    Put {
+        /// The file, or - for standard input.
+        file: PathBuf,
+    },
+    /// Say whether the store has a block: yes or no.
+    Has {
+        /// The block.
+        id: String,
+    },
+    /// Show what is known about a block.
+    Stat {
+        /// The block.
+        id: String,
+    },
+    /// List the blocks of the store, ordered by id.
+    Ls {
+        /// Only ids that share the first 16 bits of this one.
+        #[arg(long, value_name = "ID")]
+        like: Option<String>,
+        /// Most blocks to list.
+        #[arg(long)]
+        limit: Option<u64>,
+    },
+    /// Drop a block from the store.
+    Rm {
+        /// The block.
+        id: String,
+        /// Drop it although a pin keeps it.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    match args.command {
+        Command::Get {
+            id,
+            output,
+            timeout,
+        } => get(target::block(&id)?, output, timeout, context).await,
+        Command::Put { file } => put(&file, context).await,
+        Command::Has { id } => {
+            let id = target::block(&id)?;
+            let reply = context
+                .with_client(async |client, _| Ok(client.block_has(BlockHas { id }).await?))
+                .await?;
+            if context.json {
+                output::json(&reply)?;
+            } else {
+                output::stdout(if reply.has { b"yes\n" } else { b"no\n" })?;
+            }
+            Ok(Exit::Done)
+        }
+        Command::Stat { id } => {
+            let id = target::block(&id)?;
+            let reply = context
+                .with_client(async |client, _| Ok(client.block_stat(BlockStat { id }).await?))
+                .await?;
+            if context.json {
+                output::json(&reply)?;
+            } else {
+                output::stdout(stat_text(&reply).as_bytes())?;
+            }
+            Ok(Exit::Done)
+        }
+        Command::Ls { like, limit } => {
+            let like = like.as_deref().map(target::block).transpose()?;
+            list(like, limit.unwrap_or(u64::MAX), context).await
+        }
+        Command::Rm { id, force } => {
+            let id = target::block(&id)?;
+            let reply = context
+                .with_client(async |client, _| Ok(client.block_rm(BlockRm { id, force }).await?))
+                .await?;
+            if context.json {
+                output::json(&reply)?;
+            } else if !reply.removed {
+                context.notice("the store did not have it");
+            }
+            Ok(Exit::Done)
+        }
+    }
+}
+
+async fn get(
+    id: BlockId,
+    output: Option<PathBuf>,
+    timeout: Option<u64>,
+    context: &Context,
+) -> Result<Exit, Failure> {
+    let bytes = context
+        .with_client(async |client, config| {
+            let timeout_s = timeout.unwrap_or(config.timeout_s);
+            Ok(client.block_get(BlockGet { id, timeout_s }).await?)
+        })
+        .await?;
+    match output {
+        None => output::stdout(&bytes)?,
+        Some(path) => std::fs::write(&path, &bytes).map_err(|error| {
+            Failure::io(format!("{} could not be written", path.display()), &error)
+        })?,
+    }
+    Ok(Exit::Done)
+}
+
+async fn put(file: &Path, context: &Context) -> Result<Exit, Failure> {
+    let bytes = read_block(file)?;
+    let reply = context
+        .with_client(async |client, _| Ok(client.block_put(bytes).await?))
+        .await?;
+    if context.json {
+        output::json(&reply)?;
+    } else {
+        output::stdout(format!("{}\n", reply.id).as_bytes())?;
+    }
+    Ok(Exit::Done)
+}
+
+/// The bytes of a file that may become a block.
+fn read_block(file: &Path) -> Result<Bytes, Failure> {
+    let mut bytes = Vec::new();
+    let limit = MAX_BLOCK_BYTES as u64 + 1;
+    let read = if file.as_os_str() == "-" {
+        std::io::stdin().lock().take(limit).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(file).and_then(|file| file.take(limit).read_to_end(&mut bytes))
+    };
+    read.map_err(|error| Failure::io(format!("{} could not be read", file.display()), &error))?;
+    if bytes.is_empty() || bytes.len() > MAX_BLOCK_BYTES {
+        let found = if bytes.is_empty() { "none" } else { "more" };
+        return Err(Failure::usage(format!(
+            "a block has 1 to {MAX_BLOCK_BYTES} bytes; {} has {found}",
+            file.display()
+        ))
+        .with_hint("`libernet put` takes files of any size"));
+    }
+    Ok(bytes.into())
+}
+
+async fn list(like: Option<BlockId>, limit: u64, context: &Context) -> Result<Exit, Failure> {
+    context
+        .with_client(async |client, _| {
+            let mut after = None;
+            let mut left = limit;
+            let mut separator = "";
+            if context.json {
+                output::stdout(b"{\"blocks\":[")?;
+            }
+            while left > 0 {
+                let request = BlockLs {
+                    after,
+                    like,
+                    limit: left.min(PAGE_BLOCKS),
+                };
+                let page = client.block_ls(request).await?;
+                let mut text = String::new();
+                for item in &page.blocks {
+                    if context.json {
+                        text.push_str(separator);
+                        separator = ",";
+                    }
+                    text.push_str(&line(item, context.json));
+                }
+                output::stdout(text.as_bytes())?;
+                left = left.saturating_sub(page.blocks.len() as u64);
+                match page.blocks.last() {
+                    Some(last) if page.more => after = Some(last.id),
+                    _ => break,
+                }
+            }
+            if context.json {
+                output::stdout(b"]}\n")?;
+            }
+            Ok(Exit::Done)
+        })
+        .await
+}
+
+fn line(item: &BlockItem, json: bool) -> String {
+    if json {
+        json!(item).to_string()
+    } else {
+        format!("{} {}\n", item.id, item.bytes)
+    }
+}
+
+fn stat_text(stat: &BlockStatReply) -> String {
+    let usage = |usage: &Usage| match (usage.first, usage.last) {
+        (Some(first), Some(last)) => format!(
+            "{} times, first {}, last {}",
+            usage.count,
+            show::timestamp(first),
+            show::timestamp(last)
+        ),
+        _ => "never".to_owned(),
+    };
+    let rows: Vec<Vec<String>> = [
+        ("id", stat.id.to_string()),
+        ("path", stat.id.to_path()),
+        ("here", if stat.local { "yes" } else { "no" }.to_owned()),
+        (
+            "size",
+            stat.bytes
+                .map_or_else(|| "-".to_owned(), |bytes| ByteSize(bytes).to_string()),
+        ),
+        (
+            "kept as",
+            stat.class.clone().unwrap_or_else(|| "-".to_owned()),
+        ),
+        ("pins", stat.pins.to_string()),
+        ("requested", usage(&stat.requested)),
+        ("downloaded", usage(&stat.downloaded)),
+        ("served", usage(&stat.served)),
+        ("purged", usage(&stat.purged)),
+    ]
+    .into_iter()
+    .map(|(name, value)| vec![name.to_owned(), value])
+    .collect();
+    show::table(&rows, &[])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_a_block_is_checked_before_anything_starts() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("block");
+        for (len, fits) in [
+            (0, false),
+            (1, true),
+            (MAX_BLOCK_BYTES, true),
+            (MAX_BLOCK_BYTES + 1, false),
+        ] {
+            std::fs::write(&path, vec![7; len]).expect("written");
+            match read_block(&path) {
+                Ok(bytes) => assert!(fits && bytes.len() == len, "{len}"),
+                Err(failure) => {
+                    assert!(!fits && failure.exit == Exit::Usage, "{len}");
+                    assert!(failure.message.contains("2097152"), "{}", failure.message);
+                }
+            }
+        }
+        let failure = read_block(&dir.path().join("nothing")).expect_err("missing");
+        assert!(failure.exit == Exit::Failed && failure.message.contains("nothing"));
+    }
+}

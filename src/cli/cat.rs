@@ -1,0 +1,54 @@
+//! `libernet cat`: one file to standard output.
+
+use futures::TryStreamExt;
+use tokio::io::AsyncWriteExt;
+
+use super::context::Context;
+use super::exit::{Exit, Failure};
+use super::{output, target};
+use crate::node::api::Cat;
+
+/// Write one file of a bundle to standard output.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  libernet cat LINK/notes.txt
+  libernet cat LINK/src.tar | tar x
+  libernet cat LINK/disk.img --offset 1048576 --length 512 | xxd")]
+pub(super) struct Args {
+    /// The link, and the file's path in it unless the bundle is one file.
+    #[arg(value_name = "LINK[/PATH]")]
+    link: String,
+    /// First byte.
+    #[arg(long, default_value_t = 0)]
+    offset: u64,
+    /// Most bytes to write.
+    #[arg(long, value_name = "BYTES")]
+    length: Option<u64>,
+    /// Seconds to look for one block before it counts as missing.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: Option<u64>,
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    let (link, path) = target::link_and_path(&args.link)?;
+    context
+        .with_client(async |client, config| {
+            let request = Cat {
+                link,
+                path,
+                offset: args.offset,
+                len: args.length,
+                timeout_s: args.timeout.unwrap_or(config.timeout_s),
+            };
+            let mut stream = client.cat(request).await?;
+            let mut out = output::async_stdout()?;
+            while let Some(bytes) = stream.try_next().await? {
+                out.write_all(&bytes)
+                    .await
+                    .map_err(|error| Failure::output(&error))?;
+            }
+            out.flush().await.map_err(|error| Failure::output(&error))?;
+            Ok(Exit::Done)
+        })
+        .await
+}

@@ -1,0 +1,277 @@
+//! `libernet config`: the settings and where they come from.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::ops::Range;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::context::Context;
+use super::exit::{Exit, Failure};
+use super::output;
+use crate::config::{Config, Error, FILE_NAME, SETTINGS};
+
+/// Show and change settings.
+///
+/// Flags beat environment variables, which beat the file. A running node takes changes over when it is started again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  libernet config show                       # every setting, its value, where it is from, what it means
+  libernet config set quota 100GiB
+  libernet config set bootstrap /ip4/192.0.2.7/tcp/4384,/ip4/192.0.2.8/tcp/4384
+  libernet config get quota
+  $EDITOR \"$(libernet config path)\"
+
+With --json: show {\"path\",\"settings\":[{\"name\",\"value\",\"default\",\"source\",\"variable\",\"meaning\"}]}, get {\"name\",\"value\"},
+  path {\"path\"}, set {\"name\",\"value\"}")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Show every setting as a settings file with comments.
+    Show,
+    /// Print where the settings file is.
+    Path,
+    /// Print one setting.
+    Get {
+        /// Its name.
+        name: String,
+    },
+    /// Change one setting in the file; comments stay.
+    Set {
+        /// Its name.
+        name: String,
+        /// The value; lists are separated by commas.
+        value: String,
+    },
+}
+
+pub(super) fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    let path = context.data_dir.join(FILE_NAME);
+    match args.command {
+        Command::Path => {
+            if context.json {
+                output::json(&json!({ "path": path.to_string_lossy() }))?;
+            } else {
+                output::stdout(format!("{}\n", path.display()).as_bytes())?;
+            }
+        }
+        Command::Show => show(context, &path)?,
+        Command::Get { name } => {
+            let table = table(&context.config(BTreeMap::new())?);
+            let value = table.get(&name).ok_or_else(|| unknown(&name))?;
+            if context.json {
+                output::json(&json!({ "name": name, "value": value }))?;
+            } else {
+                output::stdout(format!("{}\n", plain(value)).as_bytes())?;
+            }
+        }
+        Command::Set { name, value } => {
+            let value = set(&path, &name, &value)?;
+            if context.json {
+                output::json(&json!({ "name": name, "value": value }))?;
+            } else {
+                context.notice(&format!(
+                    "{name} = {value} in {}; a running node takes it over when it is started again",
+                    path.display()
+                ));
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn unknown(name: &str) -> Failure {
+    Error::Value {
+        name: name.to_owned(),
+        message: "there is no such setting; `libernet config show` lists them".to_owned(),
+    }
+    .into()
+}
+
+fn table(config: &Config) -> toml::Table {
+    toml::Table::try_from(config).expect("settings are a table; a test of theirs says so")
+}
+
+/// A value without TOML's quotes; lists separated by commas, as `set` takes them.
+fn plain(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) => text.clone(),
+        toml::Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(plain).collect();
+            items.join(",")
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Where the value in force comes from.
+fn source(name: &str, variable: &str, context: &Context, file: &toml::Table) -> String {
+    if context.environment.contains_key(name) {
+        format!("environment variable {variable}")
+    } else if file.contains_key(name) {
+        "file".to_owned()
+    } else {
+        "default".to_owned()
+    }
+}
+
+fn show(context: &Context, path: &Path) -> Result<(), Failure> {
+    let config = context.config(BTreeMap::new())?;
+    // The file was read just now and is valid; missing is as good as empty.
+    let file: toml::Table = std::fs::read_to_string(path)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_default();
+    let (values, defaults) = (table(&config), table(&Config::default()));
+    if context.json {
+        let settings: Vec<_> = SETTINGS
+            .iter()
+            .map(|(name, variable, meaning)| {
+                json!({
+                    "name": name,
+                    "value": values[*name],
+                    "default": defaults[*name],
+                    "source": source(name, variable, context, &file),
+                    "variable": variable,
+                    "meaning": meaning,
+                })
+            })
+            .collect();
+        return output::json(&json!({ "path": path.to_string_lossy(), "settings": settings }));
+    }
+    let mut text = format!("# Settings in force; the file is {}\n", path.display());
+    for (name, variable, meaning) in SETTINGS {
+        let _ = write!(
+            text,
+            "\n# {meaning}\n# From: {}. Variable: {variable}. Default: {}\n{name} = {}\n",
+            source(name, variable, context, &file),
+            defaults[name],
+            values[name],
+        );
+    }
+    output::stdout(text.as_bytes())
+}
+
+/// Changes one setting in the file and gives its value. The file is replaced as a whole, or left as it was.
+fn set(path: &Path, name: &str, text: &str) -> Result<toml::Value, Failure> {
+    let mut config = Config::default();
+    config.set(name, text)?;
+    config.check()?;
+    let value = table(&config).remove(name).ok_or_else(|| unknown(name))?;
+    let io = |error: &std::io::Error| {
+        Failure::io(
+            format!("the settings file {} could not be written", path.display()),
+            error,
+        )
+    };
+    let old = match std::fs::read_to_string(path) {
+        Ok(old) => old,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(io(&error)),
+    };
+    let new = edit(&old, name, &value).map_err(|message| Error::Parse {
+        path: path.to_owned(),
+        message,
+    })?;
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let replace = || {
+        std::fs::create_dir_all(directory)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(".config-")
+            .tempfile_in(directory)?;
+        file.write_all(new.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    replace().map_err(|error: std::io::Error| io(&error))?;
+    Ok(value)
+}
+
+/// The text with one value replaced, or added at the end. Everything else stays, comments too.
+fn edit(old: &str, name: &str, value: &toml::Value) -> Result<String, String> {
+    let parsed = toml::de::DeTable::parse(old).map_err(|error| error.to_string())?;
+    let found: Option<Range<usize>> = parsed
+        .get_ref()
+        .iter()
+        .find(|(key, _)| key.get_ref().as_ref() == name)
+        .map(|(_, value)| value.span());
+    let mut new = old.to_owned();
+    match found {
+        Some(span) => new.replace_range(span, &value.to_string()),
+        None => {
+            if !new.is_empty() && !new.ends_with('\n') {
+                new.push('\n');
+            }
+            let _ = writeln!(new, "{name} = {value}");
+        }
+    }
+    // What is written must be read again.
+    let reread: toml::Table = new
+        .parse()
+        .map_err(|error: toml::de::Error| error.to_string())?;
+    if reread.get(name) == Some(value) {
+        Ok(new)
+    } else {
+        Err(format!("{name} can't be changed here; edit the file"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_replaced_in_place_and_comments_stay() {
+        let old = "# mine\nquota = \"1GiB\" # small\nlisten = [\n  \"/ip4/0.0.0.0/tcp/1\", # one\n]\nmdns = true";
+        let new = edit(old, "quota", &toml::Value::from("2 GiB")).expect("valid");
+        assert_eq!(new, old.replace("1GiB", "2 GiB"));
+        let new = edit(old, "listen", &toml::Value::from(vec!["/x"])).expect("valid");
+        assert_eq!(
+            new,
+            "# mine\nquota = \"1GiB\" # small\nlisten = [\"/x\"]\nmdns = true"
+        );
+        let new = edit(old, "network", &toml::Value::from("n")).expect("valid");
+        assert_eq!(new, format!("{old}\nnetwork = \"n\"\n"));
+        assert!(edit("quota =", "quota", &toml::Value::from("1")).is_err());
+        // Added behind a table it would not be the setting.
+        assert!(edit("[other]\n", "quota", &toml::Value::from("1")).is_err());
+    }
+
+    #[test]
+    fn what_is_set_is_read_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("new").join(FILE_NAME);
+        set(&path, "quota", "3GiB").expect("set");
+        set(&path, "bootstrap", "/a,/b").expect("set");
+        let config = Config::load(path.parent().expect("below"), &BTreeMap::new()).expect("valid");
+        assert_eq!(config.quota.0, 3 << 30);
+        assert_eq!(config.bootstrap, ["/a", "/b"]);
+        let before = std::fs::read(&path).expect("there");
+        for (name, value) in [("quota", "lots"), ("nothing", "1"), ("http", "0.0.0.0:1")] {
+            assert_eq!(
+                set(&path, name, value).expect_err("refused").exit,
+                Exit::Usage
+            );
+        }
+        assert_eq!(std::fs::read(&path).expect("there"), before);
+    }
+
+    #[test]
+    fn every_setting_shows_in_the_form_that_set_takes() {
+        let defaults = table(&Config::default());
+        for (name, _, _) in SETTINGS {
+            let mut config = Config::default();
+            config
+                .set(name, &plain(&defaults[name]))
+                .expect("reads back");
+            assert_eq!(config, Config::default(), "{name}");
+        }
+    }
+}

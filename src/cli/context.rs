@@ -1,0 +1,155 @@
+//! What every command shares: where the data is, the settings, how to talk to the user, and how to stop.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::exit::Failure;
+use super::output;
+use super::progress::Bar;
+use crate::client::Client;
+use crate::config::{Config, SETTINGS};
+
+/// How long a command's own node may take to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What every command shares.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Data directory, absolute.
+    pub data_dir: PathBuf,
+    /// Print JSON.
+    pub json: bool,
+    /// Say only errors.
+    pub quiet: bool,
+    /// Settings from the environment.
+    pub environment: BTreeMap<String, String>,
+    /// Fires when the user or the system wants the command to end.
+    pub stop: CancellationToken,
+}
+
+/// The settings that the environment gives, by name.
+pub fn environment(get: impl Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
+    SETTINGS
+        .iter()
+        .filter_map(|(name, variable, _)| Some(((*name).to_owned(), get(variable)?)))
+        .collect()
+}
+
+/// The data directory that the platform suggests.
+pub fn default_data_dir() -> Option<PathBuf> {
+    directories::ProjectDirs::from("", "", "libernet").map(|dirs| dirs.data_dir().to_owned())
+}
+
+impl Context {
+    /// The settings: `flags` beat the environment, which beats the file.
+    ///
+    /// # Errors
+    /// A wrong setting, by name.
+    pub fn config(&self, flags: BTreeMap<String, String>) -> Result<Config, Failure> {
+        let mut overrides = self.environment.clone();
+        overrides.extend(flags);
+        Ok(Config::load(&self.data_dir, &overrides)?)
+    }
+
+    /// Tells the user something that is no result, on stderr. Not with `--quiet`, and not with `--json`.
+    pub fn notice(&self, text: &str) {
+        if !self.quiet && !self.json {
+            output::stderr(&format!("{text}\n"));
+        }
+    }
+
+    /// Warns on stderr, unless the user wants to hear only errors.
+    pub fn warning(&self, text: &str) {
+        if !self.quiet {
+            output::stderr(&format!("warning: {}\n", super::show::printable(text)));
+        }
+    }
+
+    /// A progress bar.
+    pub fn bar(&self, verb: &'static str) -> Arc<Bar> {
+        Bar::new(verb, !self.quiet, !self.quiet)
+    }
+
+    /// The path on this machine that the user means.
+    ///
+    /// # Errors
+    /// When the working directory is gone.
+    pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+        std::path::absolute(path).map_err(|error| {
+            Failure::io(format!("the path {} can't be used", path.display()), &error)
+        })
+    }
+
+    /// Runs `work` with the node of the data directory: the running one, or one of this command's own that is stopped at the
+    /// end. A signal ends the work.
+    ///
+    /// # Errors
+    /// What `work` says, or what keeps the node from starting.
+    pub async fn with_client<T>(
+        &self,
+        work: impl AsyncFnOnce(&Client, &Config) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let config = self.config(BTreeMap::new())?;
+        let client = tokio::select! {
+            biased;
+            client = Client::open(&self.data_dir, config.clone()) => client?,
+            () = self.stop.cancelled() => return Err(Failure::interrupted()),
+        };
+        if client.is_embedded() {
+            self.notice(&format!(
+                "no node is running on {}: this command uses one of its own (`libernet up` keeps one running)",
+                self.data_dir.display()
+            ));
+        }
+        let result = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Failure::interrupted()),
+            result = work(&client, &config) => result,
+        };
+        match tokio::time::timeout(STOP_TIMEOUT, client.shutdown()).await {
+            Ok(Ok(())) => result,
+            // The work's own failure says more than that of stopping.
+            Ok(Err(error)) => result.and(Err(error.into())),
+            Err(_) => {
+                self.warning("the node of this command did not stop in time");
+                result
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_beat_the_environment_which_beats_the_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let text = "network = \"file\"\ntimeout_s = 1\nmax_connections = 1\n";
+        std::fs::write(dir.path().join(crate::config::FILE_NAME), text).expect("written");
+        let variables = [
+            ("LIBERNET_TIMEOUT_S", "2"),
+            ("LIBERNET_MAX_CONNECTIONS", "2"),
+        ];
+        let context = Context {
+            data_dir: dir.path().to_owned(),
+            json: false,
+            quiet: true,
+            environment: environment(|name| {
+                let found = variables.iter().find(|(variable, _)| *variable == name);
+                found.map(|(_, value)| (*value).to_owned())
+            }),
+            stop: CancellationToken::new(),
+        };
+        let flags = BTreeMap::from([("max_connections".to_owned(), "3".to_owned())]);
+        let config = context.config(flags).expect("valid");
+        assert_eq!(config.network, "file");
+        assert_eq!((config.timeout_s, config.max_connections), (2, 3));
+        let flags = BTreeMap::from([("quota".to_owned(), "lots".to_owned())]);
+        assert_eq!(context.config(flags).expect_err("wrong").exit.code(), 2);
+    }
+}

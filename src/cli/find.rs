@@ -1,0 +1,123 @@
+//! `libernet find`: who provides an identifier.
+
+use super::context::Context;
+use super::exit::{Exit, Failure};
+use super::{output, show, target};
+use crate::node::api::{Find, FindReply};
+
+/// Providers asked for unless told otherwise.
+const LIMIT: u64 = 20;
+/// Seconds to look unless told otherwise.
+const TIMEOUT_S: u64 = 20;
+
+/// Find the nodes that announced an identifier, and whether they answer.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  libernet find LINK
+  libernet find bafk...
+  libernet find /sha384/38b0...
+  libernet find 'text:the garden club'     # the SHA-384 of the words
+
+With --json: {\"id\",\"local\",\"providers\":[{\"peer\",\"addresses\",\"reached\",\"has\",\"ms\"}]}
+The exit code is 4 when nobody was found and this node doesn't have it either.")]
+pub(super) struct Args {
+    /// A block id, a link, any 96 hex digits, or text:WORDS.
+    #[arg(value_name = "ID|LINK|text:WORDS")]
+    id: String,
+    /// Don't ask the providers whether they really have it.
+    #[arg(long)]
+    no_check: bool,
+    /// Most providers to show.
+    #[arg(long, default_value_t = LIMIT, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    limit: u64,
+    /// Seconds to look.
+    #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT_S, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    let request = Find {
+        id: target::identifier(&args.id)?,
+        limit: args.limit,
+        check: !args.no_check,
+        timeout_s: args.timeout,
+    };
+    let reply = context
+        .with_client(async |client, _| Ok(client.find(request).await?))
+        .await?;
+    if context.json {
+        output::json(&reply)?;
+    } else {
+        output::stdout(text(&reply).as_bytes())?;
+    }
+    if !reply.providers.is_empty() || reply.local {
+        return Ok(Exit::Done);
+    }
+    context.notice(&format!(
+        "nobody who announced {} was found within {} s",
+        reply.id, args.timeout
+    ));
+    Ok(Exit::NotFound)
+}
+
+fn text(reply: &FindReply) -> String {
+    let mut text = String::new();
+    if reply.local {
+        text.push_str("this node has it\n");
+    }
+    let yes_no = |answer: Option<bool>| match answer {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "-",
+    };
+    let mut rows = vec![
+        ["peer", "reached", "has it", "ms", "addresses"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for provider in &reply.providers {
+        rows.push(vec![
+            provider.peer.clone(),
+            yes_no(provider.reached).to_owned(),
+            yes_no(provider.has).to_owned(),
+            provider.ms.to_string(),
+            provider.addresses.join(" "),
+        ]);
+    }
+    if rows.len() > 1 {
+        for cell in rows.iter_mut().flatten() {
+            *cell = show::printable(cell);
+        }
+        text.push_str(&show::table(&rows, &[3]));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::BlockId;
+    use crate::node::api::Provider;
+
+    #[test]
+    fn a_table_of_providers() {
+        let mut reply = FindReply {
+            id: BlockId::from_sha384([0; 48]),
+            local: true,
+            providers: Vec::new(),
+        };
+        assert_eq!(text(&reply), "this node has it\n");
+        reply.providers.push(Provider {
+            peer: "12D3".to_owned(),
+            addresses: vec!["/ip4/1.2.3.4/tcp/1".to_owned()],
+            reached: Some(true),
+            has: None,
+            ms: 12,
+        });
+        assert!(
+            text(&reply).ends_with("12D3  yes      -       12  /ip4/1.2.3.4/tcp/1\n"),
+            "{}",
+            text(&reply)
+        );
+    }
+}

@@ -1,0 +1,176 @@
+//! `libernet get`: a bundle back into files.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::context::Context;
+use super::exit::{Exit, Failure};
+use super::{output, show, target};
+use crate::block::Link;
+use crate::client::Client;
+use crate::node::api::{Get, GetReply, Ls, Missing, Overwrite};
+use crate::size::ByteSize;
+
+/// Parts named in a warning when many are missing.
+pub(super) const MAX_NAMED: usize = 20;
+
+/// Fetch a bundle, or a part of it, and write it to disk.
+///
+/// Every byte is verified. Nothing is ever written outside of the target, whatever the bundle holds. A second run with
+/// `--overwrite changed` goes on where the first was interrupted.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  libernet get LINK                    # under its own name in this directory
+  libernet get LINK -o copy
+  libernet get LINK/photos/2026 -o photos
+  libernet get LINK -o copy --overwrite changed
+
+With --json: {\"bytes\",\"files\",\"from\":[peer],\"givers\":[{\"peer\",\"blocks\",\"bytes\"}],\"output\",\"missing\":[{\"path\",\"block\",\"reason\"}]}")]
+pub(super) struct Args {
+    /// The link, and a path in it if only a part is wanted.
+    #[arg(value_name = "LINK[/PATH]")]
+    link: String,
+    /// Where to write. A single file goes into a directory that exists [default: its own name, here].
+    #[arg(short, long, value_name = "PATH")]
+    output: Option<PathBuf>,
+    /// What to do with files that exist.
+    #[arg(long, value_enum, default_value = "never")]
+    overwrite: When,
+    /// Restore owners and groups (needs root).
+    #[arg(long)]
+    owners: bool,
+    /// Seconds to look for one block before it counts as missing.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: Option<u64>,
+    /// Keep the bundle in the store as well.
+    #[arg(long)]
+    pin: bool,
+}
+
+/// What to do with files that exist.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum When {
+    /// Refuse a target that exists.
+    Never,
+    /// Replace files whose size or time differs.
+    Changed,
+    /// Replace every file.
+    Always,
+}
+
+impl From<When> for Overwrite {
+    fn from(when: When) -> Self {
+        match when {
+            When::Never => Self::Never,
+            When::Changed => Self::Changed,
+            When::Always => Self::Always,
+        }
+    }
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    let (link, path) = target::link_and_path(&args.link)?;
+    let here = Context::absolute(Path::new("."))?;
+    let output = args.output.as_deref().map(Context::absolute).transpose()?;
+    let reply = context
+        .with_client(async |client, config| {
+            let timeout_s = args.timeout.unwrap_or(config.timeout_s);
+            let bar = context.bar("get");
+            let (output, directory) = match output {
+                Some(dir) if dir.is_dir() && is_file(client, &link, &path, timeout_s).await? => {
+                    (None, dir)
+                }
+                output => (output, here),
+            };
+            let request = Get {
+                link,
+                path,
+                output,
+                directory,
+                overwrite: args.overwrite.into(),
+                owners: args.owners,
+                pin: args.pin,
+                timeout_s,
+            };
+            Ok(client.get(request, bar).await?)
+        })
+        .await?;
+    print(&reply, context)?;
+    Ok(if reply.missing.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Partial
+    })
+}
+
+/// Whether the path names anything but a directory: that goes into a directory that exists, as with `cp`.
+async fn is_file(
+    client: &Client,
+    link: &Link,
+    path: &str,
+    timeout_s: u64,
+) -> Result<bool, Failure> {
+    let request = Ls {
+        link: link.clone(),
+        path: path.to_owned(),
+        skip: 0,
+        limit: 1,
+        timeout_s,
+    };
+    let reply = client.ls(request).await?;
+    Ok(reply.this.is_some_and(|this| this.kind != "dir"))
+}
+
+fn print(reply: &GetReply, context: &Context) -> Result<(), Failure> {
+    warn_missing(&reply.missing, context);
+    if context.json {
+        let from: Vec<&str> = reply.from.iter().map(|giver| giver.peer.as_str()).collect();
+        return output::json(&json!({
+            "bytes": reply.bytes,
+            "files": reply.files,
+            "from": from,
+            "givers": reply.from,
+            "output": reply.output.to_string_lossy(),
+            "missing": reply.missing,
+        }));
+    }
+    output::stdout(format!("{}\n", show::printable(&reply.output.to_string_lossy())).as_bytes())?;
+    context.notice(&format!(
+        "{} in {}",
+        ByteSize(reply.bytes),
+        show::count(reply.files, "file")
+    ));
+    if reply.from.is_empty() {
+        context.notice("everything was in the store");
+    }
+    for giver in &reply.from {
+        context.notice(&format!(
+            "from {}: {}, {}",
+            giver.peer,
+            show::count(giver.blocks, "block"),
+            ByteSize(giver.bytes)
+        ));
+    }
+    Ok(())
+}
+
+/// Names what could not be had.
+pub(super) fn warn_missing(missing: &[Missing], context: &Context) {
+    for part in missing.iter().take(MAX_NAMED) {
+        let block = part
+            .block
+            .map(|id| format!(" (block {id})"))
+            .unwrap_or_default();
+        context.warning(&format!("{}: {}{block}", part.path, part.reason));
+    }
+    if missing.len() > MAX_NAMED {
+        context.warning(&format!(
+            "and {} more that are missing",
+            missing.len() - MAX_NAMED
+        ));
+    }
+    if !missing.is_empty() {
+        context.notice("run it again with --overwrite changed when more peers are online: only what is missing is fetched");
+    }
+}

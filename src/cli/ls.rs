@@ -1,0 +1,169 @@
+//! `libernet ls`: what is in a bundle.
+
+use serde_json::json;
+
+use super::context::Context;
+use super::exit::{Exit, Failure};
+use super::{output, show, target};
+use crate::node::api::{Entry, Ls, LsReply};
+use crate::size::ByteSize;
+
+/// Entries asked for at once.
+const PAGE_ENTRIES: u64 = 1000;
+
+/// List a directory of a bundle.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  libernet ls LINK
+  libernet ls -l LINK/photos
+  libernet ls LINK --json | jq -r '.entries[].name'
+
+With --json: {\"this\":{..},\"index_file\",\"entries\":[{\"name\",\"kind\",\"bytes\",\"mode\",\"mtime_s\",\"target\"}]}")]
+pub(super) struct Args {
+    /// The link, and a path in it.
+    #[arg(value_name = "LINK[/PATH]")]
+    link: String,
+    /// Show kind, permissions, size and time (UTC) too.
+    #[arg(short, long)]
+    long: bool,
+    /// Seconds to look for one block before it counts as missing.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: Option<u64>,
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    let (link, path) = target::link_and_path(&args.link)?;
+    context
+        .with_client(async |client, config| {
+            let mut request = Ls {
+                link,
+                path,
+                skip: 0,
+                limit: PAGE_ENTRIES,
+                timeout_s: args.timeout.unwrap_or(config.timeout_s),
+            };
+            // Pages are printed as they come: a directory may have millions of entries.
+            loop {
+                let page = client.ls(request.clone()).await?;
+                let is_first = request.skip == 0;
+                request.skip += page.entries.len() as u64;
+                let more = page.more && !page.entries.is_empty();
+                let text = if context.json {
+                    json_page(&page, is_first, !more)
+                } else {
+                    text_page(&page, args.long)
+                };
+                output::stdout(text.as_bytes())?;
+                if !more {
+                    return Ok(Exit::Done);
+                }
+            }
+        })
+        .await
+}
+
+fn json_page(page: &LsReply, is_first: bool, is_last: bool) -> String {
+    let mut text = String::new();
+    if is_first {
+        let (this, index_file) = (json!(page.this), json!(page.index_file));
+        text = format!("{{\"this\":{this},\"index_file\":{index_file},\"entries\":[");
+    }
+    for (at, entry) in page.entries.iter().enumerate() {
+        if at > 0 || !is_first {
+            text.push(',');
+        }
+        text.push_str(&json!(entry).to_string());
+    }
+    if is_last {
+        text.push_str("]}\n");
+    }
+    text
+}
+
+fn text_page(page: &LsReply, long: bool) -> String {
+    let single = page
+        .this
+        .iter()
+        .filter(|this| this.kind != "dir" && page.entries.is_empty());
+    let entries: Vec<&Entry> = page.entries.iter().chain(single).collect();
+    if !long {
+        let line = |entry: &&Entry| {
+            let slash = if entry.kind == "dir" { "/" } else { "" };
+            format!("{}{slash}\n", show::printable(&entry.name))
+        };
+        return entries.iter().map(line).collect();
+    }
+    let rows: Vec<Vec<String>> = entries.iter().map(|entry| row(entry)).collect();
+    show::table(&rows, &[1])
+}
+
+fn row(entry: &Entry) -> Vec<String> {
+    let mut name = show::printable(&entry.name);
+    if let Some(target) = &entry.target {
+        name.push_str(" -> ");
+        name.push_str(&show::printable(target));
+    }
+    vec![
+        show::mode(&entry.kind, entry.mode),
+        ByteSize(entry.bytes).to_string(),
+        show::utc(entry.mtime_s),
+        name,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, kind: &str) -> Entry {
+        Entry {
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            bytes: 1024,
+            mode: 0o755,
+            mtime_s: 0,
+            target: (kind == "symlink").then(|| "a\nb".to_owned()),
+        }
+    }
+
+    fn page(entries: Vec<Entry>) -> LsReply {
+        LsReply {
+            this: Some(entry("", "dir")),
+            index_file: None,
+            entries,
+            more: true,
+        }
+    }
+
+    #[test]
+    fn pages_join_to_one_object() {
+        let pages = [
+            page(vec![entry("a", "file"), entry("b", "dir")]),
+            page(vec![entry("c", "file")]),
+        ];
+        let text = json_page(&pages[0], true, false) + &json_page(&pages[1], false, true);
+        let value: serde_json::Value = serde_json::from_str(&text).expect("json");
+        assert_eq!(value["entries"].as_array().map(Vec::len), Some(3));
+        assert_eq!(value["this"]["kind"], "dir");
+        let alone: serde_json::Value =
+            serde_json::from_str(&json_page(&page(Vec::new()), true, true)).expect("json");
+        assert_eq!(alone["entries"], json!([]));
+    }
+
+    #[test]
+    fn names_are_safe_and_a_single_file_is_shown() {
+        let text = text_page(
+            &page(vec![entry("a\x1b[2J", "symlink"), entry("d", "dir")]),
+            true,
+        );
+        assert_eq!(
+            text,
+            "lrwxr-xr-x  1 KiB  1970-01-01 00:00  a\\u{1b}[2J -> a\\u{a}b\n\
+             drwxr-xr-x  1 KiB  1970-01-01 00:00  d\n"
+        );
+        let mut single = page(Vec::new());
+        assert_eq!(text_page(&single, false), "");
+        single.this = Some(entry("only", "file"));
+        assert_eq!(text_page(&single, false), "only\n");
+    }
+}

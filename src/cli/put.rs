@@ -1,0 +1,108 @@
+//! `libernet put`: files into blocks.
+
+use std::path::PathBuf;
+
+use futures::StreamExt;
+use tokio_util::io::ReaderStream;
+
+use super::context::Context;
+use super::exit::{Exit, Failure};
+use super::{output, show};
+use crate::node::api::{Put, PutReply};
+use crate::size::ByteSize;
+
+/// Bytes read from standard input at once.
+const READ_BYTES: usize = 256 << 10;
+/// Files named in a warning when many could not be read.
+const MAX_NAMED: usize = 20;
+
+/// Store a file or directory and print its link.
+///
+/// What is the same as before costs no space again. The blocks are pinned and announced, so that others find them. The link
+/// holds the key: whoever has it can read the content.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  libernet put ~/Documents
+  libernet put website --index-file index.html
+  tar c src | libernet put - --name src.tar
+  LINK=$(libernet put -q report.pdf)
+
+With --json: {\"link\",\"id\",\"bytes\",\"files\",\"blocks\",\"new_bytes\",\"unreadable\":[{\"path\",\"reason\"}],\"announced_to\"}")]
+pub(super) struct Args {
+    /// File or directory, or - for standard input.
+    path: PathBuf,
+    /// Name to show in lists and to extract a single file under [default: the path's last part].
+    #[arg(long)]
+    name: Option<String>,
+    /// Let the blocks be dropped when room is needed.
+    #[arg(long)]
+    no_pin: bool,
+    /// File to show when the bundle is opened as a page, relative to PATH.
+    #[arg(long, value_name = "FILE")]
+    index_file: Option<String>,
+    /// Don't wait until the root is announced to the mesh.
+    #[arg(long)]
+    no_announce: bool,
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    let from_stdin = args.path.as_os_str() == "-";
+    if from_stdin && (args.no_pin || args.index_file.is_some()) {
+        return Err(Failure::usage(
+            "standard input takes neither --no-pin nor --index-file",
+        ));
+    }
+    let reply = context
+        .with_client(async |client, _| {
+            let bar = context.bar("put");
+            if from_stdin {
+                let name = args.name.clone().unwrap_or_else(|| "stdin".to_owned());
+                let input = ReaderStream::with_capacity(output::async_stdin()?, READ_BYTES);
+                return Ok(client.put_stream(name, input.boxed(), bar).await?);
+            }
+            let request = Put {
+                path: Context::absolute(&args.path)?,
+                name: args.name.clone(),
+                index_file: args.index_file.clone(),
+                pin: !args.no_pin,
+                announce: !args.no_announce,
+            };
+            Ok(client.put(request, bar).await?)
+        })
+        .await?;
+    print(&reply, &args, context)?;
+    Ok(if reply.unreadable.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Partial
+    })
+}
+
+fn print(reply: &PutReply, args: &Args, context: &Context) -> Result<(), Failure> {
+    for file in reply.unreadable.iter().take(MAX_NAMED) {
+        context.warning(&format!("{}: {}", file.path, file.reason));
+    }
+    if reply.unreadable.len() > MAX_NAMED {
+        let more = reply.unreadable.len() - MAX_NAMED;
+        context.warning(&format!("and {more} more that could not be read"));
+    }
+    if context.json {
+        return output::json(reply);
+    }
+    output::stdout(format!("{}\n", reply.link).as_bytes())?;
+    context.notice(&format!(
+        "{} in {}, {}, {} of them new",
+        ByteSize(reply.bytes),
+        show::count(reply.files, "file"),
+        show::count(reply.blocks, "block"),
+        ByteSize(reply.new_bytes),
+    ));
+    if !args.no_announce {
+        context.notice(&match reply.announced_to {
+            0 => "no peer to announce it to yet: a running node announces it as soon as it has one"
+                .to_owned(),
+            peers => format!("announced to {}", show::count(peers, "peer")),
+        });
+    }
+    Ok(())
+}

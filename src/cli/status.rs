@@ -1,0 +1,111 @@
+//! `libernet status`: how the node is.
+
+use std::time::Duration;
+
+use super::context::Context;
+use super::exit::{Exit, Failure};
+use super::{output, show};
+use crate::node::api::{Status, StatusReply};
+use crate::size::ByteSize;
+
+/// Show how the node is: addresses, peers, store, background work.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  libernet status
+  libernet status --json | jq .store.disk_bytes
+
+With --json: {\"version\",\"peer\",\"network\",\"addresses\":[..],\"http\",\"pid\",\"uptime_s\",\"peers\",\"bootstrapped\",\"data_dir\",
+  \"store\":{\"blocks\",\"block_bytes\",\"pinned_bytes\",\"cached_bytes\",\"disk_bytes\",\"quota\",\"pins\",\"corrupt\"},
+  \"workers\":[{\"name\",\"state\",\"error\"}],
+  \"exchange\":{\"served_blocks\",\"served_bytes\",\"fetched_blocks\",\"fetched_bytes\",\"wrong_blocks\"}}")]
+pub(super) struct Args {}
+
+pub(super) async fn run(_: Args, context: &Context) -> Result<Exit, Failure> {
+    let reply = context
+        .with_client(async |client, _| Ok(client.status(Status {}).await?))
+        .await?;
+    if context.json {
+        output::json(&reply)?;
+    } else {
+        output::stdout(text(&reply).as_bytes())?;
+    }
+    Ok(Exit::Done)
+}
+
+fn text(status: &StatusReply) -> String {
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    let mut row =
+        |name: &str, value: String| rows.push(vec![name.to_owned(), show::printable(&value)]);
+    row("version", status.version.clone());
+    row("peer", status.peer.clone());
+    row("network", status.network.clone());
+    for address in &status.addresses {
+        row("address", address.clone());
+    }
+    row(
+        "http",
+        status.http.clone().unwrap_or_else(|| "-".to_owned()),
+    );
+    row("process", status.pid.to_string());
+    row(
+        "up for",
+        show::duration(Duration::from_secs(status.uptime_s)),
+    );
+    let mesh = if status.bootstrapped {
+        "mesh joined"
+    } else {
+        "mesh not joined yet"
+    };
+    row("peers", format!("{} ({mesh})", status.peers));
+    row("data", status.data_dir.to_string_lossy().into_owned());
+    let store = &status.store;
+    row(
+        "blocks",
+        format!("{} ({})", store.blocks, ByteSize(store.block_bytes)),
+    );
+    row(
+        "pinned",
+        format!(
+            "{} in {}",
+            ByteSize(store.pinned_bytes),
+            show::count(store.pins, "pin")
+        ),
+    );
+    row("cached", ByteSize(store.cached_bytes).to_string());
+    row(
+        "disk",
+        format!("{} of {}", ByteSize(store.disk_bytes), store.quota),
+    );
+    if store.corrupt > 0 {
+        row("damaged", show::count(store.corrupt, "block"));
+    }
+    let exchange = &status.exchange;
+    row(
+        "given",
+        format!(
+            "{} ({})",
+            show::count(exchange.served_blocks, "block"),
+            ByteSize(exchange.served_bytes)
+        ),
+    );
+    row(
+        "taken",
+        format!(
+            "{} ({})",
+            show::count(exchange.fetched_blocks, "block"),
+            ByteSize(exchange.fetched_bytes)
+        ),
+    );
+    if exchange.wrong_blocks > 0 {
+        row("wrong", show::count(exchange.wrong_blocks, "answer"));
+    }
+    for worker in &status.workers {
+        let error = worker
+            .error
+            .as_ref()
+            .map(|error| format!(" (failed: {error})"))
+            .unwrap_or_default();
+        row(&worker.name, format!("{}{error}", worker.state));
+    }
+    show::table(&rows, &[])
+}

@@ -1,0 +1,235 @@
+//! `libernet up`: a node that runs until it is told to stop.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+
+use super::context::Context;
+use super::exit::{Exit, Failure};
+use super::{output, show};
+use crate::client::Client;
+use crate::client::discovery::Token;
+use crate::config::Config;
+use crate::gateway::{Gateway, Options};
+use crate::node::{Node, NodeEvent, NodeOptions};
+
+/// How long the node may take to stop before the program ends without it.
+const STOP_TIMEOUT: Duration = Duration::from_millis(3500);
+
+/// Run a node until Ctrl-C or SIGTERM. A second signal ends it at once.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  libernet up
+  libernet up --quota 200GiB --bootstrap /ip4/192.0.2.7/tcp/4384
+  libernet up --listen /ip4/127.0.0.1/tcp/0 --http 127.0.0.1:0 --no-mdns --json
+
+With --json: one line an event, the first {\"event\":\"ready\",\"peer\",\"addresses\":[..],\"http\",\"pid\",\"version\"}, then
+  {\"event\":\"peer_connected\",\"peer\"}, {\"event\":\"peer_gone\",\"peer\"}, {\"event\":\"listening\",\"address\"},
+  {\"event\":\"warning\",\"message\"} and others, and {\"event\":\"stopped\"} at the end")]
+pub(super) struct Args {
+    /// Where to listen, instead of what the settings say; port 0 picks a free one. May be repeated.
+    #[arg(long, value_name = "MULTIADDR")]
+    listen: Vec<String>,
+    /// Where the local HTTP server listens: loopback only, port 0 picks a free one.
+    #[arg(long, value_name = "IP:PORT")]
+    http: Option<String>,
+    /// A peer to join the mesh through, instead of those of the settings. May be repeated.
+    #[arg(long, value_name = "MULTIADDR")]
+    bootstrap: Vec<String>,
+    /// Don't look for nodes on the LAN.
+    #[arg(long)]
+    no_mdns: bool,
+    /// Most bytes that the node may use on disk, such as 50GiB.
+    #[arg(long, value_name = "SIZE")]
+    quota: Option<String>,
+    /// Stop when standard input ends: whoever started the node holds its other end.
+    #[arg(long, hide = true)]
+    until_stdin_ends: bool,
+}
+
+impl Args {
+    /// The flags as settings.
+    fn settings(&self) -> BTreeMap<String, String> {
+        let mut settings = BTreeMap::new();
+        let mut set = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                settings.insert(name.to_owned(), value);
+            }
+        };
+        let list = |items: &[String]| (!items.is_empty()).then(|| items.join(","));
+        set("listen", list(&self.listen));
+        set("bootstrap", list(&self.bootstrap));
+        set("http", self.http.clone());
+        set("quota", self.quota.clone());
+        set("mdns", self.no_mdns.then(|| "false".to_owned()));
+        settings
+    }
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    let config = context.config(args.settings())?;
+    let address: SocketAddr = config.http.parse().expect("the settings have been checked");
+    if args.until_stdin_ends {
+        stop_when_stdin_ends(context.stop.clone());
+    }
+    // The port comes first: when it is taken, nothing has been touched yet.
+    let gateway = Gateway::bind(address).await?;
+    let url = gateway.url();
+    let options = NodeOptions {
+        config: config.clone(),
+        data_dir: context.data_dir.clone(),
+        http: Some(url.clone()),
+    };
+    let node = tokio::select! {
+        biased;
+        node = Node::start(options) => node?,
+        () = context.stop.cancelled() => return Err(Failure::interrupted()),
+    };
+    let mut events = node.events();
+    let token = Token::random();
+    let published = match gateway.publish(&context.data_dir, &token) {
+        Ok(published) => published,
+        Err(error) => {
+            let _ = node.shutdown().await;
+            let what = format!("{} could not be written", context.data_dir.display());
+            return Err(Failure::io(what, &error));
+        }
+    };
+    let cut = CancellationToken::new();
+    let options = Options {
+        token,
+        timeout_s: config.timeout_s,
+    };
+    let server = tokio::spawn(gateway.serve(Client::embedded(node.clone()), options, cut.clone()));
+
+    tell_ready(&node, &url, &config, context);
+    tokio::select! {
+        () = context.stop.cancelled() => {}
+        () = tell_events(&mut events, context) => {}
+    }
+
+    // Commands first, so that they hear why; then the node, and what was acknowledged is on disk.
+    drop(published);
+    cut.cancel();
+    let _ = server.await;
+    let stopped = tokio::time::timeout(STOP_TIMEOUT, node.shutdown()).await;
+    match stopped {
+        Ok(result) => result?,
+        Err(_) => context.warning("the node did not stop in time; what was acknowledged is safe"),
+    }
+    say(&json!({ "event": "stopped" }), context);
+    context.notice("stopped");
+    Ok(Exit::Done)
+}
+
+/// Prints an event with `--json`. A node lives on when nobody reads its output any more.
+fn say(event: &Value, context: &Context) {
+    if context.json {
+        let _ = output::json(event);
+    }
+}
+
+fn tell_ready(node: &Node, url: &str, config: &Config, context: &Context) {
+    let (peer, addresses) = (node.peer_id(), node.addresses());
+    if context.json {
+        let ready = json!({
+            "event": "ready",
+            "peer": peer,
+            "addresses": addresses,
+            "http": url,
+            "pid": std::process::id(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "network": config.network,
+            "data_dir": context.data_dir.to_string_lossy(),
+        });
+        return say(&ready, context);
+    }
+    if context.quiet {
+        return;
+    }
+    let mut rows = vec![
+        vec!["peer".to_owned(), peer],
+        vec!["network".to_owned(), config.network.clone()],
+    ];
+    for address in addresses {
+        rows.push(vec!["address".to_owned(), address]);
+    }
+    rows.push(vec!["browser".to_owned(), url.to_owned()]);
+    let data = format!("{} (at most {})", context.data_dir.display(), config.quota);
+    rows.push(vec!["data".to_owned(), data]);
+    if config.bootstrap.is_empty() && !config.mdns {
+        rows.push(vec![
+            "mesh".to_owned(),
+            "no --bootstrap and no mDNS: others must connect to this node".to_owned(),
+        ]);
+    }
+    let text = format!(
+        "libernet {} is up\n{}\nShare something with `libernet put PATH`; stop with Ctrl-C.\n",
+        env!("CARGO_PKG_VERSION"),
+        show::table(&rows, &[]),
+    );
+    let _ = output::stdout(text.as_bytes());
+}
+
+/// Passes events on until the node sends no more.
+async fn tell_events(events: &mut broadcast::Receiver<NodeEvent>, context: &Context) {
+    loop {
+        match events.recv().await {
+            Ok(event) => {
+                if let NodeEvent::Warning { message } = &event {
+                    tracing::warn!("{message}");
+                }
+                if context.json {
+                    say(&json!(event), context);
+                }
+            }
+            Err(RecvError::Lagged(missed)) => {
+                say(&json!({ "event": "missed", "events": missed }), context);
+            }
+            // The node ends only when it is told to: wait for that.
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+/// A thread of its own: reading standard input can't be cancelled, and must not hold up the end of the program.
+fn stop_when_stdin_ends(stop: CancellationToken) {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 256];
+        while std::io::stdin().read(&mut buffer).is_ok_and(|len| len > 0) {}
+        stop.cancel();
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_become_settings() {
+        let text = |text: &str| text.to_owned();
+        let args = Args {
+            listen: vec![text("/a"), text("/b")],
+            http: Some(text("127.0.0.1:0")),
+            bootstrap: Vec::new(),
+            no_mdns: true,
+            quota: None,
+            until_stdin_ends: false,
+        };
+        let settings = args.settings();
+        assert_eq!(settings.len(), 3);
+        assert_eq!(settings["listen"], "/a,/b");
+        let mut config = Config::default();
+        for (name, value) in &settings {
+            config.set(name, value).expect("valid");
+        }
+        assert_eq!(config.listen, ["/a", "/b"]);
+        assert!(!config.mdns);
+    }
+}

@@ -1,0 +1,238 @@
+//! Whom to ask next: pure policy over what a session knows of its peers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use libp2p::PeerId;
+
+use crate::block::Attempt;
+
+/// Requests under way to one peer at most: deep enough to fill a fast link at 50 ms round-trip time with blocks of 1 MiB.
+const MAX_WINDOW: usize = 32;
+/// Requests under way to a peer that has not given anything yet. Each block given adds one, each time-out halves, so that a
+/// slow uplink is not asked for more than it can send before the time-out.
+const FIRST_WINDOW: usize = 8;
+/// Failures in a row after which a peer is left alone for a while.
+const MAX_FAILURES: u32 = 3;
+/// How long a peer that failed repeatedly is left alone.
+const REST: Duration = Duration::from_secs(10);
+/// Peers that a session remembers at most.
+const MAX_PEERS: usize = 256;
+
+/// What a session knows of one peer. Times are since the session began.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    window: usize,
+    in_flight: usize,
+    gave: u64,
+    did_not: u64,
+    failures: u32,
+    rests_until: Duration,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            window: FIRST_WINDOW,
+            in_flight: 0,
+            gave: 0,
+            did_not: 0,
+            failures: 0,
+            rests_until: Duration::ZERO,
+        }
+    }
+}
+
+/// The peers of a session.
+#[derive(Debug, Default)]
+pub(super) struct Roster {
+    peers: HashMap<PeerId, Known>,
+}
+
+impl Roster {
+    /// Remembers a peer that probably has blocks of this session.
+    pub(super) fn add(&mut self, peer: PeerId) {
+        if self.peers.len() < MAX_PEERS {
+            self.peers.entry(peer).or_default();
+        }
+    }
+
+    /// The best peer for a block that the peers in `tried` did not give: idle ones first, then those that gave most of what they
+    /// were asked for. A peer that was only busy may be asked again.
+    pub(super) fn choose(
+        &self,
+        tried: &BTreeMap<PeerId, Attempt>,
+        now: Duration,
+    ) -> Option<PeerId> {
+        self.peers
+            .iter()
+            .filter(|(peer, known)| {
+                known.in_flight < known.window
+                    && known.rests_until <= now
+                    && tried
+                        .get(peer)
+                        .is_none_or(|attempt| *attempt == Attempt::Busy)
+            })
+            .min_by_key(|(peer, known)| {
+                // A peer that mostly says no is asked last, whatever its load.
+                let barren = known.did_not > 4 * (known.gave + 1);
+                let was_busy = tried.contains_key(*peer);
+                (
+                    barren,
+                    was_busy,
+                    known.in_flight,
+                    std::cmp::Reverse(known.gave),
+                    **peer,
+                )
+            })
+            .map(|(peer, _)| *peer)
+    }
+
+    pub(super) fn asked(&mut self, peer: PeerId) {
+        self.add(peer);
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.in_flight += 1;
+        }
+    }
+
+    pub(super) fn gave(&mut self, peer: PeerId) {
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.in_flight = known.in_flight.saturating_sub(1);
+            known.gave += 1;
+            known.window = (known.window + 1).min(MAX_WINDOW);
+            known.failures = 0;
+        }
+    }
+
+    /// The request was given up before an answer came.
+    pub(super) fn dropped(&mut self, peer: PeerId) {
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.in_flight = known.in_flight.saturating_sub(1);
+        }
+    }
+
+    /// Whether a peer that did not refuse the block is only too loaded or resting to be asked now.
+    pub(super) fn has_later(&self, tried: &BTreeMap<PeerId, Attempt>) -> bool {
+        self.peers.iter().any(|(peer, known)| {
+            known.rests_until < Duration::MAX
+                && tried
+                    .get(peer)
+                    .is_none_or(|attempt| *attempt == Attempt::Busy)
+        })
+    }
+
+    pub(super) fn failed(&mut self, peer: PeerId, attempt: Attempt, now: Duration) {
+        let Some(known) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        known.in_flight = known.in_flight.saturating_sub(1);
+        match attempt {
+            Attempt::DontHave => known.did_not += 1,
+            Attempt::Busy => known.rests_until = now + Duration::from_millis(200),
+            // Once is enough: who sends wrong bytes does so again.
+            Attempt::WrongBytes => known.rests_until = Duration::MAX,
+            Attempt::Unreachable | Attempt::TimedOut | Attempt::Failed => {
+                known.failures += 1;
+                if attempt == Attempt::TimedOut {
+                    known.window = (known.window / 2).max(1);
+                }
+                if known.failures >= MAX_FAILURES {
+                    known.failures = 0;
+                    known.rests_until = now + REST;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1);
+
+    fn roster(count: usize) -> (Roster, Vec<PeerId>) {
+        let mut roster = Roster::default();
+        let peers: Vec<PeerId> = (0..count).map(|_| PeerId::random()).collect();
+        for peer in &peers {
+            roster.add(*peer);
+        }
+        (roster, peers)
+    }
+
+    #[test]
+    fn the_load_is_spread_evenly() {
+        let (mut roster, peers) = roster(3);
+        let mut counts: BTreeMap<PeerId, usize> = BTreeMap::new();
+        for _ in 0..30 {
+            let peer = roster
+                .choose(&BTreeMap::new(), NOW)
+                .expect("somebody is free");
+            roster.asked(peer);
+            *counts.entry(peer).or_default() += 1;
+        }
+        assert!(peers.iter().all(|p| counts[p] == 10), "{counts:?}");
+    }
+
+    #[test]
+    fn nobody_is_asked_beyond_the_bound() {
+        let (mut roster, peers) = roster(1);
+        let fill = |roster: &mut Roster| {
+            let mut asked = 0;
+            while let Some(peer) = roster.choose(&BTreeMap::new(), NOW) {
+                roster.asked(peer);
+                asked += 1;
+            }
+            asked
+        };
+        assert_eq!(fill(&mut roster), FIRST_WINDOW);
+        for _ in 0..2 * MAX_WINDOW {
+            roster.gave(peers[0]);
+            fill(&mut roster);
+        }
+        for _ in 0..MAX_WINDOW {
+            roster.dropped(peers[0]);
+        }
+        assert_eq!(fill(&mut roster), MAX_WINDOW);
+        roster.failed(peers[0], Attempt::TimedOut, NOW);
+        for _ in 1..MAX_WINDOW {
+            roster.dropped(peers[0]);
+        }
+        assert_eq!(fill(&mut roster), MAX_WINDOW / 2);
+    }
+
+    #[test]
+    fn who_refused_a_block_is_not_asked_for_it_again_unless_busy() {
+        let (mut roster, peers) = roster(1);
+        roster.asked(peers[0]);
+        roster.failed(peers[0], Attempt::DontHave, NOW);
+        let tried = BTreeMap::from([(peers[0], Attempt::DontHave)]);
+        assert_eq!(roster.choose(&tried, NOW), None);
+        assert_eq!(roster.choose(&BTreeMap::new(), NOW), Some(peers[0]));
+        let busy = BTreeMap::from([(peers[0], Attempt::Busy)]);
+        assert_eq!(roster.choose(&busy, NOW), Some(peers[0]));
+    }
+
+    #[test]
+    fn wrong_bytes_end_it_and_failures_pause_it() {
+        let (mut roster, peers) = roster(2);
+        roster.asked(peers[0]);
+        roster.failed(peers[0], Attempt::WrongBytes, NOW);
+        for _ in 0..MAX_FAILURES {
+            roster.asked(peers[1]);
+            roster.failed(peers[1], Attempt::TimedOut, NOW);
+        }
+        assert_eq!(roster.choose(&BTreeMap::new(), NOW), None);
+        assert_eq!(roster.choose(&BTreeMap::new(), NOW + REST), Some(peers[1]));
+        assert_eq!(
+            roster.choose(&BTreeMap::new(), Duration::from_secs(1 << 40)),
+            Some(peers[1])
+        );
+    }
+
+    #[test]
+    fn the_roster_is_bounded() {
+        let (roster, _) = roster(MAX_PEERS + 10);
+        assert_eq!(roster.peers.len(), MAX_PEERS);
+    }
+}

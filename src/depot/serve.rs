@@ -1,0 +1,139 @@
+//! Answers other nodes out of the store.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use libp2p::PeerId;
+
+use super::{Pending, Traffic};
+use crate::block::Block;
+use crate::id::BlockId;
+use crate::net::exchange::{Answer, BlockService, Want};
+use crate::store::{self, Event, Store};
+
+/// Gives blocks of a store to whoever asks.
+///
+/// What RocksDB's checksum calls damaged is taken out of the store, counted and put on the list of what to fetch again; it is never
+/// served. Whether the bytes are the right ones is for the asker to check, who must do so in any case.
+pub struct Server {
+    store: Arc<dyn Store>,
+    traffic: Arc<Traffic>,
+    wounded: Arc<Pending>,
+}
+
+impl Server {
+    /// A server for `store`.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            traffic: Arc::default(),
+            wounded: Arc::default(),
+        }
+    }
+
+    pub(super) fn traffic(&self) -> Arc<Traffic> {
+        self.traffic.clone()
+    }
+
+    pub(super) fn wounded(&self) -> Arc<Pending> {
+        self.wounded.clone()
+    }
+}
+
+#[async_trait]
+impl BlockService for Server {
+    async fn blocks(
+        &self,
+        _peer: PeerId,
+        ids: Vec<BlockId>,
+        want: Want,
+        max_bytes: usize,
+    ) -> Vec<Answer> {
+        let (store, traffic, wounded) = (
+            self.store.clone(),
+            self.traffic.clone(),
+            self.wounded.clone(),
+        );
+        let count = ids.len();
+        tokio::task::spawn_blocking(move || {
+            let mut room = max_bytes;
+            ids.iter()
+                .map(|id| match want {
+                    Want::Have => has(store.as_ref(), *id),
+                    Want::Block => give(store.as_ref(), &traffic, &wounded, *id, &mut room),
+                })
+                .collect()
+        })
+        .await
+        .unwrap_or_else(|_| vec![Answer::Busy; count])
+    }
+}
+
+fn has(store: &dyn Store, id: BlockId) -> Answer {
+    match store.has(id) {
+        Ok(true) => Answer::Have,
+        Ok(false) => Answer::DontHave,
+        Err(_) => Answer::Busy,
+    }
+}
+
+fn give(
+    store: &dyn Store,
+    traffic: &Traffic,
+    wounded: &Pending,
+    id: BlockId,
+    room: &mut usize,
+) -> Answer {
+    match read(store, traffic, wounded, id) {
+        Ok(Read::Found(block)) => {
+            let bytes = block.into_bytes();
+            if bytes.len() > *room {
+                return Answer::Busy;
+            }
+            *room -= bytes.len();
+            Traffic::add(&traffic.served_blocks, 1);
+            Traffic::add(&traffic.served_bytes, bytes.len() as u64);
+            store.record(&[(id, Event::Requested), (id, Event::Served)]);
+            Answer::Block(bytes)
+        }
+        Ok(Read::Missing | Read::Damaged) => {
+            store.record(&[(id, Event::Requested)]);
+            Answer::DontHave
+        }
+        Err(error) => {
+            tracing::warn!(%id, %error, "the store could not be read");
+            Answer::Busy
+        }
+    }
+}
+
+/// What reading a block from the store gave.
+pub(super) enum Read {
+    /// The block.
+    Found(Block),
+    /// It is not here.
+    Missing,
+    /// It was here, and damaged.
+    Damaged,
+}
+
+/// Reads a block; a damaged one is removed, counted, and put on the list of what to fetch again.
+pub(super) fn read(
+    store: &dyn Store,
+    traffic: &Traffic,
+    wounded: &Pending,
+    id: BlockId,
+) -> Result<Read, store::Error> {
+    match store.get(id) {
+        Ok(Some(block)) => Ok(Read::Found(block)),
+        Ok(None) => Ok(Read::Missing),
+        Err(store::Error::Corrupt { .. }) => {
+            tracing::warn!(%id, "a stored block is damaged: removing it, to fetch it again");
+            Traffic::add(&traffic.corrupt_blocks, 1);
+            store.remove_corrupt(id)?;
+            wounded.add([id]);
+            Ok(Read::Damaged)
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,441 @@
+//! One piece of work that needs blocks: a restore, a page, a pin.
+//!
+//! For each block: the store; then the peers that gave blocks of this session before; then connected peers that say they have it,
+//! nearest to the block's id first; then providers from the DHT. One request a block is under way; when it stays silent
+//! another peer is asked as well. A session gives up on a block when its patience has passed, unless a peer that should have it is
+//! merely busy and blocks of the session still arrive.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use libp2p::PeerId;
+use libp2p::kad::KBucketKey;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::choice::Roster;
+use super::serve::{self, Read};
+use super::{Depot, Traffic, sink};
+use crate::block::{Attempt, Block, BlockSource, GetError, PutError, Tried};
+use crate::id::BlockId;
+use crate::net::exchange::{self, Answer};
+use crate::net::peers::Misbehaviour;
+use crate::store::{Event, Keep};
+
+/// How long one peer may take to answer one request.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a request stays silent before another peer is asked as well.
+const HEDGE_AFTER: Duration = Duration::from_secs(4);
+/// Requests for one block at once.
+const MAX_ATTEMPTS_AT_ONCE: usize = 3;
+/// How long connected peers may take to say whether they have a block.
+const HAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connected peers that are asked whether they have a block, and how many of them at once.
+const MAX_HAVE_PEERS: usize = 32;
+const HAVE_AT_ONCE: usize = 8;
+/// Providers that one search collects.
+const MAX_PROVIDERS: usize = 20;
+/// Longest single search.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(20);
+/// Searches of one session at once.
+const MAX_SEARCHES: usize = 8;
+/// Pause between two searches for the same block; doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const MAX_PAUSE: Duration = Duration::from_secs(8);
+/// How often a block that waits for a loaded peer looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Patience after a block was given up and nothing came since: the next ones are probably missing for the same reason.
+const SHORT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Blocks that one peer gave.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Gift {
+    /// Blocks.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A source of blocks for one piece of work. Dropping it ends its searches.
+pub struct Session {
+    depot: Depot,
+    patience: Duration,
+    keep: Keep,
+    began: Instant,
+    shared: Arc<Shared>,
+    searches: TaskTracker,
+    stop: CancellationToken,
+    _stop_on_drop: DropGuard,
+}
+
+struct Shared {
+    roster: Mutex<Roster>,
+    /// Fires when a peer was added or became free.
+    changed: Notify,
+    gifts: Mutex<HashMap<PeerId, Gift>>,
+    progress: Mutex<Patience>,
+    search_slots: Semaphore,
+}
+
+struct Patience {
+    last_block: Instant,
+    gave_up: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Everything behind these locks is whole between two statements.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A request under way. Frees the peer's place when it is dropped without an answer.
+struct Request {
+    shared: Arc<Shared>,
+    peer: PeerId,
+    open: bool,
+}
+
+impl Request {
+    fn close(mut self, answer: impl FnOnce(&mut Roster)) {
+        self.open = false;
+        answer(&mut lock(&self.shared.roster));
+        self.shared.changed.notify_waiters();
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if self.open {
+            lock(&self.shared.roster).dropped(self.peer);
+            self.shared.changed.notify_waiters();
+        }
+    }
+}
+
+#[async_trait]
+impl BlockSource for Session {
+    async fn get(&self, id: BlockId) -> Result<Block, GetError> {
+        let depot = &self.depot.inner;
+        depot.store.record(&[(id, Event::Requested)]);
+        let damaged = match self.read(id).await? {
+            Read::Found(block) => return Ok(block),
+            Read::Missing => false,
+            Read::Damaged => true,
+        };
+        let fetching = self.depot.fetch_lock(id);
+        let _fetching = fetching.lock().await;
+        if let Read::Found(block) = self.read(id).await? {
+            return Ok(block);
+        }
+        match self.fetch(id).await {
+            Err(GetError::NotFound { tried, .. }) if damaged && tried.is_empty() => {
+                Err(GetError::Corrupt { id })
+            }
+            other => other,
+        }
+    }
+}
+
+impl Session {
+    pub(super) fn new(depot: Depot, patience: Duration, keep: Keep) -> Self {
+        let stop = depot.inner.stop.child_token();
+        Self {
+            depot,
+            patience,
+            keep,
+            began: Instant::now(),
+            shared: Arc::new(Shared {
+                roster: Mutex::default(),
+                changed: Notify::new(),
+                gifts: Mutex::default(),
+                progress: Mutex::new(Patience {
+                    last_block: Instant::now(),
+                    gave_up: false,
+                }),
+                search_slots: Semaphore::new(MAX_SEARCHES),
+            }),
+            searches: TaskTracker::new(),
+            _stop_on_drop: stop.clone().drop_guard(),
+            stop,
+        }
+    }
+
+    /// The peers that gave blocks so far, most bytes first.
+    pub fn gifts(&self) -> Vec<(PeerId, Gift)> {
+        let mut gifts: Vec<_> = lock(&self.shared.gifts)
+            .iter()
+            .map(|(peer, gift)| (*peer, *gift))
+            .collect();
+        gifts.sort_by_key(|(peer, gift)| (std::cmp::Reverse(gift.bytes), *peer));
+        gifts
+    }
+
+    async fn read(&self, id: BlockId) -> Result<Read, GetError> {
+        let inner = self.depot.inner.clone();
+        tokio::task::spawn_blocking(move || {
+            serve::read(inner.store.as_ref(), &inner.traffic, &inner.wounded, id)
+        })
+        .await
+        .map_err(|_| GetError::Stopping)?
+        .map_err(|source| GetError::Store {
+            id,
+            source: Box::new(source),
+        })
+    }
+
+    async fn fetch(&self, id: BlockId) -> Result<Block, GetError> {
+        let start = Instant::now();
+        let patience = self.patience_now();
+        let mut tried: BTreeMap<PeerId, Attempt> = BTreeMap::new();
+        let mut attempts = FuturesUnordered::new();
+        let mut last_ask = start;
+        let mut search: Option<tokio::task::JoinHandle<()>> = None;
+        let mut next_search = start;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let changed = self.shared.changed.notified();
+            let now = Instant::now();
+            let silent = now.duration_since(last_ask) >= HEDGE_AFTER;
+            if attempts.is_empty() || (silent && attempts.len() < MAX_ATTEMPTS_AT_ONCE) {
+                if let Some(request) = self.choose(&tried) {
+                    // While this one is under way the peer counts as tried, so that a second request goes elsewhere.
+                    tried.insert(request.peer, Attempt::TimedOut);
+                    attempts.push(self.ask(request, id));
+                    last_ask = now;
+                } else if search.is_none() && now >= next_search {
+                    search = Some(self.search(id, tried.keys().copied().collect()));
+                }
+            }
+            if attempts.is_empty() && self.out_of_patience(start, patience, &tried) {
+                lock(&self.shared.progress).gave_up = true;
+                return Err(GetError::NotFound {
+                    id,
+                    after: start.elapsed(),
+                    tried: tried
+                        .into_iter()
+                        .map(|(peer, attempt)| Tried {
+                            peer: peer.to_string(),
+                            attempt,
+                        })
+                        .collect(),
+                });
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(GetError::Stopping),
+                Some((peer, answer)) = attempts.next(), if !attempts.is_empty() => match answer {
+                    Ok(block) => return self.accept(id, peer, block).await,
+                    Err(attempt) => { tried.insert(peer, attempt); }
+                },
+                _ = async { search.as_mut().expect("guarded").await }, if search.is_some() => {
+                    search = None;
+                    next_search = Instant::now() + pause;
+                    pause = (2 * pause).min(MAX_PAUSE);
+                    // Who could not be reached or was not there yet may be by now.
+                    tried.retain(|_, attempt| matches!(attempt, Attempt::DontHave | Attempt::WrongBytes | Attempt::TimedOut));
+                }
+                () = changed => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
+        }
+    }
+
+    fn patience_now(&self) -> Duration {
+        if lock(&self.shared.progress).gave_up {
+            self.patience.min(SHORT_PATIENCE)
+        } else {
+            self.patience
+        }
+    }
+
+    fn out_of_patience(
+        &self,
+        start: Instant,
+        patience: Duration,
+        tried: &BTreeMap<PeerId, Attempt>,
+    ) -> bool {
+        if start.elapsed() < patience {
+            return false;
+        }
+        let still_flowing = lock(&self.shared.progress).last_block.elapsed() < patience;
+        !(still_flowing && lock(&self.shared.roster).has_later(tried))
+    }
+
+    fn choose(&self, tried: &BTreeMap<PeerId, Attempt>) -> Option<Request> {
+        let mut roster = lock(&self.shared.roster);
+        let peer = roster.choose(tried, self.began.elapsed())?;
+        roster.asked(peer);
+        Some(Request {
+            shared: self.shared.clone(),
+            peer,
+            open: true,
+        })
+    }
+
+    /// Asks one peer for one block and checks what comes.
+    async fn ask(&self, request: Request, id: BlockId) -> (PeerId, Result<Block, Attempt>) {
+        let peer = request.peer;
+        let exchange = self.depot.inner.net.exchange();
+        let answer = match exchange.fetch(peer, vec![id], ATTEMPT_TIMEOUT).await {
+            Ok(answers) => match answers.into_iter().find(|(answered, _)| *answered == id) {
+                Some((_, Answer::Block(bytes))) => self.check(id, peer, bytes).await,
+                Some((_, Answer::Busy)) => Err(Attempt::Busy),
+                Some((_, Answer::DontHave)) => Err(Attempt::DontHave),
+                Some((_, Answer::Have)) | None => Err(Attempt::Failed),
+            },
+            Err(error) => Err(attempt_of(&error)),
+        };
+        let now = self.began.elapsed();
+        request.close(|roster| match &answer {
+            Ok(_) => roster.gave(peer),
+            Err(attempt) => roster.failed(peer, *attempt, now),
+        });
+        (peer, answer)
+    }
+
+    async fn check(&self, id: BlockId, peer: PeerId, bytes: Bytes) -> Result<Block, Attempt> {
+        let inner = &self.depot.inner;
+        let _permit = inner
+            .checkers
+            .acquire()
+            .await
+            .map_err(|_| Attempt::Failed)?;
+        let checked = tokio::task::spawn_blocking(move || Block::verify(id, bytes)).await;
+        match checked {
+            Ok(Ok(block)) => Ok(block),
+            Ok(Err(error)) => {
+                tracing::warn!(%peer, %error, "a peer sent wrong bytes");
+                Traffic::add(&inner.traffic.wrong_blocks, 1);
+                inner
+                    .net
+                    .peers()
+                    .report(peer, Misbehaviour::WrongBytes)
+                    .await;
+                Err(Attempt::WrongBytes)
+            }
+            Err(_) => Err(Attempt::Failed),
+        }
+    }
+
+    /// Keeps a block that came from a peer.
+    async fn accept(&self, id: BlockId, peer: PeerId, block: Block) -> Result<Block, GetError> {
+        let inner = self.depot.inner.clone();
+        let bytes = block.bytes().len() as u64;
+        let (keep, kept) = (self.keep, block.clone());
+        let stored = tokio::task::spawn_blocking(move || {
+            inner.store.record(&[(id, Event::Downloaded)]);
+            inner.store.put(&[kept], keep)
+        })
+        .await
+        .map_err(|_| GetError::Stopping)?
+        .map_err(sink::put_error);
+        match stored {
+            Ok(_) => self.depot.inner.fresh.add([id]),
+            // What is only cached need not be kept: the reader has it.
+            Err(PutError::Full { .. } | PutError::DiskFull) if self.keep == Keep::Cached => {
+                tracing::debug!(%id, "no room to keep a fetched block");
+            }
+            Err(source) => {
+                return Err(GetError::Store {
+                    id,
+                    source: Box::new(source),
+                });
+            }
+        }
+        Traffic::add(&self.depot.inner.traffic.fetched_blocks, 1);
+        Traffic::add(&self.depot.inner.traffic.fetched_bytes, bytes);
+        let mut gifts = lock(&self.shared.gifts);
+        let gift = gifts.entry(peer).or_default();
+        gift.blocks += 1;
+        gift.bytes += bytes;
+        drop(gifts);
+        let mut progress = lock(&self.shared.progress);
+        progress.last_block = Instant::now();
+        progress.gave_up = false;
+        drop(progress);
+        Ok(block)
+    }
+
+    /// Looks for peers that have a block and adds them to the roster. Goes on after the first is found, so that the session has
+    /// several to share its load among.
+    fn search(&self, id: BlockId, tried: HashSet<PeerId>) -> tokio::task::JoinHandle<()> {
+        let depot = self.depot.clone();
+        let shared = self.shared.clone();
+        let stop = self.stop.clone();
+        self.searches.spawn(async move {
+            let work = async {
+                let Ok(_slot) = shared.search_slots.acquire().await else {
+                    return;
+                };
+                futures::join!(
+                    ask_connected(&depot, &shared, id, &tried),
+                    ask_mesh(&depot, &shared, id)
+                );
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(SEARCH_TIMEOUT) => {}
+                () = work => {}
+            }
+        })
+    }
+}
+
+/// Asks connected peers whether they have the block, nearest to its id first.
+async fn ask_connected(depot: &Depot, shared: &Shared, id: BlockId, tried: &HashSet<PeerId>) {
+    let target = KBucketKey::new(id.to_multihash());
+    let mut peers: Vec<PeerId> = depot
+        .inner
+        .net
+        .peers()
+        .connected()
+        .iter()
+        .filter(|peer| !tried.contains(peer))
+        .copied()
+        .collect();
+    peers.sort_by_cached_key(|peer| KBucketKey::from(*peer).distance(&target));
+    peers.truncate(MAX_HAVE_PEERS);
+    futures::stream::iter(peers)
+        .for_each_concurrent(HAVE_AT_ONCE, |peer| async move {
+            let exchange = depot.inner.net.exchange();
+            if let Ok(answers) = exchange.have(peer, vec![id], HAVE_TIMEOUT).await
+                && answers
+                    .iter()
+                    .any(|(answered, answer)| *answered == id && matches!(answer, Answer::Have))
+            {
+                lock(&shared.roster).add(peer);
+                shared.changed.notify_waiters();
+            }
+        })
+        .await;
+}
+
+/// Looks up providers in the DHT.
+async fn ask_mesh(depot: &Depot, shared: &Shared, id: BlockId) {
+    let net = &depot.inner.net;
+    let own = net.peer_id();
+    let providers = net.providers().find(id.to_multihash(), MAX_PROVIDERS);
+    let mut providers = std::pin::pin!(providers);
+    while let Some(provider) = providers.next().await {
+        if provider.peer == own {
+            continue;
+        }
+        // The net remembers its addresses: the request dials it by itself.
+        lock(&shared.roster).add(provider.peer);
+        shared.changed.notify_waiters();
+    }
+}
+
+fn attempt_of(error: &exchange::Error) -> Attempt {
+    match error {
+        exchange::Error::Unreachable { .. } => Attempt::Unreachable,
+        exchange::Error::TimedOut { .. } => Attempt::TimedOut,
+        exchange::Error::Busy { .. } => Attempt::Busy,
+        _ => Attempt::Failed,
+    }
+}

@@ -1,0 +1,103 @@
+//! Blocks of this node's own making, on their way into the store, and the index that spares the way.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::pending::Pending;
+use crate::block::{Block, BlockSink, ChunkHash, ChunkIndex, IndexError, PutError, PutStats, Ref};
+use crate::store::{self, Keep, Store};
+
+/// Puts blocks into the store and calls them fresh.
+pub struct Sink {
+    store: Arc<dyn Store>,
+    fresh: Arc<Pending>,
+    keep: Keep,
+}
+
+impl Sink {
+    pub(super) fn new(store: Arc<dyn Store>, fresh: Arc<Pending>, keep: Keep) -> Self {
+        Self { store, fresh, keep }
+    }
+}
+
+/// The store's chunk index for one piece of work: a block that a look-up names is kept from then on as the work keeps its own blocks.
+/// Without that it could be evicted between the look-up and the end of the work that relies on it.
+pub struct Index {
+    store: Arc<dyn Store>,
+    keep: Keep,
+}
+
+impl Index {
+    pub(super) fn new(store: Arc<dyn Store>, keep: Keep) -> Self {
+        Self { store, keep }
+    }
+}
+
+impl ChunkIndex for Index {
+    fn lookup(&self, hashes: &[ChunkHash]) -> Result<Vec<Option<Ref>>, IndexError> {
+        let mut found = self.store.lookup(hashes)?;
+        if let Keep::Pinned(pin) = self.keep {
+            let mut ids: Vec<_> = found.iter().flatten().map(|place| place.id).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            let gone = match ids.is_empty() {
+                true => Vec::new(),
+                false => self
+                    .store
+                    .add_refs(pin, &ids)
+                    .map_err(|error| IndexError(Box::new(error)))?,
+            };
+            for place in &mut found {
+                if place.as_ref().is_some_and(|place| gone.contains(&place.id)) {
+                    *place = None;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn insert(&self, entries: &[(ChunkHash, Ref)]) -> Result<(), IndexError> {
+        self.store.insert(entries)
+    }
+}
+
+/// What a store's failure to write means to who puts blocks.
+pub(super) fn put_error(error: store::Error) -> PutError {
+    match error {
+        store::Error::Full {
+            used,
+            quota,
+            needed,
+        } => PutError::Full {
+            used,
+            quota,
+            needed,
+        },
+        store::Error::DiskFull => PutError::DiskFull,
+        other => PutError::Store(Box::new(other)),
+    }
+}
+
+#[async_trait]
+impl BlockSink for Sink {
+    async fn put(&self, blocks: Vec<Block>) -> Result<PutStats, PutError> {
+        let store = self.store.clone();
+        let keep = self.keep;
+        let ids: Vec<_> = blocks.iter().map(Block::id).collect();
+        let stats = tokio::task::spawn_blocking(move || store.put(&blocks, keep))
+            .await
+            .map_err(|_| PutError::Stopping)?
+            .map_err(put_error)?;
+        self.fresh.add(ids);
+        Ok(stats)
+    }
+
+    async fn commit(&self) -> Result<(), PutError> {
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || store.flush())
+            .await
+            .map_err(|_| PutError::Stopping)?
+            .map_err(put_error)
+    }
+}

@@ -1,0 +1,552 @@
+//! Blocks and bundles by URL.
+
+use std::io;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use futures::StreamExt;
+use serde_json::json;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::range::{self, Wanted};
+use super::{Shared, error, guard, media, page};
+use crate::block::Link;
+use crate::client::url::{percent_decode, percent_encode};
+use crate::crypto::hash;
+use crate::id::BlockId;
+use crate::node::api::*;
+
+/// Entries on one page of a listing.
+const PAGE_ENTRIES: u64 = 1000;
+/// Most ids in an answer to `like`.
+const LIKE_IDS: u64 = 1000;
+/// Purpose of the hashes that name versions of content.
+const ETAG_CONTEXT: &str = "libernet 2026-11 gateway: entity tag";
+/// What a name stands for never changes.
+const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+/// The same for what should stay with this user.
+const FOREVER_PRIVATE: HeaderValue =
+    HeaderValue::from_static("private, max-age=31536000, immutable");
+
+/// What a path asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Target {
+    Block(BlockId),
+    Like(BlockId),
+    Bundle {
+        link: Link,
+        /// Path inside the bundle without slashes at the ends.
+        path: String,
+        /// Whether the URL ends in a slash, as those of directories do.
+        slash: bool,
+    },
+}
+
+/// A request for content, in parts.
+struct Asked {
+    shared: Shared,
+    permit: OwnedSemaphorePermit,
+    head_only: bool,
+    headers: HeaderMap,
+    uri_path: String,
+    skip: u64,
+}
+
+/// `GET` and `HEAD` of everything below `/sha384/` and `/sha256/`.
+pub(super) async fn read(State(shared): State<Shared>, request: Request) -> Response {
+    let reader = error::Reader::of(request.headers());
+    let fail = |failure: &CallError| {
+        let status = match failure.kind {
+            // A wrong id or a path that is not in the bundle: there is nothing at this address.
+            ErrorKind::Usage => StatusCode::NOT_FOUND,
+            kind => error::status_of(kind),
+        };
+        error::answer(status, failure, reader)
+    };
+    let Ok(permit) = Arc::clone(&shared.reads).try_acquire_owned() else {
+        return fail(&error::busy());
+    };
+    let asked = Asked {
+        shared,
+        permit,
+        head_only: request.method() == Method::HEAD,
+        headers: request.headers().clone(),
+        uri_path: request.uri().path().to_owned(),
+        skip: skip_of(request.uri().query()),
+    };
+    let answer = match parse(&asked.uri_path) {
+        Ok(Target::Block(id)) => block(asked, id).await,
+        Ok(Target::Like(id)) => like(asked, id).await,
+        Ok(Target::Bundle { link, path, slash }) => bundle(asked, link, path, slash).await,
+        Err(failure) => Err(failure),
+    };
+    answer.unwrap_or_else(|failure| fail(&failure))
+}
+
+fn skip_of(query: Option<&str>) -> u64 {
+    query
+        .into_iter()
+        .flat_map(|query| query.split('&'))
+        .find_map(|pair| pair.strip_prefix("skip=")?.parse().ok())
+        .unwrap_or(0)
+}
+
+fn parse(uri_path: &str) -> Result<Target, CallError> {
+    let usage = |message: String| CallError::new(ErrorKind::Usage, message);
+    let mut segments = uri_path.trim_start_matches('/').split('/');
+    let kind = segments.next().unwrap_or_default();
+    let hex = segments.next().unwrap_or_default();
+    let id: BlockId = format!("/{kind}/{hex}")
+        .parse()
+        .map_err(|error: crate::id::IdError| usage(error.to_string()))?;
+    let rest: Vec<&str> = segments.collect();
+    let path = match rest.as_slice() {
+        [] | [""] => return Ok(Target::Block(id)),
+        ["like"] => return Ok(Target::Like(id)),
+        ["aes256", key, path @ ..] => {
+            let key = key
+                .parse()
+                .map_err(|error: crate::crypto::key::KeyError| usage(error.to_string()))?;
+            let slash = path.last().is_some_and(|last| last.is_empty());
+            let mut names = Vec::new();
+            for segment in path.iter().filter(|segment| !segment.is_empty()) {
+                let name = percent_decode(segment)
+                    .filter(|name| !name.contains('/'))
+                    .ok_or_else(|| usage(format!("'{segment}' is not a name in a bundle")))?;
+                names.push(name);
+            }
+            let path = names.join("/");
+            return Ok(Target::Bundle {
+                link: Link { id, key },
+                path,
+                slash,
+            });
+        }
+        other => other.join("/"),
+    };
+    Err(usage(format!(
+        "'{path}' is not known here: a block's path may go on with /like or /aes256/<key>"
+    )))
+}
+
+/// Whether the client has this version already.
+fn is_known(headers: &HeaderMap, etag: &str) -> bool {
+    headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|tag| tag.trim().trim_start_matches("W/"))
+        .any(|tag| tag == etag || tag == "*")
+}
+
+fn not_modified(etag: &str, cache: HeaderValue) -> Response {
+    let mut response = StatusCode::NOT_MODIFIED.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, cache);
+    if let Ok(etag) = HeaderValue::try_from(etag) {
+        headers.insert(header::ETAG, etag);
+    }
+    response
+}
+
+/// The range that is asked for, unless it is of another version (`If-Range`).
+fn wanted(headers: &HeaderMap, etag: &str, total: u64) -> Wanted {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    match (text(header::RANGE), text(header::IF_RANGE)) {
+        (Some(_), Some(version)) if version != etag => Wanted::All,
+        (Some(range), _) => range::parse(range, total),
+        (None, _) => Wanted::All,
+    }
+}
+
+/// Status and headers of an answer that carries content, and which bytes to send.
+struct Head {
+    response: Response,
+    offset: u64,
+    /// 0 when there is nothing to send.
+    len: u64,
+}
+
+fn head(asked: &Asked, etag: &str, total: u64, media: &'static str, cache: HeaderValue) -> Head {
+    let (status, offset, len, range) = match wanted(&asked.headers, etag, total) {
+        Wanted::All => (StatusCode::OK, 0, total, None),
+        Wanted::Part { offset, len } => {
+            let range = format!("bytes {offset}-{}/{total}", offset + len - 1);
+            (StatusCode::PARTIAL_CONTENT, offset, len, Some(range))
+        }
+        Wanted::Unsatisfiable => {
+            let range = format!("bytes */{total}");
+            (StatusCode::RANGE_NOT_SATISFIABLE, 0, 0, Some(range))
+        }
+    };
+    let mut response = status.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(header::CACHE_CONTROL, cache);
+    if let Ok(etag) = HeaderValue::try_from(etag) {
+        headers.insert(header::ETAG, etag);
+    }
+    if let Some(range) = range.and_then(|range| HeaderValue::try_from(range).ok()) {
+        headers.insert(header::CONTENT_RANGE, range);
+    }
+    Head {
+        response,
+        offset,
+        len,
+    }
+}
+
+async fn block(asked: Asked, id: BlockId) -> Result<Response, CallError> {
+    let etag = format!("\"{}\"", id.to_hex());
+    if is_known(&asked.headers, &etag) {
+        return Ok(not_modified(&etag, FOREVER));
+    }
+    let media = "application/octet-stream";
+    let client = &asked.shared.client;
+    if asked.head_only {
+        // A block that is here need not be read to tell its size.
+        let stat = client.block_stat(BlockStat { id }).await?;
+        if let (true, Some(total)) = (stat.local, stat.bytes) {
+            return Ok(head(&asked, &etag, total, media, FOREVER).response);
+        }
+    }
+    let timeout_s = asked.shared.options.timeout_s;
+    let bytes = client.block_get(BlockGet { id, timeout_s }).await?;
+    let mut head = head(&asked, &etag, bytes.len() as u64, media, FOREVER);
+    if !asked.head_only {
+        let offset = usize::try_from(head.offset).expect("within a block");
+        let len = usize::try_from(head.len).expect("within a block");
+        *head.response.body_mut() = Body::from(bytes.slice(offset..offset + len));
+    }
+    Ok(head.response)
+}
+
+async fn like(asked: Asked, id: BlockId) -> Result<Response, CallError> {
+    let reply = asked
+        .shared
+        .client
+        .block_ls(BlockLs {
+            after: None,
+            like: Some(id),
+            limit: LIKE_IDS,
+        })
+        .await?;
+    let blocks: Vec<_> = reply
+        .blocks
+        .iter()
+        .map(|item| json!({ "id": item.id, "path": item.id.to_path(), "bytes": item.bytes }))
+        .collect();
+    let answer = json!({
+        "id": id,
+        "prefix": format!("{:04x}", id.likeness()),
+        "blocks": blocks,
+        "more": reply.more,
+    });
+    Ok(axum::Json(answer).into_response())
+}
+
+async fn bundle(
+    asked: Asked,
+    link: Link,
+    path: String,
+    slash: bool,
+) -> Result<Response, CallError> {
+    let etag = etag_of(&link, &path);
+    if is_known(&asked.headers, &etag) {
+        return Ok(not_modified(&etag, FOREVER_PRIVATE));
+    }
+    let reply = ls(&asked.shared, &link, &path, asked.skip, PAGE_ENTRIES).await?;
+    let Some(this) = &reply.this else {
+        return directory(asked, link, path, slash, &reply).await;
+    };
+    match this.kind.as_str() {
+        "dir" => directory(asked, link, path, slash, &reply).await,
+        "file" => file(asked, link, path, this.clone()).await,
+        "symlink" => {
+            let target = this.target.clone().unwrap_or_default();
+            let inside = resolve(&path, &target).ok_or_else(|| {
+                let message =
+                    format!("'{path}' is a symbolic link to '{target}', outside of the bundle");
+                CallError::new(ErrorKind::Usage, message)
+            })?;
+            Ok(redirect(
+                StatusCode::TEMPORARY_REDIRECT,
+                &url_of(&link, &inside),
+            ))
+        }
+        kind => Err(CallError::new(
+            ErrorKind::Usage,
+            format!("'{path}' is a {kind} and has no content"),
+        )),
+    }
+}
+
+async fn ls(
+    shared: &Shared,
+    link: &Link,
+    path: &str,
+    skip: u64,
+    limit: u64,
+) -> Result<LsReply, CallError> {
+    shared
+        .client
+        .ls(Ls {
+            link: link.clone(),
+            path: path.to_owned(),
+            skip,
+            limit,
+            timeout_s: shared.options.timeout_s,
+        })
+        .await
+}
+
+async fn directory(
+    asked: Asked,
+    link: Link,
+    path: String,
+    slash: bool,
+    reply: &LsReply,
+) -> Result<Response, CallError> {
+    // Relative links on the page need the slash.
+    if !slash {
+        return Ok(redirect(
+            StatusCode::PERMANENT_REDIRECT,
+            &format!("{}/", asked.uri_path),
+        ));
+    }
+    if let Some(index) = reply.index_file.as_deref().filter(|_| asked.skip == 0) {
+        if path.is_empty() && index.contains('/') {
+            return Ok(redirect(
+                StatusCode::TEMPORARY_REDIRECT,
+                &url_of(&link, index),
+            ));
+        }
+        let index = if path.is_empty() {
+            index.to_owned()
+        } else {
+            format!("{path}/{}", index.rsplit('/').next().unwrap_or(index))
+        };
+        match ls(&asked.shared, &link, &index, 0, 1).await {
+            Ok(LsReply {
+                this: Some(this), ..
+            }) if this.kind == "file" => return file(asked, link, index, this).await,
+            Ok(_) => {}
+            // This directory has none.
+            Err(error) if error.kind == ErrorKind::Usage => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let title = if path.is_empty() { "/" } else { &path };
+    Ok(page::listing(title, !path.is_empty(), asked.skip, reply).into_response())
+}
+
+async fn file(asked: Asked, link: Link, path: String, entry: Entry) -> Result<Response, CallError> {
+    let etag = etag_of(&link, &path);
+    let media = media::type_of(&entry.name);
+    let mut head = head(&asked, &etag, entry.bytes, media, FOREVER_PRIVATE);
+    if media != media::PDF {
+        head.response.headers_mut().insert(
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static(guard::STORED),
+        );
+    } else {
+        head.response.headers_mut().insert(
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static("frame-ancestors 'self'"),
+        );
+    }
+    if asked.head_only || head.len == 0 {
+        return Ok(head.response);
+    }
+    let mut stream = asked
+        .shared
+        .client
+        .cat(Cat {
+            link,
+            path,
+            offset: head.offset,
+            len: Some(head.len),
+            timeout_s: asked.shared.options.timeout_s,
+        })
+        .await?;
+    // What fails before the first byte can still be told with a status.
+    let first = match stream.next().await {
+        Some(first) => first?,
+        None => Bytes::new(),
+    };
+    let permit = asked.permit;
+    let rest = stream.map(move |item| {
+        let _held_until_the_end = &permit;
+        item.map_err(|error| {
+            tracing::warn!(%error, "content broke off while it was read by a browser");
+            io::Error::other(error)
+        })
+    });
+    let body = futures::stream::iter([Ok(first)]).chain(rest);
+    *head.response.body_mut() = Body::from_stream(body);
+    Ok(head.response)
+}
+
+/// Names this content. Says nothing about the key.
+fn etag_of(link: &Link, path: &str) -> String {
+    let mut material = link.id.to_multihash();
+    material.extend_from_slice(link.key.as_bytes());
+    material.extend_from_slice(path.as_bytes());
+    let digest = hash::derive_key(ETAG_CONTEXT, &material);
+    format!("\"{}\"", HEXLOWER.encode(&digest[..16]))
+}
+
+fn url_of(link: &Link, path: &str) -> String {
+    let names: Vec<String> = path.split('/').map(percent_encode).collect();
+    format!("{}/{}", link.to_path(), names.join("/"))
+}
+
+fn redirect(status: StatusCode, to: &str) -> Response {
+    let mut response = status.into_response();
+    match HeaderValue::try_from(to) {
+        Ok(to) => {
+            response.headers_mut().insert(header::LOCATION, to);
+            response
+        }
+        Err(_) => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+/// Where a symbolic link at `path` points, as a path in the bundle; `None` when that is outside.
+fn resolve(path: &str, target: &str) -> Option<String> {
+    if target.starts_with('/') {
+        return None;
+    }
+    let mut names: Vec<&str> = path.split('/').collect();
+    names.pop();
+    for name in target.split('/') {
+        match name {
+            "" | "." => {}
+            ".." => {
+                names.pop()?;
+            }
+            name => names.push(name),
+        }
+    }
+    Some(names.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::key::Key;
+    use proptest::prelude::*;
+
+    fn link() -> Link {
+        Link {
+            id: BlockId::from_sha384([0x5a; 48]),
+            key: Key::new([0xa5; 32]),
+        }
+    }
+
+    #[test]
+    fn paths() {
+        let link = link();
+        let id = link.id;
+        assert_eq!(parse(&id.to_path()), Ok(Target::Block(id)));
+        assert_eq!(parse(&format!("{}/", id.to_path())), Ok(Target::Block(id)));
+        assert_eq!(
+            parse(&format!("{}/like", id.to_path())),
+            Ok(Target::Like(id))
+        );
+        let short = BlockId::from_sha256([1; 32]);
+        assert_eq!(parse(&short.to_path()), Ok(Target::Block(short)));
+        for (rest, path, slash) in [
+            ("", "", false),
+            ("/", "", true),
+            ("/a", "a", false),
+            ("/a/b%20c/", "a/b c", true),
+            ("/%C3%A4", "\u{e4}", false),
+        ] {
+            let target = Target::Bundle {
+                link: link.clone(),
+                path: path.to_owned(),
+                slash,
+            };
+            assert_eq!(
+                parse(&format!("{}{rest}", link.to_path())),
+                Ok(target),
+                "{rest}"
+            );
+        }
+        let wrong = [
+            "/sha384/00".to_owned(),
+            format!("{}/other", id.to_path()),
+            format!("{}/aes256", id.to_path()),
+            format!("{}/aes256/00", id.to_path()),
+            format!("{}/a%2Fb", link.to_path()),
+            format!("{}/%FF", link.to_path()),
+        ];
+        for path in wrong {
+            let error = parse(&path).expect_err("refused");
+            assert_eq!(error.kind, ErrorKind::Usage, "{path}");
+            assert!(
+                !error.message.contains("a5a5"),
+                "the key is not repeated: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn symbolic_links_stay_inside() {
+        for (path, target, to) in [
+            ("a/b", "c", Some("a/c")),
+            ("a/b", "../c", Some("c")),
+            ("a/b", "./c//d", Some("a/c/d")),
+            ("b", "c", Some("c")),
+            ("a/b", "..", Some("")),
+            ("b", "../c", None),
+            ("a/b", "/etc/passwd", None),
+        ] {
+            assert_eq!(resolve(path, target).as_deref(), to, "{path} -> {target}");
+        }
+    }
+
+    #[test]
+    fn versions() {
+        let mut headers = HeaderMap::new();
+        assert!(!is_known(&headers, "\"a\""));
+        headers.insert(
+            header::IF_NONE_MATCH,
+            HeaderValue::from_static("\"b\", W/\"a\""),
+        );
+        assert!(is_known(&headers, "\"a\"") && !is_known(&headers, "\"c\""));
+        assert_ne!(etag_of(&link(), "a"), etag_of(&link(), "b"));
+        headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
+        assert_eq!(
+            wanted(&headers, "\"a\"", 9),
+            Wanted::Part { offset: 0, len: 1 }
+        );
+        headers.insert(header::IF_RANGE, HeaderValue::from_static("\"old\""));
+        assert_eq!(wanted(&headers, "\"a\"", 9), Wanted::All);
+    }
+
+    proptest! {
+        #[test]
+        fn any_path_gives_an_answer(rest in "[a-z0-9/%.]{0,60}", query in ".{0,30}") {
+            let _ = parse(&rest);
+            let _ = parse(&format!("{}/{rest}", link().to_path()));
+            let _ = skip_of(Some(&query));
+        }
+
+        #[test]
+        fn a_resolved_link_never_leaves(path in "[a-c/]{1,10}", target in "[a-c./]{0,16}") {
+            if let Some(inside) = resolve(&path, &target) {
+                prop_assert!(!inside.split('/').any(|name| name == ".."), "{}", inside);
+            }
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Who may ask: the checks that every request passes before a route sees it, and the token check of the API.
+//!
+//! A web page of some other site, open in a browser on this machine, can send requests here. It is kept out by three
+//! checks: the `Host` must be a loopback name with our port (a name of its own that resolves to 127.0.0.1 is refused), an
+//! `Origin` must be ours, and what the browser marks as coming from another site may only be a link that the user follows.
+
+use std::net::SocketAddr;
+
+use axum::http::{HeaderMap, Request, header};
+
+use crate::client::discovery::Token;
+
+/// Content security policy of everything that is not stored content: nothing may be loaded or run.
+pub(super) const NOTHING: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox";
+/// Content security policy of stored content: it may look as it likes, with parts from here only; nothing runs and nothing
+/// is sent. Without scripts `allow-same-origin` gives no power; it lets a page load its own fonts and images.
+pub(super) const STORED: &str = "default-src 'self' data: blob:; style-src 'self' 'unsafe-inline' data:; \
+     script-src 'none'; connect-src 'none'; object-src 'none'; base-uri 'none'; form-action 'none'; \
+     frame-ancestors 'self'; sandbox allow-same-origin allow-popups allow-top-navigation-by-user-activation";
+
+/// Why a request is turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The `Host` is missing or not ours.
+    Host,
+    /// The `Origin` is not ours, or the browser says that another site asks.
+    Site,
+    /// The token is missing or wrong.
+    Token,
+}
+
+/// Checks what every request must fulfil. `ours` is where the server listens.
+pub(super) fn check<B>(request: &Request<B>, ours: SocketAddr) -> Result<(), Refusal> {
+    let headers = request.headers();
+    let host = only(headers, header::HOST.as_str()).ok_or(Refusal::Host)?;
+    if !is_ours(host, ours) {
+        return Err(Refusal::Host);
+    }
+    // A request line may carry a whole URL; it must not name another host than the header.
+    if let Some(authority) = request.uri().authority()
+        && !is_ours(authority.as_str(), ours)
+    {
+        return Err(Refusal::Host);
+    }
+    if headers.contains_key(header::ORIGIN) {
+        let origin = only(headers, header::ORIGIN.as_str())
+            .and_then(|origin| origin.strip_prefix("http://"))
+            .ok_or(Refusal::Site)?;
+        if !is_ours(origin, ours) {
+            return Err(Refusal::Site);
+        }
+    }
+    check_fetch_site(headers)
+}
+
+/// Whether the API may be used: the token is there, once.
+pub(super) fn check_token(headers: &HeaderMap, token: &Token) -> Result<(), Refusal> {
+    let presented = only(headers, header::AUTHORIZATION.as_str())
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .ok_or(Refusal::Token)?;
+    if token.matches(presented.as_bytes()) {
+        Ok(())
+    } else {
+        Err(Refusal::Token)
+    }
+}
+
+/// Fetch metadata (W3C): browsers say where a request comes from. Other programs don't send these headers.
+fn check_fetch_site(headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(site) = headers.get("sec-fetch-site") else {
+        return Ok(());
+    };
+    if site == "same-origin" || site == "none" {
+        return Ok(());
+    }
+    let is = |name: &str, value: &str| headers.get(name).is_some_and(|found| found == value);
+    if is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document") {
+        Ok(())
+    } else {
+        Err(Refusal::Site)
+    }
+}
+
+/// The value of a header that is there exactly once and is text.
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    values
+        .next()
+        .is_none()
+        .then(|| value.to_str().ok())
+        .flatten()
+}
+
+/// Whether `authority` (`host[:port]`) is a loopback name with our port.
+fn is_ours(authority: &str, ours: SocketAddr) -> bool {
+    if let Ok(address) = authority.parse::<SocketAddr>() {
+        return address.ip().is_loopback() && address.port() == ours.port();
+    }
+    let (host, port) = match authority.rsplit_once(':') {
+        // The colon is one of an IPv6 address without a port.
+        Some((host, _)) if host.starts_with('[') && !host.ends_with(']') => (authority, "80"),
+        Some((host, port)) => (host, port),
+        None => (authority, "80"),
+    };
+    let named = host.eq_ignore_ascii_case("localhost")
+        || host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback());
+    named && port.bytes().all(|b| b.is_ascii_digit()) && port.parse() == Ok(ours.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const OURS: ([u8; 4], u16) = ([127, 0, 0, 1], 4385);
+
+    fn request(headers: &[(&'static str, &str)]) -> Request<()> {
+        let mut request = Request::builder().uri("/");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).expect("valid")
+    }
+
+    fn checked(headers: &[(&'static str, &str)]) -> Result<(), Refusal> {
+        check(&request(headers), OURS.into())
+    }
+
+    #[test]
+    fn only_loopback_names_with_our_port_are_hosts() {
+        for host in [
+            "127.0.0.1:4385",
+            "localhost:4385",
+            "LocalHost:4385",
+            "[::1]:4385",
+            "127.0.0.2:4385",
+        ] {
+            assert_eq!(checked(&[("host", host)]), Ok(()), "{host}");
+        }
+        for host in [
+            "",
+            "localhost",
+            "127.0.0.1",
+            "127.0.0.1:4386",
+            "example.org:4385",
+            "localhost.example.org:4385",
+            "192.0.2.1:4385",
+            "[::2]:4385",
+            "localhost:",
+            "localhost:+4385",
+            "user@localhost:4385",
+            "127.0.0.1:4385:4385",
+            "[::1]",
+            "0.0.0.0:4385",
+            ":4385",
+        ] {
+            assert_eq!(checked(&[("host", host)]), Err(Refusal::Host), "{host}");
+        }
+        assert_eq!(checked(&[]), Err(Refusal::Host));
+        let twice = [("host", "localhost:4385"), ("host", "localhost:4385")];
+        assert_eq!(checked(&twice), Err(Refusal::Host));
+        let port80 = SocketAddr::from(([127, 0, 0, 1], 80));
+        for host in ["localhost", "127.0.0.1", "[::1]", "localhost:80"] {
+            assert_eq!(check(&request(&[("host", host)]), port80), Ok(()), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_whole_url_must_name_us_too() {
+        let with = |uri: &str| {
+            let request = Request::builder().uri(uri).header("host", "localhost:4385");
+            check(&request.body(()).expect("valid"), OURS.into())
+        };
+        assert_eq!(with("http://localhost:4385/"), Ok(()));
+        assert_eq!(with("http://example.org/"), Err(Refusal::Host));
+    }
+
+    #[test]
+    fn foreign_origins_are_refused() {
+        let with = |origin: &str| checked(&[("host", "localhost:4385"), ("origin", origin)]);
+        assert_eq!(with("http://localhost:4385"), Ok(()));
+        assert_eq!(with("http://127.0.0.1:4385"), Ok(()));
+        for origin in [
+            "null",
+            "http://example.org",
+            "https://localhost:4385",
+            "http://localhost:4386",
+            "http://localhost",
+            "http://localhost:4385.example.org",
+            "",
+        ] {
+            assert_eq!(with(origin), Err(Refusal::Site), "{origin}");
+        }
+    }
+
+    #[test]
+    fn other_sites_may_link_but_not_embed() {
+        let with = |site: &str, mode: &str, dest: &str| {
+            checked(&[
+                ("host", "localhost:4385"),
+                ("sec-fetch-site", site),
+                ("sec-fetch-mode", mode),
+                ("sec-fetch-dest", dest),
+            ])
+        };
+        assert_eq!(with("none", "navigate", "document"), Ok(()));
+        assert_eq!(with("same-origin", "no-cors", "image"), Ok(()));
+        assert_eq!(with("cross-site", "navigate", "document"), Ok(()));
+        for (site, mode, dest) in [
+            ("cross-site", "no-cors", "image"),
+            ("same-site", "no-cors", "script"),
+            ("cross-site", "navigate", "iframe"),
+            ("cross-site", "cors", "empty"),
+            ("strange", "no-cors", "empty"),
+        ] {
+            assert_eq!(
+                with(site, mode, dest),
+                Err(Refusal::Site),
+                "{site} {mode} {dest}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_token_must_be_there_and_right() {
+        let token = Token::random();
+        let with = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::AUTHORIZATION, value.parse().expect("valid"));
+            }
+            check_token(&headers, &token)
+        };
+        let text: String =
+            serde_json::from_value(serde_json::to_value(&token).expect("json")).expect("text");
+        assert_eq!(with(&[&format!("Bearer {text}")]), Ok(()));
+        assert_eq!(with(&[]), Err(Refusal::Token));
+        for wrong in ["Bearer ", "Bearer 00", "Basic abc", text.as_str()] {
+            assert_eq!(with(&[wrong]), Err(Refusal::Token), "{wrong}");
+        }
+        let twice = format!("Bearer {text}");
+        assert_eq!(with(&[&twice, &twice]), Err(Refusal::Token));
+    }
+
+    proptest! {
+        #[test]
+        fn no_host_but_loopback_passes(host in "[a-z0-9.:@\\[\\]-]{0,30}") {
+            if is_ours(&host, OURS.into()) {
+                prop_assert!(host.starts_with("localhost:") || host.starts_with("127.") || host.starts_with('['), "{}", host);
+                prop_assert!(host.ends_with("4385"), "{}", host);
+            }
+        }
+    }
+}

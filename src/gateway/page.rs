@@ -1,0 +1,220 @@
+//! The few pages that people see: plain HTML, no scripts, nothing from elsewhere.
+
+use std::fmt::Write as _;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{Html, IntoResponse, Response};
+
+use super::{Shared, error};
+use crate::client::url::percent_encode;
+use crate::node::api::{CallError, Entry, LsReply, Status, StatusReply};
+use crate::size::ByteSize;
+
+const STYLE: &str = "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
+     table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:left;vertical-align:top}\
+     td.n{text-align:right;font-variant-numeric:tabular-nums}code{overflow-wrap:anywhere}\
+     @media(prefers-color-scheme:dark){body{background:#151515;color:#ddd}a{color:#8bf}}";
+
+/// Text with the characters that mean something in HTML replaced.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// `title` is text, `body` is HTML.
+fn page(title: &str, body: &str) -> Html<String> {
+    let title = escape(title);
+    Html(format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title>\
+         <style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n{body}</body></html>\n"
+    ))
+}
+
+/// The page that says how the node is.
+pub(super) async fn status(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    match shared.client.status(Status {}).await {
+        Ok(status) => page("libernet", &status_body(&status)).into_response(),
+        Err(failure) => error::answer(
+            error::status_of(failure.kind),
+            &failure,
+            error::Reader::of(&headers),
+        ),
+    }
+}
+
+fn status_body(status: &StatusReply) -> String {
+    let mut rows = String::new();
+    let mut row = |name: &str, value: &str| {
+        let _ = writeln!(rows, "<tr><th>{name}</th><td>{}</td></tr>", escape(value));
+    };
+    row("Version", &status.version);
+    row("Node", &status.peer);
+    row("Network", &status.network);
+    row("Addresses", &status.addresses.join(" "));
+    row("Peers", &status.peers.to_string());
+    row(
+        "Mesh joined",
+        if status.bootstrapped { "yes" } else { "no" },
+    );
+    row("Up for", &format!("{} s", status.uptime_s));
+    row(
+        "Blocks",
+        &format!(
+            "{} ({})",
+            status.store.blocks,
+            ByteSize(status.store.block_bytes)
+        ),
+    );
+    row(
+        "On disk",
+        &format!(
+            "{} of {}",
+            ByteSize(status.store.disk_bytes),
+            status.store.quota
+        ),
+    );
+    row(
+        "Given to others",
+        &ByteSize(status.exchange.served_bytes).to_string(),
+    );
+    row(
+        "Taken from others",
+        &ByteSize(status.exchange.fetched_bytes).to_string(),
+    );
+    format!(
+        "<table>\n{rows}</table>\n<p>Content is at <code>/sha384/&lt;hex&gt;/aes256/&lt;hex&gt;</code>, the path form of a \
+         link; a block as it is at <code>/sha384/&lt;hex&gt;</code>.</p>\n"
+    )
+}
+
+/// A directory of a bundle. `skip` entries were left out at the start; `title` is text.
+pub(super) fn listing(title: &str, has_parent: bool, skip: u64, reply: &LsReply) -> Html<String> {
+    let mut body = String::from("<table>\n");
+    if has_parent {
+        body.push_str("<tr><td><a href=\"../\">../</a></td><td></td></tr>\n");
+    }
+    for entry in &reply.entries {
+        body.push_str(&listing_row(entry));
+    }
+    body.push_str("</table>\n");
+    if reply.more {
+        let next = skip + reply.entries.len() as u64;
+        let _ = writeln!(body, "<p><a href=\"?skip={next}\">more</a></p>");
+    }
+    page(title, &body)
+}
+
+fn listing_row(entry: &Entry) -> String {
+    let name = escape(&entry.name);
+    let href = percent_encode(&entry.name);
+    match entry.kind.as_str() {
+        // A leading `./` keeps any name from being read as a scheme or as a path of its own.
+        "dir" => format!("<tr><td><a href=\"./{href}/\">{name}/</a></td><td></td></tr>\n"),
+        "file" => format!(
+            "<tr><td><a href=\"./{href}\">{name}</a></td><td class=\"n\">{}</td></tr>\n",
+            ByteSize(entry.bytes)
+        ),
+        "symlink" => format!(
+            "<tr><td><a href=\"./{href}\">{name}</a> &rarr; {}</td><td></td></tr>\n",
+            escape(entry.target.as_deref().unwrap_or(""))
+        ),
+        kind => format!("<tr><td>{name}</td><td>{}</td></tr>\n", escape(kind)),
+    }
+}
+
+/// An error for people: what failed, which block, who was asked, what to do.
+pub(super) fn error(status: StatusCode, error: &CallError) -> Html<String> {
+    let mut body = format!("<p>{}</p>\n", escape(&error.message));
+    if let Some(block) = &error.block {
+        let _ = writeln!(
+            body,
+            "<p>Block <code>{}</code></p>",
+            escape(&block.to_path())
+        );
+    }
+    if !error.tried.is_empty() {
+        body.push_str("<table>\n");
+        for tried in &error.tried {
+            let _ = writeln!(
+                body,
+                "<tr><td><code>{}</code></td><td>{}</td></tr>",
+                escape(&tried.peer),
+                escape(&tried.attempt.to_string())
+            );
+        }
+        body.push_str("</table>\n");
+    }
+    if let Some(hint) = &error.hint {
+        let _ = writeln!(body, "<p>What to do: {}</p>", escape(hint));
+    }
+    page(status.canonical_reason().unwrap_or("Error"), &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::api::ErrorKind;
+
+    fn entry(name: &str, kind: &str) -> Entry {
+        Entry {
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            bytes: 2048,
+            mode: 0o644,
+            mtime_s: 0,
+            target: Some("<t>".to_owned()),
+        }
+    }
+
+    #[test]
+    fn hostile_names_stay_text() {
+        let hostile = "\"><script>alert(1)</script>&'";
+        let reply = LsReply {
+            this: None,
+            index_file: None,
+            entries: ["dir", "file", "symlink", "<b>"]
+                .map(|kind| entry(hostile, kind))
+                .into(),
+            more: true,
+        };
+        let Html(text) = listing(hostile, true, 5, &reply);
+        assert!(
+            !text.contains("<script") && !text.contains("<b>") && !text.contains("<t>"),
+            "{text}"
+        );
+        assert!(text.contains("href=\"?skip=9\""), "{text}");
+        assert!(text.contains("2 KiB"), "{text}");
+        let Html(text) = listing(
+            "t",
+            false,
+            0,
+            &LsReply {
+                this: None,
+                index_file: None,
+                entries: vec![entry("javascript:alert(1)", "file"), entry("..", "dir")],
+                more: false,
+            },
+        );
+        assert!(
+            text.contains("href=\"./javascript%3Aalert%281%29\""),
+            "{text}"
+        );
+        let Html(text) = error(
+            StatusCode::BAD_REQUEST,
+            &CallError::new(ErrorKind::Usage, hostile).with_hint(hostile),
+        );
+        assert!(!text.contains("<script"), "{text}");
+    }
+}

@@ -1,0 +1,125 @@
+//! What a net is started with.
+
+use std::sync::Arc;
+
+use libp2p::Multiaddr;
+use libp2p::identity::Keypair;
+
+use super::exchange::BlockService;
+use super::providers::RecordShelf;
+use crate::size::MIB;
+use crate::time::{Clock, SystemClock};
+
+/// The name of the public network.
+pub const DEFAULT_NETWORK: &str = "libernet";
+
+/// Settings of a net.
+#[derive(Clone)]
+pub struct NetConfig {
+    /// The node's key; its public half is the peer id.
+    pub key: Keypair,
+    /// Name of the network: nodes of other networks are not talked to.
+    pub network: String,
+    /// Where to listen. Port 0 picks a free one.
+    pub listen: Vec<Multiaddr>,
+    /// Peers to connect to at the start; with or without a trailing `/p2p/<peer id>`.
+    pub bootstrap: Vec<Multiaddr>,
+    /// Whether to look for peers on the local network.
+    pub mdns: bool,
+    /// Whether to answer the DHT's questions even without a confirmed external address.
+    pub kad_server: bool,
+    /// Talk over `/memory/N` addresses inside this process only: no sockets. For tests and simulations.
+    pub memory_transport: bool,
+    /// Upper bounds.
+    pub limits: Limits,
+    /// What peers are told about the program: name and version.
+    pub agent: String,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl NetConfig {
+    /// A net of the public network on every interface, with the given key.
+    pub fn new(key: Keypair) -> Self {
+        let listen = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"];
+        Self {
+            key,
+            network: DEFAULT_NETWORK.to_owned(),
+            listen: listen
+                .iter()
+                .map(|text| text.parse().expect("a constant multiaddr"))
+                .collect(),
+            bootstrap: Vec::new(),
+            mdns: true,
+            kad_server: true,
+            memory_transport: false,
+            limits: Limits::default(),
+            agent: format!("libernet/{}", env!("CARGO_PKG_VERSION")),
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    /// A net inside this process: one `/memory/` address, no bootstrap peers, no mDNS.
+    pub fn in_memory(key: Keypair) -> Self {
+        Self {
+            listen: vec!["/memory/0".parse().expect("a constant multiaddr")],
+            mdns: false,
+            memory_transport: true,
+            ..Self::new(key)
+        }
+    }
+}
+
+/// Upper bounds of a net.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Established connections in all.
+    pub connections: u32,
+    /// Established connections with one peer, while double ones are being resolved.
+    pub connections_per_peer: u32,
+    /// Connections that are being set up, counted for each direction.
+    pub pending_connections: u32,
+    /// Our requests under way to one peer.
+    pub requests_per_peer: usize,
+    /// Our requests under way in all.
+    pub requests: usize,
+    /// Bytes of blocks that are being read or sent for peers, in all.
+    pub serving_bytes: usize,
+    /// Bytes of blocks that are being read or sent for one peer.
+    pub serving_bytes_per_peer: usize,
+    /// Requests of peers that are being answered at one time.
+    pub serving: usize,
+    /// Requests of peers that wait for their turn, in all. Past that peers are told that we are busy.
+    pub waiting: usize,
+    /// Requests of one peer that wait for their turn.
+    pub waiting_per_peer: usize,
+    /// Searches for providers under way.
+    pub searches: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 256,
+            connections_per_peer: 4,
+            pending_connections: 64,
+            requests_per_peer: 64,
+            requests: 256,
+            serving_bytes: 48 * MIB as usize,
+            serving_bytes_per_peer: 32 * MIB as usize,
+            serving: 256,
+            waiting: 1024,
+            waiting_per_peer: 128,
+            searches: 64,
+        }
+    }
+}
+
+/// What a net needs of the rooms above: blocks to serve, and somewhere to keep records of the DHT.
+#[derive(Clone)]
+pub struct Services {
+    /// Answers peers who ask for blocks.
+    pub blocks: Arc<dyn BlockService>,
+    /// Keeps what peers announce.
+    pub records: Arc<dyn RecordShelf>,
+}

@@ -1,0 +1,141 @@
+//! The one task that owns the swarm. Its loop has three arms: cancel, command, swarm event. Handlers are synchronous; nothing here
+//! waits, hashes or touches the disk.
+
+use std::io;
+use std::time::Duration;
+
+use futures::StreamExt;
+use libp2p::core::transport::{ListenerId, TransportError};
+use libp2p::swarm::SwarmEvent;
+use libp2p::{Multiaddr, Swarm};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::error::Error;
+use super::exchange::Permits;
+use super::providers::WriterThread;
+use super::switchboard::{Command, Rooms, RoomsEvent, Switchboard};
+use super::transport::Tasks;
+
+/// How long a listener may take to name its address.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long connections may take to end once the swarm is gone.
+const END_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Owns the swarm.
+pub(super) struct Driver {
+    pub(super) swarm: Swarm<Rooms>,
+    pub(super) switchboard: Switchboard,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) cancel: CancellationToken,
+    pub(super) permits: std::sync::Arc<Permits>,
+    pub(super) tasks: Tasks,
+    pub(super) records: WriterThread,
+}
+
+impl Driver {
+    /// Starts to listen and waits until each listener has an address.
+    pub(super) async fn listen(&mut self, addresses: &[Multiaddr]) -> Result<(), Error> {
+        let mut missing: Vec<(ListenerId, &Multiaddr)> = Vec::new();
+        for address in addresses {
+            let id = self.swarm.listen_on(address.clone()).map_err(|error| {
+                let address = address.clone();
+                match error {
+                    TransportError::MultiaddrNotSupported(_) => Error::Unsupported { address },
+                    TransportError::Other(source) => Error::Listen { address, source },
+                }
+            })?;
+            missing.push((id, address));
+        }
+        while let Some((_, address)) = missing.first() {
+            let failed = |source| Error::Listen {
+                address: (*address).clone(),
+                source,
+            };
+            let event = timeout(LISTEN_TIMEOUT, self.swarm.select_next_some())
+                .await
+                .map_err(|_| failed(io::ErrorKind::TimedOut.into()))?;
+            match &event {
+                SwarmEvent::NewListenAddr { listener_id, .. } => {
+                    let id = *listener_id;
+                    missing.retain(|(other, _)| *other != id);
+                }
+                SwarmEvent::ListenerClosed {
+                    listener_id,
+                    reason,
+                    ..
+                } => {
+                    let closed = missing.iter().find(|(id, _)| id == listener_id);
+                    if let Some((_, address)) = closed {
+                        let reason = reason.as_ref().err().map(io::Error::kind);
+                        return Err(Error::Listen {
+                            address: (*address).clone(),
+                            source: reason.unwrap_or(io::ErrorKind::NotConnected).into(),
+                        });
+                    }
+                }
+                _ => {}
+            }
+            self.on_event(event);
+        }
+        Ok(())
+    }
+
+    /// Runs until cancelled or until nobody holds a handle any more, then ends everything it owns.
+    pub(super) async fn run(mut self) {
+        loop {
+            tokio::select! {
+                () = self.cancel.cancelled() => break,
+                command = self.commands.recv() => match command {
+                    Some(command) => self.switchboard.command(self.swarm.behaviour_mut(), command),
+                    None => break,
+                },
+                event = self.swarm.select_next_some() => self.on_event(event),
+            }
+        }
+        self.end().await;
+    }
+
+    fn on_event(&mut self, event: SwarmEvent<RoomsEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => {
+                self.switchboard.event(self.swarm.behaviour_mut(), event);
+            }
+            SwarmEvent::NewListenAddr { address, .. } => self.switchboard.listens(address),
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.switchboard.listens_no_more(address);
+            }
+            SwarmEvent::ListenerClosed {
+                addresses, reason, ..
+            } => {
+                tracing::warn!(?addresses, ?reason, "a listener has closed");
+                for address in addresses {
+                    self.switchboard.listens_no_more(address);
+                }
+            }
+            SwarmEvent::ListenerError { error, .. } => {
+                tracing::warn!(%error, "a listener has failed");
+            }
+            // Connections are the peers room's business.
+            _ => {}
+        }
+    }
+
+    /// Nobody gets a permit any more, listeners and connections close, what is to be written is written.
+    async fn end(self) {
+        self.permits.close();
+        drop(self.commands);
+        drop(self.swarm);
+        if timeout(END_TIMEOUT, self.tasks.join()).await.is_err() {
+            tracing::warn!("some connections did not close in time");
+        }
+        let records = self.records;
+        if tokio::task::spawn_blocking(move || records.join())
+            .await
+            .is_err()
+        {
+            tracing::error!("the thread that writes DHT records could not be joined");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The exchange room inside the swarm: libp2p's request-response with our client and server around it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use libp2p::core::transport::PortUse;
+use libp2p::core::{Endpoint, Multiaddr};
+use libp2p::request_response::{self as rr, Message, ProtocolSupport};
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
+    THandlerOutEvent, ToSwarm,
+};
+use libp2p::{PeerId, StreamProtocol};
+
+use super::client::Client;
+use super::codec::{Codec, Parcel, Response};
+use super::server::{Outgoing, Server};
+use super::{BlockService, Command, MAX_DEADLINE};
+use crate::net::config::Limits;
+
+/// What others may want to know of the exchange.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A peer sent blocks.
+    Received { peer: PeerId, bytes: usize },
+    /// Blocks were handed to the connection to a peer.
+    Sent { peer: PeerId, bytes: usize },
+    /// A request of a peer was turned away because too much was under way.
+    TurnedAway { peer: PeerId },
+    /// A peer broke the protocol.
+    Misbehaved { peer: PeerId },
+}
+
+/// The exchange room's behaviour.
+pub(crate) struct Behaviour {
+    inner: rr::Behaviour<Codec>,
+    client: Client,
+    server: Server,
+    events: VecDeque<Event>,
+}
+
+impl Behaviour {
+    pub(crate) fn new(
+        protocol: StreamProtocol,
+        service: Arc<dyn BlockService>,
+        limits: &Limits,
+    ) -> Self {
+        // Both directions share one bound. What is past it on the answering side is reset by libp2p without a word; the
+        // queue's bounds are lower, so that who keeps to the permits hears "busy" first.
+        let streams = limits.requests_per_peer + limits.waiting_per_peer + limits.serving;
+        let config = rr::Config::default()
+            .with_request_timeout(MAX_DEADLINE)
+            .with_max_concurrent_streams(streams);
+        Self {
+            inner: rr::Behaviour::with_codec(
+                Codec::default(),
+                [(protocol, ProtocolSupport::Full)],
+                config,
+            ),
+            client: Client::default(),
+            server: Server::new(service, limits),
+            events: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn command(&mut self, command: Command) {
+        match command {
+            Command::Ask { ask, permit, reply } => {
+                self.client.ask(&mut self.inner, ask, permit, reply);
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: rr::Event<Parcel, Response>) {
+        match event {
+            rr::Event::Message { peer, message, .. } => match message {
+                Message::Request {
+                    request_id,
+                    request,
+                    channel,
+                } => {
+                    let busy = self
+                        .server
+                        .asked(peer, request_id, request.request, channel);
+                    if let Some(busy) = busy {
+                        self.events.push_back(Event::TurnedAway { peer });
+                        self.send(busy);
+                    }
+                }
+                Message::Response {
+                    request_id,
+                    response,
+                } => self
+                    .events
+                    .extend(self.client.answered(peer, request_id, response)),
+            },
+            rr::Event::OutboundFailure {
+                request_id, error, ..
+            } => self
+                .events
+                .extend(self.client.failed(&mut self.inner, request_id, &error)),
+            rr::Event::InboundFailure { request_id, .. }
+            | rr::Event::ResponseSent { request_id, .. } => self.server.finished(request_id),
+        }
+    }
+
+    fn send(&mut self, outgoing: Outgoing) {
+        let Outgoing {
+            peer,
+            bytes,
+            response,
+            channel,
+        } = outgoing;
+        // On failure the peer is gone or the request timed out; an event about that has come or will.
+        if self.inner.send_response(channel, response).is_ok() && bytes > 0 {
+            self.events.push_back(Event::Sent { peer, bytes });
+        }
+    }
+}
+
+impl NetworkBehaviour for Behaviour {
+    type ConnectionHandler = <rr::Behaviour<Codec> as NetworkBehaviour>::ConnectionHandler;
+    type ToSwarm = Event;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        peer: PeerId,
+        local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.inner
+            .handle_established_inbound_connection(connection, peer, local, remote)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        peer: PeerId,
+        address: &Multiaddr,
+        role: Endpoint,
+        port_use: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.inner
+            .handle_established_outbound_connection(connection, peer, address, role, port_use)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm) {
+        if let FromSwarm::ConnectionClosed(closed) = &event
+            && closed.remaining_established == 0
+        {
+            self.server.gone(closed.peer_id);
+        }
+        self.inner.on_swarm_event(event);
+    }
+
+    fn on_connection_handler_event(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
+        self.inner
+            .on_connection_handler_event(peer, connection, event);
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        loop {
+            while let Poll::Ready(outgoing) = self.server.poll(cx) {
+                self.send(outgoing);
+            }
+            if let Some(event) = self.events.pop_front() {
+                return Poll::Ready(ToSwarm::GenerateEvent(event));
+            }
+            match self.inner.poll(cx) {
+                Poll::Ready(ToSwarm::GenerateEvent(event)) => self.on_event(event),
+                Poll::Ready(other) => {
+                    return Poll::Ready(other.map_out(|_| unreachable!("events are taken above")));
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}

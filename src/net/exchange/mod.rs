@@ -1,0 +1,245 @@
+//! Asking peers for blocks, and answering them.
+//!
+//! A request names up to [`MAX_IDS`] ids and wants the blocks or only whether they are there; the response says for each id: block,
+//! have, don't have or busy. Each request has a stream of its own, so that many can be under way to one peer at once (16 to 64
+//! blocks in flight are what a fast path needs). What is under way is bounded on both sides: the asking side takes a permit
+//! first, the answering side admits requests by the bytes that their answers may take and says "busy" past its queue.
+//!
+//! Invariant: an answer names only ids that were asked for. **The bytes are not checked against the id here**: hashing is
+//! work for worker threads, and who asked does it.
+//!
+//! Deliberately absent: choosing peers, retrying elsewhere, storing.
+
+mod admission;
+mod behaviour;
+mod client;
+mod codec;
+mod permits;
+mod server;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use libp2p::PeerId;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::switchboard::Mailbox;
+use crate::id::BlockId;
+
+pub(super) use behaviour::{Behaviour, Event};
+pub(super) use client::Ask;
+pub(super) use permits::{Permit, Permits};
+
+/// Most ids in one request.
+pub const MAX_IDS: usize = 64;
+/// Longest time that a request may take; longer deadlines are cut to this.
+pub const MAX_DEADLINE: Duration = Duration::from_secs(120);
+
+/// What is asked about the ids of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Want {
+    /// The blocks themselves.
+    Block,
+    /// Only whether they are there.
+    Have,
+}
+
+/// What a peer says to one id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The block's bytes. **Unverified** when they come from a peer.
+    Block(Bytes),
+    /// It is here.
+    Have,
+    /// It is not here.
+    DontHave,
+    /// Ask again later.
+    Busy,
+}
+
+/// Answers peers who ask for blocks.
+///
+/// The future is polled on the task that owns the network: it must not hash or touch the disk itself but hand that to other
+/// threads and wait for them. It is dropped when the peer goes away.
+#[async_trait]
+pub trait BlockService: Send + Sync {
+    /// One answer for each of `ids`, in their order; blocks of at most `max_bytes` together, [`Answer::Busy`] for what does not fit.
+    async fn blocks(
+        &self,
+        peer: PeerId,
+        ids: Vec<BlockId>,
+        want: Want,
+        max_bytes: usize,
+    ) -> Vec<Answer>;
+}
+
+/// Why a peer could not be asked, or gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No connection: no known address, or none that works.
+    #[error("{peer} can't be reached")]
+    Unreachable {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// No answer within the deadline.
+    #[error("{peer} did not answer in time")]
+    TimedOut {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// The peer broke the protocol. It is counted against it.
+    #[error("{peer} broke the exchange protocol: {what}")]
+    Protocol {
+        /// The peer.
+        peer: PeerId,
+        /// What was wrong.
+        what: String,
+    },
+    /// The peer does not speak the exchange protocol of this network.
+    #[error("{peer} does not speak this network's exchange protocol")]
+    Unsupported {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// The connection or stream ended before the answer.
+    #[error("{peer} closed the connection")]
+    Closed {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// Too much is under way to this peer.
+    #[error("too many requests are under way to {peer}")]
+    Busy {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// The peer does not want to deal with us.
+    #[error("{peer} refuses (code {code})")]
+    Refused {
+        /// The peer.
+        peer: PeerId,
+        /// Its reason, a number of the protocol.
+        code: u32,
+    },
+    /// More ids than one request may carry, or one twice.
+    #[error("a request carries at most {MAX_IDS} different ids, not {0}")]
+    TooManyIds(usize),
+    /// The net is stopping.
+    #[error("the network is stopping")]
+    Stopping,
+}
+
+impl Error {
+    /// Whether asking the same peer again later may succeed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::Closed { .. }
+            | Self::Busy { .. } => true,
+            Self::Protocol { .. }
+            | Self::Unsupported { .. }
+            | Self::Refused { .. }
+            | Self::TooManyIds(_)
+            | Self::Stopping => false,
+        }
+    }
+}
+
+/// What the view asks of the behaviour.
+pub(super) enum Command {
+    Ask {
+        ask: Ask,
+        permit: Permit,
+        reply: oneshot::Sender<Result<Vec<(BlockId, Answer)>, Error>>,
+    },
+}
+
+/// View of a net: asking peers for blocks. Cheap to clone.
+#[derive(Clone)]
+pub struct Exchange {
+    pub(super) mailbox: Mailbox<Command>,
+    pub(super) permits: Arc<Permits>,
+}
+
+impl Exchange {
+    /// Asks `peer` for blocks, connecting to it first when needed. One answer for each id, in their order. The deadline
+    /// includes waiting for a permit and connecting.
+    ///
+    /// **The bytes are unverified**: check them with `Block::verify` on a worker thread, and report wrong ones
+    /// (`peers().report`).
+    ///
+    /// # Errors
+    /// [`Error`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the request; the stream to the peer is reset.
+    pub async fn fetch(
+        &self,
+        peer: PeerId,
+        ids: Vec<BlockId>,
+        deadline: Duration,
+    ) -> Result<Vec<(BlockId, Answer)>, Error> {
+        self.ask(peer, ids, Want::Block, deadline).await
+    }
+
+    /// Asks `peer` which blocks it has: each answer is [`Answer::Have`], [`Answer::DontHave`] or [`Answer::Busy`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the request.
+    pub async fn have(
+        &self,
+        peer: PeerId,
+        ids: Vec<BlockId>,
+        deadline: Duration,
+    ) -> Result<Vec<(BlockId, Answer)>, Error> {
+        self.ask(peer, ids, Want::Have, deadline).await
+    }
+
+    async fn ask(
+        &self,
+        peer: PeerId,
+        ids: Vec<BlockId>,
+        want: Want,
+        deadline: Duration,
+    ) -> Result<Vec<(BlockId, Answer)>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let distinct: std::collections::HashSet<&BlockId> = ids.iter().collect();
+        if ids.len() > MAX_IDS || distinct.len() != ids.len() {
+            return Err(Error::TooManyIds(ids.len()));
+        }
+        let until = Instant::now() + deadline.min(MAX_DEADLINE);
+        // Dropped with this future: then the codec gives up and resets the stream.
+        let abandoned = CancellationToken::new();
+        let _abandon = abandoned.clone().drop_guard();
+        let ask = Ask {
+            peer,
+            ids,
+            want,
+            until,
+            abandoned,
+        };
+        let answered = timeout_at(until, async {
+            let permit = self.permits.acquire(peer).await.ok_or(Error::Stopping)?;
+            let (reply, answer) = oneshot::channel();
+            let command = Command::Ask { ask, permit, reply };
+            self.mailbox
+                .send(command)
+                .await
+                .map_err(|_| Error::Stopping)?;
+            answer.await.map_err(|_| Error::Stopping)?
+        });
+        answered.await.unwrap_or(Err(Error::TimedOut { peer }))
+    }
+}

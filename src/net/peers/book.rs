@@ -1,0 +1,310 @@
+//! What is known of peers. Pure.
+//!
+//! Bounded: the longest-known peer without a connection makes room for a new one. What counts against a peer decays, so that one bad
+//! moment is forgiven and a habit is not.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use libp2p::swarm::ConnectionId;
+use libp2p::{Multiaddr, PeerId};
+
+use super::{Direction, Misbehaviour, PeerInfo, Source};
+use crate::net::address::without_peer;
+use crate::time::Timestamp;
+
+/// Most peers that are remembered.
+pub(super) const MAX_PEERS: usize = 4096;
+/// Most addresses of one peer that are remembered.
+pub(super) const MAX_ADDRESSES: usize = 16;
+/// Most protocols of one peer that are remembered.
+const MAX_PROTOCOLS: usize = 32;
+/// Longest text of a peer (its agent, a protocol's name) that is kept, in characters.
+const MAX_TEXT: usize = 64;
+/// How much may count against a peer before it is dropped; each misbehaviour counts 1.
+pub(super) const MAX_SCORE: f64 = 3.0;
+/// Time in which what counts against a peer halves.
+const SCORE_HALF_LIFE: Duration = Duration::from_secs(10 * 60);
+
+/// One connection with a peer.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    pub(super) id: ConnectionId,
+    pub(super) direction: Direction,
+    pub(super) address: Multiaddr,
+    pub(super) since: Timestamp,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// The most recently confirmed first.
+    addresses: Vec<Multiaddr>,
+    source: Option<Source>,
+    agent: String,
+    protocols: Vec<String>,
+    identified: bool,
+    rtt: Option<Duration>,
+    links: Vec<Link>,
+    bytes_in: u64,
+    bytes_out: u64,
+    wrong_blocks: u64,
+    faults: u64,
+    refused: u64,
+    score: f64,
+    scored: Timestamp,
+    last: Timestamp,
+}
+
+/// What is known of peers.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    peers: HashMap<PeerId, Entry>,
+}
+
+impl Book {
+    fn entry(&mut self, peer: PeerId, now: Timestamp) -> &mut Entry {
+        if !self.peers.contains_key(&peer) && self.peers.len() >= MAX_PEERS {
+            let oldest = self
+                .peers
+                .iter()
+                .filter(|(_, entry)| entry.links.is_empty())
+                .min_by_key(|(_, entry)| entry.last)
+                .map(|(peer, _)| *peer);
+            if let Some(oldest) = oldest {
+                self.peers.remove(&oldest);
+            }
+        }
+        let entry = self.peers.entry(peer).or_default();
+        entry.last = now;
+        entry
+    }
+
+    /// Where a peer can be reached, says `source`.
+    pub(super) fn learn(
+        &mut self,
+        peer: PeerId,
+        addresses: impl IntoIterator<Item = Multiaddr>,
+        source: Source,
+        now: Timestamp,
+    ) {
+        let entry = self.entry(peer, now);
+        entry.source.get_or_insert(source);
+        for address in addresses {
+            let address = without_peer(address);
+            if !entry.addresses.contains(&address) {
+                if entry.addresses.len() >= MAX_ADDRESSES {
+                    entry.addresses.pop();
+                }
+                entry.addresses.push(address);
+            }
+        }
+    }
+
+    /// An address of a peer worked.
+    pub(super) fn confirm(&mut self, peer: PeerId, address: &Multiaddr, now: Timestamp) {
+        let address = without_peer(address.clone());
+        let entry = self.entry(peer, now);
+        entry.addresses.retain(|known| *known != address);
+        entry.addresses.insert(0, address);
+        entry.addresses.truncate(MAX_ADDRESSES);
+    }
+
+    /// An address of a peer did not work: it goes to the end, or away if there are others.
+    pub(super) fn doubt(&mut self, peer: PeerId, address: &Multiaddr) {
+        let address = without_peer(address.clone());
+        if let Some(entry) = self.peers.get_mut(&peer)
+            && entry.links.is_empty()
+            && entry.addresses.len() > 1
+        {
+            entry.addresses.retain(|known| *known != address);
+        }
+    }
+
+    /// Addresses to dial, the most promising first.
+    pub(super) fn addresses(&self, peer: &PeerId) -> Vec<Multiaddr> {
+        self.peers
+            .get(peer)
+            .map_or(Vec::new(), |entry| entry.addresses.clone())
+    }
+
+    /// A connection was made. True when it is not the only one with this peer.
+    pub(super) fn linked(&mut self, peer: PeerId, link: Link) -> bool {
+        let now = link.since;
+        let entry = self.entry(peer, now);
+        if link.direction == Direction::Inbound {
+            entry.source.get_or_insert(Source::Inbound);
+        }
+        entry.links.push(link);
+        entry.links.len() > 1
+    }
+
+    /// A connection has ended. True when it was the last one of an identified peer.
+    pub(super) fn unlinked(&mut self, peer: PeerId, id: ConnectionId, now: Timestamp) -> bool {
+        let entry = self.entry(peer, now);
+        entry.links.retain(|link| link.id != id);
+        if !entry.links.is_empty() {
+            return false;
+        }
+        entry.rtt = None;
+        std::mem::take(&mut entry.identified)
+    }
+
+    /// Connections with a peer, in the order of their making.
+    pub(super) fn links(&self, peer: &PeerId) -> &[Link] {
+        self.peers.get(peer).map_or(&[], |entry| &entry.links)
+    }
+
+    /// The peer has told about itself. True when it is the first time since it connected.
+    pub(super) fn identified(
+        &mut self,
+        peer: PeerId,
+        agent: &str,
+        protocols: impl Iterator<Item = String>,
+        now: Timestamp,
+    ) -> bool {
+        let entry = self.entry(peer, now);
+        entry.agent = clean(agent);
+        entry.protocols = protocols.take(MAX_PROTOCOLS).map(|p| clean(&p)).collect();
+        !std::mem::replace(&mut entry.identified, true)
+    }
+
+    /// Whether the peer is connected and has told about itself.
+    pub(super) fn is_connected(&self, peer: &PeerId) -> bool {
+        self.peers
+            .get(peer)
+            .is_some_and(|entry| entry.identified && !entry.links.is_empty())
+    }
+
+    /// Peers that are connected and have told about themselves.
+    pub(super) fn connected(&self) -> usize {
+        let entries = self.peers.values();
+        entries
+            .filter(|entry| entry.identified && !entry.links.is_empty())
+            .count()
+    }
+
+    /// The round trip takes so long.
+    pub(super) fn measured(&mut self, peer: &PeerId, rtt: Duration) {
+        if let Some(entry) = self.peers.get_mut(peer) {
+            entry.rtt = Some(rtt);
+        }
+    }
+
+    /// Blocks came from the peer or went to it.
+    pub(super) fn moved(&mut self, peer: &PeerId, bytes_in: u64, bytes_out: u64) {
+        if let Some(entry) = self.peers.get_mut(peer) {
+            entry.bytes_in += bytes_in;
+            entry.bytes_out += bytes_out;
+        }
+    }
+
+    /// A request of the peer was turned away.
+    pub(super) fn turned_away(&mut self, peer: &PeerId) {
+        if let Some(entry) = self.peers.get_mut(peer) {
+            entry.refused += 1;
+        }
+    }
+
+    /// Counts something against a peer. True when it is too much and the peer is to be dropped; then the count starts again.
+    #[must_use]
+    pub(super) fn blame(&mut self, peer: PeerId, what: Misbehaviour, now: Timestamp) -> bool {
+        let entry = self.entry(peer, now);
+        match what {
+            Misbehaviour::WrongBytes => entry.wrong_blocks += 1,
+            Misbehaviour::Protocol => entry.faults += 1,
+        }
+        let halvings = now.since(entry.scored).as_secs_f64() / SCORE_HALF_LIFE.as_secs_f64();
+        entry.score = entry.score * (-halvings).exp2() + 1.0;
+        entry.scored = now;
+        if entry.score <= MAX_SCORE - 0.001 {
+            return false;
+        }
+        entry.score = 0.0;
+        true
+    }
+
+    /// Forgets where the peer can be reached.
+    pub(super) fn forget(&mut self, peer: &PeerId) {
+        match self.peers.get_mut(peer) {
+            Some(entry) if !entry.links.is_empty() => entry.addresses.clear(),
+            _ => {
+                self.peers.remove(peer);
+            }
+        }
+    }
+
+    /// Everything about everybody, the connected first.
+    pub(super) fn list(&self) -> Vec<PeerInfo> {
+        let infos = self.peers.iter().map(|(peer, entry)| {
+            let link = entry.links.first();
+            let mut addresses: Vec<Multiaddr> = Vec::new();
+            // Where an inbound connection came from is rarely where the peer listens: only for want of anything better.
+            let bare = entry.addresses.is_empty();
+            let links = entry.links.iter();
+            let live = links.filter(|link| bare || link.direction == Direction::Outbound);
+            for address in live.map(|link| &link.address).chain(&entry.addresses) {
+                let address = without_peer(address.clone());
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
+            PeerInfo {
+                peer: *peer,
+                addresses,
+                agent: entry.agent.clone(),
+                protocols: entry.protocols.clone(),
+                rtt: entry.rtt,
+                connected_since: link.filter(|_| entry.identified).map(|link| link.since),
+                direction: link.map(|link| link.direction),
+                bytes_in: entry.bytes_in,
+                bytes_out: entry.bytes_out,
+                wrong_blocks: entry.wrong_blocks,
+                faults: entry.faults,
+                refused: entry.refused,
+                source: entry.source.unwrap_or(Source::Dht),
+            }
+        });
+        let mut infos: Vec<PeerInfo> = infos.collect();
+        infos.sort_by_key(|info| (info.connected_since.is_none(), info.peer));
+        infos
+    }
+}
+
+fn clean(text: &str) -> String {
+    let printable = text.chars().filter(|c| !c.is_control());
+    printable.take(MAX_TEXT).collect()
+}
+
+/// The connections with a peer that this side must close so that one is left, whatever order each side saw them made in.
+///
+/// Those dialled by the peer with the smaller id stay; among several of them only their dialler chooses, and keeps the oldest.
+pub(super) fn surplus(local: &PeerId, peer: &PeerId, links: &[Link]) -> Vec<ConnectionId> {
+    let preferred = if local < peer {
+        Direction::Outbound
+    } else {
+        Direction::Inbound
+    };
+    let any_preferred = links.iter().any(|link| link.direction == preferred);
+    let staying = if any_preferred {
+        preferred
+    } else {
+        preferred.reversed()
+    };
+    let mut close: Vec<ConnectionId> = links
+        .iter()
+        .filter(|link| link.direction != staying)
+        .map(|link| link.id)
+        .collect();
+    if staying == Direction::Outbound {
+        let extra = links
+            .iter()
+            .filter(|link| link.direction == staying)
+            .skip(1);
+        close.extend(extra.map(|link| link.id));
+    }
+    close
+}
+
+#[cfg(test)]
+#[path = "book_tests.rs"]
+mod tests;

@@ -1,0 +1,354 @@
+//! The providers room inside the swarm: libp2p's Kademlia with our queries around it.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use libp2p::core::transport::PortUse;
+use libp2p::core::{Endpoint, Multiaddr};
+use libp2p::kad::{
+    self, Caching, GetClosestPeersError, GetProvidersOk, Mode, ProviderRecord, QueryId,
+    QueryResult, RecordKey,
+};
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
+    THandlerOutEvent, ToSwarm,
+};
+use libp2p::{PeerId, StreamProtocol};
+use tokio::sync::{mpsc, oneshot};
+
+use super::record_store::{Bounds, PROVIDER_TTL, ShelfStore};
+use super::{Command, Provider, RecordShelf, WriterThread};
+use crate::time::Clock;
+use libp2p::kad::store::RecordStore;
+
+/// How long one query may take.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often the routing table is refreshed.
+const BOOTSTRAP_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// Room for twice twenty peers with all their addresses; libp2p's default is a quarter of it.
+const MAX_PACKET_BYTES: usize = 64 << 10;
+/// Most addresses of one peer that go into the routing table and so into answers.
+const MAX_ROUTED_ADDRESSES: usize = 8;
+
+/// What others may want to know of the DHT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// Where a peer can be reached, from the DHT.
+    Located {
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+    },
+    /// The routing table has been refreshed; so many peers are in it.
+    Bootstrapped { peers: usize },
+}
+
+struct Find {
+    key: RecordKey,
+    left: usize,
+    seen: HashSet<PeerId>,
+    found: mpsc::Sender<Provider>,
+}
+
+/// The providers room's behaviour.
+pub(crate) struct Behaviour {
+    inner: kad::Behaviour<ShelfStore>,
+    local: PeerId,
+    finds: HashMap<QueryId, Find>,
+    lookups: HashMap<QueryId, oneshot::Sender<Vec<PeerId>>>,
+    /// One for each search: resolves when nobody listens any more. Bounded by the searches' permits.
+    dropped: FuturesUnordered<BoxFuture<'static, QueryId>>,
+    out: VecDeque<ToSwarm<Event, THandlerInEvent<kad::Behaviour<ShelfStore>>>>,
+}
+
+impl Behaviour {
+    pub(crate) fn new(
+        local: PeerId,
+        protocol: StreamProtocol,
+        shelf: Arc<dyn RecordShelf>,
+        clock: Arc<dyn Clock>,
+        server: bool,
+    ) -> std::io::Result<(Self, WriterThread)> {
+        let (store, thread) = ShelfStore::open(local, shelf, clock, Bounds::default())?;
+        let mut config = kad::Config::new(protocol);
+        // Nothing is repeated by Kademlia itself: it would make a lookup for each key. We sweep.
+        config
+            .set_provider_publication_interval(None)
+            .set_publication_interval(None)
+            .set_replication_interval(None)
+            .set_provider_record_ttl(Some(PROVIDER_TTL))
+            .set_record_ttl(Some(PROVIDER_TTL))
+            .set_query_timeout(QUERY_TIMEOUT)
+            .set_periodic_bootstrap_interval(Some(BOOTSTRAP_INTERVAL))
+            .set_caching(Caching::Disabled)
+            .set_max_packet_size(MAX_PACKET_BYTES);
+        let mut inner = kad::Behaviour::with_config(local, store, config);
+        if server {
+            inner.set_mode(Some(Mode::Server));
+        }
+        let behaviour = Self {
+            inner,
+            local,
+            finds: HashMap::new(),
+            lookups: HashMap::new(),
+            dropped: FuturesUnordered::new(),
+            out: VecDeque::new(),
+        };
+        Ok((behaviour, thread))
+    }
+
+    pub(crate) fn command(&mut self, command: Command) {
+        match command {
+            Command::Find {
+                key,
+                limit,
+                found,
+                dropped,
+            } => self.find(key, limit, found, dropped),
+            Command::Lookup { key, reply } => {
+                let query = self.inner.get_closest_peers(key);
+                self.lookups.insert(query, reply);
+            }
+            Command::Provide {
+                keys,
+                provide,
+                reply,
+            } => {
+                for key in keys {
+                    self.provide(key.into(), provide);
+                }
+                let _ = reply.send(());
+            }
+            Command::Reach(peer) => {
+                let opts = DialOpts::peer_id(peer)
+                    .condition(PeerCondition::DisconnectedAndNotDialing)
+                    .build();
+                self.out.push_back(ToSwarm::Dial { opts });
+            }
+        }
+    }
+
+    /// A peer of this network serves the DHT at these addresses.
+    pub(crate) fn route(&mut self, peer: PeerId, addresses: &[Multiaddr]) {
+        for address in addresses.iter().take(MAX_ROUTED_ADDRESSES) {
+            self.inner.add_address(&peer, address.clone());
+        }
+    }
+
+    /// A peer is not of this network.
+    pub(crate) fn forget(&mut self, peer: PeerId) {
+        self.inner.remove_peer(&peer);
+    }
+
+    fn find(
+        &mut self,
+        key: Vec<u8>,
+        limit: usize,
+        found: mpsc::Sender<Provider>,
+        dropped: oneshot::Receiver<()>,
+    ) {
+        let key = RecordKey::from(key);
+        let query = self.inner.get_providers(key.clone());
+        let find = Find {
+            key,
+            left: limit,
+            seen: HashSet::from([self.local]),
+            found,
+        };
+        self.finds.insert(query, find);
+        self.dropped.push(Box::pin(async move {
+            let _ = dropped.await;
+            query
+        }));
+    }
+
+    fn provide(&mut self, key: RecordKey, provide: bool) {
+        if provide {
+            let record = ProviderRecord::new(key, self.local, Vec::new());
+            if let Err(error) = self.inner.store_mut().add_provider(record) {
+                let lost = self.inner.store_mut().dropped_writes();
+                tracing::debug!(%error, lost, "an announcement of our own was not stored");
+            }
+        } else {
+            self.inner.stop_providing(&key);
+        }
+    }
+
+    fn end(&mut self, query: QueryId) {
+        if let Some(mut query) = self.inner.query_mut(&query) {
+            query.finish();
+        }
+    }
+
+    fn on_event(&mut self, event: kad::Event) {
+        let kad::Event::OutboundQueryProgressed {
+            id, result, step, ..
+        } = event
+        else {
+            return;
+        };
+        match result {
+            QueryResult::GetProviders(result) => {
+                if let Ok(GetProvidersOk::FoundProviders { providers, .. }) = result {
+                    self.on_found(id, providers);
+                }
+                if step.last {
+                    self.finds.remove(&id);
+                }
+            }
+            QueryResult::GetClosestPeers(result) => {
+                let peers = match result {
+                    Ok(found) => found.peers,
+                    Err(GetClosestPeersError::Timeout { peers, .. }) => peers,
+                };
+                for info in &peers {
+                    self.tell(Event::Located {
+                        peer: info.peer_id,
+                        addresses: info.addrs.clone(),
+                    });
+                }
+                if let Some(reply) = self.lookups.remove(&id) {
+                    let peers = peers.into_iter().map(|info| info.peer_id);
+                    let _ = reply.send(peers.filter(|peer| *peer != self.local).collect());
+                }
+            }
+            QueryResult::Bootstrap(_) if step.last => {
+                let peers = self
+                    .inner
+                    .kbuckets()
+                    .map(|bucket| bucket.num_entries())
+                    .sum();
+                self.tell(Event::Bootstrapped { peers });
+            }
+            _ => {}
+        }
+    }
+
+    fn on_found(&mut self, query: QueryId, providers: HashSet<PeerId>) {
+        let Some(mut find) = self.finds.remove(&query) else {
+            return;
+        };
+        for peer in providers {
+            if find.left == 0 || !find.seen.insert(peer) {
+                continue;
+            }
+            find.left -= 1;
+            let addresses = self.addresses(&find.key, peer);
+            self.tell(Event::Located {
+                peer,
+                addresses: addresses.clone(),
+            });
+            // There is room for the limit; otherwise nobody listens, which is noticed elsewhere.
+            let _ = find.found.try_send(Provider { peer, addresses });
+        }
+        if find.left == 0 {
+            self.end(query);
+        } else {
+            self.finds.insert(query, find);
+        }
+    }
+
+    /// Where a provider can be reached. Kademlia reports providers without the addresses that came with them and keeps those
+    /// for as long as the query runs, for dialling: so we ask what it would dial.
+    fn addresses(&mut self, key: &RecordKey, peer: PeerId) -> Vec<Multiaddr> {
+        let connection = ConnectionId::new_unchecked(0);
+        let mut addresses = self
+            .inner
+            .handle_pending_outbound_connection(connection, Some(peer), &[], Endpoint::Dialer)
+            .unwrap_or_default();
+        let stored = self.inner.store_mut().providers(key);
+        let stored = stored.into_iter().filter(|record| record.provider == peer);
+        addresses.extend(stored.flat_map(|record| record.addresses));
+        let mut seen = HashSet::new();
+        let full = addresses
+            .into_iter()
+            .filter_map(|address| address.with_p2p(peer).ok());
+        full.filter(|address| seen.insert(address.clone()))
+            .collect()
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.out.push_back(ToSwarm::GenerateEvent(event));
+    }
+}
+
+impl NetworkBehaviour for Behaviour {
+    type ConnectionHandler = <kad::Behaviour<ShelfStore> as NetworkBehaviour>::ConnectionHandler;
+    type ToSwarm = Event;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        peer: PeerId,
+        local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.inner
+            .handle_established_inbound_connection(connection, peer, local, remote)
+    }
+
+    fn handle_pending_outbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        peer: Option<PeerId>,
+        addresses: &[Multiaddr],
+        role: Endpoint,
+    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        self.inner
+            .handle_pending_outbound_connection(connection, peer, addresses, role)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        peer: PeerId,
+        address: &Multiaddr,
+        role: Endpoint,
+        port_use: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.inner
+            .handle_established_outbound_connection(connection, peer, address, role, port_use)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm) {
+        self.inner.on_swarm_event(event);
+    }
+
+    fn on_connection_handler_event(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
+        self.inner
+            .on_connection_handler_event(peer, connection, event);
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        loop {
+            while let Poll::Ready(Some(query)) = self.dropped.poll_next_unpin(cx) {
+                if self.finds.remove(&query).is_some() {
+                    self.end(query);
+                }
+            }
+            if let Some(out) = self.out.pop_front() {
+                return Poll::Ready(out);
+            }
+            match self.inner.poll(cx) {
+                Poll::Ready(ToSwarm::GenerateEvent(event)) => self.on_event(event),
+                Poll::Ready(other) => {
+                    return Poll::Ready(other.map_out(|_| unreachable!("events are taken above")));
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Who provides what: the DHT (libp2p's Kademlia under the network's own name) and announcing to it.
+//!
+//! - `record_store`: what others announce to us, on disk.
+//! - `sweep`, `announce`: telling the mesh what we provide, by lookups that cover whole regions.
+//! - `behaviour`: queries under way.
+//!
+//! Keys are any bytes; for blocks the id's multihash, so that any libp2p DHT client finds our providers.
+//!
+//! Deliberately absent: which keys to announce and when, and fetching from who was found.
+
+mod announce;
+mod behaviour;
+mod ledger;
+mod record_store;
+mod shelf;
+mod stored;
+mod sweep;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::{Stream, StreamExt};
+use libp2p::{Multiaddr, PeerId, StreamProtocol};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+use super::switchboard::Mailbox;
+
+pub(super) use behaviour::{Behaviour, Event};
+pub(super) use ledger::WriterThread;
+pub use record_store::{MAX_KEY_BYTES, MAX_VALUE_BYTES, PROVIDER_TTL};
+#[cfg(test)]
+pub(crate) use shelf::conformance as shelf_conformance;
+pub use shelf::{MemoryShelf, RecordShelf, ShelfError};
+
+/// Most providers that one search gives.
+pub const MAX_FOUND: usize = 256;
+/// Most keys that the behaviour is handed at once, so that it is never busy for long.
+const KEYS_PER_COMMAND: usize = 256;
+
+/// A peer that announced a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provider {
+    /// The peer.
+    pub peer: PeerId,
+    /// Where it can be reached, as far as known. Connecting by peer id alone works too: the net remembers them.
+    pub addresses: Vec<Multiaddr>,
+}
+
+/// What announcing came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AnnounceReport {
+    /// Keys announced; each is also answered for by this node itself.
+    pub keys: usize,
+    /// Peers that took their part of the announcements.
+    pub peers_reached: usize,
+    /// Peers that could not be told.
+    pub peers_failed: usize,
+    /// Keys that no other peer was told about: there are none, or all that are responsible failed.
+    pub keys_unreached: usize,
+    /// Lookups that it took.
+    pub lookups: usize,
+}
+
+/// Why announcing failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A key is longer than the DHT takes.
+    #[error("a key of {0} bytes can't be announced: at most {MAX_KEY_BYTES}")]
+    KeyTooLong(usize),
+    /// The net is stopping.
+    #[error("the network is stopping")]
+    Stopping,
+}
+
+impl Error {
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::KeyTooLong(_) | Self::Stopping => false,
+        }
+    }
+}
+
+/// What the views ask of the behaviour.
+pub(super) enum Command {
+    Find {
+        key: Vec<u8>,
+        limit: usize,
+        found: mpsc::Sender<Provider>,
+        /// Resolves when nobody listens any more.
+        dropped: oneshot::Receiver<()>,
+    },
+    /// The peers nearest to a key.
+    Lookup {
+        key: Vec<u8>,
+        reply: oneshot::Sender<Vec<PeerId>>,
+    },
+    /// Answer for these keys, or no more.
+    Provide {
+        keys: Vec<Vec<u8>>,
+        provide: bool,
+        reply: oneshot::Sender<()>,
+    },
+    /// Connect to a peer that a lookup found, if not connected.
+    Reach(PeerId),
+}
+
+/// View of a net: finding providers and announcing. Cheap to clone.
+#[derive(Clone)]
+pub struct Providers {
+    pub(super) mailbox: Mailbox<Command>,
+    pub(super) streams: libp2p_stream::Control,
+    pub(super) protocol: StreamProtocol,
+    pub(super) local: PeerId,
+    pub(super) addresses: watch::Receiver<Vec<Multiaddr>>,
+    pub(super) searches: Arc<Semaphore>,
+    pub(super) announcing: Arc<Semaphore>,
+}
+
+impl Providers {
+    /// Searches the DHT for providers of a key, up to `limit` and at most [`MAX_FOUND`]. This node itself is never among
+    /// them. The stream ends with the search.
+    ///
+    /// # Cancel safety
+    /// Dropping the stream ends the search.
+    pub fn find(
+        &self,
+        key: Vec<u8>,
+        limit: usize,
+    ) -> impl Stream<Item = Provider> + Send + Unpin + 'static {
+        let (mailbox, searches) = (self.mailbox.clone(), self.searches.clone());
+        let start = async move {
+            let permit = searches.acquire_owned().await.ok()?;
+            let limit = limit.clamp(1, MAX_FOUND);
+            // Room for all of them: who is slow to look loses none.
+            let (found, receiver) = mpsc::channel(limit);
+            let (alive, dropped) = oneshot::channel();
+            let command = Command::Find {
+                key,
+                limit,
+                found,
+                dropped,
+            };
+            mailbox.send(command).await.ok()?;
+            Some(Search {
+                receiver,
+                _alive: alive,
+                _permit: permit,
+            })
+        };
+        Box::pin(
+            futures::stream::once(start)
+                .filter_map(std::future::ready)
+                .flatten(),
+        )
+    }
+
+    /// Stops answering for keys. Other nodes forget them when their announcements expire.
+    ///
+    /// # Errors
+    /// [`Error::Stopping`].
+    pub async fn withdraw(&self, keys: Vec<Vec<u8>>) -> Result<(), Error> {
+        self.provide(&keys, false).await
+    }
+
+    async fn provide(&self, keys: &[Vec<u8>], provide: bool) -> Result<(), Error> {
+        for part in keys.chunks(KEYS_PER_COMMAND) {
+            let (reply, done) = oneshot::channel();
+            let command = Command::Provide {
+                keys: part.to_vec(),
+                provide,
+                reply,
+            };
+            self.mailbox
+                .send(command)
+                .await
+                .map_err(|_| Error::Stopping)?;
+            done.await.map_err(|_| Error::Stopping)?;
+        }
+        Ok(())
+    }
+
+    async fn lookup(&self, key: Vec<u8>) -> Result<Vec<PeerId>, Error> {
+        let (reply, peers) = oneshot::channel();
+        self.mailbox
+            .send(Command::Lookup { key, reply })
+            .await
+            .map_err(|_| Error::Stopping)?;
+        peers.await.map_err(|_| Error::Stopping)
+    }
+}
+
+/// A search under way.
+struct Search {
+    receiver: mpsc::Receiver<Provider>,
+    _alive: oneshot::Sender<()>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Stream for Search {
+    type Item = Provider;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Provider>> {
+        self.receiver.poll_recv(cx)
+    }
+}

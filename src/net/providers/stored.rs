@@ -1,0 +1,210 @@
+//! How records of the DHT are stored: versioned messages, whose reading is total.
+
+use bytes::Bytes;
+use libp2p::{Multiaddr, PeerId};
+use prost::Message;
+
+use crate::time::Timestamp;
+use crate::wire::dht;
+
+/// Version of all three messages.
+const VERSION: u32 = 1;
+
+/// Most addresses that are kept of one provider.
+pub(super) const MAX_ADDRESSES: usize = 8;
+/// Longest address in bytes.
+pub(super) const MAX_ADDRESS_BYTES: usize = 256;
+
+/// Somebody who announced a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Announced {
+    pub(super) peer: PeerId,
+    pub(super) addresses: Vec<Multiaddr>,
+    pub(super) expires: Timestamp,
+}
+
+/// A value that somebody put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Value {
+    pub(super) value: Vec<u8>,
+    pub(super) publisher: Option<PeerId>,
+    pub(super) expires: Option<Timestamp>,
+}
+
+/// The stored bytes are of another version, or broken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unreadable;
+
+impl From<prost::DecodeError> for Unreadable {
+    fn from(_: prost::DecodeError) -> Self {
+        Self
+    }
+}
+
+fn check(version: u32) -> Result<(), Unreadable> {
+    (version == VERSION).then_some(()).ok_or(Unreadable)
+}
+
+/// Leaves out what is too much or too long.
+pub(super) fn trim(addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
+    let fitting = addresses
+        .into_iter()
+        .filter(|address| address.len() <= MAX_ADDRESS_BYTES);
+    fitting.take(MAX_ADDRESSES).collect()
+}
+
+pub(super) fn write_announced(announced: &[Announced]) -> Vec<u8> {
+    let providers = announced.iter().map(|one| dht::StoredProvider {
+        peer: one.peer.to_bytes().into(),
+        addresses: one
+            .addresses
+            .iter()
+            .map(|address| address.to_vec().into())
+            .collect(),
+        expires_ms: one.expires.0,
+    });
+    dht::ProviderSet {
+        version: VERSION,
+        providers: providers.collect(),
+    }
+    .encode_to_vec()
+}
+
+pub(super) fn read_announced(bytes: Bytes) -> Result<Vec<Announced>, Unreadable> {
+    let set = dht::ProviderSet::decode(bytes)?;
+    check(set.version)?;
+    let announced = set.providers.into_iter().map(|one| {
+        let addresses = one.addresses.into_iter().take(MAX_ADDRESSES);
+        Ok(Announced {
+            peer: PeerId::from_bytes(&one.peer).map_err(|_| Unreadable)?,
+            addresses: addresses
+                .map(|bytes| Multiaddr::try_from(bytes.to_vec()).map_err(|_| Unreadable))
+                .collect::<Result<_, _>>()?,
+            expires: Timestamp(one.expires_ms),
+        })
+    });
+    announced.collect()
+}
+
+pub(super) fn write_value(value: &Value) -> Vec<u8> {
+    dht::StoredValue {
+        version: VERSION,
+        value: value.value.clone().into(),
+        publisher: value
+            .publisher
+            .map(|peer| peer.to_bytes())
+            .unwrap_or_default()
+            .into(),
+        expires_ms: value.expires.map_or(0, |expires| expires.0),
+    }
+    .encode_to_vec()
+}
+
+pub(super) fn read_value(bytes: Bytes) -> Result<Value, Unreadable> {
+    let stored = dht::StoredValue::decode(bytes)?;
+    check(stored.version)?;
+    let publisher = match stored.publisher.as_ref() {
+        [] => None,
+        bytes => Some(PeerId::from_bytes(bytes).map_err(|_| Unreadable)?),
+    };
+    Ok(Value {
+        value: stored.value.to_vec(),
+        publisher,
+        expires: (stored.expires_ms != 0).then_some(Timestamp(stored.expires_ms)),
+    })
+}
+
+pub(super) fn write_own(expires: Timestamp) -> Vec<u8> {
+    dht::StoredOwn {
+        version: VERSION,
+        expires_ms: expires.0,
+    }
+    .encode_to_vec()
+}
+
+pub(super) fn read_own(bytes: Bytes) -> Result<Timestamp, Unreadable> {
+    let stored = dht::StoredOwn::decode(bytes)?;
+    check(stored.version)?;
+    Ok(Timestamp(stored.expires_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use data_encoding::HEXLOWER;
+    use proptest::prelude::*;
+
+    fn peer() -> PeerId {
+        // The identity multihash of an ed25519 public key of 32 sevens.
+        let bytes = [&[0x00, 36, 0x08, 0x01, 0x12, 32][..], &[7; 32]].concat();
+        PeerId::from_bytes(&bytes).expect("a peer id")
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let announced = vec![Announced {
+            peer: peer(),
+            addresses: vec!["/ip4/10.0.0.1/tcp/4001".parse().expect("an address")],
+            expires: Timestamp(300),
+        }];
+        let bytes = write_announced(&announced);
+        assert_eq!(
+            HEXLOWER.encode(&bytes),
+            format!(
+                "08011235 0a26002408011220{} 1208040a000001060fa1 18ac02",
+                "07".repeat(32)
+            )
+            .replace(' ', "")
+        );
+        assert_eq!(read_announced(bytes.into()), Ok(announced));
+
+        let value = Value {
+            value: b"head".to_vec(),
+            publisher: None,
+            expires: Some(Timestamp(5)),
+        };
+        let bytes = write_value(&value);
+        assert_eq!(
+            HEXLOWER.encode(&bytes),
+            "0801120468656164 2005".replace(' ', "")
+        );
+        assert_eq!(read_value(bytes.into()), Ok(value));
+
+        let bytes = write_own(Timestamp(5));
+        assert_eq!(HEXLOWER.encode(&bytes), "08011005");
+        assert_eq!(read_own(bytes.into()), Ok(Timestamp(5)));
+    }
+
+    #[test]
+    fn other_versions_are_refused() {
+        let newer = dht::StoredOwn {
+            version: 2,
+            expires_ms: 5,
+        }
+        .encode_to_vec();
+        assert_eq!(read_own(newer.clone().into()), Err(Unreadable));
+        assert_eq!(read_value(newer.clone().into()), Err(Unreadable));
+        assert_eq!(read_announced(Bytes::new()), Err(Unreadable));
+    }
+
+    #[test]
+    fn addresses_are_bounded() {
+        let short: Multiaddr = "/memory/1".parse().expect("an address");
+        let long: Multiaddr = format!("/dns4/{}/tcp/1", "a".repeat(MAX_ADDRESS_BYTES))
+            .parse()
+            .expect("an address");
+        let mut many = vec![long];
+        many.extend(vec![short.clone(); MAX_ADDRESSES + 1]);
+        assert_eq!(trim(many), vec![short; MAX_ADDRESSES]);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let bytes = Bytes::from(bytes);
+            let _ = read_announced(bytes.clone());
+            let _ = read_value(bytes.clone());
+            let _ = read_own(bytes);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The only place where the rooms of the net meet: commands go to their room, and what one room reports is told to the others
+//! and to the outside.
+//!
+//! Everything here is synchronous and short: it runs on the task that owns the swarm.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use libp2p::swarm::NetworkBehaviour;
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::{broadcast, mpsc, watch};
+
+use super::peers::Misbehaviour;
+use super::{exchange, peers, providers};
+
+/// A fact about the net.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A peer of this network is connected and has told who it is.
+    PeerConnected {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// The last connection with it has ended.
+    PeerGone {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// A peer is turned away for a while.
+    PeerRefused {
+        /// The peer.
+        peer: PeerId,
+        /// Why.
+        reason: String,
+    },
+    /// The node listens on one more address.
+    ListenAddress {
+        /// The address, with the peer id.
+        address: Multiaddr,
+    },
+    /// The DHT's routing table has been refreshed.
+    Bootstrapped {
+        /// Peers in the table.
+        peers: usize,
+    },
+    /// A bootstrap peer could not be reached. The node goes on without it and tries again.
+    BootstrapFailed {
+        /// The address as configured.
+        address: Multiaddr,
+        /// What went wrong.
+        error: String,
+        /// When it is tried again.
+        retry_in: Duration,
+    },
+}
+
+/// What the views ask of the rooms.
+pub(super) enum Command {
+    Exchange(exchange::Command),
+    Providers(providers::Command),
+    Peers(peers::Command),
+}
+
+/// A room's own way to the driver.
+pub(super) struct Mailbox<C> {
+    sender: mpsc::Sender<Command>,
+    wrap: fn(C) -> Command,
+}
+
+impl<C> Clone for Mailbox<C> {
+    fn clone(&self) -> Self {
+        Self {
+            sender: self.sender.clone(),
+            wrap: self.wrap,
+        }
+    }
+}
+
+/// The driver has ended.
+#[derive(Debug)]
+pub(super) struct Ended;
+
+impl<C> Mailbox<C> {
+    pub(super) const fn new(sender: mpsc::Sender<Command>, wrap: fn(C) -> Command) -> Self {
+        Self { sender, wrap }
+    }
+
+    /// Waits for room in the queue.
+    pub(super) async fn send(&self, command: C) -> Result<(), Ended> {
+        let sent = self.sender.send((self.wrap)(command)).await;
+        sent.map_err(|_| Ended)
+    }
+}
+
+/// The rooms inside the swarm. The order is the polling order: who may connect at all comes first.
+#[derive(NetworkBehaviour)]
+pub(super) struct Rooms {
+    pub(super) peers: peers::Behaviour,
+    pub(super) providers: providers::Behaviour,
+    pub(super) exchange: exchange::Behaviour,
+    pub(super) streams: libp2p_stream::Behaviour,
+}
+
+/// Where facts go.
+pub(super) struct Switchboard {
+    pub(super) local: PeerId,
+    pub(super) events: broadcast::Sender<Event>,
+    pub(super) listening: watch::Sender<Vec<Multiaddr>>,
+    pub(super) connected: watch::Sender<Arc<Vec<PeerId>>>,
+}
+
+impl Switchboard {
+    /// Brings a command to its room.
+    pub(super) fn command(&self, rooms: &mut Rooms, command: Command) {
+        match command {
+            Command::Exchange(command) => rooms.exchange.command(command),
+            Command::Providers(command) => rooms.providers.command(command),
+            Command::Peers(command) => rooms.peers.command(command),
+        }
+    }
+
+    /// Tells the others what a room reports.
+    pub(super) fn event(&self, rooms: &mut Rooms, event: RoomsEvent) {
+        match event {
+            RoomsEvent::Peers(event) => self.peers(rooms, event),
+            RoomsEvent::Providers(event) => self.providers(rooms, event),
+            RoomsEvent::Exchange(event) => Self::exchange(rooms, event),
+            RoomsEvent::Streams(()) => {}
+        }
+    }
+
+    fn peers(&self, rooms: &mut Rooms, event: peers::Event) {
+        match event {
+            peers::Event::Connected { peer } => {
+                self.connected.send_modify(|connected| {
+                    Arc::make_mut(connected).push(peer);
+                });
+                self.tell(Event::PeerConnected { peer });
+            }
+            peers::Event::Gone { peer } => {
+                self.connected.send_modify(|connected| {
+                    Arc::make_mut(connected).retain(|other| *other != peer);
+                });
+                self.tell(Event::PeerGone { peer });
+            }
+            peers::Event::Listens {
+                peer,
+                addresses,
+                dht,
+            } => {
+                if dht {
+                    rooms.providers.route(peer, &addresses);
+                }
+            }
+            peers::Event::Refused { peer, reason } => {
+                rooms.providers.forget(peer);
+                self.tell(Event::PeerRefused { peer, reason });
+            }
+            peers::Event::BootstrapFailed {
+                address,
+                error,
+                retry_in,
+            } => {
+                tracing::warn!(%address, %error, ?retry_in, "a bootstrap peer can't be reached");
+                self.tell(Event::BootstrapFailed {
+                    address,
+                    error,
+                    retry_in,
+                });
+            }
+        }
+    }
+
+    fn providers(&self, rooms: &mut Rooms, event: providers::Event) {
+        match event {
+            providers::Event::Located { peer, addresses } => rooms.peers.locate(peer, addresses),
+            providers::Event::Bootstrapped { peers } => self.tell(Event::Bootstrapped { peers }),
+        }
+    }
+
+    fn exchange(rooms: &mut Rooms, event: exchange::Event) {
+        match event {
+            exchange::Event::Received { peer, bytes } => rooms.peers.moved(peer, bytes, 0),
+            exchange::Event::Sent { peer, bytes } => rooms.peers.moved(peer, 0, bytes),
+            exchange::Event::TurnedAway { peer } => rooms.peers.turned_away(peer),
+            exchange::Event::Misbehaved { peer } => {
+                rooms.peers.blame(peer, Misbehaviour::Protocol);
+            }
+        }
+    }
+
+    /// The node listens on one more address.
+    pub(super) fn listens(&self, address: Multiaddr) {
+        // It fails only for an address that names another peer.
+        let Ok(address) = address.with_p2p(self.local) else {
+            return;
+        };
+        self.listening.send_modify(|addresses| {
+            if !addresses.contains(&address) {
+                addresses.push(address.clone());
+            }
+        });
+        self.tell(Event::ListenAddress { address });
+    }
+
+    /// The node listens on an address no more.
+    pub(super) fn listens_no_more(&self, address: Multiaddr) {
+        if let Ok(address) = address.with_p2p(self.local) {
+            self.listening
+                .send_modify(|addresses| addresses.retain(|other| *other != address));
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        // Nobody may be listening.
+        let _ = self.events.send(event);
+    }
+}

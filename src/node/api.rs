@@ -1,0 +1,675 @@
+//! What a node can be asked, as values: the same for a node in this process and for one behind HTTP.
+//!
+//! Names of methods and fields are public: scripts see them in `--json` output and in the local HTTP API. Fields are added,
+//! never renamed.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::block::{Link, Tried};
+use crate::id::BlockId;
+use crate::size::ByteSize;
+use crate::time::Timestamp;
+
+/// One kind of request: its name in URLs and what comes back.
+pub trait Call: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The method's name, the last part of `/api/v1/<name>`.
+    const NAME: &'static str;
+    /// The answer.
+    type Reply: Serialize + DeserializeOwned + Send + 'static;
+}
+
+macro_rules! call {
+    ($request:ty, $name:literal, $reply:ty) => {
+        impl Call for $request {
+            const NAME: &'static str = $name;
+            type Reply = $reply;
+        }
+    };
+}
+
+/// Turns a file or directory into blocks and pins them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Put {
+    /// Absolute path on the node's machine.
+    pub path: PathBuf,
+    /// Name to show in lists and to extract a single file under; the path's last part when missing.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// File to show when the bundle's root is opened as a page.
+    #[serde(default)]
+    pub index_file: Option<String>,
+    /// Keep the blocks pinned (the default of the command line).
+    pub pin: bool,
+    /// Wait until the root is announced, so that others find it when this returns.
+    pub announce: bool,
+}
+call!(Put, "put", PutReply);
+
+/// What [`Put`] did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PutReply {
+    /// What to pass on.
+    pub link: Link,
+    /// The root block.
+    pub id: BlockId,
+    /// Bytes of content.
+    pub bytes: u64,
+    /// Regular files.
+    pub files: u64,
+    /// Blocks of the bundle.
+    pub blocks: u64,
+    /// Bytes of blocks that were not in the store before.
+    pub new_bytes: u64,
+    /// Files that are not in the bundle, or not as they are now.
+    pub unreadable: Vec<Unreadable>,
+    /// Peers that took the announcement of the root; 0 when nobody was there to tell.
+    pub announced_to: u64,
+}
+
+/// A file that could not be read, or changed while it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreadable {
+    /// Its path; bytes that are not UTF-8 are replaced.
+    pub path: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Writes a bundle to disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Get {
+    /// The bundle.
+    pub link: Link,
+    /// Path inside the bundle; empty for all of it.
+    #[serde(default)]
+    pub path: String,
+    /// Absolute path to write to. When missing, the bundle's own name in `directory`.
+    pub output: Option<PathBuf>,
+    /// Where the bundle goes under its own name when `output` is missing.
+    pub directory: PathBuf,
+    /// What to do with files that exist.
+    pub overwrite: Overwrite,
+    /// Restore owners and groups (needs root).
+    #[serde(default)]
+    pub owners: bool,
+    /// Pin the bundle as well.
+    #[serde(default)]
+    pub pin: bool,
+    /// Seconds to look for one block before it counts as missing.
+    pub timeout_s: u64,
+}
+call!(Get, "get", GetReply);
+
+/// What to do with files that exist at the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overwrite {
+    /// Refuse a target that exists.
+    #[default]
+    Never,
+    /// Replace files whose size or time differs.
+    Changed,
+    /// Replace every file.
+    Always,
+}
+
+/// What [`Get`] did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GetReply {
+    /// Bytes of content written.
+    pub bytes: u64,
+    /// Regular files written.
+    pub files: u64,
+    /// Peers that gave blocks; empty when everything was in the store.
+    pub from: Vec<Giver>,
+    /// Where it was written.
+    pub output: PathBuf,
+    /// Parts that could not be had.
+    pub missing: Vec<Missing>,
+}
+
+/// A peer that gave blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Giver {
+    /// The peer.
+    pub peer: String,
+    /// Blocks taken from it.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A part that could not be had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// Path inside the bundle; bytes that are not UTF-8 are replaced.
+    pub path: String,
+    /// The block that is missing or damaged.
+    pub block: Option<BlockId>,
+    /// Why it could not be had: peers tried, and what each said.
+    pub reason: String,
+}
+
+/// Streams the bytes of one file of a bundle. Answered as bytes, not as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Cat {
+    /// The bundle.
+    pub link: Link,
+    /// Path inside the bundle; empty when the bundle is one file.
+    #[serde(default)]
+    pub path: String,
+    /// First byte.
+    #[serde(default)]
+    pub offset: u64,
+    /// Most bytes to send; everything when missing.
+    #[serde(default)]
+    pub len: Option<u64>,
+    /// Seconds to look for one block.
+    pub timeout_s: u64,
+}
+
+/// Lists a directory of a bundle, a page at a time, or tells what one entry is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ls {
+    /// The bundle.
+    pub link: Link,
+    /// Path inside the bundle; empty for its root.
+    #[serde(default)]
+    pub path: String,
+    /// Number of entries to leave out at the start.
+    #[serde(default)]
+    pub skip: u64,
+    /// Most entries to return.
+    pub limit: u64,
+    /// Seconds to look for one block.
+    pub timeout_s: u64,
+}
+call!(Ls, "ls", LsReply);
+
+/// One page of a listing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LsReply {
+    /// What the path itself names. The root of a bundle of one file is that file; the root directory has an empty name.
+    #[serde(default)]
+    pub this: Option<Entry>,
+    /// The bundle's index file, a path below its root.
+    #[serde(default)]
+    pub index_file: Option<String>,
+    /// The directory's entries, sorted by name; empty when the path names anything else.
+    pub entries: Vec<Entry>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// One entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Name; bytes that are not UTF-8 are replaced.
+    pub name: String,
+    /// `file`, `dir`, `symlink`, `fifo`, `char_device` or `block_device`.
+    pub kind: String,
+    /// Size of a file's content in bytes.
+    pub bytes: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Modification time in seconds since 1970; may be negative.
+    pub mtime_s: i64,
+    /// Where a symlink points to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+/// Looks for providers of an identifier.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Find {
+    /// The identifier.
+    pub id: BlockId,
+    /// Most providers to return.
+    pub limit: u64,
+    /// Ask each provider whether it really has the block.
+    pub check: bool,
+    /// Seconds to look.
+    pub timeout_s: u64,
+}
+call!(Find, "find", FindReply);
+
+/// Providers found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FindReply {
+    /// The identifier asked for.
+    pub id: BlockId,
+    /// Whether this node itself has it.
+    pub local: bool,
+    /// Other nodes, in the order found.
+    pub providers: Vec<Provider>,
+}
+
+/// A node that announced an identifier.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Provider {
+    /// The node.
+    pub peer: String,
+    /// Where it can be reached.
+    pub addresses: Vec<String>,
+    /// Whether it could be dialled; missing when not tried.
+    pub reached: Option<bool>,
+    /// Whether it says that it has the block; missing when it gave no answer.
+    pub has: Option<bool>,
+    /// Milliseconds from the start of the search to this provider's answer.
+    pub ms: u64,
+}
+
+/// Announces identifiers to the DHT, for blocks or for another program's use.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Announce {
+    /// The identifiers.
+    pub ids: Vec<BlockId>,
+}
+call!(Announce, "announce", AnnounceReply);
+
+/// What [`Announce`] did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AnnounceReply {
+    /// Identifiers announced.
+    pub ids: Vec<BlockId>,
+    /// Peers that took a record.
+    pub peers: u64,
+}
+
+/// Lists connected peers.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Peers {}
+call!(Peers, "peers", PeersReply);
+
+/// The peers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PeersReply {
+    /// Connected peers.
+    pub peers: Vec<Peer>,
+}
+
+/// One connected peer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Peer {
+    /// The peer.
+    pub peer: String,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// What it says it runs.
+    pub agent: Option<String>,
+    /// Round-trip time in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Seconds since it connected.
+    pub connected_s: u64,
+    /// Who dialled: `outbound` or `inbound`.
+    pub direction: String,
+    /// Answers from it that were not what was asked for.
+    pub wrong_blocks: u64,
+}
+
+/// Connects to a peer at an address.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Connect {
+    /// A multiaddress, with or without `/p2p/<peer>`.
+    pub address: String,
+}
+call!(Connect, "connect", ConnectReply);
+
+/// The peer that answered.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ConnectReply {
+    /// The peer.
+    pub peer: String,
+}
+
+/// Tells how the node is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Status {}
+call!(Status, "status", StatusReply);
+
+/// How the node is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StatusReply {
+    /// Program version.
+    pub version: String,
+    /// This node.
+    pub peer: String,
+    /// Name of the network.
+    pub network: String,
+    /// Where it listens, as full multiaddresses.
+    pub addresses: Vec<String>,
+    /// Base URL of the local HTTP server; missing for a node inside a command.
+    pub http: Option<String>,
+    /// The process.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Connected peers.
+    pub peers: u64,
+    /// Whether the DHT has been joined.
+    pub bootstrapped: bool,
+    /// Data directory.
+    pub data_dir: PathBuf,
+    /// The store.
+    pub store: StoreStatus,
+    /// Background work.
+    pub workers: Vec<WorkerStatus>,
+    /// Blocks served to and taken from others since start.
+    pub exchange: ExchangeStatus,
+}
+
+/// How the store is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Blocks.
+    pub blocks: u64,
+    /// Their bytes.
+    pub block_bytes: u64,
+    /// Bytes of blocks that are pinned.
+    pub pinned_bytes: u64,
+    /// Bytes of blocks that may be dropped.
+    pub cached_bytes: u64,
+    /// Bytes on disk, all in all.
+    pub disk_bytes: u64,
+    /// The limit for `disk_bytes`.
+    pub quota: ByteSize,
+    /// Pins.
+    pub pins: u64,
+    /// Damaged blocks found since start.
+    pub corrupt: u64,
+}
+
+/// How one background job is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its name.
+    pub name: String,
+    /// What it is doing, in a few words.
+    pub state: String,
+    /// Last error, if the last run failed.
+    pub error: Option<String>,
+}
+
+/// Traffic in blocks since start.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct ExchangeStatus {
+    /// Blocks given to peers.
+    pub served_blocks: u64,
+    /// Their bytes.
+    pub served_bytes: u64,
+    /// Blocks taken from peers.
+    pub fetched_blocks: u64,
+    /// Their bytes.
+    pub fetched_bytes: u64,
+    /// Answers that were not the block asked for.
+    pub wrong_blocks: u64,
+}
+
+/// Fetches all of a bundle and keeps it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PinAdd {
+    /// The bundle.
+    pub link: Link,
+    /// A name to show in lists.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Seconds to look for one block.
+    pub timeout_s: u64,
+}
+call!(PinAdd, "pin-add", PinAddReply);
+
+/// What [`PinAdd`] did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PinAddReply {
+    /// Blocks now kept.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Peers that gave blocks.
+    pub from: Vec<Giver>,
+    /// Blocks that could not be had. Nothing is pinned then, what came stays cached.
+    pub missing: Vec<Missing>,
+}
+
+/// Stops keeping a bundle.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PinRm {
+    /// The bundle's root.
+    pub id: BlockId,
+}
+call!(PinRm, "pin-rm", PinRmReply);
+
+/// What [`PinRm`] did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PinRmReply {
+    /// Blocks that no pin keeps any more.
+    pub blocks: u64,
+}
+
+/// Lists pins.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct PinLs {}
+call!(PinLs, "pin-ls", PinLsReply);
+
+/// The pins.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PinLsReply {
+    /// Pins, oldest first.
+    pub pins: Vec<Pin>,
+}
+
+/// One pin.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Pin {
+    /// The root block.
+    pub id: BlockId,
+    /// The bundle; missing for a block that was put as it is.
+    pub link: Option<Link>,
+    /// Its name.
+    pub name: String,
+    /// Bytes of content.
+    pub bytes: u64,
+    /// Blocks kept.
+    pub blocks: u64,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+/// Gets one block as it is. Answered as bytes, not as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockGet {
+    /// The block.
+    pub id: BlockId,
+    /// Seconds to look for it.
+    pub timeout_s: u64,
+}
+
+/// Stores the request's body as one block, pinned. Sent as bytes.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct BlockPut {}
+
+/// What [`BlockPut`] did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockPutReply {
+    /// The block.
+    pub id: BlockId,
+    /// Its digest as hex digits.
+    pub hex: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Asks whether the store has a block.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockHas {
+    /// The block.
+    pub id: BlockId,
+}
+call!(BlockHas, "block-has", BlockHasReply);
+
+/// Whether the store has it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockHasReply {
+    /// The block.
+    pub id: BlockId,
+    /// Whether it is here.
+    pub has: bool,
+}
+
+/// Tells what is known about a block.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockStat {
+    /// The block.
+    pub id: BlockId,
+}
+call!(BlockStat, "block-stat", BlockStatReply);
+
+/// What is known about a block.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockStatReply {
+    /// The block.
+    pub id: BlockId,
+    /// Whether it is here now. Statistics of blocks that were purged are kept for a while.
+    pub local: bool,
+    /// Size in bytes, when it is here.
+    pub bytes: Option<u64>,
+    /// `pinned`, `leased` or `cached`.
+    pub class: Option<String>,
+    /// Pins that keep it.
+    pub pins: u64,
+    /// Asked for, by peers or by commands.
+    pub requested: Usage,
+    /// Fetched from the network.
+    pub downloaded: Usage,
+    /// Given to peers.
+    pub served: Usage,
+    /// Dropped.
+    pub purged: Usage,
+}
+
+/// How often and when something happened to a block.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// First time.
+    pub first: Option<Timestamp>,
+    /// Last time.
+    pub last: Option<Timestamp>,
+    /// Times in all.
+    pub count: u64,
+}
+
+/// Lists blocks, a page at a time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockLs {
+    /// The last id of the page before.
+    #[serde(default)]
+    pub after: Option<BlockId>,
+    /// Only ids whose first 16 bits are those of this one.
+    #[serde(default)]
+    pub like: Option<BlockId>,
+    /// Most ids to return.
+    pub limit: u64,
+}
+call!(BlockLs, "block-ls", BlockLsReply);
+
+/// One page of blocks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockLsReply {
+    /// The blocks, ordered by id.
+    pub blocks: Vec<BlockItem>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// One block of a listing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockItem {
+    /// The block.
+    pub id: BlockId,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Drops a block from the store.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockRm {
+    /// The block.
+    pub id: BlockId,
+    /// Drop it although a pin keeps it.
+    #[serde(default)]
+    pub force: bool,
+}
+call!(BlockRm, "block-rm", BlockRmReply);
+
+/// What [`BlockRm`] did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockRmReply {
+    /// Whether the block was there.
+    pub removed: bool,
+}
+
+/// Why a call failed, for scripts and for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct CallError {
+    /// What sort of failure it is; decides the exit code.
+    pub kind: ErrorKind,
+    /// What failed and why.
+    pub message: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The block that was missing or damaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<BlockId>,
+    /// Peers that were asked for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<Tried>,
+}
+
+/// What sort of failure it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Anything else.
+    Failed,
+    /// The request itself is wrong: an unknown link form, a path that is not in the bundle.
+    Usage,
+    /// Nobody gave the block in time.
+    NotFound,
+    /// Stored or received data is damaged, or not what it claims to be.
+    Damaged,
+    /// The quota or the disk is full.
+    Full,
+    /// Another process holds the data directory.
+    Locked,
+    /// The target exists.
+    Exists,
+    /// The operating system refused.
+    Permission,
+    /// The node could not be reached, or is stopping.
+    Unavailable,
+}
+
+impl CallError {
+    /// An error without a hint.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            hint: None,
+            block: None,
+            tried: Vec::new(),
+        }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}

@@ -1,0 +1,191 @@
+//! Calls about single blocks.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::api::*;
+use super::{Node, blocking};
+use crate::block::{Block, BlockSource, VerifyError};
+use crate::id::BlockId;
+use crate::store::{self, Counter, Keep, PinInfo};
+
+/// Most ids in one page of a listing.
+const MAX_PAGE: usize = 10_000;
+
+impl Node {
+    /// One block, from the store or the network.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when nobody gave it in time.
+    pub async fn block_get(&self, request: BlockGet) -> Result<Bytes, CallError> {
+        let session = self
+            .depot()
+            .session(Duration::from_secs(request.timeout_s), Keep::Cached);
+        Ok(session.get(request.id).await?.into_bytes())
+    }
+
+    /// Stores bytes as one block and pins it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when there are no bytes or more than a block may have, [`ErrorKind::Full`].
+    pub async fn block_put(&self, bytes: Bytes) -> Result<BlockPutReply, CallError> {
+        let (store, now) = (self.store(), self.now());
+        let len = bytes.len() as u64;
+        let id = blocking(move || {
+            let block = Block::new(bytes).map_err(|error: VerifyError| {
+                CallError::new(ErrorKind::Usage, error.to_string())
+            })?;
+            let id = block.id();
+            let name = "block";
+            if store
+                .stat(id)?
+                .is_some_and(|stat| stat.local && stat.pins > 0)
+            {
+                return Ok(id);
+            }
+            let pin = store.begin_pin(name)?;
+            let info = PinInfo {
+                root: id,
+                link: None,
+                name: name.to_owned(),
+                bytes: len,
+                files: 0,
+                blocks: 1,
+                created: now,
+            };
+            let kept = store
+                .put(&[block], Keep::Pinned(pin))
+                .and_then(|_| store.finish_pin(pin, &info));
+            if let Err(error) = kept {
+                store.remove_pin(pin)?;
+                return Err(error.into());
+            }
+            Ok(id)
+        })
+        .await?;
+        self.depot().fresh().add([id]);
+        Ok(BlockPutReply {
+            id,
+            hex: id.to_hex(),
+            bytes: len,
+        })
+    }
+
+    /// Whether the store has a block.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn block_has(&self, request: BlockHas) -> Result<BlockHasReply, CallError> {
+        let store = self.store();
+        let id = request.id;
+        let has = blocking(move || Ok(store.has(id)?)).await?;
+        Ok(BlockHasReply { id, has })
+    }
+
+    /// What is known about a block.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when nothing is.
+    pub async fn block_stat(&self, request: BlockStat) -> Result<BlockStatReply, CallError> {
+        let store = self.store();
+        let id = request.id;
+        let stat = blocking(move || Ok(store.stat(id)?))
+            .await?
+            .ok_or_else(|| CallError {
+                block: Some(id),
+                ..CallError::new(
+                    ErrorKind::NotFound,
+                    format!("nothing is known about block {id}"),
+                )
+            })?;
+        Ok(BlockStatReply {
+            id,
+            local: stat.local,
+            bytes: stat.bytes.map(u64::from),
+            class: stat.class.map(|class| class.name().to_owned()),
+            pins: stat.pins,
+            requested: usage(stat.requested),
+            downloaded: usage(stat.downloaded),
+            served: usage(stat.served),
+            purged: usage(stat.purged),
+        })
+    }
+
+    /// One page of the blocks in the store.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn block_ls(&self, request: BlockLs) -> Result<BlockLsReply, CallError> {
+        let store = self.store();
+        let limit = request.limit.clamp(1, MAX_PAGE as u64) as usize;
+        blocking(move || {
+            let mut found = match request.like {
+                None => store.list(request.after, limit + 1)?,
+                Some(like) => alike(store.as_ref(), like, limit + 1)?,
+            };
+            let more = found.len() > limit;
+            found.truncate(limit);
+            Ok(BlockLsReply {
+                blocks: found
+                    .into_iter()
+                    .map(|(id, bytes)| BlockItem {
+                        id,
+                        bytes: bytes.into(),
+                    })
+                    .collect(),
+                more,
+            })
+        })
+        .await
+    }
+
+    /// Drops a block.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Failed`] when a pin keeps it and `force` is not set.
+    pub async fn block_rm(&self, request: BlockRm) -> Result<BlockRmReply, CallError> {
+        let store = self.store();
+        blocking(move || {
+            let removed = if request.force {
+                forget(store.as_ref(), request.id)?
+            } else {
+                store.remove(request.id)?
+            };
+            Ok(BlockRmReply { removed })
+        })
+        .await
+    }
+}
+
+fn usage(counter: Counter) -> Usage {
+    Usage {
+        first: counter.first,
+        last: counter.last,
+        count: counter.count,
+    }
+}
+
+fn alike(
+    store: &dyn store::Store,
+    like: BlockId,
+    limit: usize,
+) -> Result<Vec<(BlockId, u32)>, CallError> {
+    let mut found = Vec::new();
+    for id in store.like(like.likeness(), limit)? {
+        if let Some(bytes) = store.stat(id)?.and_then(|stat| stat.bytes) {
+            found.push((id, bytes));
+        }
+    }
+    Ok(found)
+}
+
+/// Drops a block and the pin that was made for it alone, if there is one.
+fn forget(store: &dyn store::Store, id: BlockId) -> Result<bool, CallError> {
+    for (pin, info) in store.pins()? {
+        if info.root == id && info.link.is_none() {
+            store.remove_pin(pin)?;
+        }
+    }
+    Ok(store.discard(id)?)
+}

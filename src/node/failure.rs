@@ -1,0 +1,153 @@
+//! What a failure in a lower room means to who made the call: its kind, its words, and what to do about it.
+
+use std::error::Error as StdError;
+
+use super::api::{CallError, ErrorKind};
+use super::identity;
+use crate::block::{GetError, OpenError, PutError};
+use crate::{bundle, net, store};
+
+/// An error and what caused it, in one line.
+pub(super) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        // Some errors repeat their source in their own text.
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+fn full() -> &'static str {
+    "raise the quota (`libernet config set quota 100GiB`), or make room with `libernet pin rm`"
+}
+
+impl From<store::Error> for CallError {
+    fn from(error: store::Error) -> Self {
+        let text = chain(&error);
+        match error {
+            store::Error::Corrupt { id } => Self {
+                block: Some(id),
+                ..Self::new(ErrorKind::Damaged, text)
+            },
+            store::Error::Full { .. } => Self::new(ErrorKind::Full, text).with_hint(full()),
+            store::Error::DiskFull => Self::new(ErrorKind::Full, text)
+                .with_hint("make room on the disk, then run it again: it goes on from there"),
+            store::Error::Locked { .. } => Self::new(ErrorKind::Locked, text).with_hint(
+                "use the running node (commands find it by themselves), or another --data-dir",
+            ),
+            store::Error::Held { .. } => {
+                Self::new(ErrorKind::Failed, text).with_hint("remove the pin first, or use --force")
+            }
+            _ => Self::new(ErrorKind::Failed, text),
+        }
+    }
+}
+
+impl From<identity::Error> for CallError {
+    fn from(error: identity::Error) -> Self {
+        let text = error.to_string();
+        match error {
+            identity::Error::Io { source, .. }
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                Self::new(ErrorKind::Permission, text)
+            }
+            identity::Error::Exposed { path, .. } => Self::new(ErrorKind::Permission, text)
+                .with_hint(format!("chmod 600 {}", path.display())),
+            identity::Error::Malformed(_) => Self::new(ErrorKind::Damaged, text).with_hint(
+                "restore it from a copy, or move it away: the node then gets a new name",
+            ),
+            identity::Error::Io { .. } => Self::new(ErrorKind::Failed, text),
+        }
+    }
+}
+
+impl From<net::Error> for CallError {
+    fn from(error: net::Error) -> Self {
+        Self::new(ErrorKind::Failed, chain(&error))
+    }
+}
+
+impl From<PutError> for CallError {
+    fn from(error: PutError) -> Self {
+        let text = chain(&error);
+        match error {
+            PutError::Full { .. } => Self::new(ErrorKind::Full, text).with_hint(full()),
+            PutError::DiskFull => Self::new(ErrorKind::Full, text)
+                .with_hint("make room on the disk, then run it again: it goes on from there"),
+            PutError::Stopping => Self::new(ErrorKind::Unavailable, text),
+            PutError::Store(_) => Self::new(ErrorKind::Failed, text),
+        }
+    }
+}
+
+impl From<GetError> for CallError {
+    fn from(error: GetError) -> Self {
+        let text = chain(&error);
+        match error {
+            GetError::NotFound { id, tried, .. } => Self {
+                block: Some(id),
+                tried,
+                ..Self::new(ErrorKind::NotFound, text).with_hint(
+                    "is a node that has it online? `libernet find` shows who announced it, `libernet peers` who is connected",
+                )
+            },
+            GetError::Corrupt { id } => Self {
+                block: Some(id),
+                ..Self::new(ErrorKind::Damaged, text)
+            },
+            GetError::Stopping => Self::new(ErrorKind::Unavailable, text),
+            GetError::Store { .. } => Self::new(ErrorKind::Failed, text),
+        }
+    }
+}
+
+impl From<OpenError> for CallError {
+    fn from(error: OpenError) -> Self {
+        Self::new(ErrorKind::Damaged, error.to_string())
+    }
+}
+
+/// A worker thread panicked or the runtime is going down.
+pub(super) fn stopped(_: tokio::task::JoinError) -> CallError {
+    CallError::new(ErrorKind::Unavailable, "the node is stopping")
+}
+
+impl From<bundle::Error> for CallError {
+    fn from(error: bundle::Error) -> Self {
+        let text = chain(&error);
+        match error {
+            bundle::Error::Get(error) => error.into(),
+            bundle::Error::Put(error) => error.into(),
+            bundle::Error::Open(error) => error.into(),
+            bundle::Error::NotABundle { .. } | bundle::Error::Malformed { .. } => {
+                Self::new(ErrorKind::Damaged, text)
+            }
+            bundle::Error::UnknownVersion { .. } => {
+                Self::new(ErrorKind::Damaged, text).with_hint("use a newer libernet")
+            }
+            bundle::Error::NotADirectory | bundle::Error::NotAFile => {
+                Self::new(ErrorKind::Usage, text)
+            }
+            bundle::Error::TargetExists { .. } => Self::new(ErrorKind::Exists, text)
+                .with_hint("choose another target, or say --overwrite changed or always"),
+            bundle::Error::Io { ref source, .. } => Self::new(io_kind(source), text),
+            bundle::Error::Cancelled => Self::new(ErrorKind::Unavailable, text),
+            _ => Self::new(ErrorKind::Failed, text),
+        }
+    }
+}
+
+fn io_kind(error: &std::io::Error) -> ErrorKind {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => ErrorKind::Permission,
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::Full,
+        _ => ErrorKind::Failed,
+    }
+}

@@ -1,0 +1,316 @@
+//! Calls about files: putting, getting, reading and listing bundles.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use tokio_util::io::StreamReader;
+use tokio_util::sync::DropGuard;
+
+use super::api::*;
+use super::pins::{Unfinished, info_of};
+use super::{Node, givers};
+use crate::block::Context;
+use crate::bundle::tree::{self, Content};
+use crate::bundle::{self, Bundle, ExtractOptions, PutOptions, PutReport};
+use crate::monitor::Monitor;
+use crate::store::Keep;
+
+/// How long a put waits for its root's announcement.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Most entries in one page of a listing.
+const MAX_PAGE: u64 = 10_000;
+/// Files in a report that are named one by one.
+const MAX_NAMED: usize = 10_000;
+
+impl Node {
+    /// Turns a file or directory into blocks.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Full`], [`ErrorKind::Permission`], or what reading the path itself says. Files inside that can't be read are
+    /// reported, not errors.
+    pub async fn put(
+        &self,
+        request: Put,
+        monitor: Arc<dyn Monitor>,
+    ) -> Result<PutReply, CallError> {
+        let name = request
+            .name
+            .clone()
+            .unwrap_or_else(|| name_of(&request.path));
+        let options = PutOptions {
+            context: Context::public(),
+            name: request.name.map(Into::into),
+            index_file: request.index_file.map(Into::into),
+            ..PutOptions::default()
+        };
+        let (pin, keep) = self.begin(request.pin, &name).await?;
+        let (sink, index) = (self.depot().sink(keep), self.depot().index(keep));
+        let (cancel, _cancel_on_drop) = self.cancel_on_drop();
+        let report = bundle::put(&request.path, options, sink, index, monitor, cancel).await?;
+        self.finish_put(pin, name, report, request.announce).await
+    }
+
+    /// Turns one file of unknown length, such as standard input, into blocks.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put), and what the stream says.
+    pub async fn put_stream(
+        &self,
+        name: String,
+        bytes: BoxStream<'static, std::io::Result<Bytes>>,
+        monitor: Arc<dyn Monitor>,
+    ) -> Result<PutReply, CallError> {
+        let options = PutOptions {
+            context: Context::public(),
+            ..PutOptions::default()
+        };
+        let (pin, keep) = self.begin(true, &name).await?;
+        let (sink, index) = (self.depot().sink(keep), self.depot().index(keep));
+        let (cancel, _cancel_on_drop) = self.cancel_on_drop();
+        let reader = Box::pin(StreamReader::new(bytes));
+        let report = bundle::put_reader(
+            name.as_bytes(),
+            reader,
+            options,
+            sink,
+            index,
+            monitor,
+            cancel,
+        )
+        .await?;
+        self.finish_put(pin, name, report, true).await
+    }
+
+    async fn begin(&self, pin: bool, name: &str) -> Result<(Option<Unfinished>, Keep), CallError> {
+        if !pin {
+            return Ok((None, Keep::Cached));
+        }
+        let pin = Unfinished::begin(self.store(), name.to_owned()).await?;
+        let keep = pin.keep();
+        Ok((Some(pin), keep))
+    }
+
+    /// A token that fires when the node stops or the guard is dropped.
+    fn cancel_on_drop(&self) -> (tokio_util::sync::CancellationToken, DropGuard) {
+        let token = self.inner.stop.child_token();
+        (token.clone(), token.drop_guard())
+    }
+
+    async fn finish_put(
+        &self,
+        pin: Option<Unfinished>,
+        name: String,
+        report: PutReport,
+        announce: bool,
+    ) -> Result<PutReply, CallError> {
+        let link = report.link.clone();
+        if let Some(pin) = pin {
+            pin.finish(info_of(link.clone(), name, &report, self.now()))
+                .await?;
+        }
+        let mut announced_to = 0;
+        if announce && !self.net().peers().connected().is_empty() {
+            let key = vec![link.id.to_multihash()];
+            let told =
+                tokio::time::timeout(ANNOUNCE_TIMEOUT, self.net().providers().announce(key)).await;
+            announced_to = match told {
+                Ok(Ok(report)) => report.peers_reached as u64,
+                _ => 0,
+            };
+        }
+        let mut unreadable: Vec<Unreadable> = report
+            .unreadable
+            .into_iter()
+            .map(|file| Unreadable {
+                path: file.path.to_string_lossy().into_owned(),
+                reason: file.reason,
+            })
+            .collect();
+        unreadable.truncate(MAX_NAMED);
+        Ok(PutReply {
+            id: link.id,
+            link,
+            bytes: report.bytes,
+            files: report.files,
+            blocks: report.blocks,
+            new_bytes: report.new_bytes,
+            unreadable,
+            announced_to,
+        })
+    }
+
+    /// Writes a bundle, or a part of it, to disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when the root can't be had, [`ErrorKind::Damaged`] for a wrong key or a block that is no bundle,
+    /// [`ErrorKind::Exists`], [`ErrorKind::Full`]. Blocks missing further down are reported, not errors.
+    pub async fn get(
+        &self,
+        request: Get,
+        monitor: Arc<dyn Monitor>,
+    ) -> Result<GetReply, CallError> {
+        let patience = Duration::from_secs(request.timeout_s);
+        if request.pin && request.path.is_empty() {
+            let pin = PinAdd {
+                link: request.link.clone(),
+                name: None,
+                timeout_s: request.timeout_s,
+            };
+            // What is missing turns up again below, by path.
+            self.pin_add(pin, Arc::new(crate::monitor::Silent)).await?;
+        }
+        let session = self.depot().session(patience, Keep::Cached);
+        let bundle = Bundle::open(session.clone(), request.link.clone()).await?;
+        let bundle = match request.path.as_str() {
+            "" => bundle,
+            path => bundle.part(path.as_bytes(), lookup(&bundle, path).await?),
+        };
+        let output = match request.output {
+            Some(output) => output,
+            None => request.directory.join(output_name(&bundle)),
+        };
+        let options = ExtractOptions {
+            overwrite: match request.overwrite {
+                Overwrite::Never => bundle::Overwrite::Never,
+                Overwrite::Changed => bundle::Overwrite::Changed,
+                Overwrite::Always => bundle::Overwrite::Always,
+            },
+            owners: request.owners,
+            ..ExtractOptions::default()
+        };
+        let (cancel, _cancel_on_drop) = self.cancel_on_drop();
+        let report = bundle::extract(&bundle, &output, options, monitor, cancel).await?;
+        let mut missing: Vec<Missing> = report
+            .missing
+            .into_iter()
+            .map(|part| Missing {
+                path: part.path.to_string_lossy().into_owned(),
+                block: Some(part.block),
+                reason: part.reason,
+            })
+            .collect();
+        missing.extend(report.failed.into_iter().map(|part| Missing {
+            path: part.path.to_string_lossy().into_owned(),
+            block: None,
+            reason: part.reason,
+        }));
+        missing.truncate(MAX_NAMED);
+        Ok(GetReply {
+            bytes: report.bytes,
+            files: report.files,
+            from: givers(&session),
+            output: report.path,
+            missing,
+        })
+    }
+
+    /// Streams the bytes of one file of a bundle.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); [`ErrorKind::Usage`] when the path is not a file of the bundle. Later failures end the stream.
+    pub async fn cat(
+        &self,
+        request: Cat,
+    ) -> Result<BoxStream<'static, Result<Bytes, CallError>>, CallError> {
+        let session = self
+            .depot()
+            .session(Duration::from_secs(request.timeout_s), Keep::Cached);
+        let bundle = Bundle::open(session, request.link).await?;
+        let entry = lookup(&bundle, &request.path).await?;
+        let end = request
+            .len
+            .map_or(u64::MAX, |len| request.offset.saturating_add(len));
+        if !matches!(entry.content, Content::File(_)) {
+            return Err(bundle::Error::NotAFile.into());
+        }
+        Ok(bundle
+            .read_file(&entry, request.offset..end)
+            .map_err(CallError::from)
+            .boxed())
+    }
+
+    /// Lists a directory of a bundle, or tells what one entry is.
+    ///
+    /// # Errors
+    /// As [`cat`](Self::cat).
+    pub async fn ls(&self, request: Ls) -> Result<LsReply, CallError> {
+        let session = self
+            .depot()
+            .session(Duration::from_secs(request.timeout_s), Keep::Cached);
+        let bundle = Bundle::open(session, request.link).await?;
+        let this = lookup(&bundle, &request.path).await?;
+        let limit = request.limit.clamp(1, MAX_PAGE) as usize;
+        let mut entries = Vec::new();
+        let mut more = false;
+        if matches!(this.content, Content::Directory(_)) {
+            let mut listed = bundle.entries(&this).skip(request.skip as usize);
+            while let Some(entry) = listed.next().await {
+                if entries.len() == limit {
+                    more = true;
+                    break;
+                }
+                entries.push(describe(&entry?));
+            }
+        }
+        Ok(LsReply {
+            this: Some(describe(&this)),
+            index_file: bundle
+                .root()
+                .index_file
+                .as_ref()
+                .map(|path| String::from_utf8_lossy(path).into_owned()),
+            entries,
+            more,
+        })
+    }
+}
+
+fn name_of(path: &std::path::Path) -> String {
+    path.file_name()
+        .map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy())
+        .into_owned()
+}
+
+async fn lookup(bundle: &Bundle, path: &str) -> Result<tree::Entry, CallError> {
+    bundle.lookup(path.as_bytes()).await?.ok_or_else(|| {
+        CallError::new(
+            ErrorKind::Usage,
+            format!("there is no '{path}' in the bundle"),
+        )
+        .with_hint("`libernet ls LINK` shows what there is")
+    })
+}
+
+/// The name under which a bundle is written when none was asked for: its own, or its id.
+fn output_name(bundle: &Bundle) -> std::ffi::OsString {
+    use std::os::unix::ffi::OsStringExt;
+    let name = &bundle.root().entry.name;
+    if name.is_empty() {
+        return bundle.link().id.to_string().into();
+    }
+    std::ffi::OsString::from_vec(name.to_vec())
+}
+
+fn describe(entry: &tree::Entry) -> Entry {
+    let kind = match &entry.content {
+        Content::File(_) => "file",
+        Content::Directory(_) => "dir",
+        Content::Symlink(_) => "symlink",
+        Content::Fifo => "fifo",
+        Content::Device(device) if device.is_block => "block_device",
+        Content::Device(_) => "char_device",
+    };
+    Entry {
+        name: entry.display_name().into_owned(),
+        kind: kind.to_owned(),
+        bytes: entry.size(),
+        mode: entry.mode,
+        mtime_s: entry.modified.map_or(0, |time| time.seconds),
+        target: match &entry.content {
+            Content::Symlink(target) => Some(String::from_utf8_lossy(target).into_owned()),
+            _ => None,
+        },
+    }
+}

@@ -1,0 +1,185 @@
+//! Calls about other nodes: who provides what, who is connected.
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use libp2p::Multiaddr;
+
+use super::Node;
+use super::api::*;
+use super::failure::chain;
+use crate::net::exchange::Answer;
+use crate::net::peers::Direction;
+use crate::net::providers;
+
+/// Most providers that one search returns.
+const MAX_PROVIDERS: usize = 256;
+/// Providers that are asked at once whether they have the block.
+const CHECK_AT_ONCE: usize = 16;
+/// How long one provider may take to say whether it has the block.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most identifiers in one announcement.
+const MAX_ANNOUNCE: usize = 100_000;
+
+impl Node {
+    /// Looks up who announced an identifier, and whether they answer.
+    ///
+    /// # Errors
+    /// None at present: nobody found is an empty list.
+    pub async fn find(&self, request: Find) -> Result<FindReply, CallError> {
+        let start = Instant::now();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(request.timeout_s);
+        let limit = request.limit.clamp(1, MAX_PROVIDERS as u64) as usize;
+        let own = self.net().peer_id();
+        let mut found: Vec<Provider> = Vec::new();
+        let mut pause = Duration::from_millis(200);
+        // A node that has just started may know nobody yet: as long as nothing is found it looks again.
+        while found.is_empty() {
+            let providers = self
+                .net()
+                .providers()
+                .find(request.id.to_multihash(), limit);
+            let answers = providers
+                .filter(|provider| std::future::ready(provider.peer != own))
+                .map(|provider| self.check(provider, &request, start))
+                .buffer_unordered(CHECK_AT_ONCE);
+            let mut answers = std::pin::pin!(answers);
+            while let Ok(Some(provider)) = tokio::time::timeout_at(deadline, answers.next()).await {
+                found.push(provider);
+            }
+            if tokio::time::timeout_at(deadline, tokio::time::sleep(pause))
+                .await
+                .is_err()
+            {
+                break;
+            }
+            pause = (2 * pause).min(Duration::from_secs(5));
+        }
+        let local = self.block_has(BlockHas { id: request.id }).await?.has;
+        Ok(FindReply {
+            id: request.id,
+            local,
+            providers: found,
+        })
+    }
+
+    async fn check(
+        &self,
+        provider: providers::Provider,
+        request: &Find,
+        start: Instant,
+    ) -> Provider {
+        let mut addresses: Vec<String> =
+            provider.addresses.iter().map(ToString::to_string).collect();
+        addresses.sort();
+        let (mut reached, mut has) = (None, None);
+        if request.check {
+            let answer = self
+                .net()
+                .exchange()
+                .have(provider.peer, vec![request.id], CHECK_TIMEOUT)
+                .await;
+            reached = Some(answer.is_ok());
+            has = answer
+                .ok()
+                .and_then(|answers| answers.into_iter().next())
+                .and_then(|(_, answer)| match answer {
+                    Answer::Have | Answer::Block(_) => Some(true),
+                    Answer::DontHave => Some(false),
+                    _ => None,
+                });
+        }
+        Provider {
+            peer: provider.peer.to_string(),
+            addresses,
+            reached,
+            has,
+            ms: start.elapsed().as_millis() as u64,
+        }
+    }
+
+    /// Announces identifiers, whether or not blocks of these names are here.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when there are too many.
+    pub async fn announce(&self, request: Announce) -> Result<AnnounceReply, CallError> {
+        if request.ids.len() > MAX_ANNOUNCE {
+            return Err(CallError::new(
+                ErrorKind::Usage,
+                format!(
+                    "{} identifiers at once are more than {MAX_ANNOUNCE}",
+                    request.ids.len()
+                ),
+            ));
+        }
+        let keys = request
+            .ids
+            .iter()
+            .map(crate::id::BlockId::to_multihash)
+            .collect();
+        let report = self
+            .net()
+            .providers()
+            .announce(keys)
+            .await
+            .map_err(|error| CallError::new(ErrorKind::Unavailable, chain(&error)))?;
+        Ok(AnnounceReply {
+            ids: request.ids,
+            peers: report.peers_reached as u64,
+        })
+    }
+
+    /// The connected peers.
+    ///
+    /// # Errors
+    /// None at present.
+    pub async fn peers(&self, _: Peers) -> Result<PeersReply, CallError> {
+        let now = self.now();
+        let mut peers: Vec<Peer> = self
+            .net()
+            .peers()
+            .list()
+            .await
+            .into_iter()
+            .filter_map(|info| Some((info.connected_since?, info)))
+            .map(|(since, info)| Peer {
+                peer: info.peer.to_string(),
+                addresses: info.addresses.iter().map(ToString::to_string).collect(),
+                agent: Some(info.agent).filter(|agent| !agent.is_empty()),
+                rtt_ms: info.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+                connected_s: now.since(since).as_secs(),
+                direction: info.direction.map_or("unknown", Direction::name).to_owned(),
+                wrong_blocks: info.wrong_blocks,
+            })
+            .collect();
+        peers.sort_by(|a, b| a.peer.cmp(&b.peer));
+        Ok(PeersReply { peers })
+    }
+
+    /// Connects to a peer.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for what is no multiaddress, [`ErrorKind::Failed`] when nobody answers there.
+    pub async fn connect(&self, request: Connect) -> Result<ConnectReply, CallError> {
+        let address: Multiaddr = request.address.parse().map_err(|error| {
+            CallError::new(
+                ErrorKind::Usage,
+                format!("'{}' is not a multiaddress: {error}", request.address),
+            )
+            .with_hint("it looks like /ip4/192.0.2.7/tcp/4384/p2p/12D3Koo...")
+        })?;
+        let peer = self.net().peers().connect(address).await.map_err(|error| {
+            CallError::new(
+                ErrorKind::Failed,
+                format!(
+                    "could not connect to {}: {}",
+                    request.address,
+                    chain(&error)
+                ),
+            )
+        })?;
+        Ok(ConnectReply {
+            peer: peer.to_string(),
+        })
+    }
+}

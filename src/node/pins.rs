@@ -1,0 +1,254 @@
+//! Calls about pins: bundles that are kept.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+
+use super::api::*;
+use super::{Node, blocking, givers};
+use crate::block::{BlockSource, GetError, Link};
+use crate::bundle::Bundle;
+use crate::id::BlockId;
+use crate::monitor::{Monitor, Progress};
+use crate::store::{Keep, PinId, PinInfo, Store};
+
+/// Blocks of one bundle that are fetched at once.
+const FETCH_AT_ONCE: usize = 32;
+/// Missing blocks that are named one by one.
+const MAX_MISSING: usize = 1000;
+
+/// A pin that is being made. Dropped before it is finished, it is removed again: what it kept stays, cached.
+pub(super) struct Unfinished {
+    store: Arc<dyn Store>,
+    pin: PinId,
+    open: bool,
+}
+
+impl Unfinished {
+    pub(super) async fn begin(store: Arc<dyn Store>, name: String) -> Result<Self, CallError> {
+        let worker = store.clone();
+        let pin = blocking(move || Ok(worker.begin_pin(&name)?)).await?;
+        Ok(Self {
+            store,
+            pin,
+            open: true,
+        })
+    }
+
+    pub(super) fn keep(&self) -> Keep {
+        Keep::Pinned(self.pin)
+    }
+
+    /// Makes the pin last; earlier pins of the same bundle are dropped.
+    pub(super) async fn finish(mut self, info: PinInfo) -> Result<(), CallError> {
+        let (store, pin) = (self.store.clone(), self.pin);
+        blocking(move || {
+            store.finish_pin(pin, &info)?;
+            for (other, known) in store.pins()? {
+                if other != pin
+                    && known.root == info.root
+                    && known.link.is_some() == info.link.is_some()
+                {
+                    store.remove_pin(other)?;
+                }
+            }
+            Ok(())
+        })
+        .await?;
+        self.open = false;
+        Ok(())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if self.open {
+            let (store, pin) = (self.store.clone(), self.pin);
+            let remove = move || {
+                if let Err(error) = store.remove_pin(pin) {
+                    tracing::warn!(%error, "an unfinished pin could not be removed; the next start does it");
+                }
+            };
+            match tokio::runtime::Handle::try_current() {
+                Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+                Err(_) => remove(),
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Fetches all of a bundle and keeps it. When blocks are missing nothing is pinned, and what came stays cached.
+    ///
+    /// # Errors
+    /// When the root can't be had or is no bundle, or the store is full.
+    pub async fn pin_add(
+        &self,
+        request: PinAdd,
+        monitor: Arc<dyn Monitor>,
+    ) -> Result<PinAddReply, CallError> {
+        let link = request.link;
+        let pin = Unfinished::begin(self.store(), link.id.to_string()).await?;
+        let session = self
+            .depot()
+            .session(Duration::from_secs(request.timeout_s), pin.keep());
+        let bundle = Bundle::open(session.clone(), link.clone()).await?;
+        let mut reply = PinAddReply {
+            blocks: 0,
+            bytes: 0,
+            from: Vec::new(),
+            missing: Vec::new(),
+        };
+        let number = pin.pin;
+        let fetched = bundle
+            .all_blocks()
+            .map(|block| fetch(session.clone(), self.store(), number, block))
+            .buffer_unordered(FETCH_AT_ONCE);
+        let mut fetched = std::pin::pin!(fetched);
+        while let Some(block) = fetched.next().await {
+            match block {
+                Ok(bytes) => {
+                    reply.blocks += 1;
+                    reply.bytes += bytes;
+                    monitor.progress(Progress {
+                        blocks: reply.blocks,
+                        bytes: reply.bytes,
+                        ..Progress::default()
+                    });
+                }
+                Err(error) if error.block.is_some() && reply.missing.len() < MAX_MISSING => {
+                    if !reply
+                        .missing
+                        .iter()
+                        .any(|missing| missing.block == error.block)
+                    {
+                        reply.missing.push(Missing {
+                            path: String::new(),
+                            block: error.block,
+                            reason: error.message,
+                        });
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        reply.from = givers(&session);
+        if reply.missing.is_empty() {
+            let root = bundle.root();
+            pin.finish(PinInfo {
+                root: link.id,
+                link: Some(link),
+                name: request
+                    .name
+                    .unwrap_or_else(|| root.entry.display_name().into_owned()),
+                bytes: root.totals.bytes,
+                files: root.totals.files,
+                blocks: reply.blocks,
+                created: self.now(),
+            })
+            .await?;
+        }
+        Ok(reply)
+    }
+
+    /// Stops keeping a bundle.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when it is not pinned.
+    pub async fn pin_rm(&self, request: PinRm) -> Result<PinRmReply, CallError> {
+        let store = self.store();
+        blocking(move || {
+            let mut blocks = 0;
+            let mut found = false;
+            for (pin, info) in store.pins()? {
+                if info.root == request.id {
+                    blocks += store.remove_pin(pin)?;
+                    found = true;
+                }
+            }
+            if !found {
+                return Err(CallError::new(
+                    ErrorKind::NotFound,
+                    format!("{} is not pinned here", request.id),
+                )
+                .with_hint("`libernet pin ls` lists what is"));
+            }
+            Ok(PinRmReply { blocks })
+        })
+        .await
+    }
+
+    /// The pins.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn pin_ls(&self, _: PinLs) -> Result<PinLsReply, CallError> {
+        let store = self.store();
+        blocking(move || {
+            let pins = store.pins()?.into_iter().map(|(_, info)| Pin {
+                id: info.root,
+                link: info.link,
+                name: info.name,
+                bytes: info.bytes,
+                blocks: info.blocks,
+                created: info.created,
+            });
+            Ok(PinLsReply {
+                pins: pins.collect(),
+            })
+        })
+        .await
+    }
+}
+
+/// Makes sure that a block is here and pinned; its size.
+async fn fetch(
+    session: Arc<crate::depot::Session>,
+    store: Arc<dyn Store>,
+    pin: PinId,
+    id: Result<BlockId, crate::bundle::Error>,
+) -> Result<u64, CallError> {
+    let id = id?;
+    let bytes = match session.get(id).await {
+        Ok(block) => block.bytes().len() as u64,
+        Err(GetError::Stopping) => return Err(GetError::Stopping.into()),
+        Err(error) => {
+            return Err(CallError {
+                block: Some(id),
+                ..error.into()
+            });
+        }
+    };
+    // What was here before came without the pin.
+    let gone = blocking(move || Ok(store.add_refs(pin, &[id])?)).await?;
+    if gone.is_empty() {
+        Ok(bytes)
+    } else {
+        Err(CallError {
+            block: Some(id),
+            ..CallError::new(
+                ErrorKind::Failed,
+                format!("block {id} was dropped meanwhile"),
+            )
+        })
+    }
+}
+
+/// What a finished put is remembered as.
+pub(super) fn info_of(
+    link: Link,
+    name: String,
+    report: &crate::bundle::PutReport,
+    created: crate::time::Timestamp,
+) -> PinInfo {
+    PinInfo {
+        root: link.id,
+        link: Some(link),
+        name,
+        bytes: report.bytes,
+        files: report.files,
+        blocks: report.blocks,
+        created,
+    }
+}

@@ -1,0 +1,61 @@
+//! The call that tells how the node is.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Node;
+use super::api::*;
+use crate::size::ByteSize;
+
+impl Node {
+    /// How the node is.
+    ///
+    /// # Errors
+    /// None at present.
+    pub async fn status(&self, _: Status) -> Result<StatusReply, CallError> {
+        let inner = &self.inner;
+        let usage = inner.depot.store().usage();
+        let traffic = inner.depot.traffic();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Ok(StatusReply {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            peer: self.peer_id(),
+            network: inner.options.config.network.clone(),
+            addresses: self.addresses(),
+            http: inner.options.http.clone(),
+            pid: std::process::id(),
+            uptime_s: inner.started.elapsed().as_secs(),
+            peers: self.net().peers().connected().len() as u64,
+            bootstrapped: inner.bootstrapped.load(Ordering::Relaxed),
+            data_dir: inner.options.data_dir.clone(),
+            store: StoreStatus {
+                blocks: usage.blocks,
+                block_bytes: usage.block_bytes,
+                pinned_bytes: usage.pinned_bytes,
+                cached_bytes: usage.cached_bytes,
+                disk_bytes: usage.disk_bytes,
+                quota: ByteSize(usage.quota),
+                pins: usage.pins,
+                corrupt: usage.corrupt,
+            },
+            workers: inner
+                .worker_states
+                .iter()
+                .map(|worker| {
+                    let (state, error) = worker.get();
+                    WorkerStatus {
+                        name: worker.name().to_owned(),
+                        state,
+                        error,
+                    }
+                })
+                .collect(),
+            exchange: ExchangeStatus {
+                served_blocks: count(&traffic.served_blocks),
+                served_bytes: count(&traffic.served_bytes),
+                fetched_blocks: count(&traffic.fetched_blocks),
+                fetched_bytes: count(&traffic.fetched_bytes),
+                wrong_blocks: count(&traffic.wrong_blocks),
+            },
+        })
+    }
+}

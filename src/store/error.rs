@@ -1,0 +1,131 @@
+//! What can go wrong in a store.
+
+use std::path::PathBuf;
+
+use crate::id::BlockId;
+use crate::size::ByteSize;
+
+use super::types::{MAX_PINS, PinId};
+
+/// Why a store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The stored bytes of a block are damaged or gone.
+    #[error("block {id} is damaged in the store")]
+    Corrupt {
+        /// The block.
+        id: BlockId,
+    },
+    /// The quota is used up, even after evicting what may be evicted.
+    #[error(
+        "the store is full: {} of {} are used and {} more are needed; raise the quota or remove pins",
+        ByteSize(*.used), ByteSize(*.quota), ByteSize(*.needed)
+    )]
+    Full {
+        /// Bytes on disk.
+        used: u64,
+        /// The limit in bytes.
+        quota: u64,
+        /// Bytes that did not fit.
+        needed: u64,
+    },
+    /// The disk is full.
+    #[error("the disk is full")]
+    DiskFull,
+    /// Another process has the store open.
+    #[error("the store in {} is in use by {}", .dir.display(), holder(.pid))]
+    Locked {
+        /// The store's directory.
+        dir: PathBuf,
+        /// The process that holds it, when it said so.
+        pid: Option<u32>,
+    },
+    /// The store was written by a newer libernet.
+    #[error(
+        "the store in {} has format {found}, and this version knows formats up to {known}: use a newer libernet",
+        .dir.display()
+    )]
+    UnknownFormat {
+        /// The store's directory.
+        dir: PathBuf,
+        /// The version found.
+        found: u32,
+        /// The newest version known.
+        known: u32,
+    },
+    /// The pin does not exist, or is being removed.
+    #[error("there is no pin {0}")]
+    NoSuchPin(PinId),
+    /// There are [`MAX_PINS`] pins.
+    #[error("there are {MAX_PINS} pins already: remove some first")]
+    TooManyPins,
+    /// The block can't be removed: something refers to it.
+    #[error("block {id} is kept by {pins} pins and {leases} leases")]
+    Held {
+        /// The block.
+        id: BlockId,
+        /// Pins that refer to it.
+        pins: u64,
+        /// Leases that refer to it.
+        leases: u64,
+    },
+    /// A record is too large for the shelf.
+    #[error("a record's key of {key_bytes} bytes or value of {value_bytes} bytes is too large")]
+    RecordTooLarge {
+        /// Bytes of the key.
+        key_bytes: usize,
+        /// Bytes of the value.
+        value_bytes: usize,
+    },
+    /// The shelf's table is full.
+    #[error("the table has {0} records already, as many as it may")]
+    TooManyRecords(u64),
+    /// A record in the index does not decode: the index is damaged.
+    #[error("the store's index is damaged: {what}")]
+    BadIndex {
+        /// What does not decode.
+        what: &'static str,
+    },
+    /// The directory can't be used.
+    #[error("the store's directory {} cannot be used", .path.display())]
+    Directory {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The database stopped writing after a failure. What is stored stays readable.
+    #[error("the store stopped writing after a failure; restart the node to go on")]
+    Stopped(#[source] rocksdb::Error),
+    /// The database failed.
+    #[error("the database failed")]
+    Backend(#[source] rocksdb::Error),
+}
+
+fn holder(pid: &Option<u32>) -> String {
+    match pid {
+        Some(pid) => format!("process {pid}"),
+        None => "another process".to_owned(),
+    }
+}
+
+impl Error {
+    /// Whether the same call may succeed later with nothing else changed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::DiskFull | Self::Locked { .. } | Self::Backend(_) => true,
+            Self::Corrupt { .. }
+            | Self::Full { .. }
+            | Self::UnknownFormat { .. }
+            | Self::NoSuchPin(_)
+            | Self::TooManyPins
+            | Self::Held { .. }
+            | Self::RecordTooLarge { .. }
+            | Self::TooManyRecords(_)
+            | Self::BadIndex { .. }
+            | Self::Directory { .. }
+            | Self::Stopped(_) => false,
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! A store in memory, for tests, simulations and throw-away nodes.
+//!
+//! It keeps every promise of [`Store`] but lasting: the conformance suite holds it beside the one on disk. Its quota counts blocks and
+//! a fixed overhead for each.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::counters::Counters;
+use super::error::Error;
+use super::records::RecordShelf;
+use super::types::{
+    BlockStat, Class, Event, Keep, MAX_PINS, Maintained, PinId, PinInfo, StoreOptions, Usage,
+};
+use super::{Store, types};
+use crate::block::{Block, ChunkHash, ChunkIndex, IndexError, PutStats, Ref};
+use crate::id::BlockId;
+use crate::time::Timestamp;
+
+/// Bytes that count against the quota for each block besides its own.
+const BLOCK_OVERHEAD_BYTES: u64 = 256;
+
+/// A store that is gone when it is dropped.
+#[derive(Debug)]
+pub struct MemoryStore {
+    options: StoreOptions,
+    state: Mutex<State>,
+    records: RecordShelf,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    blocks: BTreeMap<BlockId, Entry>,
+    /// Pins of each block that has any, here or lost.
+    refs: BTreeMap<BlockId, BTreeSet<PinId>>,
+    /// Cached blocks by arrival.
+    cached: BTreeMap<u64, BlockId>,
+    pins: BTreeMap<PinId, Pin>,
+    chunks: HashMap<ChunkHash, Ref>,
+    counters: HashMap<BlockId, Counters>,
+    /// Blocks with counters that are not here, by when they went.
+    gone: BTreeMap<u64, BlockId>,
+    gone_since: HashMap<BlockId, u64>,
+    next_number: u64,
+    usage: Usage,
+}
+
+#[derive(Debug)]
+struct Entry {
+    bytes: Bytes,
+    arrival: u64,
+    added: Timestamp,
+}
+
+#[derive(Debug, Default)]
+struct Pin {
+    info: Option<PinInfo>,
+    blocks: BTreeSet<BlockId>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new(options: StoreOptions) -> Self {
+        Self {
+            records: RecordShelf::in_memory(&options),
+            state: Mutex::default(),
+            options,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic in the middle of a change would be a bug of this file; the maps are then at worst a block apart.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn drop_block(&self, state: &mut State, id: BlockId) -> bool {
+        let Some(entry) = state.blocks.remove(&id) else {
+            return false;
+        };
+        let class = state.class(&id);
+        state.account(class, entry.bytes.len() as u64, false);
+        state.cached.remove(&entry.arrival);
+        let now = self.options.clock.now();
+        state.counters.entry(id).or_default().purged.add(now);
+        state.note_gone(id, self.options.max_gone_stats);
+        true
+    }
+
+    /// Evicts cached blocks, oldest arrival first, until `needed` bytes fit.
+    fn make_room(&self, state: &mut State, needed: u64) -> Result<(), Error> {
+        let quota = self.options.quota.0;
+        while state.usage.disk_bytes + needed > quota {
+            let Some((_, oldest)) = state.cached.first_key_value() else {
+                return Err(Error::Full {
+                    used: state.usage.disk_bytes,
+                    quota,
+                    needed,
+                });
+            };
+            let oldest = *oldest;
+            self.drop_block(state, oldest);
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn class(&self, id: &BlockId) -> Class {
+        if self.refs.contains_key(id) {
+            Class::Pinned
+        } else {
+            Class::Cached
+        }
+    }
+
+    fn account(&mut self, class: Class, bytes: u64, add: bool) {
+        let usage = &mut self.usage;
+        let class_bytes = match class {
+            Class::Pinned => &mut usage.pinned_bytes,
+            Class::Leased => &mut usage.leased_bytes,
+            Class::Cached => &mut usage.cached_bytes,
+        };
+        let on_disk = bytes + BLOCK_OVERHEAD_BYTES;
+        if add {
+            *class_bytes += bytes;
+            usage.blocks += 1;
+            usage.block_bytes += bytes;
+            usage.disk_bytes += on_disk;
+        } else {
+            *class_bytes -= bytes;
+            usage.blocks -= 1;
+            usage.block_bytes -= bytes;
+            usage.disk_bytes -= on_disk;
+        }
+    }
+
+    /// Moves a block that is here from one class to the other.
+    fn reclassify(&mut self, id: &BlockId, from: Class, to: Class) {
+        let Some(entry) = self.blocks.get(id) else {
+            return;
+        };
+        if from == to {
+            return;
+        }
+        let (bytes, arrival) = (entry.bytes.len() as u64, entry.arrival);
+        self.account(from, bytes, false);
+        self.account(to, bytes, true);
+        if to == Class::Cached {
+            self.cached.insert(arrival, *id);
+        } else {
+            self.cached.remove(&arrival);
+        }
+    }
+
+    fn add_ref(&mut self, pin: PinId, id: BlockId) {
+        let from = self.class(&id);
+        self.refs.entry(id).or_default().insert(pin);
+        self.reclassify(&id, from, Class::Pinned);
+        if let Some(pin) = self.pins.get_mut(&pin) {
+            pin.blocks.insert(id);
+        }
+    }
+
+    fn note_gone(&mut self, id: BlockId, limit: u64) {
+        let number = self.number();
+        if let Some(before) = self.gone_since.insert(id, number) {
+            self.gone.remove(&before);
+        }
+        self.gone.insert(number, id);
+        while self.gone.len() as u64 > limit {
+            let Some((_, forgotten)) = self.gone.pop_first() else {
+                return;
+            };
+            self.gone_since.remove(&forgotten);
+            self.counters.remove(&forgotten);
+        }
+    }
+
+    fn note_here(&mut self, id: &BlockId) {
+        if let Some(number) = self.gone_since.remove(id) {
+            self.gone.remove(&number);
+        }
+    }
+}
+
+fn above(after: Option<BlockId>) -> (Bound<BlockId>, Bound<BlockId>) {
+    (
+        after.map_or(Bound::Unbounded, Bound::Excluded),
+        Bound::Unbounded,
+    )
+}
+
+impl ChunkIndex for MemoryStore {
+    fn lookup(&self, hashes: &[ChunkHash]) -> Result<Vec<Option<Ref>>, IndexError> {
+        let state = self.state();
+        let find = |hash| {
+            let place: &Ref = state.chunks.get(hash)?;
+            state.blocks.contains_key(&place.id).then(|| place.clone())
+        };
+        Ok(hashes.iter().map(find).collect())
+    }
+
+    fn insert(&self, entries: &[(ChunkHash, Ref)]) -> Result<(), IndexError> {
+        self.state().chunks.extend(entries.iter().cloned());
+        Ok(())
+    }
+}
+
+impl Store for MemoryStore {
+    fn put(&self, blocks: &[Block], keep: Keep) -> Result<PutStats, Error> {
+        let mut state = self.state();
+        let mut stats = PutStats::default();
+        if let Keep::Pinned(pin) = keep
+            && !state.pins.contains_key(&pin)
+        {
+            return Err(Error::NoSuchPin(pin));
+        }
+        for block in blocks {
+            let id = block.id();
+            if !state.blocks.contains_key(&id) {
+                let bytes = block.bytes().len() as u64;
+                self.make_room(&mut state, bytes + BLOCK_OVERHEAD_BYTES)?;
+                let arrival = state.number();
+                let entry = Entry {
+                    bytes: block.bytes().clone(),
+                    arrival,
+                    added: self.options.clock.now(),
+                };
+                state.blocks.insert(id, entry);
+                let class = state.class(&id);
+                state.account(class, bytes, true);
+                if class == Class::Cached {
+                    state.cached.insert(arrival, id);
+                }
+                state.note_here(&id);
+                stats.new_blocks += 1;
+                stats.new_bytes += bytes;
+            }
+            if let Keep::Pinned(pin) = keep {
+                state.add_ref(pin, id);
+            }
+        }
+        Ok(stats)
+    }
+
+    fn flush(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn get(&self, id: BlockId) -> Result<Option<Block>, Error> {
+        let state = self.state();
+        let entry = state.blocks.get(&id);
+        Ok(entry.map(|entry| Block::from_checked(id, entry.bytes.clone())))
+    }
+
+    fn has(&self, id: BlockId) -> Result<bool, Error> {
+        Ok(self.state().blocks.contains_key(&id))
+    }
+
+    fn stat(&self, id: BlockId) -> Result<Option<BlockStat>, Error> {
+        let state = self.state();
+        let entry = state.blocks.get(&id);
+        let counters = state.counters.get(&id);
+        let pins = state.refs.get(&id).map_or(0, |pins| pins.len() as u64);
+        if entry.is_none() && counters.is_none() && pins == 0 {
+            return Ok(None);
+        }
+        let counters = counters.copied().unwrap_or_default();
+        Ok(Some(types::block_stat(
+            entry.map(|entry| (entry.bytes.len() as u32, state.class(&id), entry.added)),
+            pins,
+            &counters,
+        )))
+    }
+
+    fn list(&self, after: Option<BlockId>, limit: usize) -> Result<Vec<(BlockId, u32)>, Error> {
+        let state = self.state();
+        let found = state.blocks.range(above(after)).take(limit);
+        Ok(found
+            .map(|(id, entry)| (*id, entry.bytes.len() as u32))
+            .collect())
+    }
+
+    fn like(&self, likeness: u16, limit: usize) -> Result<Vec<BlockId>, Error> {
+        let state = self.state();
+        let found = state.blocks.keys().filter(|id| id.likeness() == likeness);
+        Ok(found.take(limit).copied().collect())
+    }
+
+    fn record(&self, events: &[(BlockId, Event)]) {
+        let now = self.options.clock.now();
+        let mut state = self.state();
+        for (id, event) in events {
+            state.counters.entry(*id).or_default().add(*event, now);
+            if !state.blocks.contains_key(id) && !state.gone_since.contains_key(id) {
+                state.note_gone(*id, self.options.max_gone_stats);
+            }
+        }
+    }
+
+    fn remove(&self, id: BlockId) -> Result<bool, Error> {
+        let mut state = self.state();
+        if !state.blocks.contains_key(&id) {
+            return Ok(false);
+        }
+        if let Some(pins) = state.refs.get(&id) {
+            return Err(Error::Held {
+                id,
+                pins: pins.len() as u64,
+                leases: 0,
+            });
+        }
+        Ok(self.drop_block(&mut state, id))
+    }
+
+    fn discard(&self, id: BlockId) -> Result<bool, Error> {
+        Ok(self.drop_block(&mut self.state(), id))
+    }
+
+    fn remove_corrupt(&self, _id: BlockId) -> Result<bool, Error> {
+        // Memory has no checksums: what is here reads well.
+        Ok(false)
+    }
+
+    fn lost(&self, after: Option<BlockId>, limit: usize) -> Result<Vec<BlockId>, Error> {
+        let state = self.state();
+        let ids = state.refs.range(above(after)).map(|(id, _)| *id);
+        Ok(ids
+            .filter(|id| !state.blocks.contains_key(id))
+            .take(limit)
+            .collect())
+    }
+
+    fn begin_pin(&self, _name: &str) -> Result<PinId, Error> {
+        let mut state = self.state();
+        if state.pins.len() >= MAX_PINS {
+            return Err(Error::TooManyPins);
+        }
+        let pin = PinId(state.number());
+        state.pins.insert(pin, Pin::default());
+        state.usage.pins += 1;
+        Ok(pin)
+    }
+
+    fn add_refs(&self, pin: PinId, ids: &[BlockId]) -> Result<Vec<BlockId>, Error> {
+        let mut state = self.state();
+        if !state.pins.contains_key(&pin) {
+            return Err(Error::NoSuchPin(pin));
+        }
+        let mut absent = Vec::new();
+        for id in ids {
+            if state.blocks.contains_key(id) {
+                state.add_ref(pin, *id);
+            } else {
+                absent.push(*id);
+            }
+        }
+        Ok(absent)
+    }
+
+    fn finish_pin(&self, pin: PinId, info: &PinInfo) -> Result<(), Error> {
+        let mut state = self.state();
+        let record = state.pins.get_mut(&pin).ok_or(Error::NoSuchPin(pin))?;
+        record.info = Some(info.clone().with_short_name());
+        Ok(())
+    }
+
+    fn pins(&self) -> Result<Vec<(PinId, PinInfo)>, Error> {
+        let state = self.state();
+        let finished = |(id, pin): (&PinId, &Pin)| Some((*id, pin.info.clone()?));
+        Ok(state.pins.iter().filter_map(finished).collect())
+    }
+
+    fn remove_pin(&self, pin: PinId) -> Result<u64, Error> {
+        let mut state = self.state();
+        let record = state.pins.remove(&pin).ok_or(Error::NoSuchPin(pin))?;
+        state.usage.pins -= 1;
+        let mut freed = 0;
+        for id in record.blocks {
+            let Some(pins) = state.refs.get_mut(&id) else {
+                continue;
+            };
+            pins.remove(&pin);
+            if pins.is_empty() {
+                state.refs.remove(&id);
+                state.reclassify(&id, Class::Pinned, Class::Cached);
+                freed += u64::from(state.blocks.contains_key(&id));
+            }
+        }
+        Ok(freed)
+    }
+
+    fn pin_blocks(
+        &self,
+        pin: PinId,
+        after: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<BlockId>, Error> {
+        let state = self.state();
+        let Some(record) = state.pins.get(&pin) else {
+            return Ok(Vec::new());
+        };
+        Ok(record
+            .blocks
+            .range(above(after))
+            .take(limit)
+            .copied()
+            .collect())
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            quota: self.options.quota.0,
+            ..self.state().usage
+        }
+    }
+
+    fn maintain(&self) -> Result<Maintained, Error> {
+        let mut state = self.state();
+        let State { chunks, blocks, .. } = &mut *state;
+        chunks.retain(|_, place| blocks.contains_key(&place.id));
+        Ok(Maintained::default())
+    }
+
+    fn records(&self) -> &RecordShelf {
+        &self.records
+    }
+}

@@ -1,0 +1,405 @@
+//! A shelf of small records for the DHT: a bounded, persistent map per table.
+//!
+//! It is a database of its own beside the blocks, so that a burst of block writes never makes a record wait. Losing it costs
+//! announcing again, never data: writes go to the operating system at once and to the disk when it sees fit, and a shelf that
+//! can't be read any more is started afresh.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rocksdb::{BlockBasedOptions, Cache, DB, ErrorKind, Options, ReadOptions, WriteBatch};
+
+use super::error::Error;
+use super::types::StoreOptions;
+
+/// Longest key of a record in bytes.
+pub const MAX_RECORD_KEY_BYTES: usize = 512;
+/// Longest value of a record in bytes: the largest packet of Kademlia.
+pub const MAX_RECORD_VALUE_BYTES: usize = 16 << 10;
+
+/// First byte of the keys of the shelf's own counters; tables use the numbers of [`RecordTable`].
+const COUNT_TAG: u8 = 0xff;
+const MEMTABLE_BYTES: usize = 2 << 20;
+const CACHE_BYTES: usize = 2 << 20;
+const MAX_WAL_BYTES: u64 = 4 << 20;
+const MAX_OPEN_FILES: i32 = 32;
+const MAX_LOG_BYTES: usize = 256 << 10;
+
+/// The shelf's tables. The numbers are on disk: never change or reuse one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum RecordTable {
+    /// Values that others stored here.
+    Values = 1,
+    /// Who told that it provides what.
+    Providers = 2,
+    /// What this node announces and when.
+    Announced = 3,
+    /// Peers and their addresses, for the next start.
+    Peers = 4,
+}
+
+impl RecordTable {
+    const ALL: [Self; 4] = [Self::Values, Self::Providers, Self::Announced, Self::Peers];
+
+    const fn index(self) -> usize {
+        self as usize - 1
+    }
+}
+
+/// The shelf. Cheap to clone; all clones are one shelf.
+#[derive(Clone)]
+pub struct RecordShelf(Arc<Inner>);
+
+struct Inner {
+    backend: Backend,
+    max_records: u64,
+    /// Entries of each table; held while writing, so that counts and entries change together.
+    counts: Mutex<[u64; RecordTable::ALL.len()]>,
+}
+
+enum Backend {
+    Disk(DB),
+    Memory(Mutex<BTreeMap<Vec<u8>, Vec<u8>>>),
+}
+
+impl std::fmt::Debug for RecordShelf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RecordShelf({:?})", *self.0.counts())
+    }
+}
+
+impl RecordShelf {
+    /// A shelf that lives as long as the process.
+    pub fn in_memory(options: &StoreOptions) -> Self {
+        Self(Arc::new(Inner {
+            backend: Backend::Memory(Mutex::default()),
+            max_records: options.max_records,
+            counts: Mutex::default(),
+        }))
+    }
+
+    /// Opens or creates the shelf in `dir`, which nobody else may have open.
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    pub fn open(dir: &Path, options: &StoreOptions) -> Result<Self, Error> {
+        let database_options = database_options();
+        let db = match DB::open(&database_options, dir) {
+            Err(error) if error.kind() == ErrorKind::Corruption => {
+                tracing::warn!(%error, "the DHT records are damaged: starting afresh");
+                DB::destroy(&database_options, dir).map_err(Error::Backend)?;
+                DB::open(&database_options, dir)
+            }
+            other => other,
+        }
+        .map_err(Error::Backend)?;
+        let mut counts = [0; RecordTable::ALL.len()];
+        for table in RecordTable::ALL {
+            let stored = db.get(count_key(table)).map_err(Error::Backend)?;
+            counts[table.index()] = stored
+                .and_then(|bytes| bytes.try_into().ok())
+                .map_or(0, u64::from_be_bytes);
+        }
+        Ok(Self(Arc::new(Inner {
+            backend: Backend::Disk(db),
+            max_records: options.max_records,
+            counts: Mutex::new(counts),
+        })))
+    }
+
+    /// Stores a record, in place of one with the same key.
+    ///
+    /// # Errors
+    /// [`Error::RecordTooLarge`], [`Error::TooManyRecords`], [`Error::Backend`].
+    pub fn put(&self, table: RecordTable, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        if key.len() > MAX_RECORD_KEY_BYTES || value.len() > MAX_RECORD_VALUE_BYTES {
+            return Err(Error::RecordTooLarge {
+                key_bytes: key.len(),
+                value_bytes: value.len(),
+            });
+        }
+        let mut counts = self.0.counts();
+        let known = self.get(table, key)?.is_some();
+        let count = counts[table.index()];
+        if !known && count >= self.0.max_records {
+            return Err(Error::TooManyRecords(count));
+        }
+        let count = count + u64::from(!known);
+        match &self.0.backend {
+            Backend::Disk(db) => {
+                let mut batch = WriteBatch::default();
+                batch.put(full_key(table, key), value);
+                if !known {
+                    batch.put(count_key(table), count.to_be_bytes());
+                }
+                db.write(batch).map_err(Error::Backend)?;
+            }
+            Backend::Memory(map) => {
+                lock(map).insert(full_key(table, key), value.to_vec());
+            }
+        }
+        counts[table.index()] = count;
+        Ok(())
+    }
+
+    /// The record with this key.
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    pub fn get(&self, table: RecordTable, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        match &self.0.backend {
+            Backend::Disk(db) => db.get(full_key(table, key)).map_err(Error::Backend),
+            Backend::Memory(map) => Ok(lock(map).get(&full_key(table, key)).cloned()),
+        }
+    }
+
+    /// Removes a record. Returns whether it was there.
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    pub fn remove(&self, table: RecordTable, key: &[u8]) -> Result<bool, Error> {
+        let mut counts = self.0.counts();
+        if self.get(table, key)?.is_none() {
+            return Ok(false);
+        }
+        let count = counts[table.index()].saturating_sub(1);
+        match &self.0.backend {
+            Backend::Disk(db) => {
+                let mut batch = WriteBatch::default();
+                batch.delete(full_key(table, key));
+                batch.put(count_key(table), count.to_be_bytes());
+                db.write(batch).map_err(Error::Backend)?;
+            }
+            Backend::Memory(map) => {
+                lock(map).remove(&full_key(table, key));
+            }
+        }
+        counts[table.index()] = count;
+        Ok(true)
+    }
+
+    /// Up to `limit` records whose keys start with `prefix`, ordered by key, from the first after `after` on.
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    pub fn scan_prefix(
+        &self,
+        table: RecordTable,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+        let full_prefix = full_key(table, prefix);
+        // The first key behind `after` is `after` with a zero byte.
+        let start = after.map_or_else(
+            || full_prefix.clone(),
+            |after| {
+                let mut start = full_key(table, after);
+                start.push(0);
+                start.max(full_prefix.clone())
+            },
+        );
+        let mut found = Vec::new();
+        match &self.0.backend {
+            Backend::Disk(db) => {
+                let mut iterator = db.raw_iterator_opt(ReadOptions::default());
+                iterator.seek(&start);
+                while found.len() < limit {
+                    let Some((key, value)) = iterator.item() else {
+                        iterator.status().map_err(Error::Backend)?;
+                        break;
+                    };
+                    if !key.starts_with(&full_prefix) {
+                        break;
+                    }
+                    found.push((key[1..].to_vec(), value.to_vec()));
+                    iterator.next();
+                }
+            }
+            Backend::Memory(map) => {
+                let map = lock(map);
+                let range = (Bound::Included(start), Bound::Unbounded);
+                found.extend(
+                    map.range::<Vec<u8>, _>(range)
+                        .take_while(|(key, _)| key.starts_with(&full_prefix))
+                        .take(limit)
+                        .map(|(key, value)| (key[1..].to_vec(), value.clone())),
+                );
+            }
+        }
+        Ok(found)
+    }
+
+    /// Number of records in a table.
+    pub fn len(&self, table: RecordTable) -> u64 {
+        self.0.counts()[table.index()]
+    }
+
+    /// Whether a table has no records.
+    pub fn is_empty(&self, table: RecordTable) -> bool {
+        self.len(table) == 0
+    }
+}
+
+impl Inner {
+    fn counts(&self) -> MutexGuard<'_, [u64; RecordTable::ALL.len()]> {
+        lock(&self.counts)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Everything under these locks is whole at every moment, so a panic elsewhere does not spoil it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn full_key(table: RecordTable, key: &[u8]) -> Vec<u8> {
+    let mut full = Vec::with_capacity(1 + key.len());
+    full.push(table as u8);
+    full.extend_from_slice(key);
+    full
+}
+
+fn count_key(table: RecordTable) -> [u8; 2] {
+    [COUNT_TAG, table as u8]
+}
+
+fn database_options() -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(&Cache::new_lru_cache(CACHE_BYTES));
+    blocks.set_bloom_filter(10.0, false);
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_block_based_table_factory(&blocks);
+    options.set_write_buffer_size(MEMTABLE_BYTES);
+    options.set_max_write_buffer_number(2);
+    options.set_max_total_wal_size(MAX_WAL_BYTES);
+    options.set_max_open_files(MAX_OPEN_FILES);
+    options.set_max_log_file_size(MAX_LOG_BYTES);
+    options.set_keep_log_file_num(2);
+    options.set_log_level(rocksdb::LogLevel::Warn);
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    options.set_manifest_preallocation_size(64 << 10);
+    options.set_max_manifest_file_size(1 << 20);
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(max_records: u64) -> StoreOptions {
+        StoreOptions {
+            max_records,
+            ..StoreOptions::default()
+        }
+    }
+
+    fn both(test: impl Fn(RecordShelf)) {
+        test(RecordShelf::in_memory(&options(3)));
+        let dir = tempfile::tempdir().expect("a directory");
+        test(RecordShelf::open(dir.path(), &options(3)).expect("opens"));
+    }
+
+    #[test]
+    fn keeps_counts_and_limits() {
+        both(|shelf| {
+            let table = RecordTable::Providers;
+            assert!(shelf.is_empty(table));
+            for key in [b"a1", b"a2", b"b1"] {
+                shelf.put(table, key, b"x").expect("there is room");
+            }
+            let over = shelf.put(table, b"b2", b"x");
+            assert!(matches!(over, Err(Error::TooManyRecords(3))), "{over:?}");
+            shelf
+                .put(table, b"b1", b"y")
+                .expect("replacing needs no room");
+            shelf
+                .put(RecordTable::Values, b"b2", b"z")
+                .expect("tables are counted apart");
+            assert_eq!(shelf.get(table, b"b1").expect("reads"), Some(b"y".to_vec()));
+            assert_eq!(shelf.get(table, b"b2").expect("reads"), None);
+            assert!(shelf.remove(table, b"a1").expect("writes"));
+            assert!(!shelf.remove(table, b"a1").expect("writes"));
+            assert_eq!(shelf.len(table), 2);
+            shelf.put(table, b"b2", b"x").expect("there is room again");
+        });
+    }
+
+    #[test]
+    fn size_limits() {
+        both(|shelf| {
+            let table = RecordTable::Values;
+            let (key, value) = (
+                vec![1; MAX_RECORD_KEY_BYTES],
+                vec![2; MAX_RECORD_VALUE_BYTES],
+            );
+            shelf
+                .put(table, &key, &value)
+                .expect("the largest is allowed");
+            let too_large = |key: &[u8], value: &[u8]| {
+                matches!(
+                    shelf.put(table, key, value),
+                    Err(Error::RecordTooLarge { .. })
+                )
+            };
+            assert!(too_large(&[1; MAX_RECORD_KEY_BYTES + 1], b""));
+            assert!(too_large(b"", &[2; MAX_RECORD_VALUE_BYTES + 1]));
+        });
+    }
+
+    #[test]
+    fn scans_by_prefix_in_pages() {
+        both(|shelf| {
+            let table = RecordTable::Announced;
+            for key in [&b"a"[..], b"ab", b"b"] {
+                shelf.put(table, key, key).expect("there is room");
+            }
+            shelf
+                .put(RecordTable::Peers, b"ac", b"other")
+                .expect("there is room");
+            let keys = |prefix: &[u8], after: Option<&[u8]>, limit| -> Vec<Vec<u8>> {
+                let found = shelf
+                    .scan_prefix(table, prefix, after, limit)
+                    .expect("reads");
+                found.into_iter().map(|(key, _)| key).collect()
+            };
+            assert_eq!(keys(b"", None, 9), [&b"a"[..], b"ab", b"b"]);
+            assert_eq!(keys(b"a", None, 9), [&b"a"[..], b"ab"]);
+            assert_eq!(keys(b"a", None, 1), [b"a"]);
+            assert_eq!(keys(b"a", Some(b"a"), 9), [b"ab"]);
+            assert_eq!(keys(b"b", Some(b"a"), 9), [b"b"]);
+            assert!(keys(b"a", Some(b"ab"), 9).is_empty());
+        });
+    }
+
+    #[test]
+    fn survives_reopening() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let shelf = RecordShelf::open(dir.path(), &options(9)).expect("opens");
+        shelf.put(RecordTable::Peers, b"k", b"v").expect("writes");
+        drop(shelf);
+        let shelf = RecordShelf::open(dir.path(), &options(9)).expect("opens");
+        assert_eq!(shelf.len(RecordTable::Peers), 1);
+        assert_eq!(
+            shelf.get(RecordTable::Peers, b"k").expect("reads"),
+            Some(b"v".to_vec())
+        );
+    }
+
+    #[test]
+    fn a_damaged_shelf_starts_afresh() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let shelf = RecordShelf::open(dir.path(), &options(9)).expect("opens");
+        shelf.put(RecordTable::Peers, b"k", b"v").expect("writes");
+        drop(shelf);
+        std::fs::write(dir.path().join("CURRENT"), b"MANIFEST-nonsense").expect("writes");
+        let shelf = RecordShelf::open(dir.path(), &options(9)).expect("opens all the same");
+        shelf.put(RecordTable::Peers, b"k2", b"v").expect("writes");
+    }
+}

@@ -1,0 +1,263 @@
+//! Putting, getting, removing and listing blocks.
+
+use bytes::Bytes;
+
+use super::change::Change;
+use super::database::{failed, is_damage};
+use super::schema::{self, Tag};
+use super::{RocksStore, Writer};
+use crate::block::{Block, PutStats};
+use crate::id::BlockId;
+use crate::store::error::Error;
+use crate::store::types::Keep;
+use crate::wire::store as wire;
+
+/// Bytes of blocks that are written as one batch, about: bounds the memory of a put, which copies them.
+const BATCH_BYTES: usize = 4 << 20;
+/// Blocks of one batch at most: bounds how long small ones hold the writer's lock.
+const BATCH_BLOCKS: usize = 1024;
+/// How often a put makes room that others then take before it gives up.
+const MAX_ATTEMPTS: usize = 16;
+/// How often a read starts over because its block moved meanwhile.
+const MAX_READS: usize = 4;
+
+impl RocksStore {
+    pub(super) fn put_blocks(&self, blocks: &[Block], keep: Keep) -> Result<PutStats, Error> {
+        let mut stats = PutStats::default();
+        let mut rest = blocks;
+        while !rest.is_empty() {
+            let (part, others) = rest.split_at(batch_len(rest));
+            let part_stats = self.put_part(part, keep)?;
+            stats.new_blocks += part_stats.new_blocks;
+            stats.new_bytes += part_stats.new_bytes;
+            rest = others;
+        }
+        Ok(stats)
+    }
+
+    fn put_part(&self, part: &[Block], keep: Keep) -> Result<PutStats, Error> {
+        let mut refused = None;
+        for _ in 0..MAX_ATTEMPTS {
+            let mut writer = self.writer();
+            check_pin(&writer, keep)?;
+            let mut change = Change::new(&self.db, &mut writer);
+            let mut stats = PutStats::default();
+            for block in part {
+                self.put_one(&mut change, block, keep, &mut stats)?;
+            }
+            if change.is_empty() {
+                return Ok(stats);
+            }
+            let needed = change.bytes();
+            match self.check_room(needed, stats.new_blocks > 0) {
+                Ok(()) => {
+                    self.commit(change)?;
+                    return Ok(stats);
+                }
+                Err(error) => refused = Some(error),
+            }
+            drop(writer);
+            self.make_room(needed)?;
+        }
+        Err(refused.expect("each attempt but a successful one was refused"))
+    }
+
+    fn put_one(
+        &self,
+        change: &mut Change<'_>,
+        block: &Block,
+        keep: Keep,
+        stats: &mut PutStats,
+    ) -> Result<(), Error> {
+        let id = block.id();
+        let before = change.block(&id)?;
+        if !before.is_here() {
+            let arrival = change.number();
+            let bytes = block.bytes();
+            change.put_bytes(arrival, bytes);
+            let after = wire::Block {
+                arrival,
+                bytes: bytes.len() as u32,
+                added_ms: self.options.clock.now().0,
+                ..before
+            };
+            change.set_block(&id, after)?;
+            change.note_arrived(&id)?;
+            stats.new_blocks += 1;
+            stats.new_bytes += bytes.len() as u64;
+        }
+        if let Keep::Pinned(pin) = keep {
+            if before.is_here() || before.is_held() {
+                change.add_ref(pin, &id)?;
+            } else {
+                change.add_first_ref(pin, &id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the index knows of a block.
+    pub(super) fn block_record(&self, id: &BlockId) -> Result<Option<wire::Block>, Error> {
+        let stored = self.db.get(&schema::id_key(Tag::Block, id))?;
+        stored
+            .map(|bytes| schema::decode(&bytes, "a block"))
+            .transpose()
+    }
+
+    pub(super) fn get_block(&self, id: BlockId) -> Result<Option<Block>, Error> {
+        for _ in 0..MAX_READS {
+            let Some(record) = self.block_record(&id)?.filter(wire::Block::is_here) else {
+                return Ok(None);
+            };
+            match self.db.get_bytes(record.arrival) {
+                Ok(Some(bytes)) if bytes.len() == record.bytes as usize => {
+                    return Ok(Some(Block::from_checked(
+                        id,
+                        Bytes::copy_from_slice(&bytes),
+                    )));
+                }
+                Ok(_) => {}
+                Err(error) if is_damage(&error) => {
+                    tracing::debug!(%id, %error, "a block could not be read");
+                }
+                Err(error) => return Err(failed(error)),
+            }
+            // The bytes may be missing because the block was dropped, and perhaps put again, since its record was read.
+            let again = self.block_record(&id)?;
+            if again.is_some_and(|again| again.arrival == record.arrival) {
+                return Err(Error::Corrupt { id });
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn remove_block(&self, id: BlockId) -> Result<bool, Error> {
+        let mut writer = self.writer();
+        let mut change = Change::new(&self.db, &mut writer);
+        let block = change.block(&id)?;
+        if !block.is_here() {
+            return Ok(false);
+        }
+        if block.is_held() {
+            return Err(Error::Held {
+                id,
+                pins: block.pins,
+                leases: block.leases,
+            });
+        }
+        change.drop_block(&id, self.options.clock.now())?;
+        self.commit(change)?;
+        writer.note_dropped();
+        drop(writer);
+        self.trim_gone()?;
+        Ok(true)
+    }
+
+    /// Drops a block whatever refers to it; counts it as damaged if it is.
+    pub(super) fn drop_one(&self, id: BlockId, corrupt: bool) -> Result<bool, Error> {
+        let mut writer = self.writer();
+        let mut change = Change::new(&self.db, &mut writer);
+        if !change.block(&id)?.is_here() {
+            return Ok(false);
+        }
+        change.drop_block(&id, self.options.clock.now())?;
+        if corrupt {
+            change.totals().corrupt += 1;
+        }
+        self.commit(change)?;
+        writer.note_dropped();
+        drop(writer);
+        self.trim_gone()?;
+        Ok(true)
+    }
+
+    pub(super) fn list_blocks(
+        &self,
+        after: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, u32)>, Error> {
+        let mut found = Vec::new();
+        if limit == 0 {
+            return Ok(found);
+        }
+        let start = after_key(Tag::Block, after);
+        self.db.scan(start, Tag::Block.end(), |key, value| {
+            let block: wire::Block = schema::decode(value, "a block")?;
+            if block.is_here() {
+                found.push((schema::id_of_key(key)?, block.bytes));
+            }
+            Ok(found.len() < limit)
+        })?;
+        Ok(found)
+    }
+
+    pub(super) fn like_blocks(&self, likeness: u16, limit: usize) -> Result<Vec<BlockId>, Error> {
+        let mut found = Vec::new();
+        for prefix in schema::like_prefixes(likeness) {
+            if found.len() >= limit {
+                break;
+            }
+            let end = schema::prefix_end(&prefix);
+            self.db.scan(prefix, end, |key, value| {
+                if schema::decode::<wire::Block>(value, "a block")?.is_here() {
+                    found.push(schema::id_of_key(key)?);
+                }
+                Ok(found.len() < limit)
+            })?;
+        }
+        Ok(found)
+    }
+
+    pub(super) fn lost_blocks(
+        &self,
+        after: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<BlockId>, Error> {
+        let mut found = Vec::new();
+        if limit == 0 {
+            return Ok(found);
+        }
+        let start = after_key(Tag::Lost, after);
+        self.db.scan(start, Tag::Lost.end(), |key, _| {
+            found.push(schema::id_of_key(key)?);
+            Ok(found.len() < limit)
+        })?;
+        Ok(found)
+    }
+}
+
+impl Writer {
+    /// Notes that chunks may be in the index whose blocks are gone.
+    pub(super) fn note_dropped(&mut self) {
+        self.sweep.get_or_insert_with(|| Tag::Chunk.start());
+    }
+}
+
+fn check_pin(writer: &Writer, keep: Keep) -> Result<(), Error> {
+    match keep {
+        Keep::Cached => Ok(()),
+        Keep::Pinned(pin) => writer.check_pin(pin),
+    }
+}
+
+/// The first key behind that of `after`, or the first of its kind.
+fn after_key(tag: Tag, after: Option<BlockId>) -> Vec<u8> {
+    after.map_or_else(
+        || tag.start(),
+        |id| {
+            let mut key = schema::id_key(tag, &id);
+            key.push(0);
+            key
+        },
+    )
+}
+
+/// How many of the first blocks make one batch: at least one.
+fn batch_len(blocks: &[Block]) -> usize {
+    let mut bytes = 0;
+    let fits = blocks.iter().take(BATCH_BLOCKS).take_while(|block| {
+        bytes += block.bytes().len();
+        bytes <= BATCH_BYTES
+    });
+    fits.count().max(1)
+}

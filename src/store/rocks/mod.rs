@@ -1,0 +1,234 @@
+//! The store on disk.
+//!
+//! What is where: [`schema`] says it. Writers take turns under one lock and write whole [`Change`](change::Change)s; readers take no lock.
+//! Nothing goes through a write-ahead log: changes are in memory until a flush, which writes both column families as one, so
+//! that a crash loses a suffix of changes and nothing else.
+//!
+//! Two locks, taken in this order: `reclaiming`, then `writer`. `shown` and `pending` are leaves.
+
+mod blocks;
+mod change;
+mod chunks;
+mod database;
+mod flush;
+mod open;
+mod pins;
+mod reclaim;
+mod room;
+mod schema;
+mod stats;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use self::change::Change;
+use self::database::Database;
+use self::flush::FlushGate;
+use self::room::Disk;
+use super::Store;
+use super::counters::Pending;
+use super::error::Error;
+use super::records::RecordShelf;
+use super::types::{BlockStat, Event, Keep, Maintained, PinId, PinInfo, StoreOptions, Usage};
+use crate::block::{Block, PutStats};
+use crate::id::BlockId;
+use crate::wire::store as wire;
+
+/// A store in a directory, held by this process alone.
+pub struct RocksStore {
+    db: Database,
+    records: RecordShelf,
+    options: StoreOptions,
+    /// Size of a full memtable and about that of a blob file, in bytes.
+    memtable_bytes: u64,
+    writer: Mutex<Writer>,
+    /// The writer's sums after its last change, for who must not wait for it.
+    shown: Mutex<wire::Totals>,
+    pending: Mutex<Pending>,
+    disk: Disk,
+    /// Held while space is made.
+    reclaiming: Mutex<()>,
+    gate: FlushGate,
+}
+
+/// What the one who writes must know. As of the last change that was written.
+#[derive(Debug, Default)]
+struct Writer {
+    totals: wire::Totals,
+    /// Bytes of dropped blocks by [`change::bucket`].
+    dead: BTreeMap<u64, u64>,
+    /// No cached block has a smaller arrival number.
+    cached_from: u64,
+    /// No block that is not here went at a smaller number.
+    gone_from: u64,
+    pins: HashMap<PinId, wire::pin::State>,
+    /// Where sweeping the chunk index goes on; nothing when there is nothing to sweep.
+    sweep: Option<Vec<u8>>,
+}
+
+impl std::fmt::Debug for RocksStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RocksStore")
+            .field("dir", &self.db.dir())
+            .field("usage", &self.usage())
+            .finish_non_exhaustive()
+    }
+}
+
+impl RocksStore {
+    /// Writes what is in memory to the disk and closes the store.
+    ///
+    /// # Errors
+    /// As [`Store::flush`]; the store is closed all the same.
+    pub fn close(self) -> Result<(), Error> {
+        self.flush()
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        lock(&self.writer)
+    }
+
+    /// Writes a change.
+    fn commit(&self, change: Change<'_>) -> Result<(), Error> {
+        // The sums are shown before the writer's lock is given back, so that they never go backwards.
+        let totals = change.totals_now();
+        let bytes = change.commit()?;
+        self.disk.add(bytes);
+        *lock(&self.shown) = totals;
+        Ok(())
+    }
+}
+
+impl Drop for RocksStore {
+    fn drop(&mut self) {
+        if let Err(error) = self.flush() {
+            tracing::error!(%error, "the store could not write everything while closing");
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these locks guard changes only after a change was written, in steps that can't panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Store for RocksStore {
+    fn put(&self, blocks: &[Block], keep: Keep) -> Result<PutStats, Error> {
+        self.put_blocks(blocks, keep)
+    }
+
+    fn flush(&self) -> Result<(), Error> {
+        self.write_pending();
+        self.gate.pass(|| {
+            self.disk.add_flush();
+            self.db.flush()
+        })
+    }
+
+    fn get(&self, id: BlockId) -> Result<Option<Block>, Error> {
+        self.get_block(id)
+    }
+
+    fn has(&self, id: BlockId) -> Result<bool, Error> {
+        Ok(self.block_record(&id)?.is_some_and(|block| block.is_here()))
+    }
+
+    fn stat(&self, id: BlockId) -> Result<Option<BlockStat>, Error> {
+        self.block_stat(id)
+    }
+
+    fn list(&self, after: Option<BlockId>, limit: usize) -> Result<Vec<(BlockId, u32)>, Error> {
+        self.list_blocks(after, limit)
+    }
+
+    fn like(&self, likeness: u16, limit: usize) -> Result<Vec<BlockId>, Error> {
+        self.like_blocks(likeness, limit)
+    }
+
+    fn record(&self, events: &[(BlockId, Event)]) {
+        self.record_events(events);
+    }
+
+    fn remove(&self, id: BlockId) -> Result<bool, Error> {
+        self.remove_block(id)
+    }
+
+    fn discard(&self, id: BlockId) -> Result<bool, Error> {
+        self.drop_one(id, false)
+    }
+
+    fn remove_corrupt(&self, id: BlockId) -> Result<bool, Error> {
+        match self.get_verified(id) {
+            Err(Error::Corrupt { .. }) => self.drop_one(id, true),
+            Ok(_) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn lost(&self, after: Option<BlockId>, limit: usize) -> Result<Vec<BlockId>, Error> {
+        self.lost_blocks(after, limit)
+    }
+
+    fn begin_pin(&self, name: &str) -> Result<PinId, Error> {
+        self.open_pin(name)
+    }
+
+    fn add_refs(&self, pin: PinId, ids: &[BlockId]) -> Result<Vec<BlockId>, Error> {
+        self.refer(pin, ids)
+    }
+
+    fn finish_pin(&self, pin: PinId, info: &PinInfo) -> Result<(), Error> {
+        self.write_finished(pin, info)?;
+        self.flush()
+    }
+
+    fn pins(&self) -> Result<Vec<(PinId, PinInfo)>, Error> {
+        self.finished_pins()
+    }
+
+    fn remove_pin(&self, pin: PinId) -> Result<u64, Error> {
+        self.start_removing(pin)?;
+        let freed = self.go_on_removing(pin)?;
+        self.flush()?;
+        Ok(freed)
+    }
+
+    fn pin_blocks(
+        &self,
+        pin: PinId,
+        after: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<BlockId>, Error> {
+        self.blocks_of_pin(pin, after, limit)
+    }
+
+    fn usage(&self) -> Usage {
+        let totals = *lock(&self.shown);
+        let held = totals.pinned_bytes + totals.leased_bytes;
+        Usage {
+            blocks: totals.blocks,
+            block_bytes: totals.block_bytes,
+            pinned_bytes: totals.pinned_bytes,
+            leased_bytes: totals.leased_bytes,
+            cached_bytes: totals.block_bytes.saturating_sub(held),
+            disk_bytes: self.disk.used(),
+            quota: self.options.quota.0,
+            dead_bytes: totals.dead_bytes,
+            pins: totals.pins,
+            corrupt: totals.corrupt,
+        }
+    }
+
+    fn maintain(&self) -> Result<Maintained, Error> {
+        self.write_pending();
+        self.remove_pins_under_way()?;
+        self.sweep_chunks()?;
+        let maintained = self.tidy()?;
+        self.measure(&self.writer());
+        Ok(maintained)
+    }
+
+    fn records(&self) -> &RecordShelf {
+        &self.records
+    }
+}

@@ -1,0 +1,109 @@
+//! Opening a store: the format, what the writer must know, and what a crashed process left behind.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Mutex;
+
+use prost::Message;
+use rocksdb::WriteBatch;
+
+use super::change::bucket;
+use super::database::Database;
+use super::flush::FlushGate;
+use super::room::Disk;
+use super::schema::{self, SCHEMA_KEY, SCHEMA_VERSION, TOTALS_KEY, Tag};
+use super::{RocksStore, Writer};
+use crate::size::MIB;
+use crate::store::error::Error;
+use crate::store::records::RecordShelf;
+use crate::store::types::{PinId, StoreOptions};
+use crate::wire::store as wire;
+
+/// Directory of the record shelf's database inside the store's.
+const RECORDS_DIR: &str = "records";
+/// A store's memtable is this part of its quota, within the limits below.
+const MEMTABLE_SHARE: u64 = 16;
+const MIN_MEMTABLE_BYTES: u64 = 4 * MIB;
+const MAX_MEMTABLE_BYTES: u64 = 16 * MIB;
+
+impl RocksStore {
+    /// Opens or creates the store in `dir`, for this process alone. The directory is made private to its owner.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when another process has it open, [`Error::UnknownFormat`] when a newer libernet wrote it,
+    /// [`Error::Directory`], [`Error::Backend`].
+    pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, Error> {
+        let memtable_bytes =
+            (options.quota.0 / MEMTABLE_SHARE).clamp(MIN_MEMTABLE_BYTES, MAX_MEMTABLE_BYTES);
+        let db = Database::open(dir, memtable_bytes)?;
+        check_format(&db)?;
+        let writer = load(&db)?;
+        let records = RecordShelf::open(&dir.join(RECORDS_DIR), &options)?;
+        let store = Self {
+            shown: Mutex::new(writer.totals),
+            writer: Mutex::new(writer),
+            db,
+            records,
+            options,
+            memtable_bytes,
+            pending: Mutex::default(),
+            disk: Disk::default(),
+            reclaiming: Mutex::default(),
+            gate: FlushGate::default(),
+        };
+        store.measure(&store.writer());
+        store.abandon_unfinished_pins()?;
+        store.remove_pins_under_way()?;
+        Ok(store)
+    }
+}
+
+fn check_format(db: &Database) -> Result<(), Error> {
+    let stored = db.get(SCHEMA_KEY)?;
+    let Some(bytes) = stored else {
+        let version = wire::Schema {
+            version: SCHEMA_VERSION,
+        };
+        let mut batch = WriteBatch::default();
+        batch.put(SCHEMA_KEY, version.encode_to_vec());
+        db.write(batch)?;
+        return db.flush();
+    };
+    let found = schema::decode::<wire::Schema>(&bytes, "the format")?.version;
+    if found == SCHEMA_VERSION {
+        return Ok(());
+    }
+    Err(Error::UnknownFormat {
+        dir: db.dir().to_owned(),
+        found,
+        known: SCHEMA_VERSION,
+    })
+}
+
+fn load(db: &Database) -> Result<Writer, Error> {
+    // An earlier process may have dropped blocks and not swept.
+    let mut writer = Writer {
+        sweep: Some(Tag::Chunk.start()),
+        ..Writer::default()
+    };
+    if let Some(bytes) = db.get(TOTALS_KEY)? {
+        writer.totals = schema::decode(&bytes, "the sums")?;
+    }
+    db.scan(Tag::Dead.start(), Tag::Dead.end(), |key, value| {
+        let dead: wire::Dead = schema::decode(value, "a dropped block")?;
+        let sum = writer
+            .dead
+            .entry(bucket(schema::number_of_key(key)?))
+            .or_default();
+        *sum += u64::from(dead.bytes);
+        Ok(true)
+    })?;
+    let mut pins = HashMap::new();
+    db.scan(Tag::Pin.start(), Tag::Pin.end(), |key, value| {
+        let pin: wire::Pin = schema::decode(value, "a pin")?;
+        pins.insert(PinId(schema::number_of_key(key)?), pin.state());
+        Ok(true)
+    })?;
+    writer.pins = pins;
+    Ok(writer)
+}

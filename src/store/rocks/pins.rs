@@ -1,0 +1,220 @@
+//! Pins: what is mine and stays.
+
+use std::ops::ControlFlow;
+
+use prost::Message;
+
+use super::change::Change;
+use super::schema::{self, Tag};
+use super::{RocksStore, Writer};
+use crate::id::BlockId;
+use crate::store::error::Error;
+use crate::store::types::{MAX_PIN_NAME_BYTES, MAX_PINS, PinId, PinInfo};
+use crate::wire::store as wire;
+use crate::wire::store::pin::State;
+
+/// References that are added or removed as one change.
+const BATCH_REFS: usize = 1024;
+/// References that opening or maintaining removes at most; the rest waits for the next time.
+const MAX_REFS_A_TURN: usize = 200_000;
+
+impl Writer {
+    /// # Errors
+    /// [`Error::NoSuchPin`] when blocks can't be added to the pin.
+    pub(super) fn check_pin(&self, pin: PinId) -> Result<(), Error> {
+        match self.pins.get(&pin) {
+            Some(State::Open | State::Finished) => Ok(()),
+            Some(State::Removing) | None => Err(Error::NoSuchPin(pin)),
+        }
+    }
+}
+
+impl RocksStore {
+    pub(super) fn open_pin(&self, name: &str) -> Result<PinId, Error> {
+        let mut writer = self.writer();
+        if writer.pins.len() >= MAX_PINS {
+            return Err(Error::TooManyPins);
+        }
+        let mut change = Change::new(&self.db, &mut writer);
+        let pin = PinId(change.number());
+        let record = wire::Pin {
+            state: State::Open.into(),
+            name: name[..name.floor_char_boundary(MAX_PIN_NAME_BYTES)].to_owned(),
+            created_ms: self.options.clock.now().0,
+            ..wire::Pin::default()
+        };
+        change.put(schema::number_key(Tag::Pin, pin.0), &record.encode_to_vec());
+        change.totals().pins += 1;
+        self.commit(change)?;
+        writer.pins.insert(pin, State::Open);
+        Ok(pin)
+    }
+
+    pub(super) fn refer(&self, pin: PinId, ids: &[BlockId]) -> Result<Vec<BlockId>, Error> {
+        let mut absent = Vec::new();
+        for part in ids.chunks(BATCH_REFS) {
+            let mut writer = self.writer();
+            writer.check_pin(pin)?;
+            let mut change = Change::new(&self.db, &mut writer);
+            for id in part {
+                if change.block(id)?.is_here() {
+                    change.add_ref(pin, id)?;
+                } else {
+                    absent.push(*id);
+                }
+            }
+            self.check_room(change.bytes(), false)?;
+            self.commit(change)?;
+        }
+        Ok(absent)
+    }
+
+    pub(super) fn write_finished(&self, pin: PinId, info: &PinInfo) -> Result<(), Error> {
+        let mut writer = self.writer();
+        writer.check_pin(pin)?;
+        let record = schema::write_finished_pin(info.clone());
+        let mut change = Change::new(&self.db, &mut writer);
+        change.put(schema::number_key(Tag::Pin, pin.0), &record.encode_to_vec());
+        self.commit(change)?;
+        writer.pins.insert(pin, State::Finished);
+        Ok(())
+    }
+
+    pub(super) fn finished_pins(&self) -> Result<Vec<(PinId, PinInfo)>, Error> {
+        let mut pins = Vec::new();
+        self.db
+            .scan(Tag::Pin.start(), Tag::Pin.end(), |key, value| {
+                let pin: wire::Pin = schema::decode(value, "a pin")?;
+                if pin.state() == State::Finished {
+                    let id = PinId(schema::number_of_key(key)?);
+                    pins.push((id, schema::read_finished_pin(&pin)?));
+                }
+                Ok(true)
+            })?;
+        Ok(pins)
+    }
+
+    pub(super) fn blocks_of_pin(
+        &self,
+        pin: PinId,
+        after: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<BlockId>, Error> {
+        let mut found = Vec::new();
+        if limit == 0 || self.writer().check_pin(pin).is_err() {
+            return Ok(found);
+        }
+        let prefix = schema::holder_prefix(pin);
+        let start = after.map_or_else(
+            || prefix.clone(),
+            |id| {
+                let mut key = schema::holder_block_key(pin, &id);
+                key.push(0);
+                key
+            },
+        );
+        self.db.scan(start, schema::prefix_end(&prefix), |key, _| {
+            found.push(schema::id_of_holder_block_key(key)?);
+            Ok(found.len() < limit)
+        })?;
+        Ok(found)
+    }
+
+    /// Marks a pin as being removed: nobody sees it or adds to it any more, and a crash does not bring it back half empty.
+    pub(super) fn start_removing(&self, pin: PinId) -> Result<(), Error> {
+        let mut writer = self.writer();
+        writer.check_pin(pin)?;
+        let mut change = Change::new(&self.db, &mut writer);
+        let record = wire::Pin {
+            state: State::Removing.into(),
+            ..wire::Pin::default()
+        };
+        change.put(schema::number_key(Tag::Pin, pin.0), &record.encode_to_vec());
+        self.commit(change)?;
+        writer.pins.insert(pin, State::Removing);
+        Ok(())
+    }
+
+    /// Removes all references of a pin that is being removed, then the pin. Returns how many blocks nothing keeps any more.
+    pub(super) fn go_on_removing(&self, pin: PinId) -> Result<u64, Error> {
+        let mut freed = 0;
+        let mut start = schema::holder_prefix(pin);
+        while let ControlFlow::Continue(next) = self.remove_refs(pin, start, &mut freed)? {
+            start = next;
+        }
+        Ok(freed)
+    }
+
+    /// Removes one batch of references from the key `start` on. Continues with the next key, or breaks when the pin is gone.
+    fn remove_refs(
+        &self,
+        pin: PinId,
+        start: Vec<u8>,
+        freed: &mut u64,
+    ) -> Result<ControlFlow<(), Vec<u8>>, Error> {
+        let mut writer = self.writer();
+        let end = schema::prefix_end(&schema::holder_prefix(pin));
+        let mut ids = Vec::new();
+        self.db.scan(start, end, |key, _| {
+            ids.push(schema::id_of_holder_block_key(key)?);
+            Ok(ids.len() < BATCH_REFS)
+        })?;
+        let mut change = Change::new(&self.db, &mut writer);
+        let mut batch_freed = 0;
+        for id in &ids {
+            batch_freed += u64::from(change.remove_ref(pin, id)?);
+        }
+        let is_last = ids.len() < BATCH_REFS;
+        if is_last {
+            change.delete(schema::number_key(Tag::Pin, pin.0));
+            let totals = change.totals();
+            totals.pins = totals.pins.saturating_sub(1);
+        }
+        self.commit(change)?;
+        *freed += batch_freed;
+        match ids.last() {
+            Some(last) if !is_last => {
+                Ok(ControlFlow::Continue(schema::holder_block_key(pin, last)))
+            }
+            _ => {
+                writer.pins.remove(&pin);
+                Ok(ControlFlow::Break(()))
+            }
+        }
+    }
+
+    /// Starts removing the pins that a process began and did not finish.
+    pub(super) fn abandon_unfinished_pins(&self) -> Result<(), Error> {
+        for pin in self.pins_in(State::Open) {
+            tracing::info!(%pin, "dropping a pin that was not finished; its blocks stay cached");
+            self.start_removing(pin)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on removing pins, within a bound. What is left is done the next time.
+    pub(super) fn remove_pins_under_way(&self) -> Result<bool, Error> {
+        let mut turns = MAX_REFS_A_TURN / BATCH_REFS;
+        let mut freed = 0;
+        for pin in self.pins_in(State::Removing) {
+            let mut start = schema::holder_prefix(pin);
+            loop {
+                if turns == 0 {
+                    return Ok(true);
+                }
+                turns -= 1;
+                match self.remove_refs(pin, start, &mut freed)? {
+                    ControlFlow::Continue(next) => start = next,
+                    ControlFlow::Break(()) => break,
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn pins_in(&self, state: State) -> Vec<PinId> {
+        let writer = self.writer();
+        let pins = writer.pins.iter().filter(|(_, found)| **found == state);
+        pins.map(|(pin, _)| *pin).collect()
+    }
+}

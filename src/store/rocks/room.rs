@@ -1,0 +1,226 @@
+//! The quota: how much is used, and making room.
+//!
+//! The directory is measured now and then; in between, what is written is added up, rounded up. So the sum is at every moment at
+//! least what is on disk and in memory, and costs nothing to know. A part of the quota is kept free for what databases
+//! need for a moment: compacting the index, and moving living blocks out of files that are mostly dead.
+//!
+//! Cached blocks are evicted oldest arrival first: one step of an ordered index each, and whole files fall empty together, so that
+//! their space comes back without moving anything.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::change::Change;
+use super::schema::{self, Tag};
+use super::{RocksStore, Writer, lock};
+use crate::store::error::Error;
+
+/// A write takes at most this part more on disk than in its batch.
+const OVERHEAD_SHARE: u64 = 128;
+/// What a flush takes on disk besides the data: two table files, a blob file and their entries in the manifest.
+const FLUSH_BYTES: u64 = 8 << 10;
+/// The part of the quota that is kept free is at most this.
+const MAX_RESERVE_SHARE: u64 = 4;
+/// Cached blocks that are evicted as one change.
+const BATCH_EVICTIONS: usize = 256;
+
+/// How much space is used.
+#[derive(Debug, Default)]
+pub struct Disk {
+    measured: AtomicU64,
+    added: AtomicU64,
+    flushes: AtomicU64,
+}
+
+impl Disk {
+    /// Notes a batch of `bytes`.
+    pub fn add(&self, bytes: u64) {
+        self.added
+            .fetch_add(bytes + bytes / OVERHEAD_SHARE, Ordering::Relaxed);
+    }
+
+    /// Notes a flush.
+    pub fn add_flush(&self) {
+        self.added.fetch_add(FLUSH_BYTES, Ordering::Relaxed);
+        self.flushes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Flushes since this was asked last.
+    pub fn take_flushes(&self) -> u64 {
+        self.flushes.swap(0, Ordering::Relaxed)
+    }
+
+    /// Bytes on disk and in memory, at most.
+    pub fn used(&self) -> u64 {
+        self.measured.load(Ordering::Relaxed) + self.added.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, measured: u64) {
+        self.measured.store(measured, Ordering::Relaxed);
+        self.added.store(0, Ordering::Relaxed);
+    }
+}
+
+impl RocksStore {
+    /// Measures the directory. Under the writer's lock, so that nothing is written meanwhile.
+    pub(super) fn measure(&self, _writer: &Writer) {
+        // Memory first: what is flushed in between is then counted twice, which is safe, and not missed.
+        let in_memory = self.db.memtable_bytes();
+        self.disk.set(in_memory + directory_bytes(self.db.dir()));
+    }
+
+    /// What is kept free of the quota.
+    fn reserve_bytes(&self) -> u64 {
+        let needed = 2 * self.memtable_bytes + self.db.index_bytes();
+        needed.min(self.options.quota.0 / MAX_RESERVE_SHARE)
+    }
+
+    /// By how many bytes a write of `needed` bytes exceeds the quota and the free space of the disk. Blocks leave the reserve alone,
+    /// other records may use it.
+    fn excess(&self, needed: u64, is_blocks: bool) -> (u64, u64) {
+        let reserve = if is_blocks { self.reserve_bytes() } else { 0 };
+        let over_quota = (self.disk.used() + needed + reserve).saturating_sub(self.options.quota.0);
+        // A file system that doesn't tell is taken to have room: a write that fails says so.
+        let over_disk = free_bytes(self.db.dir()).map_or(0, |free| {
+            (needed + reserve + self.db.memtable_bytes()).saturating_sub(free)
+        });
+        (over_quota, over_disk)
+    }
+
+    /// Whether a write of `needed` bytes fits.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::DiskFull`].
+    pub(super) fn check_room(&self, needed: u64, is_blocks: bool) -> Result<(), Error> {
+        match self.excess(needed, is_blocks) {
+            (0, 0) => Ok(()),
+            (0, _) => Err(Error::DiskFull),
+            _ => Err(Error::Full {
+                used: self.disk.used(),
+                quota: self.options.quota.0,
+                needed,
+            }),
+        }
+    }
+
+    /// Returns once `needed` bytes of blocks fit, having evicted what that takes.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::DiskFull`] when even evicting everything is not enough; nothing was evicted if that was clear from the
+    /// start.
+    pub(super) fn make_room(&self, needed: u64) -> Result<(), Error> {
+        let _turn = lock(&self.reclaiming);
+        loop {
+            let totals = {
+                let writer = self.writer();
+                self.measure(&writer);
+                writer.totals
+            };
+            let Err(error) = self.check_room(needed, true) else {
+                return Ok(());
+            };
+            let (over_quota, over_disk) = self.excess(needed, true);
+            let missing = over_quota.max(over_disk);
+            let held = totals.pinned_bytes + totals.leased_bytes;
+            if missing > totals.block_bytes.saturating_sub(held) + totals.dead_bytes {
+                return Err(error);
+            }
+            // A little more than asked, so that not every put has to come back here.
+            let wanted = missing + self.memtable_bytes;
+            if totals.dead_bytes > 0 && self.reclaim_urgently(wanted)? > 0 {
+                continue;
+            }
+            if self.evict(wanted)? == 0 {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Evicts cached blocks, oldest arrival first, until `wanted` bytes are dropped. Returns how many were.
+    fn evict(&self, wanted: u64) -> Result<u64, Error> {
+        let mut evicted = 0;
+        while evicted < wanted {
+            let mut writer = self.writer();
+            let mut oldest = Vec::new();
+            let start = schema::number_key(Tag::Cached, writer.cached_from);
+            self.db.scan(start, Tag::Cached.end(), |key, value| {
+                oldest.push((schema::number_of_key(key)?, schema::read_id(value)?));
+                Ok(oldest.len() < BATCH_EVICTIONS)
+            })?;
+            let now = self.options.clock.now();
+            let mut change = Change::new(&self.db, &mut writer);
+            let mut next = None;
+            for (arrival, id) in oldest {
+                if evicted >= wanted {
+                    break;
+                }
+                evicted += u64::from(change.block(&id)?.bytes);
+                change.drop_block(&id, now)?;
+                next = Some(arrival + 1);
+            }
+            let Some(next) = next else {
+                return Ok(evicted);
+            };
+            self.commit(change)?;
+            writer.cached_from = next;
+            writer.note_dropped();
+            drop(writer);
+            self.trim_gone()?;
+        }
+        Ok(evicted)
+    }
+}
+
+/// Bytes that the files below `dir` take. Files that vanish meanwhile count nothing.
+fn directory_bytes(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return 0;
+    };
+    entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let metadata = entry.metadata().ok()?;
+            Some(if metadata.is_dir() {
+                directory_bytes(&entry.path())
+            } else {
+                // Both matter: space that is set aside for a file, and a length that is not written yet.
+                metadata.len().max(metadata.blocks() * 512)
+            })
+        })
+        .sum()
+}
+
+fn free_bytes(dir: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(dir).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_measured_with_what_is_below() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let below = dir.path().join("below");
+        std::fs::create_dir(&below).expect("writes");
+        std::fs::write(dir.path().join("a"), vec![1; 10_000]).expect("writes");
+        std::fs::write(below.join("b"), vec![1; 5000]).expect("writes");
+        let bytes = directory_bytes(dir.path());
+        assert!((15_000..15_000 + 4 * 4096).contains(&bytes), "{bytes}");
+        assert_eq!(directory_bytes(&dir.path().join("missing")), 0);
+    }
+
+    #[test]
+    fn what_is_written_counts_until_it_is_measured() {
+        let disk = Disk::default();
+        disk.set(1000);
+        disk.add(OVERHEAD_SHARE);
+        disk.add_flush();
+        assert_eq!(disk.used(), 1000 + OVERHEAD_SHARE + 1 + FLUSH_BYTES);
+        assert_eq!((disk.take_flushes(), disk.take_flushes()), (1, 0));
+        disk.set(7);
+        assert_eq!(disk.used(), 7);
+    }
+}

@@ -1,0 +1,234 @@
+//! What the store takes and gives: options, classes, pins, statistics.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::counters::Counters;
+use crate::block::Link;
+use crate::id::BlockId;
+use crate::size::{ByteSize, GIB};
+use crate::time::{Clock, SystemClock, Timestamp};
+
+/// Most pins a store keeps, finished or not.
+pub const MAX_PINS: usize = 65_536;
+/// Longest name of a pin in bytes; longer ones are cut at a character.
+pub const MAX_PIN_NAME_BYTES: usize = 1024;
+
+/// How a store is opened.
+#[derive(Clone)]
+pub struct StoreOptions {
+    /// Limit for everything in the store's directory, and for what is not written there yet.
+    pub quota: ByteSize,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Blocks that are not here but whose statistics are remembered, at most; the oldest are forgotten.
+    pub max_gone_stats: u64,
+    /// Entries of each table of the record shelf, at most.
+    pub max_records: u64,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            quota: ByteSize(50 * GIB),
+            clock: Arc::new(SystemClock),
+            max_gone_stats: 100_000,
+            max_records: 1_000_000,
+        }
+    }
+}
+
+impl fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreOptions")
+            .field("quota", &self.quota)
+            .field("max_gone_stats", &self.max_gone_stats)
+            .field("max_records", &self.max_records)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a block is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// It passes through or is popular: it may be evicted.
+    Cached,
+    /// A pin refers to it.
+    Pinned(PinId),
+}
+
+/// Why a block is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// A pin refers to it: never evicted.
+    Pinned,
+    /// A lease of an owner refers to it: kept until it ends.
+    Leased,
+    /// Nothing refers to it: evicted when room is needed.
+    Cached,
+}
+
+impl Class {
+    /// The name in output: `pinned`, `leased`, `cached`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pinned => "pinned",
+            Self::Leased => "leased",
+            Self::Cached => "cached",
+        }
+    }
+}
+
+/// Number of a pin in one store. Numbers are never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PinId(pub u64);
+
+impl fmt::Display for PinId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// What a finished pin is. As secret as its link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinInfo {
+    /// The root block.
+    pub root: BlockId,
+    /// The link, when the key is known: raw blocks have none.
+    pub link: Option<Link>,
+    /// A name to show in lists.
+    pub name: String,
+    /// Bytes of content.
+    pub bytes: u64,
+    /// Regular files.
+    pub files: u64,
+    /// Blocks.
+    pub blocks: u64,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+/// Something that happened to a block and is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// Asked for, by a peer or a command.
+    Requested,
+    /// Fetched from the network.
+    Downloaded,
+    /// Given to a peer.
+    Served,
+}
+
+/// How often and when something happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    /// First time; missing when never.
+    pub first: Option<Timestamp>,
+    /// Last time; missing when never.
+    pub last: Option<Timestamp>,
+    /// Times in all.
+    pub count: u64,
+}
+
+/// What is known about a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockStat {
+    /// Whether it is here now.
+    pub local: bool,
+    /// Whether it was here and was dropped, by eviction, damage or by name.
+    pub deleted: bool,
+    /// Size in bytes, when it is here.
+    pub bytes: Option<u32>,
+    /// Why it is here, when it is.
+    pub class: Option<Class>,
+    /// Pins that refer to it.
+    pub pins: u64,
+    /// When it came, when it is here.
+    pub added: Option<Timestamp>,
+    /// Asked for.
+    pub requested: Counter,
+    /// Fetched from the network.
+    pub downloaded: Counter,
+    /// Given to peers.
+    pub served: Counter,
+    /// Dropped.
+    pub purged: Counter,
+}
+
+/// How much is in a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Blocks.
+    pub blocks: u64,
+    /// Their bytes.
+    pub block_bytes: u64,
+    /// Bytes of blocks that pins refer to.
+    pub pinned_bytes: u64,
+    /// Bytes of blocks that only leases refer to.
+    pub leased_bytes: u64,
+    /// Bytes of blocks that may be evicted.
+    pub cached_bytes: u64,
+    /// Bytes on disk, all in all, with what is not written yet.
+    pub disk_bytes: u64,
+    /// The limit for `disk_bytes`.
+    pub quota: u64,
+    /// Bytes of dropped blocks that still take space.
+    pub dead_bytes: u64,
+    /// Pins.
+    pub pins: u64,
+    /// Damaged blocks found, ever.
+    pub corrupt: u64,
+}
+
+/// What one call of `maintain` did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Maintained {
+    /// Bytes of dropped blocks whose space came back.
+    pub reclaimed_bytes: u64,
+    /// Whether there is more to do than was done.
+    pub more: bool,
+}
+
+/// What one call of `check` found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Check {
+    /// Blocks read.
+    pub checked: u64,
+    /// Those that are damaged.
+    pub corrupt: Vec<BlockId>,
+    /// The last id read: where to go on. Missing when there was nothing to read.
+    pub last: Option<BlockId>,
+}
+
+impl PinInfo {
+    /// Cuts the name to what is stored.
+    pub(super) fn with_short_name(mut self) -> Self {
+        let end = self.name.floor_char_boundary(MAX_PIN_NAME_BYTES);
+        self.name.truncate(end);
+        self
+    }
+}
+
+/// Puts together what is known about a block: of one that is here its size, class and arrival.
+pub(super) fn block_stat(
+    here: Option<(u32, Class, Timestamp)>,
+    pins: u64,
+    counters: &Counters,
+) -> BlockStat {
+    BlockStat {
+        local: here.is_some(),
+        deleted: here.is_none() && counters.purged.count > 0,
+        bytes: here.map(|(bytes, ..)| bytes),
+        class: here.map(|(_, class, _)| class),
+        pins,
+        added: here.map(|(.., added)| added),
+        requested: counters.requested,
+        downloaded: counters.downloaded,
+        served: counters.served,
+        purged: counters.purged,
+    }
+}

@@ -1,0 +1,135 @@
+//! Holds the imports of every source file against the table of floors.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Rooms by floor, lowest first. A file imports only from lower floors; rooms on one floor never see each other.
+const FLOORS: [&[&str]; 10] = [
+    &["id", "size", "time", "monitor"],
+    &["crypto", "wire", "task", "config"],
+    &["block"],
+    &["store", "bundle", "net"],
+    &["depot"],
+    &["upkeep"],
+    &["node"],
+    &["client"],
+    &["gateway"],
+    &["cli"],
+];
+
+fn floors() -> BTreeMap<&'static str, usize> {
+    FLOORS
+        .iter()
+        .enumerate()
+        .flat_map(|(floor, rooms)| rooms.iter().map(move |room| (*room, floor)))
+        .collect()
+}
+
+fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).expect("the source tree is readable") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            rust_files(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The rooms that a source text names after `crate::`, with the line.
+fn named_rooms(text: &str) -> Vec<(usize, String)> {
+    let mut rooms = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        if line.trim_start().starts_with("//") {
+            continue;
+        }
+        for (at, _) in line.match_indices("crate::") {
+            let rest = &line[at + "crate::".len()..];
+            if let Some(group) = rest.strip_prefix('{') {
+                let names = group.split(',').map(|part| {
+                    part.trim()
+                        .chars()
+                        .take_while(|c| c.is_alphanumeric() || *c == '_')
+                        .collect::<String>()
+                });
+                rooms.extend(names.filter(|n| !n.is_empty()).map(|n| (number + 1, n)));
+            } else {
+                let name: String = rest
+                    .chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect();
+                rooms.push((
+                    number + 1,
+                    if name.is_empty() {
+                        "*".to_owned()
+                    } else {
+                        name
+                    },
+                ));
+            }
+        }
+    }
+    rooms
+}
+
+fn room_of(file: &Path, root: &Path) -> String {
+    let relative = file.strip_prefix(root).expect("below the root");
+    let first = relative
+        .components()
+        .next()
+        .expect("not empty")
+        .as_os_str()
+        .to_string_lossy();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+#[test]
+fn files_import_only_from_lower_floors() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let floors = floors();
+    let mut files = Vec::new();
+    rust_files(&root, &mut files);
+    assert!(files.len() > 20, "the walk found {} files", files.len());
+    let mut broken = Vec::new();
+    for file in files {
+        let room = room_of(&file, &root);
+        if room == "lib" || room == "main" {
+            continue;
+        }
+        let Some(floor) = floors.get(room.as_str()) else {
+            broken.push(format!(
+                "{}: the room '{room}' has no floor",
+                file.display()
+            ));
+            continue;
+        };
+        let text = std::fs::read_to_string(&file).expect("a source file");
+        for (line, target) in named_rooms(&text) {
+            if target == room {
+                continue;
+            }
+            match floors.get(target.as_str()) {
+                Some(target_floor) if target_floor < floor => {}
+                Some(_) => broken.push(format!(
+                    "{}:{line}: {room} must not import {target}",
+                    file.display()
+                )),
+                None => broken.push(format!(
+                    "{}:{line}: crate::{target} is not a room",
+                    file.display()
+                )),
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn the_check_sees_what_it_must() {
+    let text = "use crate::store::Store;\n// use crate::cli\nuse crate::{net, id};\nlet x = crate::gateway::y();\nuse crate::*;\n";
+    let rooms: Vec<String> = named_rooms(text)
+        .into_iter()
+        .map(|(line, room)| format!("{line}{room}"))
+        .collect();
+    assert_eq!(rooms, ["1store", "3net", "3id", "4gateway", "5*"]);
+}

@@ -1,0 +1,8 @@
+//! Integration tests, one module a topic.
+
+mod architecture;
+mod lan;
+mod mesh;
+mod process;
+mod sample;
+mod story;
