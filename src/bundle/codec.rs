@@ -236,7 +236,7 @@ pub(super) struct Decoder {
 
 impl Decoder {
     pub(super) fn new(blocks: &[wire::Block]) -> Result<Self, &'static str> {
-        let link = |block: &wire::Block| {
+        let link = |block: &wire::Block| -> Result<Arc<Link>, &'static str> {
             Ok(Arc::new(Link {
                 id: BlockId::from_multihash(&block.id)
                     .map_err(|_| "a block id that is no multihash")?,

@@ -7,6 +7,8 @@ mod opener;
 mod put;
 mod read;
 mod root;
+#[cfg(test)]
+mod tests;
 pub mod tree;
 pub use error::Error;
 pub use extract::{

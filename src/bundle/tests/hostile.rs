@@ -1,0 +1,596 @@
+//! Trees made to do harm. Nothing is ever written outside the target, and nothing panics or runs away.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use proptest::prelude::*;
+use prost::Message;
+
+use super::super::codec::{MAX_NODE_BYTES, decode_node, encode_node};
+use super::super::root::{Root, Totals};
+use super::super::tree::{
+    Content, Device, Directory, Entry, Extent, File, MAX_INLINE_DEPTH, Node, Part,
+};
+use super::super::{Bundle, Error, ExtractOptions, Overwrite};
+use super::{Memory, extract, picture, runtime};
+use crate::block::{Link, MAX_PLAINTEXT_BYTES};
+use crate::id::BlockId;
+use crate::wire::tree as wire;
+
+fn entry(name: &[u8], content: Content) -> Entry {
+    Entry {
+        name: Bytes::copy_from_slice(name),
+        mode: 0o755,
+        modified: None,
+        owner: None,
+        xattrs: Vec::new(),
+        content,
+    }
+}
+
+fn file(name: &[u8], data: &Arc<Link>, len: u32) -> Entry {
+    let extents = vec![Extent::Data {
+        block: data.clone(),
+        offset: 0,
+        len,
+    }];
+    let content = Content::File(File {
+        size: u64::from(len),
+        extents,
+        link_group: None,
+    });
+    entry(name, content)
+}
+
+fn directory(name: &[u8], entries: Vec<Entry>) -> Entry {
+    entry(name, Content::Directory(Directory::Inline(entries)))
+}
+
+fn plant_root(memory: &Memory, entry: Entry, totals: Totals) -> Link {
+    let root = Root {
+        entry,
+        totals,
+        index_file: None,
+        properties: BTreeMap::new(),
+    };
+    memory.plant(&root.encode(&Arc::clone))
+}
+
+fn plenty() -> Totals {
+    Totals {
+        files: u64::MAX,
+        entries: u64::MAX,
+        bytes: u64::MAX,
+        blocks: 0,
+    }
+}
+
+fn plant_node(memory: &Memory, node: &Node) -> Arc<Link> {
+    Arc::new(memory.plant(&encode_node(node, &Arc::clone).0))
+}
+
+/// A room with a canary beside the target: what must not change.
+struct Room {
+    dir: tempfile::TempDir,
+    before: super::Picture,
+}
+
+impl Room {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join("canary"), b"alive").expect("written");
+        fs::create_dir(dir.path().join("nest")).expect("made");
+        fs::create_dir(dir.path().join("outside")).expect("made");
+        fs::write(dir.path().join("outside/egg"), b"whole").expect("written");
+        let before = Self::look(dir.path());
+        Self { dir, before }
+    }
+
+    fn look(path: &Path) -> super::Picture {
+        let mut picture = picture(path);
+        picture.retain(|name, _| !name.starts_with(b"nest") && !name.is_empty());
+        picture
+    }
+
+    fn target(&self) -> std::path::PathBuf {
+        self.dir.path().join("nest/target")
+    }
+
+    fn check(&self) {
+        assert_eq!(Self::look(self.dir.path()), self.before);
+    }
+}
+
+const BAD_NAMES: [&[u8]; 10] = [
+    b"",
+    b".",
+    b"..",
+    b"/",
+    b"../canary",
+    b"../../canary",
+    b"a/../../../canary",
+    b"/tmp/libernet-canary",
+    b"a\0b",
+    b"a/b",
+];
+
+#[test]
+fn bad_names_are_refused_wherever_they_are() {
+    runtime().block_on(async {
+        for name in BAD_NAMES {
+            let (room, memory) = (Room::new(), Arc::new(Memory::default()));
+            let data = Arc::new(memory.plant(b"harm"));
+            let bad = file(name, &data, 4);
+            // In the root block, in a nested directory, in a block of its own.
+            let nested = directory(b"d", vec![bad.clone()]);
+            let block = plant_node(&memory, &Node::Entries(vec![bad.clone()]));
+            let in_block = entry(b"d", Content::Directory(Directory::Block(block)));
+            for entries in [vec![bad.clone()], vec![nested], vec![in_block]] {
+                let link = plant_root(&memory, directory(b"r", entries), plenty());
+                let target = room.target();
+                match extract(&memory, &link, &target, ExtractOptions::default()).await {
+                    Err(Error::Malformed { .. }) => {}
+                    Ok(report) => assert_eq!(report.missing_total, 1, "{name:?}"),
+                    Err(other) => panic!("{name:?}: {other:?}"),
+                }
+                let _ = fs::remove_dir_all(room.target());
+                room.check();
+            }
+            // A single file with such a name, into a directory. An empty name is allowed there.
+            let link = plant_root(&memory, bad, plenty());
+            let nest = room.dir.path().join("nest");
+            let result = extract(&memory, &link, &nest, ExtractOptions::default()).await;
+            assert_eq!(result.is_ok(), name.is_empty(), "{name:?}: {result:?}");
+            room.check();
+        }
+    });
+}
+
+#[test]
+fn double_and_unsorted_names_are_refused() {
+    let memory = Memory::default();
+    let data = Arc::new(memory.plant(b"harm"));
+    let link = |name: &[u8]| entry(name, Content::Symlink(Bytes::from_static(b"../outside")));
+    for entries in [
+        // A symlink, and then a directory or file that would go through it.
+        vec![link(b"x"), directory(b"x", vec![file(b"egg", &data, 4)])],
+        vec![link(b"x"), file(b"x", &data, 4)],
+        vec![file(b"b", &data, 4), file(b"a", &data, 4)],
+    ] {
+        let (plain, _) = encode_node(&Node::Entries(entries), &Arc::clone);
+        let id = data.id;
+        assert!(matches!(
+            decode_node(id, &plain.into()),
+            Err(Error::Malformed { .. })
+        ));
+    }
+}
+
+#[test]
+fn symlinks_are_made_and_never_followed() {
+    runtime().block_on(async {
+        let (room, memory) = (Room::new(), Arc::new(Memory::default()));
+        let data = Arc::new(memory.plant(b"harm"));
+        let outside = Bytes::from(
+            room.dir
+                .path()
+                .join("outside")
+                .into_os_string()
+                .into_encoded_bytes(),
+        );
+        let entries = vec![
+            entry(b"absolute", Content::Symlink(outside.clone())),
+            entry(
+                b"up",
+                Content::Symlink(Bytes::from_static(b"../../outside")),
+            ),
+        ];
+        let link = plant_root(&memory, directory(b"r", entries), plenty());
+        let target = room.target();
+        let report = extract(&memory, &link, &target, ExtractOptions::default())
+            .await
+            .expect("links are harmless");
+        assert!(report.is_complete());
+        assert!(fs::read_link(target.join("absolute")).is_ok());
+        room.check();
+
+        // The target holds symlinks where the tree has directories and files.
+        symlink("../../outside", target.join("dir")).expect("made");
+        symlink("../../outside/egg", target.join("file")).expect("made");
+        symlink("../../canary", target.join("pipe")).expect("made");
+        let entries = vec![
+            directory(b"dir", vec![file(b"egg", &data, 4), file(b"new", &data, 4)]),
+            file(b"file", &data, 4),
+            entry(b"pipe", Content::Fifo),
+        ];
+        let link = plant_root(&memory, directory(b"r", entries), plenty());
+        for overwrite in [Overwrite::Changed, Overwrite::Always] {
+            let options = ExtractOptions {
+                overwrite,
+                ..ExtractOptions::default()
+            };
+            let report = extract(&memory, &link, &target, options)
+                .await
+                .expect("extracted");
+            assert!(report.is_complete(), "{report:?}");
+            room.check();
+            assert_eq!(fs::read(target.join("dir/egg")).expect("reads"), b"harm");
+            assert_eq!(fs::read(target.join("file")).expect("reads"), b"harm");
+        }
+        // What an earlier run left may have been tampered with.
+        let second = room.dir.path().join("nest/second");
+        let hidden = format!(".second.libernet-{}", &link.id.to_hex()[..8]);
+        let hidden = room.dir.path().join("nest").join(hidden);
+        fs::create_dir(&hidden).expect("made");
+        symlink("../../outside", hidden.join("dir")).expect("made");
+        symlink("../../outside/egg", hidden.join("file")).expect("made");
+        let report = extract(&memory, &link, &second, ExtractOptions::default())
+            .await
+            .expect("extracted");
+        assert!(report.is_complete());
+        room.check();
+        // A symlink in place of the hidden directory itself.
+        let third = room.dir.path().join("nest/third");
+        let hidden = format!(".third.libernet-{}", &link.id.to_hex()[..8]);
+        symlink("../outside", room.dir.path().join("nest").join(hidden)).expect("made");
+        let refused = extract(&memory, &link, &third, ExtractOptions::default()).await;
+        assert!(matches!(refused, Err(Error::Io { .. })), "{refused:?}");
+        room.check();
+    });
+}
+
+#[test]
+fn powers_are_not_given_away() {
+    runtime().block_on(async {
+        let (room, memory) = (Room::new(), Arc::new(Memory::default()));
+        let data = Arc::new(memory.plant(b"harm"));
+        let mut tool = file(b"tool", &data, 4);
+        tool.mode = 0o6755;
+        let device = Device {
+            is_block: true,
+            major: 8,
+            minor: 0,
+        };
+        let entries = vec![entry(b"disk", Content::Device(device)), tool];
+        let link = plant_root(&memory, directory(b"r", entries), plenty());
+        let report = extract(&memory, &link, &room.target(), ExtractOptions::default())
+            .await
+            .expect("extracted");
+        assert_eq!(report.left_out, 1);
+        assert!(!room.target().join("disk").exists());
+        let meta = fs::metadata(room.target().join("tool")).expect("there");
+        assert_eq!(meta.permissions().mode() & 0o7777, 0o755);
+    });
+}
+
+#[test]
+fn a_tree_that_repeats_itself_is_stopped_by_its_own_totals() {
+    runtime().block_on(async {
+        let memory = Arc::new(Memory::default());
+        let data = Arc::new(memory.plant(b"more"));
+        // Each level holds the level below ten times: 10^9 files in ten blocks.
+        let mut block = plant_node(&memory, &Node::Entries(vec![file(b"f", &data, 4)]));
+        for _ in 0..9 {
+            let entries = (0..10u8)
+                .map(|at| {
+                    let content = Content::Directory(Directory::Block(block.clone()));
+                    entry(&[b'a' + at], content)
+                })
+                .collect();
+            block = plant_node(&memory, &Node::Entries(entries));
+        }
+        let root = entry(b"r", Content::Directory(Directory::Block(block)));
+        let totals = Totals {
+            files: 1000,
+            entries: 5000,
+            bytes: 1 << 20,
+            blocks: 0,
+        };
+        let link = plant_root(&memory, root, totals);
+        let room = Room::new();
+        let result = extract(&memory, &link, &room.target(), ExtractOptions::default()).await;
+        assert!(matches!(
+            result,
+            Err(Error::Malformed {
+                what: "it holds more than it says",
+                ..
+            })
+        ));
+        assert!(!room.target().exists());
+        // Its blocks are listed once each.
+        let bundle = Bundle::open(memory.clone(), link).await.expect("opens");
+        let ids: Vec<BlockId> = bundle.all_blocks().try_collect().await.expect("reads");
+        assert_eq!(ids.len(), memory.len());
+    });
+}
+
+#[test]
+fn parts_and_lists_must_be_what_they_say() {
+    runtime().block_on(async {
+        let memory = Arc::new(Memory::default());
+        let data = Arc::new(memory.plant(b"1234"));
+        let leaf = |name: &[u8]| plant_node(&memory, &Node::Entries(vec![file(name, &data, 4)]));
+        let part = |first: &[u8], block: Arc<Link>| Part {
+            first_name: Bytes::copy_from_slice(first),
+            block,
+        };
+        let extents = |len| {
+            let extent = Extent::Data {
+                block: data.clone(),
+                offset: 0,
+                len,
+            };
+            plant_node(&memory, &Node::Extents(vec![extent]))
+        };
+        let errors_of = async |content: Content| {
+            let root = directory(b"r", vec![entry(b"x", content)]);
+            let link = plant_root(&memory, root, plenty());
+            let bundle = Bundle::open(memory.clone(), link.clone())
+                .await
+                .expect("opens");
+            let walked = bundle
+                .walk()
+                .filter(|step| std::future::ready(step.is_err()));
+            let room = Room::new();
+            let report = extract(&memory, &link, &room.target(), ExtractOptions::default())
+                .await
+                .expect("the rest is written");
+            room.check();
+            (walked.count().await, report.missing_total)
+        };
+        let parts = |parts| {
+            let block = plant_node(&memory, &Node::Parts(parts));
+            Content::Directory(Directory::Block(block))
+        };
+        // A part that starts elsewhere; one that reaches into the next; a node of another kind.
+        let elsewhere = parts(vec![part(b"a", leaf(b"b"))]);
+        assert_eq!(errors_of(elsewhere).await, (1, 1));
+        let two = vec![file(b"a", &data, 4), file(b"m", &data, 4)];
+        let overlapping = parts(vec![
+            part(b"a", plant_node(&memory, &Node::Entries(two))),
+            part(b"b", leaf(b"b")),
+        ]);
+        assert_eq!(errors_of(overlapping).await, (1, 1));
+        let extents_as_part = parts(vec![part(b"a", extents(4))]);
+        assert_eq!(errors_of(extents_as_part).await, (1, 1));
+        // A list that covers less, and data that its block doesn't have.
+        let listed = |len, block| {
+            Content::File(File {
+                size: len,
+                extents: vec![Extent::List { block, len }],
+                link_group: None,
+            })
+        };
+        assert_eq!(errors_of(listed(5, extents(4))).await, (0, 1));
+        assert_eq!(errors_of(listed(5, extents(5))).await, (0, 1));
+        assert_eq!(errors_of(listed(4, leaf(b"a"))).await, (0, 1));
+        assert_eq!(errors_of(listed(4, extents(4))).await, (0, 0));
+        // Parts of parts of parts without end.
+        let mut deep = leaf(b"a");
+        for _ in 0..20 {
+            deep = plant_node(&memory, &Node::Parts(vec![part(b"a", deep)]));
+        }
+        assert_eq!(
+            errors_of(Content::Directory(Directory::Block(deep))).await,
+            (1, 1)
+        );
+        let mut deep = extents(4);
+        for _ in 0..20 {
+            let list = Extent::List {
+                block: deep,
+                len: 4,
+            };
+            deep = plant_node(&memory, &Node::Extents(vec![list]));
+        }
+        assert_eq!(errors_of(listed(4, deep)).await, (0, 1));
+    });
+}
+
+fn malformed(message: &wire::Node) -> bool {
+    let mut plain = b"LNT\x01".to_vec();
+    message.encode(&mut plain).expect("encodes");
+    let id = BlockId::from_sha384([1; 48]);
+    matches!(decode_node(id, &plain.into()), Err(Error::Malformed { .. }))
+}
+
+#[test]
+fn entries_that_make_no_sense_are_refused() {
+    let good = wire::Entry {
+        name: Bytes::from_static(b"f"),
+        kind: wire::Kind::File.into(),
+        ..wire::Entry::default()
+    };
+    let node = |entry: &wire::Entry| wire::Node {
+        entries: vec![entry.encode_to_vec().into()],
+        blocks: vec![wire::Block {
+            id: BlockId::from_sha384([7; 48]).to_multihash().into(),
+            key: Bytes::from_static(&[7; 32]),
+        }],
+        ..wire::Node::default()
+    };
+    assert!(!malformed(&node(&good)));
+    let changes: [fn(&mut wire::Entry); 14] = [
+        |entry| entry.mode = 0o10000,
+        |entry| entry.kind = 77,
+        |entry| entry.kind = 0,
+        |entry| entry.size = 1,
+        |entry| entry.target = Bytes::from_static(b"x"),
+        |entry| entry.node = Some(0),
+        |entry| entry.entries = vec![Bytes::new()],
+        |entry| entry.device = Some(wire::Device::default()),
+        |entry| {
+            entry.kind = wire::Kind::Directory.into();
+            entry.node = Some(1);
+        },
+        |entry| entry.kind = wire::Kind::Symlink.into(),
+        |entry| entry.kind = wire::Kind::BlockDevice.into(),
+        |entry| {
+            entry.modified = Some(wire::Time {
+                seconds: 0,
+                nanos: 1_000_000_000,
+            });
+        },
+        |entry| {
+            entry.extents = vec![wire::Extent::default()];
+        },
+        |entry| {
+            let hole = wire::Extent {
+                len: u64::MAX,
+                ..wire::Extent::default()
+            };
+            entry.size = u64::MAX;
+            entry.extents = vec![hole];
+        },
+    ];
+    for (at, change) in changes.iter().enumerate() {
+        let mut bad = good.clone();
+        change(&mut bad);
+        assert!(malformed(&node(&bad)), "change {at}");
+    }
+    // An extent that reaches to the end of the largest block, and one byte past it.
+    for (offset, is_bad) in [(1, false), (2, true)] {
+        let len = MAX_PLAINTEXT_BYTES as u64 - 1;
+        let extent = wire::Extent {
+            len,
+            offset,
+            at: Some(wire::extent::At::Block(0)),
+        };
+        let mut entry = good.clone();
+        entry.size = len;
+        entry.extents = vec![extent];
+        assert_eq!(malformed(&node(&entry)), is_bad);
+    }
+    let mut bad_block = node(&good);
+    bad_block.blocks[0].key = Bytes::from_static(&[7; 31]);
+    assert!(malformed(&bad_block));
+    let mut mixed = node(&good);
+    mixed.extents = vec![wire::Extent::default()];
+    assert!(malformed(&mixed));
+}
+
+#[test]
+fn nesting_and_size_have_limits() {
+    let nested = |depth: usize| {
+        let mut inner = directory(b"d", Vec::new());
+        for _ in 1..depth {
+            inner = directory(b"d", vec![inner]);
+        }
+        encode_node(&Node::Entries(vec![inner]), &Arc::clone).0
+    };
+    let id = BlockId::from_sha384([1; 48]);
+    assert!(decode_node(id, &nested(MAX_INLINE_DEPTH).into()).is_ok());
+    assert!(decode_node(id, &nested(MAX_INLINE_DEPTH + 1).into()).is_err());
+    // Unknown fields are for newer versions, but no reason to read on for ever.
+    let mut large = b"LNT\x01".to_vec();
+    let filler = MAX_NODE_BYTES - 4 - 6;
+    large.extend_from_slice(&[0xa2, 0x06]);
+    prost::encode_length_delimiter(filler, &mut large).expect("encodes");
+    large.resize(MAX_NODE_BYTES, 0);
+    let length = large.len();
+    prost::encode_length_delimiter(length - 4 - 2 - 3, &mut &mut large[6..9]).expect("encodes");
+    assert!(decode_node(id, &large.clone().into()).is_ok());
+    large.push(0);
+    assert!(decode_node(id, &large.into()).is_err());
+}
+
+fn any_tree() -> impl Strategy<Value = Vec<Entry>> {
+    let name = prop_oneof![
+        4 => proptest::collection::vec(b'a'..b'd', 1..3),
+        1 => proptest::sample::select(BAD_NAMES.to_vec()).prop_map(<[u8]>::to_vec),
+    ];
+    let leaf = prop_oneof![
+        Just(Content::Fifo),
+        proptest::sample::select(vec![
+            &b"../../outside"[..],
+            b"/etc",
+            b"a",
+            b"..",
+            b"../../canary"
+        ])
+        .prop_map(|target| Content::Symlink(Bytes::from_static(target))),
+        (0u32..3).prop_map(|group| {
+            Content::File(File {
+                size: 7,
+                extents: vec![Extent::Hole { len: 7 }],
+                link_group: (group > 0).then_some(group),
+            })
+        }),
+    ];
+    let content = leaf.prop_recursive(3, 20, 5, {
+        let name = name.clone();
+        move |content| {
+            proptest::collection::vec((name.clone(), content), 0..5).prop_map(|entries| {
+                let entries = entries
+                    .into_iter()
+                    .map(|(name, content)| entry(&name, content))
+                    .collect();
+                Content::Directory(Directory::Inline(entries))
+            })
+        }
+    });
+    proptest::collection::vec((name, content), 0..6).prop_map(|entries| {
+        entries
+            .into_iter()
+            .map(|(name, content)| entry(&name, content))
+            .collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_tree_writes_outside(mut first in any_tree(), second in any_tree(), sort in any::<bool>()) {
+        if sort {
+            first.sort_by(|a, b| a.name.cmp(&b.name));
+            first.dedup_by(|a, b| a.name == b.name);
+        }
+        let (room, memory) = (Room::new(), Arc::new(Memory::default()));
+        runtime().block_on(async {
+            // One after the other into the same place: the first may prepare the ground.
+            for entries in [first, second] {
+                let link = plant_root(&memory, directory(b"r", entries), plenty());
+                let options = ExtractOptions {
+                    overwrite: Overwrite::Always,
+                    ..ExtractOptions::default()
+                };
+                let _ = extract(&memory, &link, &room.target(), options).await;
+            }
+        });
+        room.check();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn any_bytes_give_an_answer(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), magic in 0..3) {
+        let id = BlockId::from_sha384([1; 48]);
+        let mut plain = [&b""[..], b"LNT\x01", b"LNBUNDLE\x01"][magic as usize].to_vec();
+        plain.append(&mut bytes);
+        let plain = Bytes::from(plain);
+        let _ = decode_node(id, &plain);
+        let _ = Root::decode(id, &plain);
+    }
+
+    #[test]
+    fn any_change_to_a_tree_gives_an_answer(at in any::<proptest::sample::Index>(), to in any::<u8>()) {
+        let data = Arc::new(Link { id: BlockId::from_sha384([2; 48]), key: crate::crypto::key::Key::new([2; 32]) });
+        let tree = vec![directory(b"d", vec![file(b"a", &data, 4), entry(b"l", Content::Symlink(Bytes::from_static(b"t")))])];
+        let (mut plain, _) = encode_node(&Node::Entries(tree), &Arc::clone);
+        let at = at.index(plain.len());
+        plain[at] = to;
+        let id = data.id;
+        if let Ok(Node::Entries(entries)) = decode_node(id, &plain.into()) {
+            for entry in &entries {
+                prop_assert!(super::super::tree::check_name(&entry.name).is_ok());
+            }
+        }
+    }
+}
