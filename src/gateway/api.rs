@@ -385,8 +385,8 @@ mod tests {
             relay.warning(&n.to_string());
         }
         let lines = relay.take_lines();
-        let frames: Vec<Frame<()>> = lines
-            .split(|b| *b == b'\n')
+        let frames: Vec<Frame<()>> = lines[..]
+            .split(|b: &u8| *b == b'\n')
             .filter(|line| !line.is_empty())
             .map(|line| Frame::from_line(line).expect("a frame"))
             .collect();
