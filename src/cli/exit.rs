@@ -236,7 +236,8 @@ impl Failure {
         text
     }
 
-    fn to_json(&self) -> String {
+    /// The object that `--json` adds on stderr.
+    pub fn to_json(&self) -> String {
         let kind = match self.exit {
             Exit::Done => "done",
             Exit::Failed => "failed",

@@ -117,7 +117,9 @@ impl Demo<'_> {
         let at_first = self.nodes[first].address()?;
         let second = self.start("second", &[at_first]).await?;
         let at_second = self.nodes[second].address()?;
-        let third = self.start("third", std::slice::from_ref(&at_second)).await?;
+        let third = self
+            .start("third", std::slice::from_ref(&at_second))
+            .await?;
 
         let put = self.put(first, &chosen.path).await?;
         self.find(third, &put).await?;
