@@ -158,7 +158,8 @@ fn wrong_arguments(error: &clap::Error) -> ExitCode {
 fn log_to_stderr(verbose: u8, quiet: bool, color: bool) {
     let level = match (quiet, verbose) {
         (true, _) => "error",
-        (false, 0) => "warn",
+        // What libraries warn of is seldom anything that a user can act on.
+        (false, 0) => "error,libernet=warn",
         (false, 1) => "warn,libernet=info",
         (false, 2) => "info,libernet=debug",
         (false, _) => "trace",

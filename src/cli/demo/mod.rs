@@ -89,6 +89,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     }
     let steps = std::mem::take(&mut demo.steps);
     drop(demo);
+    context.notice("removing the temporary files");
     // Removing many files takes a moment; do it where blocking is allowed, and before the result is told.
     let removed = tokio::task::spawn_blocking(move || scratch.close()).await;
     if !matches!(removed, Ok(Ok(()))) {
