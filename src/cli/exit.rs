@@ -219,10 +219,12 @@ impl Failure {
         for why in &self.why {
             let _ = writeln!(text, "  why: {}", printable(why));
         }
-        if let Some(block) = &self.block {
+        // The message often names them already.
+        let is_new = |word: &str| !self.message.contains(word);
+        if let Some(block) = self.block.filter(|block| is_new(&block.to_string())) {
             let _ = writeln!(text, "  block: {block}");
         }
-        for tried in &self.tried {
+        for tried in self.tried.iter().filter(|tried| is_new(&tried.peer)) {
             let _ = writeln!(
                 text,
                 "  tried: {} {}",
@@ -236,7 +238,8 @@ impl Failure {
         text
     }
 
-    fn to_json(&self) -> String {
+    /// The object that `--json` adds on stderr.
+    pub fn to_json(&self) -> String {
         let kind = match self.exit {
             Exit::Done => "done",
             Exit::Failed => "failed",

@@ -47,6 +47,7 @@ const RUNTIME_PATIENCE: Duration = Duration::from_millis(200);
 #[derive(Debug, Parser)]
 #[command(
     name = "libernet",
+    bin_name = "libernet",
     version,
     max_term_width = 110,
     arg_required_else_help = true
@@ -56,22 +57,29 @@ struct Cli {
     #[arg(
         long,
         global = true,
+        help_heading = "Global options",
         value_name = "DIR",
         env = "LIBERNET_DATA",
         hide_env_values = true
     )]
     data_dir: Option<PathBuf>,
     /// Print JSON: one object, or one line an event for `up`.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
     /// Log more to stderr: -v info, -vv debug, -vvv everything. RUST_LOG gives finer control.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = "Global options", action = clap::ArgAction::Count)]
     verbose: u8,
     /// Say only errors: no progress, no notices, no warnings.
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        help_heading = "Global options",
+        conflicts_with = "verbose"
+    )]
     quiet: bool,
     /// No colours on stderr. NO_COLOR does the same.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     no_color: bool,
     #[command(subcommand)]
     command: Command,
@@ -114,10 +122,10 @@ fn definition(color: bool) -> clap::Command {
 pub fn main() -> ExitCode {
     let plain = std::env::args_os().any(|arg| arg == "--no-color")
         || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let matches = definition(!plain).get_matches();
-    let cli = match Cli::from_arg_matches(&matches) {
+    let parsed = definition(!plain).try_get_matches();
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        Err(error) => error.exit(),
+        Err(error) => return wrong_arguments(&error),
     };
     let color = !plain && std::io::stderr().is_terminal();
     log_to_stderr(cli.verbose, cli.quiet, color);
@@ -131,10 +139,27 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What is wrong with the arguments, or the help that was asked for.
+fn wrong_arguments(error: &clap::Error) -> ExitCode {
+    // Nothing can be done when the output is closed.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return Exit::Done.into();
+    }
+    if std::env::args_os().any(|arg| arg == "--json") {
+        let text = error.to_string();
+        let message = text.lines().next().unwrap_or_default();
+        let message = message.strip_prefix("error: ").unwrap_or(message);
+        output::stderr(&format!("{}\n", Failure::usage(message).to_json()));
+    }
+    Exit::Usage.into()
+}
+
 fn log_to_stderr(verbose: u8, quiet: bool, color: bool) {
     let level = match (quiet, verbose) {
         (true, _) => "error",
-        (false, 0) => "warn",
+        // What libraries warn of is seldom anything that a user can act on.
+        (false, 0) => "error,libernet=warn",
         (false, 1) => "warn,libernet=info",
         (false, 2) => "info,libernet=debug",
         (false, _) => "trace",
@@ -237,7 +262,10 @@ mod tests {
         let mut command = definition(false);
         let help = command.render_long_help().to_string();
         assert!(help.contains("130  interrupted by a signal"), "{help}");
-        for sub in command.get_subcommands() {
+        for sub in command
+            .get_subcommands()
+            .filter(|sub| sub.get_name() != "help")
+        {
             let text = sub
                 .get_after_help()
                 .map(ToString::to_string)

@@ -1,5 +1,7 @@
 //! `libernet pin`: bundles that are kept whatever happens.
 
+use serde_json::json;
+
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::get::warn_missing;
@@ -14,7 +16,7 @@ use crate::size::ByteSize;
   libernet pin ls
   libernet pin rm LINK
 
-With --json: add {\"blocks\",\"bytes\",\"from\":[{\"peer\",\"blocks\",\"bytes\"}],\"missing\":[..]}, rm {\"blocks\"},
+With --json: add {\"blocks\",\"bytes\",\"from\":[peer],\"givers\":[{\"peer\",\"blocks\",\"bytes\"}],\"missing\":[..]}, rm {\"blocks\"},
   ls {\"pins\":[{\"id\",\"link\",\"name\",\"bytes\",\"blocks\",\"created\"}]} with times in milliseconds since 1970")]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -104,7 +106,14 @@ async fn add(
         .await?;
     warn_missing(&reply.missing, context);
     if context.json {
-        output::json(&reply)?;
+        let from: Vec<&str> = reply.from.iter().map(|giver| giver.peer.as_str()).collect();
+        output::json(&json!({
+            "blocks": reply.blocks,
+            "bytes": reply.bytes,
+            "from": from,
+            "givers": reply.from,
+            "missing": reply.missing,
+        }))?;
     } else if reply.missing.is_empty() {
         context.notice(&format!(
             "{} kept ({})",

@@ -13,6 +13,8 @@ use crate::size::ByteSize;
 
 /// Bytes read from standard input at once.
 const READ_BYTES: usize = 256 << 10;
+/// Longest name in bytes, as in most file systems.
+const MAX_NAME_BYTES: usize = 255;
 /// Files named in a warning when many could not be read.
 const MAX_NAMED: usize = 20;
 
@@ -47,6 +49,9 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let from_stdin = args.path.as_os_str() == "-";
+    if let Some(name) = &args.name {
+        check_name(name)?;
+    }
     if from_stdin && (args.no_pin || args.index_file.is_some()) {
         return Err(Failure::usage(
             "standard input takes neither --no-pin nor --index-file",
@@ -78,6 +83,21 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     })
 }
 
+/// A name must be one that a file can have anywhere.
+fn check_name(name: &str) -> Result<(), Failure> {
+    let is_bad = name.is_empty()
+        || name.len() > MAX_NAME_BYTES
+        || name == "."
+        || name == ".."
+        || name.contains(['/', '\0']);
+    if is_bad {
+        return Err(Failure::usage(format!(
+            "'{name}' can't be a file's name: it needs 1 to {MAX_NAME_BYTES} bytes without a slash"
+        )));
+    }
+    Ok(())
+}
+
 fn print(reply: &PutReply, args: &Args, context: &Context) -> Result<(), Failure> {
     for file in reply.unreadable.iter().take(MAX_NAMED) {
         context.warning(&format!("{}: {}", file.path, file.reason));
@@ -105,4 +125,21 @@ fn print(reply: &PutReply, args: &Args, context: &Context) -> Result<(), Failure
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_no_file_can_have_are_refused() {
+        for name in ["a", "..a", "a b", "\u{e4}"] {
+            assert_eq!(check_name(name), Ok(()), "{name}");
+        }
+        assert_eq!(check_name(&"x".repeat(MAX_NAME_BYTES)), Ok(()));
+        let long = "x".repeat(MAX_NAME_BYTES + 1);
+        for name in ["", ".", "..", "a/b", "a\0", &long] {
+            assert_eq!(check_name(name).expect_err(name).exit, Exit::Usage);
+        }
+    }
 }

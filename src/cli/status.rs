@@ -58,6 +58,19 @@ fn text(status: &StatusReply) -> String {
     };
     row("peers", format!("{} ({mesh})", status.peers));
     row("data", status.data_dir.to_string_lossy().into_owned());
+    numbers(status, &mut row);
+    for worker in &status.workers {
+        let error = worker
+            .error
+            .as_ref()
+            .map(|error| format!(" (failed: {error})"))
+            .unwrap_or_default();
+        row(&worker.name, format!("{}{error}", worker.state));
+    }
+    show::table(&rows, &[])
+}
+
+fn numbers(status: &StatusReply, mut row: impl FnMut(&str, String)) {
     let store = &status.store;
     row(
         "blocks",
@@ -99,13 +112,4 @@ fn text(status: &StatusReply) -> String {
     if exchange.wrong_blocks > 0 {
         row("wrong", show::count(exchange.wrong_blocks, "answer"));
     }
-    for worker in &status.workers {
-        let error = worker
-            .error
-            .as_ref()
-            .map(|error| format!(" (failed: {error})"))
-            .unwrap_or_default();
-        row(&worker.name, format!("{}{error}", worker.state));
-    }
-    show::table(&rows, &[])
 }

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Shared, error, guard};
 use crate::block::MAX_BLOCK_BYTES;
 use crate::client::Client;
-use crate::client::frame::{ERROR_TRAILER, Frame, error_to_trailer};
+use crate::client::frame::{ERROR_TRAILER, Frame, FrameError, error_to_trailer};
 use crate::monitor::{Monitor, Progress};
 use crate::node::api::*;
 
@@ -297,9 +297,11 @@ impl<R: serde::Serialize + Send + 'static> Running<R> {
 fn last_line<R: serde::Serialize>(result: Result<R, CallError>) -> Bytes {
     let frame = result.map_or_else(Frame::Error, Frame::Done);
     frame.to_line().unwrap_or_else(|error| {
-        let error =
-            CallError::new(ErrorKind::Failed, error.to_string()).with_hint("ask for less at once");
-        Frame::<()>::Error(error).to_line().expect("a short line")
+        let mut failure = CallError::new(ErrorKind::Failed, error.to_string());
+        if matches!(error, FrameError::TooLong) {
+            failure = failure.with_hint("ask for less at once");
+        }
+        Frame::<()>::Error(failure).to_line().expect("a short line")
     })
 }
 
@@ -385,8 +387,8 @@ mod tests {
             relay.warning(&n.to_string());
         }
         let lines = relay.take_lines();
-        let frames: Vec<Frame<()>> = lines
-            .split(|b| *b == b'\n')
+        let frames: Vec<Frame<()>> = lines[..]
+            .split(|b: &u8| *b == b'\n')
             .filter(|line| !line.is_empty())
             .map(|line| Frame::from_line(line).expect("a frame"))
             .collect();

@@ -22,6 +22,10 @@ use nodes::DemoNode;
 
 /// Seconds to look for one block. Everything is on this machine.
 const TIMEOUT_S: u64 = 60;
+/// How long the third node may take to find the first.
+const FIND_PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait before it looks again.
+const FIND_INTERVAL: Duration = Duration::from_millis(200);
 /// Space that a node may use beyond what the sample needs, in bytes.
 const QUOTA_MARGIN: u64 = 1 << 30;
 
@@ -85,6 +89,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     }
     let steps = std::mem::take(&mut demo.steps);
     drop(demo);
+    context.notice("removing the temporary files");
     // Removing many files takes a moment; do it where blocking is allowed, and before the result is told.
     let removed = tokio::task::spawn_blocking(move || scratch.close()).await;
     if !matches!(removed, Ok(Ok(()))) {
@@ -117,8 +122,13 @@ impl Demo<'_> {
         let at_first = self.nodes[first].address()?;
         let second = self.start("second", &[at_first]).await?;
         let at_second = self.nodes[second].address()?;
-        let third = self.start("third", &[at_second.clone()]).await?;
+        let third = self
+            .start("third", std::slice::from_ref(&at_second))
+            .await?;
 
+        for at in [first, second, third] {
+            self.nodes[at].wait_for_peers().await?;
+        }
         let put = self.put(first, &chosen.path).await?;
         self.find(third, &put).await?;
         let copy = self.get(third, &put, "copy by the third node").await?;
@@ -132,6 +142,7 @@ impl Demo<'_> {
         self.nodes.remove(first).stop().await?;
         self.say("the first node is stopped");
         let fresh = self.start("fresh", &[at_second]).await?;
+        self.nodes[fresh].wait_for_peers().await?;
         let copy = self.get(fresh, &put, "copy by a fresh node").await?;
         comparisons.push(
             self.compare(chosen, &put, copy, "the fresh node's copy")
@@ -201,17 +212,24 @@ impl Demo<'_> {
             check: true,
             timeout_s: TIMEOUT_S,
         };
-        let reply = self.nodes[at].client.find(request).await?;
-        let first = &self.nodes[0].peer;
-        if !reply.providers.iter().any(|found| found.peer == *first) {
-            return Err(Failure::new(
-                Exit::NotFound,
-                format!(
-                    "the third node did not find the first as a provider of {}",
-                    put.id
-                ),
-            ));
-        }
+        // The third may still be joining the mesh.
+        let reply = loop {
+            let reply = self.nodes[at].client.find(request.clone()).await?;
+            let first = &self.nodes[0].peer;
+            if reply.providers.iter().any(|found| found.peer == *first) {
+                break reply;
+            }
+            if start.elapsed() > FIND_PATIENCE {
+                return Err(Failure::new(
+                    Exit::NotFound,
+                    format!(
+                        "the third node did not find the first as a provider of {}",
+                        put.id
+                    ),
+                ));
+            }
+            tokio::time::sleep(FIND_INTERVAL).await;
+        };
         self.step(
             "third finds the first by the DHT",
             0,

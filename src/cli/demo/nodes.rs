@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::cli::exit::{Exit, Failure};
 use crate::client::Client;
+use crate::node::api::Status;
 
 /// How long a node may take to be ready.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -17,6 +18,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often to look whether it has stopped.
 const STOP_INTERVAL: Duration = Duration::from_millis(20);
+/// How often to look whether it has a peer.
+const PEERS_INTERVAL: Duration = Duration::from_millis(50);
 /// Most bytes of a node's complaint that are passed on.
 const MAX_COMPLAINT_BYTES: u64 = 4096;
 /// Longest first line of a node.
@@ -128,6 +131,21 @@ impl DemoNode {
                 format!("the {} node listens nowhere", self.name),
             )
         })
+    }
+
+    /// Waits until it is connected to another node.
+    pub(super) async fn wait_for_peers(&self) -> Result<(), Failure> {
+        let start = Instant::now();
+        while self.client.status(Status {}).await?.peers == 0 {
+            if start.elapsed() > START_TIMEOUT {
+                return Err(Failure::new(
+                    Exit::Failed,
+                    format!("the {} node did not find the others", self.name),
+                ));
+            }
+            tokio::time::sleep(PEERS_INTERVAL).await;
+        }
+        Ok(())
     }
 
     /// Stops the node by a signal, as a service manager would.
