@@ -102,7 +102,12 @@ impl SimNode {
 
     async fn announce(&self, ids: &[BlockId]) -> usize {
         let keys = ids.iter().map(BlockId::to_multihash).collect();
-        self.net.providers().announce(keys).await.expect("it runs").peers_reached
+        self.net
+            .providers()
+            .announce(keys)
+            .await
+            .expect("it runs")
+            .peers_reached
     }
 
     /// Gets blocks as a restore does; the peers that gave them.
