@@ -242,13 +242,12 @@ impl Behaviour {
             .iter()
             .any(|protocol| protocol.as_ref() == self.kad);
         let protocols = info.protocols.iter().map(ToString::to_string);
-        if keeper.identified(peer, &info.agent_version, protocols) {
-            self.events.push_back(Event::Connected { peer });
-        }
+        let connected = keeper.identified(peer, &info.agent_version, protocols);
+        // Who came by another way is known as that already.
         keeper.book.learn(
             peer,
             addresses.iter().cloned(),
-            Source::Inbound,
+            Source::Dht,
             self.clock.now(),
         );
         self.events.push_back(Event::Listens {
@@ -256,6 +255,10 @@ impl Behaviour {
             addresses,
             dht,
         });
+        // Last: who hears of it can count on the DHT knowing the peer.
+        if connected {
+            self.events.push_back(Event::Connected { peer });
+        }
     }
 }
 

@@ -352,6 +352,7 @@ impl Keeper {
         }
         for bootstrap in &mut self.bootstraps {
             if bootstrap.dialling == Some(id) || bootstrap.peer == Some(peer) {
+                self.book.learn(peer, [], Source::Bootstrap, now);
                 bootstrap.peer = Some(peer);
                 bootstrap.dialling = None;
                 bootstrap.attempts = 0;
@@ -359,6 +360,7 @@ impl Keeper {
             }
         }
         if let Some(waiter) = self.dialling.remove(&id) {
+            self.book.learn(peer, [], Source::Manual, now);
             if self.book.is_connected(&peer) {
                 let _ = waiter.send(Ok(peer));
             } else {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use libp2p::PeerId;
@@ -28,8 +28,8 @@ pub(super) const OWN: u8 = 3;
 pub(super) const MAX_WAITING_WRITES: usize = 8192;
 /// Entries that maintenance looks at in one go.
 const PAGE: usize = 512;
-/// How long the thread waits for writes before it looks at a page of what is stored; a whole round over 100,000 keys takes
-/// about half an hour and a millisecond of work each 10 seconds.
+/// How often the thread looks at a page of what is stored; a whole round over 100,000 keys takes about half an hour and a
+/// millisecond of work each time.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Place of a record: table and key.
@@ -199,13 +199,16 @@ impl Worker {
     fn run(mut self, places: &Receiver<Place>) {
         // Nothing is written until everything has been counted, so that each record is counted once.
         while !self.maintain(true) {}
+        let mut maintained = Instant::now();
         loop {
             match places.recv_timeout(MAINTENANCE_INTERVAL) {
                 Ok(place) => self.write(&place),
-                Err(RecvTimeoutError::Timeout) => {
-                    self.maintain(false);
-                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if maintained.elapsed() >= MAINTENANCE_INTERVAL {
+                self.maintain(false);
+                maintained = Instant::now();
             }
         }
     }

@@ -24,7 +24,7 @@ use crate::block::Block;
 use crate::id::BlockId;
 
 /// Far longer than anything here takes: a test that waits this long has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Serves blocks from memory; each answer waits for a permit.
 struct Shelf {
