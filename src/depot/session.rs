@@ -18,7 +18,7 @@ use libp2p::kad::KBucketKey;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::choice::Roster;
 use super::serve::{self, Read};
@@ -228,7 +228,7 @@ impl Session {
             }
             tokio::select! {
                 () = self.stop.cancelled() => return Err(GetError::Stopping),
-                Some((peer, answer)) = attempts.next(), if !attempts.is_empty() => match answer {
+                Some(Ok((peer, answer))) = attempts.next(), if !attempts.is_empty() => match answer {
                     Ok(block) => return self.accept(id, peer, block).await,
                     Err(attempt) => { tried.insert(peer, attempt); }
                 },
@@ -277,49 +277,34 @@ impl Session {
         })
     }
 
-    /// Asks one peer for one block and checks what comes.
-    async fn ask(&self, request: Request, id: BlockId) -> (PeerId, Result<Block, Attempt>) {
-        let peer = request.peer;
-        let exchange = self.depot.inner.net.exchange();
-        let answer = match exchange.fetch(peer, vec![id], ATTEMPT_TIMEOUT).await {
-            Ok(answers) => match answers.into_iter().find(|(answered, _)| *answered == id) {
-                Some((_, Answer::Block(bytes))) => self.check(id, peer, bytes).await,
-                Some((_, Answer::Busy)) => Err(Attempt::Busy),
-                Some((_, Answer::DontHave)) => Err(Attempt::DontHave),
-                Some((_, Answer::Have)) | None => Err(Attempt::Failed),
-            },
-            Err(error) => Err(attempt_of(&error)),
-        };
-        let now = self.began.elapsed();
-        request.close(|roster| match &answer {
-            Ok(_) => roster.gave(peer),
-            Err(attempt) => roster.failed(peer, *attempt, now),
-        });
-        (peer, answer)
-    }
-
-    async fn check(&self, id: BlockId, peer: PeerId, bytes: Bytes) -> Result<Block, Attempt> {
-        let inner = &self.depot.inner;
-        let _permit = inner
-            .checkers
-            .acquire()
-            .await
-            .map_err(|_| Attempt::Failed)?;
-        let checked = tokio::task::spawn_blocking(move || Block::verify(id, bytes)).await;
-        match checked {
-            Ok(Ok(block)) => Ok(block),
-            Ok(Err(error)) => {
-                tracing::warn!(%peer, %error, "a peer sent wrong bytes");
-                Traffic::add(&inner.traffic.wrong_blocks, 1);
-                inner
-                    .net
-                    .peers()
-                    .report(peer, Misbehaviour::WrongBytes)
-                    .await;
-                Err(Attempt::WrongBytes)
-            }
-            Err(_) => Err(Attempt::Failed),
-        }
+    /// Asks one peer for one block and checks what comes, in a task of its own: the permits that it waits for are shared with
+    /// other reads, and a reader that is not polled for a while (a stream whose consumer is busy) must not sit on one that
+    /// was handed to it.
+    fn ask(
+        &self,
+        request: Request,
+        id: BlockId,
+    ) -> AbortOnDropHandle<(PeerId, Result<Block, Attempt>)> {
+        let (inner, began) = (self.depot.inner.clone(), self.began);
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let peer = request.peer;
+            let exchange = inner.net.exchange();
+            let answer = match exchange.fetch(peer, vec![id], ATTEMPT_TIMEOUT).await {
+                Ok(answers) => match answers.into_iter().find(|(answered, _)| *answered == id) {
+                    Some((_, Answer::Block(bytes))) => check(&inner, id, peer, bytes).await,
+                    Some((_, Answer::Busy)) => Err(Attempt::Busy),
+                    Some((_, Answer::DontHave)) => Err(Attempt::DontHave),
+                    Some((_, Answer::Have)) | None => Err(Attempt::Failed),
+                },
+                Err(error) => Err(attempt_of(&error)),
+            };
+            let now = began.elapsed();
+            request.close(|roster| match &answer {
+                Ok(_) => roster.gave(peer),
+                Err(attempt) => roster.failed(peer, *attempt, now),
+            });
+            (peer, answer)
+        }))
     }
 
     /// Keeps a block that came from a peer.
@@ -383,6 +368,35 @@ impl Session {
                 () = work => {}
             }
         })
+    }
+}
+
+/// Checks that the bytes are the block, off the tasks that serve others.
+async fn check(
+    inner: &super::Inner,
+    id: BlockId,
+    peer: PeerId,
+    bytes: Bytes,
+) -> Result<Block, Attempt> {
+    let _permit = inner
+        .checkers
+        .acquire()
+        .await
+        .map_err(|_| Attempt::Failed)?;
+    let checked = tokio::task::spawn_blocking(move || Block::verify(id, bytes)).await;
+    match checked {
+        Ok(Ok(block)) => Ok(block),
+        Ok(Err(error)) => {
+            tracing::warn!(%peer, %error, "a peer sent wrong bytes");
+            Traffic::add(&inner.traffic.wrong_blocks, 1);
+            inner
+                .net
+                .peers()
+                .report(peer, Misbehaviour::WrongBytes)
+                .await;
+            Err(Attempt::WrongBytes)
+        }
+        Err(_) => Err(Attempt::Failed),
     }
 }
 

@@ -89,14 +89,17 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     }
     let steps = std::mem::take(&mut demo.steps);
     drop(demo);
+    let told = played.and_then(|comparisons| {
+        tell(&steps, &comparisons, context)?;
+        Ok(comparisons)
+    });
     context.notice("removing the temporary files");
-    // Removing many files takes a moment; do it where blocking is allowed, and before the result is told.
+    // Removing many files takes a moment; do it where blocking is allowed.
     let removed = tokio::task::spawn_blocking(move || scratch.close()).await;
     if !matches!(removed, Ok(Ok(()))) {
         context.warning("the temporary directory could not be removed completely");
     }
-    let comparisons = played?;
-    tell(&steps, &comparisons, context)?;
+    let comparisons = told?;
     Ok(if comparisons.iter().all(|(_, found)| found.is_same()) {
         Exit::Done
     } else {
