@@ -28,7 +28,7 @@ use crate::id::BlockId;
 
 pub use error::Error;
 pub use memory::MemoryStore;
-pub use records::{MAX_RECORD_KEY_BYTES, MAX_RECORD_VALUE_BYTES, RecordShelf, RecordTable};
+pub use records::{MAX_RECORD_KEY_BYTES, MAX_RECORD_VALUE_BYTES, Record, RecordShelf, RecordTable};
 pub use rocks::RocksStore;
 pub use types::{
     BlockStat, Check, Class, Counter, Event, Keep, MAX_PIN_NAME_BYTES, MAX_PINS, Maintained, PinId,

@@ -49,6 +49,9 @@ impl RecordTable {
     }
 }
 
+/// Key and value.
+pub type Record = (Vec<u8>, Vec<u8>);
+
 /// The shelf. Cheap to clone; all clones are one shelf.
 #[derive(Clone)]
 pub struct RecordShelf(Arc<Inner>);
@@ -191,7 +194,7 @@ impl RecordShelf {
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    ) -> Result<Vec<Record>, Error> {
         let full_prefix = full_key(table, prefix);
         // The first key behind `after` is `after` with a zero byte.
         let start = after.map_or_else(

@@ -1,8 +1,8 @@
 //! RocksDB as the store uses it: two column families, no write-ahead log, typed failures.
 
 use std::fs::{self, Permissions};
-use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -34,7 +34,6 @@ const BLOOM_BITS: f64 = 10.0;
 const MAX_OPEN_FILES: i32 = 256;
 const MAX_LOG_BYTES: usize = 256 << 10;
 const MAX_MANIFEST_BYTES: usize = 4 << 20;
-const SYNC_EVERY_BYTES: u64 = 1 << 20;
 /// Small files pile up at level 0 during bulk puts and are merged quickly afterwards: no reason to stall a writer.
 const SLOWDOWN_FILES: i32 = 60;
 const STOP_FILES: i32 = 120;
@@ -312,11 +311,11 @@ impl Database {
 
     fn write_holder(&self) -> Result<(), Error> {
         let path = self.dir.join(HOLDER_FILE);
-        let write = || {
-            fs::write(&path, format!("{}\n", std::process::id()))?;
-            fs::set_permissions(&path, Permissions::from_mode(0o600))
-        };
-        write().map_err(|source| Error::Directory {
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let file = options.open(&path);
+        let written = file.and_then(|mut file| writeln!(file, "{}", std::process::id()));
+        written.map_err(|source| Error::Directory {
             path: path.clone(),
             source,
         })
@@ -334,7 +333,10 @@ impl Drop for Database {
 
 /// Creates a directory that only its owner may enter, or makes an existing one so.
 fn create_private_dir(path: &Path) -> Result<(), Error> {
-    fs::create_dir_all(path)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
         .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o700)))
         .map_err(|source| Error::Directory {
             path: path.to_owned(),
@@ -364,7 +366,9 @@ fn is_no_space(error: &rocksdb::Error) -> bool {
 }
 
 fn is_lock_error(error: &rocksdb::Error) -> bool {
-    error.kind() == ErrorKind::IOError && error.as_ref().to_lowercase().contains("lock")
+    // Another process has it, or this one.
+    let words = ["While lock file", "lock hold by current process"];
+    error.kind() == ErrorKind::IOError && words.iter().any(|words| error.as_ref().contains(words))
 }
 
 /// Whether a failed read of a block's bytes means that these bytes are damaged or gone, and not that the process is short of
@@ -386,7 +390,6 @@ fn database_options() -> Options {
     options.set_atomic_flush(true);
     options.set_max_background_jobs(BACKGROUND_JOBS);
     options.set_max_open_files(MAX_OPEN_FILES);
-    options.set_bytes_per_sync(SYNC_EVERY_BYTES);
     options.set_max_log_file_size(MAX_LOG_BYTES);
     options.set_keep_log_file_num(2);
     options.set_log_level(LogLevel::Warn);

@@ -16,7 +16,7 @@ use crate::wire::store::pin::State;
 /// References that are added or removed as one change.
 const BATCH_REFS: usize = 1024;
 /// References that opening or maintaining removes at most; the rest waits for the next time.
-const MAX_REFS_A_TURN: usize = 200_000;
+const MAX_REFS_A_TURN: usize = 50_000;
 
 impl Writer {
     /// # Errors
@@ -101,7 +101,7 @@ impl RocksStore {
         limit: usize,
     ) -> Result<Vec<BlockId>, Error> {
         let mut found = Vec::new();
-        if limit == 0 || self.writer().check_pin(pin).is_err() {
+        if limit == 0 || !self.is_visible(pin)? {
             return Ok(found);
         }
         let prefix = schema::holder_prefix(pin);
@@ -118,6 +118,15 @@ impl RocksStore {
             Ok(found.len() < limit)
         })?;
         Ok(found)
+    }
+
+    /// Whether a pin exists and is not being removed. Asks the index, so that a reader does not wait for the writer.
+    fn is_visible(&self, pin: PinId) -> Result<bool, Error> {
+        let Some(bytes) = self.db.get(&schema::number_key(Tag::Pin, pin.0))? else {
+            return Ok(false);
+        };
+        let record: wire::Pin = schema::decode(&bytes, "a pin")?;
+        Ok(record.state() != State::Removing)
     }
 
     /// Marks a pin as being removed: nobody sees it or adds to it any more, and a crash does not bring it back half empty.

@@ -4,11 +4,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::open;
+use super::{open, refusal};
 use crate::block::{ChunkIndex, Ref};
 use crate::crypto::key::Key;
 use crate::store::conformance::{block, info};
-use crate::store::{Keep, RocksStore, Store};
+use crate::store::{Error, Keep, RocksStore, Store};
 
 /// Tells the child where its store is and from which number on to put.
 const CHILD_DIR: &str = "LIBERNET_TEST_CRASH_DIR";
@@ -75,6 +75,14 @@ fn run_and_kill(dir: &Path, first: u32, until: u32) -> u32 {
     let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
     for line in lines.map_while(Result::ok) {
         if let Some(number) = line.strip_prefix("acknowledged ") {
+            if acknowledged == first {
+                // It is certainly running now.
+                let error = refusal(dir);
+                let Error::Locked { pid, .. } = error else {
+                    panic!("{error:?}");
+                };
+                assert_eq!(pid, Some(child.id()));
+            }
             acknowledged = number.parse().expect("a number");
             if acknowledged >= until {
                 // SIGKILL, while it goes on.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::options;
 use crate::block::Block;
@@ -150,6 +151,66 @@ fn dropped_blocks_are_remembered_until_their_space_is_back() {
     let maintained = store.maintain().expect("maintains");
     assert_eq!(maintained.reclaimed_bytes, 10_000_000);
     assert!(on_disk(dir.path()) < MIB, "{} bytes", on_disk(dir.path()));
+}
+
+/// Readers meet blocks that are evicted, moved and put again: they get the right bytes or none.
+#[test]
+fn reading_while_space_is_made() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = store_of(dir.path(), 40 * MIB);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for reader in 0..2 {
+            let (store, done) = (&store, &done);
+            scope.spawn(move || {
+                let blocks: Vec<_> = (0..120).map(numbered).collect();
+                let mut found = 0;
+                for turn in 0usize.. {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let expected = &blocks[(turn * 7 + reader) % blocks.len()];
+                    if let Some(block) = store.get(expected.id()).expect("nothing is damaged") {
+                        assert!(block == *expected);
+                        found += 1;
+                    }
+                }
+                assert!(found > 0);
+            });
+        }
+        let writers: Vec<_> = (0..2)
+            .map(|writer| {
+                let store = &store;
+                scope.spawn(move || {
+                    for turn in 0..150 {
+                        let one = numbered((turn * 11 + writer * 60) % 120);
+                        store
+                            .put(&[one], Keep::Cached)
+                            .expect("older ones give way");
+                        if turn % 20 == 0 {
+                            store.flush().expect("flushes");
+                        }
+                        if turn % 30 == 7 {
+                            store.maintain().expect("maintains");
+                        }
+                    }
+                })
+            })
+            .collect();
+        let results: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
+        // Whatever became of the writers, the readers must end.
+        done.store(true, Ordering::Relaxed);
+        results.into_iter().for_each(|result| result.expect("no panic"));
+    });
+    assert!(on_disk(dir.path()) <= 40 * MIB);
+    assert_eq!(store.usage().corrupt, 0);
+    let listed: u64 = store
+        .list(None, 999)
+        .expect("reads")
+        .iter()
+        .map(|(_, b)| u64::from(*b))
+        .sum();
+    assert_eq!(store.usage().cached_bytes, listed);
 }
 
 /// A flush that somebody waits for leaves small files behind: they are merged.
