@@ -175,28 +175,20 @@ pub fn open(block: &Block, key: &Key) -> Result<Bytes, OpenError> {
 
 fn build_payload(plaintext: &[u8]) -> Vec<u8> {
     let largest_useful = plaintext.len() - plaintext.len().div_ceil(MIN_SAVED_SHARE);
-    let mut compressed = vec![0; HEADER_BYTES + zstd::zstd_safe::compress_bound(plaintext.len())];
-    let saved =
-        zstd::bulk::compress_to_buffer(plaintext, &mut compressed[HEADER_BYTES..], ZSTD_LEVEL)
-            .ok()
-            .filter(|len| *len <= largest_useful);
-    let (mut payload, codec) = match saved {
-        Some(len) => {
-            compressed.truncate(HEADER_BYTES + len);
-            (compressed, CODEC_ZSTD)
-        }
-        None => {
-            compressed.clear();
-            compressed.resize(HEADER_BYTES, 0);
-            compressed.extend_from_slice(plaintext);
-            (compressed, CODEC_RAW)
-        }
+    let mut compressed = Vec::with_capacity(zstd::zstd_safe::compress_bound(plaintext.len()));
+    let saved = zstd::bulk::Compressor::new(ZSTD_LEVEL)
+        .and_then(|mut zstd| zstd.compress_to_buffer(plaintext, &mut compressed))
+        .is_ok_and(|len| len <= largest_useful);
+    let (data, codec) = match saved {
+        true => (compressed.as_slice(), CODEC_ZSTD),
+        false => (plaintext, CODEC_RAW),
     };
-    let data_len = (payload.len() - HEADER_BYTES) as u32;
-    payload[..HEADER_BYTES].copy_from_slice(&data_len.to_be_bytes());
+    let padded = padded_len(HEADER_BYTES + data.len());
+    // Exactly as large as the block: blocks are kept and passed on, and what is too much here would stay with them.
+    let mut payload = Vec::with_capacity(padded + TAG_BYTES);
+    payload.extend_from_slice(&(data.len() as u32).to_be_bytes());
     payload[0] = codec;
-    let padded = padded_len(payload.len());
-    payload.reserve_exact(padded + TAG_BYTES - payload.len());
+    payload.extend_from_slice(data);
     payload.resize(padded, 0);
     payload
 }

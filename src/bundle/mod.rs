@@ -1,4 +1,33 @@
-//! Files to blocks and back.
+//! Bundles: files and directory trees as blocks, and out again.
+//!
+//! - [`put`], [`put_reader`]: a file, a tree or a stream becomes blocks and a link.
+//! - [`Bundle`]: lists, looks up, streams a file, names all blocks.
+//! - [`extract`]: writes it all to a directory.
+//!
+//! # Terms and layout
+//!
+//! ```text
+//! link -> root block:  kind, totals, index file, properties, root entry
+//!           entry:     name, kind, mode, time, owner, extended attributes, and
+//!                      file:      extents = (block, offset, length) | hole | a block that lists more extents
+//!                      directory: its entries, inside the message | a block with its entries or with parts of them
+//! data blocks:         a chunk of a large file, or a pack of many small files
+//! ```
+//!
+//! Entries are sorted by name, a message lists each block that it names once, and boundaries in directories and lists are drawn
+//! from names and content: equal trees give equal blocks, and a change costs the blocks that it touches and those above them.
+//! Small directories stay inside their parent's message, so that a tree of 25,000 source files has some 30 tree blocks. Hard links each carry
+//! the content and a number, never a path; the number is given to every inode of more than one link, also when the other links are
+//! outside of the tree. The bytes are in `proto/tree.proto`, [`tree`] holds the limits.
+//!
+//! # Invariants
+//!
+//! Everything read is hostile until checked: decoding is total and bounded, and extracting never touches anything outside its target. The
+//! result of a put does not depend on timing. Memory is bounded whatever the input.
+//!
+//! Deliberately absent: stores and networks (only [`BlockSource`](crate::block::BlockSource),
+//! [`BlockSink`](crate::block::BlockSink) and [`ChunkIndex`](crate::block::ChunkIndex)), keeping what was put from being evicted, snapshots.
+
 mod codec;
 mod cursor;
 pub mod error;
@@ -7,9 +36,11 @@ mod opener;
 mod put;
 mod read;
 mod root;
+mod stat;
 #[cfg(test)]
 mod tests;
 pub mod tree;
+
 pub use error::Error;
 pub use extract::{
     DEFAULT_WINDOW, ExtractOptions, ExtractReport, Failed, Missing, Overwrite, extract,

@@ -5,7 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::directory::Place;
@@ -45,6 +47,9 @@ pub(super) struct Job {
     pub(super) blocks: AtomicU64,
     pub(super) unchanged: AtomicU64,
     pub(super) left_out: AtomicU64,
+    /// Permits for blocking work; who has them all knows that none is going on.
+    workers: Arc<Semaphore>,
+    worker_count: u32,
     stopped: AtomicBool,
     heard: CancellationToken,
     fatal: Mutex<Option<Error>>,
@@ -71,6 +76,8 @@ impl Job {
         monitor: Arc<dyn Monitor>,
         totals: Totals,
     ) -> Arc<Self> {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let worker_count = u32::try_from(cores).unwrap_or(1);
         Arc::new(Self {
             options,
             ground,
@@ -86,6 +93,8 @@ impl Job {
             blocks: AtomicU64::new(0),
             unchanged: AtomicU64::new(0),
             left_out: AtomicU64::new(0),
+            workers: Arc::new(Semaphore::new(worker_count as usize)),
+            worker_count,
             stopped: AtomicBool::new(false),
             heard: CancellationToken::new(),
             fatal: Mutex::default(),
@@ -93,6 +102,29 @@ impl Job {
             warned_owner: AtomicBool::new(false),
             warned_xattr: AtomicBool::new(false),
         })
+    }
+
+    /// Runs `work` on a blocking thread, as many at a time as there are cores: each may have a block, its plaintext, and a file open.
+    pub(super) async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let workers = self.workers.clone();
+        let permit = workers.acquire_owned().await.map_err(|_| Error::Worker)?;
+        let run = move || {
+            // Held until the work is done, whether or not somebody still waits for it.
+            let _permit = permit;
+            work()
+        };
+        tokio::task::spawn_blocking(run)
+            .await
+            .map_err(|_| Error::Worker)
+    }
+
+    /// Waits until no work is going on.
+    pub(super) async fn wait_for_workers(&self) {
+        // The semaphore is never closed.
+        let _ = self.workers.acquire_many(self.worker_count).await;
     }
 
     /// Ends the extraction: the first reason counts.
@@ -189,4 +221,61 @@ impl Job {
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::Silent;
+
+    #[test]
+    fn a_full_disk_ends_everything_and_another_refusal_does_not() {
+        let options = ExtractOptions::default();
+        let target = PathBuf::from("target");
+        let monitor = Arc::new(Silent);
+        let tag = String::new();
+        let job = Job::new(
+            options,
+            Ground::Fresh,
+            tag,
+            target,
+            monitor,
+            Totals::default(),
+        );
+        job.failed(Path::new("a"), rustix::io::Errno::ACCESS);
+        assert!(!job.is_stopped());
+        job.failed(Path::new("b/c"), rustix::io::Errno::NOSPC);
+        assert!(job.is_stopped());
+        job.stop(Error::Cancelled);
+        assert!(matches!(
+            job.take_fatal(),
+            Some(Error::DiskFull { path }) if path == Path::new("target/b/c")
+        ));
+        let findings = job.take_findings();
+        assert_eq!((findings.failed.len(), findings.failed_total), (1, 1));
+    }
+
+    #[test]
+    fn reports_name_so_many_and_count_the_rest() {
+        let options = ExtractOptions::default();
+        let monitor = Arc::new(Silent);
+        let (tag, target) = (String::new(), PathBuf::new());
+        let job = Job::new(
+            options,
+            Ground::Fresh,
+            tag,
+            target,
+            monitor,
+            Totals::default(),
+        );
+        for _ in 0..=MAX_REPORTED {
+            job.failed(Path::new("x"), rustix::io::Errno::ACCESS);
+            job.missing(PathBuf::from("y"), BlockId::from_sha384([1; 48]), "gone");
+        }
+        let findings = job.take_findings();
+        assert_eq!(findings.failed.len(), MAX_REPORTED);
+        assert_eq!(findings.failed_total, MAX_REPORTED as u64 + 1);
+        assert_eq!(findings.missing.len(), MAX_REPORTED);
+        assert_eq!(findings.missing_total, MAX_REPORTED as u64 + 1);
+    }
 }

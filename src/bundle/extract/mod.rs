@@ -23,11 +23,10 @@ mod write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::directory::{Attributes, Place};
@@ -172,12 +171,14 @@ pub async fn extract(
         () = job.stopped() => Err(Error::Cancelled),
     };
     let ended = match planned {
-        Ok(preparer) => blocking(move || end(preparer)).await,
+        Ok(preparer) => job.work(move || end(preparer)).await,
         Err(error) => Err(error),
     };
     if let Err(error) = ended {
         job.stop(error);
     }
+    // What was begun is taken away by whoever had it in hand.
+    job.wait_for_workers().await;
     if let Some(fatal) = job.take_fatal() {
         return Err(fatal);
     }
@@ -379,11 +380,11 @@ impl Planner<'_> {
 
     async fn prepare(&self, preparer: Preparer, steps: Vec<Step>) -> Result<Preparer, Error> {
         let mut preparer = preparer;
-        let (preparer, open_end) = blocking(move || {
+        let prepare = move || {
             let open_end = preparer.prepare(steps);
             (preparer, open_end)
-        })
-        .await?;
+        };
+        let (preparer, open_end) = self.job.work(prepare).await?;
         match open_end {
             Some((target, file)) => self.stretches(preparer, target, file).await,
             None => self.hand_out(preparer).await,
@@ -409,12 +410,12 @@ impl Planner<'_> {
                     let reason = error.to_string();
                     let target = target.clone();
                     target.add_piece();
-                    blocking(move || target.lack(block, &reason)).await?;
+                    self.job.work(move || target.lack(block, &reason)).await?;
                 }
             }
             preparer = self.hand_out(preparer).await?;
         }
-        blocking(move || target.end_plan()).await?;
+        self.job.work(move || target.end_plan()).await?;
         Ok(preparer)
     }
 
@@ -454,18 +455,15 @@ async fn write_blocks(
     source: Arc<dyn BlockSource>,
     jobs: mpsc::Receiver<Vec<BlockJob>>,
 ) {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    // Each worker has a block, its plaintext, and a file open.
-    let workers = Arc::new(Semaphore::new(cores));
     let window = job.options.window.max(1);
     stream::unfold(jobs, async |mut jobs| {
         jobs.recv().await.map(|some| (stream::iter(some), jobs))
     })
     .flatten()
     .map(|work| {
-        let (job, source, workers) = (job.clone(), source.clone(), workers.clone());
+        let (job, source) = (job.clone(), source.clone());
         async move {
-            if let Err(error) = write_block(&job, &*source, &workers, work).await {
+            if let Err(error) = write_block(&job, &*source, work).await {
                 job.stop(error);
             }
         }
@@ -479,7 +477,6 @@ async fn write_blocks(
 async fn write_block(
     job: &Arc<Job>,
     source: &dyn BlockSource,
-    workers: &Semaphore,
     work: BlockJob,
 ) -> Result<(), Error> {
     let BlockJob { link, writes } = work;
@@ -491,11 +488,10 @@ async fn write_block(
         Err(error @ GetError::Stopping) => return Err(error.into()),
         Err(error) => {
             let reason = error.to_string();
-            return blocking(move || lack_all(&writes, link.id, &reason)).await;
+            return job.work(move || lack_all(&writes, link.id, &reason)).await;
         }
     };
-    let _permit = workers.acquire().await.map_err(|_| Error::Worker)?;
-    blocking(move || match block::open(&block, &link.key) {
+    job.work(move || match block::open(&block, &link.key) {
         Ok(plaintext) => {
             drop(block);
             write_all(&plaintext, &link, writes);

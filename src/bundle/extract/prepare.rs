@@ -18,7 +18,8 @@ use super::job::{Ground, Job};
 use super::write::{Target, Write, open_source};
 use crate::block::Link;
 use crate::bundle::cursor::Stretch;
-use crate::bundle::tree::{Content, Device, Entry, Extent, File, MAX_NAME_BYTES, ModTime};
+use crate::bundle::stat;
+use crate::bundle::tree::{Content, Device, Entry, Extent, File, ModTime};
 use crate::crypto::hash;
 
 /// Pieces that are planned before the first of their blocks is asked for. Within a plan each block is fetched once, wherever in the tree it is
@@ -419,7 +420,7 @@ impl Preparer {
         let (from, to) = (first.place().fd()?, place.fd()?);
         if let Some(stat) = self.existing(place, name)? {
             let source = fs::statat(&*from, first.name(), AtFlags::SYMLINK_NOFOLLOW)?;
-            if (stat.st_dev, stat.st_ino) == (source.st_dev, source.st_ino) {
+            if stat::inode(&stat) == stat::inode(&source) {
                 return Ok(());
             }
             unlink(&to, name)?;
@@ -458,12 +459,6 @@ impl Preparer {
 
 fn is_same(stat: &Stat, size: u64, modified: Option<ModTime>) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-        && stat.st_size as u64 == size
-        && modified
-            == Some(ModTime {
-                seconds: stat.st_mtime as i64,
-                nanos: stat.st_mtime_nsec as u32,
-            })
+        && stat::size(stat) == size
+        && modified == Some(stat::modified(stat))
 }
-
-const _: () = assert!(MAX_NAME_BYTES > 64, "temporary names are names");

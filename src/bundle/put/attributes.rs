@@ -7,16 +7,17 @@ use rustix::fs::{self, Stat};
 use rustix::io::Errno;
 
 use super::seal::Handle;
+use crate::bundle::stat;
 use crate::bundle::tree::{
-    Content, Device, Directory, Entry, File, MAX_XATTR_BYTES, MAX_XATTRS, ModTime, Owner, Xattr,
+    Content, Device, Directory, Entry, File, MAX_XATTR_BYTES, MAX_XATTRS, Owner, Xattr,
 };
 
 /// An entry with the attributes from `stat` and no content yet.
 pub(super) fn entry(name: &[u8], stat: &Stat, content: Content<Handle>) -> Entry<Handle> {
     Entry {
         name: Bytes::copy_from_slice(name),
-        mode: (stat.st_mode as u32) & 0o7777,
-        modified: Some(modified(stat)),
+        mode: stat::mode(stat),
+        modified: Some(stat::modified(stat)),
         owner: Some(Owner {
             uid: stat.st_uid,
             gid: stat.st_gid,
@@ -47,21 +48,6 @@ pub(super) fn device(stat: &Stat, is_block: bool) -> Content<Handle> {
         major: fs::major(number),
         minor: fs::minor(number),
     })
-}
-
-pub(super) fn modified(stat: &Stat) -> ModTime {
-    ModTime {
-        seconds: stat.st_mtime as i64,
-        nanos: stat.st_mtime_nsec as u32,
-    }
-}
-
-/// Whether two looks at a file show the same content.
-pub(super) fn is_unchanged(before: &Stat, after: &Stat) -> bool {
-    before.st_size == after.st_size
-        && modified(before) == modified(after)
-        && before.st_ctime == after.st_ctime
-        && before.st_ctime_nsec as u64 == after.st_ctime_nsec as u64
 }
 
 /// Extended attributes of an open file or directory, sorted. What may not be read, or is more than an entry may carry, is left out;

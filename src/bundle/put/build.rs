@@ -3,8 +3,6 @@
 //! The decisions depend on names, sizes and content hashes alone, never on block ids (which may not be known yet) nor on timing: equal trees
 //! give equal blocks. Boundaries are content-defined, so that a change in a large directory changes few blocks.
 
-use bytes::Bytes;
-
 use super::chunk::MIN_CHUNK_BYTES;
 use super::seal::Handle;
 use crate::block::ChunkHash;
@@ -171,7 +169,7 @@ fn part_of<E: Emit>(parts: Vec<Part<Handle>>, emit: &mut E) -> Result<Part<Handl
     let first_name = parts
         .first()
         .map(|part| part.first_name.clone())
-        .unwrap_or_else(Bytes::new);
+        .unwrap_or_default();
     let block = emit.emit(Node::Parts(parts))?;
     Ok(Part { first_name, block })
 }

@@ -18,6 +18,7 @@ use super::queue::Queue;
 use super::seal::{Handle, Shared};
 use super::walk::{SMALL_FILE_BYTES, Step, ToRead};
 use crate::block::{ChunkHash, ChunkIndex, Ref};
+use crate::bundle::stat;
 use crate::bundle::tree::Entry;
 use crate::monitor::Monitor;
 
@@ -155,13 +156,13 @@ impl Reader<'_> {
         let (mut fd, mut before) = open(file)?;
         let mut bytes = read_up_to(&fd, &before)?;
         let mut after = fs::fstat(&fd)?;
-        if !attributes::is_unchanged(&before, &after) || bytes.len() as i64 != before.st_size {
+        if !stat::is_unchanged(&before, &after) || bytes.len() as u64 != stat::size(&before) {
             (fd, before) = open(file)?;
             bytes = read_up_to(&fd, &before)?;
             after = fs::fstat(&fd)?;
         }
         let is_still =
-            attributes::is_unchanged(&before, &after) && bytes.len() as i64 == before.st_size;
+            stat::is_unchanged(&before, &after) && bytes.len() as u64 == stat::size(&before);
         let (entry, xattr_note) = entry_of(file, &fd, &before);
         let note = if is_still {
             xattr_note
@@ -183,7 +184,7 @@ impl Reader<'_> {
         out: &SyncSender<Piece>,
     ) -> io::Result<Option<Piece>> {
         let (mut fd, before) = open(file)?;
-        let size = u64::try_from(before.st_size).unwrap_or(0);
+        let size = stat::size(&before);
         let mut at = 0;
         while at < size {
             let (data, end) = match file.maybe_sparse {
@@ -208,7 +209,7 @@ impl Reader<'_> {
         }
         let after = fs::fstat(&fd)?;
         let (entry, xattr_note) = entry_of(file, &fd, &before);
-        let note = if attributes::is_unchanged(&before, &after) {
+        let note = if stat::is_unchanged(&before, &after) {
             xattr_note
         } else {
             Some(io::Error::other(CHANGED))
@@ -256,9 +257,7 @@ fn open(file: &ToRead) -> io::Result<(File, Stat)> {
 
 /// The bytes that were there when the file was opened; what a small file may have at most, should it have grown since it was seen.
 fn read_up_to(mut fd: &File, stat: &Stat) -> io::Result<Vec<u8>> {
-    let size = u64::try_from(stat.st_size)
-        .unwrap_or(0)
-        .min(SMALL_FILE_BYTES);
+    let size = stat::size(stat).min(SMALL_FILE_BYTES);
     let mut bytes = Vec::with_capacity(size as usize);
     fd.by_ref().take(size).read_to_end(&mut bytes)?;
     Ok(bytes)

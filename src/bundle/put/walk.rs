@@ -20,6 +20,7 @@ use super::attributes;
 use super::queue::{Closed, Permit, Queue};
 use super::read::{Piece, ReadJob};
 use super::seal::{Handle, Shared};
+use crate::bundle::stat;
 use crate::bundle::tree::{Content, Entry, MAX_DEPTH, check_name};
 use crate::monitor::Monitor;
 
@@ -143,8 +144,8 @@ struct Frame {
     place: Option<Arc<Place>>,
     trail: Arc<Trail>,
     name: Bytes,
-    device: u64,
-    inode: u64,
+    /// Device and inode.
+    inode: (u64, u64),
 }
 
 /// Names of one directory, sorted, in little memory.
@@ -276,8 +277,7 @@ impl<'a> Walker<'a> {
             place: Some(place),
             trail,
             name,
-            device: stat.st_dev as u64,
-            inode: stat.st_ino as u64,
+            inode: stat::inode(&stat),
         });
         // The root stays open: everything is found again from there.
         if let Some(far) = self.frames.len().checked_sub(OPEN_DIRECTORIES)
@@ -304,7 +304,7 @@ impl<'a> Walker<'a> {
                 .and_then(|fd| {
                     let stat = fs::fstat(&fd)?;
                     // Another directory under the same name is not the one that was being walked.
-                    if (stat.st_dev as u64, stat.st_ino as u64) != (frame.device, frame.inode) {
+                    if stat::inode(&stat) != frame.inode {
                         return Err(Errno::NOENT);
                     }
                     Ok(fd)
@@ -337,7 +337,7 @@ impl<'a> Walker<'a> {
         let (place, device) = match self.frames.last() {
             Some(Frame {
                 place: Some(place),
-                device,
+                inode: (device, _),
                 ..
             }) => (place.clone(), *device),
             _ => return Err(Closed),
@@ -374,7 +374,7 @@ impl<'a> Walker<'a> {
         stat: &Stat,
         device: u64,
     ) -> Result<(), Closed> {
-        let is_mount = stat.st_dev as u64 != device;
+        let is_mount = stat::device(stat) != device;
         let opened = if self.frames.len() >= MAX_DEPTH {
             Some(Err(Errno::NAMETOOLONG))
         } else if is_mount && self.one_file_system {
@@ -406,7 +406,7 @@ impl<'a> Walker<'a> {
             return self.regular(place, name, stat, None);
         }
         let latest = self.groups.len() as u32;
-        let inode = (stat.st_dev as u64, stat.st_ino as u64);
+        let inode = stat::inode(stat);
         match self.groups.get(&inode) {
             Some(&group) if group + REMEMBERED_GROUPS > latest => {
                 let content = attributes::no_bytes(Some(group));
@@ -435,9 +435,8 @@ impl<'a> Walker<'a> {
         stat: &Stat,
         link_group: Option<u32>,
     ) -> Result<(), Closed> {
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
-        // st_blocks counts units of 512 bytes.
-        let maybe_sparse = (stat.st_blocks as u64).saturating_mul(512) < size;
+        let size = stat::size(stat);
+        let maybe_sparse = stat::maybe_sparse(stat);
         let file = ToRead {
             place: place.clone(),
             name,

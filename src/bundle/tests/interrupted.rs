@@ -16,8 +16,8 @@ use crate::monitor::{Monitor, Progress, Silent};
 /// Two large files, a few small ones.
 fn make(root: &std::path::Path) {
     fs::create_dir_all(root.join("sub")).expect("made");
-    fs::write(root.join("large1"), noise(3 << 20, 1)).expect("written");
-    fs::write(root.join("large2"), noise(3 << 20, 2)).expect("written");
+    fs::write(root.join("large1"), noise(9 << 18, 1)).expect("written");
+    fs::write(root.join("large2"), noise(9 << 18, 2)).expect("written");
     for at in 0..10u8 {
         fs::write(root.join(format!("sub/{at}")), [at; 100]).expect("written");
     }

@@ -46,9 +46,9 @@ fn any_name() -> impl Strategy<Value = Vec<u8>> {
 
 fn any_item() -> impl Strategy<Value = Item> {
     let len = prop_oneof![
-        2 => Just(0usize),
-        6 => 1usize..3000,
-        1 => 100_000usize..700_000,
+        4 => Just(0usize),
+        15 => 1usize..3000,
+        1 => 100_000usize..200_000,
     ];
     let file = (
         len,
@@ -162,7 +162,7 @@ fn unlock(path: &Path) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn trees_come_out_as_they_went_in(items in any_tree()) {
         let room = tempfile::tempdir().expect("a directory");
@@ -206,12 +206,12 @@ fn one_file_goes_to_the_target_or_into_it() {
     let room = tempfile::tempdir().expect("a directory");
     let path = room.path().join("movie.mkv");
     // A first chunk, more chunks, and a tail.
-    let content = noise(5 << 20, 1);
+    let content = noise(5 << 19, 1);
     fs::write(&path, &content).expect("written");
     runtime().block_on(async {
         let memory = Arc::new(Memory::default());
         let report = put(&path, &memory).await.expect("put");
-        assert_eq!((report.files, report.bytes), (1, 5 << 20));
+        assert_eq!((report.files, report.bytes), (1, 5 << 19));
         let options = ExtractOptions::default;
         let exact = room.path().join("copy");
         let done = extract(&memory, &report.link, &exact, options())
@@ -340,7 +340,7 @@ fn contexts_do_not_share_and_options_are_kept() {
 fn small_files_share_blocks_and_each_block_is_fetched_once() {
     let room = tempfile::tempdir().expect("a directory");
     let from = room.path().join("from");
-    for dir in 0..20 {
+    for dir in 0..8 {
         let dir = from.join(format!("d{dir}"));
         fs::create_dir_all(&dir).expect("made");
         for file in 0..100 {
@@ -362,7 +362,7 @@ fn small_files_share_blocks_and_each_block_is_fetched_once() {
     runtime().block_on(async {
         let memory = Arc::new(Memory::default());
         let report = put(&from, &memory).await.expect("put");
-        assert_eq!(report.files, 2000);
+        assert_eq!(report.files, 800);
         assert!(report.blocks < 12, "{} blocks", report.blocks);
         assert_eq!(memory.commits.lock().unwrap().last(), Some(&memory.len()));
         memory.asked.lock().unwrap().clear();
@@ -370,7 +370,7 @@ fn small_files_share_blocks_and_each_block_is_fetched_once() {
         let done = extract(&memory, &report.link, &to, ExtractOptions::default())
             .await
             .expect("extracted");
-        assert_eq!(done.files, 2000);
+        assert_eq!(done.files, 800);
         let mut asked = memory.asked.lock().unwrap().clone();
         let times = asked.len();
         asked.sort();
@@ -422,6 +422,48 @@ fn what_cannot_be_read_is_reported_and_the_rest_is_put() {
         assert!(matches!(special, Err(super::Error::NotPuttable { .. })));
     });
     unlock(&from);
+}
+
+#[test]
+fn a_file_that_changes_is_kept_as_read_and_said_so() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let room = tempfile::tempdir().expect("a directory");
+    let (log, still) = (room.path().join("log"), room.path().join("still"));
+    let content = noise(2 << 20, 4);
+    fs::write(&log, &content).expect("written");
+    fs::write(&still, b"still").expect("written");
+    let (begun, begin) = std::sync::mpsc::sync_channel(1);
+    let stop = AtomicBool::new(false);
+    let report = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut file = File::options().append(true).open(&log).expect("opens");
+            while !stop.load(Ordering::Relaxed) {
+                file.write_all(b"x").expect("written");
+                let _ = begun.try_send(());
+            }
+        });
+        begin.recv().expect("it writes");
+        let memory = Arc::new(Memory::default());
+        let report = runtime().block_on(put(room.path(), &memory)).expect("put");
+        stop.store(true, Ordering::Relaxed);
+        (report, memory)
+    });
+    let (report, memory) = report;
+    assert_eq!((report.files, report.unreadable_total), (2, 1));
+    assert_eq!(report.unreadable[0].path, log);
+    assert!(report.unreadable[0].reason.contains("changed"));
+    let to = room.path().join("to");
+    runtime()
+        .block_on(extract(
+            &memory,
+            &report.link,
+            &to,
+            ExtractOptions::default(),
+        ))
+        .expect("extracted");
+    let kept = fs::read(to.join("log")).expect("reads");
+    assert!(kept.starts_with(&content) && kept.len() > content.len());
+    assert!(kept[content.len()..].iter().all(|b| *b == b'x'));
 }
 
 #[test]
