@@ -1,5 +1,6 @@
 //! RocksDB as the store uses it: two column families, no write-ahead log, typed failures.
 
+use std::ffi::CStr;
 use std::fs::{self, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -43,6 +44,8 @@ const COMPACTION_PATIENCE: Duration = Duration::from_secs(600);
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(12);
 /// Never written.
 const PROBE_KEY: &[u8] = b"Mprobe";
+/// Missing from the crate's list of properties.
+const LIVE_BLOB_FILE_SIZE: &CStr = c"rocksdb.live-blob-file-size";
 const RECOVERY_POLL: Duration = Duration::from_millis(50);
 
 /// An open database.
@@ -295,6 +298,28 @@ impl Database {
             .db
             .property_int_value_cf(self.index(), properties::TOTAL_SST_FILES_SIZE);
         bytes.ok().flatten().unwrap_or(0)
+    }
+
+    /// Whether there are data files that RocksDB is writing now, or needs no more and has not deleted yet.
+    pub fn has_files_under_way(&self) -> bool {
+        let is_data = |path: &Path| path.extension().is_some_and(|e| e == "sst" || e == "blob");
+        let Ok(entries) = fs::read_dir(self.dir.join(BLOCKS_DIR)) else {
+            return false;
+        };
+        let on_disk: u64 = entries
+            .filter_map(|entry| entry.ok().filter(|entry| is_data(&entry.path())))
+            .filter_map(|entry| Some(entry.metadata().ok()?.len()))
+            .sum();
+        let names: [&CStr; 2] = [
+            properties::LIVE_SST_FILES_SIZE.as_c_str(),
+            LIVE_BLOB_FILE_SIZE,
+        ];
+        let live: u64 = [self.index(), self.blocks()]
+            .into_iter()
+            .flat_map(|cf| names.map(|name| self.db.property_int_value_cf(cf, name)))
+            .map(|bytes| bytes.ok().flatten().unwrap_or(0))
+            .sum();
+        on_disk > live
     }
 
     fn write_failed(&self, error: rocksdb::Error) -> Error {

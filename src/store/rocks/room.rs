@@ -9,6 +9,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::change::Change;
 use super::schema::{self, Tag};
@@ -23,6 +24,9 @@ const FLUSH_BYTES: u64 = 8 << 10;
 const MAX_RESERVE_SHARE: u64 = 4;
 /// Cached blocks that are evicted as one change.
 const BATCH_EVICTIONS: usize = 256;
+/// Longest wait for files under way.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(2);
+const SETTLE_POLL: Duration = Duration::from_millis(5);
 
 /// How much space is used.
 #[derive(Debug, Default)]
@@ -111,14 +115,10 @@ impl RocksStore {
     pub(super) fn make_room(&self, needed: u64) -> Result<(), Error> {
         let _turn = lock(&self.reclaiming);
         loop {
-            let totals = {
-                let writer = self.writer();
-                self.measure(&writer);
-                writer.totals
-            };
-            let Err(error) = self.check_room(needed, true) else {
+            let Err(error) = self.settle(needed) else {
                 return Ok(());
             };
+            let totals = self.writer().totals;
             let (over_quota, over_disk) = self.excess(needed, true);
             let missing = over_quota.max(over_disk);
             let held = totals.pinned_bytes + totals.leased_bytes;
@@ -133,6 +133,20 @@ impl RocksStore {
             if self.evict(wanted)? == 0 {
                 return Err(error);
             }
+        }
+    }
+
+    /// Whether `needed` bytes of blocks fit once files under way have come to rest: a flush counts twice while it runs, and
+    /// a file that a compaction has emptied stays until its last reader is done. Nothing is evicted for what goes by itself.
+    fn settle(&self, needed: u64) -> Result<(), Error> {
+        let deadline = Instant::now() + SETTLE_PATIENCE;
+        loop {
+            self.measure(&self.writer());
+            let room = self.check_room(needed, true);
+            if room.is_ok() || !self.db.has_files_under_way() || Instant::now() > deadline {
+                return room;
+            }
+            std::thread::sleep(SETTLE_POLL);
         }
     }
 

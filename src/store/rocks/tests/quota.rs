@@ -200,7 +200,9 @@ fn reading_while_space_is_made() {
         let results: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
         // Whatever became of the writers, the readers must end.
         done.store(true, Ordering::Relaxed);
-        results.into_iter().for_each(|result| result.expect("no panic"));
+        results
+            .into_iter()
+            .for_each(|result| result.expect("no panic"));
     });
     assert!(on_disk(dir.path()) <= 40 * MIB);
     assert_eq!(store.usage().corrupt, 0);
