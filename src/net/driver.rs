@@ -89,7 +89,7 @@ impl Driver {
     }
 
     /// Runs until cancelled or until nobody holds a handle any more, then ends everything it owns.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(mut self: Box<Self>) {
         loop {
             tokio::select! {
                 () = self.cancel.cancelled() => break,
@@ -129,7 +129,7 @@ impl Driver {
     }
 
     /// Nobody gets a permit any more, listeners and connections close, what is to be written is written.
-    pub(super) async fn end(mut self) {
+    pub(super) async fn end(mut self: Box<Self>) {
         self.permits.close();
         drop(self.commands);
         for listener in self.listeners {

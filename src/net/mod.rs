@@ -101,7 +101,8 @@ impl Net {
         let transport = transport.map_err(|error| Error::Transport(error.to_string()))?;
         let swarm_config = libp2p::swarm::Config::with_executor(tasks.clone())
             .with_idle_connection_timeout(IDLE_TIMEOUT);
-        let mut driver = Driver {
+        // Boxed: a swarm is large, and futures that hold it would be too.
+        let mut driver = Box::new(Driver {
             swarm: Swarm::new(transport, rooms, local, swarm_config),
             switchboard: Switchboard {
                 local,
@@ -115,7 +116,7 @@ impl Net {
             tasks,
             records,
             listeners: Vec::new(),
-        };
+        });
         if let Err(error) = driver.listen(&config.listen).await {
             driver.end().await;
             return Err(error);
