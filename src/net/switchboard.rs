@@ -144,6 +144,10 @@ impl Switchboard {
                 });
                 self.tell(Event::PeerGone { peer });
             }
+            peers::Event::Double { peer } => {
+                let quiet = rooms.exchange.is_quiet(peer) && rooms.providers.is_quiet();
+                rooms.peers.settle(peer, quiet);
+            }
             peers::Event::Listens {
                 peer,
                 addresses,

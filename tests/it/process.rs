@@ -7,9 +7,6 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// How long anything may take before a test calls it stuck.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
 /// The binary under test, without settings from the environment.
 pub fn libernet() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_libernet"));

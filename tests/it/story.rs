@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use crate::process::{Node, fails, json, libernet, run, signal};
+use crate::process::{Node, fails, json, libernet, run};
 use crate::sample::{assert_same, make_tree, noise};
 
 fn text(value: &serde_json::Value) -> &str {
@@ -398,7 +398,6 @@ fn signals_end_a_node_cleanly_even_at_work() {
     }
     node.stop();
     assert!(!command.wait().expect("ended").success());
-    let _ = signal;
 }
 
 #[test]

@@ -152,8 +152,8 @@ fn make(dir: &Path, items: &[(Vec<u8>, Item)], files: &mut Vec<PathBuf>, count: 
 /// Lets a temporary directory with read-only directories in it be removed by anybody.
 fn unlock(path: &Path) {
     for path in picture(path)
-        .into_iter()
-        .map(|(name, _)| path.join(std::ffi::OsString::from_vec(name)))
+        .into_keys()
+        .map(|name| path.join(std::ffi::OsString::from_vec(name)))
     {
         if path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
             let _ = fs::set_permissions(&path, fs::Permissions::from_mode(0o755));
@@ -389,7 +389,7 @@ fn what_cannot_be_read_is_reported_and_the_rest_is_put() {
     let _socket = std::os::unix::net::UnixListener::bind(from.join("socket")).expect("bound");
     fs::create_dir(from.join("locked")).expect("made");
     fs::write(from.join("locked/secret"), b"x").expect("written");
-    fs::set_permissions(from.join("locked"), fs::Permissions::from_mode(0)).expect("set");
+    fs::set_permissions(from.join("locked"), fs::Permissions::from_mode(0o000)).expect("set");
     runtime().block_on(async {
         let (memory, listener) = (Arc::new(Memory::default()), Arc::new(Listener::default()));
         let report = super::super::put(

@@ -121,6 +121,11 @@ impl<T> Admission<T> {
         self.give_back(reservation.peer, reservation.bytes);
     }
 
+    /// Whether nothing of a peer waits or is started.
+    pub(super) fn is_quiet(&self, peer: PeerId) -> bool {
+        !self.queues.contains_key(&peer) && !self.reserved.contains_key(&peer)
+    }
+
     /// Forgets what waits for a peer that is gone.
     pub(super) fn forget(&mut self, peer: PeerId) {
         if let Some(queue) = self.queues.remove(&peer) {

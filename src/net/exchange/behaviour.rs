@@ -72,6 +72,11 @@ impl Behaviour {
         }
     }
 
+    /// Whether nothing is under way to or from a peer.
+    pub(crate) fn is_quiet(&self, peer: PeerId) -> bool {
+        self.client.is_quiet(peer) && self.server.is_quiet(peer)
+    }
+
     fn on_event(&mut self, event: rr::Event<Parcel, Response>) {
         match event {
             rr::Event::Message { peer, message, .. } => match message {

@@ -68,6 +68,13 @@ impl Client {
         self.pending.insert(id, pending);
     }
 
+    /// Whether nothing is under way to a peer.
+    pub(super) fn is_quiet(&self, peer: PeerId) -> bool {
+        self.pending
+            .values()
+            .all(|pending| pending.ask.peer != peer)
+    }
+
     /// A response has come.
     pub(super) fn answered(
         &mut self,

@@ -95,6 +95,11 @@ impl Server {
         }
     }
 
+    /// Whether nothing of a peer waits or is worked on.
+    pub(super) fn is_quiet(&self, peer: PeerId) -> bool {
+        self.admission.is_quiet(peer)
+    }
+
     /// The peer has no connection any more.
     pub(super) fn gone(&mut self, peer: PeerId) {
         self.admission.forget(peer);

@@ -35,6 +35,8 @@ pub(crate) enum Event {
     Connected { peer: PeerId },
     /// It is no longer.
     Gone { peer: PeerId },
+    /// There are several connections with a peer. Answer with [`Behaviour::settle`].
+    Double { peer: PeerId },
     /// Where a peer of this network listens, and whether it serves the DHT.
     Listens {
         peer: PeerId,
@@ -156,6 +158,11 @@ impl Behaviour {
         }
     }
 
+    /// Of several connections with a peer only one is to stay; `quiet`: nothing of ours is under way to it.
+    pub(crate) fn settle(&mut self, peer: PeerId, quiet: bool) {
+        self.parts.keeper.settle(peer, quiet);
+    }
+
     /// Where a peer can be reached, from the DHT.
     pub(crate) fn locate(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
         let dialable = addresses
@@ -183,6 +190,9 @@ impl Behaviour {
     fn on_event(&mut self, event: PartsEvent) {
         match event {
             PartsEvent::Keeper(Fact::Gone(peer)) => self.events.push_back(Event::Gone { peer }),
+            PartsEvent::Keeper(Fact::Double(peer)) => {
+                self.events.push_back(Event::Double { peer });
+            }
             PartsEvent::Keeper(Fact::BootstrapFailed {
                 address,
                 error,

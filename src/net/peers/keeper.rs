@@ -27,8 +27,10 @@ use super::{Connected, Direction, Error, Misbehaviour, Source, Target};
 use crate::net::address::{peer_of, without_peer};
 use crate::time::Clock;
 
-/// How long double connections are both left alone, so that what was begun on either can end.
-const DOUBLE_GRACE: Duration = Duration::from_secs(1);
+/// How often it is looked whether a double connection can be closed: Kademlia waits 10 s for an answer that was under way on it.
+const DOUBLE_INTERVAL: Duration = Duration::from_secs(1);
+/// A double connection is closed after so long even if something is under way.
+const DOUBLE_MAX: Duration = Duration::from_secs(60);
 /// Of two peers that discover each other the one with the larger id waits so long for the other to dial.
 const LATE_DIAL: Duration = Duration::from_secs(2);
 /// How long a peer of another network, or one that misbehaved, is turned away.
@@ -52,6 +54,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 pub(crate) enum Fact {
     /// The last connection with an identified peer has ended.
     Gone(PeerId),
+    /// There are several connections with a peer: [`Keeper::settle`] is waited for.
+    Double(PeerId),
     /// A bootstrap peer could not be reached.
     BootstrapFailed {
         address: Multiaddr,
@@ -81,7 +85,8 @@ pub(crate) struct Keeper {
     pub(super) book: Book,
     bootstraps: Vec<Bootstrap>,
     refused: HashMap<PeerId, Instant>,
-    doubles: VecDeque<(Instant, PeerId)>,
+    /// When to look next at peers with several connections, and since when they have them.
+    doubles: VecDeque<(Instant, (PeerId, Instant))>,
     late_dials: VecDeque<(Instant, PeerId)>,
     /// Callers that wait for a peer, and for whoever is at an address that is being dialled.
     waiting: HashMap<PeerId, Vec<Connected>>,
@@ -232,6 +237,24 @@ impl Keeper {
         });
     }
 
+    /// Closes what is too much of several connections with a peer: each side those that it dialled itself, once it has nothing under
+    /// way to the peer; after some time all in any case.
+    pub(super) fn settle(&mut self, peer: PeerId, quiet: bool) {
+        let since = self.doubles.iter().find(|(_, (other, _))| *other == peer);
+        let overdue = since.is_some_and(|(_, (_, since))| since.elapsed() >= DOUBLE_MAX);
+        let links = self.book.links(&peer);
+        let close: Vec<ConnectionId> = surplus(&self.local, &peer, links)
+            .into_iter()
+            .filter(|id| {
+                let ours = |link: &&Link| link.direction == Direction::Outbound;
+                overdue || (quiet && links.iter().filter(ours).any(|link| link.id == *id))
+            })
+            .collect();
+        for id in close {
+            self.close_one(peer, id);
+        }
+    }
+
     /// Disconnects a peer and turns it away for a while.
     pub(super) fn refuse(&mut self, peer: PeerId) {
         if self.refused.len() >= MAX_REFUSED {
@@ -346,9 +369,10 @@ impl Keeper {
             address: address.clone(),
             since: now,
         };
-        if self.book.linked(peer, link) {
-            self.doubles
-                .push_back((Instant::now() + DOUBLE_GRACE, peer));
+        let known = self.doubles.iter().any(|(_, (other, _))| *other == peer);
+        if self.book.linked(peer, link) && !known {
+            let now = Instant::now();
+            self.doubles.push_back((now + DOUBLE_INTERVAL, (peer, now)));
         }
         for bootstrap in &mut self.bootstraps {
             if bootstrap.dialling == Some(id) || bootstrap.peer == Some(peer) {
@@ -441,9 +465,12 @@ impl Keeper {
 
     /// Does what is due and gives back when to look again.
     fn act(&mut self, now: Instant) -> Option<Instant> {
-        while let Some((_, peer)) = take_due(&mut self.doubles, now) {
-            for id in surplus(&self.local, &peer, self.book.links(&peer)) {
-                self.close_one(peer, id);
+        while let Some((_, (peer, since))) = take_due(&mut self.doubles, now) {
+            if self.book.links(&peer).len() > 1 {
+                self.doubles
+                    .push_back((now + DOUBLE_INTERVAL, (peer, since)));
+                self.out
+                    .push_back(ToSwarm::GenerateEvent(Fact::Double(peer)));
             }
         }
         while let Some((_, peer)) = take_due(&mut self.late_dials, now) {
@@ -476,9 +503,9 @@ impl Keeper {
             bootstrap.dialling = id;
             bootstrap.due = now + LONGEST_PAUSE;
         }
-        let queued = self.doubles.front().into_iter().chain(&self.late_dials);
-        queued
-            .map(|(due, _)| *due)
+        let doubles = self.doubles.iter().map(|(due, _)| *due);
+        doubles
+            .chain(self.late_dials.iter().map(|(due, _)| *due))
             .chain(self.bootstraps.iter().map(|bootstrap| bootstrap.due))
             .min()
     }

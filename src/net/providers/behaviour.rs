@@ -140,6 +140,11 @@ impl Behaviour {
         }
     }
 
+    /// Whether no query is under way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.inner.iter_queries().next().is_none()
+    }
+
     /// A peer is not of this network.
     pub(crate) fn forget(&mut self, peer: PeerId) {
         self.inner.remove_peer(&peer);
