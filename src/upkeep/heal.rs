@@ -1,4 +1,4 @@
-//! Fetches blocks again that were found damaged.
+//! Fetches blocks again that were found damaged, or that a pin refers to and that are gone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +13,18 @@ use crate::task::WorkerState;
 /// How long to look for one block.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Blocks that are looked for at the start at most; more are found as they are asked for.
+const MAX_AT_START: usize = 10_000;
+
 /// Runs until cancelled. Blocks that nobody has now are tried again when the next damaged block is found.
 pub async fn run(depot: Depot, cancel: CancellationToken, state: Arc<WorkerState>) {
     state.set("nothing is damaged");
+    let store = depot.store().clone();
+    if let Ok(Ok(lost)) = tokio::task::spawn_blocking(move || store.lost(None, MAX_AT_START)).await
+        && !lost.is_empty()
+    {
+        depot.wounded().add(lost);
+    }
     loop {
         let round = async {
             depot.wounded().changed().await;

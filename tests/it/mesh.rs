@@ -239,12 +239,14 @@ async fn liars_are_caught_and_the_block_comes_from_elsewhere() {
         "{counted} counted, {lies} told"
     );
 
-    // With only liars left the error names them and what they did.
+    // Who was lied to keeps away from the liars. Somebody new, with only liars to ask, is told who they are and what they did.
+    let newcomer = SimNode::start(Some(&hub), Manners::Honest).await;
+    connected(&newcomer, 1).await;
     let lost = [Block::new(noise(99, 1000).into()).expect("a block").id()];
     for liar in &liars {
         liar.announce(&lost).await;
     }
-    let error = reader
+    let error = newcomer
         .get(&lost, Duration::from_secs(3))
         .await
         .expect_err("nobody has it");
@@ -264,7 +266,7 @@ async fn liars_are_caught_and_the_block_comes_from_elsewhere() {
             .any(|liar| wrong.contains(&liar.peer().to_string().as_str())),
         "{error}"
     );
-    for node in liars.into_iter().chain([hub, honest, reader]) {
+    for node in liars.into_iter().chain([hub, honest, reader, newcomer]) {
         node.stop().await;
     }
 }
