@@ -164,14 +164,17 @@ mod tests {
     fn the_load_is_spread_evenly() {
         let (mut roster, peers) = roster(3);
         let mut counts: BTreeMap<PeerId, usize> = BTreeMap::new();
-        for _ in 0..30 {
+        for _ in 0..3 * FIRST_WINDOW {
             let peer = roster
                 .choose(&BTreeMap::new(), NOW)
                 .expect("somebody is free");
             roster.asked(peer);
             *counts.entry(peer).or_default() += 1;
         }
-        assert!(peers.iter().all(|p| counts[p] == 10), "{counts:?}");
+        assert!(
+            peers.iter().all(|p| counts[p] == FIRST_WINDOW),
+            "{counts:?}"
+        );
     }
 
     #[test]
