@@ -1,7 +1,7 @@
 //! Blocks: immutable bytes named by their hash, and how plaintext becomes one.
 //!
 //! - [`Block`]: bytes whose hash has been checked. A `Block` in hand *is* verified; unverified bytes stay `Bytes`.
-//! - [`seal`]: payload (codec, length, data, padding), key derivation, encryption.
+//! - [`seal()`]: payload (codec, length, data, padding), key derivation, encryption.
 //! - [`Ref`]: where some plaintext is. [`Link`]: what people pass on.
 //! - [`BlockSource`], [`BlockSink`], [`ChunkIndex`]: what the rooms above need of stores and networks, so that files can be
 //!   turned into blocks without knowing either.

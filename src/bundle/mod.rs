@@ -1,8 +1,8 @@
 //! Bundles: files and directory trees as blocks, and out again.
 //!
-//! - [`put`], [`put_reader`]: a file, a tree or a stream becomes blocks and a link.
+//! - [`put()`], [`put_reader`]: a file, a tree or a stream becomes blocks and a link.
 //! - [`Bundle`]: lists, looks up, streams a file, names all blocks.
-//! - [`extract`]: writes it all to a directory.
+//! - [`extract()`]: writes it all to a directory.
 //!
 //! # Terms and layout
 //!

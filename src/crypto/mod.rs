@@ -1,6 +1,6 @@
 //! Hashing and sealing: the only room that names a cipher or a hash function.
 //!
-//! Everything else asks for [`hash::sha384`] or [`aead::encrypt`], so that a faster implementation can be put in here. This
+//! Everything else asks for [`hash::sha384_id`] or [`aead::encrypt`], so that a faster implementation can be put in here. This
 //! room knows nothing of blocks, files or formats.
 
 pub mod aead;

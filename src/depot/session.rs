@@ -208,7 +208,8 @@ impl Session {
                     tried.insert(request.peer, Attempt::TimedOut);
                     attempts.push(self.ask(request, id));
                     last_ask = now;
-                } else if search.is_none() && now >= next_search {
+                } else if search.is_none() && now >= next_search && self.needs_others(start, &tried)
+                {
                     search = Some(self.search(id, tried.keys().copied().collect()));
                 }
             }
@@ -243,6 +244,11 @@ impl Session {
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         }
+    }
+
+    /// Whether waiting for the known peers is not enough: none of them may still give the block, or it takes them too long.
+    fn needs_others(&self, start: Instant, tried: &BTreeMap<PeerId, Attempt>) -> bool {
+        start.elapsed() >= HEDGE_AFTER || !lock(&self.shared.roster).has_later(tried)
     }
 
     fn patience_now(&self) -> Duration {

@@ -1,6 +1,6 @@
 //! The store on disk.
 //!
-//! What is where: [`schema`] says it. Writers take turns under one lock and write whole [`Change`](change::Change)s; readers take no lock.
+//! What is where: [`schema`] says it. Writers take turns under one lock and write whole [`Change`]s; readers take no lock.
 //! Nothing goes through a write-ahead log: changes are in memory until a flush, which writes both column families as one, so
 //! that a crash loses a suffix of changes and nothing else.
 //!
