@@ -19,7 +19,7 @@ use crate::crypto::key::Key;
 use crate::id::{BlockId, HashKind};
 
 pub use link::{Link, LinkError};
-pub use seal::{Context, MAX_PLAINTEXT_BYTES, OpenError, SealError, Sealed, open, seal};
+pub use seal::{Context, MAX_PLAINTEXT_BYTES, OpenError, SealError, Sealed, open, seal, seal_all};
 pub use traits::{
     Attempt, BlockSink, BlockSource, ChunkHash, ChunkIndex, GetError, IndexError, PutError,
     PutStats, Tried,
@@ -72,6 +72,31 @@ impl Block {
         Ok(Self { id, bytes })
     }
 
+    /// [`verify`](Self::verify) of everything that `next` gives, until it gives nothing and all is done: faster than one after the other,
+    /// because the blocks are hashed several at a time. `done` gets each verdict with what came along with its bytes, in any order.
+    pub fn verify_all<T>(
+        mut next: impl FnMut() -> Option<(BlockId, Bytes, T)>,
+        done: impl FnMut(Result<Self, VerifyError>, T),
+    ) {
+        let done = std::cell::RefCell::new(done);
+        hash::sha384_ids(
+            |_| loop {
+                let (id, bytes, tag) = next()?;
+                if id.kind() == HashKind::Sha384 && check_size(&bytes).is_ok() {
+                    return Some(Claimed { id, bytes, tag });
+                }
+                done.borrow_mut()(Self::verify(id, bytes), tag);
+            },
+            |Claimed { id, bytes, tag }, hash| {
+                let verdict = match hash == id {
+                    true => Ok(Self { id, bytes }),
+                    false => Err(VerifyError::Mismatch(id)),
+                };
+                done.borrow_mut()(verdict, tag);
+            },
+        );
+    }
+
     /// A block whose bytes were verified when they were stored and are protected by the store's own checksum since.
     /// For stores only.
     pub(crate) fn from_checked(id: BlockId, bytes: Bytes) -> Self {
@@ -91,6 +116,19 @@ impl Block {
     /// The bytes alone.
     pub fn into_bytes(self) -> Bytes {
         self.bytes
+    }
+}
+
+/// Bytes that are said to be a block.
+struct Claimed<T> {
+    id: BlockId,
+    bytes: Bytes,
+    tag: T,
+}
+
+impl<T> AsRef<[u8]> for Claimed<T> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -123,6 +161,7 @@ pub struct Ref {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sha2::Digest;
 
     #[test]
     fn size_limits() {
@@ -135,6 +174,28 @@ mod tests {
             Block::new(over),
             Err(VerifyError::Size(MAX_BLOCK_BYTES + 1))
         );
+    }
+
+    #[test]
+    fn many_are_verified_each_by_itself() {
+        let good = |byte| Block::new(Bytes::from(vec![byte; 300])).expect("a small block");
+        let old = BlockId::from_sha256(sha2::Sha256::digest(b"old").into());
+        let too_large = Bytes::from(vec![0; MAX_BLOCK_BYTES + 1]);
+        let mut given = vec![
+            (good(1).id(), good(1).into_bytes(), 0),
+            (good(2).id(), good(3).into_bytes(), 1),
+            (old, Bytes::from_static(b"old"), 2),
+            (good(4).id(), too_large, 3),
+            (good(5).id(), good(5).into_bytes(), 4),
+        ]
+        .into_iter();
+        let mut results = vec![Err(VerifyError::Size(0)); 5];
+        Block::verify_all(|| given.next(), |verdict, at: usize| results[at] = verdict);
+        assert_eq!(results[0], Ok(good(1)));
+        assert_eq!(results[1], Err(VerifyError::Mismatch(good(2).id())));
+        assert_eq!(results[2].as_ref().map(Block::id), Ok(old));
+        assert_eq!(results[3], Err(VerifyError::Size(MAX_BLOCK_BYTES + 1)));
+        assert_eq!(results[4], Ok(good(5)));
     }
 
     #[test]

@@ -130,16 +130,74 @@ pub enum OpenError {
 /// # Errors
 /// [`SealError`] when the plaintext is larger than [`MAX_PLAINTEXT_BYTES`].
 pub fn seal(context: &Context, plaintext: &[u8]) -> Result<Sealed, SealError> {
+    let encrypted = encrypt(context, plaintext)?;
+    let id = hash::sha384_id(&encrypted.bytes);
+    Ok(encrypted.named(id))
+}
+
+/// [`seal`] of everything that `next` gives, until it gives nothing and all is done: faster than one after the other, because the blocks
+/// are hashed several at a time. `done` gets each block with what came along with its plaintext, in any order. `next` is told how
+/// many blocks are being hashed: it may wait when there are none, and should not otherwise.
+///
+/// # Errors
+/// As [`seal`]; what was given before and is not done yet is dropped.
+pub fn seal_all<P: AsRef<[u8]>, T>(
+    context: &Context,
+    mut next: impl FnMut(usize) -> Option<(P, T)>,
+    mut done: impl FnMut(Sealed, T),
+) -> Result<(), SealError> {
+    let mut error = None;
+    hash::sha384_ids(
+        |busy| {
+            if error.is_some() {
+                return None;
+            }
+            let (plaintext, tag) = next(busy)?;
+            encrypt(context, plaintext.as_ref())
+                .map_err(|too_large| error = Some(too_large))
+                .ok()
+                .map(|block| Tagged(block, tag))
+        },
+        |Tagged(block, tag), id| done(block.named(id), tag),
+    );
+    error.map_or(Ok(()), Err)
+}
+
+/// A block without its name.
+struct Encrypted {
+    bytes: Vec<u8>,
+    key: Key,
+    plaintext_len: u32,
+}
+
+impl Encrypted {
+    fn named(self, id: crate::id::BlockId) -> Sealed {
+        Sealed {
+            block: Block::from_checked(id, Bytes::from(self.bytes)),
+            key: self.key,
+            plaintext_len: self.plaintext_len,
+        }
+    }
+}
+
+/// Hashed as the block, with something beside it.
+struct Tagged<T>(Encrypted, T);
+
+impl<T> AsRef<[u8]> for Tagged<T> {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
+
+fn encrypt(context: &Context, plaintext: &[u8]) -> Result<Encrypted, SealError> {
     if plaintext.len() > MAX_PLAINTEXT_BYTES {
         return Err(SealError(plaintext.len()));
     }
-    let mut payload = build_payload(plaintext);
-    let key = context.payload_key(&payload);
-    aead::encrypt(&key, &mut payload);
-    let bytes = Bytes::from(payload);
-    let id = hash::sha384_id(&bytes);
-    Ok(Sealed {
-        block: Block::from_checked(id, bytes),
+    let mut bytes = build_payload(plaintext);
+    let key = context.payload_key(&bytes);
+    aead::encrypt(&key, &mut bytes);
+    Ok(Encrypted {
+        bytes,
         key,
         plaintext_len: plaintext.len() as u32,
     })

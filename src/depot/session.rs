@@ -6,6 +6,7 @@
 //! merely busy and blocks of the session still arrive.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -199,7 +200,9 @@ impl Session {
         let mut next_search = start;
         let mut pause = FIRST_PAUSE;
         loop {
-            let changed = self.shared.changed.notified();
+            let mut changed = pin!(self.shared.changed.notified());
+            // Listens from here on: what changes while we look at the roster is not missed.
+            changed.as_mut().enable();
             let now = Instant::now();
             let silent = now.duration_since(last_ask) >= HEDGE_AFTER;
             if attempts.is_empty() || (silent && attempts.len() < MAX_ATTEMPTS_AT_ONCE) {
@@ -384,15 +387,10 @@ async fn check(
     peer: PeerId,
     bytes: Bytes,
 ) -> Result<Block, Attempt> {
-    let _permit = inner
-        .checkers
-        .acquire()
-        .await
-        .map_err(|_| Attempt::Failed)?;
-    let checked = tokio::task::spawn_blocking(move || Block::verify(id, bytes)).await;
+    let checked = inner.verifier.verify(id, bytes).await;
     match checked {
-        Ok(Ok(block)) => Ok(block),
-        Ok(Err(error)) => {
+        Some(Ok(block)) => Ok(block),
+        Some(Err(error)) => {
             tracing::warn!(%peer, %error, "a peer sent wrong bytes");
             Traffic::add(&inner.traffic.wrong_blocks, 1);
             inner
@@ -402,7 +400,7 @@ async fn check(
                 .await;
             Err(Attempt::WrongBytes)
         }
-        Err(_) => Err(Attempt::Failed),
+        None => Err(Attempt::Failed),
     }
 }
 

@@ -54,7 +54,7 @@ use crate::monitor::Monitor;
 /// Unreadable files that a report names one by one.
 pub const MAX_REPORTED: usize = 10_000;
 /// Memory for file content on its way, unless said otherwise.
-pub const DEFAULT_IN_FLIGHT_BYTES: usize = 48 << 20;
+pub const DEFAULT_IN_FLIGHT_BYTES: usize = 64 << 20;
 /// Less than this does not keep a pipeline busy.
 const MIN_IN_FLIGHT_BYTES: usize = 16 << 20;
 /// Steps of the walk that wait for the assembler.

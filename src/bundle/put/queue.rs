@@ -55,21 +55,44 @@ impl<T> Queue<T> {
 
     /// Waits for an item. `None` once closed, whatever is left.
     pub(super) fn pop(&self) -> Option<T> {
+        self.pop_when(|_| true)
+    }
+
+    /// As [`pop`](Self::pop), but takes an item only while `may` agrees, which is told how many there are. It is asked again whenever
+    /// something changes in the queue, and by [`wake`](Self::wake).
+    pub(super) fn pop_when(&self, may: impl Fn(usize) -> bool) -> Option<T> {
         let mut state = self.lock();
         loop {
+            if may(state.items.len())
+                && let Some(item) = self.take(&mut state)
+            {
+                return Some(item);
+            }
             if state.closed {
                 return None;
-            }
-            if let Some(item) = state.items.pop_front() {
-                drop(state);
-                self.changed.notify_all();
-                return Some(item);
             }
             state = self
                 .changed
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Has everybody who waits look again.
+    pub(super) fn wake(&self) {
+        let _state = self.lock();
+        self.changed.notify_all();
+    }
+
+    /// An item, if there is one now.
+    pub(super) fn try_pop(&self) -> Option<T> {
+        self.take(&mut self.lock())
+    }
+
+    fn take(&self, state: &mut QueueState<T>) -> Option<T> {
+        let item = state.items.pop_front()?;
+        self.changed.notify_all();
+        Some(item)
     }
 
     /// Ends all waiting and drops what is left.

@@ -16,6 +16,8 @@ use crate::wire::store as wire;
 const BATCH_BYTES: usize = 4 << 20;
 /// Blocks of one batch at most: bounds how long small ones hold the writer's lock.
 const BATCH_BLOCKS: usize = 1024;
+/// What a block's records take in a batch, about.
+const RECORD_BYTES: usize = 512;
 /// How often a put makes room that others then take before it gives up.
 const MAX_ATTEMPTS: usize = 16;
 /// How often a read starts over because its block moved meanwhile.
@@ -37,10 +39,12 @@ impl RocksStore {
 
     fn put_part(&self, part: &[Block], keep: Keep) -> Result<PutStats, Error> {
         let mut refused = None;
+        let records: usize = part.len() * RECORD_BYTES;
+        let capacity = records + part.iter().map(|block| block.bytes().len()).sum::<usize>();
         for _ in 0..MAX_ATTEMPTS {
             let mut writer = self.writer();
             check_pin(&writer, keep)?;
-            let mut change = Change::new(&self.db, &mut writer);
+            let mut change = Change::with_capacity(&self.db, &mut writer, capacity);
             let mut stats = PutStats::default();
             for block in part {
                 self.put_one(&mut change, block, keep, &mut stats)?;

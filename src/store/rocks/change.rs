@@ -39,12 +39,17 @@ pub struct Change<'a> {
 
 impl<'a> Change<'a> {
     pub fn new(db: &'a Database, writer: &'a mut Writer) -> Self {
+        Self::with_capacity(db, writer, 0)
+    }
+
+    /// As [`new`](Self::new), with room for `bytes` of blocks: a batch that grows block by block copies what it has each time.
+    pub fn with_capacity(db: &'a Database, writer: &'a mut Writer, bytes: usize) -> Self {
         Self {
             db,
             totals: writer.totals,
             cached_from: writer.cached_from,
             writer,
-            batch: WriteBatch::default(),
+            batch: WriteBatch::with_capacity_bytes(bytes),
             blocks: HashMap::new(),
             refs: HashSet::new(),
             dead: Vec::new(),
