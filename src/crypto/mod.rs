@@ -6,3 +6,4 @@
 pub mod aead;
 pub mod hash;
 pub mod key;
+pub mod secretbox;
