@@ -36,6 +36,9 @@ const HEADS_AT_ONCE: usize = 4;
 /// Logs of one head that are fetched at the same time.
 const LOGS_AT_ONCE: usize = 4;
 
+/// Logs that one head's pin has at most: those of now, and as long as some of them are missing those of before.
+pub const MAX_PINNED_LOGS: usize = 2 * MAX_ENTRIES;
+
 /// Why a head could not be looked after.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -62,6 +65,11 @@ pub enum Error {
 /// Name of the pin of a head's logs.
 pub fn pin_name(head: &BlockId) -> String {
     format!("head {}", &head.to_hex()[..8])
+}
+
+/// Whether a pin is of a head's logs. Its root is then no block: it is the head's key in the DHT.
+pub fn is_head_pin(info: &PinInfo) -> bool {
+    info.link.is_none() && info.name == pin_name(&info.root)
 }
 
 /// Runs until cancelled: once for each head at the start and when it is kept, then every [`EVERY`].
@@ -188,10 +196,11 @@ impl Keeper<'_> {
             // Only its pin is left, from a list of kept heads that was lost.
             heads.keep(record.clone()).await?;
         }
-        let pinned = self.pin_logs(id, &record).await;
-        // That a log is missing here is no reason to let the record go.
-        let report = heads.publish(record).await?;
-        tracing::debug!(head = %id, stored_by = report.stored_by, "a head was published again");
+        // Neither is a reason to wait with the other, or to leave it.
+        let (pinned, report) =
+            futures::join!(self.pin_logs(id, &record), heads.publish(record.clone()));
+        tracing::debug!(head = %id, ?report, "a head was published again");
+        report?;
         pinned
     }
 
@@ -298,13 +307,12 @@ impl Keeper<'_> {
     async fn pins(&self) -> Result<Vec<HeadPin>, Error> {
         self.on_store(|store| {
             let pins = store.pins()?.into_iter();
-            pins.filter(|(_, info)| info.link.is_none() && info.name == pin_name(&info.root))
+            pins.filter(|(_, info)| is_head_pin(info))
                 .map(|(pin, info)| {
                     Ok(HeadPin {
                         pin,
                         head: info.root,
-                        // More than any pin of ours has.
-                        logs: store.pin_blocks(pin, None, 4 * MAX_ENTRIES)?,
+                        logs: store.pin_blocks(pin, None, MAX_PINNED_LOGS)?,
                     })
                 })
                 .collect()
