@@ -76,6 +76,42 @@ fn a_flood_of_owners_is_bounded_and_spares_what_is_kept() {
 }
 
 #[test]
+fn who_brought_most_gives_way_to_who_brought_less() {
+    let bounds = Bounds {
+        values: 5,
+        values_per_peer: 4,
+        ..Bounds::default()
+    };
+    let (mut checker, _) = checker(bounds);
+    let (flooder, other, third) = (PeerId::random(), PeerId::random(), PeerId::random());
+    for owner in 1..=4 {
+        offer(&mut checker, &record(owner, 1), flooder).expect("room");
+    }
+    offer(&mut checker, &record(5, 1), third).expect("room");
+    let counts = |checker: &Checker| {
+        let counts = checker.values.writer.ledger.counts();
+        [flooder, other, third].map(|peer| counts.values_of_peer.get(&peer).copied().unwrap_or(0))
+    };
+    // Only what is on the shelf gives way: the thread writes it soon.
+    let mut give = |owner| {
+        let mut tries = 0;
+        loop {
+            match offer(&mut checker, &record(owner, 1), other) {
+                Err(Error::Full) if tries < 1_000 => {
+                    tries += 1;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                result => return (result, counts(&checker)),
+            }
+        }
+    };
+    assert_eq!(give(6), (Ok(()), [2, 1, 1]));
+    assert_eq!(give(7), (Ok(()), [2, 2, 1]));
+    // All have about the same now.
+    assert_eq!(give(8), (Err(Error::Full), [2, 2, 1]));
+}
+
+#[test]
 fn a_stale_record_never_takes_the_place_of_a_newer_one() {
     let (mut checker, _) = checker(Bounds::default());
     let (newer, older) = (record(1, 5), record(1, 4));

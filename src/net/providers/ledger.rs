@@ -200,21 +200,27 @@ impl Writer {
         }
     }
 
-    /// Hands over everything on the shelf in a table, `page` entries at a time, without what waits to be written.
-    pub(super) fn each(&self, table: u8, page: usize, mut with: impl FnMut(Bytes, Bytes)) {
+    /// Hands over what is on the shelf in a table, read `page` entries at a time, without what waits to be written. Ends early when
+    /// `with` says false.
+    pub(super) fn each(&self, table: u8, page: usize, mut with: impl FnMut(Bytes, Bytes) -> bool) {
         let mut after: Option<Bytes> = None;
         while let Ok(page) = self.shelf.scan_prefix(table, &[], after.as_deref(), page)
             && let Some((last, _)) = page.last()
         {
             after = Some(last.clone());
-            page.into_iter().for_each(|(key, value)| with(key, value));
+            if !page.into_iter().all(|(key, value)| with(key, value)) {
+                return;
+            }
         }
     }
 
     /// Everything in a table, a page at a time; slow, for tools and tests.
     pub(super) fn all(&self, table: u8) -> Vec<(Bytes, Bytes)> {
         let mut all = Vec::new();
-        self.each(table, PAGE, |key, value| all.push((key, value)));
+        self.each(table, PAGE, |key, value| {
+            all.push((key, value));
+            true
+        });
         let overlay = self.ledger.overlay();
         all.retain(|(key, _)| !overlay.contains_key(&(table, key.to_vec())));
         let waiting = overlay.iter().filter(|((t, _), _)| *t == table);

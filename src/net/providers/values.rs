@@ -3,15 +3,22 @@
 //! What passes by expires and is bounded, in all and for each peer that brought it, so that nobody fills the disk. What is kept, or was
 //! put by this node itself, is outside of these bounds: it is for the caller to bound.
 //!
+//! When there is no room in all, the peer that brought most gives way to one that brought less, so that a few peers can't keep
+//! everybody else out.
+//!
 //! Bytes are not looked at here.
 
 use std::sync::Arc;
+
+use libp2p::PeerId;
 
 use super::ledger::{VALUES, Writer};
 use super::record_store::Bounds;
 use super::stored::{Value, read_value, write_value};
 use crate::time::{Clock, Timestamp};
 
+/// Values of the peer that brought most that go at once, so that looking for them is rare.
+const GIVE_WAY: usize = 32;
 /// Entries that a look over everything reads at a time.
 const PAGE: usize = 128;
 
@@ -78,12 +85,47 @@ impl Values {
         let Some(peer) = value.publisher else {
             return Ok(());
         };
-        let counts = self.writer.ledger.counts();
-        let of_peer = counts.values_of_peer.get(&peer).copied().unwrap_or(0);
-        if of_peer >= self.bounds.values_per_peer || counts.values >= self.bounds.values {
-            return Err(NotStored::Full);
+        let (of_peer, largest) = {
+            let counts = self.writer.ledger.counts();
+            let of_peer = counts.values_of_peer.get(&peer).copied().unwrap_or(0);
+            if of_peer >= self.bounds.values_per_peer {
+                return Err(NotStored::Full);
+            }
+            if counts.values < self.bounds.values {
+                return Ok(());
+            }
+            let largest = counts
+                .values_of_peer
+                .iter()
+                .max_by_key(|(_, count)| **count);
+            (of_peer, largest.map(|(peer, count)| (*peer, *count)))
+        };
+        match largest {
+            // One more here and one less there must not make this one the larger.
+            Some((largest, count)) if count > of_peer + 1 => {
+                // At most half of the difference, for the same reason.
+                let most = usize::try_from((count - of_peer) / 2).unwrap_or(GIVE_WAY);
+                self.give_way(largest, most.min(GIVE_WAY))
+            }
+            _ => Err(NotStored::Full),
         }
-        Ok(())
+    }
+
+    fn give_way(&self, peer: PeerId, count: usize) -> Result<(), NotStored> {
+        let brought = |value: &Value| value.expires.is_some() && value.publisher == Some(peer);
+        let mut gone = Vec::new();
+        self.writer.each(VALUES, PAGE, |key, bytes| {
+            // What waits to be written counts, not what it replaces: by now it may be kept for good.
+            if read_value(bytes).is_ok_and(|value| brought(&value))
+                && self.get(&key).is_some_and(|value| brought(&value))
+            {
+                gone.push(key);
+            }
+            gone.len() < count
+        });
+        gone.iter().for_each(|key| self.remove(key));
+        // What was brought a moment ago may not be on the shelf yet.
+        (!gone.is_empty()).then_some(()).ok_or(NotStored::Full)
     }
 
     pub(super) fn remove(&self, key: &[u8]) {
@@ -104,6 +146,7 @@ impl Values {
             if read_value(bytes).is_ok_and(|value| value.expires.is_none()) {
                 kept.push(key.to_vec());
             }
+            true
         });
         kept
     }
