@@ -11,7 +11,7 @@
 //! | 5 | [`upkeep`]: background work |
 //! | 4 | [`depot`]: the one place that knows both store and network |
 //! | 3 | [`store`], [`bundle`], [`net`] |
-//! | 2 | [`block`] |
+//! | 2 | [`block`]; above it [`head`] |
 //! | 1 | [`crypto`], [`wire`], [`task`], [`config`] |
 //! | 0 | [`id`], [`size`], [`time`], [`monitor`] |
 
@@ -23,6 +23,7 @@ pub mod config;
 pub mod crypto;
 pub mod depot;
 pub mod gateway;
+pub mod head;
 pub mod id;
 pub mod monitor;
 pub mod net;

@@ -7,3 +7,4 @@ pub mod aead;
 pub mod hash;
 pub mod key;
 mod lanes;
+pub mod secretbox;

@@ -4,7 +4,8 @@
 //! Net (handle, views)  --commands-->  driver (owns the swarm)  --  switchboard  --  rooms: peers, providers, exchange
 //! ```
 //!
-//! - [`exchange`]: asks peers for blocks and answers them. [`providers`]: the DHT. [`peers`]: connections and who is who.
+//! - [`exchange`]: asks peers for blocks and answers them. [`providers`]: the DHT, of blocks and of owners' heads. [`peers`]:
+//!   connections and who is who.
 //! - The driver is one task; it does no work: no hashing, no disk, no waiting. What takes long is done by those who ask, or by
 //!   the services the net was given.
 //! - Every queue, table and wait has a bound; permits are taken before commands are sent.
@@ -64,6 +65,7 @@ struct Shared {
     local: PeerId,
     exchange: exchange::Exchange,
     providers: providers::Providers,
+    heads: providers::Heads,
     peers: peers::Peers,
     listening: watch::Receiver<Vec<Multiaddr>>,
     events: broadcast::Sender<Event>,
@@ -85,7 +87,8 @@ impl Net {
         let (listening_sender, listening) = watch::channel(Vec::new());
         let (connected_sender, connected) = watch::channel(Arc::default());
         let kad = protocol(&config.network, names::kad)?;
-        let (rooms, records) = rooms(&config, services, kad.clone())?;
+        let tally = Arc::new(providers::Tally::default());
+        let (rooms, records) = rooms(&config, services, kad.clone(), tally.clone())?;
         let streams = rooms.streams.new_control();
         let permits = Arc::new(exchange::Permits::new(
             config.limits.requests_per_peer,
@@ -134,8 +137,15 @@ impl Net {
                 protocol: kad,
                 local,
                 addresses: listening.clone(),
-                searches,
+                searches: searches.clone(),
                 announcing: Arc::new(Semaphore::new(1)),
+            },
+            heads: providers::Heads {
+                mailbox: Mailbox::new(sender.clone(), Command::Providers),
+                searches,
+                turns: Arc::new(Semaphore::new(providers::MAX_OWN_JOBS)),
+                tally,
+                changes: Arc::new(watch::Sender::new(0)),
             },
             peers: peers::Peers {
                 mailbox: Mailbox::new(sender, Command::Peers),
@@ -170,6 +180,11 @@ impl Net {
     /// Finding providers and announcing.
     pub fn providers(&self) -> providers::Providers {
         self.shared.providers.clone()
+    }
+
+    /// Owners' head records in the DHT.
+    pub fn heads(&self) -> providers::Heads {
+        self.shared.heads.clone()
     }
 
     /// Peers and connections.
@@ -208,6 +223,7 @@ fn rooms(
     config: &NetConfig,
     services: Services,
     kad: StreamProtocol,
+    tally: Arc<providers::Tally>,
 ) -> Result<(Rooms, providers::WriterThread), Error> {
     let local = config.key.public().to_peer_id();
     let peers = peers::Behaviour::new(peers::Setup {
@@ -231,6 +247,7 @@ fn rooms(
         services.records,
         config.clock.clone(),
         config.kad_server,
+        tally,
     )
     .map_err(Error::Thread)?;
     let rooms = Rooms {

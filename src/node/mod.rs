@@ -146,14 +146,16 @@ impl Node {
         let mut workers = Workers::default();
         let policy = config.announce;
         let bootstrapped = Arc::new(AtomicBool::new(false));
-        let parts = (depot.clone(), depot.clone(), events.clone());
+        let parts = (depot.clone(), depot.clone(), depot.clone(), events.clone());
+        let now = clock.clone();
         let (from, joined) = (depot.net().events(), bootstrapped.clone());
         workers.spawn("announce", |c, s| {
             upkeep::announce::run(parts.0, policy, c, s)
         });
         workers.spawn("heal", |c, s| upkeep::heal::run(parts.1, c, s));
+        workers.spawn("heads", |c, s| upkeep::heads::run(parts.2, now, c, s));
         workers.spawn("maintain", |c, s| upkeep::maintain::run(store, c, s));
-        workers.spawn("events", |c, s| forward_events(from, parts.2, joined, c, s));
+        workers.spawn("events", |c, s| forward_events(from, parts.3, joined, c, s));
         Ok(Self {
             inner: Arc::new(Inner {
                 options,
@@ -218,6 +220,11 @@ impl Node {
         self.net().clone().shutdown().await;
         let store = self.store();
         blocking(move || Ok(store.flush()?)).await
+    }
+
+    /// Owners' heads: what is kept is looked after by the background job of that name.
+    pub fn heads(&self) -> net::providers::Heads {
+        self.net().heads()
     }
 
     fn depot(&self) -> &Depot {

@@ -9,9 +9,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::heads::{MAX_PINNED_LOGS, is_head_pin};
 use crate::config::AnnouncePolicy;
 use crate::depot::{Depot, PendingBlocks};
 use crate::id::BlockId;
+use crate::store::{self, Store};
 use crate::task::WorkerState;
 
 /// How often everything is announced again.
@@ -89,9 +91,9 @@ async fn announce(
         }
         (AnnouncePolicy::Roots, _) => {
             let store = depot.store().clone();
-            let roots = tokio::task::spawn_blocking(move || store.pins()).await;
-            let roots: Vec<BlockId> = match roots {
-                Ok(Ok(pins)) => pins.iter().map(|(_, pin)| pin.root).collect(),
+            let roots = tokio::task::spawn_blocking(move || roots(store.as_ref())).await;
+            let roots = match roots {
+                Ok(Ok(roots)) => roots,
                 _ => Vec::new(),
             };
             for part in roots.chunks(MAX_SWEEP) {
@@ -106,6 +108,19 @@ async fn announce(
     } else {
         state.set("nothing to announce");
     }
+}
+
+/// What there is to start from: the roots of pinned bundles, and the logs that heads name.
+fn roots(store: &dyn Store) -> Result<Vec<BlockId>, store::Error> {
+    let mut roots = Vec::new();
+    for (pin, info) in store.pins()? {
+        if is_head_pin(&info) {
+            roots.extend(store.pin_blocks(pin, None, MAX_PINNED_LOGS)?);
+        } else {
+            roots.push(info.root);
+        }
+    }
+    Ok(roots)
 }
 
 async fn page(depot: &Depot, after: Option<BlockId>) -> Vec<BlockId> {
@@ -128,5 +143,42 @@ async fn sweep(depot: &Depot, ids: &[BlockId], state: &WorkerState) -> usize {
             state.fail(error.to_string());
             0
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::Block;
+    use crate::store::{Keep, MemoryStore, PinInfo, StoreOptions};
+    use crate::time::Timestamp;
+    use crate::upkeep::heads::pin_name;
+
+    #[test]
+    fn the_logs_of_heads_are_roots_and_their_keys_are_not() {
+        let store = MemoryStore::new(StoreOptions::default());
+        let block = |n: u8| Block::new(vec![n; 10].into()).expect("a block");
+        let (bundle, log) = (block(1), block(2));
+        let head = BlockId::from_sha384([3; 48]);
+        for (block, root, name) in [
+            (&bundle, bundle.id(), "notes".to_owned()),
+            (&log, head, pin_name(&head)),
+        ] {
+            let pin = store.begin_pin(&name).expect("room");
+            let kept = store.put(std::slice::from_ref(block), Keep::Pinned(pin));
+            kept.expect("room");
+            let info = PinInfo {
+                root,
+                link: None,
+                name,
+                bytes: 10,
+                files: 0,
+                blocks: 1,
+                created: Timestamp(1),
+            };
+            store.finish_pin(pin, &info).expect("room");
+        }
+        let roots = roots(&store).expect("readable");
+        assert_eq!(roots, [bundle.id(), log.id()]);
     }
 }

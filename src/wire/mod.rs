@@ -14,6 +14,12 @@ pub mod exchange {
     include!(concat!(env!("OUT_DIR"), "/libernet.exchange.v1.rs"));
 }
 
+/// Records of owners in the DHT.
+#[allow(missing_docs, clippy::pedantic)]
+pub mod head {
+    include!(concat!(env!("OUT_DIR"), "/libernet.head.v1.rs"));
+}
+
 /// Records in the store.
 #[allow(missing_docs, clippy::pedantic)]
 pub mod store {

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Rooms by floor, lowest first. A file imports only from lower floors; rooms on one floor never see each other.
-const FLOORS: [&[&str]; 10] = [
+const FLOORS: [&[&str]; 11] = [
     &["id", "size", "time", "monitor"],
     &["crypto", "wire", "task", "config"],
     &["block"],
+    // A record names a log by its link, and the network checks records.
+    &["head"],
     &["store", "bundle", "net"],
     &["depot"],
     &["upkeep"],

@@ -11,8 +11,9 @@ use futures::stream::FuturesUnordered;
 use libp2p::core::transport::PortUse;
 use libp2p::core::{Endpoint, Multiaddr};
 use libp2p::kad::{
-    self, Caching, GetClosestPeersError, GetProvidersOk, Mode, ProviderRecord, QueryId,
-    QueryResult, RecordKey,
+    self, Caching, GetClosestPeersError, GetProvidersOk, GetRecordOk, InboundRequest, Mode,
+    ProviderRecord, PutRecordError, PutRecordResult, QueryId, QueryResult, Quorum, Record,
+    RecordKey, StoreInserts,
 };
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{
@@ -22,8 +23,10 @@ use libp2p::swarm::{
 use libp2p::{PeerId, StreamProtocol};
 use tokio::sync::{mpsc, oneshot};
 
+use super::inbox::{Inbox, Tally};
 use super::record_store::{Bounds, PROVIDER_TTL, ShelfStore};
 use super::{Command, Provider, RecordShelf, WriterThread};
+use crate::head::MAX_RECORD_BYTES;
 use crate::time::Clock;
 use libp2p::kad::store::RecordStore;
 
@@ -61,6 +64,11 @@ pub(crate) struct Behaviour {
     local: PeerId,
     finds: HashMap<QueryId, Find>,
     lookups: HashMap<QueryId, oneshot::Sender<Vec<PeerId>>>,
+    gets: HashMap<QueryId, mpsc::Sender<(PeerId, Vec<u8>)>>,
+    /// With the number of peers that are told.
+    puts: HashMap<QueryId, (usize, oneshot::Sender<usize>)>,
+    inbox: Inbox,
+    tally: Arc<Tally>,
     /// One for each search: resolves when nobody listens any more. Bounded by the searches' permits.
     dropped: FuturesUnordered<BoxFuture<'static, QueryId>>,
     out: VecDeque<ToSwarm<Event, THandlerInEvent<kad::Behaviour<ShelfStore>>>>,
@@ -73,8 +81,10 @@ impl Behaviour {
         shelf: Arc<dyn RecordShelf>,
         clock: Arc<dyn Clock>,
         server: bool,
+        tally: Arc<Tally>,
     ) -> std::io::Result<(Self, WriterThread)> {
         let (store, thread) = ShelfStore::open(local, shelf, clock, Bounds::default())?;
+        let (inbox, checker) = Inbox::start(store.values(), tally.clone())?;
         let mut config = kad::Config::new(protocol);
         // Nothing is repeated by Kademlia itself: it would make a lookup for each key. We sweep.
         config
@@ -82,7 +92,9 @@ impl Behaviour {
             .set_publication_interval(None)
             .set_replication_interval(None)
             .set_provider_record_ttl(Some(PROVIDER_TTL))
-            .set_record_ttl(Some(PROVIDER_TTL))
+            // Values are checked before they are stored, and expire when we say so.
+            .set_record_filtering(StoreInserts::FilterBoth)
+            .set_record_ttl(None)
             .set_query_timeout(QUERY_TIMEOUT)
             .set_periodic_bootstrap_interval(Some(BOOTSTRAP_INTERVAL))
             .set_caching(Caching::Disabled)
@@ -96,10 +108,14 @@ impl Behaviour {
             local,
             finds: HashMap::new(),
             lookups: HashMap::new(),
+            gets: HashMap::new(),
+            puts: HashMap::new(),
+            inbox,
+            tally,
             dropped: FuturesUnordered::new(),
             out: VecDeque::new(),
         };
-        Ok((behaviour, thread))
+        Ok((behaviour, thread.after(checker)))
     }
 
     pub(crate) fn command(&mut self, command: Command) {
@@ -130,6 +146,28 @@ impl Behaviour {
                     .build();
                 self.out.push_back(ToSwarm::Dial { opts });
             }
+            Command::GetValue {
+                key,
+                found,
+                dropped,
+            } => {
+                let query = self.inner.get_record(key.into());
+                self.gets.insert(query, found);
+                self.end_when(query, dropped);
+            }
+            Command::PutValue {
+                key,
+                value,
+                peers,
+                reply,
+            } => {
+                let record = Record::new(key, value);
+                let told = peers.len();
+                let peers = peers.into_iter();
+                let query = self.inner.put_record_to(record, peers, Quorum::All);
+                self.puts.insert(query, (told, reply));
+            }
+            Command::Own(job, permit) => self.inbox.own(job, permit),
         }
     }
 
@@ -166,6 +204,10 @@ impl Behaviour {
             found,
         };
         self.finds.insert(query, find);
+        self.end_when(query, dropped);
+    }
+
+    fn end_when(&mut self, query: QueryId, dropped: oneshot::Receiver<()>) {
         self.dropped.push(Box::pin(async move {
             let _ = dropped.await;
             query
@@ -191,11 +233,12 @@ impl Behaviour {
     }
 
     fn on_event(&mut self, event: kad::Event) {
-        let kad::Event::OutboundQueryProgressed {
-            id, result, step, ..
-        } = event
-        else {
-            return;
+        let (id, result, step) = match event {
+            kad::Event::OutboundQueryProgressed {
+                id, result, step, ..
+            } => (id, result, step),
+            kad::Event::InboundRequest { request } => return self.on_request(request),
+            _ => return,
         };
         match result {
             QueryResult::GetProviders(result) => {
@@ -222,6 +265,17 @@ impl Behaviour {
                     let _ = reply.send(peers.filter(|peer| *peer != self.local).collect());
                 }
             }
+            QueryResult::GetRecord(result) => {
+                if let Ok(GetRecordOk::FoundRecord(found)) = result
+                    && let Some(peer) = found.peer
+                {
+                    self.on_value(id, peer, found.record.value);
+                }
+                if step.last {
+                    self.gets.remove(&id);
+                }
+            }
+            QueryResult::PutRecord(result) => self.on_put(id, result),
             QueryResult::Bootstrap(_) if step.last => {
                 let peers = self
                     .inner
@@ -232,6 +286,49 @@ impl Behaviour {
             }
             _ => {}
         }
+    }
+
+    /// What a peer announces is stored at once, what it puts is checked first. Kademlia has answered already.
+    fn on_request(&mut self, request: InboundRequest) {
+        match request {
+            InboundRequest::AddProvider {
+                record: Some(record),
+            } => {
+                if let Err(error) = self.inner.store_mut().add_provider(record) {
+                    tracing::debug!(%error, "an announcement was not stored");
+                }
+            }
+            InboundRequest::PutRecord {
+                source,
+                record: Some(record),
+                ..
+            } => self.inbox.offer(source, record.key.as_ref(), record.value),
+            _ => {}
+        }
+    }
+
+    fn on_value(&mut self, query: QueryId, peer: PeerId, value: Vec<u8>) {
+        if value.len() > MAX_RECORD_BYTES {
+            return self.tally.refuse();
+        }
+        if let Some(found) = self.gets.get(&query) {
+            // When there is no room, enough peers have answered.
+            let _ = found.try_send((peer, value));
+        }
+    }
+
+    fn on_put(&mut self, query: QueryId, result: PutRecordResult) {
+        let Some((told, reply)) = self.puts.remove(&query) else {
+            return;
+        };
+        let stored_by = match result {
+            Ok(_) => told,
+            Err(
+                PutRecordError::QuorumFailed { success, .. }
+                | PutRecordError::Timeout { success, .. },
+            ) => success.len(),
+        };
+        let _ = reply.send(stored_by);
     }
 
     fn on_found(&mut self, query: QueryId, providers: HashSet<PeerId>) {
@@ -340,7 +437,7 @@ impl NetworkBehaviour for Behaviour {
     ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         loop {
             while let Poll::Ready(Some(query)) = self.dropped.poll_next_unpin(cx) {
-                if self.finds.remove(&query).is_some() {
+                if self.finds.remove(&query).is_some() || self.gets.remove(&query).is_some() {
                     self.end(query);
                 }
             }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use libp2p::PeerId;
 
 use super::shelf::RecordShelf;
-use super::stored::{read_announced, read_own, read_value};
+use super::stored::{Value, read_announced, read_own, read_value};
 use crate::time::Clock;
 
 /// Table of providers by key.
@@ -40,7 +40,9 @@ pub(super) type Place = (u8, Vec<u8>);
 pub(super) struct Counts {
     pub(super) providers: i64,
     pub(super) of_peer: HashMap<PeerId, i64>,
+    /// Values that expire; those that are kept for good are counted by who keeps them.
     pub(super) values: i64,
+    pub(super) values_of_peer: HashMap<PeerId, i64>,
 }
 
 impl Counts {
@@ -52,13 +54,35 @@ impl Counts {
         self.change(peer, -1);
     }
 
+    pub(super) fn add_value(&mut self, value: &Value) {
+        self.change_value(value, 1);
+    }
+
+    pub(super) fn remove_value(&mut self, value: &Value) {
+        self.change_value(value, -1);
+    }
+
     fn change(&mut self, peer: PeerId, by: i64) {
         self.providers += by;
-        let count = self.of_peer.entry(peer).or_default();
-        *count += by;
-        if *count == 0 {
-            self.of_peer.remove(&peer);
+        change(&mut self.of_peer, peer, by);
+    }
+
+    fn change_value(&mut self, value: &Value, by: i64) {
+        if value.expires.is_none() {
+            return;
         }
+        self.values += by;
+        if let Some(peer) = value.publisher {
+            change(&mut self.values_of_peer, peer, by);
+        }
+    }
+}
+
+fn change(counts: &mut HashMap<PeerId, i64>, peer: PeerId, by: i64) {
+    let count = counts.entry(peer).or_default();
+    *count += by;
+    if *count == 0 {
+        counts.remove(&peer);
     }
 }
 
@@ -94,14 +118,23 @@ pub(super) struct Writer {
     queue: SyncSender<Place>,
 }
 
-/// Joins the writing thread. The thread ends when the [`Writer`] is dropped, after it has written what waits.
-pub(crate) struct WriterThread(JoinHandle<()>);
+/// Joins the writing thread and those that write through it. The thread ends when the last [`Writer`] is dropped, after it has
+/// written what waits.
+pub(crate) struct WriterThread(Vec<JoinHandle<()>>);
 
 impl WriterThread {
-    /// Waits for the thread. Blocks.
+    /// Waits for `thread` too, which holds a [`Writer`].
+    pub(super) fn after(mut self, thread: JoinHandle<()>) -> Self {
+        self.0.insert(0, thread);
+        self
+    }
+
+    /// Waits for the threads. Blocks.
     pub(crate) fn join(self) {
-        if self.0.join().is_err() {
-            tracing::error!("the thread that writes DHT records has panicked");
+        for thread in self.0 {
+            if thread.join().is_err() {
+                tracing::error!("a thread that writes DHT records has panicked");
+            }
         }
     }
 }
@@ -128,7 +161,7 @@ impl Writer {
             shelf,
             queue,
         };
-        Ok((writer, WriterThread(thread)))
+        Ok((writer, WriterThread(vec![thread])))
     }
 
     /// What is under a key, including what is not yet written.
@@ -167,16 +200,27 @@ impl Writer {
         }
     }
 
-    /// Everything in a table, a page at a time; slow, for tools and tests.
-    pub(super) fn all(&self, table: u8) -> Vec<(Bytes, Bytes)> {
-        let mut all = Vec::new();
+    /// Hands over what is on the shelf in a table, read `page` entries at a time, without what waits to be written. Ends early when
+    /// `with` says false.
+    pub(super) fn each(&self, table: u8, page: usize, mut with: impl FnMut(Bytes, Bytes) -> bool) {
         let mut after: Option<Bytes> = None;
-        while let Ok(page) = self.shelf.scan_prefix(table, &[], after.as_deref(), PAGE)
+        while let Ok(page) = self.shelf.scan_prefix(table, &[], after.as_deref(), page)
             && let Some((last, _)) = page.last()
         {
             after = Some(last.clone());
-            all.extend(page);
+            if !page.into_iter().all(|(key, value)| with(key, value)) {
+                return;
+            }
         }
+    }
+
+    /// Everything in a table, a page at a time; slow, for tools and tests.
+    pub(super) fn all(&self, table: u8) -> Vec<(Bytes, Bytes)> {
+        let mut all = Vec::new();
+        self.each(table, PAGE, |key, value| {
+            all.push((key, value));
+            true
+        });
         let overlay = self.ledger.overlay();
         all.retain(|(key, _)| !overlay.contains_key(&(table, key.to_vec())));
         let waiting = overlay.iter().filter(|((t, _), _)| *t == table);
@@ -283,7 +327,11 @@ impl Worker {
                     counts.change(one.peer, by);
                 }
             }
-            VALUES => counts.values += by,
+            VALUES => {
+                if let Ok(value) = read_value(value.clone()) {
+                    counts.change_value(&value, by);
+                }
+            }
             _ => {}
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! - `record_store`: what others announce to us, on disk.
 //! - `sweep`, `announce`: telling the mesh what we provide, by lookups that cover whole regions.
+//! - `heads`, `inbox`: owners' head records, and the thread that checks them.
 //! - `behaviour`: queries under way.
 //!
 //! Keys are any bytes; for blocks the id's multihash, so that any libp2p DHT client finds our providers.
@@ -10,11 +11,14 @@
 
 mod announce;
 mod behaviour;
+mod heads;
+mod inbox;
 mod ledger;
 mod record_store;
 pub(crate) mod shelf;
 mod stored;
 mod sweep;
+mod values;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,8 +29,12 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::switchboard::Mailbox;
+use crate::head;
 
 pub(super) use behaviour::{Behaviour, Event};
+pub use heads::{FIND_TIMEOUT, HeadStats, Heads, PublishReport};
+pub use inbox::{HEAD_TTL, MAX_KEPT_HEADS};
+pub(super) use inbox::{MAX_OWN_JOBS, Tally};
 pub(super) use ledger::WriterThread;
 pub use record_store::{MAX_KEY_BYTES, MAX_VALUE_BYTES, PROVIDER_TTL};
 pub use shelf::{MemoryShelf, RecordShelf, ShelfError};
@@ -60,13 +68,22 @@ pub struct AnnounceReport {
     pub lookups: usize,
 }
 
-/// Why announcing failed.
+/// Why announcing failed, or a call about head records.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A key is longer than the DHT takes.
     #[error("a key of {0} bytes can't be announced: at most {MAX_KEY_BYTES}")]
     KeyTooLong(usize),
+    /// A head record does not hold.
+    #[error("the head record was refused: {0}")]
+    Head(#[from] head::Error),
+    /// There are as many head records as are taken.
+    #[error("there are too many head records")]
+    Full,
+    /// Too much waits to be written.
+    #[error("the disk does not keep up with the records of the DHT")]
+    Busy,
     /// The net is stopping.
     #[error("the network is stopping")]
     Stopping,
@@ -76,7 +93,8 @@ impl Error {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::KeyTooLong(_) | Self::Stopping => false,
+            Self::Full | Self::Busy => true,
+            Self::KeyTooLong(_) | Self::Head(_) | Self::Stopping => false,
         }
     }
 }
@@ -103,6 +121,22 @@ pub(super) enum Command {
     },
     /// Connect to a peer that a lookup found, if not connected.
     Reach(PeerId),
+    /// Everybody's value of a key.
+    GetValue {
+        key: Vec<u8>,
+        found: mpsc::Sender<(PeerId, Vec<u8>)>,
+        /// Resolves when nobody listens any more.
+        dropped: oneshot::Receiver<()>,
+    },
+    /// Hands a value to peers; how many of them took it.
+    PutValue {
+        key: Vec<u8>,
+        value: Vec<u8>,
+        peers: Vec<PeerId>,
+        reply: oneshot::Sender<usize>,
+    },
+    /// For the thread that checks head records; the permit is for a place in its queue.
+    Own(inbox::Own, OwnedSemaphorePermit),
 }
 
 /// View of a net: finding providers and announcing. Cheap to clone.

@@ -20,8 +20,8 @@ use super::ledger::{OWN, PROVIDERS, VALUES, Writer, WriterThread};
 use super::shelf::RecordShelf;
 use super::stored::{
     Announced, Value, read_announced, read_own, read_value, trim, write_announced, write_own,
-    write_value,
 };
+use super::values::{NotStored, Values};
 use crate::time::{Clock, Timestamp};
 
 /// How long an announcement holds.
@@ -40,8 +40,10 @@ pub(super) struct Bounds {
     pub(super) providers_per_peer: i64,
     /// Announcements in all: a key with one provider takes some 300 bytes on disk.
     pub(super) providers: i64,
-    /// Values in all.
+    /// Values that expire, in all: heads of up to 12 KiB.
     pub(super) values: i64,
+    /// Values that expire and that one peer brought.
+    pub(super) values_per_peer: i64,
 }
 
 impl Default for Bounds {
@@ -50,7 +52,8 @@ impl Default for Bounds {
             providers_per_key: 20,
             providers_per_peer: 500_000,
             providers: 2_000_000,
-            values: 8192,
+            values: 4096,
+            values_per_peer: 512,
         }
     }
 }
@@ -60,7 +63,8 @@ pub(crate) struct ShelfStore {
     local: PeerId,
     clock: Arc<dyn Clock>,
     bounds: Bounds,
-    writer: Writer,
+    writer: Arc<Writer>,
+    values: Values,
 }
 
 impl ShelfStore {
@@ -72,13 +76,25 @@ impl ShelfStore {
         bounds: Bounds,
     ) -> std::io::Result<(Self, WriterThread)> {
         let (writer, thread) = Writer::start(shelf, clock.clone())?;
+        let writer = Arc::new(writer);
+        let values = Values {
+            writer: writer.clone(),
+            clock: clock.clone(),
+            bounds,
+        };
         let store = Self {
             local,
             clock,
             bounds,
             writer,
+            values,
         };
         Ok((store, thread))
+    }
+
+    /// The table of values, for who checks what goes into it.
+    pub(super) fn values(&self) -> Values {
+        self.values.clone()
     }
 
     /// Writes that were lost because the queue to the disk was full.
@@ -162,22 +178,6 @@ impl ShelfStore {
         self.replace(key, &announced)
     }
 
-    fn value(&self, key: &[u8], now: Timestamp) -> Option<Value> {
-        match read_value(self.writer.get(VALUES, key)?) {
-            Ok(value) => Some(value).filter(|v| v.expires.is_none_or(|expires| expires > now)),
-            Err(_) => {
-                self.remove_value(key);
-                None
-            }
-        }
-    }
-
-    fn remove_value(&self, key: &[u8]) {
-        if self.writer.get(VALUES, key).is_some() && self.writer.put(VALUES, key, None) {
-            self.writer.ledger.counts().values -= 1;
-        }
-    }
-
     fn provider_record(&self, key: &[u8], one: Announced, now: Timestamp) -> ProviderRecord {
         ProviderRecord {
             key: RecordKey::from(key.to_vec()),
@@ -188,11 +188,12 @@ impl ShelfStore {
     }
 }
 
+/// Who brought a value is for our own accounts: others are not told.
 fn to_record(key: &[u8], value: Value, now: Timestamp) -> Record {
     Record {
         key: RecordKey::from(key.to_vec()),
         value: value.value,
-        publisher: value.publisher,
+        publisher: None,
         expires: value
             .expires
             .map(|expires| Instant::now() + expires.since(now)),
@@ -204,21 +205,17 @@ impl RecordStore for ShelfStore {
     type ProvidedIter<'a> = std::vec::IntoIter<Cow<'a, ProviderRecord>>;
 
     fn get(&self, key: &RecordKey) -> Option<Cow<'_, Record>> {
-        let now = self.clock.now();
-        let value = self.value(key.as_ref(), now)?;
-        Some(Cow::Owned(to_record(key.as_ref(), value, now)))
+        let value = self.values.get(key.as_ref())?;
+        Some(Cow::Owned(to_record(key.as_ref(), value, self.clock.now())))
     }
 
+    /// Stores a value as it is. Kademlia never calls it for what peers put: that is checked first.
     fn put(&mut self, record: Record) -> Result<()> {
         let key = record.key.as_ref();
         if record.value.len() > MAX_VALUE_BYTES || key.len() > MAX_KEY_BYTES {
             return Err(Error::ValueTooLarge);
         }
         let now = self.clock.now();
-        let known = self.writer.get(VALUES, key).is_some();
-        if !known && self.writer.ledger.counts().values >= self.bounds.values {
-            return Err(Error::MaxRecords);
-        }
         let value = Value {
             value: record.value.clone(),
             publisher: record.publisher,
@@ -226,20 +223,12 @@ impl RecordStore for ShelfStore {
                 .expires
                 .map(|at| now.after(at.saturating_duration_since(Instant::now()))),
         };
-        if !self
-            .writer
-            .put(VALUES, key, Some(write_value(&value).into()))
-        {
-            return Err(Error::MaxRecords);
-        }
-        if !known {
-            self.writer.ledger.counts().values += 1;
-        }
-        Ok(())
+        let put = self.values.put(key, value);
+        put.map_err(|(NotStored::Full | NotStored::Busy)| Error::MaxRecords)
     }
 
     fn remove(&mut self, key: &RecordKey) {
-        self.remove_value(key.as_ref());
+        self.values.remove(key.as_ref());
     }
 
     /// Everything; slow. Kademlia asks for it only when it replicates by itself, which is switched off.

@@ -11,6 +11,7 @@ const BOUNDS: Bounds = Bounds {
     providers_per_peer: 5,
     providers: 12,
     values: 4,
+    values_per_peer: 3,
 };
 
 struct Fixture {
@@ -191,17 +192,36 @@ fn keys_addresses_and_values_are_bounded() {
     let found = fixture.store.providers(&longest);
     assert_eq!(found[0].addresses.len(), MAX_ADDRESSES);
 
-    let value = |n, len| Record::new(key(n), vec![7; len]);
-    assert!(fixture.store.put(value(0, MAX_VALUE_BYTES + 1)).is_err());
+    let (one, other) = (PeerId::random(), PeerId::random());
+    let value = |n, len, peer| Record {
+        key: key(n),
+        value: vec![7; len],
+        publisher: peer,
+        expires: Some(Instant::now() + Duration::from_secs(3600)),
+    };
+    let by = |n, peer| value(n, 1, Some(peer));
+    let too_long = value(0, MAX_VALUE_BYTES + 1, None);
+    assert!(fixture.store.put(too_long).is_err());
     assert!(fixture.store.put(Record::new(long, vec![1])).is_err());
-    for n in 0..4 {
-        fixture.store.put(value(n, MAX_VALUE_BYTES)).expect("room");
+    for n in 0..3 {
+        let longest = value(n, MAX_VALUE_BYTES, Some(one));
+        fixture.store.put(longest).expect("room");
     }
-    let over = fixture.store.put(value(4, 1));
-    assert!(matches!(over, Err(Error::MaxRecords)), "{over:?}");
-    fixture.store.put(value(3, 1)).expect("it replaces one");
+    let over = fixture.store.put(by(3, one));
+    assert!(matches!(over, Err(Error::MaxRecords)), "of one peer");
+    fixture.store.put(by(3, other)).expect("another peer");
+    let over = fixture.store.put(by(4, other));
+    assert!(matches!(over, Err(Error::MaxRecords)), "in all");
+    fixture.store.put(by(2, other)).expect("it replaces one");
     fixture.store.remove(&key(2));
-    fixture.store.put(value(4, 1)).expect("one has gone");
+    fixture.store.put(by(4, one)).expect("one has gone");
+    // What is kept for good, and this node's own, is outside of these bounds, and takes no place of the others.
+    fixture.store.put(value(5, 1, None)).expect("own");
+    let for_good = |n| Record::new(key(n), vec![7]);
+    for n in 1..4 {
+        fixture.store.put(for_good(n)).expect("kept");
+    }
+    fixture.store.put(by(6, other)).expect("two have gone");
 }
 
 #[test]
@@ -221,10 +241,7 @@ fn values_are_kept_until_they_expire() {
         .get(&key(1))
         .expect("it is there")
         .into_owned();
-    assert_eq!(
-        (&found.value, found.publisher),
-        (&record.value, record.publisher)
-    );
+    assert_eq!((&found.value, found.publisher), (&record.value, None));
     assert_eq!(fixture.store.records().count(), 2);
     fixture.clock.advance(Duration::from_secs(3601));
     assert!(fixture.store.get(&key(1)).is_none());

@@ -5,7 +5,7 @@ use crate::net::providers::AnnounceReport;
 use futures::StreamExt;
 
 /// Nets that all know the first one, which knows them all.
-async fn mesh(count: usize) -> Vec<(Net, Arc<Shelf>)> {
+pub(super) async fn mesh(count: usize) -> Vec<(Net, Arc<Shelf>)> {
     let shelf = Shelf::new();
     let first = start(memory(), &shelf).await;
     let bootstrap = first.listen_addresses();

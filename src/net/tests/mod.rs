@@ -1,6 +1,7 @@
 //! Nets in one process: over memory, and over real sockets.
 
 mod exchange;
+mod heads;
 mod hostile;
 mod mesh;
 mod peers;

@@ -1,0 +1,236 @@
+use super::*;
+use crate::block::Link;
+use crate::crypto::key::Key;
+use crate::head::{HeadEntry, certify};
+use crate::net::providers::ledger::{VALUES, Writer};
+use crate::net::providers::record_store::Bounds;
+use crate::net::providers::shelf::MemoryShelf;
+use crate::time::ManualClock;
+use ed25519_dalek::SigningKey;
+
+fn record(owner: u8, sequence: u64) -> HeadRecord {
+    let owner = SigningKey::from_bytes(&[owner; 32]);
+    let machine = SigningKey::from_bytes(&[200; 32]);
+    let link = Link {
+        id: BlockId::from_sha384([sequence as u8; 48]),
+        key: Key::new([1; 32]),
+    };
+    HeadRecord::new(HeadEntry::sign(
+        &owner.verifying_key().to_bytes(),
+        &machine,
+        &certify(&owner, &machine.verifying_key().to_bytes()),
+        sequence,
+        0,
+        &link,
+        &[1; 32],
+    ))
+}
+
+fn checker(bounds: Bounds) -> (Checker, Arc<ManualClock>) {
+    let clock = Arc::new(ManualClock::default());
+    clock.advance(Duration::from_secs(1_000_000));
+    let (writer, _) =
+        Writer::start(Arc::new(MemoryShelf::new()), clock.clone()).expect("threads start");
+    let checker = Checker {
+        values: Values {
+            writer: Arc::new(writer),
+            clock: clock.clone(),
+            bounds,
+        },
+        tally: Arc::default(),
+        kept: BTreeSet::new(),
+    };
+    (checker, clock)
+}
+
+fn offer(checker: &mut Checker, record: &HeadRecord, peer: PeerId) -> Result<(), Error> {
+    checker.offered(record.id(), &record.encode(), peer)
+}
+
+#[test]
+fn a_flood_of_owners_is_bounded_and_spares_what_is_kept() {
+    let bounds = Bounds {
+        values: 3,
+        values_per_peer: 2,
+        ..Bounds::default()
+    };
+    let (mut checker, clock) = checker(bounds);
+    let (one, other) = (PeerId::random(), PeerId::random());
+    for owner in 1..=2 {
+        offer(&mut checker, &record(owner, 1), one).expect("room");
+    }
+    let over = offer(&mut checker, &record(3, 1), one);
+    assert_eq!(over, Err(Error::Full), "of one peer");
+    offer(&mut checker, &record(3, 1), other).expect("another peer");
+    let over = offer(&mut checker, &record(4, 1), other);
+    assert_eq!(over, Err(Error::Full), "in all");
+    offer(&mut checker, &record(1, 2), other).expect("a newer one of a known owner");
+    let kept = checker.merge(&record(4, 1), How::Keep).expect("it holds");
+    assert!(kept.newly_kept && kept.not_stored.is_none());
+    let own = checker.merge(&record(5, 1), How::Pass).expect("it holds");
+    assert_eq!(own.not_stored, None);
+    // What nobody puts again goes.
+    clock.advance(HEAD_TTL);
+    assert_eq!(checker.local(&record(1, 1).id()), None);
+    assert!(checker.local(&record(4, 1).id()).is_some(), "kept");
+}
+
+#[test]
+fn who_brought_most_gives_way_to_who_brought_less() {
+    let bounds = Bounds {
+        values: 5,
+        values_per_peer: 4,
+        ..Bounds::default()
+    };
+    let (mut checker, _) = checker(bounds);
+    let (flooder, other, third) = (PeerId::random(), PeerId::random(), PeerId::random());
+    for owner in 1..=4 {
+        offer(&mut checker, &record(owner, 1), flooder).expect("room");
+    }
+    offer(&mut checker, &record(5, 1), third).expect("room");
+    let counts = |checker: &Checker| {
+        let counts = checker.values.writer.ledger.counts();
+        [flooder, other, third].map(|peer| counts.values_of_peer.get(&peer).copied().unwrap_or(0))
+    };
+    // Only what is on the shelf gives way: the thread writes it soon.
+    let mut give = |owner| {
+        let mut tries = 0;
+        loop {
+            match offer(&mut checker, &record(owner, 1), other) {
+                Err(Error::Full) if tries < 1_000 => {
+                    tries += 1;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                result => return (result, counts(&checker)),
+            }
+        }
+    };
+    assert_eq!(give(6), (Ok(()), [2, 1, 1]));
+    assert_eq!(give(7), (Ok(()), [2, 2, 1]));
+    // All have about the same now.
+    assert_eq!(give(8), (Err(Error::Full), [2, 2, 1]));
+}
+
+#[test]
+fn a_stale_record_never_takes_the_place_of_a_newer_one() {
+    let (mut checker, _) = checker(Bounds::default());
+    let (newer, older) = (record(1, 5), record(1, 4));
+    let id = newer.id();
+    offer(&mut checker, &newer, PeerId::random()).expect("room");
+    let counted = checker.values.writer.ledger.counts().clone();
+    offer(&mut checker, &older, PeerId::random()).expect("it holds");
+    assert_eq!(checker.local(&id), Some(newer.clone()));
+    assert_eq!(*checker.values.writer.ledger.counts(), counted);
+    let merged = checker.merge(&older, How::Keep).expect("it holds");
+    assert_eq!(merged.record, newer);
+    assert_eq!(checker.local(&id), Some(newer.clone()));
+    let verdict = checker.judge(
+        &id,
+        &[
+            (PeerId::random(), older.encode()),
+            (PeerId::random(), newer.encode()),
+            (PeerId::random(), record(2, 9).encode()),
+        ],
+    );
+    assert_eq!(verdict.record, Some(newer));
+    assert_eq!(verdict.stale.len(), 1);
+    assert_eq!(checker.tally.refused.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn putting_again_moves_the_expiry_without_many_writes() {
+    let (mut checker, clock) = checker(Bounds::default());
+    let (record, peer) = (record(1, 5), PeerId::random());
+    let expires = |checker: &Checker| {
+        let value = checker.values.get(&record.id().to_multihash());
+        value.and_then(|value| value.expires).expect("it expires")
+    };
+    offer(&mut checker, &record, peer).expect("room");
+    let first = expires(&checker);
+    clock.advance(REFRESH);
+    offer(&mut checker, &record, peer).expect("known");
+    assert_eq!(expires(&checker), first);
+    clock.advance(Duration::from_secs(1));
+    offer(&mut checker, &record, peer).expect("known");
+    assert_eq!(
+        expires(&checker).since(first),
+        REFRESH + Duration::from_secs(1)
+    );
+    assert_eq!(checker.values.writer.ledger.counts().values, 1);
+    // Kept, it expires no more.
+    checker.merge(&record, How::Keep).expect("it holds");
+    let stored = checker.values.get(&record.id().to_multihash());
+    assert_eq!(stored.and_then(|value| value.expires), None);
+    assert_eq!(checker.values.writer.ledger.counts().values, 0);
+}
+
+#[test]
+fn the_number_of_kept_heads_is_bounded() {
+    let (mut checker, _) = checker(Bounds::default());
+    checker.kept = (0..MAX_KEPT_HEADS as u64)
+        .map(|n| {
+            let mut digest = [0; 48];
+            digest[..8].copy_from_slice(&n.to_be_bytes());
+            BlockId::from_sha384(digest)
+        })
+        .collect();
+    let over = checker.merge(&record(1, 1), How::Keep);
+    assert_eq!(over.err(), Some(Error::Full));
+    checker.kept.pop_first();
+    assert!(checker.merge(&record(1, 1), How::Keep).is_ok());
+}
+
+#[test]
+fn one_peer_can_not_take_all_places_in_the_queue() {
+    let (mut checker, _) = checker(Bounds::default());
+    checker.kept.clear();
+    let (jobs, receiver) = sync_channel(MAX_OFFERED + MAX_OWN_JOBS);
+    let inbox = Inbox {
+        jobs,
+        waiting: Arc::default(),
+        tally: checker.tally.clone(),
+    };
+    let key = record(1, 1).id().to_multihash();
+    let flooder = PeerId::random();
+    for _ in 0..=MAX_OFFERED_BY_PEER {
+        inbox.offer(flooder, &key, vec![1]);
+    }
+    assert_eq!(inbox.tally.dropped.load(Ordering::Relaxed), 1);
+    for _ in 0..MAX_OFFERED - MAX_OFFERED_BY_PEER {
+        inbox.offer(PeerId::random(), &key, vec![1]);
+    }
+    assert_eq!(inbox.tally.dropped.load(Ordering::Relaxed), 1);
+    inbox.offer(PeerId::random(), &key, vec![1]);
+    assert_eq!(inbox.tally.dropped.load(Ordering::Relaxed), 2);
+    // There is still a place for what this node wants itself.
+    let permits = Arc::new(tokio::sync::Semaphore::new(1));
+    let permit = permits.clone().try_acquire_owned().expect("one");
+    let (reply, mut answer) = oneshot::channel();
+    inbox.own(Own::Kept { reply }, permit);
+    drop(inbox);
+    checker.run(&receiver);
+    assert_eq!(answer.try_recv(), Ok(vec![]));
+    assert_eq!(permits.available_permits(), 1);
+    let all = checker_free(&receiver);
+    assert!(all, "every place is free again");
+}
+
+fn checker_free(receiver: &Receiver<Job>) -> bool {
+    receiver.try_recv().is_err()
+}
+
+#[test]
+fn kept_heads_are_known_again_and_garbage_is_passed_over() {
+    let (mut checker, _) = checker(Bounds::default());
+    checker.merge(&record(1, 1), How::Keep).expect("it holds");
+    checker.merge(&record(2, 1), How::Pass).expect("it holds");
+    checker
+        .values
+        .writer
+        .put(VALUES, b"other key", Some(b"\xff".to_vec().into()));
+    // What waits to be written is not yet seen: the thread is quick, but not to be relied on.
+    while checker.values.kept().is_empty() {
+        std::thread::yield_now();
+    }
+    assert_eq!(checker.values.kept(), [record(1, 1).id().to_multihash()]);
+}
