@@ -2,9 +2,10 @@
 
 use std::io::Error;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "proto/dht.proto",
     "proto/exchange.proto",
+    "proto/owner.proto",
     "proto/store.proto",
     "proto/tree.proto",
 ];

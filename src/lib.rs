@@ -11,7 +11,7 @@
 //! | 5 | [`upkeep`]: background work |
 //! | 4 | [`depot`]: the one place that knows both store and network |
 //! | 3 | [`store`], [`bundle`], [`net`] |
-//! | 2 | [`block`] |
+//! | 2 | [`block`], [`owner`] |
 //! | 1 | [`crypto`], [`wire`], [`task`], [`config`] |
 //! | 0 | [`id`], [`size`], [`time`], [`monitor`] |
 
@@ -27,6 +27,7 @@ pub mod id;
 pub mod monitor;
 pub mod net;
 pub mod node;
+pub mod owner;
 pub mod size;
 pub mod store;
 pub mod task;

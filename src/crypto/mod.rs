@@ -5,4 +5,6 @@
 
 pub mod aead;
 pub mod hash;
+pub mod kdf;
 pub mod key;
+pub mod secretbox;

@@ -14,6 +14,12 @@ pub mod exchange {
     include!(concat!(env!("OUT_DIR"), "/libernet.exchange.v1.rs"));
 }
 
+/// What a machine keeps of its owner.
+#[allow(missing_docs, clippy::pedantic)]
+pub mod owner {
+    include!(concat!(env!("OUT_DIR"), "/libernet.owner.v1.rs"));
+}
+
 /// Records in the store.
 #[allow(missing_docs, clippy::pedantic)]
 pub mod store {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 10] = [
     &["id", "size", "time", "monitor"],
     &["crypto", "wire", "task", "config"],
-    &["block"],
+    &["block", "owner"],
     &["store", "bundle", "net"],
     &["depot"],
     &["upkeep"],
