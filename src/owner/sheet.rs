@@ -13,11 +13,11 @@ use super::keys::OwnerId;
 use super::words::Phrase;
 
 const STYLE: &str = "
-@page { size: auto; margin: 14mm; }
+@page { size: auto; margin: 13mm; }
 * { box-sizing: border-box; }
-body { font: 10.5pt/1.4 'Helvetica Neue', Arial, sans-serif; color: #000; background: #fff; max-width: 182mm; margin: 8mm auto; }
+body { font: 10pt/1.35 'Helvetica Neue', Arial, sans-serif; color: #000; background: #fff; max-width: 182mm; margin: 8mm auto; }
 h1 { font-size: 19pt; line-height: 1.15; margin: 0 0 1mm; }
-h2 { font-size: 11.5pt; margin: 5mm 0 1.5mm; }
+h2 { font-size: 11.5pt; margin: 4mm 0 1mm; }
 p, ol, ul { margin: 0 0 1.5mm; }
 ol, ul { padding-left: 5.5mm; }
 li { margin-bottom: 1mm; }
@@ -29,7 +29,7 @@ code { font-family: 'DejaVu Sans Mono', Menlo, Consolas, monospace; font-size: 9
 .words span { display: inline-block; width: 9mm; font: 9pt Arial, sans-serif; color: #444; }
 .code { flex: none; width: 40mm; }
 .code svg { display: block; width: 40mm; height: 40mm; }
-.line { border-bottom: .25mm solid #000; height: 8mm; }
+.line { border-bottom: .25mm solid #000; height: 7.5mm; }
 section, .secret { break-inside: avoid; }
 @media print { body { margin: 0; max-width: none; } }
 ";
@@ -38,9 +38,9 @@ const ADVICE: &str = "
 <section>
 <h2>In an emergency</h2>
 <ol>
-<li>Install libernet on any machine. If this sheet was ever out of your hands, do the rest all the same, but see below.</li>
-<li>Give that machine your words: <code>libernet init --recover -</code> and type them. Only the first four letters of each word
-count, and not the case. To take back files without making the machine yours, type them into
+<li>Install libernet on any machine.</li>
+<li>Give that machine your words: <code>libernet init --recover -</code> and type them. The first four letters of each word are
+enough, and capitals don't matter. To take back files without making the machine yours, type them into
 <code>libernet restore latest --phrase --target DIR</code> instead.</li>
 <li>Connect it to the people who keep your backups: join your ring, or
 <code>libernet config set bootstrap ADDRESS</code> with the address of a machine that is running, then <code>libernet up</code>.</li>
@@ -148,6 +148,8 @@ mod tests {
         }
         assert!(page.contains(&owner.to_string()) && page.contains("Made: 2026-05-01."));
         assert!(page.contains("<svg") && !page.contains("<?xml"));
+        // A code of version 5 has 37 squares a side; four empty ones belong on each side (ISO/IEC 18004).
+        assert!(page.contains("viewBox=\"0 0 45 45\""));
         for absent in ["<script", "src=", "href=", "url(", "@import", "://"] {
             let text = page.replace("http://www.w3.org/2000/svg", "");
             assert!(!text.contains(absent), "{absent}");
