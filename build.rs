@@ -2,10 +2,12 @@
 
 use std::io::Error;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 7] = [
+    "proto/backup.proto",
     "proto/dht.proto",
     "proto/exchange.proto",
     "proto/head.proto",
+    "proto/owner.proto",
     "proto/store.proto",
     "proto/tree.proto",
 ];

@@ -8,13 +8,14 @@
 //! | 8 | [`gateway`]: the local HTTP server |
 //! | 7 | [`client`]: one `Client`, for a node in this process or a running one |
 //! | 6 | [`node`]: builds, starts and stops everything |
-//! | 5 | [`upkeep`]: background work |
+//! | 5 | [`upkeep`]: background work; [`backup`]: owners, snapshots, retention, restoring |
 //! | 4 | [`depot`]: the one place that knows both store and network |
 //! | 3 | [`store`], [`bundle`], [`net`] |
 //! | 2 | [`block`]; above it [`head`] |
 //! | 1 | [`crypto`], [`wire`], [`task`], [`config`] |
 //! | 0 | [`id`], [`size`], [`time`], [`monitor`] |
 
+pub mod backup;
 pub mod block;
 pub mod bundle;
 pub mod cli;

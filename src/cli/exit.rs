@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::show::printable;
+use crate::backup::owner;
 use crate::block::{LinkError, Tried};
 use crate::id::{BlockId, IdError};
 use crate::node::api::{CallError, ErrorKind};
@@ -323,6 +324,44 @@ impl From<gateway::Error> for Failure {
     }
 }
 
+impl From<owner::Error> for Failure {
+    fn from(error: owner::Error) -> Self {
+        use owner::Error;
+        let (exit, hint) = match &error {
+            Error::Words(_) => (
+                Exit::Usage,
+                "compare every word with your sheet; the order counts, the case does not",
+            ),
+            Error::Name { .. } => (Exit::Usage, "name this machine with --name MACHINE"),
+            Error::Passphrase { .. } => (Exit::Usage, "choose several random words"),
+            Error::Locked(_) => (Exit::Usage, "give the passphrase"),
+            Error::WrongPassphrase(_) => (
+                Exit::Damaged,
+                "if it is lost: move the file away and use your words, `libernet init --recover`",
+            ),
+            Error::Exists(_) => (
+                Exit::Exists,
+                "`libernet owner` shows it; use another --data-dir for another owner",
+            ),
+            Error::Missing(_) => (
+                Exit::NotFound,
+                "`libernet init` makes one, `libernet init --recover` brings one back from its words",
+            ),
+            Error::Damaged { .. } => (
+                Exit::Damaged,
+                "move the file away and use your words: `libernet init --recover`",
+            ),
+            Error::Version { .. } => (
+                Exit::Failed,
+                "use the libernet that wrote it, or a newer one",
+            ),
+            Error::Memory(_) => (Exit::Failed, "close other programs and try again"),
+            Error::Io { source, .. } => return Self::io(error.to_string(), source),
+        };
+        Self::new(exit, error.to_string()).with_hint(hint)
+    }
+}
+
 impl From<IdError> for Failure {
     fn from(error: IdError) -> Self {
         Self::usage(error.to_string())
@@ -375,6 +414,30 @@ mod tests {
         ] {
             assert_eq!(Failure::from(CallError::new(kind, "x")).exit.code(), code);
         }
+    }
+
+    #[test]
+    fn errors_of_owners_have_their_codes() {
+        use std::path::PathBuf;
+        let path = || PathBuf::from("owner.key");
+        let words = owner::Phrase::parse("").expect_err("no words");
+        for (error, code) in [
+            (owner::Error::Words(words), 2),
+            (owner::Error::Locked(path()), 2),
+            (owner::Error::Missing(path()), 4),
+            (owner::Error::WrongPassphrase(path()), 5),
+            (owner::Error::Exists(path()), 8),
+        ] {
+            let failure = Failure::from(error);
+            assert_eq!(failure.exit.code(), code, "{failure:?}");
+            assert!(failure.hint.is_some(), "{failure:?}");
+        }
+        let denied = owner::Error::Io {
+            action: "read",
+            path: path(),
+            source: std::io::ErrorKind::PermissionDenied.into(),
+        };
+        assert_eq!(Failure::from(denied).exit, Exit::Permission);
     }
 
     #[test]

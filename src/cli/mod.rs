@@ -1,9 +1,10 @@
 //! The command line: one file per command, errors to exit codes in [`exit`], everything printed through [`output`].
 //!
-//! Every command is a call on a [`Client`](crate::client::Client), so that it behaves alike with a running node and with one
-//! of its own. Results go to stdout, everything else to stderr. Deliberately absent: any work of a node.
+//! Every command that needs a node is a call on a [`Client`](crate::client::Client), so that it behaves alike with a running node
+//! and with one of its own. Results go to stdout, everything else to stderr. Deliberately absent: any work of a node.
 
 mod announce;
+mod ask;
 mod block;
 mod cat;
 mod completions;
@@ -14,8 +15,10 @@ mod exit;
 mod find;
 mod get;
 mod id;
+mod init;
 mod ls;
 mod output;
+mod owner;
 mod peers;
 mod pin;
 mod progress;
@@ -99,6 +102,8 @@ enum Command {
     Peers(peers::Args),
     Status(status::Args),
     Id(id::Args),
+    Init(init::Args),
+    Owner(owner::Args),
     Config(config::Args),
     Demo(demo::Args),
     Completions(completions::Args),
@@ -216,6 +221,8 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Peers(args) => Box::pin(peers::run(args, context)).await,
         Command::Status(args) => Box::pin(status::run(args, context)).await,
         Command::Id(args) => Box::pin(id::run(args, context)).await,
+        Command::Init(args) => Box::pin(init::run(args, context)).await,
+        Command::Owner(args) => Box::pin(owner::run(args, context)).await,
         Command::Config(args) => config::run(args, context),
         Command::Demo(args) => Box::pin(demo::run(args, context)).await,
         Command::Completions(args) => completions::run(&args),
@@ -291,6 +298,14 @@ mod tests {
             "peers connect /ip4/127.0.0.1/tcp/1",
             "status --json",
             "id",
+            "init",
+            "init --yes --words-out F --sheet F.html --name N --json --passphrase",
+            "init --recover",
+            "init --recover - --passphrase-file F",
+            "init --recover F --yes",
+            "owner --json",
+            "owner passphrase --remove --passphrase-file F",
+            "owner passphrase --new-passphrase-file F",
             "pin add LINK --name x",
             "pin rm LINK",
             "pin ls",
@@ -322,6 +337,8 @@ mod tests {
             "up --quota",
             "get L --overwrite some",
             "put x -v -q",
+            "init --recover F --words-out G",
+            "init --passphrase --passphrase-file F",
         ] {
             let words = std::iter::once("libernet").chain(line.split_whitespace());
             let error = Cli::try_parse_from(words).expect_err(line);

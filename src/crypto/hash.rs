@@ -35,6 +35,15 @@ pub fn id_of(kind: HashKind, bytes: &[u8]) -> BlockId {
     }
 }
 
+/// SHA2-256 of `parts`, one after the other.
+pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update(part);
+    }
+    hasher.finalize().into()
+}
+
 /// Whether `bytes` are the block that `id` names.
 pub fn matches(id: &BlockId, bytes: &[u8]) -> bool {
     id_of(id.kind(), bytes) == *id
@@ -65,6 +74,10 @@ mod tests {
         assert_eq!(
             id_of(HashKind::Sha256, b"abc").to_hex(),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+        assert_eq!(
+            sha256(&[b"a", b"", b"bc"]).as_slice(),
+            id_of(HashKind::Sha256, b"abc").digest()
         );
         assert!(matches(&sha384_id(b"abc"), b"abc"));
         assert!(!matches(&sha384_id(b"abc"), b"abd"));

@@ -5,6 +5,7 @@
 
 pub mod aead;
 pub mod hash;
+pub mod kdf;
 pub mod key;
 mod lanes;
 pub mod secretbox;

@@ -2,6 +2,12 @@
 //!
 //! Only names, versions, tags and sizes live here; what the messages mean is said by the rooms that use them.
 
+/// Snapshots and logs of backups.
+#[allow(missing_docs, clippy::pedantic)]
+pub mod backup {
+    include!(concat!(env!("OUT_DIR"), "/libernet.backup.v1.rs"));
+}
+
 /// Kademlia messages as far as we send them ourselves, and stored records of the DHT.
 #[allow(missing_docs, clippy::pedantic)]
 pub mod dht {
@@ -18,6 +24,12 @@ pub mod exchange {
 #[allow(missing_docs, clippy::pedantic)]
 pub mod head {
     include!(concat!(env!("OUT_DIR"), "/libernet.head.v1.rs"));
+}
+
+/// What a machine keeps of its owner.
+#[allow(missing_docs, clippy::pedantic)]
+pub mod owner {
+    include!(concat!(env!("OUT_DIR"), "/libernet.owner.v1.rs"));
 }
 
 /// Records in the store.

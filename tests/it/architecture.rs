@@ -12,7 +12,7 @@ const FLOORS: [&[&str]; 11] = [
     &["head"],
     &["store", "bundle", "net"],
     &["depot"],
-    &["upkeep"],
+    &["upkeep", "backup"],
     &["node"],
     &["client"],
     &["gateway"],

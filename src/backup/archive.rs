@@ -1,0 +1,442 @@
+//! Head, logs and catalog of one owner: found, read, and changed.
+//!
+//! A log is changed in this order: the new log's block is pinned and durable; the new head is kept and durable; the old log's pin goes; the new
+//! head is published. Cut off anywhere, either the old log or the new one is what the head names, and that one is pinned.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::time::Instant;
+
+use super::error::Error;
+use super::log::{Catalog, Log};
+use super::owner::{Membership, OwnerId, OwnerKeys};
+use super::snapshot::Snapshot;
+use crate::block::{self, Block, BlockSource, Context, Link};
+use crate::crypto::key::Key;
+use crate::depot::Depot;
+use crate::head::{HeadEntry, HeadRecord, head_id, sealing_key};
+use crate::id::BlockId;
+use crate::store::{Keep, PinId, PinInfo, Store};
+use crate::time::Clock;
+
+/// Logs that are fetched at the same time.
+const LOGS_AT_ONCE: usize = 8;
+/// How long one look into the mesh may take where everything needed may be here already.
+const GLANCE: Duration = Duration::from_secs(5);
+/// Pause between two looks while nothing was found.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How long publishing a head may hold up who waits for it.
+const PUBLISH_PATIENCE: Duration = Duration::from_secs(15);
+/// Name of the pin of this machine's log.
+const LOG_PIN: &str = "backup log";
+
+/// What reading an owner's backups needs: less than writing them.
+#[derive(Clone, Debug)]
+pub struct Access {
+    owner: OwnerId,
+    backup_root: Key,
+    context: Context,
+}
+
+impl Access {
+    /// From the three secrets' parts, as they travel from a command to its node.
+    pub fn new(owner: OwnerId, backup_root: Key, convergence: Key) -> Self {
+        Self {
+            owner,
+            backup_root,
+            context: Context::secret(convergence),
+        }
+    }
+
+    /// Who the owner is.
+    pub const fn owner(&self) -> &OwnerId {
+        &self.owner
+    }
+
+    /// Where the owner's head is in the DHT.
+    pub fn head(&self) -> BlockId {
+        head_id(self.owner.as_bytes())
+    }
+
+    /// In which the owner's blocks are sealed.
+    pub const fn context(&self) -> &Context {
+        &self.context
+    }
+}
+
+impl From<&Membership> for Access {
+    fn from(member: &Membership) -> Self {
+        Self::new(
+            *member.owner(),
+            member.backup_root().clone(),
+            member.convergence().clone(),
+        )
+    }
+}
+
+impl From<&OwnerKeys> for Access {
+    fn from(keys: &OwnerKeys) -> Self {
+        Self::new(
+            keys.id(),
+            keys.backup_root().clone(),
+            keys.convergence().clone(),
+        )
+    }
+}
+
+/// How far to look for a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// Here only.
+    Here,
+    /// Here, and a short look at what the connected peers have.
+    Glance,
+    /// Until one is found, so long at most.
+    Until(Duration),
+}
+
+/// What was found of an owner's backups.
+#[derive(Debug)]
+pub struct Found {
+    /// The head; none when there is none here and none was found.
+    pub head: Option<HeadRecord>,
+    /// The logs that could be read.
+    pub logs: Vec<Log>,
+    /// Machines whose log could not be had, and why.
+    pub unread: Vec<([u8; 32], Error)>,
+    /// All snapshots.
+    pub catalog: Catalog,
+    /// Peers that were connected at the end of the search.
+    pub peers: usize,
+}
+
+/// The backups of one owner, as far as this node can reach them. Cheap to clone.
+#[derive(Clone)]
+pub struct Archive {
+    depot: Depot,
+    access: Access,
+    clock: Arc<dyn Clock>,
+    /// Held while the log of this machine is being changed.
+    writing: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Archive {
+    /// The backups that `access` opens. All archives of one node that write share `writing`.
+    pub fn new(
+        depot: Depot,
+        access: Access,
+        clock: Arc<dyn Clock>,
+        writing: Arc<tokio::sync::Mutex<()>>,
+    ) -> Self {
+        Self {
+            depot,
+            access,
+            clock,
+            writing,
+        }
+    }
+
+    /// What opens it.
+    pub const fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// Where its blocks come from.
+    pub const fn depot(&self) -> &Depot {
+        &self.depot
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    /// Finds head and logs. `patience`: how long to look for each log.
+    ///
+    /// # Errors
+    /// [`Error::Net`], [`Error::Stopping`]. Finding nothing is no error: see [`Found::or_missing`].
+    pub async fn find(&self, search: Search, patience: Duration) -> Result<Found, Error> {
+        let head = self.find_head(search).await?;
+        let session = self.depot.session(patience, Keep::Cached);
+        let sealing_key = sealing_key(self.access.backup_root.as_bytes());
+        let entries: Vec<HeadEntry> = head
+            .as_ref()
+            .map(|head| head.entries().to_vec())
+            .unwrap_or_default();
+        let read = entries.into_iter().map(|entry| {
+            let (session, key) = (session.clone(), sealing_key.clone());
+            async move {
+                let log = read_log(&*session, &entry, &key).await;
+                (*entry.machine(), log)
+            }
+        });
+        let read: Vec<_> = futures::stream::iter(read)
+            .buffered(LOGS_AT_ONCE)
+            .collect()
+            .await;
+        let (mut logs, mut unread) = (Vec::new(), Vec::new());
+        for (machine, log) in read {
+            match log {
+                Ok(log) => logs.push(log),
+                Err(error) => unread.push((machine, error)),
+            }
+        }
+        Ok(Found {
+            catalog: Catalog::of(&logs),
+            head,
+            logs,
+            unread,
+            peers: self.depot.net().peers().connected().len(),
+        })
+    }
+
+    async fn find_head(&self, search: Search) -> Result<Option<HeadRecord>, Error> {
+        let heads = self.depot.net().heads();
+        let id = self.access.head();
+        let local = heads.local(id).await?;
+        let until = match search {
+            Search::Here => return Ok(local),
+            Search::Glance if self.depot.net().peers().connected().is_empty() => return Ok(local),
+            Search::Glance => Instant::now() + GLANCE,
+            Search::Until(patience) => Instant::now() + patience,
+        };
+        loop {
+            let answer = tokio::time::timeout_at(until, heads.find(id)).await;
+            let found = match answer {
+                Ok(Ok(found)) => found,
+                // A search that fails or takes too long: what is here counts.
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "the search for a head failed");
+                    None
+                }
+                Err(_) => None,
+            };
+            // The search includes what is here.
+            if found.is_some() || search == Search::Glance {
+                return Ok(found.or(local));
+            }
+            if Instant::now() + LOOK_AGAIN >= until {
+                return Ok(local);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Reads a snapshot's block.
+    ///
+    /// # Errors
+    /// [`Error::Get`], [`Error::Open`], [`Error::NotASnapshot`] and what decoding says.
+    pub async fn snapshot(&self, source: &dyn BlockSource, link: &Link) -> Result<Snapshot, Error> {
+        read_snapshot(source, link).await
+    }
+
+    /// Changes the log of this machine and makes it known. `change` gets what the log says now, with everything that a copy elsewhere says
+    /// besides, and returns what [`change_log`](Self::change_log) returns.
+    ///
+    /// # Errors
+    /// What `change` says; [`Error::LogFull`]; [`Error::Put`]: nothing has changed then.
+    ///
+    /// # Cancel safety
+    /// Dropped, either all of it has happened or nothing; only the publishing may be missing, which the node makes up for.
+    pub async fn change_log<T>(
+        &self,
+        member: &Membership,
+        change: impl FnOnce(&mut Log) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let _writing = self.writing.lock().await;
+        let found = self.find(Search::Glance, GLANCE).await?;
+        let machine = *member.machine().id().as_bytes();
+        let own = |record: &HeadRecord| record.entry(&machine).cloned();
+        let entry = found.head.as_ref().and_then(own);
+        let mut log = match &entry {
+            None => Log::new(machine, member.name().to_owned()),
+            Some(entry) => {
+                let sealing_key = sealing_key(self.access.backup_root.as_bytes());
+                let session = self.depot.session(GLANCE, Keep::Cached);
+                read_log(&*session, entry, &sealing_key).await?
+            }
+        };
+        // This machine's own last word, should the one that was found be another: it was set back in time, or another holds its key.
+        if let Some(local) = self.depot.net().heads().local(self.access.head()).await?
+            && let Some(local) = local.entry(&machine)
+            && entry.as_ref().map(HeadEntry::log_id) != Some(local.log_id())
+        {
+            let sealing_key = sealing_key(self.access.backup_root.as_bytes());
+            let session = self.depot.session(GLANCE, Keep::Cached);
+            if let Ok(other) = read_log(&*session, local, &sealing_key).await {
+                log.absorb(&other)?;
+            }
+        }
+        log.machine_name = member.name().to_owned();
+        let before = log.clone();
+        let result = change(&mut log)?;
+        if log == before && entry.is_some() {
+            return Ok(result);
+        }
+        let sequence = entry.as_ref().map_or(0, HeadEntry::sequence) + 1;
+        let record = self
+            .write_log(member, &log, sequence, found.head.as_ref())
+            .await?;
+        self.publish(record).await;
+        Ok(result)
+    }
+
+    async fn write_log(
+        &self,
+        member: &Membership,
+        log: &Log,
+        sequence: u64,
+        head: Option<&HeadRecord>,
+    ) -> Result<HeadRecord, Error> {
+        let link = self.keep_log(log.encode()?).await?;
+        let entry = HeadEntry::sign(
+            self.access.owner.as_bytes(),
+            member.machine().signing_key(),
+            member.certificate(),
+            sequence,
+            self.clock.now().0,
+            &link,
+            &sealing_key(self.access.backup_root.as_bytes()),
+        );
+        let record = match head {
+            Some(head) => head.with(entry)?,
+            None => HeadRecord::new(entry),
+        };
+        let record = self.depot.net().heads().keep(record).await?;
+        let store = self.depot.store().clone();
+        let root = link.id;
+        blocking(move || {
+            store.flush()?;
+            for (pin, info) in store.pins()? {
+                if info.name == LOG_PIN && info.root != root && info.link.is_some() {
+                    store.remove_pin(pin)?;
+                }
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(record)
+    }
+
+    /// Seals a log, puts it and pins it, durably.
+    async fn keep_log(&self, plaintext: Vec<u8>) -> Result<Link, Error> {
+        let (store, context) = (self.depot.store().clone(), self.access.context.clone());
+        let now = self.clock.now();
+        let link = blocking(move || {
+            let sealed = block::seal(&context, &plaintext)
+                .expect("the log's own limit is below that of a block");
+            let link = Link {
+                id: sealed.block.id(),
+                key: sealed.key,
+            };
+            let pin = store.begin_pin(LOG_PIN)?;
+            put_pinned(&*store, &sealed.block, pin)?;
+            store.finish_pin(
+                pin,
+                &PinInfo {
+                    root: link.id,
+                    link: Some(link.clone()),
+                    name: LOG_PIN.to_owned(),
+                    bytes: plaintext.len() as u64,
+                    files: 0,
+                    blocks: 1,
+                    created: now,
+                },
+            )?;
+            Ok(link)
+        })
+        .await?;
+        self.depot.fresh().add([link.id]);
+        Ok(link)
+    }
+
+    /// Offers the head to the nearest peers. That it can't be done now is no failure: the node publishes what it keeps again and again.
+    pub async fn publish(&self, record: HeadRecord) {
+        if self.depot.net().peers().connected().is_empty() {
+            return;
+        }
+        let heads = self.depot.net().heads();
+        match tokio::time::timeout(PUBLISH_PATIENCE, heads.publish(record)).await {
+            Ok(Ok(report)) => tracing::debug!(peers = report.stored_by, "the head was published"),
+            Ok(Err(error)) => tracing::warn!(%error, "the head could not be published now"),
+            Err(_) => tracing::warn!("publishing the head takes long; it goes on later"),
+        }
+    }
+}
+
+impl Found {
+    /// This, or why there is nothing.
+    ///
+    /// # Errors
+    /// [`Error::NoHead`]; [`Error::NoLogs`] when none of the logs that the head names could be had.
+    pub fn or_missing(mut self) -> Result<Self, Error> {
+        if self.head.is_none() {
+            return Err(Error::NoHead { asked: self.peers });
+        }
+        if self.logs.is_empty() && !self.unread.is_empty() {
+            let machines = self.unread.len();
+            let (_, source) = self.unread.swap_remove(0);
+            return Err(Error::NoLogs {
+                machines,
+                source: Box::new(source),
+            });
+        }
+        Ok(self)
+    }
+
+    /// The names of the machines, by their keys.
+    pub fn machine_names(&self) -> BTreeMap<[u8; 32], String> {
+        self.logs
+            .iter()
+            .map(|log| (log.machine, log.machine_name.clone()))
+            .collect()
+    }
+}
+
+async fn read_log(
+    source: &dyn BlockSource,
+    entry: &HeadEntry,
+    sealing_key: &[u8; 32],
+) -> Result<Log, Error> {
+    let link = entry.log(sealing_key)?;
+    let plaintext = open(source.get(link.id).await?, link.key.clone()).await?;
+    let log = Log::decode(link.id, &plaintext)?;
+    if log.machine != *entry.machine() {
+        return Err(Error::Malformed {
+            id: link.id,
+            what: "it is the log of another machine",
+        });
+    }
+    Ok(log)
+}
+
+/// Reads a snapshot's block.
+///
+/// # Errors
+/// [`Error::Get`], [`Error::Open`], [`Error::NotASnapshot`] and what decoding says.
+pub async fn read_snapshot(source: &dyn BlockSource, link: &Link) -> Result<Snapshot, Error> {
+    let plaintext = open(source.get(link.id).await?, link.key.clone()).await?;
+    Snapshot::decode(link.id, &plaintext)
+}
+
+async fn open(block: Block, key: Key) -> Result<bytes::Bytes, Error> {
+    let opened = tokio::task::spawn_blocking(move || block::open(&block, &key)).await;
+    Ok(opened.map_err(|_| Error::Stopping)??)
+}
+
+/// Runs what blocks on a thread that may.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Error::Stopping)?
+}
+
+pub(super) fn put_pinned(store: &dyn Store, block: &Block, pin: PinId) -> Result<(), Error> {
+    store.put(std::slice::from_ref(block), Keep::Pinned(pin))?;
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! What can go wrong with backups.
+
+use crate::block::{GetError, OpenError, PutError};
+use crate::id::BlockId;
+use crate::{bundle, head, store};
+
+/// Why something about backups could not be done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The block is no snapshot.
+    #[error("block {id} is not a snapshot")]
+    NotASnapshot {
+        /// The block.
+        id: BlockId,
+    },
+    /// The block is no machine's log.
+    #[error("block {id} is not the log of a machine")]
+    NotALog {
+        /// The block.
+        id: BlockId,
+    },
+    /// Written by a newer program.
+    #[error("block {id} has version {version}, which this libernet does not know")]
+    UnknownVersion {
+        /// The block.
+        id: BlockId,
+        /// What it says.
+        version: u8,
+    },
+    /// It opened, and what is inside breaks the format.
+    #[error("block {id} is malformed: {what}")]
+    Malformed {
+        /// The block.
+        id: BlockId,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The log of this machine can't take more.
+    #[error("the log of this machine is full: forget some snapshots and prune first")]
+    LogFull,
+    /// There are no snapshots at all.
+    #[error("there are no snapshots")]
+    NoSnapshots,
+    /// No snapshot goes by that name.
+    #[error("there is no snapshot '{text}'")]
+    NoSuchSnapshot {
+        /// What was asked for.
+        text: String,
+    },
+    /// Several snapshots begin with these digits.
+    #[error("'{text}' is the beginning of several snapshots' ids: give more digits")]
+    Ambiguous {
+        /// What was asked for.
+        text: String,
+    },
+    /// Nobody who was asked has the owner's head.
+    #[error("no head of this owner was found: {asked} peers are connected")]
+    NoHead {
+        /// Peers that were connected.
+        asked: usize,
+    },
+    /// The head names logs, and none of them could be had.
+    #[error("the head was found, but none of its {machines} logs could be had")]
+    NoLogs {
+        /// Machines that the head names.
+        machines: usize,
+        /// Why the first could not be had.
+        source: Box<Error>,
+    },
+    /// A pattern or a schedule that can't be read.
+    #[error("{0}")]
+    Setting(String),
+    /// A file of this room's own could not be read or written.
+    #[error("{what} {}", .path.display())]
+    File {
+        /// What was being done.
+        what: &'static str,
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A head record.
+    #[error(transparent)]
+    Head(#[from] head::Error),
+    /// A block could not be had.
+    #[error(transparent)]
+    Get(#[from] GetError),
+    /// A block could not be kept.
+    #[error(transparent)]
+    Put(#[from] PutError),
+    /// A block could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Files.
+    #[error(transparent)]
+    Bundle(#[from] bundle::Error),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The network.
+    #[error(transparent)]
+    Net(#[from] crate::net::providers::Error),
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+impl Error {
+    /// Whether asking again later may succeed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::NoHead { .. } | Self::NoLogs { .. } | Self::Net(_) => true,
+            Self::Get(error) => error.is_retryable(),
+            Self::NotASnapshot { .. }
+            | Self::NotALog { .. }
+            | Self::UnknownVersion { .. }
+            | Self::Malformed { .. }
+            | Self::LogFull
+            | Self::NoSnapshots
+            | Self::NoSuchSnapshot { .. }
+            | Self::Ambiguous { .. }
+            | Self::Setting(_)
+            | Self::File { .. }
+            | Self::Head(_)
+            | Self::Put(_)
+            | Self::Open(_)
+            | Self::Bundle(_)
+            | Self::Store(_)
+            | Self::Stopping => false,
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! A machine's log: its snapshots, and those that it forgets. One block a machine, written anew at each change.
+//!
+//! ```text
+//! plaintext = "LNBACKLG" | version (1 byte) | protobuf Log
+//! ```
+//!
+//! What an owner has is the union of all logs' snapshots without what any of them forgets ([`Catalog::of`]): machines that write at the same time never
+//! undo one another.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::error::Error;
+use super::snapshot::{
+    Summary, decode_block, encode_block, link_from_wire, link_to_wire, name, public_key,
+};
+use crate::block::Link;
+use crate::id::BlockId;
+use crate::wire::backup as wire;
+
+const MAGIC: &[u8; 8] = b"LNBACKLG";
+const VERSION: u8 = 1;
+/// Most snapshots in one log. A thousand take about 200 KiB.
+pub const MAX_SNAPSHOTS: usize = 4096;
+/// Most snapshots that one log forgets.
+pub const MAX_FORGOTTEN: usize = 8192;
+/// Largest log in bytes, well below what fits a block.
+pub const MAX_LOG_BYTES: usize = 1_900_000;
+
+/// A snapshot in a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logged {
+    /// The snapshot's block.
+    pub snapshot: Link,
+    /// What lists show of it.
+    pub summary: Summary,
+}
+
+/// What one machine says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The machine's public key.
+    pub machine: [u8; 32],
+    /// Its name.
+    pub machine_name: String,
+    snapshots: Vec<Logged>,
+    forgotten: BTreeSet<BlockId>,
+}
+
+impl Log {
+    /// The log of a machine that has said nothing yet.
+    pub fn new(machine: [u8; 32], machine_name: String) -> Self {
+        Self {
+            machine,
+            machine_name,
+            snapshots: Vec::new(),
+            forgotten: BTreeSet::new(),
+        }
+    }
+
+    /// The machine's snapshots, oldest first.
+    pub fn snapshots(&self) -> &[Logged] {
+        &self.snapshots
+    }
+
+    /// What the machine forgets, of its own or of others.
+    pub const fn forgotten(&self) -> &BTreeSet<BlockId> {
+        &self.forgotten
+    }
+
+    /// Adds a snapshot. One that is there already changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::LogFull`].
+    pub fn add(&mut self, logged: Logged) -> Result<(), Error> {
+        if self.has(&logged.snapshot.id) {
+            return Ok(());
+        }
+        if self.snapshots.len() >= MAX_SNAPSHOTS {
+            return Err(Error::LogFull);
+        }
+        let order = |logged: &Logged| (logged.summary.started, logged.snapshot.id);
+        let at = self
+            .snapshots
+            .partition_point(|other| order(other) < order(&logged));
+        self.snapshots.insert(at, logged);
+        Ok(())
+    }
+
+    /// Whether the log names a snapshot.
+    pub fn has(&self, id: &BlockId) -> bool {
+        self.snapshots
+            .iter()
+            .any(|logged| logged.snapshot.id == *id)
+    }
+
+    /// Forgets a snapshot, whoever made it. Oldest mentions make room for new ones only when they were carried out ([`settle`](Self::settle)).
+    ///
+    /// # Errors
+    /// [`Error::LogFull`].
+    pub fn forget(&mut self, id: BlockId) -> Result<(), Error> {
+        if self.forgotten.len() >= MAX_FORGOTTEN && !self.forgotten.contains(&id) {
+            return Err(Error::LogFull);
+        }
+        self.snapshots.retain(|logged| logged.snapshot.id != id);
+        self.forgotten.insert(id);
+        Ok(())
+    }
+
+    /// Drops mentions of forgotten snapshots that need no mention any more.
+    pub fn settle(&mut self, still_needed: impl Fn(&BlockId) -> bool) {
+        self.forgotten.retain(still_needed);
+    }
+
+    /// Takes in what an older or newer log of the same machine says, so that nothing is lost when a machine was set back in time.
+    ///
+    /// # Errors
+    /// [`Error::LogFull`].
+    pub fn absorb(&mut self, other: &Self) -> Result<(), Error> {
+        for id in &other.forgotten {
+            self.forget(*id)?;
+        }
+        for logged in &other.snapshots {
+            if !self.forgotten.contains(&logged.snapshot.id) {
+                self.add(logged.clone())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The plaintext of the log's block.
+    ///
+    /// # Errors
+    /// [`Error::LogFull`] when it would not fit.
+    pub fn encode(&self) -> Result<Vec<u8>, Error> {
+        let message = wire::Log {
+            machine: self.machine.to_vec().into(),
+            machine_name: self.machine_name.clone(),
+            snapshots: self
+                .snapshots
+                .iter()
+                .map(|logged| wire::Logged {
+                    snapshot: Some(link_to_wire(&logged.snapshot)),
+                    summary: Some(logged.summary.to_wire()),
+                })
+                .collect(),
+            forgotten: self
+                .forgotten
+                .iter()
+                .map(|id| id.to_multihash().into())
+                .collect(),
+        };
+        let bytes = encode_block(MAGIC, VERSION, &message);
+        if bytes.len() > MAX_LOG_BYTES {
+            return Err(Error::LogFull);
+        }
+        Ok(bytes)
+    }
+
+    /// Reads what [`encode`](Self::encode) writes. `id` is the block's, for the error.
+    ///
+    /// # Errors
+    /// [`Error::NotALog`], [`Error::UnknownVersion`], [`Error::Malformed`].
+    pub fn decode(id: BlockId, plaintext: &Bytes) -> Result<Self, Error> {
+        let message = decode_block(MAGIC, VERSION, id, plaintext, || Error::NotALog { id })?;
+        Self::from_wire(message).map_err(|what| Error::Malformed { id, what })
+    }
+
+    fn from_wire(message: wire::Log) -> Result<Self, &'static str> {
+        if message.snapshots.len() > MAX_SNAPSHOTS || message.forgotten.len() > MAX_FORGOTTEN {
+            return Err("it names too many snapshots");
+        }
+        let mut log = Self::new(public_key(&message.machine)?, name(message.machine_name)?);
+        for logged in message.snapshots {
+            log.snapshots.push(Logged {
+                snapshot: link_from_wire(logged.snapshot)?,
+                summary: Summary::from_wire(logged.summary.ok_or("a summary is missing")?)?,
+            });
+        }
+        let order = |logged: &Logged| (logged.summary.started, logged.snapshot.id);
+        if !log.snapshots.is_sorted_by(|a, b| order(a) < order(b)) {
+            return Err("its snapshots are not in order");
+        }
+        let mut last = None;
+        for id in message.forgotten {
+            let id = BlockId::from_multihash(&id).map_err(|_| "a block id of an unknown kind")?;
+            if last.replace(id).is_some_and(|last| last >= id) {
+                return Err("what it forgets is not in order");
+            }
+            log.forgotten.insert(id);
+        }
+        Ok(log)
+    }
+}
+
+/// A snapshot and the machine that made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The machine's public key.
+    pub machine: [u8; 32],
+    /// The machine's name.
+    pub machine_name: String,
+    /// The snapshot.
+    pub logged: Logged,
+}
+
+/// All snapshots of an owner.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Catalog {
+    snapshots: Vec<Listed>,
+}
+
+impl Catalog {
+    /// What is left when each log's snapshots are put together and what any log forgets is taken away.
+    pub fn of<'a>(logs: impl IntoIterator<Item = &'a Log> + Clone) -> Self {
+        let forgotten: BTreeSet<&BlockId> = logs
+            .clone()
+            .into_iter()
+            .flat_map(|log| &log.forgotten)
+            .collect();
+        let mut found = BTreeMap::new();
+        for log in logs {
+            for logged in &log.snapshots {
+                let id = logged.snapshot.id;
+                if !forgotten.contains(&id) {
+                    found
+                        .entry((logged.summary.started, id))
+                        .or_insert_with(|| Listed {
+                            machine: log.machine,
+                            machine_name: log.machine_name.clone(),
+                            logged: logged.clone(),
+                        });
+                }
+            }
+        }
+        Self {
+            snapshots: found.into_values().collect(),
+        }
+    }
+
+    /// The snapshots, oldest first.
+    pub fn snapshots(&self) -> &[Listed] {
+        &self.snapshots
+    }
+
+    /// The snapshot that `text` means: `latest`, the first digits (at least four) of its id in hex, or its whole id.
+    ///
+    /// # Errors
+    /// [`Error::NoSnapshots`], [`Error::NoSuchSnapshot`], [`Error::Ambiguous`].
+    pub fn find(&self, text: &str) -> Result<&Listed, Error> {
+        if text == "latest" {
+            return self.snapshots.last().ok_or(Error::NoSnapshots);
+        }
+        let wanted = text.to_ascii_lowercase();
+        let mut fitting = self.snapshots.iter().filter(|listed| {
+            let id = listed.logged.snapshot.id;
+            (wanted.len() >= MIN_DIGITS && id.to_hex().starts_with(&wanted))
+                || id.to_string() == wanted
+        });
+        match (fitting.next(), fitting.next()) {
+            (Some(one), None) => Ok(one),
+            (Some(_), Some(_)) => Err(Error::Ambiguous {
+                text: text.to_owned(),
+            }),
+            (None, _) => Err(Error::NoSuchSnapshot {
+                text: text.to_owned(),
+            }),
+        }
+    }
+}
+
+/// Fewest digits of an id that name a snapshot.
+const MIN_DIGITS: usize = 4;

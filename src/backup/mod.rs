@@ -1,0 +1,30 @@
+//! Backups: an owner's snapshots, where they are said to be, and what is done with them.
+//!
+//! ```text
+//! 12 words -> owner's keys -> head record in the DHT -> one log a machine -> snapshots -> trees (bundles) -> blocks
+//! ```
+//!
+//! - [`owner`]: words, keys, and the file in which a machine keeps its part of them.
+//! - [`Archive`]: head, logs and [`Catalog`] of one owner; the only place that writes a log.
+//! - [`run`]: one backup. [`restore`], [`forget`], [`prune`], [`check`]: what is done with what is there.
+//! - [`retention`], [`schedule`]: pure policy. [`sets`]: what is backed up again and again.
+//!
+//! # Invariants
+//!
+//! A snapshot is named by a log only when all its blocks are durable and pinned. Nothing that a log names loses its pin: forgetting writes
+//! the log first. A pin that no log names is either a snapshot whose run was cut off at the last moment, and is taken in by the next run, or
+//! forgotten, and is removed by the next prune. No step needs a lock that a dead process could leave behind.
+//!
+//! Deliberately absent: copies on other machines (leases), files and trees themselves (`bundle`).
+
+mod archive;
+pub mod error;
+pub mod log;
+pub mod owner;
+pub mod retention;
+pub mod snapshot;
+
+pub use archive::{Access, Archive, Found, Search};
+pub use error::Error;
+pub use log::{Catalog, Listed, Log, Logged};
+pub use snapshot::{Snapshot, Summary};

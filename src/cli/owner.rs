@@ -1,0 +1,139 @@
+//! `libernet owner`: whose machine this is, and the passphrase of its keys.
+//!
+//! Works on the data directory alone; no node is needed.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::ask::{self, Terminal};
+use super::context::Context;
+use super::exit::{Exit, Failure};
+use super::output;
+use super::show::printable;
+use crate::backup::owner::{self, Vault};
+
+/// Show who owns this machine's backups, or change the passphrase of its keys.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  libernet owner
+  libernet owner passphrase                  # asks for the present one, if any, and for a new one
+  libernet owner passphrase --remove
+
+Exit code 4 when there is no owner (`libernet init` makes one), 5 when the passphrase is wrong.
+With --json: {\"owner\",\"head\",\"machine\",\"name\",\"passphrase\"}; passphrase {\"passphrase\"}: whether there is one")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Set, change or remove the passphrase that protects this machine's keys.
+    Passphrase {
+        /// Remove it: whoever can read the file can then use the keys.
+        #[arg(long, conflicts_with = "new_passphrase_file")]
+        remove: bool,
+        /// The present passphrase is in a file [default: asked for].
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+        /// The new passphrase is in a file [default: asked for].
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
+    },
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    let vault = open(context)?.ok_or_else(|| missing(&context.data_dir))?;
+    match args.command {
+        None => show(&vault, context)?,
+        Some(Command::Passphrase {
+            remove,
+            passphrase_file,
+            new_passphrase_file,
+        }) => {
+            let terminal = Terminal::find(context.json);
+            let old = match &passphrase_file {
+                _ if !vault.is_locked() => None,
+                Some(path) => Some(ask::passphrase_file(path)?),
+                None => Some(terminal.passphrase("Present passphrase: ", context).await?),
+            };
+            let new = match &new_passphrase_file {
+                _ if remove => None,
+                Some(path) => Some(ask::passphrase_file(path)?),
+                None => Some(terminal.new_passphrase(context).await?),
+            };
+            change(old, new, context).await?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn missing(dir: &Path) -> Failure {
+    owner::Error::Missing(dir.join(owner::FILE_NAME)).into()
+}
+
+/// The file of the data directory; none when there is none. Warns when others may read it.
+///
+/// # Errors
+/// That it can't be read.
+pub(super) fn open(context: &Context) -> Result<Option<Vault>, Failure> {
+    let vault = Vault::open(&context.data_dir)?;
+    if let Some(mode) = vault.as_ref().and_then(|vault| vault.exposed_mode) {
+        let path = context.data_dir.join(owner::FILE_NAME);
+        context.warning(&format!(
+            "others may read {} (mode {mode:o}); `chmod 600` keeps them out",
+            path.display()
+        ));
+    }
+    Ok(vault)
+}
+
+fn show(vault: &Vault, context: &Context) -> Result<(), Failure> {
+    let head = vault.owner().head_id().to_hex();
+    if context.json {
+        return output::json(&json!({
+            "owner": vault.owner(),
+            "head": head,
+            "machine": vault.machine(),
+            "name": vault.name(),
+            "passphrase": vault.is_locked(),
+        }));
+    }
+    let text = format!(
+        "owner       {}\nhead        {head}\nmachine     {}\nname        {}\npassphrase  {}\n",
+        vault.owner(),
+        vault.machine(),
+        printable(vault.name()),
+        if vault.is_locked() { "yes" } else { "no" },
+    );
+    output::stdout(text.as_bytes())
+}
+
+async fn change(
+    old: Option<Zeroizing<Vec<u8>>>,
+    new: Option<Zeroizing<Vec<u8>>>,
+    context: &Context,
+) -> Result<(), Failure> {
+    let dir = context.data_dir.clone();
+    let is_protected = new.is_some();
+    ask::to_the_end(move || {
+        Vault::change_passphrase(
+            &dir,
+            old.as_ref().map(|bytes| bytes.as_slice()),
+            new.as_ref().map(|bytes| bytes.as_slice()),
+        )
+        .map_err(Failure::from)
+    })
+    .await?;
+    if context.json {
+        return output::json(&json!({ "passphrase": is_protected }));
+    }
+    context.notice(if is_protected {
+        "a passphrase protects this machine's keys now; without it the words still bring everything back"
+    } else {
+        "no passphrase protects this machine's keys now"
+    });
+    Ok(())
+}
