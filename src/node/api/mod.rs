@@ -3,6 +3,8 @@
 //! Names of methods and fields are public: scripts see them in `--json` output and in the local HTTP API. Fields are added,
 //! never renamed.
 
+mod backup;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -28,6 +30,9 @@ macro_rules! call {
         }
     };
 }
+use call;
+
+pub use backup::*;
 
 /// Turns a file or directory into blocks and pins them.
 #[derive(Debug, Clone, Serialize, Deserialize)]

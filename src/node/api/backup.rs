@@ -1,0 +1,531 @@
+//! Calls about backups.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use super::{Call, Giver, Overwrite, Unreadable, call};
+use crate::backup::retention::Policy;
+use crate::block::Link;
+use crate::id::BlockId;
+use crate::time::Timestamp;
+
+/// Who speaks, when it is not the owner of the node's data directory without a passphrase.
+#[derive(Clone, Default, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+pub struct Speaker {
+    /// What unlocks the owner's file in the node's data directory.
+    #[serde(default)]
+    pub passphrase: Option<String>,
+    /// What reads an owner's backups without that file: the three keys that the words give, in base32.
+    #[serde(default)]
+    pub keys: Option<ReadingKeys>,
+}
+
+/// What reads an owner's backups.
+#[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+pub struct ReadingKeys {
+    /// The owner's public key.
+    pub owner: String,
+    /// The backup root key.
+    pub backup_root: String,
+    /// The convergence secret.
+    pub convergence: String,
+}
+
+impl std::fmt::Debug for Speaker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Speaker(..)")
+    }
+}
+
+impl std::fmt::Debug for ReadingKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ReadingKeys(..)")
+    }
+}
+
+/// What is left out of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Exclusions {
+    /// Patterns in the syntax of `.gitignore`.
+    pub exclude: Vec<String>,
+    /// Patterns of what is taken although it is excluded.
+    pub include: Vec<String>,
+    /// Heed `.gitignore` files.
+    pub ignore_files: bool,
+    /// Leave out what is in directories marked by a CACHEDIR.TAG.
+    pub cache_directories: bool,
+    /// Leave out what is mounted below the paths.
+    pub one_file_system: bool,
+    /// Leave out larger files, in bytes.
+    pub max_file_bytes: Option<u64>,
+}
+
+/// Backs up some paths as one snapshot.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Backup {
+    /// Who speaks.
+    #[serde(default)]
+    pub speaker: Speaker,
+    /// Absolute paths on the node's machine.
+    pub paths: Vec<PathBuf>,
+    /// Name of the set; empty when paths were given by hand.
+    #[serde(default)]
+    pub set: String,
+    /// Tags.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// What is left out.
+    #[serde(default)]
+    pub exclusions: Exclusions,
+    /// Read every file, also those that look unchanged.
+    #[serde(default)]
+    pub force: bool,
+    /// Only count what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+call!(Backup, "backup", BackupReply);
+
+/// What [`Backup`] did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BackupReply {
+    /// The snapshot's id in hex; empty after a dry run.
+    pub snapshot: String,
+    /// Its link: who has it can pin and read the snapshot. Missing after a dry run.
+    pub link: Option<Link>,
+    /// Name of the set.
+    pub set: String,
+    /// Regular files.
+    pub files: u64,
+    /// Bytes of content.
+    pub bytes: u64,
+    /// Bytes of blocks that were not in the store before.
+    pub new_bytes: u64,
+    /// Files that have not changed since the last snapshot and were not read.
+    pub unchanged: u64,
+    /// Names that were left out.
+    pub excluded: u64,
+    /// Files that would be read; after a dry run only.
+    pub to_read: u64,
+    /// What could not be read, or changed meanwhile.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// Lists an owner's snapshots.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Snapshots {
+    /// Who speaks.
+    #[serde(default)]
+    pub speaker: Speaker,
+    /// Seconds to look for the owner's head where it is not here; 0: only a short look.
+    #[serde(default)]
+    pub timeout_s: u64,
+}
+call!(Snapshots, "snapshots", SnapshotsReply);
+
+/// What [`Snapshots`] found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SnapshotsReply {
+    /// The owner.
+    pub owner: String,
+    /// Where the head is in the DHT, in hex.
+    pub head: String,
+    /// The machines that the head names.
+    pub machines: Vec<MachineState>,
+    /// Snapshots, oldest first.
+    pub snapshots: Vec<SnapshotInfo>,
+}
+
+/// What the head says of one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineState {
+    /// Its public key.
+    pub machine: String,
+    /// Its name; empty when its log could not be had.
+    pub name: String,
+    /// How often it has said something.
+    pub sequence: u64,
+    /// When it last did.
+    pub updated: Timestamp,
+    /// Why its log could not be had.
+    pub missing: Option<String>,
+}
+
+/// One snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotInfo {
+    /// Its id in hex; the first digits name it.
+    pub snapshot: String,
+    /// Its link.
+    pub link: Link,
+    /// When it began.
+    pub time: Timestamp,
+    /// The machine that made it.
+    pub machine: String,
+    /// Name of the set.
+    pub set: String,
+    /// What was backed up.
+    pub paths: Vec<String>,
+    /// Tags.
+    pub tags: Vec<String>,
+    /// Regular files.
+    pub files: u64,
+    /// Bytes of content.
+    pub bytes: u64,
+    /// Bytes that were new.
+    pub new_bytes: u64,
+}
+
+/// Which snapshot, and what of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SnapshotRef {
+    /// Who speaks.
+    #[serde(default)]
+    pub speaker: Speaker,
+    /// `latest`, the first digits of an id, or a snapshot's link.
+    pub snapshot: String,
+    /// Seconds to look for a block, and for the head.
+    pub timeout_s: u64,
+}
+
+/// Finds the tree of a snapshot: a link that `ls` and `cat` take.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SnapshotTree {
+    /// Which.
+    #[serde(flatten)]
+    pub of: SnapshotRef,
+}
+call!(SnapshotTree, "snapshot-tree", SnapshotTreeReply);
+
+/// What [`SnapshotTree`] found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SnapshotTreeReply {
+    /// The snapshot.
+    pub info: SnapshotInfo,
+    /// Its tree.
+    pub tree: Link,
+}
+
+/// Writes a snapshot, or a part of it, to disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Restore {
+    /// Which.
+    #[serde(flatten)]
+    pub of: SnapshotRef,
+    /// Path inside the snapshot whose content goes straight into the target; empty: everything, below its whole path.
+    #[serde(default)]
+    pub path: String,
+    /// Absolute path of the directory to write to.
+    pub target: PathBuf,
+    /// Patterns of what to restore; none: everything.
+    #[serde(default)]
+    pub include: Vec<String>,
+    /// Patterns of what comes before everything else.
+    #[serde(default)]
+    pub first: Vec<String>,
+    /// Newest files first.
+    #[serde(default)]
+    pub newest_first: bool,
+    /// What to do with files that exist.
+    pub overwrite: Overwrite,
+    /// Read everything back from disk and compare.
+    #[serde(default)]
+    pub verify: bool,
+    /// Restore owners and groups, and devices (needs root).
+    #[serde(default)]
+    pub owners: bool,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+call!(Restore, "restore", RestoreReply);
+
+/// What [`Restore`] did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RestoreReply {
+    /// The snapshot's id in hex.
+    pub snapshot: String,
+    /// When it was made.
+    pub time: Timestamp,
+    /// Regular files written; after a dry run, that would be.
+    pub files: u64,
+    /// Bytes of content written.
+    pub bytes: u64,
+    /// Whether every byte that was to be restored was checked against its hash and is in place; with `verify`, also read back from disk.
+    pub verified: bool,
+    /// Files that were there already and were left alone.
+    pub unchanged: u64,
+    /// Files that were there, differ, and were left alone.
+    pub skipped: u64,
+    /// What could not be restored.
+    pub missing: Vec<MissingPart>,
+    /// How many parts that are in all.
+    pub missing_total: u64,
+    /// Peers that gave blocks.
+    pub from: Vec<Giver>,
+    /// Where it was written.
+    pub target: PathBuf,
+}
+
+/// A part that could not be restored or read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingPart {
+    /// The file or directory.
+    pub path: String,
+    /// The block that could not be had, where that is why.
+    pub block: Option<BlockId>,
+    /// Why.
+    pub reason: String,
+}
+
+/// Writes a snapshot as a tar stream: the answer is bytes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RestoreTar {
+    /// Which.
+    #[serde(flatten)]
+    pub of: SnapshotRef,
+    /// Path inside the snapshot.
+    #[serde(default)]
+    pub path: String,
+    /// Patterns of what to restore; none: everything.
+    #[serde(default)]
+    pub include: Vec<String>,
+}
+
+/// Looks for files by name in all snapshots.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FindFile {
+    /// Who speaks.
+    #[serde(default)]
+    pub speaker: Speaker,
+    /// A pattern in the syntax of `.gitignore`.
+    pub pattern: String,
+    /// Only in this snapshot.
+    #[serde(default)]
+    pub snapshot: Option<String>,
+    /// Most matches.
+    pub limit: u64,
+    /// Seconds to look for a block.
+    pub timeout_s: u64,
+}
+call!(FindFile, "find-file", FindFileReply);
+
+/// What [`FindFile`] found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FindFileReply {
+    /// Matches, newest snapshot first.
+    pub matches: Vec<FoundFile>,
+    /// There are more.
+    pub more: bool,
+    /// Parts of trees that could not be read.
+    pub missing: Vec<MissingPart>,
+}
+
+/// A file in a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundFile {
+    /// The snapshot's id in hex.
+    pub snapshot: String,
+    /// When it was made.
+    pub time: Timestamp,
+    /// Absolute path.
+    pub path: String,
+    /// `file`, `dir`, `symlink`, ...
+    pub kind: String,
+    /// Bytes of content.
+    pub bytes: u64,
+    /// When it was last changed, in seconds since 1970.
+    pub mtime_s: i64,
+}
+
+/// Compares two snapshots.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Diff {
+    /// Who speaks.
+    #[serde(default)]
+    pub speaker: Speaker,
+    /// The earlier one.
+    pub a: String,
+    /// The later one.
+    pub b: String,
+    /// Most changes that are listed; the sums count all.
+    pub limit: u64,
+    /// Seconds to look for a block.
+    pub timeout_s: u64,
+}
+call!(Diff, "diff", DiffReply);
+
+/// What [`Diff`] found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DiffReply {
+    /// Changes in the order of paths.
+    pub changes: Vec<ChangedFile>,
+    /// There are more than are listed.
+    pub more: bool,
+    /// Names that are new.
+    pub added: u64,
+    /// Names that are gone.
+    pub removed: u64,
+    /// Files whose content changed.
+    pub changed: u64,
+    /// Names whose attributes changed, or whose kind did.
+    pub attributes: u64,
+    /// Bytes of files that are new, or new in content.
+    pub added_bytes: u64,
+    /// Bytes of files that are gone, or of the old content.
+    pub removed_bytes: u64,
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedFile {
+    /// `added`, `removed`, `content`, `attributes` or `kind`.
+    pub change: String,
+    /// Absolute path.
+    pub path: String,
+}
+
+/// Forgets snapshots by a policy or by name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Forget {
+    /// Who speaks.
+    #[serde(default)]
+    pub speaker: Speaker,
+    /// Which to keep. Without a rule everything is kept.
+    #[serde(default)]
+    pub policy: Policy,
+    /// Snapshots to forget by name, besides.
+    #[serde(default)]
+    pub snapshots: Vec<String>,
+    /// Judge only snapshots of this set.
+    #[serde(default)]
+    pub set: Option<String>,
+    /// Judge only snapshots with this tag.
+    #[serde(default)]
+    pub tag: Option<String>,
+    /// Judge other machines' snapshots, too.
+    #[serde(default)]
+    pub all_machines: bool,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+call!(Forget, "forget", ForgetReply);
+
+/// What [`Forget`] did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ForgetReply {
+    /// Snapshots that stay, and which rules keep them.
+    pub kept: Vec<KeptSnapshot>,
+    /// Snapshots that are forgotten.
+    pub forgotten: Vec<SnapshotInfo>,
+}
+
+/// A snapshot that stays.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KeptSnapshot {
+    /// The snapshot.
+    pub snapshot: SnapshotInfo,
+    /// Rules that keep it.
+    pub reasons: Vec<String>,
+}
+
+/// Gives back the space of what was forgotten.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Prune {
+    /// Who speaks.
+    #[serde(default)]
+    pub speaker: Speaker,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Rewrite packs of which less than this share, in percent, is still used. 0: none.
+    pub repack_below_percent: u8,
+}
+call!(Prune, "prune", PruneReply);
+
+/// What [`Prune`] did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct PruneReply {
+    /// Snapshots whose blocks were let go.
+    pub snapshots: u64,
+    /// Blocks removed; after a dry run, that would be.
+    pub freed_blocks: u64,
+    /// Their bytes.
+    pub freed_bytes: u64,
+    /// Packs that were rewritten.
+    pub repacked_blocks: u64,
+    /// Bytes on disk before.
+    pub disk_bytes_before: u64,
+    /// Bytes on disk afterwards.
+    pub disk_bytes: u64,
+}
+
+/// Checks an owner's backups.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Check {
+    /// Who speaks.
+    #[serde(default)]
+    pub speaker: Speaker,
+    /// Share of the data to read, in percent: 0 checks only that everything is there, 100 reads every byte.
+    pub read_data_percent: f64,
+    /// Ask connected peers which blocks of the snapshots they hold.
+    #[serde(default)]
+    pub remote: bool,
+    /// Only this snapshot.
+    #[serde(default)]
+    pub snapshot: Option<String>,
+    /// Seconds to look for a block that must be mended.
+    pub timeout_s: u64,
+}
+call!(Check, "check", CheckReply);
+
+/// What [`Check`] found.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct CheckReply {
+    /// Snapshots looked at.
+    pub snapshots: u64,
+    /// Distinct blocks looked at.
+    pub blocks: u64,
+    /// Blocks of which every byte was read.
+    pub read_blocks: u64,
+    /// Their bytes.
+    pub read_bytes: u64,
+    /// Damage that is still there.
+    pub errors: Vec<Damage>,
+    /// How much there is in all.
+    pub errors_total: u64,
+    /// Damage that was made good with a copy from a peer.
+    pub mended: Vec<Damage>,
+    /// How much of that there is in all.
+    pub mended_total: u64,
+    /// What peers hold, with `remote`.
+    pub holders: Vec<Holder>,
+}
+
+/// Damage of one block.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// The first snapshot that needs the block, in hex; empty for a log.
+    pub snapshot: String,
+    /// The first file or directory that needs it.
+    pub path: String,
+    /// The block.
+    pub block: BlockId,
+    /// What is wrong: `missing`, `corrupt`, `malformed`, and why it could not be mended.
+    pub reason: String,
+}
+
+/// What one peer holds of the snapshots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The peer.
+    pub peer: String,
+    /// Blocks that it says it has.
+    pub blocks: u64,
+    /// Blocks that it was asked for.
+    pub asked: u64,
+}
