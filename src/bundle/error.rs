@@ -79,6 +79,14 @@ pub enum Error {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// A pattern that selects or leaves out files makes no sense.
+    #[error("the pattern {pattern:?} makes no sense: {reason}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The path does not name a regular file inside the bundle.
     #[error("this is not a regular file")]
     NotAFile,
@@ -110,6 +118,7 @@ impl Error {
             | Self::TargetExists { .. }
             | Self::NotPuttable { .. }
             | Self::Unsuitable { .. }
+            | Self::Pattern { .. }
             | Self::NotAFile
             | Self::NotADirectory
             | Self::Worker => false,

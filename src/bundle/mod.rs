@@ -46,7 +46,8 @@ pub use extract::{
     DEFAULT_WINDOW, ExtractOptions, ExtractReport, Failed, Missing, Overwrite, extract,
 };
 pub use put::{
-    DEFAULT_IN_FLIGHT_BYTES, MAX_REPORTED, PutOptions, PutReport, Unreadable, put, put_reader,
+    DEFAULT_IN_FLIGHT_BYTES, Filter, FilterOptions, Inside, MAX_REPORTED, Previous, PutOptions,
+    PutReport, Rules, Survey, Unreadable, put, put_paths, put_reader, survey,
 };
 pub use read::{Bundle, Walked};
 pub use root::{BundleKind, Root, Totals};

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use super::pending::Pending;
 use crate::block::{Block, BlockSink, ChunkHash, ChunkIndex, IndexError, PutError, PutStats, Ref};
+use crate::id::BlockId;
 use crate::store::{self, Keep, Store};
 
 /// Puts blocks into the store and calls them fresh.
@@ -59,6 +60,16 @@ impl ChunkIndex for Index {
 
     fn insert(&self, entries: &[(ChunkHash, Ref)]) -> Result<(), IndexError> {
         self.store.insert(entries)
+    }
+
+    fn keep(&self, ids: &[BlockId]) -> Result<Vec<BlockId>, IndexError> {
+        match self.keep {
+            Keep::Pinned(pin) => self
+                .store
+                .add_refs(pin, ids)
+                .map_err(|error| IndexError(Box::new(error))),
+            _ => self.store.keep(ids),
+        }
     }
 }
 

@@ -17,10 +17,18 @@ mod assemble;
 mod attributes;
 mod build;
 mod chunk;
+mod filter;
+mod previous;
 mod queue;
 mod read;
 mod seal;
+mod select;
+mod survey;
 mod walk;
+
+pub use self::filter::{Filter, FilterOptions, Inside, Rules};
+pub use self::previous::Previous;
+pub use self::survey::{Survey, survey};
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -38,10 +46,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::assemble::{Assembled, Assembler, Failed};
+use self::previous::Past;
 use self::queue::Queue;
 use self::read::{ReadJob, Reader};
 use self::seal::{Outgoing, Shared, StopOnDrop, seal_jobs};
-use self::walk::{DIRECTORY_FLAGS, Item, Walker};
+use self::select::{Chosen, Selection};
+use self::walk::{DIRECTORY_FLAGS, Item, WalkOptions, Walker};
 use super::codec::MAX_NODE_BYTES;
 use super::error::Error;
 use super::root::{Root, Totals, check_index_file, check_properties};
@@ -84,6 +94,13 @@ pub struct PutOptions {
     pub properties: BTreeMap<String, Bytes>,
     /// Leaves out what is mounted below the directory.
     pub one_file_system: bool,
+    /// What else is left out.
+    pub filter: Option<Arc<dyn Filter>>,
+    /// Keeps in the tree what a later put recognises unchanged files by: inode numbers and times of change. Equal trees no longer give equal
+    /// links then.
+    pub keep_identity: bool,
+    /// An earlier bundle of the same tree: files that have not changed since are not read.
+    pub previous: Option<Previous>,
     /// Memory for file content on its way.
     pub max_in_flight_bytes: usize,
 }
@@ -96,6 +113,9 @@ impl Default for PutOptions {
             index_file: None,
             properties: BTreeMap::new(),
             one_file_system: false,
+            filter: None,
+            keep_identity: false,
+            previous: None,
             max_in_flight_bytes: DEFAULT_IN_FLIGHT_BYTES,
         }
     }
@@ -118,6 +138,10 @@ pub struct PutReport {
     pub new_blocks: u64,
     /// Their bytes.
     pub new_bytes: u64,
+    /// Files that were taken over from the earlier bundle without reading them.
+    pub unchanged: u64,
+    /// Names that the filter left out; what is below a directory that was left out is not counted.
+    pub excluded: u64,
     /// What could not be read, or not as it should: the first [`MAX_REPORTED`].
     pub unreadable: Vec<Unreadable>,
     /// How many there are in all.
@@ -151,11 +175,41 @@ pub async fn put(
     cancel: CancellationToken,
 ) -> Result<PutReport, Error> {
     let path = path.to_owned();
-    let start = tokio::task::spawn_blocking(move || Start::at(&path))
-        .await
-        .map_err(|_| Error::Worker)??;
+    let is_filtered = options.filter.is_some();
+    let start = blocking(move || Start::at(&path, is_filtered)).await?;
     let stopped = CancellationToken::new();
     run(start, options, sink, index, monitor, cancel, stopped).await
+}
+
+/// Puts what is at `paths` as one tree whose root is `/` and that holds these paths, what is below them, and the directories that lead
+/// to them, with their attributes and nothing else in them. Paths are resolved first: a symlink is followed to what it names. One that lies
+/// below another adds nothing. A path that can't be had is reported as unreadable.
+///
+/// # Errors
+/// As [`put`]; [`Error::Io`] when no path can be had.
+///
+/// # Cancel safety
+/// As [`put`].
+pub async fn put_paths(
+    paths: &[PathBuf],
+    options: PutOptions,
+    sink: Arc<dyn BlockSink>,
+    index: Arc<dyn ChunkIndex>,
+    monitor: Arc<dyn Monitor>,
+    cancel: CancellationToken,
+) -> Result<PutReport, Error> {
+    let paths = paths.to_vec();
+    let start = blocking(move || Start::at_all(&paths)).await?;
+    let stopped = CancellationToken::new();
+    run(start, options, sink, index, monitor, cancel, stopped).await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Error::Worker)?
 }
 
 /// Puts what `reader` gives as one file called `name`, without time and owner: equal bytes under one name give equal links.
@@ -221,6 +275,9 @@ enum Start {
         fd: OwnedFd,
         name: Vec<u8>,
         path: PathBuf,
+        /// `None`: everything.
+        selection: Option<Arc<Selection>>,
+        failed: Vec<(PathBuf, io::Error)>,
     },
     File {
         parent: OwnedFd,
@@ -235,7 +292,23 @@ enum Start {
 }
 
 impl Start {
-    fn at(given: &Path) -> Result<Self, Error> {
+    fn at_all(paths: &[PathBuf]) -> Result<Self, Error> {
+        let Chosen { selection, failed } =
+            Chosen::find(paths).map_err(|(path, error)| Error::io(&path, error))?;
+        let path = PathBuf::from("/");
+        let fd = fs::open(&path, DIRECTORY_FLAGS, Mode::empty())
+            .map_err(|error| Error::io(&path, error))?;
+        Ok(Self::Directory {
+            fd,
+            name: Vec::new(),
+            path,
+            selection: (!selection.is_everything()).then_some(selection),
+            failed,
+        })
+    }
+
+    /// A filter wants to see whole paths.
+    fn at(given: &Path, is_filtered: bool) -> Result<Self, Error> {
         use std::os::unix::ffi::OsStrExt;
         let io = |source: io::Error| Error::io(given, source);
         let path = given.canonicalize().map_err(io)?;
@@ -251,7 +324,9 @@ impl Start {
             FileType::Directory => Ok(Self::Directory {
                 fd: directory(&path)?,
                 name,
-                path: given.to_owned(),
+                path: if is_filtered { path } else { given.to_owned() },
+                selection: None,
+                failed: Vec::new(),
             }),
             FileType::RegularFile => {
                 let parent = directory(path.parent().unwrap_or(&path))?;
@@ -329,7 +404,14 @@ async fn run(
         shared: shared.clone(),
         index: index.clone(),
         monitor: monitor.clone(),
-        one_file_system: options.one_file_system,
+        walk: WalkOptions {
+            one_file_system: options.one_file_system,
+            keep_identity: options.keep_identity,
+            filter: options.filter,
+            only_count: false,
+        },
+        previous: options.previous,
+        runtime: tokio::runtime::Handle::current(),
         name: options.name,
         index_file,
         properties: options.properties,
@@ -366,6 +448,8 @@ async fn run(
         },
         new_blocks: stats.new_blocks,
         new_bytes: stats.new_bytes,
+        unchanged: made.unchanged,
+        excluded: made.excluded,
         unreadable: made.unreadable,
         unreadable_total: made.unreadable_total,
     })
@@ -376,7 +460,9 @@ struct Pipeline {
     shared: Arc<Shared>,
     index: Arc<dyn ChunkIndex>,
     monitor: Arc<dyn Monitor>,
-    one_file_system: bool,
+    walk: WalkOptions,
+    previous: Option<Previous>,
+    runtime: tokio::runtime::Handle,
     name: Option<Bytes>,
     index_file: Option<Bytes>,
     properties: BTreeMap<String, Bytes>,
@@ -387,11 +473,14 @@ struct Made {
     totals: Totals,
     unreadable: Vec<Unreadable>,
     unreadable_total: u64,
+    unchanged: u64,
+    excluded: u64,
 }
 
 impl Pipeline {
-    fn run(self, start: Start, out: &mpsc::Sender<Outgoing>) -> Result<Made, Error> {
+    fn run(mut self, start: Start, out: &mpsc::Sender<Outgoing>) -> Result<Made, Error> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
+        let (walk_options, previous) = (std::mem::take(&mut self.walk), self.previous.take());
         let shared = &*self.shared;
         let jobs = Queue::new(READS_AHEAD);
         let index_failed = AtomicBool::new(false);
@@ -400,6 +489,7 @@ impl Pipeline {
             index: &*self.index,
             monitor: &*self.monitor,
             index_failed: &index_failed,
+            keep_identity: walk_options.keep_identity,
         };
         let assembled = thread::scope(|scope| {
             // Whatever happens here, the others end.
@@ -413,8 +503,25 @@ impl Pipeline {
             }
             let (items, received) = sync_channel(ITEMS_AHEAD);
             let monitor = &*self.monitor;
-            let walker = Walker::new(shared, &jobs, items, monitor, self.one_file_system);
-            scope.spawn(|| walk(walker, start));
+            let walker = Walker::new(shared, &jobs, items, monitor, walk_options);
+            let (runtime, index) = (self.runtime.clone(), &*self.index);
+            scope.spawn(move || {
+                let past = previous
+                    .map(|previous| {
+                        Past::open(
+                            previous,
+                            runtime,
+                            Some(index),
+                            monitor,
+                            shared.halted.clone(),
+                        )
+                    })
+                    .transpose();
+                // An error means that the work was stopped; the assembler knows.
+                if let Ok(past) = past {
+                    walk(walker.beside(past.flatten()), start);
+                }
+            });
             let assembled = Assembler::new(shared, monitor).run(&received)?;
             self.root(assembled, out)
         });
@@ -457,6 +564,8 @@ impl Pipeline {
             totals: tree.totals,
             unreadable: tree.unreadable,
             unreadable_total: tree.unreadable_total,
+            unchanged: tree.unchanged,
+            excluded: tree.excluded,
         })
     }
 }
@@ -472,7 +581,13 @@ impl Drop for CloseOnDrop<'_> {
 fn walk(walker: Walker<'_>, start: Start) {
     // An error means that the work was stopped; the assembler knows.
     let _ = match start {
-        Start::Directory { fd, name, path } => walker.directory(fd, &name, &path),
+        Start::Directory {
+            fd,
+            name,
+            path,
+            selection,
+            failed,
+        } => walker.directory(fd, &name, &path, selection, failed),
         Start::File {
             parent,
             name,
@@ -487,6 +602,7 @@ fn walk(walker: Walker<'_>, start: Start) {
                 modified: None,
                 owner: None,
                 xattrs: Vec::new(),
+                identity: None,
                 content: Content::File(File {
                     size: 0,
                     extents: Vec::new(),

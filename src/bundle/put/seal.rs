@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::queue::{Closed, Permit, Permits, Queue};
 use crate::block::{self, Block, ChunkHash, Context, Link, MAX_PLAINTEXT_BYTES, Ref};
@@ -17,8 +18,8 @@ pub(super) type Handle = Arc<Slot>;
 
 impl Slot {
     /// A block that was stored earlier.
-    pub(super) fn known(link: Link) -> Handle {
-        Arc::new(Self(OnceLock::from(Some(Arc::new(link)))))
+    pub(super) fn known(link: Arc<Link>) -> Handle {
+        Arc::new(Self(OnceLock::from(Some(link))))
     }
 
     pub(super) fn get(&self) -> Option<Arc<Link>> {
@@ -67,6 +68,8 @@ pub(super) struct Shared {
     /// Bytes of small files that may be in memory.
     pub(super) read_budget: Arc<Permits>,
     stopped: AtomicBool,
+    /// Cancelled together with it, for who waits for something asynchronous.
+    pub(super) halted: CancellationToken,
 }
 
 impl Shared {
@@ -77,12 +80,14 @@ impl Shared {
             permits: Permits::new(blocks),
             read_budget: Permits::new(read_bytes),
             stopped: AtomicBool::new(false),
+            halted: CancellationToken::new(),
         }
     }
 
     /// Has every thread end soon. Those that wait are woken.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
+        self.halted.cancel();
         self.jobs.close();
         self.permits.close();
         self.read_budget.close();

@@ -30,6 +30,7 @@ fn plain(name: &'static str, content: Content) -> Entry {
         modified: None,
         owner: None,
         xattrs: Vec::new(),
+        identity: None,
         content,
     }
 }
@@ -79,6 +80,7 @@ fn tree() -> Entry {
             name: Bytes::from_static(b"user.a"),
             value: Bytes::from_static(b"\x00\xff"),
         }],
+        identity: None,
         content: Content::Directory(Directory::Inline(inner)),
     }
 }

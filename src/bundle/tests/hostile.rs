@@ -29,6 +29,7 @@ fn entry(name: &[u8], content: Content) -> Entry {
         modified: None,
         owner: None,
         xattrs: Vec::new(),
+        identity: None,
         content,
     }
 }

@@ -3,7 +3,9 @@
 mod big;
 mod formats;
 mod hostile;
+mod incremental;
 mod interrupted;
+mod paths;
 mod reading;
 mod round_trip;
 
@@ -36,6 +38,8 @@ pub(super) struct Memory {
     pub(super) limit: Mutex<Option<usize>>,
     /// The index fails.
     pub(super) index_fails: Mutex<bool>,
+    /// What was asked to be kept, call by call.
+    pub(super) keeps: Mutex<Vec<Vec<BlockId>>>,
     pub(super) commits: Mutex<Vec<usize>>,
 }
 
@@ -99,6 +103,14 @@ impl ChunkIndex for Memory {
         self.check_index()?;
         self.chunks.lock().unwrap().extend(entries.iter().cloned());
         Ok(())
+    }
+
+    fn keep(&self, ids: &[BlockId]) -> Result<Vec<BlockId>, IndexError> {
+        self.check_index()?;
+        self.keeps.lock().unwrap().push(ids.to_vec());
+        let blocks = self.blocks.lock().unwrap();
+        let absent = ids.iter().filter(|id| !blocks.contains_key(id));
+        Ok(absent.copied().collect())
     }
 }
 
