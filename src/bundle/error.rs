@@ -87,6 +87,12 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Nothing in the bundle has this path.
+    #[error("the bundle holds nothing called {}", .path.display())]
+    NoSuchPath {
+        /// Path inside the bundle.
+        path: PathBuf,
+    },
     /// The path does not name a regular file inside the bundle.
     #[error("this is not a regular file")]
     NotAFile,
@@ -119,6 +125,7 @@ impl Error {
             | Self::NotPuttable { .. }
             | Self::Unsuitable { .. }
             | Self::Pattern { .. }
+            | Self::NoSuchPath { .. }
             | Self::NotAFile
             | Self::NotADirectory
             | Self::Worker => false,

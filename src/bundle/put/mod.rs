@@ -26,6 +26,7 @@ mod select;
 mod survey;
 mod walk;
 
+pub(super) use self::filter::patterns;
 pub use self::filter::{Filter, FilterOptions, Inside, Rules};
 pub use self::previous::Previous;
 pub use self::survey::{Survey, survey};

@@ -1,12 +1,15 @@
 //! Tests of the whole way, and what they share: blocks and an index in memory, and a plain picture of a directory tree.
 
+mod archives;
 mod big;
+mod differences;
 mod formats;
 mod hostile;
 mod incremental;
 mod interrupted;
 mod paths;
 mod reading;
+mod restore;
 mod round_trip;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
