@@ -112,3 +112,27 @@ impl BlockSink for Sink {
             .map_err(put_error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{MemoryStore, StoreOptions};
+
+    #[test]
+    fn what_is_kept_is_pinned_by_the_work() {
+        let store = Arc::new(MemoryStore::new(StoreOptions::default()));
+        let block = Block::new(bytes::Bytes::from_static(b"block")).expect("the size is allowed");
+        let absent = Block::new(bytes::Bytes::from_static(b"absent")).expect("the size is allowed");
+        let ids = [block.id(), absent.id()];
+        store
+            .put(std::slice::from_ref(&block), Keep::Cached)
+            .expect("fits");
+        let look = Index::new(store.clone(), Keep::Cached);
+        assert_eq!(look.keep(&ids).expect("looks"), [absent.id()]);
+        let pin = store.begin_pin("work").expect("begun");
+        let keeping = Index::new(store.clone(), Keep::Pinned(pin));
+        assert_eq!(keeping.keep(&ids).expect("keeps"), [absent.id()]);
+        let pinned = store.pin_blocks(pin, None, 10).expect("lists");
+        assert_eq!(pinned, [block.id()]);
+    }
+}

@@ -17,12 +17,15 @@ mod assemble;
 mod attributes;
 mod build;
 mod chunk;
+mod collect;
 mod filter;
+mod place;
 mod previous;
 mod queue;
 mod read;
 mod seal;
 mod select;
+mod start;
 mod survey;
 mod walk;
 
@@ -32,34 +35,30 @@ pub use self::previous::Previous;
 pub use self::survey::{Survey, survey};
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-use bytes::{Buf, Bytes};
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::assemble::{Assembled, Assembler, Failed};
+use self::collect::Collector;
 use self::previous::Past;
 use self::queue::Queue;
 use self::read::{ReadJob, Reader};
 use self::seal::{Outgoing, Shared, StopOnDrop, seal_jobs};
-use self::select::{Chosen, Selection};
-use self::walk::{DIRECTORY_FLAGS, Item, WalkOptions, Walker};
+use self::start::{Start, StreamInput};
+use self::walk::{Item, WalkOptions, Walker};
 use super::codec::MAX_NODE_BYTES;
 use super::error::Error;
 use super::root::{Root, Totals, check_index_file, check_properties};
 use super::tree::{Content, Entry, File, check_name};
-use crate::block::{
-    self, Block, BlockSink, ChunkHash, ChunkIndex, Context, Link, MAX_BLOCK_BYTES, PutStats, Ref,
-};
+use crate::block::{self, BlockSink, ChunkIndex, Context, Link, MAX_BLOCK_BYTES, PutStats};
 use crate::monitor::Monitor;
 
 /// Unreadable files that a report names one by one.
@@ -74,11 +73,6 @@ const ITEMS_AHEAD: usize = 64;
 const READS_AHEAD: usize = 64;
 /// Most threads that read files; more only help where the file system is far away.
 const MAX_READERS: usize = 4;
-/// Most blocks and bytes in one call of the sink.
-const SINK_BLOCKS: usize = 16;
-const SINK_BYTES: usize = 8 << 20;
-/// A very long run is made durable each time this much was put: what a crash can cost.
-const COMMIT_BYTES: u64 = 4 << 30;
 /// What a stream is read in.
 const STREAM_BYTES: usize = 256 << 10;
 
@@ -267,115 +261,6 @@ pub async fn put_reader(
     tokio::select! {
         result = &mut run => result,
         () = &mut feed => run.await,
-    }
-}
-
-/// What is to be put.
-enum Start {
-    Directory {
-        fd: OwnedFd,
-        name: Vec<u8>,
-        path: PathBuf,
-        /// `None`: everything.
-        selection: Option<Arc<Selection>>,
-        failed: Vec<(PathBuf, io::Error)>,
-    },
-    File {
-        parent: OwnedFd,
-        name: Vec<u8>,
-        path: PathBuf,
-        stat: Box<Stat>,
-    },
-    Stream {
-        name: Bytes,
-        input: StreamInput,
-    },
-}
-
-impl Start {
-    fn at_all(paths: &[PathBuf]) -> Result<Self, Error> {
-        let Chosen { selection, failed } =
-            Chosen::find(paths).map_err(|(path, error)| Error::io(&path, error))?;
-        let path = PathBuf::from("/");
-        let fd = fs::open(&path, DIRECTORY_FLAGS, Mode::empty())
-            .map_err(|error| Error::io(&path, error))?;
-        Ok(Self::Directory {
-            fd,
-            name: Vec::new(),
-            path,
-            selection: (!selection.is_everything()).then_some(selection),
-            failed,
-        })
-    }
-
-    /// A filter wants to see whole paths.
-    fn at(given: &Path, is_filtered: bool) -> Result<Self, Error> {
-        use std::os::unix::ffi::OsStrExt;
-        let io = |source: io::Error| Error::io(given, source);
-        let path = given.canonicalize().map_err(io)?;
-        let name = path
-            .file_name()
-            .map(|name| name.as_bytes().to_vec())
-            .unwrap_or_default();
-        let stat = fs::stat(&path).map_err(|error| io(error.into()))?;
-        let directory = |path: &Path| {
-            fs::open(path, DIRECTORY_FLAGS, Mode::empty()).map_err(|error| io(error.into()))
-        };
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => Ok(Self::Directory {
-                fd: directory(&path)?,
-                name,
-                path: if is_filtered { path } else { given.to_owned() },
-                selection: None,
-                failed: Vec::new(),
-            }),
-            FileType::RegularFile => {
-                let parent = directory(path.parent().unwrap_or(&path))?;
-                let stat = fs::statat(&parent, &name[..], AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(|error| io(error.into()))?;
-                // Says at once what would otherwise be said by a reader.
-                fs::openat(
-                    &parent,
-                    &name[..],
-                    OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
-                    Mode::empty(),
-                )
-                .map_err(|error| io(error.into()))?;
-                Ok(Self::File {
-                    parent,
-                    name,
-                    path,
-                    stat: Box::new(stat),
-                })
-            }
-            _ => Err(Error::NotPuttable {
-                path: given.to_owned(),
-            }),
-        }
-    }
-}
-
-/// Bytes that an async reader gave, for a thread.
-struct StreamInput {
-    input: mpsc::Receiver<io::Result<Bytes>>,
-    now: Bytes,
-    /// The reader came to its end. Without that the put was dropped and what came so far is only a part.
-    is_whole: bool,
-}
-
-impl Read for StreamInput {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        while self.now.is_empty() && !self.is_whole {
-            match self.input.blocking_recv() {
-                None => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Some(Err(error)) => return Err(error),
-                Some(Ok(bytes)) if bytes.is_empty() => self.is_whole = true,
-                Some(Ok(bytes)) => self.now = bytes,
-            }
-        }
-        let len = out.len().min(self.now.len());
-        self.now.copy_to_slice(&mut out[..len]);
-        Ok(len)
     }
 }
 
@@ -621,76 +506,4 @@ fn walk(walker: Walker<'_>, start: Start) {
                 })
         }
     };
-}
-
-/// Brings sealed blocks to the sink, and what the index should know to the index.
-struct Collector {
-    sink: Arc<dyn BlockSink>,
-    index: Arc<dyn ChunkIndex>,
-    monitor: Arc<dyn Monitor>,
-    stats: PutStats,
-    index_failed: bool,
-}
-
-impl Collector {
-    async fn run(mut self, mut outgoing: mpsc::Receiver<Outgoing>) -> Result<PutStats, Error> {
-        let mut uncommitted = 0;
-        while let Some(first) = outgoing.recv().await {
-            let mut batch = vec![first];
-            let mut bytes = batch[0].block.bytes().len();
-            while batch.len() < SINK_BLOCKS
-                && bytes < SINK_BYTES
-                && let Ok(next) = outgoing.try_recv()
-            {
-                bytes += next.block.bytes().len();
-                batch.push(next);
-            }
-            let (mut blocks, mut entries, mut permits) = (Vec::new(), Vec::new(), Vec::new());
-            for Outgoing {
-                block,
-                index,
-                permit,
-            } in batch
-            {
-                blocks.push(block);
-                entries.extend(index);
-                permits.push(permit);
-            }
-            self.put(blocks).await?;
-            self.remember(entries).await?;
-            uncommitted += bytes as u64;
-            if uncommitted >= COMMIT_BYTES {
-                self.sink.commit().await?;
-                uncommitted = 0;
-            }
-            drop(permits);
-        }
-        Ok(self.stats)
-    }
-
-    async fn put(&mut self, blocks: Vec<Block>) -> Result<(), Error> {
-        let stats = self.sink.put(blocks).await?;
-        self.stats.new_blocks += stats.new_blocks;
-        self.stats.new_bytes += stats.new_bytes;
-        Ok(())
-    }
-
-    /// Tells the index. That it fails costs space in later runs, never data.
-    async fn remember(&mut self, entries: Vec<(ChunkHash, Ref)>) -> Result<(), Error> {
-        if entries.is_empty() {
-            return Ok(());
-        }
-        let index = self.index.clone();
-        let result = tokio::task::spawn_blocking(move || index.insert(&entries))
-            .await
-            .map_err(|_| Error::Worker)?;
-        if let Err(error) = result
-            && !std::mem::replace(&mut self.index_failed, true)
-        {
-            self.monitor.warning(&format!(
-                "later runs will not find what this one stores: {error}"
-            ));
-        }
-        Ok(())
-    }
 }

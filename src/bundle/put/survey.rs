@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 use super::previous::Past;
 use super::queue::{Closed, Queue};
 use super::seal::{Shared, StopOnDrop};
+use super::start::Start;
 use super::walk::{Item, Step, WalkOptions, Walker};
 use super::{
-    ITEMS_AHEAD, MAX_REPORTED, MIN_IN_FLIGHT_BYTES, PutOptions, Start, Unreadable, blocking, walk,
+    ITEMS_AHEAD, MAX_REPORTED, MIN_IN_FLIGHT_BYTES, PutOptions, Unreadable, blocking, walk,
 };
 use crate::bundle::error::Error;
 use crate::bundle::tree::Content;

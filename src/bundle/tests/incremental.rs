@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
-use super::super::tree::{Content, Extent};
+use super::super::tree::{Content, Directory, Extent};
 use super::super::{Bundle, Previous, PutOptions, PutReport, put_paths, survey};
 use super::{Listener, Memory, extract, noise, picture, put_with, runtime};
 use crate::bundle::ExtractOptions;
@@ -19,6 +20,19 @@ use crate::time::{Clock, SystemClock, Timestamp};
 /// After everything that the tests do, so that nothing counts as just changed.
 fn later() -> Timestamp {
     SystemClock.now().after(Duration::from_secs(3600))
+}
+
+/// Waits until the clock of the file system has moved on, so that what follows shows another time.
+fn tick(room: &Path) {
+    use std::os::unix::fs::MetadataExt;
+    let look = || {
+        let probe = room.join("probe");
+        fs::write(&probe, b"x").expect("written");
+        let meta = fs::metadata(&probe).expect("there");
+        (meta.ctime(), meta.ctime_nsec())
+    };
+    let before = look();
+    while look() == before {}
 }
 
 fn keeping() -> PutOptions {
@@ -121,6 +135,7 @@ fn what_was_touched_is_read_again() {
     runtime().block_on(async {
         let memory = Arc::new(Memory::default());
         let first = put_with(&from, &memory, keeping()).await.expect("put");
+        tick(room.path());
         // The same size and time, other bytes.
         let sly = from.join("d1/f5");
         let time = fs::metadata(&sly)
@@ -226,6 +241,95 @@ fn lost_blocks_are_put_again() {
         assert_eq!(fourth.await.expect("put").unchanged, 0);
         assert!(listener.0.lock().unwrap()[0].contains("previous tree"));
     });
+}
+
+#[test]
+fn a_part_of_the_earlier_tree_that_is_gone_is_read_again() {
+    let room = tempfile::tempdir().expect("a directory");
+    for dir in ["a", "b"] {
+        fs::create_dir(room.path().join(dir)).expect("made");
+        for at in 0..3000 {
+            let name = format!("{dir}/file with a rather long name {at}");
+            fs::write(room.path().join(name), dir).expect("written");
+        }
+    }
+    runtime().block_on(async {
+        let memory = Arc::new(Memory::default());
+        let first = put_with(room.path(), &memory, keeping())
+            .await
+            .expect("put");
+        let bundle = Bundle::open(memory.clone(), first.link.clone())
+            .await
+            .expect("opens");
+        let entry = bundle.lookup(b"a").await.expect("reads").expect("there");
+        let Content::Directory(Directory::Block(block)) = entry.content else {
+            panic!("it is large");
+        };
+        memory.blocks.lock().unwrap().remove(&block.id);
+        let second = put_with(room.path(), &memory, after(&first, &memory))
+            .await
+            .expect("put");
+        assert_eq!((second.unchanged, second.link), (3000, first.link));
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+
+    /// Whatever is done between two puts, the second tree is what is there.
+    #[test]
+    fn any_change_is_seen(
+        files in proptest::collection::vec(("[abc]{1,2}(/[abc]{1,2}){0,2}", 0usize..3), 1..16),
+        edits in proptest::collection::vec((any::<proptest::sample::Index>(), 0u8..6), 0..8),
+        lost in proptest::option::of(any::<proptest::sample::Index>()),
+    ) {
+        let room = tempfile::tempdir().expect("a directory");
+        let from = room.path().join("from");
+        fs::create_dir(&from).expect("made");
+        let mut paths = Vec::new();
+        for (name, kind) in &files {
+            let path = from.join(name);
+            let is_free = fs::create_dir_all(path.parent().expect("one")).is_ok();
+            if is_free && !path.exists() {
+                fs::write(&path, noise([0, 5, 700_000][*kind], paths.len() as u64)).expect("written");
+                paths.push(path);
+            }
+        }
+        runtime().block_on(async {
+            let memory = Arc::new(Memory::default());
+            let first = put_with(&from, &memory, keeping()).await.expect("put");
+            tick(room.path());
+            for (at, (which, edit)) in edits.iter().enumerate() {
+                let path = which.get(&paths).clone();
+                let other = from.join(format!("other{at}"));
+                if !path.is_file() {
+                    continue;
+                }
+                let size = fs::metadata(&path).expect("there").len() as usize;
+                match edit {
+                    0 => fs::write(&path, noise(size, 1000)).expect("written"),
+                    1 => fs::remove_file(&path).expect("removed"),
+                    2 => fs::rename(&path, &other).expect("renamed"),
+                    3 => fs::hard_link(&path, &other).expect("linked"),
+                    4 => drop(fs::set_permissions(&path, fs::Permissions::from_mode(0o600))),
+                    _ => {
+                        fs::remove_file(&path).expect("removed");
+                        fs::create_dir(&path).expect("made");
+                    }
+                }
+            }
+            if let Some(lost) = lost {
+                let mut ids: Vec<_> = memory.ids().into_iter().collect();
+                ids.sort_unstable();
+                memory.blocks.lock().unwrap().remove(lost.get(&ids));
+            }
+            let second = put_with(&from, &memory, after(&first, &memory)).await.expect("put");
+            let to = room.path().join("to");
+            let report = extract(&memory, &second.link, &to, ExtractOptions::default()).await;
+            assert!(report.expect("extracted").is_complete());
+            assert_eq!(picture(&from), picture(&to));
+        });
+    }
 }
 
 #[test]
