@@ -114,7 +114,7 @@ impl Default for ExtractOptions {
     }
 }
 
-/// What an extraction did.
+/// What an extraction did, or would do.
 #[derive(Clone, Debug)]
 pub struct ExtractReport {
     /// Where it is.

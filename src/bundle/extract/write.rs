@@ -301,3 +301,94 @@ pub(super) fn open_source(dir: &OwnedFd, name: &[u8]) -> Result<File, std::io::E
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(fs::openat(dir, name, flags, Mode::empty())?.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::extract::ExtractOptions;
+    use crate::bundle::extract::job::Ground;
+    use crate::bundle::root::Totals;
+    use crate::monitor::Silent;
+
+    fn job(verify: bool) -> Arc<Job> {
+        let options = ExtractOptions {
+            verify,
+            ..ExtractOptions::default()
+        };
+        let (monitor, totals) = (Arc::new(Silent), Totals::default());
+        Job::new(
+            options,
+            Ground::Fresh,
+            String::new(),
+            PathBuf::new(),
+            monitor,
+            totals,
+        )
+    }
+
+    fn target(job: &Arc<Job>, dir: &std::path::Path, name: &'static str) -> Arc<Target> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let fd = fs::open(dir, flags, Mode::empty()).expect("opens");
+        let plan = TargetPlan {
+            place: Place::root(job.clone(), fd, None),
+            name: Bytes::from_static(name.as_bytes()),
+            temporary: None,
+            attributes: Attributes {
+                mode: 0o644,
+                modified: None,
+                owner: None,
+                xattrs: Vec::new(),
+            },
+            size: 10,
+            in_pieces: true,
+            replaces: false,
+        };
+        let target = Target::new(job.clone(), plan);
+        target.add_piece();
+        target.add_piece();
+        target
+    }
+
+    #[test]
+    fn what_reads_back_differently_is_not_there() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let job = job(true);
+        for (name, tamper) in [("good", false), ("bad", true)] {
+            let target = target(&job, dir.path(), name);
+            target.write(5, b"67890");
+            if tamper {
+                let file = File::options().write(true).open(dir.path().join(name));
+                file.expect("begun").write_all_at(b"x", 7).expect("written");
+            }
+            target.write(0, b"12345");
+            target.end_plan();
+        }
+        assert_eq!(job.verified.load(Ordering::Relaxed), 1);
+        let good = std::fs::read(dir.path().join("good")).expect("there");
+        assert_eq!(good, b"1234567890");
+        assert!(!dir.path().join("bad").exists());
+        let findings = job.take_findings();
+        assert_eq!(findings.failed_total, 1);
+        assert!(findings.failed[0].reason.contains("read back"));
+    }
+
+    /// As two names do that differ in case, on a file system that does not tell them apart.
+    #[test]
+    fn two_files_of_one_name_are_not_written_into_each_other() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let job = job(false);
+        let (one, two) = (
+            target(&job, dir.path(), "name"),
+            target(&job, dir.path(), "name"),
+        );
+        one.write(0, b"11111");
+        two.write(0, b"22222");
+        two.write(5, b"22222");
+        two.end_plan();
+        one.write(5, b"11111");
+        one.end_plan();
+        let kept = std::fs::read(dir.path().join("name")).expect("there");
+        assert_eq!(kept, b"1111111111");
+        assert_eq!(job.take_findings().failed_total, 1);
+    }
+}

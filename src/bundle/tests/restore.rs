@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use proptest::prelude::*;
 
 use super::super::tree::{Content, Directory, Extent};
 use super::super::{Bundle, Error, ExtractOptions, Overwrite};
@@ -308,6 +309,104 @@ fn what_is_there_stays_when_only_the_missing_is_wanted() {
             b"home/v/d.txt"
         );
     });
+}
+
+#[test]
+fn what_another_selection_left_is_not_taken_for_this_one() {
+    let room = tempfile::tempdir().expect("a directory");
+    let from = room.path().join("from");
+    make(&from);
+    runtime().block_on(async {
+        let memory = Arc::new(Memory::default());
+        let link = put(&from, &memory).await.expect("put").link;
+        let to = room.path().join("to");
+        let cancel = tokio_util::sync::CancellationToken::new();
+        cancel.cancel();
+        let bundle = Bundle::open(memory.clone(), link.clone())
+            .await
+            .expect("opens");
+        let all = ExtractOptions::default();
+        let stopped = super::super::extract(&bundle, &to, all, Arc::new(Silent), cancel).await;
+        assert!(matches!(stopped, Err(Error::Cancelled)));
+        let hidden = || {
+            let names = fs::read_dir(room.path()).expect("readable").map(|entry| {
+                let name = entry.expect("readable").file_name();
+                name.to_string_lossy().into_owned()
+            });
+            names
+                .filter(|name| name.contains("libernet"))
+                .collect::<Vec<_>>()
+        };
+        let left = hidden();
+        assert_eq!(left.len(), 1);
+        write(&room.path().join(&left[0]).join("left"), b"left");
+        let options = ExtractOptions {
+            select: lines(&["d.txt"]),
+            ..ExtractOptions::default()
+        };
+        extract(&memory, &link, &to, options)
+            .await
+            .expect("extracted");
+        assert_eq!(names(&to), set(&["home", "home/v", "home/v/d.txt"]));
+        assert_eq!(hidden(), left);
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Leaving directories out early changes nothing.
+    #[test]
+    fn a_selection_is_what_its_patterns_say(
+        files in proptest::collection::btree_set("[ab]{1,2}(/[ab]{1,2}){0,3}", 1..10),
+        select in proptest::collection::vec(proptest::sample::select(vec![
+            "a", "/a/b", "b/*", "!a/b", "*b", "a/**/b", "/ab/", "**/a", "!b", "/b/a?", "a/", "/[ab]/b", "#a",
+        ]), 1..4),
+        in_rounds in any::<bool>(),
+    ) {
+        let room = tempfile::tempdir().expect("a directory");
+        let from = room.path().join("from");
+        let mut made = Vec::new();
+        for name in &files {
+            let path = from.join(name);
+            let is_free = fs::create_dir_all(path.parent().expect("one")).is_ok();
+            if is_free && !path.exists() {
+                fs::write(&path, name).expect("written");
+                made.push(name.clone());
+            }
+        }
+        let mut builder = ignore::gitignore::GitignoreBuilder::new("/");
+        for line in &select {
+            builder.add_line(None, line).expect("good");
+        }
+        let rules = builder.build().expect("good");
+        // The nearest that says something, from the file upwards.
+        let is_wanted = |name: &str| {
+            let path = Path::new("/").join(name);
+            let told = path.ancestors().find_map(|at| match rules.matched(at, at != path) {
+                ignore::Match::None => None,
+                told => Some(told.is_ignore()),
+            });
+            told.unwrap_or(false)
+        };
+        let expected: BTreeSet<String> = made.iter().filter(|name| is_wanted(name)).cloned().collect();
+        runtime().block_on(async {
+            let memory = Arc::new(Memory::default());
+            let link = put(&from, &memory).await.expect("put").link;
+            let to = room.path().join("to");
+            let options = ExtractOptions {
+                select: lines(&select),
+                first: if in_rounds { lines(&["b"]) } else { Vec::new() },
+                newest_first: in_rounds,
+                ..ExtractOptions::default()
+            };
+            let report = extract(&memory, &link, &to, options).await.expect("extracted");
+            assert!(report.is_complete());
+            let mut found = names(&to);
+            found.retain(|name| to.join(name).is_file());
+            assert_eq!(found, expected);
+        });
+    }
 }
 
 /// Notes which files were in the hidden directory when a block was asked for.
