@@ -197,4 +197,13 @@ pub trait ChunkIndex: Send + Sync {
     /// # Errors
     /// [`IndexError`].
     fn insert(&self, entries: &[(ChunkHash, Ref)]) -> Result<(), IndexError>;
+
+    /// Has blocks that are in the store already kept as the blocks of this piece of work are. Returns those of `ids` that are not
+    /// there: they have to be put. An index that knows no store says that of all.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    fn keep(&self, ids: &[BlockId]) -> Result<Vec<BlockId>, IndexError> {
+        Ok(ids.to_vec())
+    }
 }

@@ -16,7 +16,7 @@ use prost::Message;
 
 use super::error::Error;
 use super::tree::{
-    Content, Device, Directory, Entry, Extent, File, MAX_FILE_BYTES, MAX_INLINE_DEPTH,
+    Content, Device, Directory, Entry, Extent, File, Identity, MAX_FILE_BYTES, MAX_INLINE_DEPTH,
     MAX_TARGET_BYTES, MAX_XATTR_BYTES, MAX_XATTRS, ModTime, Node, Owner, Part, Xattr, check_name,
 };
 use crate::block::{Link, MAX_PLAINTEXT_BYTES};
@@ -126,6 +126,11 @@ pub(super) fn encode_entry<B>(
                 value: xattr.value.clone(),
             })
             .collect(),
+        changed: entry.identity.map(|identity| wire::Time {
+            seconds: identity.changed.seconds,
+            nanos: identity.changed.nanos,
+        }),
+        inode: entry.identity.map(|identity| identity.inode),
         ..wire::Entry::default()
     };
     let kind = match &entry.content {
@@ -280,6 +285,7 @@ impl Decoder {
         if message.mode > 0o7777 {
             return Err("a mode with more than 12 bits");
         }
+        let identity = identity(message.changed, message.inode)?;
         let modified = message.modified.map(modified).transpose()?;
         let kind = message.kind();
         let holds = Holds::of(&message);
@@ -315,6 +321,7 @@ impl Decoder {
                 gid: owner.gid,
             }),
             xattrs: xattrs(message.xattrs)?,
+            identity,
             content,
         })
     }
@@ -430,6 +437,20 @@ fn modified(time: wire::Time) -> Result<ModTime, &'static str> {
         seconds: time.seconds,
         nanos: time.nanos,
     })
+}
+
+fn identity(
+    changed: Option<wire::Time>,
+    inode: Option<u64>,
+) -> Result<Option<Identity>, &'static str> {
+    match (changed, inode) {
+        (None, None) => Ok(None),
+        (Some(changed), Some(inode)) => Ok(Some(Identity {
+            changed: modified(changed)?,
+            inode,
+        })),
+        _ => Err("half of an identity"),
+    }
 }
 
 fn target(target: Bytes) -> Result<Bytes, &'static str> {

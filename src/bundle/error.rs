@@ -79,6 +79,20 @@ pub enum Error {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// A pattern that selects or leaves out files makes no sense.
+    #[error("the pattern {pattern:?} makes no sense: {reason}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nothing in the bundle has this path.
+    #[error("the bundle holds nothing called {}", .path.display())]
+    NoSuchPath {
+        /// Path inside the bundle.
+        path: PathBuf,
+    },
     /// The path does not name a regular file inside the bundle.
     #[error("this is not a regular file")]
     NotAFile,
@@ -110,6 +124,8 @@ impl Error {
             | Self::TargetExists { .. }
             | Self::NotPuttable { .. }
             | Self::Unsuitable { .. }
+            | Self::Pattern { .. }
+            | Self::NoSuchPath { .. }
             | Self::NotAFile
             | Self::NotADirectory
             | Self::Worker => false,

@@ -1,8 +1,11 @@
 //! Bundles: files and directory trees as blocks, and out again.
 //!
-//! - [`put()`], [`put_reader`]: a file, a tree or a stream becomes blocks and a link.
+//! - [`put()`], [`put_paths`], [`put_reader`]: a file, a tree, chosen paths or a stream become blocks and a link.
+//! - [`survey()`]: what a put would take and read.
 //! - [`Bundle`]: lists, looks up, streams a file, names all blocks.
-//! - [`extract()`]: writes it all to a directory.
+//! - [`extract()`]: writes it all, or a part, to a directory.
+//! - [`write_tar`]: the same as an archive.
+//! - [`diff()`]: what two bundles differ in.
 //!
 //! # Terms and layout
 //!
@@ -28,8 +31,10 @@
 //! Deliberately absent: stores and networks (only [`BlockSource`](crate::block::BlockSource),
 //! [`BlockSink`](crate::block::BlockSink) and [`ChunkIndex`](crate::block::ChunkIndex)), keeping what was put from being evicted, snapshots.
 
+mod choose;
 mod codec;
 mod cursor;
+mod diff;
 pub mod error;
 mod extract;
 mod opener;
@@ -37,16 +42,20 @@ mod put;
 mod read;
 mod root;
 mod stat;
+mod tar;
 #[cfg(test)]
 mod tests;
 pub mod tree;
 
+pub use diff::{Change, ChangeKind, DiffReport, diff};
 pub use error::Error;
 pub use extract::{
     DEFAULT_WINDOW, ExtractOptions, ExtractReport, Failed, Missing, Overwrite, extract,
 };
 pub use put::{
-    DEFAULT_IN_FLIGHT_BYTES, MAX_REPORTED, PutOptions, PutReport, Unreadable, put, put_reader,
+    DEFAULT_IN_FLIGHT_BYTES, Filter, FilterOptions, Inside, MAX_REPORTED, Previous, PutOptions,
+    PutReport, Rules, Survey, Unreadable, put, put_paths, put_reader, survey,
 };
 pub use read::{Bundle, Walked};
 pub use root::{BundleKind, Root, Totals};
+pub use tar::{TarOptions, TarReport, write_tar};

@@ -352,6 +352,11 @@ impl Walk {
         }
     }
 
+    /// Does not go into the directory that was yielded last.
+    pub(super) fn skip(&mut self) {
+        self.descend = None;
+    }
+
     fn enter(&mut self, directory: Directory) -> Result<(), Error> {
         let malformed = |what| Error::Malformed {
             block: self.root_id,

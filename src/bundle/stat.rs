@@ -6,13 +6,24 @@
 
 use rustix::fs::Stat;
 
-use super::tree::ModTime;
+use super::tree::{Identity, ModTime};
 
 /// When the content was last changed.
 pub(super) fn modified(stat: &Stat) -> ModTime {
     ModTime {
         seconds: stat.st_mtime as i64,
         nanos: stat.st_mtime_nsec as u32,
+    }
+}
+
+/// What changes with every write and every change of attributes.
+pub(super) fn identity(stat: &Stat) -> Identity {
+    Identity {
+        changed: ModTime {
+            seconds: stat.st_ctime as i64,
+            nanos: stat.st_ctime_nsec as u32,
+        },
+        inode: stat.st_ino as u64,
     }
 }
 

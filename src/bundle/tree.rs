@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::block::Link;
+use crate::time::Timestamp;
 
 /// Longest name in bytes. Linux allows 255, macOS 255 UTF-16 units, which are at most 765 bytes.
 pub const MAX_NAME_BYTES: usize = 1020;
@@ -41,6 +42,8 @@ pub struct Entry<B = Arc<Link>> {
     pub owner: Option<Owner>,
     /// Extended attributes, sorted by name, ACLs among them.
     pub xattrs: Vec<Xattr>,
+    /// What tells later whether it was touched since, if that was kept.
+    pub identity: Option<Identity>,
     /// What it is and what it holds.
     pub content: Content<B>,
 }
@@ -77,6 +80,25 @@ pub struct ModTime {
     pub seconds: i64,
     /// Nanoseconds, below 1,000,000,000.
     pub nanos: u32,
+}
+
+impl From<Timestamp> for ModTime {
+    fn from(time: Timestamp) -> Self {
+        Self {
+            seconds: (time.0 / 1000) as i64,
+            nanos: (time.0 % 1000) as u32 * 1_000_000,
+        }
+    }
+}
+
+/// What changes with every write to a file and every change of its attributes, unlike its size and its settable time. It means
+/// something on the machine that the file was on and nowhere else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// When content or attributes were last changed: `st_ctime`.
+    pub changed: ModTime,
+    /// The inode's number.
+    pub inode: u64,
 }
 
 /// User and group by number.

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use super::pending::Pending;
 use crate::block::{Block, BlockSink, ChunkHash, ChunkIndex, IndexError, PutError, PutStats, Ref};
+use crate::id::BlockId;
 use crate::store::{self, Keep, Store};
 
 /// Puts blocks into the store and calls them fresh.
@@ -60,6 +61,16 @@ impl ChunkIndex for Index {
     fn insert(&self, entries: &[(ChunkHash, Ref)]) -> Result<(), IndexError> {
         self.store.insert(entries)
     }
+
+    fn keep(&self, ids: &[BlockId]) -> Result<Vec<BlockId>, IndexError> {
+        match self.keep {
+            Keep::Pinned(pin) => self
+                .store
+                .add_refs(pin, ids)
+                .map_err(|error| IndexError(Box::new(error))),
+            _ => self.store.keep(ids),
+        }
+    }
 }
 
 /// What a store's failure to write means to who puts blocks.
@@ -99,5 +110,29 @@ impl BlockSink for Sink {
             .await
             .map_err(|_| PutError::Stopping)?
             .map_err(put_error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{MemoryStore, StoreOptions};
+
+    #[test]
+    fn what_is_kept_is_pinned_by_the_work() {
+        let store = Arc::new(MemoryStore::new(StoreOptions::default()));
+        let block = Block::new(bytes::Bytes::from_static(b"block")).expect("the size is allowed");
+        let absent = Block::new(bytes::Bytes::from_static(b"absent")).expect("the size is allowed");
+        let ids = [block.id(), absent.id()];
+        store
+            .put(std::slice::from_ref(&block), Keep::Cached)
+            .expect("fits");
+        let look = Index::new(store.clone(), Keep::Cached);
+        assert_eq!(look.keep(&ids).expect("looks"), [absent.id()]);
+        let pin = store.begin_pin("work").expect("begun");
+        let keeping = Index::new(store.clone(), Keep::Pinned(pin));
+        assert_eq!(keeping.keep(&ids).expect("keeps"), [absent.id()]);
+        let pinned = store.pin_blocks(pin, None, 10).expect("lists");
+        assert_eq!(pinned, [block.id()]);
     }
 }

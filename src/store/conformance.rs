@@ -517,6 +517,8 @@ fn chunks_show_only_with_their_block(store: &Subject) {
     store.insert(&entries).expect("inserts");
     let lookup = || store.lookup(&[known, dangling, [9; 32]]).expect("reads");
     assert_eq!(lookup(), [Some(place(one.id())), None, None]);
+    let absent = store.keep(&[one.id(), block(2, 2).id()]);
+    assert_eq!(absent.expect("looks"), [block(2, 2).id()]);
     store.remove(one.id()).expect("removes");
     assert_eq!(lookup(), [None, None, None]);
     store

@@ -212,6 +212,12 @@ impl ChunkIndex for MemoryStore {
         self.state().chunks.extend(entries.iter().cloned());
         Ok(())
     }
+
+    fn keep(&self, ids: &[BlockId]) -> Result<Vec<BlockId>, IndexError> {
+        let state = self.state();
+        let absent = ids.iter().filter(|id| !state.blocks.contains_key(id));
+        Ok(absent.copied().collect())
+    }
 }
 
 impl Store for MemoryStore {

@@ -69,12 +69,16 @@ impl Place {
     }
 
     /// A directory in this one, which is there already.
-    pub(super) fn child(self: &Arc<Self>, name: Bytes, attributes: Attributes) -> Arc<Self> {
+    pub(super) fn child(
+        self: &Arc<Self>,
+        name: Bytes,
+        attributes: Option<Attributes>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             job: self.job.clone(),
             parent: Some(self.clone()),
             name,
-            attributes: Some(attributes),
+            attributes,
             fd: Mutex::default(),
         })
     }

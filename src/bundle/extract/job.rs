@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::directory::Place;
-use super::{ExtractOptions, Failed, MAX_REPORTED, Missing};
+use super::{ExtractOptions, Failed, MAX_REPORTED, Missing, Overwrite};
 use crate::bundle::error::Error;
 use crate::bundle::root::Totals;
 use crate::id::BlockId;
@@ -47,6 +47,12 @@ pub(super) struct Job {
     pub(super) blocks: AtomicU64,
     pub(super) unchanged: AtomicU64,
     pub(super) left_out: AtomicU64,
+    pub(super) new_files: AtomicU64,
+    pub(super) new_bytes: AtomicU64,
+    pub(super) changed_files: AtomicU64,
+    pub(super) changed_bytes: AtomicU64,
+    pub(super) skipped: AtomicU64,
+    pub(super) verified: AtomicU64,
     /// Permits for blocking work; who has them all knows that none is going on.
     workers: Arc<Semaphore>,
     worker_count: u32,
@@ -93,6 +99,12 @@ impl Job {
             blocks: AtomicU64::new(0),
             unchanged: AtomicU64::new(0),
             left_out: AtomicU64::new(0),
+            new_files: AtomicU64::new(0),
+            new_bytes: AtomicU64::new(0),
+            changed_files: AtomicU64::new(0),
+            changed_bytes: AtomicU64::new(0),
+            skipped: AtomicU64::new(0),
+            verified: AtomicU64::new(0),
             workers: Arc::new(Semaphore::new(worker_count as usize)),
             worker_count,
             stopped: AtomicBool::new(false),
@@ -206,6 +218,27 @@ impl Job {
     pub(super) fn file_done(&self, size: u64) {
         self.files.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(size, Ordering::Relaxed);
+    }
+
+    /// A regular file is there that was not, or not like that.
+    pub(super) fn file_written(&self, size: u64, replaces: bool) {
+        self.file_done(size);
+        let (files, bytes) = match replaces {
+            true => (&self.changed_files, &self.changed_bytes),
+            false => (&self.new_files, &self.new_bytes),
+        };
+        files.fetch_add(1, Ordering::Relaxed);
+        bytes.fetch_add(size, Ordering::Relaxed);
+    }
+
+    /// Something stays as it is.
+    pub(super) fn skip(&self) {
+        self.skipped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether what is there stays, whatever it is.
+    pub(super) fn only_adds(&self) -> bool {
+        self.options.overwrite == Overwrite::Missing && self.ground == Ground::InPlace
     }
 
     pub(super) fn report_progress(&self) {

@@ -15,7 +15,9 @@
 //! Memory: [`ExtractOptions::window`] blocks on their way, two plaintexts for each core, and two plans.
 
 mod directory;
+mod dry;
 mod job;
+mod plan;
 mod prepare;
 mod site;
 mod write;
@@ -30,17 +32,19 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::directory::{Attributes, Place};
-use self::job::Job;
-use self::prepare::{BlockJob, Preparer, Step};
+use self::job::{Ground, Job};
+use self::plan::Planner;
+use self::prepare::{BlockJob, Preparer};
 use self::site::Site;
 use self::write::{Target, Write};
-use super::cursor::ExtentCursor;
+use super::choose::Choice;
 use super::error::Error;
 use super::put::MAX_REPORTED;
-use super::read::{Bundle, Walk, cut};
+use super::read::{Bundle, cut};
 use super::root::BundleKind;
-use super::tree::{Content, Directory, Entry, Extent, File};
+use super::tree::{Content, File};
 use crate::block::{self, BlockSource, GetError, Link};
+use crate::crypto::hash;
 use crate::id::BlockId;
 use crate::monitor::Monitor;
 
@@ -55,6 +59,8 @@ pub enum Overwrite {
     /// The target must not exist.
     #[default]
     Never,
+    /// What is there stays as it is; what is not is written.
+    Missing,
     /// Files whose size or time differ are replaced; what is not in the bundle stays.
     Changed,
     /// All files are replaced; what is not in the bundle stays.
@@ -72,6 +78,22 @@ pub struct ExtractOptions {
     pub devices: bool,
     /// Blocks that are asked for at once.
     pub window: usize,
+    /// What is extracted in place of the whole: names from the bundle's root down. It becomes the target itself.
+    pub from: Vec<Bytes>,
+    /// What of it is wanted, as lines in the syntax of `.gitignore`: what matches comes with everything below it and the directories above it,
+    /// `!` takes back, and a slash anchors a line at what is extracted. Empty: everything. Only the tree blocks on the way are fetched.
+    pub select: Vec<String>,
+    /// Files that match come before all others; lines as in [`select`](Self::select).
+    pub first: Vec<String>,
+    /// Files come by age in coarse steps, the newest first. Takes a few more walks through the tree.
+    pub newest_first: bool,
+    /// Nothing is written: the report tells what would be.
+    pub dry_run: bool,
+    /// The target gets the attributes of the bundle's root. Otherwise it keeps its own; if it is made, nobody else may enter it.
+    pub root_attributes: bool,
+    /// Each file is read back after it was written and compared with what was to be written. Large files come from the disk, small ones from
+    /// what the system keeps of them in memory.
+    pub verify: bool,
 }
 
 impl Default for ExtractOptions {
@@ -81,11 +103,18 @@ impl Default for ExtractOptions {
             owners: false,
             devices: false,
             window: DEFAULT_WINDOW,
+            from: Vec::new(),
+            select: Vec::new(),
+            first: Vec::new(),
+            newest_first: false,
+            dry_run: false,
+            root_attributes: true,
+            verify: false,
         }
     }
 }
 
-/// What an extraction did.
+/// What an extraction did, or would do.
 #[derive(Clone, Debug)]
 pub struct ExtractReport {
     /// Where it is.
@@ -96,6 +125,18 @@ pub struct ExtractReport {
     pub bytes: u64,
     /// Files among them that were there before and unchanged.
     pub unchanged: u64,
+    /// Files that were not there before.
+    pub new_files: u64,
+    /// Their bytes.
+    pub new_bytes: u64,
+    /// Files that took the place of something else.
+    pub changed_files: u64,
+    /// Their bytes.
+    pub changed_bytes: u64,
+    /// Files, symlinks and the like that stayed as they were because something was there.
+    pub skipped: u64,
+    /// Files that were read back and found right.
+    pub verified: u64,
     /// Devices that were not restored.
     pub left_out: u64,
     /// What lacks a block and is not there: the first [`MAX_REPORTED`].
@@ -153,15 +194,23 @@ pub async fn extract(
     monitor: Arc<dyn Monitor>,
     cancel: CancellationToken,
 ) -> Result<ExtractReport, Error> {
-    let bundle = bundle.clone();
+    let bundle = part(bundle, &options.from).await?;
     let target = target.to_owned();
+    let mut choice = Choice::new(&options.select, &options.first, options.newest_first)?;
+    if options.dry_run {
+        let work = dry::dry_run(&bundle, &target, &options, &choice);
+        return tokio::select! {
+            report = work => report,
+            () = cancel.cancelled() => Err(Error::Cancelled),
+        };
+    }
     let for_site = bundle.clone();
     let begun = blocking(move || Begun::begin(&for_site, &target, options, monitor)).await??;
     let Begun { site, job, work } = begun;
     let _stop = StopOnDrop(job.clone());
     let source = bundle.opener().source().clone();
     let (out, jobs) = mpsc::channel(1);
-    let planned = plan(&bundle, &job, work, out);
+    let planned = plan(&bundle, &job, &mut choice, work, out);
     let written = write_blocks(&job, source, jobs);
     let both = async { futures::join!(planned, written).0 };
     let planned = tokio::select! {
@@ -191,12 +240,43 @@ pub async fn extract(
         files: count(&job.files),
         bytes: count(&job.bytes),
         unchanged: count(&job.unchanged),
+        new_files: count(&job.new_files),
+        new_bytes: count(&job.new_bytes),
+        changed_files: count(&job.changed_files),
+        changed_bytes: count(&job.changed_bytes),
+        skipped: count(&job.skipped),
+        verified: count(&job.verified),
         left_out: count(&job.left_out),
         missing: findings.missing,
         missing_total: findings.missing_total,
         failed: findings.failed,
         failed_total: findings.failed_total,
     })
+}
+
+/// What is called `from` in the bundle.
+pub(super) async fn part(bundle: &Bundle, from: &[Bytes]) -> Result<Bundle, Error> {
+    use std::os::unix::ffi::OsStrExt;
+    if from.is_empty() {
+        return Ok(bundle.clone());
+    }
+    let path = from.join(&b'/');
+    match bundle.lookup(&path).await? {
+        Some(entry) => Ok(bundle.part(&path, entry)),
+        None => Err(Error::NoSuchPath {
+            path: std::ffi::OsStr::from_bytes(&path).into(),
+        }),
+    }
+}
+
+/// A name for this work that tells it from others: what another selection left half done is not this one's.
+fn tag(bundle: &Bundle, options: &ExtractOptions) -> String {
+    let tag = bundle.tag();
+    if options.select.is_empty() {
+        return tag;
+    }
+    let chosen = options.select.join("\n");
+    hash::sha384_id(&[tag.as_bytes(), chosen.as_bytes()].concat()).to_hex()[..8].to_owned()
 }
 
 async fn blocking<T: Send + 'static>(
@@ -249,12 +329,15 @@ impl Begun {
         options: ExtractOptions,
         monitor: Arc<dyn Monitor>,
     ) -> Result<Self, Error> {
-        let tag = bundle.tag();
+        let tag = tag(bundle, &options);
+        let (root_attributes, overwrite) = (options.root_attributes, options.overwrite);
         let (site, fd) = Site::for_tree(target, &tag, options.overwrite)?;
         let (totals, path) = (bundle.root().totals, site.path.clone());
         let job = Job::new(options, site.ground, tag, path, monitor, totals);
         let mut entry = bundle.root().entry.clone();
-        let root = Place::root(job.clone(), fd, Some(Attributes::of(&mut entry)));
+        let stays = site.ground == Ground::InPlace && overwrite == Overwrite::Missing;
+        let attributes = (root_attributes && !stays).then(|| Attributes::of(&mut entry));
+        let root = Place::root(job.clone(), fd, attributes);
         let work = Work::Tree(Preparer::new(job.clone(), root));
         Ok(Self { site, job, work })
     }
@@ -265,7 +348,7 @@ impl Begun {
         options: ExtractOptions,
         monitor: Arc<dyn Monitor>,
     ) -> Result<Self, Error> {
-        let tag = bundle.tag();
+        let tag = tag(bundle, &options);
         let mut entry = bundle.root().entry.clone();
         let name = match &entry.name {
             name if name.is_empty() => tag.as_bytes(),
@@ -302,150 +385,18 @@ fn end(mut preparer: Preparer) {
 async fn plan(
     bundle: &Bundle,
     job: &Arc<Job>,
+    choice: &mut Choice,
     work: Work,
     out: mpsc::Sender<Vec<BlockJob>>,
 ) -> Result<Preparer, Error> {
     let planner = Planner { bundle, job, out };
     match work {
-        Work::Tree(preparer) => planner.tree(preparer).await,
+        Work::Tree(preparer) => planner.tree(preparer, choice).await,
         Work::File(preparer, None) => planner.finish(preparer).await,
         Work::File(preparer, Some((target, file))) => {
             let preparer = planner.stretches(preparer, target, file).await?;
             planner.finish(preparer).await
         }
-    }
-}
-
-struct Planner<'a> {
-    bundle: &'a Bundle,
-    job: &'a Arc<Job>,
-    out: mpsc::Sender<Vec<BlockJob>>,
-}
-
-impl Planner<'_> {
-    async fn tree(&self, mut preparer: Preparer) -> Result<Preparer, Error> {
-        let mut walk = Walk::new(self.bundle);
-        let mut steps = Vec::new();
-        let (mut entries, mut bytes) = (0, 0);
-        while let Some(step) = walk.next().await {
-            let entry = match step {
-                Ok(entry) => entry,
-                Err(error) => {
-                    self.lack(&walk.path, error)?;
-                    continue;
-                }
-            };
-            entries += 1;
-            bytes += u128::from(entry.size());
-            self.check_totals(entries, bytes)?;
-            let depth = walk.depth();
-            if depth == 0 {
-                // The root itself is there already.
-                continue;
-            }
-            let ends_batch = steps.len() + 1 >= BATCH_ENTRIES || has_lists(&entry);
-            steps.push(Step { depth, entry });
-            if ends_batch {
-                preparer = self.prepare(preparer, std::mem::take(&mut steps)).await?;
-            }
-        }
-        preparer = self.prepare(preparer, steps).await?;
-        self.finish(preparer).await
-    }
-
-    /// A tree block can't be had: what is in it is missing.
-    fn lack(&self, path: &[u8], error: Error) -> Result<(), Error> {
-        use std::os::unix::ffi::OsStrExt;
-        match error.block() {
-            Some(block) => {
-                let path = PathBuf::from(std::ffi::OsStr::from_bytes(path));
-                self.job.missing(path, block, &error.to_string());
-                Ok(())
-            }
-            None => Err(error),
-        }
-    }
-
-    /// A tree can name one block again and again and so hold more than any disk: it must say so beforehand.
-    fn check_totals(&self, entries: u64, bytes: u128) -> Result<(), Error> {
-        let totals = self.bundle.root().totals;
-        if entries > totals.entries || bytes > u128::from(totals.bytes) {
-            return Err(Error::Malformed {
-                block: self.bundle.link().id,
-                what: "it holds more than it says",
-            });
-        }
-        Ok(())
-    }
-
-    async fn prepare(&self, preparer: Preparer, steps: Vec<Step>) -> Result<Preparer, Error> {
-        let mut preparer = preparer;
-        let prepare = move || {
-            let open_end = preparer.prepare(steps);
-            (preparer, open_end)
-        };
-        let (preparer, open_end) = self.job.work(prepare).await?;
-        match open_end {
-            Some((target, file)) => self.stretches(preparer, target, file).await,
-            None => self.hand_out(preparer).await,
-        }
-    }
-
-    /// Plans a file whose extents are listed in blocks of their own.
-    async fn stretches(
-        &self,
-        mut preparer: Preparer,
-        target: Arc<Target>,
-        file: File,
-    ) -> Result<Preparer, Error> {
-        let opener = self.bundle.opener().clone();
-        let mut cursor = ExtentCursor::new(opener, file.extents, 0..file.size);
-        while let Some(step) = cursor.next().await {
-            match step {
-                Ok((at, stretch)) => preparer.stretch(&target, at, stretch),
-                Err(error) => {
-                    let Some(block) = error.block() else {
-                        return Err(error);
-                    };
-                    let reason = error.to_string();
-                    let target = target.clone();
-                    target.add_piece();
-                    self.job.work(move || target.lack(block, &reason)).await?;
-                }
-            }
-            preparer = self.hand_out(preparer).await?;
-        }
-        self.job.work(move || target.end_plan()).await?;
-        Ok(preparer)
-    }
-
-    async fn hand_out(&self, mut preparer: Preparer) -> Result<Preparer, Error> {
-        if preparer.plan.is_full() {
-            self.send(preparer.plan.take_most()).await?;
-        }
-        Ok(preparer)
-    }
-
-    async fn finish(&self, mut preparer: Preparer) -> Result<Preparer, Error> {
-        self.send(preparer.plan.take_all()).await?;
-        Ok(preparer)
-    }
-
-    async fn send(&self, jobs: Vec<BlockJob>) -> Result<(), Error> {
-        self.out.send(jobs).await.map_err(|_| Error::Cancelled)
-    }
-}
-
-fn has_lists(entry: &Entry) -> bool {
-    match &entry.content {
-        Content::File(file) => file
-            .extents
-            .iter()
-            .any(|extent| matches!(extent, Extent::List { .. })),
-        Content::Directory(Directory::Inline(_) | Directory::Block(_))
-        | Content::Symlink(_)
-        | Content::Fifo
-        | Content::Device(_) => false,
     }
 }
 

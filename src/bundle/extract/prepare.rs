@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::mem;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -15,7 +16,7 @@ use rustix::io::Errno;
 use super::Overwrite;
 use super::directory::{Attributes, Place, set_attributes_at, unlink};
 use super::job::{Ground, Job};
-use super::write::{Target, Write, open_source};
+use super::write::{Target, TargetPlan, Write, open_source};
 use crate::block::Link;
 use crate::bundle::cursor::Stretch;
 use crate::bundle::stat;
@@ -97,6 +98,14 @@ struct LinkTo {
     name: Bytes,
 }
 
+/// What came of making a further name.
+enum Linked {
+    New,
+    Replaced,
+    WasThere,
+    Skipped,
+}
+
 /// Goes along with the walk.
 pub(super) struct Preparer {
     job: Arc<Job>,
@@ -105,6 +114,9 @@ pub(super) struct Preparer {
     pub(super) plan: Plan,
     groups: HashMap<u32, Arc<Target>>,
     links: Vec<LinkTo>,
+    /// Directories that come up again, by path, while the tree is gone through more than once; `None` for one that could not be made.
+    kept: Option<HashMap<PathBuf, Option<Arc<Place>>>>,
+    is_last_round: bool,
 }
 
 impl Preparer {
@@ -116,7 +128,20 @@ impl Preparer {
             plan: Plan::default(),
             groups: HashMap::new(),
             links: Vec::new(),
+            kept: None,
+            is_last_round: true,
         }
+    }
+
+    /// Directories will come more than once.
+    pub(super) fn expect_again(&mut self) {
+        self.kept = Some(HashMap::new());
+        self.is_last_round = false;
+    }
+
+    /// From here on each directory comes for the last time.
+    pub(super) const fn expect_no_more(&mut self) {
+        self.is_last_round = true;
     }
 
     /// Makes or plans the entries. For a last entry whose extents are in blocks of their own, gives the file, whose pieces the caller
@@ -156,13 +181,7 @@ impl Preparer {
         let name = entry.name;
         match entry.content {
             Content::Directory(_) => {
-                let fresh = self.directory(place, &name)?;
-                let child = place.child(name, attributes);
-                if !fresh && self.job.ground == Ground::Resumed {
-                    // It may have its final mode already.
-                    fs::fchmod(&*child.fd()?, Mode::RWXU)?;
-                }
-                self.places.push(Some(child));
+                self.enter(place, name, attributes)?;
                 Ok(None)
             }
             Content::File(file) => {
@@ -184,6 +203,46 @@ impl Preparer {
         }
     }
 
+    /// Makes a directory, or finds it if it was made in an earlier round.
+    fn enter(&mut self, place: &Arc<Place>, name: Bytes, attributes: Attributes) -> io::Result<()> {
+        let path = self.kept.as_ref().map(|_| place.path_of(&name));
+        if let (Some(kept), Some(path)) = (&mut self.kept, &path) {
+            let known = match self.is_last_round {
+                true => kept.remove(path),
+                false => kept.get(path).cloned(),
+            };
+            if let Some(known) = known {
+                self.places.push(known);
+                return Ok(());
+            }
+        }
+        let made = self.make(place, name, attributes);
+        if let (Some(kept), Some(path)) = (&mut self.kept, path)
+            && !self.is_last_round
+        {
+            kept.insert(path, made.as_ref().ok().cloned());
+        }
+        self.places.push(Some(made?));
+        Ok(())
+    }
+
+    fn make(
+        &self,
+        place: &Arc<Place>,
+        name: Bytes,
+        attributes: Attributes,
+    ) -> io::Result<Arc<Place>> {
+        let fresh = self.directory(place, &name)?;
+        // A directory that was there keeps its attributes if everything that was there does.
+        let stays = !fresh && self.job.only_adds();
+        let child = place.child(name, (!stays).then_some(attributes));
+        if !fresh && self.job.ground == Ground::Resumed {
+            // It may have its final mode already.
+            fs::fchmod(&*child.fd()?, Mode::RWXU)?;
+        }
+        Ok(child)
+    }
+
     /// Whether it was made now.
     fn directory(&self, place: &Arc<Place>, name: &[u8]) -> io::Result<bool> {
         let dir = place.fd()?;
@@ -195,6 +254,9 @@ impl Preparer {
         let stat = fs::statat(&*dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             return Ok(false);
+        }
+        if self.job.only_adds() {
+            return Err(io::Error::other("something that is no directory is there"));
         }
         unlink(&dir, name)?;
         fs::mkdirat(&*dir, name, Mode::RWXU)?;
@@ -233,6 +295,12 @@ impl Preparer {
             return Ok(None);
         }
         let existing = self.existing(place, &name)?;
+        if existing.is_some() && self.job.only_adds() {
+            // Further names of the same file don't become names of this one, which may be another.
+            self.job.skip();
+            return Ok(None);
+        }
+        let replaces = existing.is_some() && self.job.ground == Ground::InPlace;
         let is_same = existing
             .as_ref()
             .is_some_and(|stat| is_same(stat, file.size, attributes.modified));
@@ -250,15 +318,16 @@ impl Preparer {
                 unlink(&*place.fd()?, left)?;
             }
         }
-        let target = Target::new(
-            self.job.clone(),
-            place.clone(),
+        let plan = TargetPlan {
+            place: place.clone(),
             name,
             temporary,
             attributes,
-            file.size,
+            size: file.size,
             in_pieces,
-        );
+            replaces,
+        };
+        let target = Target::new(self.job.clone(), plan);
         if let Some(group) = file.link_group {
             self.groups.insert(group, target.clone());
         }
@@ -327,6 +396,10 @@ impl Preparer {
     ) -> io::Result<()> {
         let dir = place.fd()?;
         if self.existing(place, name)?.is_some() {
+            if self.job.only_adds() {
+                self.job.skip();
+                return Ok(());
+            }
             if fs::readlinkat(&*dir, name, Vec::new()).is_ok_and(|old| old.as_bytes() == target) {
                 return Ok(());
             }
@@ -372,6 +445,10 @@ impl Preparer {
     ) -> io::Result<()> {
         let dir = place.fd()?;
         if self.existing(place, name)?.is_some() {
+            if self.job.only_adds() {
+                self.job.skip();
+                return Ok(());
+            }
             unlink(&dir, name)?;
         }
         let mode = Mode::from_raw_mode(attributes.mode & 0o777);
@@ -410,27 +487,38 @@ impl Preparer {
                 Err(io::Error::other(what))
             };
             match result {
-                Ok(()) => self.job.file_done(first.size()),
+                Ok(Linked::New) => self.job.file_written(first.size(), false),
+                Ok(Linked::Replaced) => self.job.file_written(first.size(), true),
+                Ok(Linked::WasThere) => self.job.file_done(first.size()),
+                Ok(Linked::Skipped) => self.job.skip(),
                 Err(error) => self.job.failed(&place.path_of(&name), error),
             }
         }
     }
 
-    fn link(&self, first: &Target, place: &Arc<Place>, name: &[u8]) -> io::Result<()> {
+    fn link(&self, first: &Target, place: &Arc<Place>, name: &[u8]) -> io::Result<Linked> {
         let (from, to) = (first.place().fd()?, place.fd()?);
+        let mut linked = Linked::New;
         if let Some(stat) = self.existing(place, name)? {
+            if self.job.only_adds() {
+                return Ok(Linked::Skipped);
+            }
             let source = fs::statat(&*from, first.name(), AtFlags::SYMLINK_NOFOLLOW)?;
             if stat::inode(&stat) == stat::inode(&source) {
-                return Ok(());
+                return Ok(Linked::WasThere);
             }
             unlink(&to, name)?;
+            if self.job.ground == Ground::InPlace {
+                linked = Linked::Replaced;
+            }
         }
         match fs::linkat(&*from, first.name(), &*to, name, AtFlags::empty()) {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(linked),
             // A file system without hard links, or one link too many: a copy is the next best.
             Err(Errno::PERM | Errno::OPNOTSUPP | Errno::MLINK | Errno::XDEV) => {
                 let mut source = open_source(&from, first.name())?;
-                self.copy(&mut source, first, place, name)
+                self.copy(&mut source, first, place, name)?;
+                Ok(linked)
             }
             Err(error) => Err(error.into()),
         }

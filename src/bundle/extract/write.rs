@@ -7,16 +7,22 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use rustix::fs::{self, Mode, OFlags};
 
 use super::Overwrite;
 use super::directory::{Attributes, Place, rename, set_attributes, unlink};
-use super::job::Job;
+use super::job::{Job, lock};
+use crate::crypto::hash;
 use crate::id::BlockId;
+
+/// Files from this size on are read back from the disk when they are verified; for smaller ones waiting for the disk would cost more
+/// than it tells.
+const FROM_DISK_BYTES: u64 = 1 << 20;
+const CHECK_KEY: &[u8; 32] = b"libernet 2026-11 what is written";
 
 /// A regular file on its way.
 pub(super) struct Target {
@@ -31,9 +37,36 @@ pub(super) struct Target {
     pieces_left: AtomicU32,
     /// It has holes or more than one piece, so that its length has to be set.
     in_pieces: bool,
+    /// It takes the place of something.
+    replaces: bool,
+    /// Held while it is made: the first who writes makes it, and only if nothing has its name. Where names that differ in case are one,
+    /// two files would be written into each other otherwise.
+    making: Mutex<()>,
     is_created: AtomicBool,
     is_broken: AtomicBool,
     is_done: AtomicBool,
+    /// What each piece should be, if it is read back.
+    checks: Mutex<Vec<Check>>,
+}
+
+/// A piece of a file: where it is, how long, and its hash.
+struct Check {
+    at: u64,
+    len: u32,
+    hash: [u8; 32],
+}
+
+/// What is to be written where.
+pub(super) struct TargetPlan {
+    pub(super) place: Arc<Place>,
+    pub(super) name: Bytes,
+    /// Name while it is written, if it is another.
+    pub(super) temporary: Option<Bytes>,
+    pub(super) attributes: Attributes,
+    pub(super) size: u64,
+    /// It has holes or more than one piece.
+    pub(super) in_pieces: bool,
+    pub(super) replaces: bool,
 }
 
 /// A range of a block's plaintext that goes into a file.
@@ -47,27 +80,22 @@ pub(super) struct Write {
 }
 
 impl Target {
-    pub(super) fn new(
-        job: Arc<Job>,
-        place: Arc<Place>,
-        name: Bytes,
-        temporary: Option<Bytes>,
-        attributes: Attributes,
-        size: u64,
-        in_pieces: bool,
-    ) -> Arc<Self> {
+    pub(super) fn new(job: Arc<Job>, plan: TargetPlan) -> Arc<Self> {
         Arc::new(Self {
             job,
-            place,
-            name,
-            temporary,
-            attributes,
-            size,
+            place: plan.place,
+            name: plan.name,
+            temporary: plan.temporary,
+            attributes: plan.attributes,
+            size: plan.size,
             pieces_left: AtomicU32::new(1),
-            in_pieces,
+            in_pieces: plan.in_pieces,
+            replaces: plan.replaces,
+            making: Mutex::default(),
             is_created: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
             is_done: AtomicBool::new(false),
+            checks: Mutex::default(),
         })
     }
 
@@ -117,7 +145,10 @@ impl Target {
         if !self.is_broken.load(Ordering::Relaxed) {
             match self.open() {
                 Ok(opened) => match opened.write_all_at(bytes, at) {
-                    Ok(()) => file = Some(opened),
+                    Ok(()) => {
+                        self.remember(at, bytes);
+                        file = Some(opened);
+                    }
                     Err(error) => self.refuse(error),
                 },
                 Err(error) => self.refuse(error),
@@ -148,18 +179,54 @@ impl Target {
 
     fn open(&self) -> Result<File, std::io::Error> {
         let dir = self.place.fd()?;
-        let mut flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        if !self.in_pieces {
-            flags |= OFlags::EXCL;
+        let name = &self.written_name()[..];
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if !self.is_created.load(Ordering::Acquire) {
+            let _making = lock(&self.making);
+            if !self.is_created.load(Ordering::Acquire) {
+                let flags = flags | OFlags::CREATE | OFlags::EXCL;
+                let fd = fs::openat(&*dir, name, flags, Mode::RUSR | Mode::WUSR)?;
+                self.is_created.store(true, Ordering::Release);
+                return Ok(fd.into());
+            }
         }
-        let fd = fs::openat(
-            &*dir,
-            &self.written_name()[..],
-            flags,
-            Mode::RUSR | Mode::WUSR,
-        )?;
-        self.is_created.store(true, Ordering::Relaxed);
-        Ok(fd.into())
+        Ok(fs::openat(&*dir, name, flags, Mode::empty())?.into())
+    }
+
+    fn remember(&self, at: u64, bytes: &[u8]) {
+        if self.job.options.verify {
+            lock(&self.checks).push(Check {
+                at,
+                // A piece comes from one block.
+                len: bytes.len() as u32,
+                hash: hash::keyed(CHECK_KEY, bytes),
+            });
+        }
+    }
+
+    /// Reads back what was written.
+    fn verify(&self, file: &File) -> Result<(), std::io::Error> {
+        let differs = || std::io::Error::other("what was read back is not what was written");
+        if self.size >= FROM_DISK_BYTES {
+            // What is not yet on the disk would come from memory again.
+            file.sync_data()?;
+            #[cfg(not(target_vendor = "apple"))]
+            let _ = fs::fadvise(file, 0, None, fs::Advice::DontNeed);
+        }
+        let written = open_source(&*self.place.fd()?, self.written_name())?;
+        if written.metadata()?.len() != self.size {
+            return Err(differs());
+        }
+        let mut buffer = Vec::new();
+        for Check { at, len, hash } in std::mem::take(&mut *lock(&self.checks)) {
+            buffer.resize(len as usize, 0);
+            written.read_exact_at(&mut buffer, at)?;
+            if hash::keyed(CHECK_KEY, &buffer) != hash {
+                return Err(differs());
+            }
+        }
+        self.job.verified.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     fn piece_done(self: &Arc<Self>, file: Option<File>) {
@@ -177,7 +244,7 @@ impl Target {
         match result {
             Ok(()) => {
                 self.set_done();
-                self.job.file_done(self.size);
+                self.job.file_written(self.size, self.replaces);
             }
             Err(error) => {
                 self.refuse(error);
@@ -190,10 +257,16 @@ impl Target {
         if self.in_pieces {
             file.set_len(self.size)?;
         }
+        if self.job.options.verify {
+            self.verify(file)?;
+        }
         self.give_attributes(file)?;
         if let Some(temporary) = &self.temporary {
             let dir = self.place.fd()?;
-            let may_replace = self.job.options.overwrite != Overwrite::Never;
+            let may_replace = matches!(
+                self.job.options.overwrite,
+                Overwrite::Changed | Overwrite::Always
+            );
             rename(&dir, temporary, &self.name, may_replace)?;
         }
         Ok(())
@@ -227,4 +300,95 @@ impl Drop for Target {
 pub(super) fn open_source(dir: &OwnedFd, name: &[u8]) -> Result<File, std::io::Error> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(fs::openat(dir, name, flags, Mode::empty())?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::extract::ExtractOptions;
+    use crate::bundle::extract::job::Ground;
+    use crate::bundle::root::Totals;
+    use crate::monitor::Silent;
+
+    fn job(verify: bool) -> Arc<Job> {
+        let options = ExtractOptions {
+            verify,
+            ..ExtractOptions::default()
+        };
+        let (monitor, totals) = (Arc::new(Silent), Totals::default());
+        Job::new(
+            options,
+            Ground::Fresh,
+            String::new(),
+            PathBuf::new(),
+            monitor,
+            totals,
+        )
+    }
+
+    fn target(job: &Arc<Job>, dir: &std::path::Path, name: &'static str) -> Arc<Target> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let fd = fs::open(dir, flags, Mode::empty()).expect("opens");
+        let plan = TargetPlan {
+            place: Place::root(job.clone(), fd, None),
+            name: Bytes::from_static(name.as_bytes()),
+            temporary: None,
+            attributes: Attributes {
+                mode: 0o644,
+                modified: None,
+                owner: None,
+                xattrs: Vec::new(),
+            },
+            size: 10,
+            in_pieces: true,
+            replaces: false,
+        };
+        let target = Target::new(job.clone(), plan);
+        target.add_piece();
+        target.add_piece();
+        target
+    }
+
+    #[test]
+    fn what_reads_back_differently_is_not_there() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let job = job(true);
+        for (name, tamper) in [("good", false), ("bad", true)] {
+            let target = target(&job, dir.path(), name);
+            target.write(5, b"67890");
+            if tamper {
+                let file = File::options().write(true).open(dir.path().join(name));
+                file.expect("begun").write_all_at(b"x", 7).expect("written");
+            }
+            target.write(0, b"12345");
+            target.end_plan();
+        }
+        assert_eq!(job.verified.load(Ordering::Relaxed), 1);
+        let good = std::fs::read(dir.path().join("good")).expect("there");
+        assert_eq!(good, b"1234567890");
+        assert!(!dir.path().join("bad").exists());
+        let findings = job.take_findings();
+        assert_eq!(findings.failed_total, 1);
+        assert!(findings.failed[0].reason.contains("read back"));
+    }
+
+    /// As two names do that differ in case, on a file system that does not tell them apart.
+    #[test]
+    fn two_files_of_one_name_are_not_written_into_each_other() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let job = job(false);
+        let (one, two) = (
+            target(&job, dir.path(), "name"),
+            target(&job, dir.path(), "name"),
+        );
+        one.write(0, b"11111");
+        two.write(0, b"22222");
+        two.write(5, b"22222");
+        two.end_plan();
+        one.write(5, b"11111");
+        one.end_plan();
+        let kept = std::fs::read(dir.path().join("name")).expect("there");
+        assert_eq!(kept, b"1111111111");
+        assert_eq!(job.take_findings().failed_total, 1);
+    }
 }

@@ -55,6 +55,8 @@ pub(super) struct Assembled {
     pub(super) totals: Totals,
     pub(super) unreadable: Vec<Unreadable>,
     pub(super) unreadable_total: u64,
+    pub(super) unchanged: u64,
+    pub(super) excluded: u64,
 }
 
 pub(super) struct Assembler<'a> {
@@ -67,6 +69,8 @@ pub(super) struct Assembler<'a> {
     totals: Totals,
     unreadable: Vec<Unreadable>,
     unreadable_total: u64,
+    unchanged: u64,
+    excluded: u64,
 }
 
 impl<'a> Assembler<'a> {
@@ -81,6 +85,8 @@ impl<'a> Assembler<'a> {
             totals: Totals::default(),
             unreadable: Vec::new(),
             unreadable_total: 0,
+            unchanged: 0,
+            excluded: 0,
         }
     }
 
@@ -109,6 +115,8 @@ impl<'a> Assembler<'a> {
             totals: self.totals,
             unreadable: self.unreadable,
             unreadable_total: self.unreadable_total,
+            unchanged: self.unchanged,
+            excluded: self.excluded,
         })
     }
 
@@ -138,10 +146,18 @@ impl<'a> Assembler<'a> {
                     entry,
                     link_group,
                     path,
+                    ..
                 } => self.again(entry, link_group, path)?,
+                Step::Taken(entry) => {
+                    self.unchanged += 1;
+                    self.remember_group(&entry);
+                    self.add(Built::leaf(*entry))?;
+                }
+                Step::Listed(ids) => self.writer.count(&ids),
+                Step::Excluded(names) => self.excluded += names,
                 Step::Unreadable { path, error } => self.unreadable(path, error),
-                // A reader turned each into one of the others.
-                Step::Small(_) => return Err(Failed::Reader),
+                // A reader turned each into one of the others, and only a survey sees.
+                Step::Small(_) | Step::Seen { .. } => return Err(Failed::Reader),
             }
         }
         drop(permit);
@@ -234,14 +250,21 @@ impl<'a> Assembler<'a> {
         if let Content::File(file) = &mut entry.content {
             file.size = size;
             file.extents = extents;
-            if let Some(group) = file.link_group {
-                self.groups.insert(group, entry.clone());
-                // The walker has further links to groups as old as this read again.
-                self.groups
-                    .retain(|other, _| *other + REMEMBERED_GROUPS > group);
-            }
         }
+        self.remember_group(&entry);
         self.add(Built::leaf(entry))
+    }
+
+    /// Keeps a file that may have further names at hand.
+    fn remember_group(&mut self, entry: &Entry<Handle>) {
+        if let Content::File(file) = &entry.content
+            && let Some(group) = file.link_group
+        {
+            self.groups.insert(group, entry.clone());
+            // The walker has further links to groups as old as this read again.
+            self.groups
+                .retain(|other, _| *other + REMEMBERED_GROUPS > group);
+        }
     }
 
     /// A further link to an inode: everything but the name is the same.
@@ -332,7 +355,7 @@ impl<'a> Writer<'a> {
                     id: known.id,
                     key: known.key,
                 };
-                (Slot::known(link), known.offset)
+                (Slot::known(Arc::new(link)), known.offset)
             }
             None if in_pack => self.pack(bytes, hash)?,
             None => {

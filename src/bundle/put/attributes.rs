@@ -23,6 +23,7 @@ pub(super) fn entry(name: &[u8], stat: &Stat, content: Content<Handle>) -> Entry
             gid: stat.st_gid,
         }),
         xattrs: Vec::new(),
+        identity: None,
         content,
     }
 }

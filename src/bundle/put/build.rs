@@ -29,6 +29,8 @@ const LIST_MAX: usize = 768;
 
 /// About what an entry costs in bytes besides what is counted.
 const ENTRY_BYTES: usize = 48;
+/// About what is kept to recognise an unchanged file.
+const IDENTITY_BYTES: usize = 24;
 /// About what an extent costs, and an extent whose block no other entry of the message uses.
 const EXTENT_BYTES: usize = 16;
 const BLOCK_BYTES: usize = 88;
@@ -71,7 +73,8 @@ fn own_bytes(entry: &Entry<Handle>) -> usize {
         Content::Symlink(target) => target.len(),
         Content::Directory(Directory::Inline(_)) | Content::Fifo | Content::Device(_) => 0,
     };
-    ENTRY_BYTES + entry.name.len() + xattrs + content
+    let identity = entry.identity.map_or(0, |_| IDENTITY_BYTES);
+    ENTRY_BYTES + entry.name.len() + xattrs + identity + content
 }
 
 fn extent_bytes(extent: &Extent<Handle>) -> usize {

@@ -17,38 +17,48 @@ mod assemble;
 mod attributes;
 mod build;
 mod chunk;
+mod collect;
+mod filter;
+mod place;
+mod previous;
 mod queue;
 mod read;
 mod seal;
+mod select;
+mod start;
+mod survey;
 mod walk;
 
+pub(super) use self::filter::patterns;
+pub use self::filter::{Filter, FilterOptions, Inside, Rules};
+pub use self::previous::Previous;
+pub use self::survey::{Survey, survey};
+
 use std::collections::BTreeMap;
-use std::io::{self, Read};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-use bytes::{Buf, Bytes};
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::assemble::{Assembled, Assembler, Failed};
+use self::collect::Collector;
+use self::previous::Past;
 use self::queue::Queue;
 use self::read::{ReadJob, Reader};
 use self::seal::{Outgoing, Shared, StopOnDrop, seal_jobs};
-use self::walk::{DIRECTORY_FLAGS, Item, Walker};
+use self::start::{Start, StreamInput};
+use self::walk::{Item, WalkOptions, Walker};
 use super::codec::MAX_NODE_BYTES;
 use super::error::Error;
 use super::root::{Root, Totals, check_index_file, check_properties};
 use super::tree::{Content, Entry, File, check_name};
-use crate::block::{
-    self, Block, BlockSink, ChunkHash, ChunkIndex, Context, Link, MAX_BLOCK_BYTES, PutStats, Ref,
-};
+use crate::block::{self, BlockSink, ChunkIndex, Context, Link, MAX_BLOCK_BYTES, PutStats};
 use crate::monitor::Monitor;
 
 /// Unreadable files that a report names one by one.
@@ -63,11 +73,6 @@ const ITEMS_AHEAD: usize = 64;
 const READS_AHEAD: usize = 64;
 /// Most threads that read files; more only help where the file system is far away.
 const MAX_READERS: usize = 4;
-/// Most blocks and bytes in one call of the sink.
-const SINK_BLOCKS: usize = 16;
-const SINK_BYTES: usize = 8 << 20;
-/// A very long run is made durable each time this much was put: what a crash can cost.
-const COMMIT_BYTES: u64 = 4 << 30;
 /// What a stream is read in.
 const STREAM_BYTES: usize = 256 << 10;
 
@@ -84,6 +89,13 @@ pub struct PutOptions {
     pub properties: BTreeMap<String, Bytes>,
     /// Leaves out what is mounted below the directory.
     pub one_file_system: bool,
+    /// What else is left out.
+    pub filter: Option<Arc<dyn Filter>>,
+    /// Keeps in the tree what a later put recognises unchanged files by: inode numbers and times of change. Equal trees no longer give equal
+    /// links then.
+    pub keep_identity: bool,
+    /// An earlier bundle of the same tree: files that have not changed since are not read.
+    pub previous: Option<Previous>,
     /// Memory for file content on its way.
     pub max_in_flight_bytes: usize,
 }
@@ -96,6 +108,9 @@ impl Default for PutOptions {
             index_file: None,
             properties: BTreeMap::new(),
             one_file_system: false,
+            filter: None,
+            keep_identity: false,
+            previous: None,
             max_in_flight_bytes: DEFAULT_IN_FLIGHT_BYTES,
         }
     }
@@ -118,6 +133,10 @@ pub struct PutReport {
     pub new_blocks: u64,
     /// Their bytes.
     pub new_bytes: u64,
+    /// Files that were taken over from the earlier bundle without reading them.
+    pub unchanged: u64,
+    /// Names that the filter left out; what is below a directory that was left out is not counted.
+    pub excluded: u64,
     /// What could not be read, or not as it should: the first [`MAX_REPORTED`].
     pub unreadable: Vec<Unreadable>,
     /// How many there are in all.
@@ -151,11 +170,41 @@ pub async fn put(
     cancel: CancellationToken,
 ) -> Result<PutReport, Error> {
     let path = path.to_owned();
-    let start = tokio::task::spawn_blocking(move || Start::at(&path))
-        .await
-        .map_err(|_| Error::Worker)??;
+    let is_filtered = options.filter.is_some();
+    let start = blocking(move || Start::at(&path, is_filtered)).await?;
     let stopped = CancellationToken::new();
     run(start, options, sink, index, monitor, cancel, stopped).await
+}
+
+/// Puts what is at `paths` as one tree whose root is `/` and that holds these paths, what is below them, and the directories that lead
+/// to them, with their attributes and nothing else in them. Paths are resolved first: a symlink is followed to what it names. One that lies
+/// below another adds nothing. A path that can't be had is reported as unreadable.
+///
+/// # Errors
+/// As [`put`]; [`Error::Io`] when no path can be had.
+///
+/// # Cancel safety
+/// As [`put`].
+pub async fn put_paths(
+    paths: &[PathBuf],
+    options: PutOptions,
+    sink: Arc<dyn BlockSink>,
+    index: Arc<dyn ChunkIndex>,
+    monitor: Arc<dyn Monitor>,
+    cancel: CancellationToken,
+) -> Result<PutReport, Error> {
+    let paths = paths.to_vec();
+    let start = blocking(move || Start::at_all(&paths)).await?;
+    let stopped = CancellationToken::new();
+    run(start, options, sink, index, monitor, cancel, stopped).await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Error::Worker)?
 }
 
 /// Puts what `reader` gives as one file called `name`, without time and owner: equal bytes under one name give equal links.
@@ -215,94 +264,6 @@ pub async fn put_reader(
     }
 }
 
-/// What is to be put.
-enum Start {
-    Directory {
-        fd: OwnedFd,
-        name: Vec<u8>,
-        path: PathBuf,
-    },
-    File {
-        parent: OwnedFd,
-        name: Vec<u8>,
-        path: PathBuf,
-        stat: Box<Stat>,
-    },
-    Stream {
-        name: Bytes,
-        input: StreamInput,
-    },
-}
-
-impl Start {
-    fn at(given: &Path) -> Result<Self, Error> {
-        use std::os::unix::ffi::OsStrExt;
-        let io = |source: io::Error| Error::io(given, source);
-        let path = given.canonicalize().map_err(io)?;
-        let name = path
-            .file_name()
-            .map(|name| name.as_bytes().to_vec())
-            .unwrap_or_default();
-        let stat = fs::stat(&path).map_err(|error| io(error.into()))?;
-        let directory = |path: &Path| {
-            fs::open(path, DIRECTORY_FLAGS, Mode::empty()).map_err(|error| io(error.into()))
-        };
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => Ok(Self::Directory {
-                fd: directory(&path)?,
-                name,
-                path: given.to_owned(),
-            }),
-            FileType::RegularFile => {
-                let parent = directory(path.parent().unwrap_or(&path))?;
-                let stat = fs::statat(&parent, &name[..], AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(|error| io(error.into()))?;
-                // Says at once what would otherwise be said by a reader.
-                fs::openat(
-                    &parent,
-                    &name[..],
-                    OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
-                    Mode::empty(),
-                )
-                .map_err(|error| io(error.into()))?;
-                Ok(Self::File {
-                    parent,
-                    name,
-                    path,
-                    stat: Box::new(stat),
-                })
-            }
-            _ => Err(Error::NotPuttable {
-                path: given.to_owned(),
-            }),
-        }
-    }
-}
-
-/// Bytes that an async reader gave, for a thread.
-struct StreamInput {
-    input: mpsc::Receiver<io::Result<Bytes>>,
-    now: Bytes,
-    /// The reader came to its end. Without that the put was dropped and what came so far is only a part.
-    is_whole: bool,
-}
-
-impl Read for StreamInput {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        while self.now.is_empty() && !self.is_whole {
-            match self.input.blocking_recv() {
-                None => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Some(Err(error)) => return Err(error),
-                Some(Ok(bytes)) if bytes.is_empty() => self.is_whole = true,
-                Some(Ok(bytes)) => self.now = bytes,
-            }
-        }
-        let len = out.len().min(self.now.len());
-        self.now.copy_to_slice(&mut out[..len]);
-        Ok(len)
-    }
-}
-
 async fn run(
     start: Start,
     options: PutOptions,
@@ -329,7 +290,14 @@ async fn run(
         shared: shared.clone(),
         index: index.clone(),
         monitor: monitor.clone(),
-        one_file_system: options.one_file_system,
+        walk: WalkOptions {
+            one_file_system: options.one_file_system,
+            keep_identity: options.keep_identity,
+            filter: options.filter,
+            only_count: false,
+        },
+        previous: options.previous,
+        runtime: tokio::runtime::Handle::current(),
         name: options.name,
         index_file,
         properties: options.properties,
@@ -366,6 +334,8 @@ async fn run(
         },
         new_blocks: stats.new_blocks,
         new_bytes: stats.new_bytes,
+        unchanged: made.unchanged,
+        excluded: made.excluded,
         unreadable: made.unreadable,
         unreadable_total: made.unreadable_total,
     })
@@ -376,7 +346,9 @@ struct Pipeline {
     shared: Arc<Shared>,
     index: Arc<dyn ChunkIndex>,
     monitor: Arc<dyn Monitor>,
-    one_file_system: bool,
+    walk: WalkOptions,
+    previous: Option<Previous>,
+    runtime: tokio::runtime::Handle,
     name: Option<Bytes>,
     index_file: Option<Bytes>,
     properties: BTreeMap<String, Bytes>,
@@ -387,11 +359,14 @@ struct Made {
     totals: Totals,
     unreadable: Vec<Unreadable>,
     unreadable_total: u64,
+    unchanged: u64,
+    excluded: u64,
 }
 
 impl Pipeline {
-    fn run(self, start: Start, out: &mpsc::Sender<Outgoing>) -> Result<Made, Error> {
+    fn run(mut self, start: Start, out: &mpsc::Sender<Outgoing>) -> Result<Made, Error> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
+        let (walk_options, previous) = (std::mem::take(&mut self.walk), self.previous.take());
         let shared = &*self.shared;
         let jobs = Queue::new(READS_AHEAD);
         let index_failed = AtomicBool::new(false);
@@ -400,6 +375,7 @@ impl Pipeline {
             index: &*self.index,
             monitor: &*self.monitor,
             index_failed: &index_failed,
+            keep_identity: walk_options.keep_identity,
         };
         let assembled = thread::scope(|scope| {
             // Whatever happens here, the others end.
@@ -413,8 +389,25 @@ impl Pipeline {
             }
             let (items, received) = sync_channel(ITEMS_AHEAD);
             let monitor = &*self.monitor;
-            let walker = Walker::new(shared, &jobs, items, monitor, self.one_file_system);
-            scope.spawn(|| walk(walker, start));
+            let walker = Walker::new(shared, &jobs, items, monitor, walk_options);
+            let (runtime, index) = (self.runtime.clone(), &*self.index);
+            scope.spawn(move || {
+                let past = previous
+                    .map(|previous| {
+                        Past::open(
+                            previous,
+                            runtime,
+                            Some(index),
+                            monitor,
+                            shared.halted.clone(),
+                        )
+                    })
+                    .transpose();
+                // An error means that the work was stopped; the assembler knows.
+                if let Ok(past) = past {
+                    walk(walker.beside(past.flatten()), start);
+                }
+            });
             let assembled = Assembler::new(shared, monitor).run(&received)?;
             self.root(assembled, out)
         });
@@ -457,6 +450,8 @@ impl Pipeline {
             totals: tree.totals,
             unreadable: tree.unreadable,
             unreadable_total: tree.unreadable_total,
+            unchanged: tree.unchanged,
+            excluded: tree.excluded,
         })
     }
 }
@@ -472,7 +467,13 @@ impl Drop for CloseOnDrop<'_> {
 fn walk(walker: Walker<'_>, start: Start) {
     // An error means that the work was stopped; the assembler knows.
     let _ = match start {
-        Start::Directory { fd, name, path } => walker.directory(fd, &name, &path),
+        Start::Directory {
+            fd,
+            name,
+            path,
+            selection,
+            failed,
+        } => walker.directory(fd, &name, &path, selection, failed),
         Start::File {
             parent,
             name,
@@ -487,6 +488,7 @@ fn walk(walker: Walker<'_>, start: Start) {
                 modified: None,
                 owner: None,
                 xattrs: Vec::new(),
+                identity: None,
                 content: Content::File(File {
                     size: 0,
                     extents: Vec::new(),
@@ -504,76 +506,4 @@ fn walk(walker: Walker<'_>, start: Start) {
                 })
         }
     };
-}
-
-/// Brings sealed blocks to the sink, and what the index should know to the index.
-struct Collector {
-    sink: Arc<dyn BlockSink>,
-    index: Arc<dyn ChunkIndex>,
-    monitor: Arc<dyn Monitor>,
-    stats: PutStats,
-    index_failed: bool,
-}
-
-impl Collector {
-    async fn run(mut self, mut outgoing: mpsc::Receiver<Outgoing>) -> Result<PutStats, Error> {
-        let mut uncommitted = 0;
-        while let Some(first) = outgoing.recv().await {
-            let mut batch = vec![first];
-            let mut bytes = batch[0].block.bytes().len();
-            while batch.len() < SINK_BLOCKS
-                && bytes < SINK_BYTES
-                && let Ok(next) = outgoing.try_recv()
-            {
-                bytes += next.block.bytes().len();
-                batch.push(next);
-            }
-            let (mut blocks, mut entries, mut permits) = (Vec::new(), Vec::new(), Vec::new());
-            for Outgoing {
-                block,
-                index,
-                permit,
-            } in batch
-            {
-                blocks.push(block);
-                entries.extend(index);
-                permits.push(permit);
-            }
-            self.put(blocks).await?;
-            self.remember(entries).await?;
-            uncommitted += bytes as u64;
-            if uncommitted >= COMMIT_BYTES {
-                self.sink.commit().await?;
-                uncommitted = 0;
-            }
-            drop(permits);
-        }
-        Ok(self.stats)
-    }
-
-    async fn put(&mut self, blocks: Vec<Block>) -> Result<(), Error> {
-        let stats = self.sink.put(blocks).await?;
-        self.stats.new_blocks += stats.new_blocks;
-        self.stats.new_bytes += stats.new_bytes;
-        Ok(())
-    }
-
-    /// Tells the index. That it fails costs space in later runs, never data.
-    async fn remember(&mut self, entries: Vec<(ChunkHash, Ref)>) -> Result<(), Error> {
-        if entries.is_empty() {
-            return Ok(());
-        }
-        let index = self.index.clone();
-        let result = tokio::task::spawn_blocking(move || index.insert(&entries))
-            .await
-            .map_err(|_| Error::Worker)?;
-        if let Err(error) = result
-            && !std::mem::replace(&mut self.index_failed, true)
-        {
-            self.monitor.warning(&format!(
-                "later runs will not find what this one stores: {error}"
-            ));
-        }
-        Ok(())
-    }
 }

@@ -67,6 +67,7 @@ pub(super) struct Reader<'a> {
     pub(super) monitor: &'a dyn Monitor,
     /// The index failed once and was reported.
     pub(super) index_failed: &'a AtomicBool,
+    pub(super) keep_identity: bool,
 }
 
 impl Reader<'_> {
@@ -163,7 +164,7 @@ impl Reader<'_> {
         }
         let is_still =
             stat::is_unchanged(&before, &after) && bytes.len() as u64 == stat::size(&before);
-        let (entry, xattr_note) = entry_of(file, &fd, &before);
+        let (entry, xattr_note) = self.entry_of(file, &fd, &before);
         let note = if is_still {
             xattr_note
         } else {
@@ -174,6 +175,22 @@ impl Reader<'_> {
             chunk: (!bytes.is_empty()).then(|| self.chunk(bytes)),
             note: note.map(|note| (file.place.trail.join(&file.name), note)),
         })
+    }
+
+    fn entry_of(
+        &self,
+        file: &ToRead,
+        fd: &File,
+        stat: &Stat,
+    ) -> (Entry<Handle>, Option<io::Error>) {
+        let content = attributes::no_bytes(file.link_group);
+        let mut entry = attributes::entry(&file.name, stat, content);
+        let (xattrs, left_out) = attributes::xattrs(fd);
+        entry.xattrs = xattrs;
+        entry.identity = self.keep_identity.then(|| stat::identity(stat));
+        let note = left_out
+            .then(|| io::Error::other("some of its extended attributes are too large to keep"));
+        (entry, note)
     }
 
     /// Sends a file's pieces. `None`: nobody wants them any more.
@@ -208,7 +225,7 @@ impl Reader<'_> {
             }
         }
         let after = fs::fstat(&fd)?;
-        let (entry, xattr_note) = entry_of(file, &fd, &before);
+        let (entry, xattr_note) = self.entry_of(file, &fd, &before);
         let note = if stat::is_unchanged(&before, &after) {
             xattr_note
         } else {
@@ -261,16 +278,6 @@ fn read_up_to(mut fd: &File, stat: &Stat) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(size as usize);
     fd.by_ref().take(size).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-fn entry_of(file: &ToRead, fd: &File, stat: &Stat) -> (Entry<Handle>, Option<io::Error>) {
-    let content = attributes::no_bytes(file.link_group);
-    let mut entry = attributes::entry(&file.name, stat, content);
-    let (xattrs, left_out) = attributes::xattrs(fd);
-    entry.xattrs = xattrs;
-    let note =
-        left_out.then(|| io::Error::other("some of its extended attributes are too large to keep"));
-    (entry, note)
 }
 
 /// The next stretch of data at or after `at`: start and end. Both are `size` when only a hole is left.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::queue::{Closed, Permit, Permits, Queue};
 use crate::block::{self, Block, ChunkHash, Context, Link, MAX_PLAINTEXT_BYTES, Ref};
@@ -19,8 +20,8 @@ pub(super) type Handle = Arc<Slot>;
 
 impl Slot {
     /// A block that was stored earlier.
-    pub(super) fn known(link: Link) -> Handle {
-        Arc::new(Self(OnceLock::from(Some(Arc::new(link)))))
+    pub(super) fn known(link: Arc<Link>) -> Handle {
+        Arc::new(Self(OnceLock::from(Some(link))))
     }
 
     pub(super) fn get(&self) -> Option<Arc<Link>> {
@@ -71,6 +72,8 @@ pub(super) struct Shared {
     /// Threads that are sealing now.
     sealing: AtomicUsize,
     stopped: AtomicBool,
+    /// Cancelled together with it, for who waits for something asynchronous.
+    pub(super) halted: CancellationToken,
 }
 
 impl Shared {
@@ -82,12 +85,14 @@ impl Shared {
             read_budget: Permits::new(read_bytes),
             sealing: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
+            halted: CancellationToken::new(),
         }
     }
 
     /// Has every thread end soon. Those that wait are woken.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
+        self.halted.cancel();
         self.jobs.close();
         self.permits.close();
         self.read_budget.close();

@@ -3,25 +3,33 @@
 //! It works on directory descriptors and never follows a symlink below the root. Small files are handed out in batches, so that their
 //! opening and reading runs in parallel; the order in which everything arrives at the assembler is the order of the walk.
 //!
+//! On the way to chosen paths it visits only what leads on; elsewhere a filter may say what is left out, and an earlier tree what need not
+//! be read again.
+//!
 //! Memory: the names of the directories that are open now, and one number for each hard-linked inode.
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use bytes::Bytes;
-use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{self, AtFlags, FileType, Stat};
 use rustix::io::Errno;
 
 use super::attributes;
+use super::filter::{Filter, Inside};
+use super::place::{Names, Place, Trail, open_directory, path_of};
+use super::previous::{self, Beside, Past};
 use super::queue::{Closed, Permit, Queue};
 use super::read::{Piece, ReadJob};
 use super::seal::{Handle, Shared};
+use super::select::Selection;
 use crate::bundle::stat;
-use crate::bundle::tree::{Content, Entry, MAX_DEPTH, check_name};
+use crate::bundle::tree::{Content, Entry, File, MAX_DEPTH};
+use crate::id::BlockId;
 use crate::monitor::Monitor;
 
 /// Files below this size are read whole and travel in packs.
@@ -36,55 +44,6 @@ const OPEN_DIRECTORIES: usize = 64;
 pub(super) const REMEMBERED_GROUPS: u32 = 1024;
 /// Pieces of a large file that are read ahead.
 const PIECES_AHEAD: usize = 2;
-
-/// An open directory and how it was reached.
-pub(super) struct Place {
-    pub(super) fd: OwnedFd,
-    pub(super) trail: Arc<Trail>,
-}
-
-/// A path as a chain of names: it costs nothing until somebody wants to see it.
-pub(super) struct Trail {
-    parent: Option<Arc<Trail>>,
-    name: PathBuf,
-}
-
-impl Trail {
-    pub(super) fn root(path: &Path) -> Arc<Self> {
-        Arc::new(Self {
-            parent: None,
-            name: path.to_owned(),
-        })
-    }
-
-    fn child(self: &Arc<Self>, name: &[u8]) -> Arc<Self> {
-        Arc::new(Self {
-            parent: Some(self.clone()),
-            name: path_of(name),
-        })
-    }
-
-    /// The path of this directory.
-    pub(super) fn path(&self) -> PathBuf {
-        let mut names = Vec::new();
-        let mut trail = Some(self);
-        while let Some(this) = trail {
-            names.push(this.name.clone());
-            trail = this.parent.as_deref();
-        }
-        names.into_iter().rev().collect()
-    }
-
-    /// The path of `name` in this directory.
-    pub(super) fn join(&self, name: &[u8]) -> PathBuf {
-        self.path().join(path_of(name))
-    }
-}
-
-fn path_of(name: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    PathBuf::from(std::ffi::OsStr::from_bytes(name))
-}
 
 /// A regular file that is to be read.
 pub(super) struct ToRead {
@@ -108,14 +67,37 @@ pub(super) enum Step {
     /// A further link to a file that came before.
     Again {
         entry: Entry<Handle>,
+        size: u64,
         link_group: u32,
         path: PathBuf,
     },
+    /// A file that is as it was in the earlier tree.
+    Taken(Box<Entry<Handle>>),
+    /// Blocks below lists that are taken over.
+    Listed(Vec<BlockId>),
+    /// A file, in a walk that only counts.
+    Seen {
+        size: u64,
+        /// Where it is, if it would be read.
+        to_read: Option<PathBuf>,
+    },
+    /// So many names were left out.
+    Excluded(u64),
     /// Could not be read, in full or in part.
     Unreadable {
         path: PathBuf,
         error: io::Error,
     },
+}
+
+/// What to walk through and how.
+#[derive(Default)]
+pub(super) struct WalkOptions {
+    pub(super) one_file_system: bool,
+    pub(super) keep_identity: bool,
+    pub(super) filter: Option<Arc<dyn Filter>>,
+    /// Nothing is read, files are only seen.
+    pub(super) only_count: bool,
 }
 
 /// What the assembler gets, in order.
@@ -131,7 +113,9 @@ pub(super) struct Walker<'a> {
     pub(super) jobs: &'a Queue<ReadJob>,
     pub(super) items: SyncSender<Item>,
     pub(super) monitor: &'a dyn Monitor,
-    pub(super) one_file_system: bool,
+    options: WalkOptions,
+    past: Option<Past<'a>>,
+    excluded: u64,
     batch: Vec<Step>,
     batch_bytes: u64,
     groups: HashMap<(u64, u64), u32>,
@@ -146,50 +130,19 @@ struct Frame {
     name: Bytes,
     /// Device and inode.
     inode: (u64, u64),
+    scope: Scope,
+    /// The path, if the filter wants it.
+    path: PathBuf,
 }
 
-/// Names of one directory, sorted, in little memory.
+/// What is wanted in a directory, and what it was like before.
 #[derive(Default)]
-struct Names {
-    bytes: Vec<u8>,
-    spans: Vec<(u32, u16)>,
-    next: usize,
+pub(super) struct Scope {
+    /// `None`: everything.
+    pub(super) selection: Option<Arc<Selection>>,
+    pub(super) filter: Option<Arc<dyn Filter>>,
+    pub(super) beside: Option<Beside>,
 }
-
-impl Names {
-    fn read(fd: &OwnedFd) -> Result<Self, Errno> {
-        let mut names = Self::default();
-        for entry in Dir::read_from(fd)? {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            // Names that no tree may hold: `.` and `..`, and what no file system gives.
-            if check_name(name).is_err() {
-                continue;
-            }
-            let start = u32::try_from(names.bytes.len()).map_err(|_| Errno::OVERFLOW)?;
-            names.bytes.extend_from_slice(name);
-            names.spans.push((start, name.len() as u16));
-        }
-        let Self { bytes, spans, .. } = &mut names;
-        spans.sort_unstable_by(|a, b| span(bytes, *a).cmp(span(bytes, *b)));
-        Ok(names)
-    }
-
-    fn next(&mut self) -> Option<Bytes> {
-        let at = *self.spans.get(self.next)?;
-        self.next += 1;
-        Some(Bytes::copy_from_slice(span(&self.bytes, at)))
-    }
-}
-
-fn span(bytes: &[u8], (start, len): (u32, u16)) -> &[u8] {
-    &bytes[start as usize..start as usize + len as usize]
-}
-
-pub(super) const DIRECTORY_FLAGS: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
 
 impl<'a> Walker<'a> {
     pub(super) fn new(
@@ -197,14 +150,16 @@ impl<'a> Walker<'a> {
         jobs: &'a Queue<ReadJob>,
         items: SyncSender<Item>,
         monitor: &'a dyn Monitor,
-        one_file_system: bool,
+        options: WalkOptions,
     ) -> Self {
         Self {
             shared,
             jobs,
             items,
             monitor,
-            one_file_system,
+            options,
+            past: None,
+            excluded: 0,
             batch: Vec::new(),
             batch_bytes: 0,
             groups: HashMap::new(),
@@ -212,11 +167,32 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Walks the tree below the directory `fd`.
-    pub(super) fn directory(mut self, fd: OwnedFd, name: &[u8], path: &Path) -> Result<(), Closed> {
+    /// Goes through an earlier tree, too.
+    pub(super) fn beside(mut self, past: Option<Past<'a>>) -> Self {
+        self.past = past;
+        self
+    }
+
+    /// Walks the tree below the directory `fd`, or what is selected of it. Reports what `failed` before the walk.
+    pub(super) fn directory(
+        mut self,
+        fd: OwnedFd,
+        name: &[u8],
+        path: &Path,
+        selection: Option<Arc<Selection>>,
+        failed: Vec<(PathBuf, io::Error)>,
+    ) -> Result<(), Closed> {
         let trail = Trail::root(path);
         let name = Bytes::copy_from_slice(name);
-        self.enter(fd, name, trail)?;
+        let scope = Scope {
+            selection,
+            filter: self.options.filter.clone(),
+            beside: self.past.as_mut().and_then(Past::root),
+        };
+        self.enter(fd, name, trail, scope)?;
+        for (path, error) in failed {
+            self.unreadable(path, error)?;
+        }
         while let Some(frame) = self.frames.last_mut() {
             self.shared.check()?;
             match frame.names.next() {
@@ -243,11 +219,17 @@ impl<'a> Walker<'a> {
             fd: parent,
             trail: Trail::root(path.parent().unwrap_or(path)),
         });
-        self.regular(&place, Bytes::copy_from_slice(name), stat, None)?;
+        self.regular(&place, Bytes::copy_from_slice(name), stat, None, None)?;
         self.flush()
     }
 
-    fn enter(&mut self, fd: OwnedFd, name: Bytes, trail: Arc<Trail>) -> Result<(), Closed> {
+    fn enter(
+        &mut self,
+        fd: OwnedFd,
+        name: Bytes,
+        trail: Arc<Trail>,
+        mut scope: Scope,
+    ) -> Result<(), Closed> {
         let path = || trail.path();
         let stat = match fs::fstat(&fd) {
             Ok(stat) => stat,
@@ -261,13 +243,29 @@ impl<'a> Walker<'a> {
             let error = io::Error::other("some of its extended attributes are too large to keep");
             self.unreadable(path(), error)?;
         }
-        let names = match Names::read(&fd) {
-            Ok(names) => names,
-            Err(error) => {
-                self.unreadable(path(), error)?;
-                Names::default()
-            }
+        let mut names = match &scope.selection {
+            Some(selection) => Names::of(selection.names()),
+            None => match Names::read(&fd) {
+                Ok(names) => names,
+                Err(error) => {
+                    self.unreadable(path(), error)?;
+                    Names::default()
+                }
+            },
         };
+        let path = match &scope.filter {
+            Some(_) => path(),
+            None => PathBuf::new(),
+        };
+        if scope.selection.is_none()
+            && let Some(filter) = &scope.filter
+        {
+            match filter.inside(&path, fd.as_fd()) {
+                Inside::Alike => {}
+                Inside::Other(other) => scope.filter = Some(other),
+                Inside::Only(wanted) => self.excluded += names.retain(&wanted),
+            }
+        }
         let place = Arc::new(Place {
             fd,
             trail: trail.clone(),
@@ -278,6 +276,8 @@ impl<'a> Walker<'a> {
             trail,
             name,
             inode: stat::inode(&stat),
+            scope,
+            path,
         });
         // The root stays open: everything is found again from there.
         if let Some(far) = self.frames.len().checked_sub(OPEN_DIRECTORIES)
@@ -300,8 +300,8 @@ impl<'a> Walker<'a> {
         for at in open + 1..=last {
             let parent = self.frames[at - 1].place.clone().ok_or(Closed)?;
             let frame = &self.frames[at];
-            let again = fs::openat(&parent.fd, &frame.name[..], DIRECTORY_FLAGS, Mode::empty())
-                .and_then(|fd| {
+            let again =
+                open_directory(&parent.fd, &frame.name, &frame.scope.selection).and_then(|fd| {
                     let stat = fs::fstat(&fd)?;
                     // Another directory under the same name is not the one that was being walked.
                     if stat::inode(&stat) != frame.inode {
@@ -334,21 +334,36 @@ impl<'a> Walker<'a> {
     }
 
     fn visit(&mut self, name: Bytes) -> Result<(), Closed> {
-        let (place, device) = match self.frames.last() {
-            Some(Frame {
-                place: Some(place),
-                inode: (device, _),
-                ..
-            }) => (place.clone(), *device),
-            _ => return Err(Closed),
+        let Some(frame) = self.frames.last_mut() else {
+            return Err(Closed);
         };
+        let place = frame.place.clone().ok_or(Closed)?;
         let stat = match fs::statat(&place.fd, &name[..], AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(error) => return self.unreadable(place.trail.join(&name), error),
         };
-        let simple = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => return self.subdirectory(&place, name, &stat, device),
-            FileType::RegularFile => return self.linked(&place, name, &stat),
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        // Who chose a path wants it.
+        if frame.scope.selection.is_none()
+            && let Some(filter) = &frame.scope.filter
+        {
+            let size = match kind {
+                FileType::RegularFile => stat::size(&stat),
+                _ => 0,
+            };
+            let path = frame.path.join(path_of(&name));
+            if !filter.keeps(&path, kind == FileType::Directory, size) {
+                self.excluded += 1;
+                return Ok(());
+            }
+        }
+        let earlier = match (&mut self.past, &mut frame.scope.beside) {
+            (Some(past), Some(beside)) => past.find(beside, &name)?,
+            _ => None,
+        };
+        let simple = match kind {
+            FileType::Directory => return self.subdirectory(&place, name, &stat, earlier),
+            FileType::RegularFile => return self.linked(&place, name, &stat, earlier),
             FileType::Symlink => match fs::readlinkat(&place.fd, &name[..], Vec::new()) {
                 Ok(target) => Content::Symlink(Bytes::from(target.into_bytes())),
                 Err(error) => return self.unreadable(place.trail.join(&name), error),
@@ -372,23 +387,36 @@ impl<'a> Walker<'a> {
         place: &Place,
         name: Bytes,
         stat: &Stat,
-        device: u64,
+        earlier: Option<Entry>,
     ) -> Result<(), Closed> {
-        let is_mount = stat::device(stat) != device;
+        let Some(frame) = self.frames.last() else {
+            return Err(Closed);
+        };
+        let is_chosen = frame.scope.selection.is_some();
+        let selection = frame
+            .scope
+            .selection
+            .as_ref()
+            .and_then(|selection| selection.below(&name));
+        let filter = frame.scope.filter.clone();
+        let is_mount = !is_chosen && stat::device(stat) != frame.inode.0;
         let opened = if self.frames.len() >= MAX_DEPTH {
             Some(Err(Errno::NAMETOOLONG))
-        } else if is_mount && self.one_file_system {
+        } else if is_mount && self.options.one_file_system {
             None
         } else {
-            Some(fs::openat(
-                &place.fd,
-                &name[..],
-                DIRECTORY_FLAGS,
-                Mode::empty(),
-            ))
+            Some(open_directory(&place.fd, &name, &selection))
         };
         if let Some(Ok(fd)) = opened {
-            return self.enter(fd, name.clone(), place.trail.child(&name));
+            let besides = self.frames.iter().flat_map(|frame| &frame.scope.beside);
+            let held = besides.map(Beside::held_bytes).sum();
+            let past = self.past.as_ref();
+            let scope = Scope {
+                selection,
+                filter,
+                beside: past.and_then(|past| past.inside(earlier, held)),
+            };
+            return self.enter(fd, name.clone(), place.trail.child(&name), scope);
         }
         // The directory itself is kept, and nothing of what is in it.
         let entry = attributes::entry(&name, stat, attributes::no_entries());
@@ -401,9 +429,15 @@ impl<'a> Walker<'a> {
     }
 
     /// A regular file that may have other names.
-    fn linked(&mut self, place: &Arc<Place>, name: Bytes, stat: &Stat) -> Result<(), Closed> {
+    fn linked(
+        &mut self,
+        place: &Arc<Place>,
+        name: Bytes,
+        stat: &Stat,
+        earlier: Option<Entry>,
+    ) -> Result<(), Closed> {
         if stat.st_nlink <= 1 {
-            return self.regular(place, name, stat, None);
+            return self.regular(place, name, stat, None, earlier);
         }
         let latest = self.groups.len() as u32;
         let inode = stat::inode(stat);
@@ -414,16 +448,17 @@ impl<'a> Walker<'a> {
                 let entry = attributes::entry(&name, stat, content);
                 let again = Step::Again {
                     entry,
+                    size: stat::size(stat),
                     link_group: group,
                     path,
                 };
                 self.step(again, 0)
             }
-            Some(&group) => self.regular(place, name, stat, Some(group)),
+            Some(&group) => self.regular(place, name, stat, Some(group), earlier),
             None => {
                 let group = latest + 1;
                 self.groups.insert(inode, group);
-                self.regular(place, name, stat, Some(group))
+                self.regular(place, name, stat, Some(group), earlier)
             }
         }
     }
@@ -434,8 +469,16 @@ impl<'a> Walker<'a> {
         name: Bytes,
         stat: &Stat,
         link_group: Option<u32>,
+        earlier: Option<Entry>,
     ) -> Result<(), Closed> {
         let size = stat::size(stat);
+        if self.as_before(&name, stat, link_group, earlier)? {
+            return Ok(());
+        }
+        if self.options.only_count {
+            let to_read = Some(place.trail.join(&name));
+            return self.step(Step::Seen { size, to_read }, 0);
+        }
         let maybe_sparse = stat::maybe_sparse(stat);
         let file = ToRead {
             place: place.clone(),
@@ -454,6 +497,58 @@ impl<'a> Walker<'a> {
         self.jobs.push(ReadJob::Large(file, out))
     }
 
+    /// Takes a file's content over from the earlier tree, if it is the same and all there.
+    fn as_before(
+        &mut self,
+        name: &[u8],
+        stat: &Stat,
+        link_group: Option<u32>,
+        earlier: Option<Entry>,
+    ) -> Result<bool, Closed> {
+        let Some(earlier) = earlier else {
+            return Ok(false);
+        };
+        let Some(mut past) = self.past.take() else {
+            return Ok(false);
+        };
+        let size = stat::size(stat);
+        let identity = stat::identity(stat);
+        let mut taken = Ok(past.is_same(&earlier, size, stat::modified(stat), identity));
+        if taken == Ok(true) && !self.options.only_count {
+            taken = past.take_over(&earlier, &mut |ids| self.step(Step::Listed(ids), 0));
+        }
+        self.past = Some(past);
+        if !taken? {
+            return Ok(false);
+        }
+        if self.options.only_count {
+            self.step(
+                Step::Seen {
+                    size,
+                    to_read: None,
+                },
+                0,
+            )?;
+            return Ok(true);
+        }
+        let Content::File(File { extents, .. }) = earlier.content else {
+            return Ok(false);
+        };
+        let content = Content::File(File {
+            size,
+            extents: previous::extents(extents),
+            link_group,
+        });
+        let entry = Entry {
+            // A change of theirs would have changed the time of the last change.
+            xattrs: earlier.xattrs,
+            identity: self.options.keep_identity.then_some(identity),
+            ..attributes::entry(name, stat, content)
+        };
+        self.step(Step::Taken(Box::new(entry)), 0)?;
+        Ok(true)
+    }
+
     fn unreadable(&mut self, path: PathBuf, error: impl Into<io::Error>) -> Result<(), Closed> {
         let error = error.into();
         self.step(Step::Unreadable { path, error }, 0)
@@ -470,6 +565,10 @@ impl<'a> Walker<'a> {
 
     /// Hands the batch out. Memory for its files is taken in the order of the walk, so that the oldest batch always has what it needs.
     fn flush(&mut self) -> Result<(), Closed> {
+        if self.excluded > 0 {
+            let excluded = std::mem::take(&mut self.excluded);
+            self.batch.push(Step::Excluded(excluded));
+        }
         let steps = std::mem::take(&mut self.batch);
         let bytes = std::mem::take(&mut self.batch_bytes);
         if steps.is_empty() {

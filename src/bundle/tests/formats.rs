@@ -7,10 +7,11 @@ use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use proptest::prelude::*;
 
+use super::super::Error;
 use super::super::codec::{decode_node, encode_node};
 use super::super::root::{Root, Totals};
 use super::super::tree::{
-    Content, Device, Directory, Entry, Extent, File, ModTime, Node, Owner, Part, Xattr,
+    Content, Device, Directory, Entry, Extent, File, Identity, ModTime, Node, Owner, Part, Xattr,
 };
 use crate::block::{Context, Link, seal};
 use crate::crypto::key::Key;
@@ -30,6 +31,7 @@ fn plain(name: &'static str, content: Content) -> Entry {
         modified: None,
         owner: None,
         xattrs: Vec::new(),
+        identity: None,
         content,
     }
 }
@@ -79,6 +81,7 @@ fn tree() -> Entry {
             name: Bytes::from_static(b"user.a"),
             value: Bytes::from_static(b"\x00\xff"),
         }],
+        identity: None,
         content: Content::Directory(Directory::Inline(inner)),
     }
 }
@@ -150,6 +153,31 @@ fn golden_tree_blocks() {
 }
 
 #[test]
+fn golden_identity() {
+    let entry = Entry {
+        identity: Some(Identity {
+            changed: ModTime {
+                seconds: 1,
+                nanos: 2,
+            },
+            inode: 300,
+        }),
+        ..plain("i", Content::Fifo)
+    };
+    let node = Node::Entries(vec![entry]);
+    let (bytes, _) = encode_node(&node, &Arc::clone);
+    assert_eq!(HEXLOWER.encode(&bytes), GOLDEN_IDENTITY);
+    let id = BlockId::from_sha384([0; 48]);
+    assert_eq!(decode_node(id, &bytes.into()).expect("reads"), node);
+    // Half of it is none.
+    let half = HEXLOWER
+        .decode(b"4c4e5401120b0a0169100418a40378ac02")
+        .expect("hex");
+    let refused = decode_node(id, &half.into());
+    assert!(matches!(refused, Err(Error::Malformed { what, .. }) if what.contains("half")));
+}
+
+#[test]
 fn a_block_is_named_once_in_a_message() {
     let file = |name| {
         let extents = vec![Extent::Data {
@@ -179,6 +207,7 @@ proptest! {
         mode in 0u32..=0o7777,
         seconds in any::<i64>(),
         nanos in 0u32..1_000_000_000,
+        inode in proptest::option::of(any::<u64>()),
     ) {
         let entries: Vec<Entry> = names
             .into_iter()
@@ -187,6 +216,10 @@ proptest! {
                 name: Bytes::from(name.into_bytes()),
                 mode,
                 modified: Some(ModTime { seconds, nanos }),
+                identity: inode.map(|inode| Identity {
+                    changed: ModTime { seconds, nanos },
+                    inode,
+                }),
                 ..match at % 3 {
                     0 => plain("", Content::Fifo),
                     1 => tree(),
@@ -204,3 +237,4 @@ proptest! {
 const GOLDEN_ROOT: &str = "4c4e42554e444c4501080112560a3220300101010101010101010101010101010101010101010101010101010101010101010101010101010101010101010101011220010101010101010101010101010101010101010101010101010101010101010112560a322030020202020202020202020202020202020202020202020202020202020202020202020202020202020202020202020202122002020202020202020202020202020202020202020202020202020202020202021a86010a0673616d706c65100218ed072208080310ff93ebdc032a0508e8071064320c0a06757365722e61120200ff520e0a0164100518a4036a040801100352080a0165100418a40352220a0166100118a40338f02e420708e8071000200a420308d00f420508b81718014801520a0a0167100218a4035801520e0a0168100318a40362042e2e2f782001280630f02e38024201664a0f0a057469746c65120653616d706c65";
 const GOLDEN_LINK: &str = "libernet:bafksamb34riakebwpkmjzyeauhzdp6gll6bcnuk4hnhfcdv2o5sxow74qhhjbaysagcj7a3rxhglpyqirwna.coy26hdub4hzpyrmlwouovak2b2hun57fg6pwnurcq5inb25g5vq";
 const GOLDEN_PARTS: &str = "4c4e54010a560a322030010101010101010101010101010101010101010101010101010101010101010101010101010101010101010101010101122001010101010101010101010101010101010101010101010101010101010101010a560a322030020202020202020202020202020202020202020202020202020202020202020202020202020202020202020202020202122002020202020202020202020202020202020202020202020202020202020202021a030a01611a050a01ff1001";
+const GOLDEN_IDENTITY: &str = "4c4e540112110a0169100418a40372040802100278ac02";

@@ -29,6 +29,7 @@ fn entry(name: &[u8], content: Content) -> Entry {
         modified: None,
         owner: None,
         xattrs: Vec::new(),
+        identity: None,
         content,
     }
 }
@@ -545,7 +546,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn no_tree_writes_outside(mut first in any_tree(), second in any_tree(), sort in any::<bool>()) {
+    fn no_tree_writes_outside(
+        mut first in any_tree(),
+        second in any_tree(),
+        sort in any::<bool>(),
+        only_adds in any::<bool>(),
+        in_rounds in any::<bool>(),
+    ) {
         if sort {
             first.sort_by(|a, b| a.name.cmp(&b.name));
             first.dedup_by(|a, b| a.name == b.name);
@@ -556,7 +563,10 @@ proptest! {
             for entries in [first, second] {
                 let link = plant_root(&memory, directory(b"r", entries), plenty());
                 let options = ExtractOptions {
-                    overwrite: Overwrite::Always,
+                    overwrite: if only_adds { Overwrite::Missing } else { Overwrite::Always },
+                    first: if in_rounds { vec!["a".to_owned()] } else { Vec::new() },
+                    newest_first: in_rounds,
+                    verify: in_rounds,
                     ..ExtractOptions::default()
                 };
                 let _ = extract(&memory, &link, &room.target(), options).await;

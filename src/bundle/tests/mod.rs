@@ -1,10 +1,15 @@
 //! Tests of the whole way, and what they share: blocks and an index in memory, and a plain picture of a directory tree.
 
+mod archives;
 mod big;
+mod differences;
 mod formats;
 mod hostile;
+mod incremental;
 mod interrupted;
+mod paths;
 mod reading;
+mod restore;
 mod round_trip;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -36,6 +41,8 @@ pub(super) struct Memory {
     pub(super) limit: Mutex<Option<usize>>,
     /// The index fails.
     pub(super) index_fails: Mutex<bool>,
+    /// What was asked to be kept, call by call.
+    pub(super) keeps: Mutex<Vec<Vec<BlockId>>>,
     pub(super) commits: Mutex<Vec<usize>>,
 }
 
@@ -99,6 +106,14 @@ impl ChunkIndex for Memory {
         self.check_index()?;
         self.chunks.lock().unwrap().extend(entries.iter().cloned());
         Ok(())
+    }
+
+    fn keep(&self, ids: &[BlockId]) -> Result<Vec<BlockId>, IndexError> {
+        self.check_index()?;
+        self.keeps.lock().unwrap().push(ids.to_vec());
+        let blocks = self.blocks.lock().unwrap();
+        let absent = ids.iter().filter(|id| !blocks.contains_key(id));
+        Ok(absent.copied().collect())
     }
 }
 

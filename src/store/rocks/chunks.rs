@@ -9,6 +9,7 @@ use rocksdb::WriteBatch;
 use super::RocksStore;
 use super::schema::{self, Tag};
 use crate::block::{ChunkHash, ChunkIndex, IndexError, Ref};
+use crate::id::BlockId;
 use crate::store::error::Error;
 
 /// Entries that one sweep looks at; about 20 ms.
@@ -82,5 +83,18 @@ impl ChunkIndex for RocksStore {
     fn insert(&self, entries: &[(ChunkHash, Ref)]) -> Result<(), IndexError> {
         self.insert_chunks(entries)
             .map_err(|error| IndexError(Box::new(error)))
+    }
+
+    fn keep(&self, ids: &[BlockId]) -> Result<Vec<BlockId>, IndexError> {
+        let mut absent = Vec::new();
+        for id in ids {
+            let block = self
+                .block_record(id)
+                .map_err(|error| IndexError(Box::new(error)))?;
+            if !block.is_some_and(|block| block.is_here()) {
+                absent.push(*id);
+            }
+        }
+        Ok(absent)
     }
 }

@@ -1,0 +1,139 @@
+//! Directories of a walk: open ones, the way to them, and the names in them.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::fs::{self, Dir, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::select::Selection;
+use crate::bundle::tree::check_name;
+
+pub(super) const DIRECTORY_FLAGS: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// An open directory and how it was reached.
+pub(super) struct Place {
+    pub(super) fd: OwnedFd,
+    pub(super) trail: Arc<Trail>,
+}
+
+/// A path as a chain of names: it costs nothing until somebody wants to see it.
+pub(super) struct Trail {
+    parent: Option<Arc<Trail>>,
+    name: PathBuf,
+}
+
+impl Trail {
+    pub(super) fn root(path: &Path) -> Arc<Self> {
+        Arc::new(Self {
+            parent: None,
+            name: path.to_owned(),
+        })
+    }
+
+    pub(super) fn child(self: &Arc<Self>, name: &[u8]) -> Arc<Self> {
+        Arc::new(Self {
+            parent: Some(self.clone()),
+            name: path_of(name),
+        })
+    }
+
+    /// The path of this directory.
+    pub(super) fn path(&self) -> PathBuf {
+        let mut names = Vec::new();
+        let mut trail = Some(self);
+        while let Some(this) = trail {
+            names.push(this.name.clone());
+            trail = this.parent.as_deref();
+        }
+        names.into_iter().rev().collect()
+    }
+
+    /// The path of `name` in this directory.
+    pub(super) fn join(&self, name: &[u8]) -> PathBuf {
+        self.path().join(path_of(name))
+    }
+}
+
+pub(super) fn path_of(name: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    PathBuf::from(std::ffi::OsStr::from_bytes(name))
+}
+
+/// Opens a directory. One that is only passed through need not be readable.
+pub(super) fn open_directory(
+    parent: &OwnedFd,
+    name: &[u8],
+    selection: &Option<Arc<Selection>>,
+) -> Result<OwnedFd, Errno> {
+    match fs::openat(parent, name, DIRECTORY_FLAGS, Mode::empty()) {
+        #[cfg(target_os = "linux")]
+        Err(Errno::ACCESS) if selection.is_some() => {
+            fs::openat(parent, name, DIRECTORY_FLAGS | OFlags::PATH, Mode::empty())
+        }
+        result => result,
+    }
+}
+
+/// Names of one directory, sorted, in little memory.
+#[derive(Default)]
+pub(super) struct Names {
+    bytes: Vec<u8>,
+    spans: Vec<(u32, u16)>,
+    next: usize,
+}
+
+impl Names {
+    pub(super) fn read(fd: &OwnedFd) -> Result<Self, Errno> {
+        let mut names = Self::default();
+        for entry in Dir::read_from(fd)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            // Names that no tree may hold: `.` and `..`, and what no file system gives.
+            if check_name(name).is_err() {
+                continue;
+            }
+            let start = u32::try_from(names.bytes.len()).map_err(|_| Errno::OVERFLOW)?;
+            names.bytes.extend_from_slice(name);
+            names.spans.push((start, name.len() as u16));
+        }
+        let Self { bytes, spans, .. } = &mut names;
+        spans.sort_unstable_by(|a, b| span(bytes, *a).cmp(span(bytes, *b)));
+        Ok(names)
+    }
+
+    pub(super) fn of<'a>(wanted: impl Iterator<Item = &'a Bytes>) -> Self {
+        let mut names = Self::default();
+        for name in wanted {
+            // Paths that a system gave: both fit.
+            names
+                .spans
+                .push((names.bytes.len() as u32, name.len() as u16));
+            names.bytes.extend_from_slice(name);
+        }
+        names
+    }
+
+    /// Drops all but `wanted`; how many went.
+    pub(super) fn retain(&mut self, wanted: &[Bytes]) -> u64 {
+        let before = self.spans.len();
+        let Self { bytes, spans, .. } = self;
+        spans.retain(|at| wanted.iter().any(|name| name[..] == *span(bytes, *at)));
+        (before - spans.len()) as u64
+    }
+
+    pub(super) fn next(&mut self) -> Option<Bytes> {
+        let at = *self.spans.get(self.next)?;
+        self.next += 1;
+        Some(Bytes::copy_from_slice(span(&self.bytes, at)))
+    }
+}
+
+fn span(bytes: &[u8], (start, len): (u32, u16)) -> &[u8] {
+    &bytes[start as usize..start as usize + len as usize]
+}
