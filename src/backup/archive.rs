@@ -1,9 +1,12 @@
 //! Head, logs and catalog of one owner: found, read, and changed.
 //!
-//! A log is changed in this order: the new log's block is pinned and durable; the new head is kept and durable; the old log's pin goes; the new
-//! head is published. Cut off anywhere, either the old log or the new one is what the head names, and that one is pinned.
+//! A log is changed in this order: the new log's block is pinned and durable; the new head is written to a file of its own and kept; the old log's
+//! pin goes; the new head is published. Cut off anywhere, either the old log or the new one is what the head names, and that one is pinned.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +20,7 @@ use super::snapshot::Snapshot;
 use crate::block::{self, Block, BlockSource, Context, Link};
 use crate::crypto::key::Key;
 use crate::depot::Depot;
-use crate::head::{HeadEntry, HeadRecord, head_id, sealing_key};
+use crate::head::{HeadEntry, HeadRecord, MAX_RECORD_BYTES, head_id, sealing_key};
 use crate::id::BlockId;
 use crate::store::{Keep, PinId, PinInfo, Store};
 use crate::time::Clock;
@@ -30,6 +33,8 @@ const GLANCE: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How long publishing a head may hold up who waits for it.
 const PUBLISH_PATIENCE: Duration = Duration::from_secs(15);
+/// Name of the file with this machine's head, in the data directory.
+const HEAD_FILE: &str = "backup.head";
 /// Name of the pin of this machine's log.
 const LOG_PIN: &str = "backup log";
 
@@ -119,23 +124,41 @@ pub struct Archive {
     depot: Depot,
     access: Access,
     clock: Arc<dyn Clock>,
+    home: Option<Arc<Home>>,
+}
+
+/// What a machine of the owner's has of its own.
+#[derive(Debug)]
+pub struct Home {
+    /// The file with the head as this machine last wrote it. It is what survives a power cut; the DHT's table is written later.
+    head_file: PathBuf,
     /// Held while the log of this machine is being changed.
-    writing: Arc<tokio::sync::Mutex<()>>,
+    writing: tokio::sync::Mutex<()>,
+}
+
+impl Home {
+    /// Of the node whose data directory this is. There must be one only for each.
+    pub fn new(data_dir: &Path) -> Self {
+        Self {
+            head_file: data_dir.join(HEAD_FILE),
+            writing: tokio::sync::Mutex::default(),
+        }
+    }
 }
 
 impl Archive {
-    /// The backups that `access` opens. All archives of one node that write share `writing`.
+    /// The backups that `access` opens. `home` on a machine of this owner's, which can write.
     pub fn new(
         depot: Depot,
         access: Access,
         clock: Arc<dyn Clock>,
-        writing: Arc<tokio::sync::Mutex<()>>,
+        home: Option<Arc<Home>>,
     ) -> Self {
         Self {
             depot,
             access,
             clock,
-            writing,
+            home,
         }
     }
 
@@ -179,10 +202,20 @@ impl Archive {
             .await;
         let (mut logs, mut unread) = (Vec::new(), Vec::new());
         for (machine, log) in read {
-            match log {
-                Ok(log) => logs.push(log),
-                Err(error) => unread.push((machine, error)),
+            let log = match log {
+                Ok(log) => log,
+                Err(error) => {
+                    unread.push((machine, error));
+                    continue;
+                }
+            };
+            for earlier in log.earlier() {
+                match read_log_at(&*session, earlier, &machine).await {
+                    Ok(earlier) => logs.push(earlier),
+                    Err(error) => unread.push((machine, error)),
+                }
             }
+            logs.push(log);
         }
         Ok(Found {
             catalog: Catalog::of(&logs),
@@ -193,10 +226,33 @@ impl Archive {
         })
     }
 
+    /// The head as far as this node knows it: what the DHT's table has, and what this machine itself has written.
+    async fn local_head(&self) -> Result<Option<HeadRecord>, Error> {
+        let heads = self.depot.net().heads();
+        let local = heads.local(self.access.head()).await?;
+        let Some(home) = &self.home else {
+            return Ok(local);
+        };
+        let path = home.head_file.clone();
+        let written = blocking(move || read_head(&path)).await?;
+        // A file of another owner than the one of now is an old one.
+        let Some(written) = written.filter(|written| written.id() == self.access.head()) else {
+            return Ok(local);
+        };
+        let whole = match &local {
+            Some(local) => local.merge(&written)?,
+            None => written,
+        };
+        if Some(&whole) != local.as_ref() {
+            heads.keep(whole.clone()).await?;
+        }
+        Ok(Some(whole))
+    }
+
     async fn find_head(&self, search: Search) -> Result<Option<HeadRecord>, Error> {
         let heads = self.depot.net().heads();
         let id = self.access.head();
-        let local = heads.local(id).await?;
+        let local = self.local_head().await?;
         let until = match search {
             Search::Here => return Ok(local),
             Search::Glance if self.depot.net().peers().connected().is_empty() => return Ok(local),
@@ -246,21 +302,18 @@ impl Archive {
         member: &Membership,
         change: impl FnOnce(&mut Log) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let _writing = self.writing.lock().await;
+        let home = self.home.as_ref().ok_or(Error::Stranger)?;
+        let _writing = home.writing.lock().await;
         let found = self.find(Search::Glance, GLANCE).await?;
         let machine = *member.machine().id().as_bytes();
         let own = |record: &HeadRecord| record.entry(&machine).cloned();
         let entry = found.head.as_ref().and_then(own);
         let mut log = match &entry {
             None => Log::new(machine, member.name().to_owned()),
-            Some(entry) => {
-                let sealing_key = sealing_key(self.access.backup_root.as_bytes());
-                let session = self.depot.session(GLANCE, Keep::Cached);
-                read_log(&*session, entry, &sealing_key).await?
-            }
+            Some(entry) => self.own_log(entry, member).await?,
         };
         // This machine's own last word, should the one that was found be another: it was set back in time, or another holds its key.
-        if let Some(local) = self.depot.net().heads().local(self.access.head()).await?
+        if let Some(local) = self.local_head().await?
             && let Some(local) = local.entry(&machine)
             && entry.as_ref().map(HeadEntry::log_id) != Some(local.log_id())
         {
@@ -278,15 +331,40 @@ impl Archive {
         }
         let sequence = entry.as_ref().map_or(0, HeadEntry::sequence) + 1;
         let record = self
-            .write_log(member, &log, sequence, found.head.as_ref())
+            .write_log(member, home, &log, sequence, found.head.as_ref())
             .await?;
         self.publish(record).await;
         Ok(result)
     }
 
+    /// This machine's log. One that can't be read now is followed by a new one, which names it: what it says counts again as soon as it can
+    /// be read, and meanwhile backups go on.
+    async fn own_log(&self, entry: &HeadEntry, member: &Membership) -> Result<Log, Error> {
+        let session = self.depot.session(GLANCE, Keep::Cached);
+        let link = entry.log(&sealing_key(self.access.backup_root.as_bytes()))?;
+        let mut log = match read_log_at(&*session, &link, entry.machine()).await {
+            Ok(log) => log,
+            Err(error @ (Error::Stopping | Error::UnknownVersion { .. })) => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "the log of this machine can't be read: a new one follows it");
+                let mut log = Log::new(*entry.machine(), member.name().to_owned());
+                log.follow(link)?;
+                return Ok(log);
+            }
+        };
+        for link in log.take_earlier() {
+            match read_log_at(&*session, &link, entry.machine()).await {
+                Ok(earlier) => log.absorb(&earlier)?,
+                Err(_) => log.follow(link)?,
+            }
+        }
+        Ok(log)
+    }
+
     async fn write_log(
         &self,
         member: &Membership,
+        home: &Home,
         log: &Log,
         sequence: u64,
         head: Option<&HeadRecord>,
@@ -305,11 +383,12 @@ impl Archive {
             Some(head) => head.with(entry)?,
             None => HeadRecord::new(entry),
         };
+        let (path, bytes) = (home.head_file.clone(), record.encode());
+        blocking(move || write_head(&path, &bytes)).await?;
         let record = self.depot.net().heads().keep(record).await?;
         let store = self.depot.store().clone();
         let root = link.id;
         blocking(move || {
-            store.flush()?;
             for (pin, info) in store.pins()? {
                 if info.name == LOG_PIN && info.root != root && info.link.is_some() {
                     store.remove_pin(pin)?;
@@ -401,10 +480,17 @@ async fn read_log(
     entry: &HeadEntry,
     sealing_key: &[u8; 32],
 ) -> Result<Log, Error> {
-    let link = entry.log(sealing_key)?;
+    read_log_at(source, &entry.log(sealing_key)?, entry.machine()).await
+}
+
+async fn read_log_at(
+    source: &dyn BlockSource,
+    link: &Link,
+    machine: &[u8; 32],
+) -> Result<Log, Error> {
     let plaintext = open(source.get(link.id).await?, link.key.clone()).await?;
     let log = Log::decode(link.id, &plaintext)?;
-    if log.machine != *entry.machine() {
+    if log.machine != *machine {
         return Err(Error::Malformed {
             id: link.id,
             what: "it is the log of another machine",
@@ -439,4 +525,52 @@ pub(super) async fn blocking<T: Send + 'static>(
 pub(super) fn put_pinned(store: &dyn Store, block: &Block, pin: PinId) -> Result<(), Error> {
     store.put(std::slice::from_ref(block), Keep::Pinned(pin))?;
     Ok(())
+}
+
+/// The head that this machine wrote last. A file that is damaged counts as none: the head is elsewhere, too.
+fn read_head(path: &Path) -> Result<Option<HeadRecord>, Error> {
+    let failed = |source| Error::File {
+        what: "reading",
+        path: path.to_owned(),
+        source,
+    };
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_RECORD_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    let record = HeadRecord::decode(&bytes).and_then(|record| {
+        record.validate(&record.id())?;
+        Ok(record)
+    });
+    match record {
+        Ok(record) => Ok(Some(record)),
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "the file with the head is damaged and not used");
+            Ok(None)
+        }
+    }
+}
+
+/// Replaces the file in one step, durably.
+fn write_head(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let write = || {
+        let dir = path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::Builder::new()
+            .prefix(".backup.head-")
+            .tempfile_in(dir)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        fs::File::open(dir)?.sync_all()
+    };
+    write().map_err(|source| Error::File {
+        what: "writing",
+        path: path.to_owned(),
+        source,
+    })
 }

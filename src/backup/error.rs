@@ -81,6 +81,9 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// Only a machine of the owner's writes logs.
+    #[error("this machine belongs to no owner, or to another")]
+    Stranger,
     /// A head record.
     #[error(transparent)]
     Head(#[from] head::Error),
@@ -122,6 +125,7 @@ impl Error {
             | Self::NoSuchSnapshot { .. }
             | Self::Ambiguous { .. }
             | Self::Setting(_)
+            | Self::Stranger
             | Self::File { .. }
             | Self::Head(_)
             | Self::Put(_)

@@ -25,6 +25,8 @@ const VERSION: u8 = 1;
 pub const MAX_SNAPSHOTS: usize = 4096;
 /// Most snapshots that one log forgets.
 pub const MAX_FORGOTTEN: usize = 8192;
+/// Most earlier logs that one log mentions.
+pub const MAX_EARLIER: usize = 8;
 /// Largest log in bytes, well below what fits a block.
 pub const MAX_LOG_BYTES: usize = 1_900_000;
 
@@ -46,6 +48,7 @@ pub struct Log {
     pub machine_name: String,
     snapshots: Vec<Logged>,
     forgotten: BTreeSet<BlockId>,
+    earlier: Vec<Link>,
 }
 
 impl Log {
@@ -56,7 +59,25 @@ impl Log {
             machine_name,
             snapshots: Vec::new(),
             forgotten: BTreeSet::new(),
+            earlier: Vec::new(),
         }
+    }
+
+    /// Logs of the same machine that could not be read when this one was written. What they say still counts.
+    pub fn earlier(&self) -> &[Link] {
+        &self.earlier
+    }
+
+    /// Mentions a log that can't be read now, in place of what it says.
+    ///
+    /// # Errors
+    /// [`Error::LogFull`].
+    pub fn follow(&mut self, earlier: Link) -> Result<(), Error> {
+        if self.earlier.len() >= MAX_EARLIER {
+            return Err(Error::LogFull);
+        }
+        self.earlier.push(earlier);
+        Ok(())
     }
 
     /// The machine's snapshots, oldest first.
@@ -113,6 +134,11 @@ impl Log {
         self.forgotten.retain(still_needed);
     }
 
+    /// Takes the mentions of earlier logs away, to read them.
+    pub fn take_earlier(&mut self) -> Vec<Link> {
+        std::mem::take(&mut self.earlier)
+    }
+
     /// Takes in what an older or newer log of the same machine says, so that nothing is lost when a machine was set back in time.
     ///
     /// # Errors
@@ -120,6 +146,10 @@ impl Log {
     pub fn absorb(&mut self, other: &Self) -> Result<(), Error> {
         for id in &other.forgotten {
             self.forget(*id)?;
+        }
+        self.earlier.retain(|link| !other.earlier.contains(link));
+        for link in &other.earlier {
+            self.follow(link.clone())?;
         }
         for logged in &other.snapshots {
             if !self.forgotten.contains(&logged.snapshot.id) {
@@ -150,6 +180,7 @@ impl Log {
                 .iter()
                 .map(|id| id.to_multihash().into())
                 .collect(),
+            earlier: self.earlier.iter().map(link_to_wire).collect(),
         };
         let bytes = encode_block(MAGIC, VERSION, &message);
         if bytes.len() > MAX_LOG_BYTES {
@@ -171,6 +202,9 @@ impl Log {
         if message.snapshots.len() > MAX_SNAPSHOTS || message.forgotten.len() > MAX_FORGOTTEN {
             return Err("it names too many snapshots");
         }
+        if message.earlier.len() > MAX_EARLIER {
+            return Err("it follows too many logs");
+        }
         let mut log = Self::new(public_key(&message.machine)?, name(message.machine_name)?);
         for logged in message.snapshots {
             log.snapshots.push(Logged {
@@ -181,6 +215,9 @@ impl Log {
         let order = |logged: &Logged| (logged.summary.started, logged.snapshot.id);
         if !log.snapshots.is_sorted_by(|a, b| order(a) < order(b)) {
             return Err("its snapshots are not in order");
+        }
+        for link in message.earlier {
+            log.earlier.push(link_from_wire(Some(link))?);
         }
         let mut last = None;
         for id in message.forgotten {

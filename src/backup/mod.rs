@@ -19,12 +19,17 @@
 
 mod archive;
 pub mod error;
+pub mod forget;
 pub mod log;
 pub mod owner;
 pub mod retention;
+pub mod run;
 pub mod snapshot;
 
-pub use archive::{Access, Archive, Found, Search};
+pub use archive::{Access, Archive, Found, Home, Search, read_snapshot};
 pub use error::Error;
 pub use log::{Catalog, Listed, Log, Logged};
 pub use snapshot::{Snapshot, Summary};
+
+/// Name of the pins of snapshots, by which they are recognised in the store.
+pub const SNAPSHOT_PIN: &str = "backup snapshot";
