@@ -301,12 +301,10 @@ impl Preparer {
             return Ok(None);
         }
         let replaces = existing.is_some() && self.job.ground == Ground::InPlace;
-        let is_same = existing
-            .as_ref()
-            .is_some_and(|stat| is_same(stat, file.size, attributes.modified));
-        let keep = is_same
-            && (self.job.options.overwrite != Overwrite::Always
-                || self.job.ground == Ground::Resumed);
+        let keep = self.keeps_same()
+            && existing
+                .as_ref()
+                .is_some_and(|stat| is_same(stat, file.size, attributes.modified));
         let temporary = match self.job.ground {
             Ground::InPlace if temporary.is_none() => Some(self.temporary_name(&name)),
             _ => temporary,
@@ -347,6 +345,11 @@ impl Preparer {
         self.pieces(&target, file);
         target.end_plan();
         Ok(None)
+    }
+
+    /// Whether a file of the right size and time counts as right.
+    fn keeps_same(&self) -> bool {
+        self.job.options.overwrite != Overwrite::Always || self.job.ground == Ground::Resumed
     }
 
     fn pieces(&mut self, target: &Arc<Target>, file: &File) {

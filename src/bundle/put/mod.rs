@@ -6,9 +6,12 @@
 //! ```
 //!
 //! Walker, readers, assembler and sealers are threads of one blocking task; the collector is the caller's own future. The result
-//! depends on the tree, the context and what the index knows, never on timing. Memory is bounded whatever the input:
-//! [`PutOptions::max_in_flight_bytes`], plus the names of the directories that are open at the moment and a few bytes for each block
-//! and each hard-linked inode.
+//! depends on the tree, the context, what the index knows and what an earlier bundle holds, never on timing. Memory is bounded whatever the
+//! input: [`PutOptions::max_in_flight_bytes`], plus the names of the directories that are open at the moment, the tree blocks of an earlier
+//! bundle that belong to these, and a few bytes for each block and each hard-linked inode.
+//!
+//! What is unchanged since an earlier bundle ([`PutOptions::previous`]) goes from the walker to the assembler without a reader; what a
+//! [`Filter`] leaves out is not looked into.
 //!
 //! The root block goes to the sink when everything else is there and is the last thing before the commit, so that a link always
 //! names a whole bundle.
@@ -323,22 +326,7 @@ async fn run(
     let made = made?;
     sink.commit().await?;
     drop(stop);
-    Ok(PutReport {
-        link: made.link,
-        files: made.totals.files,
-        entries: made.totals.entries,
-        bytes: made.totals.bytes,
-        blocks: match made.totals.blocks {
-            0 if made.totals.bytes > 0 => 0,
-            below => below + 1,
-        },
-        new_blocks: stats.new_blocks,
-        new_bytes: stats.new_bytes,
-        unchanged: made.unchanged,
-        excluded: made.excluded,
-        unreadable: made.unreadable,
-        unreadable_total: made.unreadable_total,
-    })
+    Ok(made.report(stats))
 }
 
 /// The threads of one put.
@@ -361,6 +349,27 @@ struct Made {
     unreadable_total: u64,
     unchanged: u64,
     excluded: u64,
+}
+
+impl Made {
+    fn report(self, stats: PutStats) -> PutReport {
+        PutReport {
+            link: self.link,
+            files: self.totals.files,
+            entries: self.totals.entries,
+            bytes: self.totals.bytes,
+            blocks: match self.totals.blocks {
+                0 if self.totals.bytes > 0 => 0,
+                below => below + 1,
+            },
+            new_blocks: stats.new_blocks,
+            new_bytes: stats.new_bytes,
+            unchanged: self.unchanged,
+            excluded: self.excluded,
+            unreadable: self.unreadable,
+            unreadable_total: self.unreadable_total,
+        }
+    }
 }
 
 impl Pipeline {

@@ -77,14 +77,8 @@ fn gnu_tar_reads_what_was_put() {
     let name = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"not text \xff\xfe");
     fs::write(from.join(name), b"x").expect("written");
     let _ = xattr::set(from.join("exact"), "user.note", b"a\nb=c\0");
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        from.join("fifo"),
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::RUSR,
-        0,
-    )
-    .expect("made");
+    let made = Command::new("mkfifo").arg(from.join("fifo")).status();
+    assert!(made.expect("mkfifo runs").success());
     for (name, time) in [
         ("exact", UNIX_EPOCH - Duration::from_millis(1500)),
         (
