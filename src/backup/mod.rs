@@ -24,11 +24,13 @@ pub mod log;
 pub mod owner;
 pub mod retention;
 pub mod run;
+mod search;
 pub mod snapshot;
 
 pub use archive::{Access, Archive, Found, Home, Search, read_snapshot};
 pub use error::Error;
 pub use log::{Catalog, Listed, Log, Logged};
+pub use search::{Hit, Hits, find_files};
 pub use snapshot::{Snapshot, Summary};
 
 /// Name of the pins of snapshots, by which they are recognised in the store.

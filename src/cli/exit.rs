@@ -105,6 +105,7 @@ impl From<ErrorKind> for Exit {
             ErrorKind::Exists => Self::Exists,
             ErrorKind::Permission => Self::Permission,
             ErrorKind::Unavailable => Self::Unavailable,
+            ErrorKind::NoOwner | ErrorKind::OwnerLocked => Self::Usage,
             ErrorKind::Failed => Self::Failed,
         }
     }

@@ -4,8 +4,9 @@ use std::error::Error as StdError;
 
 use super::api::{CallError, ErrorKind};
 use super::identity;
+use crate::backup::owner;
 use crate::block::{GetError, OpenError, PutError};
-use crate::{bundle, net, store};
+use crate::{backup, bundle, net, store};
 
 /// An error and what caused it, in one line.
 pub(super) fn chain(error: &dyn StdError) -> String {
@@ -114,6 +115,61 @@ impl From<OpenError> for CallError {
     }
 }
 
+impl From<owner::Error> for CallError {
+    fn from(error: owner::Error) -> Self {
+        let text = chain(&error);
+        match error {
+            owner::Error::WrongPassphrase(_) | owner::Error::Damaged { .. } => {
+                Self::new(ErrorKind::Damaged, text)
+            }
+            owner::Error::Locked(_) => Self::new(ErrorKind::OwnerLocked, text),
+            owner::Error::Missing(_) => Self::new(ErrorKind::NoOwner, text),
+            _ => Self::new(ErrorKind::Failed, text),
+        }
+    }
+}
+
+impl From<backup::Error> for CallError {
+    fn from(error: backup::Error) -> Self {
+        use backup::Error;
+        let text = chain(&error);
+        match error {
+            Error::Get(error) => error.into(),
+            Error::Put(error) => error.into(),
+            Error::Open(error) => error.into(),
+            Error::Bundle(error) => error.into(),
+            Error::Store(error) => error.into(),
+            Error::NotASnapshot { id } | Error::NotALog { id } | Error::Malformed { id, .. } => {
+                Self {
+                    block: Some(id),
+                    ..Self::new(ErrorKind::Damaged, text)
+                }
+            }
+            Error::UnknownVersion { id, .. } => Self {
+                block: Some(id),
+                ..Self::new(ErrorKind::Damaged, text).with_hint("use a newer libernet")
+            },
+            Error::Head(_) => Self::new(ErrorKind::Damaged, text),
+            Error::NoSuchSnapshot { .. } | Error::NoSnapshots => {
+                Self::new(ErrorKind::NotFound, text)
+                    .with_hint("`libernet snapshots` lists what there is")
+            }
+            Error::Ambiguous { .. } | Error::Setting(_) => Self::new(ErrorKind::Usage, text),
+            Error::NoHead { asked: 0 } => Self::new(ErrorKind::NotFound, text).with_hint(
+                "connect to a node that keeps the backups: --bootstrap ADDRESS, or be on its LAN",
+            ),
+            Error::NoHead { .. } | Error::NoLogs { .. } => Self::new(ErrorKind::NotFound, text)
+                .with_hint(
+                    "are the words the right ones, and is a node that keeps the backups online?",
+                ),
+            Error::Stranger => Self::new(ErrorKind::NoOwner, text),
+            Error::Stopping => Self::new(ErrorKind::Unavailable, text),
+            Error::File { ref source, .. } => Self::new(io_kind(source), text),
+            _ => Self::new(ErrorKind::Failed, text),
+        }
+    }
+}
+
 /// A worker thread panicked or the runtime is going down.
 pub(super) fn stopped(_: tokio::task::JoinError) -> CallError {
     CallError::new(ErrorKind::Unavailable, "the node is stopping")
@@ -132,9 +188,10 @@ impl From<bundle::Error> for CallError {
             bundle::Error::UnknownVersion { .. } => {
                 Self::new(ErrorKind::Damaged, text).with_hint("use a newer libernet")
             }
-            bundle::Error::NotADirectory | bundle::Error::NotAFile => {
-                Self::new(ErrorKind::Usage, text)
-            }
+            bundle::Error::NotADirectory
+            | bundle::Error::NotAFile
+            | bundle::Error::Pattern { .. }
+            | bundle::Error::NoSuchPath { .. } => Self::new(ErrorKind::Usage, text),
             bundle::Error::TargetExists { .. } => Self::new(ErrorKind::Exists, text)
                 .with_hint("choose another target, or say --overwrite changed or always"),
             bundle::Error::Io { ref source, .. } => Self::new(io_kind(source), text),

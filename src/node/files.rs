@@ -93,7 +93,7 @@ impl Node {
     }
 
     /// A token that fires when the node stops or the guard is dropped.
-    fn cancel_on_drop(&self) -> (tokio_util::sync::CancellationToken, DropGuard) {
+    pub(super) fn cancel_on_drop(&self) -> (tokio_util::sync::CancellationToken, DropGuard) {
         let token = self.inner.stop.child_token();
         (token.clone(), token.drop_guard())
     }

@@ -7,6 +7,7 @@
 //! work is joined, the network is shut down, the store is flushed.
 
 pub mod api;
+mod backup;
 mod blocks;
 mod failure;
 mod files;
@@ -26,6 +27,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backup::Home;
 use crate::config::Config;
 use crate::depot::serve::Server;
 use crate::depot::{Depot, Pending, Session};
@@ -66,6 +68,9 @@ struct Inner {
     options: NodeOptions,
     depot: Depot,
     clock: Arc<dyn Clock>,
+    /// What this machine has of its owner's.
+    home: Arc<Home>,
+    unlocked: backup::Unlocked,
     started: Instant,
     events: broadcast::Sender<NodeEvent>,
     bootstrapped: Arc<AtomicBool>,
@@ -158,6 +163,8 @@ impl Node {
         workers.spawn("events", |c, s| forward_events(from, parts.3, joined, c, s));
         Ok(Self {
             inner: Arc::new(Inner {
+                home: Arc::new(Home::new(&options.data_dir)),
+                unlocked: backup::Unlocked::default(),
                 options,
                 depot,
                 clock,

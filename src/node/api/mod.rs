@@ -657,6 +657,10 @@ pub enum ErrorKind {
     Permission,
     /// The node could not be reached, or is stopping.
     Unavailable,
+    /// The machine has no owner: nothing to back up for.
+    NoOwner,
+    /// The owner's keys are protected by a passphrase that was not given.
+    OwnerLocked,
 }
 
 impl CallError {
