@@ -7,14 +7,19 @@ use futures::StreamExt;
 
 use super::api::*;
 use super::{Node, blocking, givers};
+use crate::backup::{self, SNAPSHOT_PIN};
 use crate::block::{BlockSource, GetError, Link};
 use crate::bundle::Bundle;
+use crate::head::head_id;
 use crate::id::BlockId;
 use crate::monitor::{Monitor, Progress};
 use crate::store::{Keep, PinId, PinInfo, Store};
+use crate::upkeep::heads::is_head_pin;
 
 /// Blocks of one bundle that are fetched at once.
 const FETCH_AT_ONCE: usize = 32;
+/// How long to look for the head of a snapshot's owner.
+const HEAD_PATIENCE: Duration = Duration::from_secs(30);
 /// Missing blocks that are named one by one.
 const MAX_MISSING: usize = 1000;
 
@@ -47,6 +52,7 @@ impl Unfinished {
             store.finish_pin(pin, &info)?;
             for (other, known) in store.pins()? {
                 if other != pin
+                    && known.name != SNAPSHOT_PIN
                     && known.root == info.root
                     && known.link.is_some() == info.link.is_some()
                 {
@@ -79,7 +85,9 @@ impl Drop for Unfinished {
 }
 
 impl Node {
-    /// Fetches all of a bundle and keeps it. When blocks are missing nothing is pinned, and what came stays cached.
+    /// Fetches all of a bundle, or of a snapshot, and keeps it. When blocks are missing nothing is pinned, and what came stays cached.
+    ///
+    /// Who keeps a snapshot keeps its owner's head as well, and publishes it: it is how the owner finds the snapshot again.
     ///
     /// # Errors
     /// When the root can't be had or is no bundle, or the store is full.
@@ -93,7 +101,13 @@ impl Node {
         let session = self
             .depot()
             .session(Duration::from_secs(request.timeout_s), pin.keep());
-        let bundle = Bundle::open(session.clone(), link.clone()).await?;
+        let snapshot = match backup::read_snapshot(&*session, &link).await {
+            Ok(snapshot) => Some(snapshot),
+            Err(backup::Error::NotASnapshot { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let tree = snapshot.as_ref().map_or(&link, |snapshot| &snapshot.tree);
+        let bundle = Bundle::open(session.clone(), tree.clone()).await?;
         let mut reply = PinAddReply {
             blocks: 0,
             bytes: 0,
@@ -101,8 +115,10 @@ impl Node {
             missing: Vec::new(),
         };
         let number = pin.pin;
-        let fetched = bundle
-            .all_blocks()
+        let root_id = link.id;
+        let snapshot_block = snapshot.iter().map(|_| Ok(root_id));
+        let fetched = futures::stream::iter(snapshot_block)
+            .chain(bundle.all_blocks())
             .map(|block| fetch(session.clone(), self.store(), number, block))
             .buffer_unordered(FETCH_AT_ONCE);
         let mut fetched = std::pin::pin!(fetched);
@@ -134,14 +150,19 @@ impl Node {
             }
         }
         reply.from = givers(&session);
+        if let Some(snapshot) = &snapshot {
+            self.keep_head(snapshot, &*monitor).await;
+        }
         if reply.missing.is_empty() {
             let root = bundle.root();
+            let own_name = match &snapshot {
+                Some(snapshot) => format!("snapshot of {}", snapshot.machine_name),
+                None => root.entry.display_name().into_owned(),
+            };
             pin.finish(PinInfo {
                 root: link.id,
                 link: Some(link),
-                name: request
-                    .name
-                    .unwrap_or_else(|| root.entry.display_name().into_owned()),
+                name: request.name.unwrap_or(own_name),
                 bytes: root.totals.bytes,
                 files: root.totals.files,
                 blocks: reply.blocks,
@@ -152,19 +173,48 @@ impl Node {
         Ok(reply)
     }
 
+    /// Finds the head of the snapshot's owner and keeps it. That it can't be found now is said, and no failure: the snapshot is kept.
+    async fn keep_head(&self, snapshot: &backup::Snapshot, monitor: &dyn Monitor) {
+        let id = head_id(&snapshot.owner);
+        let heads = self.heads();
+        let found = tokio::time::timeout(HEAD_PATIENCE, heads.find(id)).await;
+        let kept = match found {
+            Ok(Ok(Some(head))) => heads.keep(head).await.map(|_| true),
+            Ok(Ok(None)) | Err(_) => Ok(false),
+            Ok(Err(error)) => Err(error),
+        };
+        match kept {
+            Ok(true) => {}
+            Ok(false) => monitor.warning(
+                "the head of the snapshot's owner was not found: add the pin again when the owner's machine is online",
+            ),
+            Err(error) => monitor.warning(&format!(
+                "the head of the snapshot's owner can't be kept: {error}"
+            )),
+        }
+    }
+
     /// Stops keeping a bundle.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when it is not pinned.
     pub async fn pin_rm(&self, request: PinRm) -> Result<PinRmReply, CallError> {
-        let store = self.store();
-        blocking(move || {
+        let (store, id) = (self.store(), request.id);
+        let (reply, is_head) = blocking(move || {
             let mut blocks = 0;
-            let mut found = false;
+            let (mut found, mut is_head) = (false, false);
             for (pin, info) in store.pins()? {
                 if info.root == request.id {
+                    if info.name == SNAPSHOT_PIN {
+                        return Err(CallError::new(
+                            ErrorKind::Usage,
+                            format!("{} is a snapshot of this machine's backups", request.id),
+                        )
+                        .with_hint("`libernet forget` and `libernet prune` let go of it"));
+                    }
                     blocks += store.remove_pin(pin)?;
                     found = true;
+                    is_head |= is_head_pin(&info);
                 }
             }
             if !found {
@@ -174,9 +224,16 @@ impl Node {
                 )
                 .with_hint("`libernet pin ls` lists what is"));
             }
-            Ok(PinRmReply { blocks })
+            Ok((PinRmReply { blocks }, is_head))
         })
-        .await
+        .await?;
+        if is_head {
+            self.heads()
+                .release(id)
+                .await
+                .map_err(backup::Error::from)?;
+        }
+        Ok(reply)
     }
 
     /// The pins.
