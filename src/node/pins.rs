@@ -115,8 +115,8 @@ impl Node {
             missing: Vec::new(),
         };
         let number = pin.pin;
-        let root_id = link.id;
-        let snapshot_block = snapshot.iter().map(|_| Ok(root_id));
+        let snapshot_block: Option<Result<BlockId, crate::bundle::Error>> =
+            snapshot.is_some().then_some(Ok(link.id));
         let fetched = futures::stream::iter(snapshot_block)
             .chain(bundle.all_blocks())
             .map(|block| fetch(session.clone(), self.store(), number, block))
