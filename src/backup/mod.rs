@@ -22,6 +22,8 @@ pub mod error;
 pub mod log;
 pub mod owner;
 pub mod retention;
+pub mod schedule;
+pub mod sets;
 pub mod snapshot;
 
 pub use archive::{Access, Archive, Found, Search};

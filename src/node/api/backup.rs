@@ -7,6 +7,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::{Call, Giver, Overwrite, Unreadable, call};
 use crate::backup::retention::Policy;
+pub use crate::backup::sets::Exclusions;
 use crate::block::Link;
 use crate::id::BlockId;
 use crate::time::Timestamp;
@@ -43,24 +44,6 @@ impl std::fmt::Debug for ReadingKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ReadingKeys(..)")
     }
-}
-
-/// What is left out of a backup.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Exclusions {
-    /// Patterns in the syntax of `.gitignore`.
-    pub exclude: Vec<String>,
-    /// Patterns of what is taken although it is excluded.
-    pub include: Vec<String>,
-    /// Heed `.gitignore` files.
-    pub ignore_files: bool,
-    /// Leave out what is in directories marked by a CACHEDIR.TAG.
-    pub cache_directories: bool,
-    /// Leave out what is mounted below the paths.
-    pub one_file_system: bool,
-    /// Leave out larger files, in bytes.
-    pub max_file_bytes: Option<u64>,
 }
 
 /// Backs up some paths as one snapshot.

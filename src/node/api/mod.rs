@@ -657,6 +657,10 @@ pub enum ErrorKind {
     Permission,
     /// The node could not be reached, or is stopping.
     Unavailable,
+    /// The keys of the owner are behind a passphrase, and none was given.
+    OwnerLocked,
+    /// The data directory has no owner.
+    NoOwner,
 }
 
 impl CallError {
