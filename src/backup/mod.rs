@@ -24,7 +24,9 @@ pub mod log;
 pub mod owner;
 pub mod retention;
 pub mod run;
+pub mod schedule;
 mod search;
+pub mod sets;
 pub mod snapshot;
 
 pub use archive::{Access, Archive, Found, Home, Search, read_snapshot};

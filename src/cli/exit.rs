@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::show::printable;
-use crate::backup::owner;
+use crate::backup::{self, owner};
 use crate::block::{LinkError, Tried};
 use crate::id::{BlockId, IdError};
 use crate::node::api::{CallError, ErrorKind};
@@ -97,15 +97,14 @@ impl From<Exit> for ExitCode {
 impl From<ErrorKind> for Exit {
     fn from(kind: ErrorKind) -> Self {
         match kind {
-            ErrorKind::Usage => Self::Usage,
-            ErrorKind::NotFound => Self::NotFound,
+            ErrorKind::Usage | ErrorKind::OwnerLocked => Self::Usage,
+            ErrorKind::NotFound | ErrorKind::NoOwner => Self::NotFound,
             ErrorKind::Damaged => Self::Damaged,
             ErrorKind::Full => Self::Full,
             ErrorKind::Locked => Self::Locked,
             ErrorKind::Exists => Self::Exists,
             ErrorKind::Permission => Self::Permission,
             ErrorKind::Unavailable => Self::Unavailable,
-            ErrorKind::NoOwner | ErrorKind::OwnerLocked => Self::Usage,
             ErrorKind::Failed => Self::Failed,
         }
     }
@@ -271,11 +270,18 @@ impl Failure {
 
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
+        let usual = match error.kind {
+            ErrorKind::OwnerLocked => Some("give the passphrase: --passphrase-file FILE"),
+            ErrorKind::NoOwner => Some(
+                "`libernet init` makes an owner, `libernet init --recover` brings one back from its words",
+            ),
+            _ => None,
+        };
         Self {
             exit: error.kind.into(),
             message: error.message,
             why: Vec::new(),
-            hint: error.hint,
+            hint: error.hint.or_else(|| usual.map(str::to_owned)),
             block: error.block,
             tried: error.tried,
         }
@@ -363,6 +369,18 @@ impl From<owner::Error> for Failure {
     }
 }
 
+impl From<backup::Error> for Failure {
+    fn from(error: backup::Error) -> Self {
+        let mut failure = match &error {
+            backup::Error::Setting(_) => Self::usage(error.to_string()),
+            backup::Error::File { source, .. } => return Self::io(error.to_string(), source),
+            _ => Self::new(Exit::Failed, error.to_string()),
+        };
+        failure.why = causes(&error);
+        failure
+    }
+}
+
 impl From<IdError> for Failure {
     fn from(error: IdError) -> Self {
         Self::usage(error.to_string())
@@ -412,6 +430,8 @@ mod tests {
             (ErrorKind::Exists, 8),
             (ErrorKind::Permission, 9),
             (ErrorKind::Unavailable, 10),
+            (ErrorKind::OwnerLocked, 2),
+            (ErrorKind::NoOwner, 4),
         ] {
             assert_eq!(Failure::from(CallError::new(kind, "x")).exit.code(), code);
         }

@@ -159,6 +159,14 @@ impl Client {
         get(Get) -> GetReply;
         /// Fetches all of a bundle and keeps it.
         pin_add(PinAdd) -> PinAddReply;
+        /// Backs up some paths as one snapshot.
+        backup(Backup) -> BackupReply;
+        /// Writes a snapshot, or a part of it, to disk.
+        restore(Restore) -> RestoreReply;
+        /// Gives back the space of what was forgotten.
+        prune(Prune) -> PruneReply;
+        /// Checks an owner's backups.
+        check(Check) -> CheckReply;
     }
 
     calls! {
@@ -186,6 +194,16 @@ impl Client {
         block_ls(BlockLs) -> BlockLsReply;
         /// Drops a block from the store.
         block_rm(BlockRm) -> BlockRmReply;
+        /// Lists an owner's snapshots.
+        snapshots(Snapshots) -> SnapshotsReply;
+        /// Finds the tree of a snapshot.
+        snapshot_tree(SnapshotTree) -> SnapshotTreeReply;
+        /// Looks for files by name in all snapshots.
+        find_file(FindFile) -> FindFileReply;
+        /// Compares two snapshots.
+        diff(Diff) -> DiffReply;
+        /// Forgets snapshots by a policy or by name.
+        forget(Forget) -> ForgetReply;
     }
 
     /// Turns a file of unknown length, such as standard input, into blocks. `monitor` hears how far it has come.
@@ -215,6 +233,20 @@ impl Client {
         match &*self.inner {
             Inner::Embedded(node) => node.cat(request).await,
             Inner::Remote(remote) => remote.stream("cat", &request).await,
+        }
+    }
+
+    /// Streams a snapshot, or a part of it, as a tar archive.
+    ///
+    /// # Errors
+    /// [`CallError`], here or as the stream's last item.
+    pub async fn restore_tar(
+        &self,
+        request: RestoreTar,
+    ) -> Result<BoxStream<'static, Result<Bytes, CallError>>, CallError> {
+        match &*self.inner {
+            Inner::Embedded(node) => node.restore_tar(request).await,
+            Inner::Remote(remote) => remote.stream("restore-tar", &request).await,
         }
     }
 

@@ -22,6 +22,7 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
+use zeroize::Zeroizing;
 
 use super::discovery::{ApiFile, Token};
 use super::frame::{ERROR_TRAILER, Frame, Lines, error_from_trailer};
@@ -36,6 +37,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest error answer in bytes.
 const MAX_ERROR_BYTES: usize = 1 << 20;
+/// Bytes of a usual request.
+const REQUEST_BYTES: usize = 4096;
 /// Bytes of the number that a node answers with a proof to.
 const NONCE_BYTES: usize = 32;
 
@@ -290,7 +293,9 @@ fn body(bytes: Bytes) -> Body {
 }
 
 fn json<C: serde::Serialize>(call: &C) -> Result<Body, CallError> {
-    let bytes = serde_json::to_vec(call).map_err(|error| {
+    // A request may hold a passphrase or keys: it is wiped when it has been sent.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(REQUEST_BYTES));
+    serde_json::to_writer(&mut *bytes, call).map_err(|error| {
         // A path that is not UTF-8 is what JSON cannot carry.
         CallError::new(
             ErrorKind::Usage,
@@ -298,7 +303,7 @@ fn json<C: serde::Serialize>(call: &C) -> Result<Body, CallError> {
         )
         .with_hint("paths that are not UTF-8 need a command with a node of its own: stop the running node first")
     })?;
-    Ok(body(bytes.into()))
+    Ok(body(Bytes::from_owner(bytes)))
 }
 
 async fn read_frames<R: serde::de::DeserializeOwned>(

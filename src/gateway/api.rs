@@ -24,6 +24,7 @@ use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroize;
 
 use super::{Shared, error, guard};
 use crate::block::MAX_BLOCK_BYTES;
@@ -125,6 +126,10 @@ async fn dispatch(
                     let stream = client.cat(read_json(request).await?).await?;
                     bytes_answer(stream, slot).await
                 }
+                "restore-tar" => {
+                    let stream = client.restore_tar(read_json(request).await?).await?;
+                    bytes_answer(stream, slot).await
+                }
                 "block-get" => {
                     let block = client.block_get(read_json(request).await?).await?;
                     bytes_answer(futures::stream::iter([Ok(block)]).boxed(), slot).await
@@ -141,6 +146,15 @@ async fn dispatch(
         Put => put, monitor;
         Get => get, monitor;
         PinAdd => pin_add, monitor;
+        Backup => backup, monitor;
+        Restore => restore, monitor;
+        Prune => prune, monitor;
+        Check => check, monitor;
+        Snapshots => snapshots;
+        SnapshotTree => snapshot_tree;
+        FindFile => find_file;
+        Diff => diff;
+        Forget => forget;
         Ls => ls;
         Find => find;
         Announce => announce;
@@ -195,7 +209,12 @@ async fn read_body(request: Request, limit: usize) -> Result<Bytes, CallError> {
 
 async fn read_json<C: serde::de::DeserializeOwned>(request: Request) -> Result<C, CallError> {
     let bytes = read_body(request, MAX_REQUEST_BYTES).await?;
-    serde_json::from_slice(&bytes).map_err(|error| {
+    let call = serde_json::from_slice(&bytes);
+    // A request may hold a passphrase or keys, so it is not left in memory.
+    if let Ok(mut bytes) = bytes.try_into_mut() {
+        bytes.zeroize();
+    }
+    call.map_err(|error| {
         // Serde's message may repeat the value, and a link is a secret: only where it is wrong is told.
         CallError::new(
             ErrorKind::Usage,

@@ -39,6 +39,8 @@ pub(super) fn status_of(kind: ErrorKind) -> StatusCode {
         ErrorKind::Exists => StatusCode::CONFLICT,
         ErrorKind::Permission => StatusCode::FORBIDDEN,
         ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::OwnerLocked => StatusCode::LOCKED,
+        ErrorKind::NoOwner => StatusCode::CONFLICT,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use libp2p::Multiaddr;
+use libp2p::{Multiaddr, PeerId};
 
 use super::Node;
 use super::api::*;
@@ -41,7 +41,7 @@ impl Node {
                 .find(request.id.to_multihash(), limit);
             let answers = providers
                 .filter(|provider| std::future::ready(provider.peer != own))
-                .map(|provider| self.check(provider, &request, start))
+                .map(|provider| self.ask_provider(provider, &request, start))
                 .buffer_unordered(CHECK_AT_ONCE);
             let mut answers = std::pin::pin!(answers);
             while let Ok(Some(provider)) = tokio::time::timeout_at(deadline, answers.next()).await {
@@ -63,7 +63,7 @@ impl Node {
         })
     }
 
-    async fn check(
+    async fn ask_provider(
         &self,
         provider: providers::Provider,
         request: &Find,
@@ -154,6 +154,21 @@ impl Node {
             .collect();
         peers.sort_by(|a, b| a.peer.cmp(&b.peer));
         Ok(PeersReply { peers })
+    }
+
+    /// Has nothing to do with a peer from now on, and closes the connections to it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for what is not the name of a peer.
+    pub async fn block_peer(&self, peer: &str) -> Result<(), CallError> {
+        let peer: PeerId = peer.parse().map_err(|error| {
+            CallError::new(
+                ErrorKind::Usage,
+                format!("'{peer}' is not the name of a peer: {error}"),
+            )
+        })?;
+        self.net().peers().block(peer).await;
+        Ok(())
     }
 
     /// Connects to a peer.

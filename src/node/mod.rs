@@ -14,12 +14,13 @@ mod files;
 pub mod identity;
 mod mesh;
 mod pins;
+mod schedule;
 mod shelf;
 mod status;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use libp2p::Multiaddr;
@@ -161,8 +162,10 @@ impl Node {
         workers.spawn("heads", |c, s| upkeep::heads::run(parts.2, now, c, s));
         workers.spawn("maintain", |c, s| upkeep::maintain::run(store, c, s));
         workers.spawn("events", |c, s| forward_events(from, parts.3, joined, c, s));
-        Ok(Self {
-            inner: Arc::new(Inner {
+        let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
+            let inner = inner.clone();
+            workers.spawn("schedule", |c, s| schedule::run(inner, c, s));
+            Inner {
                 home: Arc::new(Home::new(&options.data_dir)),
                 unlocked: backup::Unlocked::default(),
                 options,
@@ -175,8 +178,9 @@ impl Node {
                 workers: Mutex::new(Some(workers)),
                 stop,
                 calls: TaskTracker::new(),
-            }),
-        })
+            }
+        });
+        Ok(Self { inner })
     }
 
     /// The node's name on the network.

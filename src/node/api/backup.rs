@@ -7,6 +7,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::{Call, Giver, Overwrite, Unreadable, call};
 use crate::backup::retention::Policy;
+pub use crate::backup::sets::Exclusions;
 use crate::block::Link;
 use crate::id::BlockId;
 use crate::time::Timestamp;
@@ -43,24 +44,6 @@ impl std::fmt::Debug for ReadingKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ReadingKeys(..)")
     }
-}
-
-/// What is left out of a backup.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Exclusions {
-    /// Patterns in the syntax of `.gitignore`.
-    pub exclude: Vec<String>,
-    /// Patterns of what is taken although it is excluded.
-    pub include: Vec<String>,
-    /// Heed `.gitignore` files.
-    pub ignore_files: bool,
-    /// Leave out what is in directories marked by a CACHEDIR.TAG.
-    pub cache_directories: bool,
-    /// Leave out what is mounted below the paths.
-    pub one_file_system: bool,
-    /// Leave out larger files, in bytes.
-    pub max_file_bytes: Option<u64>,
 }
 
 /// Backs up some paths as one snapshot.
@@ -442,8 +425,6 @@ pub struct Prune {
     /// Only say what would be done.
     #[serde(default)]
     pub dry_run: bool,
-    /// Rewrite packs of which less than this share, in percent, is still used. 0: none.
-    pub repack_below_percent: u8,
 }
 call!(Prune, "prune", PruneReply);
 
@@ -452,12 +433,16 @@ call!(Prune, "prune", PruneReply);
 pub struct PruneReply {
     /// Snapshots whose blocks were let go.
     pub snapshots: u64,
+    /// Snapshots of runs that were cut off at the last moment, and that were taken into the log.
+    #[serde(default)]
+    pub adopted: u64,
+    /// Snapshots that are kept here and that nobody names, and that are not this machine's: they were left alone.
+    #[serde(default)]
+    pub left_alone: u64,
     /// Blocks removed; after a dry run, that would be.
     pub freed_blocks: u64,
     /// Their bytes.
     pub freed_bytes: u64,
-    /// Packs that were rewritten.
-    pub repacked_blocks: u64,
     /// Bytes on disk before.
     pub disk_bytes_before: u64,
     /// Bytes on disk afterwards.
@@ -488,6 +473,9 @@ call!(Check, "check", CheckReply);
 pub struct CheckReply {
     /// Snapshots looked at.
     pub snapshots: u64,
+    /// Snapshots that are not kept here and were not looked at.
+    #[serde(default)]
+    pub elsewhere: u64,
     /// Distinct blocks looked at.
     pub blocks: u64,
     /// Blocks of which every byte was read.

@@ -657,10 +657,10 @@ pub enum ErrorKind {
     Permission,
     /// The node could not be reached, or is stopping.
     Unavailable,
-    /// The machine has no owner: nothing to back up for.
-    NoOwner,
-    /// The owner's keys are protected by a passphrase that was not given.
+    /// The keys of the owner are behind a passphrase, and none was given.
     OwnerLocked,
+    /// The data directory has no owner.
+    NoOwner,
 }
 
 impl CallError {

@@ -1,4 +1,6 @@
-//! Calls about backups.
+//! Calls about backups: running, listing, reading and restoring. What is done with what there is: `care.rs`.
+
+mod care;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -7,13 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use jiff::tz::TimeZone;
 use tokio_util::io::ReaderStream;
 
 use super::api::*;
 use super::failure::chain;
 use super::{Node, blocking, givers};
-use crate::backup::forget::ForgetOptions;
 use crate::backup::owner::{self, Membership, State, Vault};
 use crate::backup::run::Job;
 use crate::backup::{
@@ -339,36 +339,6 @@ impl Node {
             attributes: report.attributes,
             added_bytes: report.added_bytes,
             removed_bytes: report.removed_bytes,
-        })
-    }
-
-    /// Forgets snapshots.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Usage`] when no snapshot is called so: nothing is forgotten then.
-    pub async fn forget(&self, request: Forget) -> Result<ForgetReply, CallError> {
-        let member = self.member(&request.speaker).await?;
-        let archive = self.own_archive(&member);
-        let options = ForgetOptions {
-            policy: request.policy,
-            names: request.snapshots,
-            set: request.set,
-            tag: request.tag,
-            all_machines: request.all_machines,
-            dry_run: request.dry_run,
-        };
-        let zone = TimeZone::system();
-        let forgot = backup::forget::forget(&archive, &member, &options, &zone).await?;
-        Ok(ForgetReply {
-            kept: forgot
-                .kept
-                .iter()
-                .map(|(listed, reasons)| KeptSnapshot {
-                    snapshot: describe(listed),
-                    reasons: reasons.iter().map(ToString::to_string).collect(),
-                })
-                .collect(),
-            forgotten: forgot.forgotten.iter().map(describe).collect(),
         })
     }
 

@@ -1,0 +1,140 @@
+//! Calls about backups that are there: forgetting, pruning, checking.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+
+use super::super::api::*;
+use super::super::Node;
+use super::describe;
+use crate::backup;
+use crate::backup::forget::ForgetOptions;
+
+/// Where a prune that was cut off left its journal, below the data directory.
+const JOURNAL_DIR: &str = "prune";
+/// Whole shares of a hundredth of a percent.
+const FULL_PERCENT: f64 = 100.0;
+
+impl Node {
+    /// Forgets snapshots.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when no snapshot is called so: nothing is forgotten then.
+    pub async fn forget(&self, request: Forget) -> Result<ForgetReply, CallError> {
+        let member = self.member(&request.speaker).await?;
+        let archive = self.own_archive(&member);
+        let options = ForgetOptions {
+            policy: request.policy,
+            names: request.snapshots,
+            set: request.set,
+            tag: request.tag,
+            all_machines: request.all_machines,
+            dry_run: request.dry_run,
+        };
+        let zone = TimeZone::system();
+        let forgot = backup::forget::forget(&archive, &member, &options, &zone).await?;
+        Ok(ForgetReply {
+            kept: forgot
+                .kept
+                .iter()
+                .map(|(listed, reasons)| KeptSnapshot {
+                    snapshot: describe(listed),
+                    reasons: reasons.iter().map(ToString::to_string).collect(),
+                })
+                .collect(),
+            forgotten: forgot.forgotten.iter().map(describe).collect(),
+        })
+    }
+
+    /// Gives back the space of what was forgotten.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoOwner`], [`ErrorKind::OwnerLocked`], and what the store says. What was done until then stays done.
+    pub async fn prune(
+        &self,
+        request: Prune,
+        monitor: Arc<dyn Monitor>,
+    ) -> Result<PruneReply, CallError> {
+        let member = self.member(&request.speaker).await?;
+        let archive = self.own_archive(&member);
+        let options = backup::prune::PruneOptions {
+            dry_run: request.dry_run,
+            journal_dir: self.inner.options.data_dir.join(JOURNAL_DIR),
+        };
+        let (cancel, _cancel_on_drop) = self.cancel_on_drop();
+        let report =
+            backup::prune::prune(&archive, &member, &options, &*monitor, &cancel).await?;
+        Ok(PruneReply {
+            snapshots: report.snapshots,
+            adopted: report.adopted,
+            left_alone: report.left_alone,
+            freed_blocks: report.freed_blocks,
+            freed_bytes: report.freed_bytes,
+            disk_bytes_before: report.disk_bytes_before,
+            disk_bytes: report.disk_bytes,
+        })
+    }
+
+    /// Checks the snapshots that are kept here, and mends what peers have.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a share that is none. Damage is reported, not an error.
+    pub async fn check(
+        &self,
+        request: Check,
+        monitor: Arc<dyn Monitor>,
+    ) -> Result<CheckReply, CallError> {
+        let percent = request.read_data_percent;
+        if !(0.0..=FULL_PERCENT).contains(&percent) {
+            let message = format!("{percent} is not a share in percent: it is between 0 and 100");
+            return Err(CallError::new(ErrorKind::Usage, message));
+        }
+        let member = self.member(&request.speaker).await?;
+        let archive = self.own_archive(&member);
+        // Another share each day: after so many days everything was read.
+        let day = self.now().0 / (24 * 3600 * 1000);
+        let options = backup::check::CheckOptions {
+            read_percent: percent,
+            seed: day,
+            remote: request.remote,
+            snapshot: request.snapshot,
+            machine: Some(*member.machine().id().as_bytes()),
+            patience: Duration::from_secs(request.timeout_s),
+        };
+        let (cancel, _cancel_on_drop) = self.cancel_on_drop();
+        let report = backup::check::check(&archive, &options, &*monitor, &cancel).await?;
+        Ok(CheckReply {
+            snapshots: report.snapshots,
+            elsewhere: report.elsewhere,
+            blocks: report.blocks,
+            read_blocks: report.read_blocks,
+            read_bytes: report.read_bytes,
+            errors: report.errors.iter().map(damage).collect(),
+            errors_total: report.errors_total,
+            mended: report.mended.iter().map(damage).collect(),
+            mended_total: report.mended_total,
+            holders: report
+                .holders
+                .iter()
+                .map(|holder| Holder {
+                    peer: holder.peer.to_string(),
+                    blocks: holder.blocks,
+                    asked: holder.asked,
+                })
+                .collect(),
+        })
+    }
+}
+
+fn damage(damage: &backup::check::Damage) -> Damage {
+    Damage {
+        snapshot: damage
+            .snapshot
+            .map(|id| id.to_hex())
+            .unwrap_or_default(),
+        path: String::from_utf8_lossy(&damage.path).into_owned(),
+        block: damage.block,
+        reason: damage.reason(),
+    }
+}
