@@ -18,13 +18,25 @@
 //! Deliberately absent: copies on other machines (leases), files and trees themselves (`bundle`).
 
 mod archive;
+pub mod check;
 pub mod error;
 pub mod log;
 pub mod owner;
+pub mod prune;
 pub mod retention;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 
 pub use archive::{Access, Archive, Found, Search};
 pub use error::Error;
 pub use log::{Catalog, Listed, Log, Logged};
 pub use snapshot::{Snapshot, Summary};
+
+/// Name of every pin of a snapshot: how they are told from other pins.
+pub const SNAPSHOT_PIN: &str = "backup snapshot";
+
+/// What work that was stopped on request ends with.
+fn stopped() -> Error {
+    Error::Bundle(crate::bundle::Error::Cancelled)
+}

@@ -41,6 +41,7 @@ mod stat;
 mod tests;
 pub mod tree;
 
+pub use codec::decode_node;
 pub use error::Error;
 pub use extract::{
     DEFAULT_WINDOW, ExtractOptions, ExtractReport, Failed, Missing, Overwrite, extract,
