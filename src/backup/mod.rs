@@ -18,16 +18,20 @@
 //! Deliberately absent: copies on other machines (leases), files and trees themselves (`bundle`).
 
 mod archive;
+pub mod check;
 pub mod error;
 pub mod forget;
 pub mod log;
 pub mod owner;
+pub mod prune;
 pub mod retention;
 pub mod run;
 pub mod schedule;
 mod search;
 pub mod sets;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 
 pub use archive::{Access, Archive, Found, Home, Search, read_snapshot};
 pub use error::Error;
@@ -35,5 +39,10 @@ pub use log::{Catalog, Listed, Log, Logged};
 pub use search::{Hit, Hits, find_files};
 pub use snapshot::{Snapshot, Summary};
 
-/// Name of the pins of snapshots, by which they are recognised in the store.
+/// Name of every pin of a snapshot: how they are told from other pins.
 pub const SNAPSHOT_PIN: &str = "backup snapshot";
+
+/// What work that was stopped on request ends with.
+fn stopped() -> Error {
+    Error::Bundle(crate::bundle::Error::Cancelled)
+}

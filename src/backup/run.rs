@@ -20,6 +20,7 @@ use super::archive::{Archive, Search, blocking, put_pinned, read_snapshot};
 use super::error::Error;
 use super::log::{Catalog, Listed, Logged};
 use super::owner::Membership;
+use super::prune::adopt_orphans;
 use super::snapshot::{
     MAX_EXCLUDES, MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_PATHS, MAX_TAGS, Snapshot, Summary,
 };
@@ -144,6 +145,7 @@ pub async fn run(
     cancel: CancellationToken,
 ) -> Result<Done, Error> {
     let job = job.checked()?;
+    adopt_orphans(archive, member).await?;
     let previous = previous(archive, member, &job).await?;
     let options = job.options(archive, previous)?;
     let depot = archive.depot();

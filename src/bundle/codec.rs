@@ -194,11 +194,11 @@ fn encode_extents<B>(
         .collect()
 }
 
-/// Reads what [`encode_node`] writes. `id` is the block's, for the error.
+/// Reads the plaintext of a tree block. `id` is the block's, for the error.
 ///
 /// # Errors
 /// [`Error::Malformed`] and [`Error::UnknownVersion`].
-pub(super) fn decode_node(id: BlockId, plaintext: &Bytes) -> Result<Node, Error> {
+pub fn decode_node(id: BlockId, plaintext: &Bytes) -> Result<Node, Error> {
     let malformed = |what| Error::Malformed { block: id, what };
     let Some((magic, [version, ..])) = plaintext.split_first_chunk::<3>() else {
         return Err(malformed("it is too short"));

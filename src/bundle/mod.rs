@@ -47,6 +47,7 @@ mod tar;
 mod tests;
 pub mod tree;
 
+pub use codec::decode_node;
 pub use diff::{Change, ChangeKind, DiffReport, diff};
 pub use error::Error;
 pub use extract::{

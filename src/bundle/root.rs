@@ -107,11 +107,11 @@ impl<B> Root<B> {
 }
 
 impl Root {
-    /// Reads what [`encode`](Self::encode) writes. `id` is the block's, for the error.
+    /// Reads the plaintext of a root block. `id` is the block's, for the error.
     ///
     /// # Errors
     /// [`Error::NotABundle`], [`Error::UnknownVersion`], [`Error::Malformed`].
-    pub(super) fn decode(id: BlockId, plaintext: &Bytes) -> Result<Self, Error> {
+    pub fn decode(id: BlockId, plaintext: &Bytes) -> Result<Self, Error> {
         let Some((magic, [version, ..])) = plaintext.split_first_chunk::<8>() else {
             return Err(Error::NotABundle { id });
         };

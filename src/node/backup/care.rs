@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use super::super::api::*;
 use super::super::Node;
+use super::super::api::*;
 use super::describe;
 use crate::backup;
 use crate::backup::forget::ForgetOptions;
+use crate::monitor::Monitor;
 
 /// Where a prune that was cut off left its journal, below the data directory.
 const JOURNAL_DIR: &str = "prune";
@@ -63,8 +64,7 @@ impl Node {
             journal_dir: self.inner.options.data_dir.join(JOURNAL_DIR),
         };
         let (cancel, _cancel_on_drop) = self.cancel_on_drop();
-        let report =
-            backup::prune::prune(&archive, &member, &options, &*monitor, &cancel).await?;
+        let report = backup::prune::prune(&archive, &member, &options, &*monitor, &cancel).await?;
         Ok(PruneReply {
             snapshots: report.snapshots,
             adopted: report.adopted,
@@ -129,10 +129,7 @@ impl Node {
 
 fn damage(damage: &backup::check::Damage) -> Damage {
     Damage {
-        snapshot: damage
-            .snapshot
-            .map(|id| id.to_hex())
-            .unwrap_or_default(),
+        snapshot: damage.snapshot.map(|id| id.to_hex()).unwrap_or_default(),
         path: String::from_utf8_lossy(&damage.path).into_owned(),
         block: damage.block,
         reason: damage.reason(),

@@ -224,9 +224,10 @@ impl Store for RocksStore {
 
     fn maintain(&self) -> Result<Maintained, Error> {
         self.write_pending();
-        self.remove_pins_under_way()?;
+        let pins_wait = self.remove_pins_under_way()?;
         self.sweep_chunks()?;
-        let maintained = self.tidy()?;
+        let mut maintained = self.tidy()?;
+        maintained.more |= pins_wait;
         self.measure(&self.writer());
         Ok(maintained)
     }

@@ -1,0 +1,612 @@
+//! Pruning: what nobody names any more is let go, and its space comes back.
+//!
+//! In this order: snapshots whose run was cut off just before it wrote its log are taken in; what the pins of forgotten snapshots
+//! alone keep is noted in a journal; the pins go; the noted blocks go, unless something refers to them again by then; mentions of
+//! snapshots that are gone everywhere are dropped from the log; the store gets the space back. Cut off anywhere, the next prune goes on.
+//!
+//! Invariants: no pin goes unless a log that was read forgets its snapshot. A block goes only when nothing refers to it, which the
+//! store checks in the same step: a backup that runs beside it refers to a block before it relies on it. Memory is bounded whatever
+//! the number of blocks.
+//!
+//! Deliberately absent: deciding what to forget (`retention`), rewriting blocks that are used in part only.
+
+mod journal;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use self::journal::{Journal, JournalReader};
+use super::archive::{Archive, Found, Search, blocking};
+use super::error::Error;
+use super::log::{Log, Logged};
+use super::owner::Membership;
+use super::snapshot::Snapshot;
+use super::{SNAPSHOT_PIN, stopped};
+use crate::block::{self, Link};
+use crate::id::BlockId;
+use crate::monitor::{Monitor, Progress};
+use crate::store::{self, PinId, Store};
+
+/// Blocks that one step looks at.
+const PAGE: usize = 1024;
+/// Ids that are held while the blocks of several pins are gone through side by side.
+const HELD_IDS: usize = 65_536;
+/// Fewest ids of one pin that are read at once.
+const MIN_PIN_PAGE: usize = 16;
+/// How long to look for logs that are not here.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Pause between two looks whether another prune is done.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// Most rounds of looking after the store. Each moves some hundred megabytes: this is far more than any store needs.
+const MAX_ROUNDS: usize = 10_000;
+
+/// How to prune.
+#[derive(Clone, Debug)]
+pub struct PruneOptions {
+    /// Only count.
+    pub dry_run: bool,
+    /// Where the journal is: a directory of this node's own, on a disk that lasts. Made if it is not there.
+    pub journal_dir: PathBuf,
+}
+
+/// What a prune did; after a dry run, what one would do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PruneReport {
+    /// Snapshots whose pins were removed.
+    pub snapshots: u64,
+    /// Snapshots of runs that were cut off at the last moment, and are in the log now.
+    pub adopted: u64,
+    /// Snapshots that are pinned and that nobody names, and that are not this machine's: they were left alone.
+    pub left_alone: u64,
+    /// Blocks removed.
+    pub freed_blocks: u64,
+    /// Their bytes.
+    pub freed_bytes: u64,
+    /// Bytes on disk before.
+    pub disk_bytes_before: u64,
+    /// Bytes on disk afterwards. Small rests of dropped blocks stay until it is worth while to rewrite the files that they are in.
+    pub disk_bytes: u64,
+}
+
+/// Removes what the owner's logs forget from this node.
+///
+/// A second prune waits for the first.
+///
+/// # Errors
+/// [`Error::Store`], [`Error::File`], and what [`Archive::change_log`] says. What was done until then stays done.
+///
+/// # Cancel safety
+/// Safe: dropped or cancelled, the next prune goes on.
+pub async fn prune(
+    archive: &Archive,
+    member: &Membership,
+    options: &PruneOptions,
+    monitor: &dyn Monitor,
+    cancel: &CancellationToken,
+) -> Result<PruneReport, Error> {
+    let prune = Prune {
+        archive,
+        member,
+        monitor,
+    };
+    tokio::select! {
+        () = cancel.cancelled() => Err(stopped()),
+        report = prune.run(options) => report,
+    }
+}
+
+/// Takes snapshots of this machine that are pinned, and that no log names or forgets, into its log: their runs were cut off just before
+/// they wrote it. Returns how many.
+///
+/// # Errors
+/// [`Error::Store`], and what [`Archive::change_log`] says.
+pub async fn adopt_orphans(archive: &Archive, member: &Membership) -> Result<u64, Error> {
+    let pins = snapshot_pins(archive).await?;
+    let found = archive.find(Search::Glance, PATIENCE).await?;
+    let orphans = Sorted::new(pins, &found).orphans;
+    Ok(adopt(archive, member, &found, orphans).await?.adopted)
+}
+
+/// A pin of a snapshot, of any owner.
+struct SnapshotPin {
+    pin: PinId,
+    link: Link,
+}
+
+async fn snapshot_pins(archive: &Archive) -> Result<Vec<SnapshotPin>, Error> {
+    let store = archive.depot().store().clone();
+    blocking(move || {
+        let pins = store.pins()?.into_iter();
+        Ok(pins
+            .filter(|(_, info)| info.name == SNAPSHOT_PIN)
+            .filter_map(|(pin, info)| Some((pin, info.link?)))
+            .map(|(pin, link)| SnapshotPin { pin, link })
+            .collect())
+    })
+    .await
+}
+
+/// Pins by what the logs say of their snapshots. What a log names and none forgets is in neither list.
+struct Sorted {
+    forgotten: Vec<SnapshotPin>,
+    orphans: Vec<SnapshotPin>,
+}
+
+impl Sorted {
+    fn new(pins: Vec<SnapshotPin>, found: &Found) -> Self {
+        let forgotten: HashSet<&BlockId> = found.logs.iter().flat_map(Log::forgotten).collect();
+        let named = found.logs.iter().flat_map(Log::snapshots);
+        let named: HashSet<&BlockId> = named.map(|logged| &logged.snapshot.id).collect();
+        let (gone, rest): (Vec<_>, Vec<_>) = pins
+            .into_iter()
+            .partition(|pin| forgotten.contains(&pin.link.id));
+        Self {
+            forgotten: gone,
+            orphans: rest
+                .into_iter()
+                .filter(|pin| !named.contains(&pin.link.id))
+                .collect(),
+        }
+    }
+}
+
+/// The snapshot in a block that is here. `None`: it is not here, damaged, or no snapshot.
+fn local_snapshot(store: &dyn Store, link: &Link) -> Result<Option<Snapshot>, Error> {
+    let block = match store.get(link.id) {
+        Ok(Some(block)) => block,
+        Ok(None) | Err(store::Error::Corrupt { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let plaintext = block::open(&block, &link.key).ok();
+    Ok(plaintext.and_then(|plaintext| Snapshot::decode(link.id, &plaintext).ok()))
+}
+
+/// What became of orphans.
+#[derive(Default)]
+struct Adopted {
+    adopted: u64,
+    /// Of this owner, or unreadable, and not of this machine.
+    left_alone: u64,
+}
+
+async fn adopt(
+    archive: &Archive,
+    member: &Membership,
+    found: &Found,
+    orphans: Vec<SnapshotPin>,
+) -> Result<Adopted, Error> {
+    let machine = *member.machine().id().as_bytes();
+    if orphans.is_empty() || found.unread.iter().any(|(unread, _)| *unread == machine) {
+        // Without the own log nothing is known, and nothing can be written.
+        return Ok(Adopted {
+            adopted: 0,
+            left_alone: orphans.len() as u64,
+        });
+    }
+    let store = archive.depot().store().clone();
+    let owner = *member.owner().as_bytes();
+    let (ours, left_alone) = blocking(move || {
+        let (mut ours, mut left_alone) = (Vec::new(), 0);
+        for orphan in orphans {
+            match local_snapshot(store.as_ref(), &orphan.link)? {
+                Some(snapshot) if snapshot.owner != owner => {}
+                Some(snapshot) if snapshot.machine == machine => ours.push(Logged {
+                    snapshot: orphan.link,
+                    summary: snapshot.summary,
+                }),
+                _ => left_alone += 1,
+            }
+        }
+        Ok((ours, left_alone))
+    })
+    .await?;
+    if ours.is_empty() {
+        return Ok(Adopted {
+            adopted: 0,
+            left_alone,
+        });
+    }
+    let store = archive.depot().store().clone();
+    let adopted = archive
+        .change_log(member, |log| {
+            let mut adopted = 0;
+            for logged in ours {
+                let id = logged.snapshot.id;
+                // Forgotten, pruned or added by its own run since we looked.
+                let is_pinned = store.stat(id)?.is_some_and(|stat| stat.pins > 0);
+                if is_pinned && !log.has(&id) && !log.forgotten().contains(&id) {
+                    log.add(logged)?;
+                    adopted += 1;
+                }
+            }
+            Ok(adopted)
+        })
+        .await?;
+    Ok(Adopted {
+        adopted,
+        left_alone,
+    })
+}
+
+struct Prune<'a> {
+    archive: &'a Archive,
+    member: &'a Membership,
+    monitor: &'a dyn Monitor,
+}
+
+impl Prune<'_> {
+    fn store(&self) -> &Arc<dyn Store> {
+        self.archive.depot().store()
+    }
+
+    async fn run(&self, options: &PruneOptions) -> Result<PruneReport, Error> {
+        let mut report = PruneReport {
+            disk_bytes_before: self.store().usage().disk_bytes,
+            ..PruneReport::default()
+        };
+        if options.dry_run {
+            let (pins, found) = self.look().await?;
+            let gone = self.ours(Sorted::new(pins, &found).forgotten).await?;
+            self.count(gone, &mut report).await?;
+            report.disk_bytes = report.disk_bytes_before;
+            return Ok(report);
+        }
+        let journal = take_journal(&options.journal_dir).await?;
+        let journal = self.finish_earlier(journal, &mut report).await?;
+        let (pins, found) = self.look().await?;
+        let sorted = Sorted::new(pins, &found);
+        match adopt(self.archive, self.member, &found, sorted.orphans).await {
+            Ok(adopted) => {
+                report.adopted = adopted.adopted;
+                report.left_alone = adopted.left_alone;
+            }
+            // Pruning is what makes room in it.
+            Err(Error::LogFull) => {
+                let full = "snapshots of interrupted runs are not in the log: it is full";
+                self.monitor.warning(full);
+            }
+            Err(error) => return Err(error),
+        }
+        let gone = self.ours(sorted.forgotten).await?;
+        self.forget_too(&gone).await?;
+        self.remove(journal, gone, &mut report).await?;
+        self.settle(&found).await?;
+        self.maintain().await?;
+        report.disk_bytes = self.store().usage().disk_bytes;
+        Ok(report)
+    }
+
+    /// The pins come first: a pin that is made after that is not looked at, and one that is listed and was just logged is found in the log.
+    async fn look(&self) -> Result<(Vec<SnapshotPin>, Found), Error> {
+        let pins = snapshot_pins(self.archive).await?;
+        let found = self.archive.find(Search::Glance, PATIENCE).await?;
+        for (_, error) in &found.unread {
+            self.monitor.warning(&format!(
+                "the log of a machine could not be read; what it alone forgets stays: {error}"
+            ));
+        }
+        Ok((pins, found))
+    }
+
+    /// Those of forgotten snapshots that are not another owner's, whoever named them.
+    async fn ours(&self, forgotten: Vec<SnapshotPin>) -> Result<Vec<SnapshotPin>, Error> {
+        let store = self.store().clone();
+        let owner = *self.member.owner().as_bytes();
+        blocking(move || {
+            let mut ours = Vec::with_capacity(forgotten.len());
+            for pin in forgotten {
+                let snapshot = local_snapshot(store.as_ref(), &pin.link)?;
+                if snapshot.is_none_or(|snapshot| snapshot.owner == owner) {
+                    ours.push(pin);
+                }
+            }
+            Ok(ours)
+        })
+        .await
+    }
+
+    /// What another machine forgets and this one's log still names: this one forgets it as well, until its pin is gone. Otherwise the
+    /// other could drop its mention while the pin is still here, which would then look like that of an interrupted run.
+    async fn forget_too(&self, gone: &[SnapshotPin]) -> Result<(), Error> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.archive
+            .change_log(self.member, |log| {
+                let named = gone.iter().map(|pin| pin.link.id);
+                let named: Vec<BlockId> = named.filter(|id| log.has(id)).collect();
+                named.into_iter().try_for_each(|id| log.forget(id))
+            })
+            .await
+    }
+
+    /// Removes what an earlier prune noted and did not come to.
+    async fn finish_earlier(
+        &self,
+        journal: Journal,
+        report: &mut PruneReport,
+    ) -> Result<Journal, Error> {
+        let (journal, is_there) = on(journal, |journal| Ok(journal.read()?.is_some())).await?;
+        if !is_there {
+            return Ok(journal);
+        }
+        // Pins whose removal was cut off still count as references.
+        self.maintain().await?;
+        self.remove_noted(journal, report).await
+    }
+
+    async fn remove(
+        &self,
+        journal: Journal,
+        gone: Vec<SnapshotPin>,
+        report: &mut PruneReport,
+    ) -> Result<Journal, Error> {
+        if gone.is_empty() {
+            return Ok(journal);
+        }
+        report.snapshots = distinct(&gone);
+        let pins: Vec<PinId> = gone.iter().map(|pin| pin.pin).collect();
+        let merge = Merge::new(self.store().clone(), &pins);
+        let (journal, writer) = on(journal, |journal| journal.write()).await?;
+        let mut work = (writer, merge);
+        loop {
+            let (next, more) = on(work, |(writer, merge)| {
+                let page = merge.page()?;
+                writer.add(page.as_deref().unwrap_or_default())?;
+                Ok(page.is_some())
+            })
+            .await?;
+            work = next;
+            if !more {
+                break;
+            }
+        }
+        let writer = work.0;
+        blocking(move || writer.finish()).await?;
+        for pin in pins {
+            let store = self.store().clone();
+            blocking(move || match store.remove_pin(pin) {
+                Ok(_) | Err(store::Error::NoSuchPin(_)) => Ok(()),
+                Err(error) => Err(error.into()),
+            })
+            .await?;
+        }
+        self.remove_noted(journal, report).await
+    }
+
+    /// Removes the blocks that the journal names and nothing refers to, and then the journal.
+    async fn remove_noted(
+        &self,
+        journal: Journal,
+        report: &mut PruneReport,
+    ) -> Result<Journal, Error> {
+        let (journal, reader) = on(journal, |journal| journal.read()).await?;
+        let Some(reader) = reader else {
+            return Ok(journal);
+        };
+        let mut work = (reader, self.store().clone());
+        loop {
+            let (next, freed) = on(work, |(reader, store)| remove_page(reader, &**store)).await?;
+            work = next;
+            let Some((blocks, bytes)) = freed else {
+                break;
+            };
+            report.freed_blocks += blocks;
+            report.freed_bytes += bytes;
+            self.progress(report);
+        }
+        let store = work.1;
+        // A crash may undo what is not durable, and there must be a journal then.
+        let (journal, ()) = on(journal, move |journal| {
+            store.flush()?;
+            journal.remove()
+        })
+        .await?;
+        Ok(journal)
+    }
+
+    async fn count(&self, gone: Vec<SnapshotPin>, report: &mut PruneReport) -> Result<(), Error> {
+        report.snapshots = distinct(&gone);
+        let pins: Vec<PinId> = gone.iter().map(|pin| pin.pin).collect();
+        let mut merge = Merge::new(self.store().clone(), &pins);
+        loop {
+            let (next, page) = on(merge, Merge::page).await?;
+            merge = next;
+            let Some(page) = page else {
+                return Ok(());
+            };
+            report.freed_blocks += page.len() as u64;
+            report.freed_bytes += page.iter().map(|(_, bytes)| u64::from(*bytes)).sum::<u64>();
+            self.progress(report);
+        }
+    }
+
+    /// Drops the own mentions of snapshots that have no pin here any more and that no log names.
+    async fn settle(&self, found: &Found) -> Result<(), Error> {
+        if !found.unread.is_empty() {
+            return Ok(());
+        }
+        let machine = self.member.machine().id();
+        let Some(own) = found.logs.iter().find(|l| l.machine == *machine.as_bytes()) else {
+            return Ok(());
+        };
+        let mut done: BTreeSet<BlockId> = own.forgotten().clone();
+        for log in found.logs.iter().filter(|log| log.machine != own.machine) {
+            for logged in log.snapshots() {
+                done.remove(&logged.snapshot.id);
+            }
+        }
+        for pin in snapshot_pins(self.archive).await? {
+            done.remove(&pin.link.id);
+        }
+        if done.is_empty() {
+            return Ok(());
+        }
+        self.archive
+            .change_log(self.member, |log| {
+                // Only what was forgotten before the pins were looked at.
+                log.settle(|id| !done.contains(id));
+                Ok(())
+            })
+            .await
+    }
+
+    async fn maintain(&self) -> Result<(), Error> {
+        for _ in 0..MAX_ROUNDS {
+            let store = self.store().clone();
+            if !blocking(move || Ok(store.maintain()?)).await?.more {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn progress(&self, report: &PruneReport) {
+        self.monitor.progress(Progress {
+            bytes: report.freed_bytes,
+            blocks: report.freed_blocks,
+            ..Progress::default()
+        });
+    }
+}
+
+fn distinct(pins: &[SnapshotPin]) -> u64 {
+    let ids: HashSet<&BlockId> = pins.iter().map(|pin| &pin.link.id).collect();
+    ids.len() as u64
+}
+
+async fn take_journal(dir: &std::path::Path) -> Result<Journal, Error> {
+    loop {
+        let dir = dir.to_owned();
+        if let Some(journal) = blocking(move || Journal::take(&dir)).await? {
+            return Ok(journal);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// One step of some work, on a thread that may block. A step that is abandoned still ends before what it works on is dropped.
+async fn on<W: Send + 'static, T: Send + 'static>(
+    mut work: W,
+    step: impl FnOnce(&mut W) -> Result<T, Error> + Send + 'static,
+) -> Result<(W, T), Error> {
+    blocking(move || {
+        let done = step(&mut work)?;
+        Ok((work, done))
+    })
+    .await
+}
+
+/// Removes a page of what the journal names. `None`: there was nothing left.
+fn remove_page(reader: &mut JournalReader, store: &dyn Store) -> Result<Option<(u64, u64)>, Error> {
+    let page = reader.page(PAGE);
+    if page.is_empty() {
+        return Ok(None);
+    }
+    let (mut blocks, mut freed) = (0, 0);
+    for (id, bytes) in page {
+        match store.remove(id) {
+            Ok(true) => {
+                blocks += 1;
+                freed += u64::from(bytes);
+            }
+            // Held: something needs it again.
+            Ok(false) | Err(store::Error::Held { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Some((blocks, freed)))
+}
+
+/// Goes through the blocks of several pins side by side, in the order of their ids, and picks those that only these pins keep.
+struct Merge {
+    store: Arc<dyn Store>,
+    pins: Vec<Blocks>,
+    pin_page: usize,
+    /// The next block of each pin that has one.
+    next: BinaryHeap<Reverse<(BlockId, usize)>>,
+    has_begun: bool,
+}
+
+/// What is left of one pin's blocks.
+struct Blocks {
+    pin: PinId,
+    page: std::vec::IntoIter<BlockId>,
+    last: Option<BlockId>,
+}
+
+impl Merge {
+    fn new(store: Arc<dyn Store>, pins: &[PinId]) -> Self {
+        let mut pins = pins.to_vec();
+        pins.sort_unstable();
+        pins.dedup();
+        let blocks = |pin| Blocks {
+            pin,
+            page: Vec::new().into_iter(),
+            last: None,
+        };
+        Self {
+            store,
+            pin_page: (HELD_IDS / pins.len().max(1)).clamp(MIN_PIN_PAGE, PAGE),
+            pins: pins.into_iter().map(blocks).collect(),
+            next: BinaryHeap::new(),
+            has_begun: false,
+        }
+    }
+
+    /// Puts the next block of a pin into the heap.
+    fn advance(&mut self, at: usize) -> Result<(), Error> {
+        let Some(blocks) = self.pins.get_mut(at) else {
+            return Ok(());
+        };
+        if blocks.page.len() == 0 {
+            let page = self
+                .store
+                .pin_blocks(blocks.pin, blocks.last, self.pin_page)?;
+            blocks.page = page.into_iter();
+        }
+        if let Some(id) = blocks.page.next() {
+            blocks.last = Some(id);
+            self.next.push(Reverse((id, at)));
+        }
+        Ok(())
+    }
+
+    /// Those of some next blocks that only these pins keep, with their sizes. `None`: there were no blocks left.
+    fn page(&mut self) -> Result<Option<Vec<(BlockId, u32)>>, Error> {
+        if !self.has_begun {
+            self.has_begun = true;
+            (0..self.pins.len()).try_for_each(|at| self.advance(at))?;
+        }
+        if self.next.is_empty() {
+            return Ok(None);
+        }
+        let mut page = Vec::new();
+        for _ in 0..PAGE {
+            let Some(Reverse((id, at))) = self.next.pop() else {
+                break;
+            };
+            self.advance(at)?;
+            let mut pins = 1;
+            while let Some(Reverse((other, at))) = self.next.peek().copied()
+                && other == id
+            {
+                self.next.pop();
+                self.advance(at)?;
+                pins += 1;
+            }
+            if let Some(stat) = self.store.stat(id)?
+                && stat.pins == pins
+                && let Some(bytes) = stat.bytes
+            {
+                page.push((id, bytes));
+            }
+        }
+        Ok(Some(page))
+    }
+}
