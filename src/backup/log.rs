@@ -309,3 +309,186 @@ impl Catalog {
 
 /// Fewest digits of an id that name a snapshot.
 const MIN_DIGITS: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::snapshot::tests::{link, summary};
+    use data_encoding::HEXLOWER;
+    use proptest::prelude::*;
+
+    fn logged(number: u8) -> Logged {
+        Logged {
+            snapshot: link(number),
+            summary: summary(u64::from(number) * 1000),
+        }
+    }
+
+    fn log(machine: u8, snapshots: &[u8]) -> Log {
+        let mut log = Log::new([machine; 32], format!("machine {machine}"));
+        for number in snapshots {
+            log.add(logged(*number)).expect("room");
+        }
+        log
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Log, Error> {
+        Log::decode(link(0).id, &Bytes::copy_from_slice(bytes))
+    }
+
+    fn numbers(catalog: &Catalog) -> Vec<u64> {
+        let snapshots = catalog.snapshots().iter();
+        snapshots
+            .map(|l| l.logged.summary.started.0 / 1000)
+            .collect()
+    }
+
+    /// The bytes of version 1. These never change: a newer form gets another version.
+    #[test]
+    fn golden_bytes() {
+        let mut log = log(7, &[1, 2]);
+        log.forget(link(3).id).expect("room");
+        log.follow(link(4)).expect("room");
+        let bytes = log.encode().expect("small");
+        assert_eq!(
+            HEXLOWER.encode(&bytes),
+            include_str!("golden/log_v1.hex").trim()
+        );
+        assert_eq!(decode(&bytes).expect("its own bytes"), log);
+        let mut newer = bytes;
+        newer[8] = 9;
+        assert!(matches!(
+            decode(&newer),
+            Err(Error::UnknownVersion { version: 9, .. })
+        ));
+        assert!(matches!(
+            decode(b"LNSNAPSH\x01"),
+            Err(Error::NotALog { .. })
+        ));
+    }
+
+    #[test]
+    fn what_any_machine_forgets_is_gone() {
+        let mut first = log(1, &[1, 3]);
+        let second = log(2, &[2, 4]);
+        first.forget(link(2).id).expect("room");
+        first.forget(link(3).id).expect("room");
+        let catalog = Catalog::of([&first, &second]);
+        assert_eq!(numbers(&catalog), [1, 4]);
+        assert_eq!(catalog.find("latest").expect("one").logged, logged(4));
+        assert_eq!(catalog.find("0101").expect("one").logged, logged(1));
+        assert!(matches!(
+            catalog.find("010"),
+            Err(Error::NoSuchSnapshot { .. })
+        ));
+        assert!(matches!(
+            catalog.find("0202"),
+            Err(Error::NoSuchSnapshot { .. })
+        ));
+        assert!(matches!(
+            Catalog::default().find("latest"),
+            Err(Error::NoSnapshots)
+        ));
+        let whole = link(4).id.to_string();
+        assert_eq!(
+            catalog.find(&whole).expect("by its whole id").logged,
+            logged(4)
+        );
+    }
+
+    #[test]
+    fn a_beginning_that_several_share_is_refused() {
+        let mut log = log(1, &[]);
+        for last in 0..2u8 {
+            let mut digest = [5; 48];
+            digest[47] = last;
+            let snapshot = Link {
+                id: BlockId::from_sha384(digest),
+                ..link(5)
+            };
+            let summary = summary(u64::from(last));
+            log.add(Logged { snapshot, summary }).expect("room");
+        }
+        let catalog = Catalog::of([&log]);
+        assert!(matches!(catalog.find("0505"), Err(Error::Ambiguous { .. })));
+    }
+
+    #[test]
+    fn mentions_are_bounded() {
+        let mut log = log(1, &[]);
+        let id = |n: usize| {
+            let mut digest = [0; 48];
+            digest[..8].copy_from_slice(&(n as u64).to_be_bytes());
+            BlockId::from_sha384(digest)
+        };
+        for n in 0..MAX_FORGOTTEN {
+            log.forget(id(n)).expect("room");
+        }
+        log.forget(id(0)).expect("it is there already");
+        assert!(matches!(log.forget(id(MAX_FORGOTTEN)), Err(Error::LogFull)));
+        log.settle(|kept| *kept != id(1));
+        log.forget(id(MAX_FORGOTTEN)).expect("room again");
+        for n in 0..MAX_SNAPSHOTS {
+            let snapshot = Link {
+                id: id(100_000 + n),
+                ..link(1)
+            };
+            let summary = Summary::default();
+            log.add(Logged { snapshot, summary }).expect("room");
+        }
+        let over = Logged {
+            snapshot: Link {
+                id: id(5),
+                ..link(1)
+            },
+            summary: Summary::default(),
+        };
+        assert!(matches!(log.add(over), Err(Error::LogFull)));
+        let bytes = log.encode().expect("full of short ones, it fits");
+        assert_eq!(decode(&bytes).expect("its own bytes"), log);
+        for n in 0..MAX_EARLIER {
+            log.follow(link(n as u8)).expect("room");
+        }
+        assert!(matches!(log.follow(link(99)), Err(Error::LogFull)));
+        // Long summaries fill a log before there are too many of them.
+        let mut long = Log::new([1; 32], String::new());
+        for n in 0..MAX_SNAPSHOTS {
+            let summary = Summary {
+                paths: vec![Bytes::from(vec![b'p'; 1000])],
+                ..Summary::default()
+            };
+            long.add(Logged {
+                snapshot: Link {
+                    id: id(n),
+                    ..link(1)
+                },
+                summary,
+            })
+            .expect("room");
+        }
+        assert!(matches!(long.encode(), Err(Error::LogFull)));
+    }
+
+    proptest! {
+        /// Two copies of one machine's log that went apart: nothing that either says is lost, whoever takes in the other.
+        #[test]
+        fn absorbing_loses_nothing(a in proptest::collection::btree_set(1u8..20, 0..8), b in proptest::collection::btree_set(1u8..20, 0..8),
+                                   gone in proptest::collection::btree_set(1u8..20, 0..4)) {
+            let (a, b): (Vec<u8>, Vec<u8>) = (a.into_iter().collect(), b.into_iter().collect());
+            let (mut first, mut second) = (log(1, &a), log(1, &b));
+            for number in &gone {
+                second.forget(link(*number).id).expect("room");
+            }
+            let before = Catalog::of([&first, &second]);
+            first.absorb(&second).expect("room");
+            prop_assert_eq!(numbers(&Catalog::of([&first])), numbers(&before));
+            prop_assert_eq!(decode(&first.encode().expect("small")).expect("its own bytes"), first);
+        }
+
+        #[test]
+        fn any_bytes_give_an_answer(tail in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let bytes = [MAGIC.as_slice(), &[VERSION], &tail].concat();
+            let _ = decode(&bytes);
+        }
+    }
+}

@@ -231,3 +231,129 @@ pub(super) fn name(name: String) -> Result<String, &'static str> {
 pub fn is_snapshot(plaintext: &[u8]) -> bool {
     plaintext.starts_with(MAGIC)
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use data_encoding::HEXLOWER;
+    use proptest::prelude::*;
+
+    pub(in crate::backup) fn link(number: u8) -> Link {
+        Link {
+            id: BlockId::from_sha384([number; 48]),
+            key: Key::new([number; 32]),
+        }
+    }
+
+    pub(in crate::backup) fn summary(started: u64) -> Summary {
+        Summary {
+            started: Timestamp(started),
+            set: "docs".to_owned(),
+            paths: vec![Bytes::from_static(b"/home/u/docs")],
+            tags: vec!["a".to_owned(), "b".to_owned()],
+            files: 3,
+            bytes: 4000,
+            new_bytes: 500,
+            entries: 7,
+            blocks: 2,
+        }
+    }
+
+    fn example() -> Snapshot {
+        Snapshot {
+            owner: [1; 32],
+            machine: [2; 32],
+            machine_name: "laptop".to_owned(),
+            summary: summary(1_767_268_800_000),
+            tree: link(9),
+            excludes: vec!["*.tmp".to_owned()],
+            finished: Timestamp(1_767_268_801_000),
+            unreadable: 1,
+            program: "0.1.0".to_owned(),
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Snapshot, Error> {
+        Snapshot::decode(link(0).id, &Bytes::copy_from_slice(bytes))
+    }
+
+    /// The bytes of version 1. These never change: a newer form gets another version.
+    #[test]
+    fn golden_bytes() {
+        let bytes = example().encode();
+        assert_eq!(
+            HEXLOWER.encode(&bytes),
+            include_str!("golden/snapshot_v1.hex").trim()
+        );
+        assert_eq!(decode(&bytes).expect("its own bytes"), example());
+        assert!(is_snapshot(&bytes));
+    }
+
+    #[test]
+    fn what_is_none_is_refused() {
+        let bytes = example().encode();
+        assert!(matches!(
+            decode(b"LNBUNDLE\x01"),
+            Err(Error::NotASnapshot { .. })
+        ));
+        assert!(matches!(decode(b""), Err(Error::NotASnapshot { .. })));
+        let mut newer = bytes.clone();
+        newer[8] = 2;
+        assert!(matches!(
+            decode(&newer),
+            Err(Error::UnknownVersion { version: 2, .. })
+        ));
+        // Cut short, it lacks something that must be there.
+        for len in 9..bytes.len() - 1 {
+            let _ = decode(&bytes[..len]);
+        }
+        assert!(matches!(decode(&bytes[..9]), Err(Error::Malformed { .. })));
+    }
+
+    /// At the limit it is read, one above it is refused.
+    #[test]
+    fn limits() {
+        let mut snapshot = example();
+        snapshot.summary.tags = (0..MAX_TAGS).map(|n| format!("{n:03}")).collect();
+        snapshot.summary.paths = vec![Bytes::from(vec![b'x'; MAX_PATH_BYTES]); MAX_PATHS / 8];
+        snapshot.machine_name = "m".repeat(MAX_NAME_BYTES);
+        assert_eq!(decode(&snapshot.encode()).expect("at the limits"), snapshot);
+        let refused = |change: fn(&mut Snapshot)| {
+            let mut over = example();
+            change(&mut over);
+            matches!(decode(&over.encode()), Err(Error::Malformed { .. }))
+        };
+        assert!(refused(
+            |s| s.summary.tags = (0..=MAX_TAGS).map(|n| format!("{n:03}")).collect()
+        ));
+        assert!(refused(|s| s.summary.tags.reverse()));
+        assert!(refused(
+            |s| s.summary.paths = vec![Bytes::from(vec![b'x'; MAX_PATH_BYTES + 1])]
+        ));
+        assert!(refused(
+            |s| s.summary.paths = vec![Bytes::new(); MAX_PATHS + 1]
+        ));
+        assert!(refused(|s| s.machine_name = "m".repeat(MAX_NAME_BYTES + 1)));
+        assert!(refused(|s| s.summary.set = "a\u{7}b".to_owned()));
+        assert!(refused(
+            |s| s.excludes = vec![String::new(); MAX_EXCLUDES + 1]
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_an_answer(tail in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let bytes = [MAGIC.as_slice(), &[VERSION], &tail].concat();
+            let _ = decode(&bytes);
+        }
+
+        /// One changed byte gives another snapshot or none, and never a panic.
+        #[test]
+        fn a_changed_byte_gives_an_answer(at in 9usize..200, byte in any::<u8>()) {
+            let mut bytes = example().encode();
+            let at = at.min(bytes.len() - 1);
+            bytes[at] = byte;
+            let _ = decode(&bytes);
+        }
+    }
+}
