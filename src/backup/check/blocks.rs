@@ -326,7 +326,13 @@ mod tests {
 
     #[test]
     fn successive_shares_cover_everything_evenly() {
-        for (percent, shares) in [(100.0, 1), (50.0, 2), (10.0, 10), (100.0 / 3.0, 3), (1.0, 100)] {
+        for (percent, shares) in [
+            (100.0, 1),
+            (50.0, 2),
+            (10.0, 10),
+            (100.0 / 3.0, 3),
+            (1.0, 100),
+        ] {
             for first in [0, 7, u64::MAX - 1] {
                 let mut counts = vec![0; shares];
                 for number in 0..2000 {

@@ -52,7 +52,8 @@ impl Sample {
         while self.ids.len() > MAX_SAMPLE && self.halvings < u64::BITS {
             self.halvings += 1;
             let halvings = self.halvings;
-            self.ids.retain(|place, _| place.trailing_zeros() >= halvings);
+            self.ids
+                .retain(|place, _| place.trailing_zeros() >= halvings);
         }
     }
 

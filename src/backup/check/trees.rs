@@ -281,13 +281,7 @@ impl<'a> Trees<'a> {
         }
     }
 
-    fn entries(
-        &mut self,
-        entries: Vec<Entry>,
-        path: &[u8],
-        depth: usize,
-        below: &mut Vec<Todo>,
-    ) {
+    fn entries(&mut self, entries: Vec<Entry>, path: &[u8], depth: usize, below: &mut Vec<Todo>) {
         for entry in entries {
             if matches!(entry.content, Content::File(_) | Content::Directory(_)) {
                 let path = child(path, &entry.name);
@@ -296,13 +290,7 @@ impl<'a> Trees<'a> {
         }
     }
 
-    fn content(
-        &mut self,
-        content: Content,
-        path: &Arc<[u8]>,
-        depth: usize,
-        below: &mut Vec<Todo>,
-    ) {
+    fn content(&mut self, content: Content, path: &Arc<[u8]>, depth: usize, below: &mut Vec<Todo>) {
         match content {
             Content::File(file) => self.extents(file.extents, path, below),
             Content::Directory(Directory::Inline(entries)) => {
@@ -399,10 +387,7 @@ impl<'a> Trees<'a> {
         Ok(())
     }
 
-    async fn start(
-        &mut self,
-        job: BoxFuture<'static, Result<Looked, Error>>,
-    ) -> Result<(), Error> {
+    async fn start(&mut self, job: BoxFuture<'static, Result<Looked, Error>>) -> Result<(), Error> {
         if self.jobs.len() >= READS_AT_ONCE {
             self.take_one().await?;
         }
