@@ -273,9 +273,10 @@ impl Prune<'_> {
             Err(error) => return Err(error),
         }
         let gone = self.ours(sorted.forgotten).await?;
-        self.forget_too(&gone).await?;
+        let removed: Vec<BlockId> = gone.iter().map(|pin| pin.link.id).collect();
+        self.forget_too(&removed).await?;
         self.remove(journal, gone, &mut report).await?;
-        self.settle(&found).await?;
+        self.settle(&found, &removed).await?;
         self.maintain().await?;
         report.disk_bytes = self.store().usage().disk_bytes;
         Ok(report)
@@ -312,14 +313,13 @@ impl Prune<'_> {
 
     /// What another machine forgets and this one's log still names: this one forgets it as well, until its pin is gone. Otherwise the
     /// other could drop its mention while the pin is still here, which would then look like that of an interrupted run.
-    async fn forget_too(&self, gone: &[SnapshotPin]) -> Result<(), Error> {
+    async fn forget_too(&self, gone: &[BlockId]) -> Result<(), Error> {
         if gone.is_empty() {
             return Ok(());
         }
         self.archive
             .change_log(self.member, |log| {
-                let named = gone.iter().map(|pin| pin.link.id);
-                let named: Vec<BlockId> = named.filter(|id| log.has(id)).collect();
+                let named: Vec<BlockId> = gone.iter().copied().filter(|id| log.has(id)).collect();
                 named.into_iter().try_for_each(|id| log.forget(id))
             })
             .await
@@ -427,7 +427,7 @@ impl Prune<'_> {
     }
 
     /// Drops the own mentions of snapshots that have no pin here any more and that no log names.
-    async fn settle(&self, found: &Found) -> Result<(), Error> {
+    async fn settle(&self, found: &Found, removed: &[BlockId]) -> Result<(), Error> {
         if !found.unread.is_empty() {
             return Ok(());
         }
@@ -435,7 +435,8 @@ impl Prune<'_> {
         let Some(own) = found.logs.iter().find(|l| l.machine == *machine.as_bytes()) else {
             return Ok(());
         };
-        let mut done: BTreeSet<BlockId> = own.forgotten().clone();
+        // Only what was forgotten before the pins were looked at.
+        let mut done: BTreeSet<BlockId> = own.forgotten().iter().chain(removed).copied().collect();
         for log in found.logs.iter().filter(|log| log.machine != own.machine) {
             for logged in log.snapshots() {
                 done.remove(&logged.snapshot.id);
@@ -449,7 +450,6 @@ impl Prune<'_> {
         }
         self.archive
             .change_log(self.member, |log| {
-                // Only what was forgotten before the pins were looked at.
                 log.settle(|id| !done.contains(id));
                 Ok(())
             })
