@@ -159,7 +159,7 @@ mod tests {
         let line = text.lines().nth(1).expect("a row");
         assert!(line.starts_with("01234567  "), "{line}");
         assert!(
-            line.contains("laptop      3  1 KiB  0 B  home: /home\\u{a}"),
+            line.contains("laptop       3  1 KiB  0 B  home: /home\\u{a}"),
             "{line}"
         );
     }
