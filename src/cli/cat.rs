@@ -5,18 +5,20 @@ use tokio::io::AsyncWriteExt;
 
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::{output, target};
+use super::{backup, output, target};
 use crate::node::api::Cat;
 
-/// Write one file of a bundle to standard output.
+/// Write one file of a bundle or a snapshot to standard output.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet cat LINK/notes.txt
   libernet cat LINK/src.tar | tar x
+  libernet cat latest:/etc/hosts
   libernet cat LINK/disk.img --offset 1048576 --length 512 | xxd")]
 pub(super) struct Args {
-    /// The link, and the file's path in it unless the bundle is one file.
-    #[arg(value_name = "LINK[/PATH]")]
+    /// The link, and the file's path in it unless the bundle is one file; or a snapshot (latest, or the first digits of its id) and
+    /// the file's path in it.
+    #[arg(value_name = "LINK[/PATH]|SNAPSHOT[:PATH]")]
     link: String,
     /// First byte.
     #[arg(long, default_value_t = 0)]
@@ -27,18 +29,23 @@ pub(super) struct Args {
     /// Seconds to look for one block before it counts as missing.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: Option<u64>,
+    #[command(flatten)]
+    passphrase: backup::Passphrase,
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
-    let (link, path) = target::link_and_path(&args.link)?;
+    let target = target::tree(&args.link)?;
     context
         .with_client(async |client, config| {
+            let timeout_s = args.timeout.unwrap_or(config.timeout_s);
+            let (link, path) =
+                backup::tree(client, target, &args.passphrase, timeout_s, context).await?;
             let request = Cat {
                 link,
                 path,
                 offset: args.offset,
                 len: args.length,
-                timeout_s: args.timeout.unwrap_or(config.timeout_s),
+                timeout_s,
             };
             let mut stream = client.cat(request).await?;
             let mut out = output::async_stdout()?;

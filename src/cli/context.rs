@@ -12,6 +12,7 @@ use super::output;
 use super::progress::Bar;
 use crate::client::Client;
 use crate::config::{Config, SETTINGS};
+use crate::node::api::Connect;
 
 /// How long a command's own node may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -93,7 +94,20 @@ impl Context {
         &self,
         work: impl AsyncFnOnce(&Client, &Config) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let config = self.config(BTreeMap::new())?;
+        self.with_client_through(&[], work).await
+    }
+
+    /// As [`with_client`](Self::with_client), and the node joins the mesh through these peers as well.
+    ///
+    /// # Errors
+    /// As [`with_client`](Self::with_client).
+    pub async fn with_client_through<T>(
+        &self,
+        bootstrap: &[String],
+        work: impl AsyncFnOnce(&Client, &Config) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut config = self.config(BTreeMap::new())?;
+        config.bootstrap.extend(bootstrap.iter().cloned());
         let client = tokio::select! {
             biased;
             client = Client::open(&self.data_dir, config.clone()) => client?,
@@ -105,10 +119,16 @@ impl Context {
                 self.data_dir.display()
             ));
         }
+        let work = async {
+            if !client.is_embedded() {
+                self.connect(&client, bootstrap).await;
+            }
+            work(&client, &config).await
+        };
         let result = tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Failure::interrupted()),
-            result = work(&client, &config) => result,
+            result = work => result,
         };
         match tokio::time::timeout(STOP_TIMEOUT, client.shutdown()).await {
             Ok(Ok(())) => result,
@@ -117,6 +137,16 @@ impl Context {
             Err(_) => {
                 self.warning("the node of this command did not stop in time");
                 result
+            }
+        }
+    }
+
+    /// Lets a node that runs already know of further peers.
+    async fn connect(&self, client: &Client, bootstrap: &[String]) {
+        for address in bootstrap {
+            let address = address.clone();
+            if let Err(error) = client.connect(Connect { address }).await {
+                self.warning(&error.message);
             }
         }
     }

@@ -148,16 +148,31 @@ async fn recovered(
     terminal: Terminal,
     context: &Context,
 ) -> Result<Phrase, Failure> {
-    let from_stdin = source.is_some_and(|path| path.as_os_str() == "-");
-    let asks = source.is_none() || (from_stdin && terminal.answers);
-    if asks {
-        return typed(terminal, context).await;
-    }
-    let is_stdin = |path: &PathBuf| path.as_os_str() == "-";
-    if from_stdin && args.passphrase_file.as_ref().is_some_and(is_stdin) {
+    let is_stdin = |path: &Path| path.as_os_str() == "-";
+    let twice = args.passphrase_file.as_deref().is_some_and(is_stdin) && !terminal.answers;
+    if twice && source.is_some_and(is_stdin) {
         return Err(Failure::usage(
             "standard input can't hold both the words and the passphrase",
         ));
+    }
+    let advice = "give them in a file, --recover FILE, or on standard input, --recover -";
+    words(source, advice, terminal, context).await
+}
+
+/// The words of an owner: from a file, from standard input when it is `-`, or asked for. `advice` says how else to give them.
+///
+/// # Errors
+/// When they are wrong, can't be read, or nobody can be asked.
+pub(super) async fn words(
+    source: Option<&Path>,
+    advice: &'static str,
+    terminal: Terminal,
+    context: &Context,
+) -> Result<Phrase, Failure> {
+    let from_stdin = source.is_some_and(|path| path.as_os_str() == "-");
+    let asks = source.is_none() || (from_stdin && terminal.answers);
+    if asks {
+        return typed(advice, terminal, context).await;
     }
     let path = source.map(Path::to_owned).unwrap_or_default();
     ask::until_stopped(context, move || {
@@ -170,12 +185,14 @@ async fn recovered(
 }
 
 /// The words from the terminal, over as many lines as it takes.
-async fn typed(terminal: Terminal, context: &Context) -> Result<Phrase, Failure> {
+async fn typed(
+    advice: &'static str,
+    terminal: Terminal,
+    context: &Context,
+) -> Result<Phrase, Failure> {
     if !terminal.answers {
         return Err(
-            Failure::usage("there is no terminal to ask for the words on").with_hint(
-                "give them in a file, --recover FILE, or on standard input, --recover -",
-            ),
+            Failure::usage("there is no terminal to ask for the words on").with_hint(advice),
         );
     }
     let mut tries = 0;

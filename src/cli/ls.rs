@@ -4,24 +4,25 @@ use serde_json::json;
 
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::{output, show, target};
+use super::{backup, output, show, target};
 use crate::node::api::{Entry, Ls, LsReply};
 use crate::size::ByteSize;
 
 /// Entries asked for at once.
 const PAGE_ENTRIES: u64 = 1000;
 
-/// List a directory of a bundle.
+/// List a directory of a bundle or a snapshot.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet ls LINK
   libernet ls -l LINK/photos
+  libernet ls latest:/home
   libernet ls LINK --json | jq -r '.entries[].name'
 
 With --json: {\"this\":{..},\"index_file\",\"entries\":[{\"name\",\"kind\",\"bytes\",\"mode\",\"mtime_s\",\"target\"}]}")]
 pub(super) struct Args {
-    /// The link, and a path in it.
-    #[arg(value_name = "LINK[/PATH]")]
+    /// The link, and a path in it; or a snapshot (latest, or the first digits of its id) and a path in it.
+    #[arg(value_name = "LINK[/PATH]|SNAPSHOT[:PATH]")]
     link: String,
     /// Show kind, permissions, size and time (UTC) too.
     #[arg(short, long)]
@@ -29,18 +30,23 @@ pub(super) struct Args {
     /// Seconds to look for one block before it counts as missing.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: Option<u64>,
+    #[command(flatten)]
+    passphrase: backup::Passphrase,
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
-    let (link, path) = target::link_and_path(&args.link)?;
+    let target = target::tree(&args.link)?;
     context
         .with_client(async |client, config| {
+            let timeout_s = args.timeout.unwrap_or(config.timeout_s);
+            let (link, path) =
+                backup::tree(client, target, &args.passphrase, timeout_s, context).await?;
             let mut request = Ls {
                 link,
                 path,
                 skip: 0,
                 limit: PAGE_ENTRIES,
-                timeout_s: args.timeout.unwrap_or(config.timeout_s),
+                timeout_s,
             };
             // Pages are printed as they come: a directory may have millions of entries.
             loop {

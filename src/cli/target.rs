@@ -8,6 +8,12 @@ use crate::id::BlockId;
 
 /// What stands before words that are to be hashed.
 const TEXT: &str = "text:";
+/// The newest snapshot.
+const LATEST: &str = "latest";
+/// Fewest digits of a snapshot's id that name it.
+const MIN_DIGITS: usize = 4;
+/// Digits of a whole id.
+const MAX_DIGITS: usize = 96;
 
 /// An identifier: a block id in any documented form, a link (its root), or `text:WORDS` (the SHA-384 of the words).
 ///
@@ -71,6 +77,75 @@ pub fn link_and_path(text: &str) -> Result<(Link, String), Failure> {
         return Ok((link, tidy(&text[path_at..])));
     }
     path_form(text)
+}
+
+/// What `ls` and `cat` look into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A bundle by its link, and a path in it.
+    Bundle(Link, String),
+    /// A snapshot by its name, and a path in it.
+    Snapshot(String, String),
+}
+
+/// A link and the path behind it, or a snapshot (`latest`, or the first digits of its id) and `:PATH`.
+///
+/// # Errors
+/// Anything else. No message repeats a key.
+pub fn tree(text: &str) -> Result<Target, Failure> {
+    let (name, path) = split_name(text.trim());
+    if is_snapshot_name(name) {
+        return Ok(Target::Snapshot(name.to_ascii_lowercase(), tidy(path)));
+    }
+    link_and_path(text).map(|(link, path)| Target::Bundle(link, path))
+}
+
+/// A snapshot (`latest`, the first digits of its id, or its link) and the path in it, without a slash at its start.
+///
+/// # Errors
+/// Anything else. No message repeats a key.
+pub fn snapshot_and_path(text: &str) -> Result<(String, String), Failure> {
+    let text = text.trim();
+    let (name, path) = split_name(text);
+    if is_snapshot_name(name) {
+        return Ok((name.to_ascii_lowercase(), tidy(path)));
+    }
+    if looks_like_link(text) {
+        // Behind a link the path may follow a colon, as it does behind other names, or a slash.
+        let (link, path) = match text.rsplit_once(':') {
+            Some((link, path)) if looks_like_link(link) && link_and_path(link).is_ok() => {
+                (link_and_path(link)?.0, tidy(path))
+            }
+            _ => link_and_path(text)?,
+        };
+        return Ok((link.to_string(), path));
+    }
+    let shown: String = name.chars().take(40).collect();
+    Err(Failure::usage(format!("'{shown}' names no snapshot")).with_hint(format!(
+        "say latest, or at least {MIN_DIGITS} digits of an id that `libernet snapshots` shows, and perhaps :PATH"
+    )))
+}
+
+/// A snapshot without a path.
+///
+/// # Errors
+/// As [`snapshot_and_path`], and when there is a path.
+pub fn snapshot(text: &str) -> Result<String, Failure> {
+    match snapshot_and_path(text)? {
+        (name, path) if path.is_empty() => Ok(name),
+        _ => Err(Failure::usage("a path in a snapshot is of no use here")),
+    }
+}
+
+/// What is before the first colon, and what is behind it.
+fn split_name(text: &str) -> (&str, &str) {
+    text.split_once(':').unwrap_or((text, ""))
+}
+
+fn is_snapshot_name(name: &str) -> bool {
+    let is_id = (MIN_DIGITS..=MAX_DIGITS).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_id || name == LATEST
 }
 
 fn path_form(text: &str) -> Result<(Link, String), Failure> {
@@ -186,6 +261,49 @@ mod tests {
     }
 
     #[test]
+    fn snapshots_in_every_form() {
+        let link = sample();
+        for (text, name, path) in [
+            ("latest", "latest", ""),
+            ("latest:/home//u/", "latest", "home/u"),
+            ("0aB4:etc/a:b", "0ab4", "etc/a:b"),
+            (&link.id.to_hex(), &link.id.to_hex(), ""),
+        ] {
+            let (name, path) = (name.to_owned(), path.to_owned());
+            assert_eq!(snapshot_and_path(text), Ok((name.clone(), path.clone())));
+            assert_eq!(tree(text), Ok(Target::Snapshot(name, path)));
+        }
+        for form in [link.to_string(), link.to_path()] {
+            for rest in ["/a/b", ":/a/b", ":a/b"] {
+                let found = snapshot_and_path(&format!("{form}{rest}"));
+                assert_eq!(
+                    found,
+                    Ok((link.to_string(), "a/b".to_owned())),
+                    "{form}{rest}"
+                );
+            }
+            assert_eq!(snapshot(&form), Ok(link.to_string()));
+            assert_eq!(
+                tree(&format!("{form}/a")),
+                Ok(Target::Bundle(link.clone(), "a".to_owned()))
+            );
+        }
+        for text in [
+            "",
+            "abc",
+            "newest",
+            "latest/x",
+            &"a".repeat(97),
+            "libernet:",
+        ] {
+            let failure = snapshot_and_path(text).expect_err(text);
+            assert_eq!(failure.exit, Exit::Usage, "{text}");
+            assert!(tree(text).is_err(), "{text}");
+        }
+        assert!(snapshot("latest:/a").is_err());
+    }
+
+    #[test]
     fn a_cut_key_is_not_repeated() {
         let text = sample().to_string();
         let failure = link_and_path(&text[..text.len() - 4]).expect_err("cut");
@@ -199,6 +317,8 @@ mod tests {
             let _ = identifier(&text);
             let _ = link_and_path(&text);
             let _ = link_and_path(&format!("{}{text}", sample()));
+            let _ = (tree(&text), snapshot_and_path(&text));
+            let _ = snapshot_and_path(&format!("{}{text}", sample()));
         }
     }
 }

@@ -275,7 +275,7 @@ impl Client {
 
 /// Settings of a node that lives as long as one command: where the user chose no addresses, it takes free ports and leaves
 /// the usual ones to the node that runs all the time.
-fn for_command(mut config: Config) -> Config {
+pub fn for_command(mut config: Config) -> Config {
     if config.listen == Config::default().listen {
         config.listen = [
             "/ip4/0.0.0.0/tcp/0",

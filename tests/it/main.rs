@@ -1,6 +1,7 @@
 //! Integration tests, one module a topic.
 
 mod architecture;
+mod backup;
 mod heads;
 mod lan;
 mod mesh;

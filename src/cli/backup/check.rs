@@ -1,0 +1,144 @@
+//! `libernet check`: whether everything is there, and whole.
+
+use super::voice::{Reader, Voice};
+use super::{MAX_NAMED, short};
+use crate::cli::context::Context;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::{output, show, target};
+use crate::node::api::{Check, CheckReply, Damage};
+use crate::size::ByteSize;
+
+/// Check that everything that snapshots need is there, and mend it from other nodes where it is not.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  libernet check
+  libernet check --read-data                 # reads every byte
+  libernet check --read-data-subset 5%       # reads a random share
+  libernet check --remote                    # asks connected nodes what they hold
+
+Exit code 5 when there is damage that could not be made good.
+With --json: {\"snapshots\",\"blocks\",\"read_blocks\",\"read_bytes\",\"errors\":[{\"snapshot\",\"path\",\"block\",\"reason\"}],\"errors_total\",
+  \"mended\":[..],\"mended_total\",\"holders\":[{\"peer\",\"blocks\",\"asked\"}]}")]
+pub(in crate::cli) struct Args {
+    /// Read all data, not only the names of what there is.
+    #[arg(long, conflicts_with = "read_data_subset")]
+    read_data: bool,
+    /// Read a random share of the data.
+    #[arg(long, value_name = "N%", value_parser = percent)]
+    read_data_subset: Option<f64>,
+    /// Ask connected nodes which blocks they hold.
+    #[arg(long)]
+    remote: bool,
+    /// Only this snapshot: latest, or the first digits of its id.
+    #[arg(long, value_name = "SNAPSHOT")]
+    snapshot: Option<String>,
+    /// Seconds to look for one block that must be mended.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: Option<u64>,
+    #[command(flatten)]
+    reader: Reader,
+}
+
+/// `5%`, `2.5%`, `5`.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text);
+    match number.parse::<f64>() {
+        Ok(share) if share > 0.0 && share <= 100.0 => Ok(share),
+        _ => Err(format!(
+            "'{text}' is not a share: write more than 0% and at most 100%"
+        )),
+    }
+}
+
+pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    let snapshot = args.snapshot.as_deref().map(target::snapshot).transpose()?;
+    let share = if args.read_data {
+        100.0
+    } else {
+        args.read_data_subset.unwrap_or(0.0)
+    };
+    let mut voice = Voice::of_reader(&args.reader, context).await?;
+    let reply = context
+        .with_client_through(&args.reader.bootstrap, async |client, config| {
+            let timeout_s = args.timeout.unwrap_or(config.timeout_s);
+            voice
+                .call(context, async |speaker| {
+                    let request = Check {
+                        speaker,
+                        read_data_percent: share,
+                        remote: args.remote,
+                        snapshot: snapshot.clone(),
+                        timeout_s,
+                    };
+                    client.check(request, context.bar("check")).await
+                })
+                .await
+        })
+        .await?;
+    warn(&reply.errors, reply.errors_total, "damage", context);
+    warn(&reply.mended, reply.mended_total, "mended", context);
+    if context.json {
+        output::json(&reply)?;
+    } else {
+        tell(&reply, context)?;
+    }
+    Ok(if reply.errors.is_empty() && reply.errors_total == 0 {
+        Exit::Done
+    } else {
+        Exit::Damaged
+    })
+}
+
+fn warn(parts: &[Damage], total: u64, what: &str, context: &Context) {
+    for part in parts.iter().take(MAX_NAMED) {
+        context.warning(&format!(
+            "{what}: {} in {}: block {} is {}",
+            part.path,
+            short(&part.snapshot),
+            part.block,
+            part.reason
+        ));
+    }
+    let named = parts.len().min(MAX_NAMED) as u64;
+    if total > named {
+        context.warning(&format!("{what}: {} more", total - named));
+    }
+}
+
+fn tell(reply: &CheckReply, context: &Context) -> Result<(), Failure> {
+    let mut text = format!(
+        "{} checked, {} read ({}): {} damaged, {} mended\n",
+        show::count(reply.snapshots, "snapshot"),
+        show::count(reply.read_blocks, "block"),
+        ByteSize(reply.read_bytes),
+        reply.errors_total,
+        reply.mended_total,
+    );
+    for holder in &reply.holders {
+        text.push_str(&format!(
+            "{} holds {} of {}\n",
+            show::printable(&holder.peer),
+            holder.blocks,
+            show::count(holder.asked, "block")
+        ));
+    }
+    if reply.errors_total > 0 {
+        context.notice("connect to a node that has a copy and run it again: what is damaged is fetched from there");
+    }
+    output::stdout(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares() {
+        assert_eq!(percent("5%"), Ok(5.0));
+        assert_eq!(percent("100"), Ok(100.0));
+        assert_eq!(percent("0.5%"), Ok(0.5));
+        for text in ["", "%", "0", "-1%", "100.1%", "NaN", "inf", "5%%"] {
+            assert!(percent(text).is_err(), "{text}");
+        }
+    }
+}

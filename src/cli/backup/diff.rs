@@ -1,0 +1,89 @@
+//! `libernet diff`: what changed between two snapshots.
+
+use super::voice::{Reader, Voice};
+use crate::cli::context::Context;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::{output, show, target};
+use crate::node::api::{Diff, DiffReply};
+use crate::size::ByteSize;
+
+/// Most changes that are listed unless told otherwise.
+const LIMIT: u64 = 10_000;
+
+/// Compare two snapshots.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  libernet diff 1f3a 77c0
+  libernet diff 1f3a latest --json
+
+Each line is a mark and a path: + is new, - is gone, M has other content, U other attributes, T is of another kind.
+With --json: {\"changes\":[{\"change\",\"path\"}],\"more\",\"added\",\"removed\",\"changed\",\"attributes\",\"added_bytes\",\"removed_bytes\"}")]
+pub(in crate::cli) struct Args {
+    /// The earlier snapshot: latest, or the first digits of its id.
+    a: String,
+    /// The later one.
+    b: String,
+    /// Most changes to list; the sums count all.
+    #[arg(long, value_name = "N", default_value_t = LIMIT, value_parser = clap::value_parser!(u64).range(0..=10_000_000))]
+    limit: u64,
+    /// Seconds to look for one block before it counts as missing.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: Option<u64>,
+    #[command(flatten)]
+    reader: Reader,
+}
+
+pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    let (a, b) = (target::snapshot(&args.a)?, target::snapshot(&args.b)?);
+    let mut voice = Voice::of_reader(&args.reader, context).await?;
+    let reply = context
+        .with_client_through(&args.reader.bootstrap, async |client, config| {
+            let timeout_s = args.timeout.unwrap_or(config.timeout_s);
+            voice
+                .call(context, async |speaker| {
+                    let request = Diff {
+                        speaker,
+                        a: a.clone(),
+                        b: b.clone(),
+                        limit: args.limit,
+                        timeout_s,
+                    };
+                    client.diff(request).await
+                })
+                .await
+        })
+        .await?;
+    if context.json {
+        output::json(&reply)?;
+        return Ok(Exit::Done);
+    }
+    output::stdout(text(&reply).as_bytes())?;
+    if reply.more {
+        context.notice("there are more changes: raise --limit");
+    }
+    context.notice(&format!(
+        "{} new ({}), {} gone ({}), {} changed, {} with other attributes",
+        reply.added,
+        ByteSize(reply.added_bytes),
+        reply.removed,
+        ByteSize(reply.removed_bytes),
+        reply.changed,
+        reply.attributes
+    ));
+    Ok(Exit::Done)
+}
+
+fn text(reply: &DiffReply) -> String {
+    let line = |change: &crate::node::api::ChangedFile| {
+        let mark = match change.change.as_str() {
+            "added" => '+',
+            "removed" => '-',
+            "content" => 'M',
+            "attributes" => 'U',
+            "kind" => 'T',
+            _ => '?',
+        };
+        format!("{mark} {}\n", show::printable(&change.path))
+    };
+    reply.changes.iter().map(line).collect()
+}

@@ -1,0 +1,637 @@
+//! `libernet drill`: a rehearsal of the day on which this machine is gone.
+//!
+//! A node of its own in an empty directory knows the words and the addresses of other nodes, and has nothing to do with this machine's node.
+//! What it can bring back is what would be brought back. Everything it writes is in a temporary directory that is removed at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use serde::Serialize;
+
+use super::voice::{Voice, Words};
+use super::{MAX_NAMED, local, short, snapshots};
+use crate::block::Link;
+use crate::cli::context::Context;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::{output, show};
+use crate::client::{Client, for_command};
+use crate::config::{AnnouncePolicy, Config};
+use crate::node::api::{
+    Get, Giver, Ls, Overwrite, Peers, SnapshotInfo, SnapshotRef, SnapshotTree, Status,
+};
+use crate::node::{Node, NodeOptions};
+use crate::size::ByteSize;
+
+/// Files that are restored unless told otherwise.
+const FILES: u64 = 20;
+/// Seconds to look for the head and for one block unless told otherwise.
+const TIMEOUT_S: u64 = 60;
+/// How long the node may take to find another one.
+const PEERS_PATIENCE: Duration = Duration::from_secs(30);
+/// How often to look whether it has.
+const PEERS_INTERVAL: Duration = Duration::from_millis(50);
+/// How long the node may take to stop.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// Addresses of other nodes that are tried at most.
+const MAX_ADDRESSES: usize = 64;
+/// Entries of a directory that are asked for at once.
+const PAGE_ENTRIES: u64 = 1000;
+/// Directories that may be missing before the list is given up: each costs the whole time to look for a block.
+const MAX_UNLISTED: usize = 5;
+/// Files that are restored at the same time.
+const FILES_AT_ONCE: usize = 8;
+/// Bytes that are compared at once.
+const COMPARE_BYTES: usize = 256 << 10;
+
+/// Rehearse a restore: from the words and other nodes alone, as if this machine were gone.
+///
+/// Starts a node in an empty directory that knows only the twelve words and other nodes, never this machine's own, fetches the list of files
+/// of the newest snapshot and a random sample of them, and compares those with the files here that have not changed since.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  libernet drill                             # asks for the twelve words
+  libernet drill --phrase-file words.txt --files 100
+
+Exit code 3 when a sampled file could not be restored, 4 when no other node has the backups, 5 when a restored file differs from the
+original although that has not changed.
+With --json: {\"owner\",\"snapshot\",\"time\",\"machine\",\"total_files\",\"total_bytes\",\"listed_files\",\"unlisted\":[{\"path\",\"reason\"}],\"sampled\",
+  \"restored\",\"verified\",\"different\":[path],\"failed\":[{\"path\",\"reason\"}],\"bytes\",\"list_s\",\"restore_s\",\"bytes_per_s\",
+  \"full_restore_s\",\"from\":[{\"peer\",\"blocks\",\"bytes\"}]}")]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    words: Words,
+    /// How many files to restore.
+    #[arg(long, value_name = "N", default_value_t = FILES, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    files: u64,
+    /// A peer to join the mesh through, besides those that this machine knows. May be repeated.
+    #[arg(long, value_name = "MULTIADDR")]
+    bootstrap: Vec<String>,
+    /// Seconds to look for the head, and for one block before it counts as missing.
+    #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT_S, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize)]
+struct Report {
+    owner: String,
+    snapshot: String,
+    time: crate::time::Timestamp,
+    machine: String,
+    /// Files and bytes that the snapshot says it has.
+    total_files: u64,
+    total_bytes: u64,
+    listed_files: u64,
+    unlisted: Vec<Failed>,
+    sampled: u64,
+    restored: u64,
+    verified: u64,
+    different: Vec<String>,
+    failed: Vec<Failed>,
+    bytes: u64,
+    list_s: f64,
+    restore_s: f64,
+    bytes_per_s: f64,
+    full_restore_s: Option<f64>,
+    from: Vec<Giver>,
+}
+
+/// What could not be had.
+#[derive(Debug, Serialize)]
+struct Failed {
+    path: String,
+    reason: String,
+}
+
+/// A file of the snapshot.
+#[derive(Debug, Clone)]
+struct Sampled {
+    path: String,
+    bytes: u64,
+    mtime_s: i64,
+}
+
+/// What the list of files gave.
+#[derive(Debug, Default)]
+struct Listing {
+    files: u64,
+    sample: Vec<Sampled>,
+    unlisted: Vec<Failed>,
+}
+
+pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    let keys = args.words.keys(true, context).await?;
+    let (owner, keys) = keys.ok_or_else(|| Failure::usage("the words are missing"))?;
+    let config = context.config(BTreeMap::new())?;
+    let (own, addresses) = others(&config, &args.bootstrap, context).await?;
+    if addresses.is_empty() && !config.mdns {
+        return Err(Failure::new(
+            Exit::NotFound,
+            "this machine knows no other node: if it were gone, there would be nobody to ask",
+        )
+        .with_hint("name one with --bootstrap MULTIADDR"));
+    }
+    let scratch = tempfile::Builder::new()
+        .prefix("libernet-drill-")
+        .tempdir()
+        .map_err(|error| Failure::io("no temporary directory could be made", &error))?;
+    context.notice(&format!(
+        "a node in {} that knows the words and {}, and not this machine's own node",
+        scratch.path().display(),
+        show::count(addresses.len() as u64, "address")
+    ));
+    let node = tokio::select! {
+        biased;
+        node = start(config, addresses, scratch.path()) => node?,
+        () = context.stop.cancelled() => return Err(Failure::interrupted()),
+    };
+    let client = Client::embedded(node.clone());
+    let drill = async {
+        // Before anything is asked for: what comes from here would prove nothing.
+        if let Some(own) = &own {
+            node.block_peer(own).await?;
+        }
+        let mut voice = Voice::of_keys(keys);
+        rehearse(
+            &args,
+            &owner.to_string(),
+            &client,
+            &mut voice,
+            scratch.path(),
+            context,
+        )
+        .await
+    };
+    let result = tokio::select! {
+        biased;
+        () = context.stop.cancelled() => Err(Failure::interrupted()),
+        result = Box::pin(drill) => result,
+    };
+    let stopped = tokio::time::timeout(STOP_PATIENCE, node.shutdown()).await;
+    drop((client, node));
+    if !matches!(stopped, Ok(Ok(()))) {
+        context.warning("the node of this drill did not stop cleanly");
+    }
+    // Removing many files takes a moment; do it where blocking is allowed.
+    let removed = tokio::task::spawn_blocking(move || scratch.close()).await;
+    if !matches!(removed, Ok(Ok(()))) {
+        context.warning("the temporary directory could not be removed completely");
+    }
+    let report = result?;
+    tell(&report, context)?;
+    Ok(end(&report))
+}
+
+/// This machine's own node, if it runs, and where others are.
+async fn others(
+    config: &Config,
+    given: &[String],
+    context: &Context,
+) -> Result<(Option<String>, Vec<String>), Failure> {
+    let mut addresses: BTreeSet<String> = given.iter().chain(&config.bootstrap).cloned().collect();
+    let Some(running) = Client::running(&context.data_dir).await? else {
+        return Ok((None, addresses.into_iter().collect()));
+    };
+    let own = running.status(Status {}).await?.peer;
+    for peer in running.peers(Peers {}).await?.peers {
+        for address in peer.addresses {
+            if addresses.len() >= MAX_ADDRESSES {
+                break;
+            }
+            addresses.insert(if address.contains("/p2p/") {
+                address
+            } else {
+                format!("{address}/p2p/{}", peer.peer)
+            });
+        }
+    }
+    let suffix = format!("/p2p/{own}");
+    addresses.retain(|address| !address.ends_with(&suffix));
+    Ok((Some(own), addresses.into_iter().collect()))
+}
+
+async fn start(
+    mut config: Config,
+    addresses: Vec<String>,
+    scratch: &Path,
+) -> Result<Node, Failure> {
+    config.bootstrap = addresses;
+    // This machine's own node has the usual ports, or those of its settings.
+    config.listen = Config::default().listen;
+    // It is gone in a moment: nobody shall look for anything here.
+    config.announce = AnnouncePolicy::None;
+    let options = NodeOptions {
+        config: for_command(config),
+        data_dir: scratch.join("node"),
+        http: None,
+    };
+    Ok(Node::start(options).await?)
+}
+
+async fn rehearse(
+    args: &Args,
+    owner: &str,
+    client: &Client,
+    voice: &mut Voice,
+    scratch: &Path,
+    context: &Context,
+) -> Result<Report, Failure> {
+    wait_for_peers(client).await?;
+    let (info, tree) = newest(args, client, voice, context).await?;
+    context.notice(&format!(
+        "snapshot {} of {}: {} in {}",
+        short(&info.snapshot),
+        local(info.time),
+        ByteSize(info.bytes),
+        show::count(info.files, "file")
+    ));
+    let begun = Instant::now();
+    let listing = list(&tree, args, client).await;
+    let list_s = begun.elapsed().as_secs_f64();
+    let begun = Instant::now();
+    let mut report = Report {
+        owner: owner.to_owned(),
+        snapshot: info.snapshot,
+        time: info.time,
+        machine: info.machine,
+        total_files: info.files,
+        total_bytes: info.bytes,
+        listed_files: listing.files,
+        unlisted: listing.unlisted,
+        sampled: listing.sample.len() as u64,
+        restored: 0,
+        verified: 0,
+        different: Vec::new(),
+        failed: Vec::new(),
+        bytes: 0,
+        list_s,
+        restore_s: 0.0,
+        bytes_per_s: 0.0,
+        full_restore_s: None,
+        from: Vec::new(),
+    };
+    let copies = restore(&tree, listing.sample, args, client, scratch, &mut report).await;
+    report.restore_s = begun.elapsed().as_secs_f64();
+    if report.bytes > 0 && report.restore_s > 0.0 {
+        report.bytes_per_s = report.bytes as f64 / report.restore_s;
+        report.full_restore_s = Some(info.bytes as f64 / report.bytes_per_s);
+    }
+    for (file, copy) in copies {
+        let path = file.path.clone();
+        let same = tokio::task::spawn_blocking(move || compare(&file, &copy));
+        match same.await {
+            Ok(Some(true)) => report.verified += 1,
+            Ok(Some(false)) => report.different.push(format!("/{path}")),
+            // Changed since, or unreadable: there is nothing to hold it against.
+            Ok(None) | Err(_) => {}
+        }
+    }
+    Ok(report)
+}
+
+async fn wait_for_peers(client: &Client) -> Result<(), Failure> {
+    let begun = Instant::now();
+    while client.status(Status {}).await?.peers == 0 {
+        if begun.elapsed() > PEERS_PATIENCE {
+            return Err(Failure::new(
+                Exit::NotFound,
+                "no other node could be reached: if this machine were gone, there would be nobody to ask",
+            )
+            .with_hint("`libernet peers` shows who is connected; name a node with --bootstrap MULTIADDR"));
+        }
+        tokio::time::sleep(PEERS_INTERVAL).await;
+    }
+    Ok(())
+}
+
+/// The newest snapshot, from others alone.
+async fn newest(
+    args: &Args,
+    client: &Client,
+    voice: &mut Voice,
+    context: &Context,
+) -> Result<(SnapshotInfo, Link), Failure> {
+    let nobody = |failure: Failure| {
+        if failure.exit != Exit::NotFound {
+            return failure;
+        }
+        let mut plain = Failure::new(
+            Exit::NotFound,
+            "nobody else has these backups: if this machine were gone, so would they be",
+        )
+        .with_hint("let another node keep them: `libernet pin add LINK` there, with the link that `libernet snapshots --json` shows");
+        plain.why.push(failure.message);
+        plain
+    };
+    let reply = snapshots::fetch(client, voice, args.timeout, context)
+        .await
+        .map_err(nobody)?;
+    snapshots::warn_of_machines(&reply, context);
+    let reply = voice
+        .call(context, async |speaker| {
+            let of = SnapshotRef {
+                speaker,
+                snapshot: "latest".to_owned(),
+                timeout_s: args.timeout,
+            };
+            client.snapshot_tree(SnapshotTree { of }).await
+        })
+        .await
+        .map_err(nobody)?;
+    Ok((reply.info, reply.tree))
+}
+
+/// Reads the whole list of files and draws the sample: each file with the same chance, whatever there are in all.
+async fn list(tree: &Link, args: &Args, client: &Client) -> Listing {
+    let mut listing = Listing::default();
+    let mut directories = vec![String::new()];
+    while let Some(directory) = directories.pop() {
+        if let Err(reason) = list_one(
+            tree,
+            &directory,
+            args,
+            client,
+            &mut directories,
+            &mut listing,
+        )
+        .await
+        {
+            listing.unlisted.push(Failed {
+                path: format!("/{directory}"),
+                reason,
+            });
+            if listing.unlisted.len() >= MAX_UNLISTED {
+                break;
+            }
+        }
+    }
+    listing
+}
+
+async fn list_one(
+    tree: &Link,
+    directory: &str,
+    args: &Args,
+    client: &Client,
+    directories: &mut Vec<String>,
+    listing: &mut Listing,
+) -> Result<(), String> {
+    let mut request = Ls {
+        link: tree.clone(),
+        path: directory.to_owned(),
+        skip: 0,
+        limit: PAGE_ENTRIES,
+        timeout_s: args.timeout,
+    };
+    loop {
+        let page = client.ls(request.clone()).await;
+        let page = page.map_err(|error| error.message)?;
+        request.skip += page.entries.len() as u64;
+        let more = page.more && !page.entries.is_empty();
+        for entry in page.entries {
+            // Bytes that are not UTF-8 were replaced: such a name can't be asked for.
+            let is_exact = !entry.name.contains(char::REPLACEMENT_CHARACTER);
+            let path = if directory.is_empty() {
+                entry.name
+            } else {
+                format!("{directory}/{}", entry.name)
+            };
+            match entry.kind.as_str() {
+                "dir" if is_exact => directories.push(path),
+                "file" => {
+                    listing.files += 1;
+                    let file = Sampled {
+                        path,
+                        bytes: entry.bytes,
+                        mtime_s: entry.mtime_s,
+                    };
+                    if is_exact {
+                        draw(&mut listing.sample, file, listing.files, args.files);
+                    }
+                }
+                _ => {}
+            }
+        }
+        if !more {
+            return Ok(());
+        }
+    }
+}
+
+/// Keeps `size` of `seen` files, each with the same chance (reservoir sampling, Vitter's algorithm R).
+fn draw(sample: &mut Vec<Sampled>, file: Sampled, seen: u64, size: u64) {
+    if (sample.len() as u64) < size {
+        sample.push(file);
+        return;
+    }
+    let at = rand::random_range(0..seen);
+    if let Some(slot) = usize::try_from(at).ok().and_then(|at| sample.get_mut(at)) {
+        *slot = file;
+    }
+}
+
+/// Restores the sample; gives each file and where its copy is.
+async fn restore(
+    tree: &Link,
+    sample: Vec<Sampled>,
+    args: &Args,
+    client: &Client,
+    scratch: &Path,
+    report: &mut Report,
+) -> Vec<(Sampled, PathBuf)> {
+    let mut givers: BTreeMap<String, Giver> = BTreeMap::new();
+    let mut copies = Vec::new();
+    let jobs = sample.into_iter().enumerate().map(|(number, file)| {
+        let copy = scratch.join(format!("file-{number}"));
+        let request = Get {
+            link: tree.clone(),
+            path: file.path.clone(),
+            output: Some(copy.clone()),
+            directory: scratch.to_owned(),
+            overwrite: Overwrite::Never,
+            owners: false,
+            pin: false,
+            timeout_s: args.timeout,
+        };
+        async move {
+            let silent = std::sync::Arc::new(crate::monitor::Silent);
+            (file, copy, client.get(request, silent).await)
+        }
+    });
+    let mut done = std::pin::pin!(futures::stream::iter(jobs).buffer_unordered(FILES_AT_ONCE));
+    while let Some((file, copy, result)) = done.next().await {
+        let reason = match result {
+            Ok(reply) => {
+                for giver in reply.from {
+                    let sum = givers.entry(giver.peer.clone()).or_insert(Giver {
+                        peer: giver.peer,
+                        blocks: 0,
+                        bytes: 0,
+                    });
+                    sum.blocks += giver.blocks;
+                    sum.bytes += giver.bytes;
+                }
+                reply.missing.into_iter().next().map(|part| part.reason)
+            }
+            Err(error) => Some(error.message),
+        };
+        match reason {
+            None => {
+                report.restored += 1;
+                report.bytes += file.bytes;
+                copies.push((file, copy));
+            }
+            Some(reason) => report.failed.push(Failed {
+                path: format!("/{}", file.path),
+                reason,
+            }),
+        }
+    }
+    report.from = givers.into_values().collect();
+    copies
+}
+
+/// Whether the copy is the same as the original; none when that has changed since, is gone, or can't be read.
+fn compare(file: &Sampled, copy: &Path) -> Option<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let original = Path::new("/").join(&file.path);
+    let meta = original.symlink_metadata().ok()?;
+    if !meta.is_file() || meta.len() != file.bytes || meta.mtime() != file.mtime_s {
+        return None;
+    }
+    let mut original = std::fs::File::open(original).ok()?;
+    let mut copy = std::fs::File::open(copy).ok()?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    loop {
+        for (from, to) in [(&mut original, &mut ours), (&mut copy, &mut theirs)] {
+            to.clear();
+            from.take(COMPARE_BYTES as u64).read_to_end(to).ok()?;
+        }
+        if ours != theirs {
+            return Some(false);
+        }
+        if ours.is_empty() {
+            return Some(true);
+        }
+    }
+}
+
+fn end(report: &Report) -> Exit {
+    if report.restored == 0 && (report.sampled > 0 || !report.unlisted.is_empty()) {
+        Exit::NotFound
+    } else if !report.different.is_empty() {
+        Exit::Damaged
+    } else if !report.failed.is_empty() || !report.unlisted.is_empty() {
+        Exit::Partial
+    } else {
+        Exit::Done
+    }
+}
+
+fn tell(report: &Report, context: &Context) -> Result<(), Failure> {
+    for part in report.failed.iter().chain(&report.unlisted).take(MAX_NAMED) {
+        context.warning(&format!("{}: {}", part.path, part.reason));
+    }
+    for path in report.different.iter().take(MAX_NAMED) {
+        context.warning(&format!(
+            "{path}: what came back differs from the file here, which looks unchanged"
+        ));
+    }
+    if context.json {
+        return output::json(report);
+    }
+    let mut text = format!(
+        "{} of {} sampled files restored, {} verified against the originals\n",
+        report.restored, report.sampled, report.verified
+    );
+    text.push_str(&format!(
+        "list of {}: {}\n",
+        show::count(report.listed_files, "file"),
+        show::duration(Duration::from_secs_f64(report.list_s))
+    ));
+    text.push_str(&format!(
+        "sample: {} in {}, {}\n",
+        ByteSize(report.bytes),
+        show::duration(Duration::from_secs_f64(report.restore_s)),
+        show::rate(report.bytes, Duration::from_secs_f64(report.restore_s))
+    ));
+    if let Some(seconds) = report.full_restore_s {
+        let time = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        text.push_str(&format!(
+            "everything ({}) would take about {} at this rate\n",
+            ByteSize(report.total_bytes),
+            show::duration(time)
+        ));
+    }
+    for giver in &report.from {
+        text.push_str(&format!(
+            "from {}: {}, {}\n",
+            show::printable(&giver.peer),
+            show::count(giver.blocks, "block"),
+            ByteSize(giver.bytes)
+        ));
+    }
+    output::stdout(text.as_bytes())?;
+    if end(report) == Exit::NotFound {
+        context.notice(
+            "nobody else has the content of these backups: if this machine were gone, so would they be",
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampled(path: &str, bytes: u64, mtime_s: i64) -> Sampled {
+        Sampled {
+            path: path.to_owned(),
+            bytes,
+            mtime_s,
+        }
+    }
+
+    #[test]
+    fn a_sample_has_its_size_and_any_file_may_be_in_it() {
+        let mut counts = [0u32; 10];
+        for _ in 0..400 {
+            let mut sample = Vec::new();
+            for seen in 1..=10u64 {
+                draw(&mut sample, sampled("", seen, 0), seen, 5);
+            }
+            assert_eq!(sample.len(), 5);
+            for file in sample {
+                counts[file.bytes as usize - 1] += 1;
+            }
+        }
+        // Each is expected 200 times.
+        assert!(
+            counts.iter().all(|count| (100..300).contains(count)),
+            "{counts:?}"
+        );
+    }
+
+    #[test]
+    fn only_what_has_not_changed_is_compared() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().expect("a directory");
+        let (original, copy) = (dir.path().join("original"), dir.path().join("copy"));
+        std::fs::write(&original, b"content").expect("written");
+        std::fs::write(&copy, b"content").expect("written");
+        let mtime_s = original.metadata().expect("there").mtime();
+        let path = original.to_string_lossy()[1..].to_owned();
+        let file = sampled(&path, 7, mtime_s);
+        assert_eq!(compare(&file, &copy), Some(true));
+        std::fs::write(&copy, b"CONTENT").expect("written");
+        assert_eq!(compare(&file, &copy), Some(false));
+        std::fs::write(&copy, b"con").expect("written");
+        assert_eq!(compare(&file, &copy), Some(false));
+        assert_eq!(compare(&sampled(&path, 7, mtime_s + 1), &copy), None);
+        assert_eq!(compare(&sampled(&path, 8, mtime_s), &copy), None);
+        assert_eq!(compare(&sampled("no/such/file", 7, 0), &copy), None);
+    }
+}

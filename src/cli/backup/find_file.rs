@@ -1,0 +1,95 @@
+//! `libernet find-file`: which snapshots have a file.
+
+use super::voice::{Reader, Voice};
+use super::{local, short, warn_missing};
+use crate::cli::context::Context;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::{output, show, target};
+use crate::node::api::{FindFile, FindFileReply};
+use crate::size::ByteSize;
+
+/// Most matches unless told otherwise.
+const LIMIT: u64 = 1000;
+
+/// Look for files by name in all snapshots, the newest first.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  libernet find-file report.odt
+  libernet find-file '/home/*/Documents/*.odt' --limit 20
+  libernet find-file '*.key' --snapshot latest
+
+PATTERN has the syntax of .gitignore: without a slash it matches a name in any directory.
+Exit code 4 when nothing matches, 3 when parts of a snapshot could not be read.
+With --json: {\"matches\":[{\"snapshot\",\"time\",\"path\",\"kind\",\"bytes\",\"mtime_s\"}],\"more\",\"missing\":[{\"path\",\"block\",\"reason\"}]}")]
+pub(in crate::cli) struct Args {
+    /// What to look for.
+    pattern: String,
+    /// Only in this snapshot: latest, or the first digits of its id.
+    #[arg(long, value_name = "SNAPSHOT")]
+    snapshot: Option<String>,
+    /// Most matches to show.
+    #[arg(long, value_name = "N", default_value_t = LIMIT, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    limit: u64,
+    /// Seconds to look for one block before it counts as missing.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: Option<u64>,
+    #[command(flatten)]
+    reader: Reader,
+}
+
+pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    let snapshot = args.snapshot.as_deref().map(target::snapshot).transpose()?;
+    let mut voice = Voice::of_reader(&args.reader, context).await?;
+    let reply = context
+        .with_client_through(&args.reader.bootstrap, async |client, config| {
+            let timeout_s = args.timeout.unwrap_or(config.timeout_s);
+            voice
+                .call(context, async |speaker| {
+                    let request = FindFile {
+                        speaker,
+                        pattern: args.pattern.clone(),
+                        snapshot: snapshot.clone(),
+                        limit: args.limit,
+                        timeout_s,
+                    };
+                    client.find_file(request).await
+                })
+                .await
+        })
+        .await?;
+    warn_missing(&reply.missing, reply.missing.len() as u64, context);
+    if context.json {
+        output::json(&reply)?;
+    } else {
+        output::stdout(text(&reply).as_bytes())?;
+        if reply.more {
+            context.notice("there are more: raise --limit, or narrow the pattern");
+        }
+    }
+    Ok(if !reply.missing.is_empty() {
+        Exit::Partial
+    } else if reply.matches.is_empty() {
+        context.notice("no file of that name in any snapshot that was looked at");
+        Exit::NotFound
+    } else {
+        Exit::Done
+    })
+}
+
+fn text(reply: &FindFileReply) -> String {
+    let rows: Vec<Vec<String>> = reply
+        .matches
+        .iter()
+        .map(|found| {
+            vec![
+                short(&found.snapshot).to_owned(),
+                local(found.time),
+                found.kind.clone(),
+                ByteSize(found.bytes).to_string(),
+                show::utc(found.mtime_s),
+                show::printable(&found.path),
+            ]
+        })
+        .collect();
+    show::table(&rows, &[3])
+}

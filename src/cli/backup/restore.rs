@@ -1,0 +1,326 @@
+//! `libernet restore`: a snapshot back into files.
+
+use std::path::{Path, PathBuf};
+
+use futures::TryStreamExt;
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+
+use super::voice::{Reader, Voice};
+use super::{local, short, snapshots, warn_missing};
+use crate::cli::context::Context;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::{output, show, target};
+use crate::client::Client;
+use crate::node::api::{Overwrite, Restore, RestoreReply, RestoreTar, SnapshotRef};
+use crate::size::ByteSize;
+
+/// Write a snapshot, or a part of it, to disk.
+///
+/// A whole snapshot goes below the target with its whole paths: /home/u/docs becomes DIR/home/u/docs. With :PATH the content of PATH goes
+/// straight into the target: `latest:/home/u/docs --target DIR` gives DIR/letter.odt. Every byte is checked, nothing is ever written outside
+/// of the target, and files there that are not in the snapshot stay. A second run goes on where the first was interrupted.
+///
+/// With the owner's twelve words (--phrase) it works on any machine, with nothing but the address of some node.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  libernet restore latest --target /mnt/restored
+  libernet restore latest:/home/u/docs --target ~/docs
+  libernet restore 1f3a2b4c --target out --include '*.odt' --first 'taxes/'
+  libernet restore latest --target out --phrase --bootstrap /ip4/192.0.2.7/tcp/4384
+  libernet restore latest:/etc --tar - | tar t
+
+Files that exist are replaced when their size or time differs (--overwrite changed, restic's if-changed); always replaces every file,
+never leaves every file that exists alone.
+Exit code 3 when something is missing, 4 when no head or no such snapshot is found in time, 5 when data is damaged.
+With --json: {\"snapshot\",\"time\",\"files\",\"bytes\",\"verified\",\"unchanged\",\"skipped\",\"missing\":[{\"path\",\"block\",\"reason\"}],
+  \"missing_total\",\"from\":[{\"peer\",\"blocks\",\"bytes\"}],\"target\"}; with --tar FILE: {\"tar\",\"bytes\"}")]
+pub(in crate::cli) struct Args {
+    /// latest, the first digits of an id, or a snapshot's link; and perhaps a path in it.
+    #[arg(value_name = "SNAPSHOT[:PATH]")]
+    snapshot: String,
+    /// The directory to write to; made when it is missing.
+    #[arg(long, value_name = "DIR", required_unless_present = "tar")]
+    target: Option<PathBuf>,
+    /// Restore only what matches this pattern (in the syntax of .gitignore). May be repeated.
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<String>,
+    /// Restore what matches this pattern before everything else. May be repeated.
+    #[arg(long, value_name = "PATTERN", conflicts_with = "tar")]
+    first: Vec<String>,
+    /// Restore the newest files first.
+    #[arg(long, conflicts_with = "tar")]
+    newest_first: bool,
+    /// What to do with files that exist.
+    #[arg(long, value_enum, default_value = "changed")]
+    overwrite: When,
+    /// Read everything back from disk and compare.
+    #[arg(long, conflicts_with = "tar")]
+    verify: bool,
+    /// Only say what would be done.
+    #[arg(long, conflicts_with = "tar")]
+    dry_run: bool,
+    /// Write a tar archive in place of files: to a new file, or to standard output (-).
+    #[arg(long, value_name = "FILE", conflicts_with = "target")]
+    tar: Option<PathBuf>,
+    /// Restore owners, groups and devices (needs root).
+    #[arg(long, conflicts_with = "tar")]
+    owners: bool,
+    /// Seconds to look for the head, and for one block before it counts as missing.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: Option<u64>,
+    #[command(flatten)]
+    reader: Reader,
+}
+
+/// What to do with files that exist.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum When {
+    /// Leave every file that exists alone.
+    Never,
+    /// Replace files whose size or time differs.
+    Changed,
+    /// Replace every file.
+    Always,
+}
+
+impl From<When> for Overwrite {
+    fn from(when: When) -> Self {
+        match when {
+            When::Never => Self::Never,
+            When::Changed => Self::Changed,
+            When::Always => Self::Always,
+        }
+    }
+}
+
+pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    let (snapshot, path) = target::snapshot_and_path(&args.snapshot)?;
+    let directory = args.target.as_deref().map(Context::absolute).transpose()?;
+    let mut voice = Voice::of_reader(&args.reader, context).await?;
+    context
+        .with_client_through(&args.reader.bootstrap, async |client, config| {
+            let timeout_s = args.timeout.unwrap_or(config.timeout_s);
+            if voice.has_words() && !context.json && !context.quiet && output::is_watched() {
+                introduce(client, &mut voice, timeout_s, context).await?;
+            }
+            let Some(directory) = directory else {
+                let name = args.tar.as_deref().unwrap_or(Path::new("-"));
+                return tar(
+                    &args,
+                    (snapshot, path, timeout_s),
+                    name,
+                    client,
+                    &mut voice,
+                    context,
+                )
+                .await;
+            };
+            let reply = voice
+                .call(context, async |speaker| {
+                    let request = Restore {
+                        of: SnapshotRef {
+                            speaker,
+                            snapshot: snapshot.clone(),
+                            timeout_s,
+                        },
+                        path: path.clone(),
+                        target: directory.clone(),
+                        include: args.include.clone(),
+                        first: args.first.clone(),
+                        newest_first: args.newest_first,
+                        overwrite: args.overwrite.into(),
+                        verify: args.verify,
+                        owners: args.owners,
+                        dry_run: args.dry_run,
+                    };
+                    client.restore(request, context.bar("restore")).await
+                })
+                .await?;
+            tell(&reply, &args, context)?;
+            Ok(end(&reply, args.verify && !args.dry_run))
+        })
+        .await
+}
+
+fn end(reply: &RestoreReply, must_be_verified: bool) -> Exit {
+    if !reply.missing.is_empty() || reply.missing_total > 0 {
+        Exit::Partial
+    } else if must_be_verified && !reply.verified && reply.skipped == 0 {
+        Exit::Damaged
+    } else {
+        Exit::Done
+    }
+}
+
+/// Shows a person whose backups these are, before anything is written.
+async fn introduce(
+    client: &Client,
+    voice: &mut Voice,
+    timeout_s: u64,
+    context: &Context,
+) -> Result<(), Failure> {
+    let reply = snapshots::fetch(client, voice, timeout_s, context).await?;
+    context.notice(&format!("owner {}", show::printable(&reply.owner)));
+    if let Some(newest) = reply.machines.iter().map(|state| state.updated).max() {
+        context.notice(&format!("its machines last spoke on {}", local(newest)));
+    }
+    snapshots::warn_of_machines(&reply, context);
+    context.notice(snapshots::table(&reply).trim_end());
+    Ok(())
+}
+
+fn tell(reply: &RestoreReply, args: &Args, context: &Context) -> Result<(), Failure> {
+    warn_missing(&reply.missing, reply.missing_total, context);
+    if context.json {
+        let mut value = json!(reply);
+        value["target"] = json!(reply.target.to_string_lossy());
+        return output::json(&value);
+    }
+    output::stdout(format!("{}\n", show::printable(&reply.target.to_string_lossy())).as_bytes())?;
+    let verb = if args.dry_run {
+        "would be restored"
+    } else {
+        "restored"
+    };
+    context.notice(&format!(
+        "snapshot {} of {}: {} in {} {verb}, {} unchanged, {} left alone",
+        short(&reply.snapshot),
+        local(reply.time),
+        ByteSize(reply.bytes),
+        show::count(reply.files, "file"),
+        reply.unchanged,
+        reply.skipped,
+    ));
+    for giver in &reply.from {
+        context.notice(&format!(
+            "from {}: {}, {}",
+            giver.peer,
+            show::count(giver.blocks, "block"),
+            ByteSize(giver.bytes)
+        ));
+    }
+    if reply.missing_total > 0 {
+        context.notice("run it again when more nodes are online: only what is missing is fetched");
+    } else if args.verify && !args.dry_run {
+        context.notice(if reply.verified {
+            "everything was read back and is the same"
+        } else {
+            "not everything could be verified"
+        });
+    }
+    Ok(())
+}
+
+/// A tar archive in place of files.
+async fn tar(
+    args: &Args,
+    (snapshot, path, timeout_s): (String, String, u64),
+    name: &Path,
+    client: &Client,
+    voice: &mut Voice,
+    context: &Context,
+) -> Result<Exit, Failure> {
+    let to_stdout = name.as_os_str() == "-";
+    if !to_stdout && name.symlink_metadata().is_ok() {
+        return Err(Failure::new(
+            Exit::Exists,
+            format!("{} exists already", name.display()),
+        ));
+    }
+    let mut stream = voice
+        .call(context, async |speaker| {
+            let request = RestoreTar {
+                of: SnapshotRef {
+                    speaker,
+                    snapshot: snapshot.clone(),
+                    timeout_s,
+                },
+                path: path.clone(),
+                include: args.include.clone(),
+            };
+            client.restore_tar(request).await
+        })
+        .await?;
+    let failed = |error: &std::io::Error| {
+        if to_stdout {
+            Failure::output(error)
+        } else {
+            Failure::io(format!("{} could not be written", name.display()), error)
+        }
+    };
+    // An archive that broke off has no name: nobody takes it for a whole one.
+    let beside = if to_stdout {
+        None
+    } else {
+        let dir = Context::absolute(name)?;
+        let dir = dir.parent().unwrap_or(Path::new("/"));
+        Some(tempfile::NamedTempFile::new_in(dir).map_err(|error| failed(&error))?)
+    };
+    let mut out = match &beside {
+        None => output::async_stdout()?,
+        Some(file) => {
+            let file = file.as_file().try_clone().map_err(|error| failed(&error))?;
+            tokio::fs::File::from_std(file)
+        }
+    };
+    let mut written = 0;
+    while let Some(bytes) = stream.try_next().await? {
+        out.write_all(&bytes)
+            .await
+            .map_err(|error| failed(&error))?;
+        written += bytes.len() as u64;
+    }
+    out.flush().await.map_err(|error| failed(&error))?;
+    let Some(file) = beside else {
+        return Ok(Exit::Done);
+    };
+    out.sync_all().await.map_err(|error| failed(&error))?;
+    file.persist_noclobber(name)
+        .map_err(|error| failed(&error.error))?;
+    if context.json {
+        output::json(&json!({ "tar": name.to_string_lossy(), "bytes": written }))?;
+    } else {
+        context.notice(&format!("{} in {}", ByteSize(written), name.display()));
+    }
+    Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::api::MissingPart;
+    use crate::time::Timestamp;
+
+    #[test]
+    fn how_it_ends() {
+        let mut reply = RestoreReply {
+            snapshot: String::new(),
+            time: Timestamp(0),
+            files: 1,
+            bytes: 1,
+            verified: true,
+            unchanged: 0,
+            skipped: 0,
+            missing: Vec::new(),
+            missing_total: 0,
+            from: Vec::new(),
+            target: PathBuf::new(),
+        };
+        assert_eq!(end(&reply, true), Exit::Done);
+        reply.verified = false;
+        assert_eq!(
+            (end(&reply, false), end(&reply, true)),
+            (Exit::Done, Exit::Damaged)
+        );
+        // What was left alone on purpose is not in place, and that is no damage.
+        reply.skipped = 1;
+        assert_eq!(end(&reply, true), Exit::Done);
+        reply.missing.push(MissingPart {
+            path: String::new(),
+            block: None,
+            reason: String::new(),
+        });
+        assert_eq!(end(&reply, true), Exit::Partial);
+    }
+}

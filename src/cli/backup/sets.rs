@@ -1,0 +1,268 @@
+//! `libernet backup add`, `remove`, `list`, `schedule`: the file of sets.
+//!
+//! Works on the data directory alone; no node is needed.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::keep::{self, Keep};
+use super::run::usual_name;
+use super::timer;
+use crate::backup::schedule::Schedule;
+use crate::backup::sets::{Exclusions, Removed, Set, Sets};
+use crate::cli::context::Context;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::{output, show};
+use crate::size::ByteSize;
+
+/// Largest file of patterns that is read, in bytes.
+const MAX_PATTERN_FILE_BYTES: u64 = 1 << 20;
+
+/// What to leave out.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "What is left out")]
+pub(super) struct Leave {
+    /// Leave out what matches this pattern. May be repeated.
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Take what matches this pattern although it is excluded. May be repeated.
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<String>,
+    /// A file with one pattern to leave out a line; lines that begin with # are comments. May be repeated.
+    #[arg(long, value_name = "FILE")]
+    exclude_file: Vec<PathBuf>,
+    /// Leave out what .gitignore files name.
+    #[arg(long)]
+    gitignore: bool,
+    /// Leave out what is in directories that are marked as caches by a CACHEDIR.TAG.
+    #[arg(long)]
+    exclude_caches: bool,
+    /// Leave out what is mounted below the paths.
+    #[arg(long)]
+    one_file_system: bool,
+    /// Leave out larger files.
+    #[arg(long, value_name = "SIZE")]
+    exclude_larger_than: Option<ByteSize>,
+}
+
+impl Leave {
+    /// Whether anything is said.
+    pub(super) fn is_given(&self) -> bool {
+        !self.exclude_file.is_empty()
+            || !matches!(self.exclusions(), Ok(e) if e == Exclusions::default())
+    }
+
+    /// As the node takes it.
+    ///
+    /// # Errors
+    /// When a file of patterns can't be read.
+    pub(super) fn exclusions(&self) -> Result<Exclusions, Failure> {
+        let mut exclude = self.exclude.clone();
+        for path in &self.exclude_file {
+            exclude.extend(patterns(path)?);
+        }
+        Ok(Exclusions {
+            exclude,
+            include: self.include.clone(),
+            ignore_files: self.gitignore,
+            cache_directories: self.exclude_caches,
+            one_file_system: self.one_file_system,
+            max_file_bytes: self.exclude_larger_than.map(|size| size.0),
+        })
+    }
+}
+
+/// The patterns of a file.
+fn patterns(path: &Path) -> Result<Vec<String>, Failure> {
+    use std::io::Read;
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| {
+            file.take(MAX_PATTERN_FILE_BYTES + 1)
+                .read_to_string(&mut text)
+        })
+        .map_err(|error| {
+            let what = format!("the patterns in {} could not be read", path.display());
+            Failure::io(what, &error)
+        })?;
+    if text.len() as u64 > MAX_PATTERN_FILE_BYTES {
+        return Err(Failure::usage(format!(
+            "{} is too large to be a file of patterns",
+            path.display()
+        )));
+    }
+    let is_pattern = |line: &&str| !line.trim().is_empty() && !line.starts_with('#');
+    Ok(text.lines().filter(is_pattern).map(str::to_owned).collect())
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Subcommand {
+    /// Add a set: paths that are backed up again and again.
+    Add(Box<Add>),
+    /// Remove a set, or one path of a set. Its snapshots stay.
+    Remove {
+        /// The set's name, or a path.
+        #[arg(value_name = "NAME|PATH")]
+        name: String,
+    },
+    /// List the sets.
+    List,
+    /// Print what makes this machine back up the sets that are due: units for systemd, or lines for cron.
+    Schedule {
+        /// A service and a timer for systemd.
+        #[arg(long, required_unless_present = "cron", conflicts_with = "cron")]
+        systemd: bool,
+        /// Lines for a crontab. A run that is missed while the machine is off comes with the next line that is due.
+        #[arg(long)]
+        cron: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Add {
+    /// What to back up.
+    #[arg(value_name = "PATH", required = true)]
+    paths: Vec<PathBuf>,
+    /// What to call the set [default: the last part of the first path].
+    #[arg(long)]
+    name: Option<String>,
+    /// When: hourly, 'every 6h', 'daily 03:00' or 'weekly sun 03:00'.
+    #[arg(long, value_name = "SPEC")]
+    schedule: Option<Schedule>,
+    /// A tag of its snapshots. May be repeated.
+    #[arg(long)]
+    tag: Vec<String>,
+    #[command(flatten)]
+    leave: Leave,
+    #[command(flatten)]
+    keep: Keep,
+}
+
+pub(super) fn run(command: &Subcommand, context: &Context) -> Result<Exit, Failure> {
+    match command {
+        Subcommand::Add(args) => add(args, context)?,
+        Subcommand::Remove { name } => remove(name, context)?,
+        Subcommand::List => list(context)?,
+        Subcommand::Schedule { systemd, .. } => timer::print(*systemd, context)?,
+    }
+    Ok(Exit::Done)
+}
+
+fn add(args: &Add, context: &Context) -> Result<(), Failure> {
+    let paths = args.paths.iter().map(|path| Context::absolute(path));
+    let paths: Vec<PathBuf> = paths.collect::<Result<_, _>>()?;
+    for path in paths.iter().filter(|path| path.symlink_metadata().is_err()) {
+        context.warning(&format!("{} does not exist now", path.display()));
+    }
+    let name = args.name.clone().unwrap_or_else(|| usual_name(&paths));
+    let set = Set {
+        name: name.clone(),
+        paths,
+        tags: args.tag.clone(),
+        schedule: args.schedule,
+        exclusions: args.leave.exclusions()?,
+        keep: args.keep.policy(),
+    };
+    let mut sets = Sets::load(&context.data_dir)?;
+    if args.name.is_none() && sets.get(&name).is_some() {
+        return Err(Failure::usage(format!("there is a set '{name}' already"))
+            .with_hint("give it another name with --name NAME"));
+    }
+    sets.add(set.clone())?;
+    sets.save(&context.data_dir)?;
+    if context.json {
+        return output::json(&json!(set));
+    }
+    context.notice(&format!(
+        "added the set {}; `libernet backup` backs up all sets",
+        show::printable(&name)
+    ));
+    if set.schedule.is_some() {
+        context.notice(
+            "`libernet backup schedule --systemd` (or --cron) prints what makes this machine run it by itself",
+        );
+    }
+    Ok(())
+}
+
+fn remove(name: &str, context: &Context) -> Result<(), Failure> {
+    let mut sets = Sets::load(&context.data_dir)?;
+    let path = Context::absolute(Path::new(name)).ok();
+    let removed = sets.remove(name, path.as_deref())?;
+    sets.save(&context.data_dir)?;
+    let (set, whole) = match &removed {
+        Removed::Set(set) => (set, true),
+        Removed::Path(set) => (set, false),
+    };
+    if context.json {
+        return output::json(&json!({ "set": set, "whole": whole }));
+    }
+    context.notice(&if whole {
+        format!(
+            "removed the set {}; its snapshots stay",
+            show::printable(set)
+        )
+    } else {
+        format!("the set {} has one path less", show::printable(set))
+    });
+    Ok(())
+}
+
+fn list(context: &Context) -> Result<(), Failure> {
+    let sets = Sets::load(&context.data_dir)?;
+    if context.json {
+        return output::json(&json!({ "sets": sets.as_slice() }));
+    }
+    if sets.as_slice().is_empty() {
+        context.notice("there are no sets; `libernet backup add PATH` adds one");
+        return Ok(());
+    }
+    let mut rows = vec![
+        ["name", "schedule", "keeps", "paths"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for set in sets.as_slice() {
+        let paths: Vec<_> = set
+            .paths
+            .iter()
+            .map(|path| path.to_string_lossy())
+            .collect();
+        rows.push(vec![
+            show::printable(&set.name),
+            set.schedule
+                .map_or_else(|| "-".to_owned(), |schedule| schedule.to_string()),
+            show::printable(&keep::describe(&set.keep)),
+            show::printable(&paths.join(" ")),
+        ]);
+    }
+    output::stdout(show::table(&rows, &[]).as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_come_from_files_too() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("patterns");
+        std::fs::write(&path, "# comment\n*.o\n\n  \n\\#odd\n").expect("written");
+        let leave = Leave {
+            exclude: vec!["a".to_owned()],
+            exclude_file: vec![path.clone()],
+            exclude_larger_than: Some(ByteSize(7)),
+            ..Leave::default()
+        };
+        let found = leave.exclusions().expect("read");
+        assert_eq!(found.exclude, ["a", "*.o", "\\#odd"]);
+        assert_eq!(found.max_file_bytes, Some(7));
+        assert!(leave.is_given() && !Leave::default().is_given());
+        std::fs::write(&path, " ".repeat(MAX_PATTERN_FILE_BYTES as usize)).expect("written");
+        assert!(patterns(&path).is_ok(), "at the limit");
+        std::fs::write(&path, " ".repeat(MAX_PATTERN_FILE_BYTES as usize + 1)).expect("written");
+        assert!(patterns(&path).is_err(), "beyond the limit");
+        assert!(patterns(&dir.path().join("none")).is_err());
+    }
+}

@@ -1,0 +1,161 @@
+//! Whose backups a command is about: this machine's owner, perhaps behind a passphrase, or an owner whose words are given.
+//!
+//! From the words only the keys that read are derived and passed on; the words themselves and the signing key stay in this process.
+
+use std::path::PathBuf;
+
+use crate::backup::owner::{OwnerId, OwnerKeys};
+use crate::cli::ask::{self, Terminal};
+use crate::cli::context::Context;
+use crate::cli::exit::Failure;
+use crate::cli::init;
+use crate::node::api::{CallError, ErrorKind, ReadingKeys, Speaker};
+
+/// How else to give the words.
+const ADVICE: &str =
+    "give them in a file, --phrase-file FILE, or on standard input, --phrase-file -";
+
+/// Where the passphrase of this machine's keys is.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(in crate::cli) struct Passphrase {
+    /// The passphrase of this machine's keys is in a file [default: asked for when it is needed].
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+}
+
+/// Where an owner's words are.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct Words {
+    /// Ask for the owner's twelve words: reads that owner's backups on any machine.
+    #[arg(long, conflicts_with = "phrase_file")]
+    phrase: bool,
+    /// The owner's twelve words are in a file, or come from standard input (-).
+    #[arg(long, value_name = "FILE")]
+    phrase_file: Option<PathBuf>,
+}
+
+/// Who reads backups.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct Reader {
+    #[command(flatten)]
+    words: Words,
+    #[command(flatten)]
+    passphrase: Passphrase,
+    /// A peer to join the mesh through, besides those of the settings. May be repeated.
+    #[arg(long, value_name = "MULTIADDR")]
+    pub(super) bootstrap: Vec<String>,
+}
+
+/// Speaks to the node for an owner.
+#[derive(Debug)]
+pub(super) struct Voice {
+    speaker: Speaker,
+    terminal: Terminal,
+}
+
+impl Words {
+    /// The keys that the words give; none when there are no words and `required` is not set.
+    ///
+    /// # Errors
+    /// When the words are wrong or can't be had.
+    pub(super) async fn keys(
+        &self,
+        required: bool,
+        context: &Context,
+    ) -> Result<Option<(OwnerId, ReadingKeys)>, Failure> {
+        if !self.phrase && self.phrase_file.is_none() && !required {
+            return Ok(None);
+        }
+        let terminal = Terminal::find(true);
+        let source = self.phrase_file.as_deref();
+        let phrase = init::words(source, ADVICE, terminal, context).await?;
+        let keys = OwnerKeys::derive(&phrase);
+        let reading = ReadingKeys {
+            owner: keys.id().to_string(),
+            backup_root: keys.backup_root().to_base32(),
+            convergence: keys.convergence().to_base32(),
+        };
+        Ok(Some((keys.id(), reading)))
+    }
+}
+
+impl Voice {
+    /// This machine's owner.
+    ///
+    /// # Errors
+    /// When the passphrase's file can't be used.
+    pub(super) async fn of_machine(args: &Passphrase, context: &Context) -> Result<Self, Failure> {
+        let passphrase = match args.passphrase_file.clone() {
+            Some(path) => {
+                let read = move || text(&ask::passphrase_file(&path)?);
+                Some(ask::until_stopped(context, read).await?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            speaker: Speaker {
+                passphrase,
+                keys: None,
+            },
+            terminal: Terminal::find(true),
+        })
+    }
+
+    /// Whoever has the keys.
+    pub(super) fn of_keys(keys: ReadingKeys) -> Self {
+        Self {
+            speaker: Speaker {
+                passphrase: None,
+                keys: Some(keys),
+            },
+            terminal: Terminal::find(true),
+        }
+    }
+
+    /// The owner of the words, or this machine's when there are none.
+    ///
+    /// # Errors
+    /// When words or passphrase are wrong or can't be had.
+    pub(super) async fn of_reader(args: &Reader, context: &Context) -> Result<Self, Failure> {
+        match args.words.keys(false, context).await? {
+            Some((_, keys)) => Ok(Self::of_keys(keys)),
+            None => Self::of_machine(&args.passphrase, context).await,
+        }
+    }
+
+    /// Whether words were given.
+    pub(super) fn has_words(&self) -> bool {
+        self.speaker.keys.is_some()
+    }
+
+    /// Makes a call; when the node needs a passphrase and a person can answer, asks for it once and makes the call again.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub(super) async fn call<T>(
+        &mut self,
+        context: &Context,
+        work: impl AsyncFn(Speaker) -> Result<T, CallError>,
+    ) -> Result<T, Failure> {
+        match work(self.speaker.clone()).await {
+            Err(error) if error.kind == ErrorKind::OwnerLocked && self.may_ask() => {
+                let prompt = "Passphrase of this machine's keys: ";
+                let bytes = self.terminal.passphrase(prompt, context).await?;
+                self.speaker.passphrase = Some(text(&bytes)?);
+                Ok(work(self.speaker.clone()).await?)
+            }
+            result => Ok(result?),
+        }
+    }
+
+    fn may_ask(&self) -> bool {
+        self.terminal.answers && self.speaker.passphrase.is_none()
+    }
+}
+
+/// A passphrase as it travels.
+fn text(bytes: &[u8]) -> Result<String, Failure> {
+    std::str::from_utf8(bytes)
+        .map(str::to_owned)
+        .map_err(|_| Failure::usage("the passphrase is not text in UTF-8"))
+}
