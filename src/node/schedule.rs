@@ -158,6 +158,7 @@ async fn back_up(node: &Node, set: &Set) -> Result<(), CallError> {
         let prune = Prune {
             speaker: Speaker::default(),
             dry_run: false,
+            repack_below_percent: 0,
         };
         node.prune(prune, Arc::new(Silent)).await?;
     }

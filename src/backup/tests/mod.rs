@@ -14,6 +14,7 @@ use futures::StreamExt;
 use libp2p::identity::Keypair;
 use tokio_util::sync::CancellationToken;
 
+use super::Home;
 use super::archive::{Access, Archive, Search};
 use super::error::Error;
 use super::log::{Log, Logged};
@@ -84,12 +85,12 @@ fn keys(number: u8) -> OwnerKeys {
     OwnerKeys::derive(&Phrase::parse(&words.join(" ")).expect("valid words"))
 }
 
-fn archive_of(depot: &Depot, member: &Membership) -> Archive {
+fn archive_of(depot: &Depot, member: &Membership, dir: &std::path::Path) -> Archive {
     Archive::new(
         depot.clone(),
         Access::from(member),
         Arc::new(ManualClock::default()),
-        Arc::default(),
+        Some(Arc::new(Home::new(dir))),
     )
 }
 
@@ -129,10 +130,11 @@ impl Node {
     }
 
     fn with(depot: Depot, member: Membership) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
         Self {
-            archive: archive_of(&depot, &member),
+            archive: archive_of(&depot, &member, dir.path()),
             member,
-            dir: tempfile::tempdir().expect("a directory"),
+            dir,
             made: AtomicU64::new(0),
         }
     }

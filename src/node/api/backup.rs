@@ -425,6 +425,9 @@ pub struct Prune {
     /// Only say what would be done.
     #[serde(default)]
     pub dry_run: bool,
+    /// Rewrite packs of which less than this share, in percent, is still used. 0: none.
+    #[serde(default)]
+    pub repack_below_percent: u8,
 }
 call!(Prune, "prune", PruneReply);
 
@@ -443,6 +446,9 @@ pub struct PruneReply {
     pub freed_blocks: u64,
     /// Their bytes.
     pub freed_bytes: u64,
+    /// Packs that were rewritten.
+    #[serde(default)]
+    pub repacked_blocks: u64,
     /// Bytes on disk before.
     pub disk_bytes_before: u64,
     /// Bytes on disk afterwards.

@@ -71,6 +71,7 @@ impl Node {
             left_alone: report.left_alone,
             freed_blocks: report.freed_blocks,
             freed_bytes: report.freed_bytes,
+            repacked_blocks: 0,
             disk_bytes_before: report.disk_bytes_before,
             disk_bytes: report.disk_bytes,
         })
