@@ -4,8 +4,9 @@
 //! never ignored: a misspelt exclusion must not be found out years later. Deliberately absent: the times of past runs, which the snapshots
 //! tell.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -154,7 +155,11 @@ impl Sets {
         };
         let text = toml::to_string_pretty(&form)
             .map_err(|error| Error::Setting(format!("the sets can't be written: {error}")))?;
-        std::fs::create_dir_all(data_dir).map_err(failed)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(data_dir)
+            .map_err(failed)?;
         // Temporary files are made with mode 0600.
         let mut file = tempfile::Builder::new()
             .prefix(".backup-")

@@ -1,7 +1,7 @@
 //! `libernet check`: whether everything is there, and whole.
 
-use super::voice::{Reader, Voice};
-use super::{MAX_NAMED, short};
+use super::voice::Voice;
+use super::{MAX_NAMED, Passphrase, short};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show, target};
@@ -36,7 +36,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: Option<u64>,
     #[command(flatten)]
-    reader: Reader,
+    passphrase: Passphrase,
 }
 
 /// `5%`, `2.5%`, `5`.
@@ -57,9 +57,9 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
     } else {
         args.read_data_subset.unwrap_or(0.0)
     };
-    let mut voice = Voice::of_reader(&args.reader, context).await?;
+    let mut voice = Voice::of_machine(&args.passphrase, context).await?;
     let reply = context
-        .with_client_through(&args.reader.bootstrap, async |client, config| {
+        .with_client(async |client, config| {
             let timeout_s = args.timeout.unwrap_or(config.timeout_s);
             voice
                 .call(context, async |speaker| {

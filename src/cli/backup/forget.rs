@@ -27,8 +27,6 @@ pub(in crate::cli) struct Args {
     /// Snapshots to forget by name: the first digits of an id. The others stay unless there are rules.
     #[arg(value_name = "SNAPSHOT")]
     snapshots: Vec<String>,
-    #[command(flatten)]
-    keep: Keep,
     /// Judge only snapshots of this set.
     #[arg(long, value_name = "NAME")]
     set: Option<String>,
@@ -46,6 +44,9 @@ pub(in crate::cli) struct Args {
     dry_run: bool,
     #[command(flatten)]
     passphrase: Passphrase,
+    // Its heading holds for all that is behind it.
+    #[command(flatten)]
+    keep: Keep,
 }
 
 pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {

@@ -184,7 +184,7 @@ fn tell(reply: &RestoreReply, args: &Args, context: &Context) -> Result<(), Fail
         "restored"
     };
     context.notice(&format!(
-        "snapshot {} of {}: {} in {} {verb}, {} unchanged, {} left alone",
+        "snapshot {} of {}: {} in {} {verb}, {} of them were there already; {} left alone",
         short(&reply.snapshot),
         local(reply.time),
         ByteSize(reply.bytes),

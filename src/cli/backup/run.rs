@@ -48,8 +48,6 @@ pub(in crate::cli) struct Args {
     /// Only sets whose schedule is due, and forget what their rules don't keep: for timers.
     #[arg(long, conflicts_with = "paths")]
     due: bool,
-    #[command(flatten)]
-    leave: Leave,
     /// A tag of the snapshot. May be repeated.
     #[arg(long)]
     tag: Vec<String>,
@@ -61,6 +59,9 @@ pub(in crate::cli) struct Args {
     dry_run: bool,
     #[command(flatten)]
     passphrase: Passphrase,
+    // Its heading holds for all that is behind it.
+    #[command(flatten)]
+    leave: Leave,
 }
 
 pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
