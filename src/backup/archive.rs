@@ -193,6 +193,14 @@ impl Archive {
         })
     }
 
+    /// How long to look for a block that is not here: not at all while there is nobody to ask.
+    pub(super) fn patience(&self, patience: Duration) -> Duration {
+        match self.depot.net().peers().connected().is_empty() {
+            true => Duration::ZERO,
+            false => patience,
+        }
+    }
+
     async fn find_head(&self, search: Search) -> Result<Option<HeadRecord>, Error> {
         let heads = self.depot.net().heads();
         let id = self.access.head();
@@ -247,7 +255,8 @@ impl Archive {
         change: impl FnOnce(&mut Log) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let _writing = self.writing.lock().await;
-        let found = self.find(Search::Glance, GLANCE).await?;
+        let patience = self.patience(GLANCE);
+        let found = self.find(Search::Glance, patience).await?;
         let machine = *member.machine().id().as_bytes();
         let own = |record: &HeadRecord| record.entry(&machine).cloned();
         let entry = found.head.as_ref().and_then(own);
