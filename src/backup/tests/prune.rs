@@ -248,7 +248,9 @@ async fn a_wrong_journal_does_no_harm() {
     let running = node.store().begin_pin("run").expect("pins");
     let cached = crate::block::Block::new(vec![7; 100].into()).expect("a block");
     let keep = Keep::Pinned(running);
-    node.store().put(std::slice::from_ref(&cached), keep).expect("fits");
+    node.store()
+        .put(std::slice::from_ref(&cached), keep)
+        .expect("fits");
     let path = node.dir.path().join("prune.journal");
     // It names everything that is here, and ends in the middle of a record.
     let mut journal = b"LNPRUNEJ\x01".to_vec();
