@@ -249,6 +249,14 @@ impl Archive {
         Ok(Some(whole))
     }
 
+    /// How long to look for a block that is not here: not at all while there is nobody to ask.
+    pub(super) fn patience(&self, patience: Duration) -> Duration {
+        match self.depot.net().peers().connected().is_empty() {
+            true => Duration::ZERO,
+            false => patience,
+        }
+    }
+
     async fn find_head(&self, search: Search) -> Result<Option<HeadRecord>, Error> {
         let heads = self.depot.net().heads();
         let id = self.access.head();
@@ -304,7 +312,8 @@ impl Archive {
     ) -> Result<T, Error> {
         let home = self.home.as_ref().ok_or(Error::Stranger)?;
         let _writing = home.writing.lock().await;
-        let found = self.find(Search::Glance, GLANCE).await?;
+        let patience = self.patience(GLANCE);
+        let found = self.find(Search::Glance, patience).await?;
         let machine = *member.machine().id().as_bytes();
         let own = |record: &HeadRecord| record.entry(&machine).cloned();
         let entry = found.head.as_ref().and_then(own);
@@ -318,7 +327,7 @@ impl Archive {
             && entry.as_ref().map(HeadEntry::log_id) != Some(local.log_id())
         {
             let sealing_key = sealing_key(self.access.backup_root.as_bytes());
-            let session = self.depot.session(GLANCE, Keep::Cached);
+            let session = self.depot.session(self.patience(GLANCE), Keep::Cached);
             if let Ok(other) = read_log(&*session, local, &sealing_key).await {
                 log.absorb(&other)?;
             }
@@ -340,7 +349,7 @@ impl Archive {
     /// This machine's log. One that can't be read now is followed by a new one, which names it: what it says counts again as soon as it can
     /// be read, and meanwhile backups go on.
     async fn own_log(&self, entry: &HeadEntry, member: &Membership) -> Result<Log, Error> {
-        let session = self.depot.session(GLANCE, Keep::Cached);
+        let session = self.depot.session(self.patience(GLANCE), Keep::Cached);
         let link = entry.log(&sealing_key(self.access.backup_root.as_bytes()))?;
         let mut log = match read_log_at(&*session, &link, entry.machine()).await {
             Ok(log) => log,

@@ -268,7 +268,8 @@ async fn check_logs(
             corrupt.push(id);
         }
     }
-    let found = archive.find(Search::Glance, options.patience).await?;
+    let patience = archive.patience(options.patience);
+    let found = archive.find(Search::Glance, patience).await?;
     let damage = |block, wrong, detail| Damage {
         snapshot: None,
         path: Vec::new(),

@@ -107,7 +107,9 @@ pub async fn prune(
 /// [`Error::Store`], and what [`Archive::change_log`] says.
 pub async fn adopt_orphans(archive: &Archive, member: &Membership) -> Result<u64, Error> {
     let pins = snapshot_pins(archive).await?;
-    let found = archive.find(Search::Glance, PATIENCE).await?;
+    let found = archive
+        .find(Search::Here, archive.patience(PATIENCE))
+        .await?;
     let orphans = Sorted::new(pins, &found).orphans;
     Ok(adopt(archive, member, &found, orphans).await?.adopted)
 }
@@ -285,7 +287,10 @@ impl Prune<'_> {
     /// The pins come first: a pin that is made after that is not looked at, and one that is listed and was just logged is found in the log.
     async fn look(&self) -> Result<(Vec<SnapshotPin>, Found), Error> {
         let pins = snapshot_pins(self.archive).await?;
-        let found = self.archive.find(Search::Glance, PATIENCE).await?;
+        let found = self
+            .archive
+            .find(Search::Glance, self.archive.patience(PATIENCE))
+            .await?;
         for (_, error) in &found.unread {
             self.monitor.warning(&format!(
                 "the log of a machine could not be read; what it alone forgets stays: {error}"

@@ -11,9 +11,11 @@ use tokio_util::sync::DropGuard;
 use super::api::*;
 use super::pins::{Unfinished, info_of};
 use super::{Node, givers};
-use crate::block::Context;
+use crate::backup::{self, read_snapshot};
+use crate::block::{Context, Link};
 use crate::bundle::tree::{self, Content};
 use crate::bundle::{self, Bundle, ExtractOptions, PutOptions, PutReport};
+use crate::depot::Session;
 use crate::monitor::Monitor;
 use crate::store::Keep;
 
@@ -162,7 +164,7 @@ impl Node {
             self.pin_add(pin, Arc::new(crate::monitor::Silent)).await?;
         }
         let session = self.depot().session(patience, Keep::Cached);
-        let bundle = Bundle::open(session.clone(), request.link.clone()).await?;
+        let bundle = open(session.clone(), request.link.clone()).await?;
         let bundle = match request.path.as_str() {
             "" => bundle,
             path => bundle.part(path.as_bytes(), lookup(&bundle, path).await?),
@@ -217,7 +219,7 @@ impl Node {
         let session = self
             .depot()
             .session(Duration::from_secs(request.timeout_s), Keep::Cached);
-        let bundle = Bundle::open(session, request.link).await?;
+        let bundle = open(session, request.link).await?;
         let entry = lookup(&bundle, &request.path).await?;
         let end = request
             .len
@@ -239,7 +241,7 @@ impl Node {
         let session = self
             .depot()
             .session(Duration::from_secs(request.timeout_s), Keep::Cached);
-        let bundle = Bundle::open(session, request.link).await?;
+        let bundle = open(session, request.link).await?;
         let this = lookup(&bundle, &request.path).await?;
         let limit = request.limit.clamp(1, MAX_PAGE) as usize;
         let mut entries = Vec::new();
@@ -271,6 +273,20 @@ fn name_of(path: &std::path::Path) -> String {
     path.file_name()
         .map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy())
         .into_owned()
+}
+
+/// The bundle that a link names; of a snapshot's link, its tree.
+async fn open(session: Arc<Session>, link: Link) -> Result<Bundle, CallError> {
+    match Bundle::open(session.clone(), link.clone()).await {
+        Err(error @ bundle::Error::NotABundle { .. }) => {
+            match read_snapshot(&*session, &link).await {
+                Ok(snapshot) => Ok(Bundle::open(session, snapshot.tree).await?),
+                Err(backup::Error::NotASnapshot { .. }) => Err(error.into()),
+                Err(error) => Err(error.into()),
+            }
+        }
+        opened => Ok(opened?),
+    }
 }
 
 async fn lookup(bundle: &Bundle, path: &str) -> Result<tree::Entry, CallError> {

@@ -196,7 +196,7 @@ async fn mentions_stay_while_another_log_names_the_snapshot_or_can_not_be_read()
     node.forget(near.id()).await;
     let found = node
         .archive
-        .find(Search::Here, PATIENCE)
+        .find(Search::Here, Duration::ZERO)
         .await
         .expect("finds");
     let head = found.head.expect("there is one");
@@ -248,7 +248,9 @@ async fn a_wrong_journal_does_no_harm() {
     let running = node.store().begin_pin("run").expect("pins");
     let cached = crate::block::Block::new(vec![7; 100].into()).expect("a block");
     let keep = Keep::Pinned(running);
-    node.store().put(&[cached.clone()], keep).expect("fits");
+    node.store()
+        .put(std::slice::from_ref(&cached), keep)
+        .expect("fits");
     let path = node.dir.path().join("prune.journal");
     // It names everything that is here, and ends in the middle of a record.
     let mut journal = b"LNPRUNEJ\x01".to_vec();
@@ -320,7 +322,7 @@ async fn on_disk_space_comes_back_also_after_a_restart() {
     let gone = node.back_up(files(2, 50, 20)).await;
     node.forget(gone.id()).await;
     let (member, journal) = (node.member, node.dir);
-    let head = node.archive.find(Search::Here, PATIENCE).await;
+    let head = node.archive.find(Search::Here, Duration::ZERO).await;
     let head = head.expect("finds").head.expect("there is one");
     let noted = gone.blocks.clone();
     drop(node.archive);

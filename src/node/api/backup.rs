@@ -233,9 +233,9 @@ pub struct RestoreReply {
     pub snapshot: String,
     /// When it was made.
     pub time: Timestamp,
-    /// Regular files written; after a dry run, that would be.
+    /// Regular files that are in place now, also those that were there already; after a dry run, that would be.
     pub files: u64,
-    /// Bytes of content written.
+    /// Their bytes.
     pub bytes: u64,
     /// Whether every byte that was to be restored was checked against its hash and is in place; with `verify`, also read back from disk.
     pub verified: bool,
