@@ -2,6 +2,7 @@
 
 mod architecture;
 mod backup;
+mod backup_killed;
 mod heads;
 mod lan;
 mod mesh;
