@@ -4,6 +4,7 @@ mod archives;
 mod big;
 mod differences;
 mod formats;
+mod full_disk;
 mod hostile;
 mod incremental;
 mod interrupted;
