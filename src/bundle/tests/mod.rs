@@ -2,6 +2,7 @@
 
 mod archives;
 mod big;
+mod changing;
 mod differences;
 mod formats;
 mod full_disk;
