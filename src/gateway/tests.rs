@@ -702,20 +702,25 @@ async fn bytes_travel_in_both_directions() {
     assert!(error.message.contains("2097152"), "{error}");
 
     let pieces = futures::stream::iter((0..100).map(|_| Ok(Bytes::from(vec![1; 100_000]))));
+    let stream = PutStream {
+        name: "a name&".to_owned(),
+        pin: false,
+        announce: true,
+    };
     let reply = client
-        .put_stream("a name&".to_owned(), pieces.boxed(), Arc::new(Silent))
+        .put_stream(stream.clone(), pieces.boxed(), Arc::new(Silent))
         .await
         .expect("sent");
     assert_eq!(
         (reply.bytes, reply.unreadable[0].path.as_str()),
-        (10_000_000, "name=a%20name%26")
+        (10_000_000, "name=a%20name%26&pin=false&announce=true")
     );
     let failing = futures::stream::iter([
         Ok(Bytes::from_static(b"x")),
         Err(std::io::Error::other("unplugged")),
     ]);
     let error = client
-        .put_stream("x".to_owned(), failing.boxed(), Arc::new(Silent))
+        .put_stream(stream, failing.boxed(), Arc::new(Silent))
         .await
         .expect_err("unplugged");
     assert!(error.message.contains("unplugged"), "{error}");
@@ -807,6 +812,8 @@ async fn wrong_requests_are_told_what_is_wrong_without_repeating_them() {
     assert!(status == 400 && text.contains("1048576"), "{status} {text}");
     assert_eq!(send("nothing", Vec::new()).await.0, 404);
     assert_eq!(send("put-stream", Vec::new()).await.0, 400);
+    assert_eq!(send("put-stream?name=x&pin=maybe", Vec::new()).await.0, 400);
+    assert_eq!(send("put-stream?name=x", Vec::new()).await.0, 200);
     assert_eq!(
         send(&format!("put-stream?name={}", "x".repeat(256)), Vec::new())
             .await

@@ -1,9 +1,12 @@
 //! Integration tests, one module a topic.
 
 mod architecture;
+mod edges;
 mod heads;
 mod lan;
 mod mesh;
 mod process;
 mod sample;
+#[path = "../../src/small_disk.rs"]
+mod small_disk;
 mod story;
