@@ -106,12 +106,14 @@ impl From<GetError> for CallError {
             },
             GetError::Stopping => Self::new(ErrorKind::Unavailable, text),
             GetError::Store { id, source } => match source.downcast::<PutError>() {
-                // It came, and there was no room to keep it.
-                Ok(error) => Self {
-                    message: text,
-                    block: Some(id),
-                    ..(*error).into()
-                },
+                // Not about this block alone: the next ones would fare no better.
+                Ok(error) => {
+                    let error = Self::from(*error);
+                    Self {
+                        message: format!("block {id} came and could not be kept: {error}"),
+                        ..error
+                    }
+                }
                 Err(_) => Self::new(ErrorKind::Failed, text),
             },
         }
@@ -243,6 +245,7 @@ mod tests {
             assert_eq!(error.kind, ErrorKind::Full, "{error:?}");
             assert_eq!(error.hint.as_deref(), Some(DISK_FULL), "{error:?}");
             assert!(error.message.contains("full"), "{error:?}");
+            assert_eq!(error.block, None, "no block is missing: {error:?}");
         }
         let error = CallError::from(bundle::Error::DiskFull {
             path: "/there/file".into(),

@@ -20,16 +20,19 @@ const LARGE: usize = 16 << 20;
 /// How far the put is when a file changes in the middle.
 const MIDDLE: u64 = 2 << 20;
 
+/// What happens to a file.
+type Deed = fn(&Path);
+
 /// Does something to a file once.
 #[derive(Debug)]
 struct Change {
     victim: PathBuf,
-    what: fn(&Path),
+    what: Deed,
     done: AtomicBool,
 }
 
 impl Change {
-    fn new(victim: PathBuf, what: fn(&Path)) -> Arc<Self> {
+    fn new(victim: PathBuf, what: Deed) -> Arc<Self> {
         Arc::new(Self {
             victim,
             what,
@@ -130,7 +133,7 @@ async fn out(room: &Path, memory: &Arc<Memory>, report: &PutReport) -> Option<Ve
 
 #[test]
 fn what_takes_a_files_place_before_it_is_read_is_told() {
-    let cases: [(&str, fn(&Path), &str); 5] = [
+    let cases: [(&str, Deed, &str); 5] = [
         ("vanished", vanish, "it vanished before it was read"),
         ("a directory", become_directory, "no longer a regular file"),
         ("a symlink", become_symlink, "it became a symlink"),
@@ -162,7 +165,7 @@ fn what_takes_a_files_place_before_it_is_read_is_told() {
 
 #[test]
 fn what_takes_a_directorys_place_is_told() {
-    let cases: [fn(&Path); 3] = [
+    let cases: [Deed; 3] = [
         |path| fs::remove_dir(path).expect("removed"),
         |path| {
             fs::remove_dir(path).expect("removed");
@@ -218,7 +221,7 @@ fn a_small_file_that_becomes_large_is_kept_up_to_a_bound_and_told() {
 
 #[test]
 fn a_file_that_changes_in_the_middle_of_being_read_is_told() {
-    let cases: [(&str, fn(&Path)); 4] = [
+    let cases: [(&str, Deed); 4] = [
         ("shrank", shrink),
         ("grew", grow),
         ("vanished", vanish),
