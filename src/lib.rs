@@ -30,6 +30,8 @@ pub mod monitor;
 pub mod net;
 pub mod node;
 pub mod size;
+#[cfg(test)]
+mod small_disk;
 pub mod store;
 pub mod task;
 pub mod time;

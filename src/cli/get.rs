@@ -26,7 +26,7 @@ pub(super) const MAX_NAMED: usize = 20;
   libernet get LINK/photos/2026 -o photos
   libernet get LINK -o copy --overwrite changed
 
-With --json: {\"bytes\",\"files\",\"from\":[peer],\"givers\":[{\"peer\",\"blocks\",\"bytes\"}],\"output\",\"missing\":[{\"path\",\"block\",\"reason\"}]}")]
+With --json: {\"bytes\",\"files\",\"from\":[peer],\"givers\":[{\"peer\",\"blocks\",\"bytes\"}],\"output\",\"missing\":[{\"path\",\"block\",\"reason\"}],\"pinned\"}")]
 pub(super) struct Args {
     /// The link, and a path in it if only a part is wanted.
     #[arg(value_name = "LINK[/PATH]")]
@@ -43,7 +43,7 @@ pub(super) struct Args {
     /// Seconds to look for one block before it counts as missing.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: Option<u64>,
-    /// Keep the bundle in the store as well.
+    /// Keep the bundle in the store as well. Takes a link without a path.
     #[arg(long)]
     pin: bool,
 }
@@ -96,8 +96,8 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             Ok(client.get(request, bar).await?)
         })
         .await?;
-    print(&reply, context)?;
-    Ok(if reply.missing.is_empty() {
+    print(&reply, args.pin, context)?;
+    Ok(if reply.missing.is_empty() && reply.pinned == args.pin {
         Exit::Done
     } else {
         Exit::Partial
@@ -122,8 +122,13 @@ async fn is_file(
     Ok(reply.this.is_some_and(|this| this.kind != "dir"))
 }
 
-fn print(reply: &GetReply, context: &Context) -> Result<(), Failure> {
+fn print(reply: &GetReply, pin: bool, context: &Context) -> Result<(), Failure> {
     warn_missing(&reply.missing, context);
+    if pin && !reply.pinned {
+        context.warning(
+            "nothing was pinned: some blocks could not be had, and those that came may be dropped when room is needed",
+        );
+    }
     if context.json {
         let from: Vec<&str> = reply.from.iter().map(|giver| giver.peer.as_str()).collect();
         return output::json(&json!({
@@ -133,6 +138,7 @@ fn print(reply: &GetReply, context: &Context) -> Result<(), Failure> {
             "givers": reply.from,
             "output": reply.output.to_string_lossy(),
             "missing": reply.missing,
+            "pinned": reply.pinned,
         }));
     }
     output::stdout(format!("{}\n", show::printable(&reply.output.to_string_lossy())).as_bytes())?;

@@ -8,7 +8,7 @@ use tokio_util::io::ReaderStream;
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::{output, show};
-use crate::node::api::{Put, PutReply};
+use crate::node::api::{Put, PutReply, PutStream};
 use crate::size::ByteSize;
 
 /// Bytes read from standard input at once.
@@ -52,18 +52,22 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     if let Some(name) = &args.name {
         check_name(name)?;
     }
-    if from_stdin && (args.no_pin || args.index_file.is_some()) {
+    if from_stdin && args.index_file.is_some() {
         return Err(Failure::usage(
-            "standard input takes neither --no-pin nor --index-file",
+            "--index-file names a file of a directory, and standard input is one file",
         ));
     }
     let reply = context
         .with_client(async |client, _| {
             let bar = context.bar("put");
             if from_stdin {
-                let name = args.name.clone().unwrap_or_else(|| "stdin".to_owned());
+                let request = PutStream {
+                    name: args.name.clone().unwrap_or_else(|| "stdin".to_owned()),
+                    pin: !args.no_pin,
+                    announce: !args.no_announce,
+                };
                 let input = ReaderStream::with_capacity(output::async_stdin()?, READ_BYTES);
-                return Ok(client.put_stream(name, input.boxed(), bar).await?);
+                return Ok(client.put_stream(request, input.boxed(), bar).await?);
             }
             let request = Put {
                 path: Context::absolute(&args.path)?,

@@ -212,13 +212,13 @@ impl Client {
     /// [`CallError`].
     pub async fn put_stream(
         &self,
-        name: String,
+        request: PutStream,
         bytes: BoxStream<'static, std::io::Result<Bytes>>,
         monitor: Arc<dyn Monitor>,
     ) -> Result<PutReply, CallError> {
         match &*self.inner {
-            Inner::Embedded(node) => node.put_stream(name, bytes, monitor).await,
-            Inner::Remote(remote) => remote.put_stream(&name, bytes, monitor).await,
+            Inner::Embedded(node) => node.put_stream(request, bytes, monitor).await,
+            Inner::Remote(remote) => remote.put_stream(&request, bytes, monitor).await,
         }
     }
 

@@ -29,7 +29,7 @@ use super::frame::{ERROR_TRAILER, Frame, Lines, error_from_trailer};
 use super::url::percent_encode;
 use crate::block::MAX_BLOCK_BYTES;
 use crate::monitor::Monitor;
-use crate::node::api::{BlockPutReply, Call, CallError, ErrorKind, PutReply};
+use crate::node::api::{BlockPutReply, Call, CallError, ErrorKind, PutReply, PutStream};
 
 /// How long a connection to a node on this machine may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -169,7 +169,7 @@ impl Remote {
     /// Sends a file of unknown length.
     pub(super) async fn put_stream(
         &self,
-        name: &str,
+        request: &PutStream,
         bytes: BoxStream<'static, io::Result<Bytes>>,
         monitor: Arc<dyn Monitor>,
     ) -> Result<PutReply, CallError> {
@@ -181,7 +181,13 @@ impl Remote {
                 *noted.lock().expect("nobody panics while holding it") = Some(error.to_string());
             })
         });
-        let path = format!("put-stream?name={}", percent_encode(name));
+        let PutStream {
+            name,
+            pin,
+            announce,
+        } = request;
+        let name = percent_encode(name);
+        let path = format!("put-stream?name={name}&pin={pin}&announce={announce}");
         let result = async {
             let answer = self
                 .post(&path, StreamBody::new(bytes).boxed_unsync())
@@ -296,12 +302,10 @@ fn json<C: serde::Serialize>(call: &C) -> Result<Body, CallError> {
     // A request may hold a passphrase or keys: it is wiped when it has been sent.
     let mut bytes = Zeroizing::new(Vec::with_capacity(REQUEST_BYTES));
     serde_json::to_writer(&mut *bytes, call).map_err(|error| {
-        // A path that is not UTF-8 is what JSON cannot carry.
         CallError::new(
             ErrorKind::Usage,
             format!("the request can't be sent to the running node: {error}"),
         )
-        .with_hint("paths that are not UTF-8 need a command with a node of its own: stop the running node first")
     })?;
     Ok(body(Bytes::from_owner(bytes)))
 }

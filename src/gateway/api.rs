@@ -170,16 +170,11 @@ async fn dispatch(
     }
 }
 
-#[derive(Deserialize)]
-struct StreamQuery {
-    name: String,
-}
-
 fn put_stream(client: Client, request: Request, slot: Slot) -> Result<Response, CallError> {
-    let query = Query::<StreamQuery>::try_from_uri(request.uri())
-        .map_err(|_| CallError::new(ErrorKind::Usage, "the name of the stream is missing"))?;
-    let name = query.0.name;
-    if name.is_empty() || name.len() > MAX_NAME_BYTES {
+    let usage = "the query of a stream names it (name=), and may say pin=false and announce=false";
+    let Query(call) = Query::<PutStream>::try_from_uri(request.uri())
+        .map_err(|_| CallError::new(ErrorKind::Usage, usage))?;
+    if call.name.is_empty() || call.name.len() > MAX_NAME_BYTES {
         let message = format!("a name has 1 to {MAX_NAME_BYTES} bytes");
         return Err(CallError::new(ErrorKind::Usage, message));
     }
@@ -190,7 +185,7 @@ fn put_stream(client: Client, request: Request, slot: Slot) -> Result<Response, 
         .boxed();
     let relay = Arc::new(Relay::default());
     let monitor: Arc<dyn Monitor> = relay.clone();
-    let work = async move { client.put_stream(name, bytes, monitor).await };
+    let work = async move { client.put_stream(call, bytes, monitor).await };
     Ok(frames(work.boxed(), relay, slot))
 }
 

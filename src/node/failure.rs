@@ -24,6 +24,9 @@ pub(super) fn chain(error: &dyn StdError) -> String {
     text
 }
 
+/// What to do when the disk is full.
+const DISK_FULL: &str = "make room on the disk, then run it again: it goes on from there";
+
 fn full() -> &'static str {
     "raise the quota (`libernet config set quota 100GiB`), or make room with `libernet pin rm`"
 }
@@ -37,8 +40,7 @@ impl From<store::Error> for CallError {
                 ..Self::new(ErrorKind::Damaged, text)
             },
             store::Error::Full { .. } => Self::new(ErrorKind::Full, text).with_hint(full()),
-            store::Error::DiskFull => Self::new(ErrorKind::Full, text)
-                .with_hint("make room on the disk, then run it again: it goes on from there"),
+            store::Error::DiskFull => Self::new(ErrorKind::Full, text).with_hint(DISK_FULL),
             store::Error::Locked { .. } => Self::new(ErrorKind::Locked, text).with_hint(
                 "use the running node (commands find it by themselves), or another --data-dir",
             ),
@@ -80,8 +82,7 @@ impl From<PutError> for CallError {
         let text = chain(&error);
         match error {
             PutError::Full { .. } => Self::new(ErrorKind::Full, text).with_hint(full()),
-            PutError::DiskFull => Self::new(ErrorKind::Full, text)
-                .with_hint("make room on the disk, then run it again: it goes on from there"),
+            PutError::DiskFull => Self::new(ErrorKind::Full, text).with_hint(DISK_FULL),
             PutError::Stopping => Self::new(ErrorKind::Unavailable, text),
             PutError::Store(_) => Self::new(ErrorKind::Failed, text),
         }
@@ -104,7 +105,17 @@ impl From<GetError> for CallError {
                 ..Self::new(ErrorKind::Damaged, text)
             },
             GetError::Stopping => Self::new(ErrorKind::Unavailable, text),
-            GetError::Store { .. } => Self::new(ErrorKind::Failed, text),
+            GetError::Store { id, source } => match source.downcast::<PutError>() {
+                // Not about this block alone: the next ones would fare no better.
+                Ok(error) => {
+                    let error = Self::from(*error);
+                    Self {
+                        message: format!("block {id} came and could not be kept: {error}"),
+                        ..error
+                    }
+                }
+                Err(_) => Self::new(ErrorKind::Failed, text),
+            },
         }
     }
 }
@@ -195,6 +206,7 @@ impl From<bundle::Error> for CallError {
             bundle::Error::TargetExists { .. } => Self::new(ErrorKind::Exists, text)
                 .with_hint("choose another target, or say --overwrite changed or always"),
             bundle::Error::Io { ref source, .. } => Self::new(io_kind(source), text),
+            bundle::Error::DiskFull { .. } => Self::new(ErrorKind::Full, text).with_hint(DISK_FULL),
             bundle::Error::Cancelled => Self::new(ErrorKind::Unavailable, text),
             _ => Self::new(ErrorKind::Failed, text),
         }
@@ -206,5 +218,38 @@ fn io_kind(error: &std::io::Error) -> ErrorKind {
         std::io::ErrorKind::PermissionDenied => ErrorKind::Permission,
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::Full,
         _ => ErrorKind::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::BlockId;
+
+    #[test]
+    fn a_full_disk_is_told_as_such_wherever_it_was_met() {
+        let id = BlockId::from_sha384([7; 48]);
+        let kept = GetError::Store {
+            id,
+            source: Box::new(PutError::DiskFull),
+        };
+        for error in [
+            CallError::from(store::Error::DiskFull),
+            PutError::DiskFull.into(),
+            kept.into(),
+            bundle::Error::DiskFull {
+                path: "/there/file".into(),
+            }
+            .into(),
+        ] {
+            assert_eq!(error.kind, ErrorKind::Full, "{error:?}");
+            assert_eq!(error.hint.as_deref(), Some(DISK_FULL), "{error:?}");
+            assert!(error.message.contains("full"), "{error:?}");
+            assert_eq!(error.block, None, "no block is missing: {error:?}");
+        }
+        let error = CallError::from(bundle::Error::DiskFull {
+            path: "/there/file".into(),
+        });
+        assert!(error.message.contains("/there/file"), "{error:?}");
     }
 }

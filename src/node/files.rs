@@ -60,15 +60,16 @@ impl Node {
     /// As [`put`](Self::put), and what the stream says.
     pub async fn put_stream(
         &self,
-        name: String,
+        request: PutStream,
         bytes: BoxStream<'static, std::io::Result<Bytes>>,
         monitor: Arc<dyn Monitor>,
     ) -> Result<PutReply, CallError> {
+        let name = request.name;
         let options = PutOptions {
             context: Context::public(),
             ..PutOptions::default()
         };
-        let (pin, keep) = self.begin(true, &name).await?;
+        let (pin, keep) = self.begin(request.pin, &name).await?;
         let (sink, index) = (self.depot().sink(keep), self.depot().index(keep));
         let (cancel, _cancel_on_drop) = self.cancel_on_drop();
         let reader = Box::pin(StreamReader::new(bytes));
@@ -82,7 +83,7 @@ impl Node {
             cancel,
         )
         .await?;
-        self.finish_put(pin, name, report, true).await
+        self.finish_put(pin, name, report, request.announce).await
     }
 
     async fn begin(&self, pin: bool, name: &str) -> Result<(Option<Unfinished>, Keep), CallError> {
@@ -154,14 +155,21 @@ impl Node {
         monitor: Arc<dyn Monitor>,
     ) -> Result<GetReply, CallError> {
         let patience = Duration::from_secs(request.timeout_s);
-        if request.pin && request.path.is_empty() {
+        if request.pin && !request.path.is_empty() {
+            let message = "only a whole bundle can be pinned, not a part of it";
+            return Err(CallError::new(ErrorKind::Usage, message)
+                .with_hint("`libernet pin add LINK` keeps the bundle that the part is of"));
+        }
+        let mut pinned = false;
+        if request.pin {
             let pin = PinAdd {
                 link: request.link.clone(),
                 name: None,
                 timeout_s: request.timeout_s,
             };
             // What is missing turns up again below, by path.
-            self.pin_add(pin, Arc::new(crate::monitor::Silent)).await?;
+            let added = self.pin_add(pin, Arc::new(crate::monitor::Silent)).await?;
+            pinned = added.missing.is_empty();
         }
         let session = self.depot().session(patience, Keep::Cached);
         let bundle = open(session.clone(), request.link.clone()).await?;
@@ -205,6 +213,7 @@ impl Node {
             from: givers(&session),
             output: report.path,
             missing,
+            pinned,
         })
     }
 

@@ -3,9 +3,12 @@
 mod architecture;
 mod backup;
 mod backup_killed;
+mod edges;
 mod heads;
 mod lan;
 mod mesh;
 mod process;
 mod sample;
+#[path = "../../src/small_disk.rs"]
+mod small_disk;
 mod story;

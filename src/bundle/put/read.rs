@@ -25,6 +25,9 @@ use crate::monitor::Monitor;
 /// What a file that was not still is reported with.
 const CHANGED: &str = "it changed while it was read; what was read is kept";
 
+/// What a file is reported with when something else took its place.
+const IRREGULAR: &str = "it is no longer a regular file";
+
 /// Work for a reader.
 pub(super) enum ReadJob {
     /// Reads the small files among the steps.
@@ -263,11 +266,17 @@ fn open(file: &ToRead) -> io::Result<(File, Stat)> {
     let fd = match fs::openat(&file.place.fd, &file.name[..], flags, Mode::empty()) {
         Ok(fd) => fd,
         Err(Errno::LOOP) => return Err(io::Error::other("it became a symlink")),
+        Err(Errno::NOENT) => {
+            let vanished = "it vanished before it was read";
+            return Err(io::Error::new(io::ErrorKind::NotFound, vanished));
+        }
+        // A socket can't be opened.
+        Err(Errno::NXIO) => return Err(io::Error::other(IRREGULAR)),
         Err(error) => return Err(error.into()),
     };
     let stat = fs::fstat(&fd)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(io::Error::other("it is no longer a regular file"));
+        return Err(io::Error::other(IRREGULAR));
     }
     Ok((fd.into(), stat))
 }

@@ -2,8 +2,10 @@
 
 mod archives;
 mod big;
+mod changing;
 mod differences;
 mod formats;
+mod full_disk;
 mod hostile;
 mod incremental;
 mod interrupted;

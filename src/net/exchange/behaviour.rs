@@ -14,7 +14,7 @@ use libp2p::swarm::{
 use libp2p::{PeerId, StreamProtocol};
 
 use super::client::Client;
-use super::codec::{Codec, Parcel, Response};
+use super::codec::{Asked, Codec, Response};
 use super::server::{Outgoing, Server};
 use super::{BlockService, Command, MAX_DEADLINE};
 use crate::net::config::Limits;
@@ -77,21 +77,27 @@ impl Behaviour {
         self.client.is_quiet(peer) && self.server.is_quiet(peer)
     }
 
-    fn on_event(&mut self, event: rr::Event<Parcel, Response>) {
+    fn on_event(&mut self, event: rr::Event<Asked, Response>) {
         match event {
             rr::Event::Message { peer, message, .. } => match message {
                 Message::Request {
                     request_id,
-                    request,
+                    request: Ok(parcel),
                     channel,
                 } => {
-                    let busy = self
-                        .server
-                        .asked(peer, request_id, request.request, channel);
+                    let busy = self.server.asked(peer, request_id, parcel.request, channel);
                     if let Some(busy) = busy {
                         self.events.push_back(Event::TurnedAway { peer });
                         self.send(busy);
                     }
+                }
+                // Without its channel the stream ends, and nothing is said.
+                Message::Request {
+                    request: Err(malformed),
+                    ..
+                } => {
+                    tracing::debug!(%peer, %malformed, "a request breaks the protocol");
+                    self.events.push_back(Event::Misbehaved { peer });
                 }
                 Message::Response {
                     request_id,

@@ -64,7 +64,7 @@ impl Client {
             until: ask.until,
             abandoned: ask.abandoned.clone(),
         };
-        let id = inner.send_request(&ask.peer, parcel);
+        let id = inner.send_request(&ask.peer, Ok(parcel));
         self.pending.insert(id, pending);
     }
 

@@ -66,6 +66,10 @@ pub(crate) struct Parcel {
     pub(super) abandoned: CancellationToken,
 }
 
+/// A request as it went out or came in. One that breaks the protocol is handed on as what is wrong with it: libp2p swallows the error of
+/// a codec that reads a request, and nobody would know whose it was.
+pub(crate) type Asked = Result<Parcel, Malformed>;
+
 /// A response: an answer for each id of the request, in its order; or the code of a refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Response {
@@ -76,7 +80,7 @@ pub(crate) enum Response {
 /// What is wrong with a frame. The text is for our own log and error, never for the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Malformed(&'static str);
+pub(crate) struct Malformed(&'static str);
 
 impl From<Malformed> for io::Error {
     fn from(malformed: Malformed) -> Self {
@@ -242,7 +246,8 @@ fn put_bytes_head(tag: u32, len: usize, buffer: &mut BytesMut) {
     encode_varint(len as u64, buffer);
 }
 
-async fn read_frame<T>(io: &mut T, max_bytes: usize) -> io::Result<Bytes>
+/// Reads a frame. The outer error is the stream's, the inner one the peer's.
+async fn read_frame<T>(io: &mut T, max_bytes: usize) -> io::Result<Result<Bytes, Malformed>>
 where
     T: AsyncRead + Unpin + Send,
 {
@@ -250,11 +255,11 @@ where
     io.read_exact(&mut head).await?;
     let len = u32::from_be_bytes(head) as usize;
     if len > max_bytes {
-        return Err(Malformed("a frame larger than allowed").into());
+        return Ok(Err(Malformed("a frame larger than allowed")));
     }
     let mut frame = vec![0; len];
     io.read_exact(&mut frame).await?;
-    Ok(frame.into())
+    Ok(Ok(frame.into()))
 }
 
 async fn write_frame<T>(io: &mut T, pieces: Vec<Bytes>) -> io::Result<()>
@@ -291,21 +296,21 @@ impl Clone for Codec {
 
 impl libp2p::request_response::Codec for Codec {
     type Protocol = StreamProtocol;
-    type Request = Parcel;
+    type Request = Asked;
     type Response = Response;
 
-    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Parcel>
+    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Asked>
     where
         T: AsyncRead + Unpin + Send,
     {
         let frame = timeout(REQUEST_TIMEOUT, read_frame(io, MAX_REQUEST_BYTES))
             .await
             .map_err(|_| ErrorKind::TimedOut)??;
-        Ok(Parcel {
-            request: Request::decode(frame)?,
+        Ok(frame.and_then(Request::decode).map(|request| Parcel {
+            request,
             until: Instant::now() + MAX_DEADLINE,
             abandoned: CancellationToken::new(),
-        })
+        }))
     }
 
     async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Response>
@@ -317,7 +322,7 @@ impl libp2p::request_response::Codec for Codec {
             .take()
             .ok_or_else(|| io::Error::other("a response without a request"))?;
         let frame = tokio::select! {
-            frame = read_frame(io, asked.request.max_response_bytes()) => frame?,
+            frame = read_frame(io, asked.request.max_response_bytes()) => frame??,
             () = sleep_until(asked.until) => return Err(ErrorKind::TimedOut.into()),
             () = asked.abandoned.cancelled() => return Err(ErrorKind::Interrupted.into()),
         };
@@ -328,11 +333,12 @@ impl libp2p::request_response::Codec for Codec {
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-        parcel: Parcel,
+        asked: Asked,
     ) -> io::Result<()>
     where
         T: AsyncWrite + Unpin + Send,
     {
+        let parcel = asked?;
         if parcel.abandoned.is_cancelled() {
             return Err(ErrorKind::Interrupted.into());
         }

@@ -22,6 +22,7 @@ use libp2p::swarm::{
 use tokio::time::{Instant, Sleep};
 
 use super::book::{Book, Link, surplus};
+use super::bootstrap::Bootstraps;
 use super::keep::{Keep, KeepHandler};
 use super::{Connected, Direction, Error, Misbehaviour, Source, Target};
 use crate::net::address::{peer_of, without_peer};
@@ -45,9 +46,6 @@ const MAX_DISCOVERED: usize = 64;
 const KEPT_CONNECTIONS: usize = 16;
 /// Bootstrap peers that went away are dialled again soon only when fewer than so many are connected.
 const FEW_PEERS: usize = 4;
-/// First and longest pause between attempts to reach a bootstrap peer.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 
 /// What the keeper tells its room.
 #[derive(Debug)]
@@ -64,16 +62,6 @@ pub(crate) enum Fact {
     },
 }
 
-struct Bootstrap {
-    address: Multiaddr,
-    /// Who is there, once known.
-    peer: Option<PeerId>,
-    attempts: u32,
-    dialling: Option<ConnectionId>,
-    /// When to look at it again.
-    due: Instant,
-}
-
 #[derive(Debug, thiserror::Error)]
 #[error("the peer is turned away for now")]
 struct TurnedAway;
@@ -83,7 +71,7 @@ pub(crate) struct Keeper {
     local: PeerId,
     clock: Arc<dyn Clock>,
     pub(super) book: Book,
-    bootstraps: Vec<Bootstrap>,
+    bootstraps: Bootstraps,
     refused: HashMap<PeerId, Instant>,
     /// When to look next at peers with several connections, and since when they have them.
     doubles: VecDeque<(Instant, (PeerId, Instant))>,
@@ -94,12 +82,6 @@ pub(crate) struct Keeper {
     kept: HashSet<PeerId>,
     out: VecDeque<ToSwarm<Fact, Keep>>,
     timer: Option<Pin<Box<Sleep>>>,
-}
-
-/// How long to wait after so many failed attempts; `spread` in 0..1 keeps nodes that failed together apart.
-fn pause(attempts: u32, spread: f64) -> Duration {
-    let doubled = FIRST_PAUSE.saturating_mul(1 << attempts.saturating_sub(1).min(16));
-    doubled.min(LONGEST_PAUSE).mul_f64(1.0 + spread / 4.0)
 }
 
 /// What went wrong, in a line.
@@ -142,22 +124,15 @@ impl Keeper {
         let others = bootstrap
             .into_iter()
             .filter(|address| peer_of(address) != Some(local));
-        let bootstraps = others.map(|address| {
-            let peer = peer_of(&address);
-            if let Some(peer) = peer {
+        let others: Vec<Multiaddr> = others.collect();
+        for address in &others {
+            if let Some(peer) = peer_of(address) {
                 book.learn(peer, [address.clone()], Source::Bootstrap, now);
             }
-            Bootstrap {
-                address,
-                peer,
-                attempts: 0,
-                dialling: None,
-                due: Instant::now(),
-            }
-        });
+        }
         Self {
             local,
-            bootstraps: bootstraps.collect(),
+            bootstraps: Bootstraps::new(others, Instant::now()),
             book,
             clock,
             refused: HashMap::new(),
@@ -281,11 +256,9 @@ impl Keeper {
     /// A peer turned out to be of another network.
     pub(super) fn other_network(&mut self, peer: PeerId, network: String) {
         let error = Error::OtherNetwork { peer, network };
-        for n in 0..self.bootstraps.len() {
-            if self.bootstraps[n].peer == Some(peer) {
-                self.bootstrap_failed(n, error.to_string());
-            }
-        }
+        let text = error.to_string();
+        let facts = self.bootstraps.failed(Some(peer), None, &text);
+        self.tell(facts);
         self.answer(peer, &Err(error));
         self.refuse(peer);
     }
@@ -374,14 +347,8 @@ impl Keeper {
             let now = Instant::now();
             self.doubles.push_back((now + DOUBLE_INTERVAL, (peer, now)));
         }
-        for bootstrap in &mut self.bootstraps {
-            if bootstrap.dialling == Some(id) || bootstrap.peer == Some(peer) {
-                self.book.learn(peer, [], Source::Bootstrap, now);
-                bootstrap.peer = Some(peer);
-                bootstrap.dialling = None;
-                bootstrap.attempts = 0;
-                bootstrap.due = Instant::now() + LONGEST_PAUSE;
-            }
+        if self.bootstraps.established(peer, id, Instant::now()) {
+            self.book.learn(peer, [], Source::Bootstrap, now);
         }
         if let Some(waiter) = self.dialling.remove(&id) {
             self.book.learn(peer, [], Source::Manual, now);
@@ -407,10 +374,7 @@ impl Keeper {
         };
         self.answer(peer, &Err(error));
         if self.book.connected() < FEW_PEERS {
-            let soon = Instant::now() + pause(1, rand::random());
-            for bootstrap in &mut self.bootstraps {
-                bootstrap.due = bootstrap.due.min(soon);
-            }
+            self.bootstraps.hurry(Instant::now());
         }
     }
 
@@ -436,31 +400,16 @@ impl Keeper {
         {
             self.answer(peer, &Err(unreachable(peer.to_string())));
         }
-        for n in 0..self.bootstraps.len() {
-            let bootstrap = &self.bootstraps[n];
-            if bootstrap.dialling == Some(id) || (peer.is_some() && bootstrap.peer == peer) {
-                self.bootstrap_failed(n, describe(error));
-            }
-        }
-        if matches!(error, DialError::LocalPeerId { .. }) {
-            // The same list of bootstrap peers is given to all nodes, those on it included.
-            self.bootstraps
-                .retain(|b| b.attempts == 0 || !is_own(b, error));
+        let facts = self.bootstraps.failed(peer, Some(id), &describe(error));
+        self.tell(facts);
+        if let DialError::LocalPeerId { address } = error {
+            self.bootstraps.leave_out(address);
         }
     }
 
-    fn bootstrap_failed(&mut self, n: usize, error: String) {
-        let bootstrap = &mut self.bootstraps[n];
-        bootstrap.dialling = None;
-        bootstrap.attempts = bootstrap.attempts.saturating_add(1);
-        let retry_in = pause(bootstrap.attempts, rand::random());
-        bootstrap.due = Instant::now() + retry_in;
+    fn tell(&mut self, facts: Vec<Fact>) {
         self.out
-            .push_back(ToSwarm::GenerateEvent(Fact::BootstrapFailed {
-                address: bootstrap.address.clone(),
-                error,
-                retry_in,
-            }));
+            .extend(facts.into_iter().map(ToSwarm::GenerateEvent));
     }
 
     /// Does what is due and gives back when to look again.
@@ -478,45 +427,37 @@ impl Keeper {
                 self.dial(peer);
             }
         }
-        for n in 0..self.bootstraps.len() {
-            let bootstrap = &self.bootstraps[n];
-            if bootstrap.due > now {
-                continue;
-            }
-            let (peer, address) = (bootstrap.peer, bootstrap.address.clone());
-            let linked = peer.is_some_and(|peer| !self.book.links(&peer).is_empty());
-            let id = if linked
-                || (bootstrap.attempts == 0 && self.book.connected() >= FEW_PEERS && peer.is_some())
-            {
-                None
-            } else if let Some(peer) = peer {
-                self.book
-                    .learn(peer, [address], Source::Bootstrap, self.clock.now());
-                Some(self.dial(peer))
-            } else {
-                let opts = DialOpts::unknown_peer_id().address(address).build();
-                let id = opts.connection_id();
-                self.out.push_back(ToSwarm::Dial { opts });
-                Some(id)
-            };
-            let bootstrap = &mut self.bootstraps[n];
-            bootstrap.dialling = id;
-            bootstrap.due = now + LONGEST_PAUSE;
+        while let Some(due) = self.bootstraps.take_due(now) {
+            let id = self.dial_bootstrap(due.peer, due.address, due.attempts);
+            self.bootstraps.dialling(due.number, id);
         }
         let doubles = self.doubles.iter().map(|(due, _)| *due);
         doubles
             .chain(self.late_dials.iter().map(|(due, _)| *due))
-            .chain(self.bootstraps.iter().map(|bootstrap| bootstrap.due))
+            .chain(self.bootstraps.next_due())
             .min()
     }
-}
 
-fn is_own(bootstrap: &Bootstrap, error: &DialError) -> bool {
-    match error {
-        DialError::LocalPeerId { address } => {
-            without_peer(bootstrap.address.clone()) == without_peer(address.clone())
+    /// Dials a bootstrap peer whose turn it is, unless it is there or enough others are.
+    fn dial_bootstrap(
+        &mut self,
+        peer: Option<PeerId>,
+        address: Multiaddr,
+        attempts: u32,
+    ) -> Option<ConnectionId> {
+        let Some(peer) = peer else {
+            let opts = DialOpts::unknown_peer_id().address(address).build();
+            let id = opts.connection_id();
+            self.out.push_back(ToSwarm::Dial { opts });
+            return Some(id);
+        };
+        let is_linked = !self.book.links(&peer).is_empty();
+        if is_linked || (attempts == 0 && self.book.connected() >= FEW_PEERS) {
+            return None;
         }
-        _ => false,
+        self.book
+            .learn(peer, [address], Source::Bootstrap, self.clock.now());
+        Some(self.dial(peer))
     }
 }
 
@@ -628,14 +569,6 @@ impl NetworkBehaviour for Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pauses_grow_to_a_bound() {
-        assert_eq!(pause(1, 0.0), FIRST_PAUSE);
-        assert_eq!(pause(4, 0.0), FIRST_PAUSE * 8);
-        assert_eq!(pause(40, 0.0), LONGEST_PAUSE);
-        assert_eq!(pause(u32::MAX, 1.0), LONGEST_PAUSE.mul_f64(1.25));
-    }
 
     #[tokio::test]
     async fn who_is_turned_away_is_bounded() {

@@ -1,7 +1,8 @@
 //! Peers: connecting, knowing who they are, and keeping the unwanted away.
 //!
 //! - `book`: what is known of each peer, bounded; pure.
-//! - `keeper`: bootstrap peers with backoff, double connections, peers of other networks, connections that are kept.
+//! - `bootstrap`: when to dial which bootstrap peer.
+//! - `keeper`: dialling, double connections, peers of other networks, connections that are kept.
 //! - `behaviour`: all of it together with libp2p's identify, ping, mDNS, connection limits and block list.
 //!
 //! A peer counts as *connected* once it has told who it is and that it is of this network; until then nothing outside this room
@@ -11,6 +12,7 @@
 
 mod behaviour;
 mod book;
+mod bootstrap;
 mod keep;
 mod keeper;
 

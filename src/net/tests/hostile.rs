@@ -234,26 +234,36 @@ async fn who_sends_wrong_blocks_is_dropped() {
     wait_connected(&b, &[a.peer_id()], false).await;
 }
 
-#[tokio::test]
-async fn bad_requests_are_reset_and_the_node_lives_on() {
-    let shelf = Shelf::new();
-    let id = shelf.put(some_block(1, 10));
-    let net = start(memory(), &shelf).await;
-    let mut hostile = Hostile::start("libernet").await;
+fn request(ids: Vec<Vec<u8>>, want: u32) -> Vec<u8> {
+    frame(&wire::Request {
+        want,
+        ids: ids.into_iter().map(Bytes::from).collect(),
+        max_bytes: 0,
+    })
+}
+
+/// A peer that is connected to a net.
+async fn connected_to(net: &Net) -> Hostile {
+    let hostile = Hostile::start("libernet").await;
     net.peers()
         .connect(hostile.address.clone())
         .await
         .expect("it connects");
-    let request = |ids: Vec<Vec<u8>>, want| {
-        frame(&wire::Request {
-            want,
-            ids: ids.into_iter().map(Bytes::from).collect(),
-            max_bytes: 0,
-        })
-    };
+    hostile
+}
+
+async fn faults_of(net: &Net, hostile: &Hostile) -> u64 {
+    let peers = net.peers().list().await;
+    let known = peers.iter().find(|known| known.peer == hostile.peer);
+    known.expect("it is connected").faults
+}
+
+#[tokio::test]
+async fn bad_requests_get_no_answer_and_are_counted() {
+    let shelf = Shelf::new();
+    let id = shelf.put(some_block(1, 10));
+    let net = start(memory(), &shelf).await;
     for (name, bytes) in [
-        ("nothing", vec![]),
-        ("half a length", vec![0, 0]),
         ("a huge frame", u32::MAX.to_be_bytes().to_vec()),
         ("garbage", [&[0, 0, 0, 8][..], &[0xff; 8]].concat()),
         ("no ids", request(vec![], 0)),
@@ -261,18 +271,60 @@ async fn bad_requests_are_reset_and_the_node_lives_on() {
         ("an unknown kind of id", request(vec![vec![0x11, 20]], 0)),
         ("an unknown wish", request(vec![id.to_multihash()], 7)),
     ] {
+        let mut hostile = connected_to(&net).await;
         let answer = hostile.ask_with(&net, &bytes).await;
         assert!(answer.is_none_or(|answer| answer.is_empty()), "{name}");
+        assert_eq!(faults_of(&net, &hostile).await, 1, "{name}");
+        // Once is forgiven.
+        let good = hostile
+            .ask_with(&net, &request(vec![id.to_multihash()], 0))
+            .await
+            .expect("answered");
+        let expected = wire::Response {
+            answers: vec![answer_of(id)],
+            error: 0,
+        };
+        assert_eq!(good, frame(&expected), "{name}");
     }
-    let good = hostile
-        .ask_with(&net, &request(vec![id.to_multihash()], 0))
-        .await
-        .expect("answered");
-    let expected = wire::Response {
-        answers: vec![answer(id, 1, some_block(1, 10))],
-        error: 0,
-    };
-    assert_eq!(good, frame(&expected));
+}
+
+fn answer_of(id: BlockId) -> wire::Answer {
+    answer(id, 1, some_block(1, 10))
+}
+
+/// Its connection may have broken off, or it changed its mind.
+#[tokio::test]
+async fn cut_requests_are_not_counted() {
+    let shelf = Shelf::new();
+    let id = shelf.put(some_block(1, 10));
+    let net = start(memory(), &shelf).await;
+    let mut hostile = connected_to(&net).await;
+    let whole = request(vec![id.to_multihash()], 0);
+    for len in [0, 2, 4, whole.len() - 1] {
+        let answer = hostile.ask_with(&net, &whole[..len]).await;
+        assert!(
+            answer.is_none_or(|answer| answer.is_empty()),
+            "cut at {len}"
+        );
+    }
+    assert_eq!(faults_of(&net, &hostile).await, 0);
+    assert!(hostile.ask_with(&net, &whole).await.is_some());
+}
+
+#[tokio::test]
+async fn who_goes_on_sending_bad_requests_is_dropped() {
+    let net = start(memory(), &Shelf::new()).await;
+    let mut events = net.events();
+    let mut hostile = connected_to(&net).await;
+    for _ in 0..3 {
+        hostile.ask_with(&net, &u32::MAX.to_be_bytes()).await;
+    }
+    wait_event(
+        &mut events,
+        |event| matches!(event, Event::PeerRefused { peer, .. } if *peer == hostile.peer),
+    )
+    .await;
+    wait_connected(&net, &[hostile.peer], false).await;
 }
 
 #[tokio::test]

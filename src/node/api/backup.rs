@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::{Call, Giver, Overwrite, Unreadable, call};
+use super::{Call, Giver, Overwrite, Unreadable, call, path};
 use crate::backup::retention::Policy;
 pub use crate::backup::sets::Exclusions;
 use crate::block::Link;
@@ -53,6 +53,7 @@ pub struct Backup {
     #[serde(default)]
     pub speaker: Speaker,
     /// Absolute paths on the node's machine.
+    #[serde(with = "path::list")]
     pub paths: Vec<PathBuf>,
     /// Name of the set; empty when paths were given by hand.
     #[serde(default)]
@@ -202,6 +203,7 @@ pub struct Restore {
     #[serde(default)]
     pub path: String,
     /// Absolute path of the directory to write to.
+    #[serde(with = "path")]
     pub target: PathBuf,
     /// Patterns of what to restore; none: everything.
     #[serde(default)]
@@ -250,6 +252,7 @@ pub struct RestoreReply {
     /// Peers that gave blocks.
     pub from: Vec<Giver>,
     /// Where it was written.
+    #[serde(with = "path")]
     pub target: PathBuf,
 }
 

@@ -4,6 +4,8 @@
 //! never renamed.
 
 mod backup;
+mod blocks;
+mod path;
 
 use std::path::PathBuf;
 
@@ -33,11 +35,13 @@ macro_rules! call {
 use call;
 
 pub use backup::*;
+pub use blocks::*;
 
 /// Turns a file or directory into blocks and pins them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Put {
     /// Absolute path on the node's machine.
+    #[serde(with = "path")]
     pub path: PathBuf,
     /// Name to show in lists and to extract a single file under; the path's last part when missing.
     #[serde(default)]
@@ -52,7 +56,24 @@ pub struct Put {
 }
 call!(Put, "put", PutReply);
 
-/// What [`Put`] did.
+/// Turns a file of unknown length, such as standard input, into blocks. Sent as bytes, with this as the query of the URL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutStream {
+    /// Name to show in lists and to extract the file under.
+    pub name: String,
+    /// Keep the blocks pinned.
+    #[serde(default = "yes")]
+    pub pin: bool,
+    /// Wait until the root is announced.
+    #[serde(default = "yes")]
+    pub announce: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// What [`Put`] or [`PutStream`] did.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PutReply {
     /// What to pass on.
@@ -91,15 +112,17 @@ pub struct Get {
     #[serde(default)]
     pub path: String,
     /// Absolute path to write to. When missing, the bundle's own name in `directory`.
+    #[serde(default, with = "path::optional")]
     pub output: Option<PathBuf>,
     /// Where the bundle goes under its own name when `output` is missing.
+    #[serde(with = "path")]
     pub directory: PathBuf,
     /// What to do with files that exist.
     pub overwrite: Overwrite,
     /// Restore owners and groups (needs root).
     #[serde(default)]
     pub owners: bool,
-    /// Pin the bundle as well.
+    /// Pin the bundle as well. Only a whole one can be pinned.
     #[serde(default)]
     pub pin: bool,
     /// Seconds to look for one block before it counts as missing.
@@ -130,9 +153,13 @@ pub struct GetReply {
     /// Peers that gave blocks; empty when everything was in the store.
     pub from: Vec<Giver>,
     /// Where it was written.
+    #[serde(with = "path")]
     pub output: PathBuf,
     /// Parts that could not be had.
     pub missing: Vec<Missing>,
+    /// Whether the bundle is pinned now, as asked. Never when a block of it could not be had: what came stays cached.
+    #[serde(default)]
+    pub pinned: bool,
 }
 
 /// A peer that gave blocks.
@@ -356,6 +383,7 @@ pub struct StatusReply {
     /// Whether the DHT has been joined.
     pub bootstrapped: bool,
     /// Data directory.
+    #[serde(with = "path")]
     pub data_dir: PathBuf,
     /// The store.
     pub store: StoreStatus,
@@ -480,139 +508,6 @@ pub struct Pin {
     pub blocks: u64,
     /// When it was made.
     pub created: Timestamp,
-}
-
-/// Gets one block as it is. Answered as bytes, not as JSON.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct BlockGet {
-    /// The block.
-    pub id: BlockId,
-    /// Seconds to look for it.
-    pub timeout_s: u64,
-}
-
-/// Stores the request's body as one block, pinned. Sent as bytes.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct BlockPut {}
-
-/// What [`BlockPut`] did.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct BlockPutReply {
-    /// The block.
-    pub id: BlockId,
-    /// Its digest as hex digits.
-    pub hex: String,
-    /// Its size.
-    pub bytes: u64,
-}
-
-/// Asks whether the store has a block.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct BlockHas {
-    /// The block.
-    pub id: BlockId,
-}
-call!(BlockHas, "block-has", BlockHasReply);
-
-/// Whether the store has it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct BlockHasReply {
-    /// The block.
-    pub id: BlockId,
-    /// Whether it is here.
-    pub has: bool,
-}
-
-/// Tells what is known about a block.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct BlockStat {
-    /// The block.
-    pub id: BlockId,
-}
-call!(BlockStat, "block-stat", BlockStatReply);
-
-/// What is known about a block.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct BlockStatReply {
-    /// The block.
-    pub id: BlockId,
-    /// Whether it is here now. Statistics of blocks that were purged are kept for a while.
-    pub local: bool,
-    /// Size in bytes, when it is here.
-    pub bytes: Option<u64>,
-    /// `pinned`, `leased` or `cached`.
-    pub class: Option<String>,
-    /// Pins that keep it.
-    pub pins: u64,
-    /// Asked for, by peers or by commands.
-    pub requested: Usage,
-    /// Fetched from the network.
-    pub downloaded: Usage,
-    /// Given to peers.
-    pub served: Usage,
-    /// Dropped.
-    pub purged: Usage,
-}
-
-/// How often and when something happened to a block.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    /// First time.
-    pub first: Option<Timestamp>,
-    /// Last time.
-    pub last: Option<Timestamp>,
-    /// Times in all.
-    pub count: u64,
-}
-
-/// Lists blocks, a page at a time.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct BlockLs {
-    /// The last id of the page before.
-    #[serde(default)]
-    pub after: Option<BlockId>,
-    /// Only ids whose first 16 bits are those of this one.
-    #[serde(default)]
-    pub like: Option<BlockId>,
-    /// Most ids to return.
-    pub limit: u64,
-}
-call!(BlockLs, "block-ls", BlockLsReply);
-
-/// One page of blocks.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct BlockLsReply {
-    /// The blocks, ordered by id.
-    pub blocks: Vec<BlockItem>,
-    /// Whether there are more.
-    pub more: bool,
-}
-
-/// One block of a listing.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct BlockItem {
-    /// The block.
-    pub id: BlockId,
-    /// Its size.
-    pub bytes: u64,
-}
-
-/// Drops a block from the store.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct BlockRm {
-    /// The block.
-    pub id: BlockId,
-    /// Drop it although a pin keeps it.
-    #[serde(default)]
-    pub force: bool,
-}
-call!(BlockRm, "block-rm", BlockRmReply);
-
-/// What [`BlockRm`] did.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct BlockRmReply {
-    /// Whether the block was there.
-    pub removed: bool,
 }
 
 /// Why a call failed, for scripts and for people.

@@ -1,12 +1,12 @@
 //! The quota, measured from outside, and disks that fill up.
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::options;
 use crate::block::Block;
 use crate::size::MIB;
+use crate::small_disk::{self, Filler};
 use crate::store::conformance::{block, info};
 use crate::store::{Error, Keep, RocksStore, Store};
 
@@ -239,31 +239,10 @@ fn small_files_are_merged() {
     }
 }
 
-/// Names a directory on a file system of [`SMALL_DISK_BYTES`] to the test that runs in a child.
-const SMALL_DISK: &str = "LIBERNET_TEST_SMALL_DISK";
-const SMALL_DISK_BYTES: u64 = 64 * MIB;
-
-/// Runs a test of this file again where it may mount a small file system. Some systems allow that to nobody but root, and some to
-/// nobody: then it says so.
-fn on_a_small_disk(test: &str, body: impl Fn(&Path)) {
-    if let Ok(dir) = std::env::var(SMALL_DISK) {
-        return body(Path::new(&dir));
-    }
-    let dir = tempfile::tempdir().expect("a directory");
-    let mount =
-        format!("mount -t tmpfs -o size={SMALL_DISK_BYTES} tmpfs \"$0\" || exit 77; exec \"$@\"");
-    let status = Command::new("unshare")
-        .args(["--map-root-user", "--mount", "sh", "-c", &mount])
-        .arg(dir.path())
-        .arg(std::env::current_exe().expect("this test has a file"))
-        .args(["--exact", &format!("store::rocks::tests::quota::{test}")])
-        .env(SMALL_DISK, dir.path())
-        .status();
-    match status.map(|status| status.code()) {
-        Ok(Some(0)) => {}
-        Ok(Some(101)) => panic!("the test failed on the small disk"),
-        other => println!("skipped: no small file system can be mounted here ({other:?})"),
-    }
+/// Runs a test of this file on a file system of 64 MiB.
+fn on_a_small_disk(test: &str, body: impl FnOnce(&Path)) {
+    let test = format!("store::rocks::tests::quota::{test}");
+    small_disk::on_a_small_disk(&test, "size=64m", body);
 }
 
 #[test]
@@ -309,9 +288,7 @@ fn the_store_goes_on_after_the_disk_was_full() {
         store.flush().expect("flushes");
         let late: Vec<_> = (4..8).map(|n| block(n, 1 << 20)).collect();
         store.put(&late, Keep::Cached).expect("fits");
-        let filler = dir.join("filler");
-        let mut file = std::fs::File::create(&filler).expect("creates");
-        while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+        let filler = Filler::new(dir, 0);
         let error = store.flush().expect_err("the disk is full");
         assert!(matches!(error, Error::DiskFull), "{error:?}");
         for one in early.iter().chain(&late) {
@@ -321,8 +298,7 @@ fn the_store_goes_on_after_the_disk_was_full() {
             .put(&[block(9, 100)], Keep::Cached)
             .expect_err("the disk is full");
         assert!(matches!(error, Error::DiskFull), "{error:?}");
-        drop(file);
-        std::fs::remove_file(&filler).expect("removes");
+        drop(filler);
         let began = std::time::Instant::now();
         store.flush().expect("there is room again");
         println!("writable again after {:?}", began.elapsed());

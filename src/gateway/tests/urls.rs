@@ -1,0 +1,183 @@
+//! What a browser gets.
+
+use super::*;
+
+#[tokio::test]
+async fn blocks_by_url() {
+    let fixture = Fixture::new(None).await;
+    let path = link().id.to_path();
+    let whole = fixture.get(&path).await;
+    assert_eq!(
+        (whole.status.as_u16(), whole.text().as_str()),
+        (200, "0123456789")
+    );
+    assert_eq!(whole.header("content-type"), "application/octet-stream");
+    assert!(whole.header("cache-control").contains("immutable"));
+    let etag = whole.header("etag").to_owned();
+    assert_eq!(etag, format!("\"{}\"", link().id.to_hex()));
+
+    let known = fixture
+        .send("GET", &path, &[("if-none-match", &etag)])
+        .await;
+    assert_eq!((known.status.as_u16(), known.text().as_str()), (304, ""));
+    let head = fixture.send("HEAD", &path, &[]).await;
+    assert_eq!(
+        (
+            head.status.as_u16(),
+            head.header("content-length"),
+            head.text().as_str()
+        ),
+        (200, "10", "")
+    );
+    let part = fixture.send("GET", &path, &[("range", "bytes=2-4")]).await;
+    assert_eq!((part.status.as_u16(), part.text().as_str()), (206, "234"));
+    assert_eq!(part.header("content-range"), "bytes 2-4/10");
+    let beyond = fixture.send("GET", &path, &[("range", "bytes=10-")]).await;
+    assert_eq!(
+        (beyond.status.as_u16(), beyond.header("content-range")),
+        (416, "bytes */10")
+    );
+
+    let nowhere = BlockId::from_sha256([1; 32]).to_path();
+    let missing = fixture.get(&nowhere).await;
+    assert_eq!(missing.status.as_u16(), 504);
+    let error = missing.json()["error"].clone();
+    assert_eq!(
+        (&error["hint"], &error["tried"][0]["peer"]),
+        (&json!("wait"), &json!("12D3"))
+    );
+    let person = fixture
+        .send("GET", &nowhere, &[("accept", "text/html")])
+        .await;
+    assert!(
+        person.text().contains("does not have it"),
+        "{}",
+        person.text()
+    );
+
+    let like = fixture.get(&format!("{path}/like")).await.json();
+    assert_eq!(
+        (&like["prefix"], &like["blocks"][0]["path"]),
+        (&json!("5a5a"), &json!(path))
+    );
+}
+
+#[tokio::test]
+async fn content_by_url() {
+    let fixture = Fixture::new(None).await;
+    let root = link().to_path();
+    let no_slash = fixture.get(&root).await;
+    assert_eq!(
+        (no_slash.status.as_u16(), no_slash.header("location")),
+        (308, format!("{root}/").as_str())
+    );
+    let listing = fixture.get(&format!("{root}/")).await;
+    assert!(
+        listing.text().contains("href=\"./ten.txt\""),
+        "{}",
+        listing.text()
+    );
+
+    let page = fixture.get(&format!("{root}/page.html")).await;
+    assert_eq!(
+        (page.text().as_str(), page.header("content-type")),
+        (HTML, "text/html; charset=utf-8")
+    );
+    let policy = page.header("content-security-policy");
+    assert!(
+        policy.contains("script-src 'none'") && policy.contains("sandbox"),
+        "{policy}"
+    );
+    assert!(
+        !policy.contains("allow-scripts") && !policy.contains("allow-forms"),
+        "{policy}"
+    );
+    assert!(page.header("cache-control").starts_with("private"));
+    assert!(
+        !fixture
+            .get(&format!("{root}/doc.pdf"))
+            .await
+            .header("content-security-policy")
+            .contains("sandbox")
+    );
+
+    let etag = page.header("etag");
+    let known = fixture
+        .send(
+            "GET",
+            &format!("{root}/page.html"),
+            &[("if-none-match", etag)],
+        )
+        .await;
+    assert_eq!(known.status.as_u16(), 304);
+    let part = fixture
+        .send("GET", &format!("{root}/ten.txt"), &[("range", "bytes=-3")])
+        .await;
+    assert_eq!(
+        (
+            part.status.as_u16(),
+            part.text().as_str(),
+            part.header("content-length")
+        ),
+        (206, "789", "3")
+    );
+    let head = fixture.send("HEAD", &format!("{root}/ten.txt"), &[]).await;
+    assert_eq!(
+        (head.header("content-length"), head.text().as_str()),
+        ("10", "")
+    );
+    let empty = fixture.get(&format!("{root}/empty")).await;
+    assert_eq!(
+        (empty.status.as_u16(), empty.header("content-length")),
+        (200, "0")
+    );
+
+    let symlink = fixture.get(&format!("{root}/link")).await;
+    assert_eq!(
+        (symlink.status.as_u16(), symlink.header("location")),
+        (307, format!("{root}/sub/page.html").as_str())
+    );
+    assert_eq!(
+        fixture.get(&format!("{root}/away")).await.status.as_u16(),
+        404
+    );
+    assert_eq!(
+        fixture
+            .get(&format!("{root}/nothing"))
+            .await
+            .status
+            .as_u16(),
+        404
+    );
+    assert_eq!(
+        fixture
+            .get(&format!("{root}/nowhere"))
+            .await
+            .status
+            .as_u16(),
+        504
+    );
+    // What fails later can only break off: the length that was promised never comes.
+    assert_eq!(fixture.get(&format!("{root}/broken")).await.body, None);
+}
+
+#[tokio::test]
+async fn index_files() {
+    let root = link().to_path();
+    let fixture = Fixture::new(Some("page.html")).await;
+    assert_eq!(fixture.get(&format!("{root}/")).await.text(), HTML);
+    assert_eq!(fixture.get(&format!("{root}/sub/")).await.text(), HTML);
+    assert!(
+        fixture
+            .get(&format!("{root}/other/"))
+            .await
+            .text()
+            .contains("<h1>other</h1>")
+    );
+    let nested = Fixture::new(Some("sub/page.html")).await;
+    let answer = nested.get(&format!("{root}/")).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.header("location")),
+        (307, format!("{root}/sub/page.html").as_str())
+    );
+}
