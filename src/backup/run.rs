@@ -91,10 +91,9 @@ impl Job {
         self.paths.dedup();
         self.tags.sort_unstable();
         self.tags.dedup();
-        let names = self.tags.iter().chain([&self.set]);
-        if let Some(name) = names
-            .filter(|name| name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control))
-            .next()
+        let mut names = self.tags.iter().chain([&self.set]);
+        if let Some(name) =
+            names.find(|name| name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control))
         {
             return setting(format!(
                 "'{}' is longer than {MAX_NAME_BYTES} bytes or has control characters",

@@ -28,7 +28,6 @@ const BACKUP_ROOT_INFO: &[u8] = b"backup root key";
 const CONVERGENCE_INFO: &[u8] = b"convergence secret";
 /// What is before the machine's public key in what the owner signs.
 const MACHINE_DOMAIN: &[u8] = b"libernet machine v1";
-/// What is before the owner's public key in what is hashed to the name of the head record.
 
 /// The owner's signature that lets a machine in.
 pub type Certificate = [u8; 64];
