@@ -242,7 +242,8 @@ fn put_bytes_head(tag: u32, len: usize, buffer: &mut BytesMut) {
     encode_varint(len as u64, buffer);
 }
 
-async fn read_frame<T>(io: &mut T, max_bytes: usize) -> io::Result<Bytes>
+/// Reads a frame of at most `max_bytes`.
+pub(crate) async fn read_frame<T>(io: &mut T, max_bytes: usize) -> io::Result<Bytes>
 where
     T: AsyncRead + Unpin + Send,
 {
@@ -257,7 +258,8 @@ where
     Ok(frame.into())
 }
 
-async fn write_frame<T>(io: &mut T, pieces: Vec<Bytes>) -> io::Result<()>
+/// Writes a frame made of pieces.
+pub(crate) async fn write_frame<T>(io: &mut T, pieces: Vec<Bytes>) -> io::Result<()>
 where
     T: AsyncWrite + Unpin + Send,
 {
