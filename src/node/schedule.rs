@@ -133,6 +133,9 @@ async fn back_up(node: &Node, set: &Set) -> Result<(), CallError> {
         exclusions: set.exclusions.clone(),
         force: false,
         dry_run: false,
+        copies: None,
+        wait: false,
+        timeout_s: 0,
     };
     let done = node.backup(request, Arc::new(Silent)).await?;
     tracing::info!(
