@@ -2,12 +2,14 @@
 
 use std::io::Error;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 9] = [
     "proto/backup.proto",
     "proto/dht.proto",
     "proto/exchange.proto",
     "proto/head.proto",
+    "proto/lease.proto",
     "proto/owner.proto",
+    "proto/replica.proto",
     "proto/store.proto",
     "proto/tree.proto",
 ];

@@ -11,7 +11,7 @@
 //! | 5 | [`upkeep`]: background work; [`backup`]: owners, snapshots, retention, restoring |
 //! | 4 | [`depot`]: the one place that knows both store and network |
 //! | 3 | [`store`], [`bundle`], [`net`] |
-//! | 2 | [`block`]; above it [`head`] |
+//! | 2 | [`block`]; above it [`head`]; above that [`lease`] |
 //! | 1 | [`crypto`], [`wire`], [`task`], [`config`] |
 //! | 0 | [`id`], [`size`], [`time`], [`monitor`] |
 
@@ -26,6 +26,7 @@ pub mod depot;
 pub mod gateway;
 pub mod head;
 pub mod id;
+pub mod lease;
 pub mod monitor;
 pub mod net;
 pub mod node;

@@ -61,6 +61,9 @@ pub struct Set {
     /// What is left out.
     #[serde(default, skip_serializing_if = "is_default")]
     pub exclusions: Exclusions,
+    /// Copies on other machines; missing: as many as the node makes by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<u32>,
     /// Which of its snapshots stay after a scheduled run. Without a rule all do.
     #[serde(default, skip_serializing_if = "Policy::is_empty")]
     pub keep: Policy,
@@ -278,6 +281,7 @@ mod tests {
                 max_file_bytes: Some(7),
                 ..Exclusions::default()
             },
+            copies: Some(2),
             keep: Policy {
                 daily: 7,
                 ..Policy::default()

@@ -15,6 +15,7 @@ mod demo;
 mod exit;
 mod find;
 mod get;
+mod health;
 mod id;
 mod init;
 mod ls;
@@ -102,6 +103,7 @@ enum Command {
     Block(block::Args),
     Peers(peers::Args),
     Status(status::Args),
+    Health(health::Args),
     Id(id::Args),
     Init(init::Args),
     Owner(owner::Args),
@@ -229,6 +231,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Pin(args) => Box::pin(pin::run(args, context)).await,
         Command::Block(args) => Box::pin(block::run(args, context)).await,
         Command::Peers(args) => Box::pin(peers::run(args, context)).await,
+        Command::Health(args) => Box::pin(health::run(args, context)).await,
         Command::Status(args) => Box::pin(status::run(args, context)).await,
         Command::Id(args) => Box::pin(id::run(args, context)).await,
         Command::Init(args) => Box::pin(init::run(args, context)).await,

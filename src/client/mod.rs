@@ -202,6 +202,8 @@ impl Client {
         find_file(FindFile) -> FindFileReply;
         /// Compares two snapshots.
         diff(Diff) -> DiffReply;
+        /// Tells whether every backup has its copies.
+        health(Health) -> HealthReply;
         /// Forgets snapshots by a policy or by name.
         forget(Forget) -> ForgetReply;
     }

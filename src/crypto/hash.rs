@@ -60,6 +60,27 @@ pub fn derive_key(context: &str, material: &[u8]) -> [u8; 32] {
     blake3::derive_key(context, material)
 }
 
+/// BLAKE3 of many parts for one purpose; `context` as in [`derive_key`].
+#[derive(Clone, Debug)]
+pub struct Incremental(blake3::Hasher);
+
+impl Incremental {
+    /// Starts with nothing.
+    pub fn new(context: &str) -> Self {
+        Self(blake3::Hasher::new_derive_key(context))
+    }
+
+    /// Adds bytes.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash of everything added.
+    pub fn finish(self) -> [u8; 32] {
+        *self.0.finalize().as_bytes()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

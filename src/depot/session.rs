@@ -167,6 +167,12 @@ impl Session {
         }
     }
 
+    /// Asks this peer before others.
+    pub fn prefer(&self, peer: PeerId) {
+        lock(&self.shared.roster).add(peer);
+        self.shared.changed.notify_waiters();
+    }
+
     /// The peers that gave blocks so far, most bytes first.
     pub fn gifts(&self) -> Vec<(PeerId, Gift)> {
         let mut gifts: Vec<_> = lock(&self.shared.gifts)

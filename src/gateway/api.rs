@@ -154,6 +154,7 @@ async fn dispatch(
         SnapshotTree => snapshot_tree;
         FindFile => find_file;
         Diff => diff;
+        Health => health;
         Forget => forget;
         Ls => ls;
         Find => find;

@@ -20,6 +20,14 @@ pub fn certify(owner: &SigningKey, machine: &[u8; 32]) -> [u8; 64] {
     owner.sign(&admission(machine)).to_bytes()
 }
 
+/// Whether `certificate` is the owner's signature that admits `machine`.
+pub fn is_admitted(owner: &[u8; 32], machine: &[u8; 32], certificate: &[u8; 64]) -> bool {
+    VerifyingKey::from_bytes(owner).is_ok_and(|owner| {
+        let signature = Signature::from_bytes(certificate);
+        owner.verify_strict(&admission(machine), &signature).is_ok()
+    })
+}
+
 fn admission(machine: &[u8; 32]) -> Vec<u8> {
     [MACHINE_DOMAIN, machine].concat()
 }

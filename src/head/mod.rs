@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use crate::crypto::hash;
 use crate::id::BlockId;
 
-pub use entry::{HeadEntry, SEALED_BYTES, certify};
+pub use entry::{HeadEntry, SEALED_BYTES, certify, is_admitted};
 pub use record::HeadRecord;
 
 /// Longest record in bytes.

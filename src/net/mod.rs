@@ -1,11 +1,12 @@
 //! The network: a libp2p swarm behind a handle that is cheap to clone.
 //!
 //! ```text
-//! Net (handle, views)  --commands-->  driver (owns the swarm)  --  switchboard  --  rooms: peers, providers, exchange
+//! Net (handle, views)  --commands-->  driver (owns the swarm)  --  switchboard  --  rooms: peers, providers, exchange, replica
 //! ```
 //!
 //! - [`exchange`]: asks peers for blocks and answers them. [`providers`]: the DHT, of blocks and of owners' heads. [`peers`]:
 //!   connections and who is who.
+//! - [`replica`]: asks peers to keep blocks, and is asked.
 //! - The driver is one task; it does no work: no hashing, no disk, no waiting. What takes long is done by those who ask, or by
 //!   the services the net was given.
 //! - Every queue, table and wait has a bound; permits are taken before commands are sent.
@@ -15,6 +16,7 @@
 pub mod exchange;
 pub mod peers;
 pub mod providers;
+pub mod replica;
 
 mod address;
 mod config;
@@ -67,6 +69,7 @@ struct Shared {
     providers: providers::Providers,
     heads: providers::Heads,
     peers: peers::Peers,
+    replica: replica::Replica,
     listening: watch::Receiver<Vec<Multiaddr>>,
     events: broadcast::Sender<Event>,
     cancel: CancellationToken,
@@ -88,7 +91,7 @@ impl Net {
         let (connected_sender, connected) = watch::channel(Arc::default());
         let kad = protocol(&config.network, names::kad)?;
         let tally = Arc::new(providers::Tally::default());
-        let (rooms, records) = rooms(&config, services, kad.clone(), tally.clone())?;
+        let (rooms, records, inbox) = rooms(&config, services, kad.clone(), tally.clone())?;
         let streams = rooms.streams.new_control();
         let permits = Arc::new(exchange::Permits::new(
             config.limits.requests_per_peer,
@@ -147,6 +150,7 @@ impl Net {
                 tally,
                 changes: Arc::new(watch::Sender::new(0)),
             },
+            replica: replica::Replica::new(Mailbox::new(sender.clone(), Command::Replica), inbox),
             peers: peers::Peers {
                 mailbox: Mailbox::new(sender, Command::Peers),
                 connected,
@@ -192,6 +196,11 @@ impl Net {
         self.shared.peers.clone()
     }
 
+    /// Asking peers to keep blocks, and what they ask.
+    pub fn replica(&self) -> replica::Replica {
+        self.shared.replica.clone()
+    }
+
     /// Facts from now on. A listener that falls too far behind misses some and is told so.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.shared.events.subscribe()
@@ -224,7 +233,7 @@ fn rooms(
     services: Services,
     kad: StreamProtocol,
     tally: Arc<providers::Tally>,
-) -> Result<(Rooms, providers::WriterThread), Error> {
+) -> Result<(Rooms, providers::WriterThread, replica::Inbox), Error> {
     let local = config.key.public().to_peer_id();
     let peers = peers::Behaviour::new(peers::Setup {
         key: &config.key,
@@ -250,13 +259,15 @@ fn rooms(
         tally,
     )
     .map_err(Error::Thread)?;
+    let (replica, inbox) = replica::Behaviour::new(protocol(&config.network, names::replica)?);
     let rooms = Rooms {
         peers,
         providers,
         exchange,
+        replica,
         streams: libp2p_stream::Behaviour::new(),
     };
-    Ok((rooms, records))
+    Ok((rooms, records, inbox))
 }
 
 fn protocol(network: &str, name: fn(&str) -> String) -> Result<StreamProtocol, Error> {

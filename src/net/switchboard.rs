@@ -11,7 +11,7 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::peers::Misbehaviour;
-use super::{exchange, peers, providers};
+use super::{exchange, peers, providers, replica};
 
 /// A fact about the net.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +60,7 @@ pub(super) enum Command {
     Exchange(exchange::Command),
     Providers(providers::Command),
     Peers(peers::Command),
+    Replica(replica::Command),
 }
 
 /// A room's own way to the driver.
@@ -99,6 +100,7 @@ pub(super) struct Rooms {
     pub(super) peers: peers::Behaviour,
     pub(super) providers: providers::Behaviour,
     pub(super) exchange: exchange::Behaviour,
+    pub(super) replica: replica::Behaviour,
     pub(super) streams: libp2p_stream::Behaviour,
 }
 
@@ -117,6 +119,7 @@ impl Switchboard {
             Command::Exchange(command) => rooms.exchange.command(command),
             Command::Providers(command) => rooms.providers.command(command),
             Command::Peers(command) => rooms.peers.command(command),
+            Command::Replica(command) => rooms.replica.command(command),
         }
     }
 
@@ -126,6 +129,12 @@ impl Switchboard {
             RoomsEvent::Peers(event) => self.peers(rooms, event),
             RoomsEvent::Providers(event) => self.providers(rooms, event),
             RoomsEvent::Exchange(event) => Self::exchange(rooms, event),
+            RoomsEvent::Replica(replica::Event::TurnedAway { peer }) => {
+                rooms.peers.turned_away(peer);
+            }
+            RoomsEvent::Replica(replica::Event::Misbehaved { peer }) => {
+                rooms.peers.blame(peer, Misbehaviour::Protocol);
+            }
             RoomsEvent::Streams(()) => {}
         }
     }
@@ -145,7 +154,9 @@ impl Switchboard {
                 self.tell(Event::PeerGone { peer });
             }
             peers::Event::Double { peer } => {
-                let quiet = rooms.exchange.is_quiet(peer) && rooms.providers.is_quiet();
+                let quiet = rooms.exchange.is_quiet(peer)
+                    && rooms.replica.is_quiet(peer)
+                    && rooms.providers.is_quiet();
                 rooms.peers.settle(peer, quiet);
             }
             peers::Event::Listens {

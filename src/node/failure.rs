@@ -181,6 +181,24 @@ impl From<backup::Error> for CallError {
     }
 }
 
+impl From<crate::upkeep::replicate::Error> for CallError {
+    fn from(error: crate::upkeep::replicate::Error) -> Self {
+        use crate::upkeep::replicate::Error;
+        let text = chain(&error);
+        match error {
+            Error::Store(error) => error.into(),
+            Error::File { ref source, .. } => Self::new(io_kind(source), text),
+            Error::Malformed(_) => Self::new(ErrorKind::Damaged, text).with_hint(
+                "move the file away: the next backups make their copies anew, old ones end by themselves",
+            ),
+            Error::TooMany => Self::new(ErrorKind::Usage, text),
+            Error::Locked => Self::new(ErrorKind::OwnerLocked, text),
+            Error::Stopping => Self::new(ErrorKind::Unavailable, text),
+            _ => Self::new(ErrorKind::Failed, text),
+        }
+    }
+}
+
 /// A worker thread panicked or the runtime is going down.
 pub(super) fn stopped(_: tokio::task::JoinError) -> CallError {
     CallError::new(ErrorKind::Unavailable, "the node is stopping")

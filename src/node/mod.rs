@@ -9,6 +9,7 @@
 pub mod api;
 mod backup;
 mod blocks;
+mod copies;
 mod failure;
 mod files;
 pub mod identity;
@@ -72,6 +73,9 @@ struct Inner {
     /// What this machine has of its owner's.
     home: Arc<Home>,
     unlocked: backup::Unlocked,
+    /// Copies of this machine's backups on others.
+    copies: Arc<upkeep::replicate::Copies>,
+    candidates: Arc<dyn upkeep::holder::Candidates>,
     started: Instant,
     events: broadcast::Sender<NodeEvent>,
     bootstrapped: Arc<AtomicBool>,
@@ -147,6 +151,9 @@ impl Node {
         };
         let net = Net::start(net_config, services).await?;
         let depot = Depot::new(store.clone(), net, &server, Arc::new(Pending::default()));
+        let copies = copies::open(&options.data_dir)?;
+        let candidates: Arc<dyn upkeep::holder::Candidates> =
+            Arc::new(copies::Members::new(depot.net().clone()));
         let stop = CancellationToken::new();
         let (events, _) = broadcast::channel(EVENT_QUEUE);
         let mut workers = Workers::default();
@@ -161,13 +168,31 @@ impl Node {
         workers.spawn("heal", |c, s| upkeep::heal::run(parts.1, c, s));
         workers.spawn("heads", |c, s| upkeep::heads::run(parts.2, now, c, s));
         workers.spawn("maintain", |c, s| upkeep::maintain::run(store, c, s));
+        let (held, now, may) = (depot.clone(), clock.clone(), candidates.clone());
+        let lend = upkeep::holder::Lend::of_quota(config.quota.0);
+        workers.spawn("holder", |c, s| {
+            upkeep::holder::run(held, now, lend, may, c, s)
+        });
         workers.spawn("events", |c, s| forward_events(from, parts.3, joined, c, s));
         let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
             let inner = inner.clone();
+            let machine = Arc::new(copies::Machine(inner.clone()));
+            let replicate = upkeep::replicate::Setup {
+                copies: copies.clone(),
+                depot: depot.clone(),
+                clock: clock.clone(),
+                signer: machine,
+                candidates: candidates.clone(),
+                pin_name: crate::backup::SNAPSHOT_PIN,
+                limits: upkeep::replicate::Limits::default(),
+            };
             workers.spawn("schedule", |c, s| schedule::run(inner, c, s));
+            workers.spawn("replicate", |c, s| upkeep::replicate::run(replicate, c, s));
             Inner {
                 home: Arc::new(Home::new(&options.data_dir)),
                 unlocked: backup::Unlocked::default(),
+                copies,
+                candidates,
                 options,
                 depot,
                 clock,

@@ -133,6 +133,9 @@ async fn back_up(node: &Node, set: &Set) -> Result<(), CallError> {
         exclusions: set.exclusions.clone(),
         force: false,
         dry_run: false,
+        copies: set.copies,
+        wait: false,
+        timeout_s: 0,
     };
     let done = node.backup(request, Arc::new(Silent)).await?;
     tracing::info!(
@@ -177,6 +180,7 @@ mod tests {
             tags: Vec::new(),
             schedule: Some("every 6h".parse().expect("a schedule")),
             exclusions: Exclusions::default(),
+            copies: None,
             keep: crate::backup::retention::Policy::default(),
         };
         let now = Timestamp(1_767_268_800_000);

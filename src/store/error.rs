@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::id::BlockId;
 use crate::size::ByteSize;
 
-use super::types::{MAX_PINS, PinId};
+use super::types::{LeaseId, MAX_LEASES, MAX_PINS, MAX_TERMS_BYTES, PinId};
 
 /// Why a store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +60,15 @@ pub enum Error {
     /// There are [`MAX_PINS`] pins.
     #[error("there are {MAX_PINS} pins already: remove some first")]
     TooManyPins,
+    /// The lease does not exist, or is being removed.
+    #[error("there is no lease {0}")]
+    NoSuchLease(LeaseId),
+    /// There are [`MAX_LEASES`] leases.
+    #[error("there are {MAX_LEASES} leases already")]
+    TooManyLeases,
+    /// A lease promises more than [`MAX_TERMS_BYTES`].
+    #[error("the terms of a lease have at most {MAX_TERMS_BYTES} bytes, not {0}")]
+    TermsTooLarge(usize),
     /// The block can't be removed: something refers to it.
     #[error("block {id} is kept by {pins} pins and {leases} leases")]
     Held {
@@ -120,6 +129,9 @@ impl Error {
             | Self::UnknownFormat { .. }
             | Self::NoSuchPin(_)
             | Self::TooManyPins
+            | Self::NoSuchLease(_)
+            | Self::TooManyLeases
+            | Self::TermsTooLarge(_)
             | Self::Held { .. }
             | Self::RecordTooLarge { .. }
             | Self::TooManyRecords(_)

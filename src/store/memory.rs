@@ -13,7 +13,8 @@ use super::counters::Counters;
 use super::error::Error;
 use super::records::RecordShelf;
 use super::types::{
-    BlockStat, Class, Event, Keep, MAX_PINS, Maintained, PinId, PinInfo, StoreOptions, Usage,
+    BlockStat, Class, Event, Holder, Keep, LeaseId, LeaseInfo, MAX_LEASES, MAX_PINS,
+    MAX_TERMS_BYTES, Maintained, PinId, PinInfo, StoreOptions, Usage,
 };
 use super::{Store, types};
 use crate::block::{Block, ChunkHash, ChunkIndex, IndexError, PutStats, Ref};
@@ -34,11 +35,12 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct State {
     blocks: BTreeMap<BlockId, Entry>,
-    /// Pins of each block that has any, here or lost.
-    refs: BTreeMap<BlockId, BTreeSet<PinId>>,
+    /// Pins and leases of each block that has any, here or lost.
+    refs: BTreeMap<BlockId, BTreeSet<Holder>>,
     /// Cached blocks by arrival.
     cached: BTreeMap<u64, BlockId>,
     pins: BTreeMap<PinId, Pin>,
+    leases: BTreeMap<LeaseId, Lease>,
     chunks: HashMap<ChunkHash, Ref>,
     counters: HashMap<BlockId, Counters>,
     /// Blocks with counters that are not here, by when they went.
@@ -58,6 +60,12 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Pin {
     info: Option<PinInfo>,
+    blocks: BTreeSet<BlockId>,
+}
+
+#[derive(Debug)]
+struct Lease {
+    info: LeaseInfo,
     blocks: BTreeSet<BlockId>,
 }
 
@@ -114,10 +122,10 @@ impl State {
     }
 
     fn class(&self, id: &BlockId) -> Class {
-        if self.refs.contains_key(id) {
-            Class::Pinned
-        } else {
-            Class::Cached
+        match self.refs.get(id).and_then(BTreeSet::first) {
+            Some(Holder::Pin(_)) => Class::Pinned,
+            Some(Holder::Lease(_)) => Class::Leased,
+            None => Class::Cached,
         }
     }
 
@@ -160,13 +168,45 @@ impl State {
         }
     }
 
-    fn add_ref(&mut self, pin: PinId, id: BlockId) {
+    fn add_ref(&mut self, holder: Holder, id: BlockId) {
         let from = self.class(&id);
-        self.refs.entry(id).or_default().insert(pin);
-        self.reclassify(&id, from, Class::Pinned);
-        if let Some(pin) = self.pins.get_mut(&pin) {
-            pin.blocks.insert(id);
+        self.refs.entry(id).or_default().insert(holder);
+        self.reclassify(&id, from, self.class(&id));
+        let blocks = match holder {
+            Holder::Pin(pin) => self.pins.get_mut(&pin).map(|pin| &mut pin.blocks),
+            Holder::Lease(lease) => self.leases.get_mut(&lease).map(|lease| &mut lease.blocks),
+        };
+        if let Some(blocks) = blocks {
+            blocks.insert(id);
         }
+    }
+
+    /// Ends the references of a holder. Returns how many blocks nothing keeps any more.
+    fn remove_refs(&mut self, holder: Holder, blocks: BTreeSet<BlockId>) -> u64 {
+        let mut freed = 0;
+        for id in blocks {
+            let from = self.class(&id);
+            let Some(holders) = self.refs.get_mut(&id) else {
+                continue;
+            };
+            holders.remove(&holder);
+            let is_free = holders.is_empty();
+            if is_free {
+                self.refs.remove(&id);
+            }
+            self.reclassify(&id, from, self.class(&id));
+            freed += u64::from(is_free && self.blocks.contains_key(&id));
+        }
+        freed
+    }
+
+    /// How many pins and leases refer to a block.
+    fn holders(&self, id: &BlockId) -> (u64, u64) {
+        let holders = self.refs.get(id).into_iter().flatten();
+        holders.fold((0, 0), |(pins, leases), holder| match holder {
+            Holder::Pin(_) => (pins + 1, leases),
+            Holder::Lease(_) => (pins, leases + 1),
+        })
     }
 
     fn note_gone(&mut self, id: BlockId, limit: u64) {
@@ -196,6 +236,13 @@ fn above(after: Option<BlockId>) -> (Bound<BlockId>, Bound<BlockId>) {
         after.map_or(Bound::Unbounded, Bound::Excluded),
         Bound::Unbounded,
     )
+}
+
+fn check_terms(info: &LeaseInfo) -> Result<(), Error> {
+    match info.terms.len() {
+        len if len > MAX_TERMS_BYTES => Err(Error::TermsTooLarge(len)),
+        _ => Ok(()),
+    }
 }
 
 impl ChunkIndex for MemoryStore {
@@ -251,7 +298,7 @@ impl Store for MemoryStore {
                 stats.new_bytes += bytes;
             }
             if let Keep::Pinned(pin) = keep {
-                state.add_ref(pin, id);
+                state.add_ref(pin.into(), id);
             }
         }
         Ok(stats)
@@ -275,14 +322,15 @@ impl Store for MemoryStore {
         let state = self.state();
         let entry = state.blocks.get(&id);
         let counters = state.counters.get(&id);
-        let pins = state.refs.get(&id).map_or(0, |pins| pins.len() as u64);
-        if entry.is_none() && counters.is_none() && pins == 0 {
+        let (pins, leases) = state.holders(&id);
+        if entry.is_none() && counters.is_none() && pins + leases == 0 {
             return Ok(None);
         }
         let counters = counters.copied().unwrap_or_default();
         Ok(Some(types::block_stat(
             entry.map(|entry| (entry.bytes.len() as u32, state.class(&id), entry.added)),
             pins,
+            leases,
             &counters,
         )))
     }
@@ -317,12 +365,9 @@ impl Store for MemoryStore {
         if !state.blocks.contains_key(&id) {
             return Ok(false);
         }
-        if let Some(pins) = state.refs.get(&id) {
-            return Err(Error::Held {
-                id,
-                pins: pins.len() as u64,
-                leases: 0,
-            });
+        if state.refs.contains_key(&id) {
+            let (pins, leases) = state.holders(&id);
+            return Err(Error::Held { id, pins, leases });
         }
         Ok(self.drop_block(&mut state, id))
     }
@@ -364,7 +409,7 @@ impl Store for MemoryStore {
         let mut absent = Vec::new();
         for id in ids {
             if state.blocks.contains_key(id) {
-                state.add_ref(pin, *id);
+                state.add_ref(pin.into(), *id);
             } else {
                 absent.push(*id);
             }
@@ -389,19 +434,7 @@ impl Store for MemoryStore {
         let mut state = self.state();
         let record = state.pins.remove(&pin).ok_or(Error::NoSuchPin(pin))?;
         state.usage.pins -= 1;
-        let mut freed = 0;
-        for id in record.blocks {
-            let Some(pins) = state.refs.get_mut(&id) else {
-                continue;
-            };
-            pins.remove(&pin);
-            if pins.is_empty() {
-                state.refs.remove(&id);
-                state.reclassify(&id, Class::Pinned, Class::Cached);
-                freed += u64::from(state.blocks.contains_key(&id));
-            }
-        }
-        Ok(freed)
+        Ok(state.remove_refs(pin.into(), record.blocks))
     }
 
     fn pin_blocks(
@@ -420,6 +453,70 @@ impl Store for MemoryStore {
             .take(limit)
             .copied()
             .collect())
+    }
+
+    fn begin_lease(&self, info: &LeaseInfo) -> Result<LeaseId, Error> {
+        check_terms(info)?;
+        let mut state = self.state();
+        if state.leases.len() >= MAX_LEASES {
+            return Err(Error::TooManyLeases);
+        }
+        let lease = LeaseId(state.number());
+        let record = Lease {
+            info: info.clone(),
+            blocks: BTreeSet::new(),
+        };
+        state.leases.insert(lease, record);
+        Ok(lease)
+    }
+
+    fn add_lease_refs(&self, lease: LeaseId, ids: &[BlockId]) -> Result<Vec<BlockId>, Error> {
+        let mut state = self.state();
+        if !state.leases.contains_key(&lease) {
+            return Err(Error::NoSuchLease(lease));
+        }
+        for id in ids {
+            state.add_ref(lease.into(), *id);
+        }
+        let absent = ids.iter().filter(|id| !state.blocks.contains_key(id));
+        Ok(absent.copied().collect())
+    }
+
+    fn update_lease(&self, lease: LeaseId, info: &LeaseInfo) -> Result<(), Error> {
+        check_terms(info)?;
+        let mut state = self.state();
+        let record = state.leases.get_mut(&lease);
+        record.ok_or(Error::NoSuchLease(lease))?.info = info.clone();
+        Ok(())
+    }
+
+    fn leases(&self) -> Result<Vec<(LeaseId, LeaseInfo)>, Error> {
+        let state = self.state();
+        let leases = state.leases.iter();
+        Ok(leases
+            .map(|(id, lease)| (*id, lease.info.clone()))
+            .collect())
+    }
+
+    fn remove_lease(&self, lease: LeaseId) -> Result<u64, Error> {
+        let mut state = self.state();
+        let record = state.leases.remove(&lease);
+        let record = record.ok_or(Error::NoSuchLease(lease))?;
+        Ok(state.remove_refs(lease.into(), record.blocks))
+    }
+
+    fn lease_blocks(
+        &self,
+        lease: LeaseId,
+        after: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<BlockId>, Error> {
+        let state = self.state();
+        let blocks = state.leases.get(&lease).map(|lease| &lease.blocks);
+        let blocks = blocks
+            .into_iter()
+            .flat_map(|blocks| blocks.range(above(after)));
+        Ok(blocks.take(limit).copied().collect())
     }
 
     fn usage(&self) -> Usage {

@@ -25,14 +25,15 @@ mod conformance;
 
 use crate::block::{Block, ChunkIndex, PutStats};
 use crate::id::BlockId;
+use crate::time::Timestamp;
 
 pub use error::Error;
 pub use memory::MemoryStore;
 pub use records::{MAX_RECORD_KEY_BYTES, MAX_RECORD_VALUE_BYTES, Record, RecordShelf, RecordTable};
 pub use rocks::RocksStore;
 pub use types::{
-    BlockStat, Check, Class, Counter, Event, Keep, MAX_PIN_NAME_BYTES, MAX_PINS, Maintained, PinId,
-    PinInfo, StoreOptions, Usage,
+    BlockStat, Check, Class, Counter, Event, Keep, LeaseId, LeaseInfo, MAX_LEASES,
+    MAX_PIN_NAME_BYTES, MAX_PINS, MAX_TERMS_BYTES, Maintained, PinId, PinInfo, StoreOptions, Usage,
 };
 
 /// Where blocks are kept.
@@ -193,6 +194,68 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
         after: Option<BlockId>,
         limit: usize,
     ) -> Result<Vec<BlockId>, Error>;
+
+    /// Starts a lease, to be filled by [`add_lease_refs`](Self::add_lease_refs). Unlike a pin it stays when the store is opened again before all
+    /// its blocks came. Not durable before [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// [`Error::TooManyLeases`], [`Error::TermsTooLarge`].
+    fn begin_lease(&self, info: &LeaseInfo) -> Result<LeaseId, Error>;
+
+    /// Makes blocks leased by this lease, also those that are not here: these count as [`lost`](Self::lost), and are leased as soon as
+    /// they are put. Returns them.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchLease`].
+    fn add_lease_refs(&self, lease: LeaseId, ids: &[BlockId]) -> Result<Vec<BlockId>, Error>;
+
+    /// Changes what is known of a lease: that all its blocks came, or that it was renewed. Durable, together with everything put before.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchLease`], [`Error::TermsTooLarge`], and as [`flush`](Self::flush).
+    fn update_lease(&self, lease: LeaseId, info: &LeaseInfo) -> Result<(), Error>;
+
+    /// The leases, oldest first, complete or not. At most [`MAX_LEASES`].
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    fn leases(&self) -> Result<Vec<(LeaseId, LeaseInfo)>, Error>;
+
+    /// Removes a lease; its blocks become cached unless something else refers to them. Works as [`remove_pin`](Self::remove_pin).
+    ///
+    /// # Errors
+    /// [`Error::NoSuchLease`].
+    fn remove_lease(&self, lease: LeaseId) -> Result<u64, Error>;
+
+    /// Up to `limit` blocks of a lease, ordered by id, from the first after `after` on. Those that are not here are among them.
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    fn lease_blocks(
+        &self,
+        lease: LeaseId,
+        after: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<BlockId>, Error>;
+
+    /// Removes the leases that are over at `now`. Returns how many.
+    ///
+    /// # Errors
+    /// As [`remove_lease`](Self::remove_lease).
+    fn expire_leases(&self, now: Timestamp) -> Result<u64, Error> {
+        let mut expired = 0;
+        for (lease, info) in self.leases()? {
+            if info.until > now {
+                continue;
+            }
+            match self.remove_lease(lease) {
+                // Somebody else may have been faster.
+                Ok(_) | Err(Error::NoSuchLease(_)) => expired += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(expired)
+    }
 
     /// How much is here.
     fn usage(&self) -> Usage;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::counters::Counters;
@@ -15,6 +16,11 @@ use crate::time::{Clock, SystemClock, Timestamp};
 pub const MAX_PINS: usize = 65_536;
 /// Longest name of a pin in bytes; longer ones are cut at a character.
 pub const MAX_PIN_NAME_BYTES: usize = 1024;
+
+/// Most leases a store keeps.
+pub const MAX_LEASES: usize = 65_536;
+/// Most bytes of what a lease promises.
+pub const MAX_TERMS_BYTES: usize = 2048;
 
 /// How a store is opened.
 #[derive(Clone)]
@@ -93,6 +99,53 @@ impl fmt::Display for PinId {
     }
 }
 
+/// Number of a lease in one store. Numbers are never used twice, not for pins either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LeaseId(pub u64);
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// What refers to blocks. Pins come first, so that the first holder of a block tells its class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Holder {
+    Pin(PinId),
+    Lease(LeaseId),
+}
+
+impl From<PinId> for Holder {
+    fn from(pin: PinId) -> Self {
+        Self::Pin(pin)
+    }
+}
+
+impl From<LeaseId> for Holder {
+    fn from(lease: LeaseId) -> Self {
+        Self::Lease(lease)
+    }
+}
+
+/// What a lease is, as far as the store needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseInfo {
+    /// The root block.
+    pub root: BlockId,
+    /// What was promised, in the words of who promised it: at most [`MAX_TERMS_BYTES`].
+    pub terms: Bytes,
+    /// When it ends, by this machine's clock.
+    pub until: Timestamp,
+    /// Blocks that it is about.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Whether all of them came.
+    pub complete: bool,
+}
+
 /// What a finished pin is. As secret as its link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinInfo {
@@ -147,6 +200,8 @@ pub struct BlockStat {
     pub class: Option<Class>,
     /// Pins that refer to it.
     pub pins: u64,
+    /// Leases that refer to it.
+    pub leases: u64,
     /// When it came, when it is here.
     pub added: Option<Timestamp>,
     /// Asked for.
@@ -217,6 +272,7 @@ impl PinInfo {
 pub(super) fn block_stat(
     here: Option<(u32, Class, Timestamp)>,
     pins: u64,
+    leases: u64,
     counters: &Counters,
 ) -> BlockStat {
     BlockStat {
@@ -225,6 +281,7 @@ pub(super) fn block_stat(
         bytes: here.map(|(bytes, ..)| bytes),
         class: here.map(|(_, class, _)| class),
         pins,
+        leases,
         added: here.map(|(.., added)| added),
         requested: counters.requested,
         downloaded: counters.downloaded,

@@ -6,9 +6,13 @@
 //! | [`announce`] | tells the DHT of blocks: new ones at once, all of them twice a day | none |
 //! | [`heal`] | fetches damaged blocks again | none |
 //! | [`heads`] | finds, keeps and publishes the heads of owners whose backups are kept here | one round an hour |
+//! | [`holder`] | keeps blocks for others, by leases | one look a minute |
+//! | [`replicate`] | keeps copies of backups on other machines | one look a minute, one question to each peer |
 //! | [`maintain`] | gets the space of dropped blocks back, writes usage counters | one look a minute |
 
 pub mod announce;
 pub mod heads;
 pub mod heal;
+pub mod holder;
 pub mod maintain;
+pub mod replicate;

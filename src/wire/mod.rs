@@ -26,10 +26,22 @@ pub mod head {
     include!(concat!(env!("OUT_DIR"), "/libernet.head.v1.rs"));
 }
 
+/// Leases: what is asked of who keeps backups.
+#[allow(missing_docs, clippy::pedantic)]
+pub mod lease {
+    include!(concat!(env!("OUT_DIR"), "/libernet.lease.v1.rs"));
+}
+
 /// What a machine keeps of its owner.
 #[allow(missing_docs, clippy::pedantic)]
 pub mod owner {
     include!(concat!(env!("OUT_DIR"), "/libernet.owner.v1.rs"));
+}
+
+/// Messages of the replica protocol.
+#[allow(missing_docs, clippy::pedantic)]
+pub mod replica {
+    include!(concat!(env!("OUT_DIR"), "/libernet.replica.v1.rs"));
 }
 
 /// Records in the store.

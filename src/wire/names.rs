@@ -10,6 +10,11 @@ pub fn exchange(network: &str) -> String {
     format!("/{network}/exchange/1.0.0")
 }
 
+/// The replica protocol of a network: `/<network>/replica/1.0.0`.
+pub fn replica(network: &str) -> String {
+    format!("/{network}/replica/1.0.0")
+}
+
 /// What identify calls the network: `/<network>/1.0.0`. Peers with another one are of another network.
 pub fn identify(network: &str) -> String {
     format!("/{network}/1.0.0")

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Rooms by floor, lowest first. A file imports only from lower floors; rooms on one floor never see each other.
-const FLOORS: [&[&str]; 11] = [
+const FLOORS: [&[&str]; 12] = [
     // Only tests have `small_disk`.
     &["id", "size", "time", "monitor", "small_disk"],
     &["crypto", "wire", "task", "config"],
     &["block"],
     // A record names a log by its link, and the network checks records.
     &["head"],
+    // A lease is signed by a machine, and head knows which machines an owner has admitted.
+    &["lease"],
     &["store", "bundle", "net"],
     &["depot"],
     &["upkeep", "backup"],

@@ -33,9 +33,9 @@ const EARLY_MS: u64 = 5 * 60 * 1000;
   libernet backup schedule --systemd         # units for a timer that runs what is due
 
 A path that is called like a subcommand is given as ./add. Patterns have the syntax of .gitignore.
-Exit code 3 when something could not be read, 4 when there is no owner.
+Exit code 3 when something could not be read, or fewer copies than asked for were reached with --wait; 4 when there is no owner.
 With --json, one line a snapshot: {\"snapshot\",\"link\",\"set\",\"files\",\"bytes\",\"new_bytes\",\"unchanged\",\"excluded\",\"to_read\",
-  \"unreadable\":[{\"path\",\"reason\"}],\"forgotten\"}")]
+  \"unreadable\":[{\"path\",\"reason\"}],\"copies\":{\"asked\",\"reached\"},\"forgotten\"}")]
 pub(in crate::cli) struct Args {
     #[command(subcommand)]
     command: Option<Subcommand>,
@@ -57,6 +57,15 @@ pub(in crate::cli) struct Args {
     /// Only count what would be done.
     #[arg(long)]
     dry_run: bool,
+    /// Copies on other machines [default: the set's; without one 2 in a ring, 0 elsewhere].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=32))]
+    copies: Option<u32>,
+    /// Wait until so many others have acknowledged that they keep the snapshot.
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait for them at most, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    timeout: u64,
     #[command(flatten)]
     passphrase: Passphrase,
     // Its heading holds for all that is behind it.
@@ -109,6 +118,7 @@ fn jobs(args: &Args, context: &Context) -> Result<Vec<Set>, Failure> {
             tags: args.tag.clone(),
             schedule: None,
             exclusions,
+            copies: None,
             keep: Default::default(),
         }]);
     }
@@ -233,6 +243,9 @@ async fn one(
                 exclusions: job.exclusions.clone(),
                 force: args.force,
                 dry_run: args.dry_run,
+                copies: args.copies.or(job.copies),
+                wait: args.wait,
+                timeout_s: args.timeout,
             };
             client.backup(request, context.bar("backup")).await
         })
@@ -256,7 +269,14 @@ async fn one(
         forgotten = Some(reply.forgotten.len() as u64);
     }
     tell(&reply, forgotten, args.dry_run, context)?;
-    Ok(if reply.unreadable.is_empty() {
+    let lacks_copies = args.wait && reply.copies.reached < reply.copies.asked;
+    if lacks_copies {
+        context.warning(&format!(
+            "{} of {} copies on other machines: the node goes on making them",
+            reply.copies.reached, reply.copies.asked
+        ));
+    }
+    Ok(if reply.unreadable.is_empty() && !lacks_copies {
         Exit::Done
     } else {
         Exit::Partial

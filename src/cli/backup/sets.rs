@@ -133,6 +133,9 @@ pub(super) struct Add {
     /// A tag of its snapshots. May be repeated.
     #[arg(long)]
     tag: Vec<String>,
+    /// Copies on other machines [default: 2 in a ring, 0 elsewhere].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=32))]
+    copies: Option<u32>,
     #[command(flatten)]
     leave: Leave,
     #[command(flatten)]
@@ -162,6 +165,7 @@ fn add(args: &Add, context: &Context) -> Result<(), Failure> {
         tags: args.tag.clone(),
         schedule: args.schedule,
         exclusions: args.leave.exclusions()?,
+        copies: args.copies,
         keep: args.keep.policy(),
     };
     let mut sets = Sets::load(&context.data_dir)?;
@@ -180,7 +184,7 @@ fn add(args: &Add, context: &Context) -> Result<(), Failure> {
     ));
     if set.schedule.is_some() {
         context.notice(
-            "`libernet backup schedule --systemd` (or --cron) prints what makes this machine run it by itself",
+            "a running node (`libernet up`) backs it up at its time; `libernet backup schedule --systemd` (or --cron) prints a timer for a machine without one",
         );
     }
     Ok(())

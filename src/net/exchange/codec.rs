@@ -246,8 +246,11 @@ fn put_bytes_head(tag: u32, len: usize, buffer: &mut BytesMut) {
     encode_varint(len as u64, buffer);
 }
 
-/// Reads a frame. The outer error is the stream's, the inner one the peer's.
-async fn read_frame<T>(io: &mut T, max_bytes: usize) -> io::Result<Result<Bytes, Malformed>>
+/// Reads a frame of at most `max_bytes`. The outer error is the stream's, the inner one the peer's.
+pub(crate) async fn read_frame<T>(
+    io: &mut T,
+    max_bytes: usize,
+) -> io::Result<Result<Bytes, Malformed>>
 where
     T: AsyncRead + Unpin + Send,
 {
@@ -262,7 +265,8 @@ where
     Ok(Ok(frame.into()))
 }
 
-async fn write_frame<T>(io: &mut T, pieces: Vec<Bytes>) -> io::Result<()>
+/// Writes a frame made of pieces.
+pub(crate) async fn write_frame<T>(io: &mut T, pieces: Vec<Bytes>) -> io::Result<()>
 where
     T: AsyncWrite + Unpin + Send,
 {

@@ -70,8 +70,60 @@ pub struct Backup {
     /// Only count what would be done.
     #[serde(default)]
     pub dry_run: bool,
+    /// Copies on other machines; when missing two for a node that is in a ring, none for others.
+    #[serde(default)]
+    pub copies: Option<u32>,
+    /// Wait until so many other machines have acknowledged.
+    #[serde(default)]
+    pub wait: bool,
+    /// Seconds to wait for them at most.
+    #[serde(default)]
+    pub timeout_s: u64,
 }
 call!(Backup, "backup", BackupReply);
+
+/// Copies of a backup on other machines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopiesReply {
+    /// Asked for.
+    pub asked: u32,
+    /// Acknowledged: whole and durable there.
+    pub reached: u32,
+}
+
+/// Tells whether every backup has its copies.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Health {}
+call!(Health, "health", HealthReply);
+
+/// What [`Health`] found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HealthReply {
+    /// The sets whose backups ask for copies, by name.
+    pub sets: Vec<SetHealth>,
+}
+
+/// How the copies of one set's backups stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetHealth {
+    /// The set's name; empty for paths given by hand.
+    pub name: String,
+    /// Copies on other machines, of the backup that has fewest.
+    pub copies_min: u32,
+    /// Copies asked for.
+    pub copies_asked: u32,
+    /// How many machines may be lost at the same time, whichever, without losing a backup.
+    pub survives: u32,
+    /// Seconds since the copy that was audited longest ago was; missing when one never was.
+    pub audited_s_ago: Option<u64>,
+}
+
+impl SetHealth {
+    /// Whether there are as many copies as were asked for.
+    pub const fn is_as_asked(&self) -> bool {
+        self.copies_min >= self.copies_asked
+    }
+}
 
 /// What [`Backup`] did.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -96,6 +148,9 @@ pub struct BackupReply {
     pub to_read: u64,
     /// What could not be read, or changed meanwhile.
     pub unreadable: Vec<Unreadable>,
+    /// Copies on other machines.
+    #[serde(default)]
+    pub copies: CopiesReply,
 }
 
 /// Lists an owner's snapshots.

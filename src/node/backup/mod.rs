@@ -82,9 +82,13 @@ impl Node {
                 excluded: survey.excluded,
                 to_read: survey.to_read,
                 unreadable: unreadable(survey.unreadable),
+                copies: CopiesReply::default(),
             });
         }
         let done = backup::run::run(&archive, &member, job, monitor, cancel).await?;
+        let wait = (request.wait).then(|| Duration::from_secs(request.timeout_s));
+        let copies = self.copy(done.link.id, &request.set, request.copies, wait);
+        let copies = copies.await?;
         Ok(BackupReply {
             snapshot: done.link.id.to_hex(),
             link: Some(done.link),
@@ -96,6 +100,7 @@ impl Node {
             excluded: done.report.excluded,
             to_read: 0,
             unreadable: unreadable(done.report.unreadable),
+            copies,
         })
     }
 
@@ -343,35 +348,38 @@ impl Node {
 
     /// The owner of the data directory, unlocked.
     pub(super) async fn member(&self, speaker: &Speaker) -> Result<Membership, CallError> {
-        let dir = self.inner.options.data_dir.clone();
         let passphrase = speaker.passphrase.clone().map(zeroize::Zeroizing::new);
         let node = self.clone();
-        blocking(move || {
-            let vault = Vault::open(&dir)?.ok_or_else(|| {
-                CallError::new(ErrorKind::NoOwner, "this machine has no owner yet").with_hint(
-                    "`libernet init` makes one, `libernet init --recover` brings one back",
-                )
-            })?;
-            let locked = match vault.state {
-                State::Open(member) => return Ok(member),
-                State::Locked(locked) => locked,
-            };
-            let unlocked = &node.inner.unlocked.0;
-            let mut unlocked = unlocked.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(passphrase) = passphrase {
-                let member = locked.unlock(passphrase.as_bytes())?;
-                *unlocked = Some(member);
-            }
-            match &*unlocked {
-                Some(member) if member.machine().id() == *locked.machine() => Ok(member.clone()),
-                _ => Err(CallError::new(
-                    ErrorKind::OwnerLocked,
-                    "the owner's keys are protected by a passphrase",
-                )
-                .with_hint("give it at the prompt, or with --passphrase-file")),
-            }
-        })
-        .await
+        blocking(move || node.open_member(passphrase)).await
+    }
+
+    /// As [`member`](Self::member), on a thread that may block.
+    pub(super) fn open_member(
+        &self,
+        passphrase: Option<zeroize::Zeroizing<String>>,
+    ) -> Result<Membership, CallError> {
+        let vault = Vault::open(&self.inner.options.data_dir)?.ok_or_else(|| {
+            CallError::new(ErrorKind::NoOwner, "this machine has no owner yet")
+                .with_hint("`libernet init` makes one, `libernet init --recover` brings one back")
+        })?;
+        let locked = match vault.state {
+            State::Open(member) => return Ok(member),
+            State::Locked(locked) => locked,
+        };
+        let unlocked = &self.inner.unlocked.0;
+        let mut unlocked = unlocked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(passphrase) = passphrase {
+            let member = locked.unlock(passphrase.as_bytes())?;
+            *unlocked = Some(member);
+        }
+        match &*unlocked {
+            Some(member) if member.machine().id() == *locked.machine() => Ok(member.clone()),
+            _ => Err(CallError::new(
+                ErrorKind::OwnerLocked,
+                "the owner's keys are protected by a passphrase",
+            )
+            .with_hint("give it at the prompt, or with --passphrase-file")),
+        }
     }
 
     /// The archive of this machine's owner, which it may write.

@@ -11,7 +11,7 @@ use super::schema::{self, Tag};
 use crate::id::BlockId;
 use crate::store::counters::Counters;
 use crate::store::error::Error;
-use crate::store::types::{Class, PinId};
+use crate::store::types::{Class, Holder};
 use crate::time::Timestamp;
 use crate::wire::store as wire;
 
@@ -32,7 +32,7 @@ pub struct Change<'a> {
     /// Blocks as this change leaves them.
     blocks: HashMap<BlockId, wire::Block>,
     /// References that this change adds.
-    refs: HashSet<(PinId, BlockId)>,
+    refs: HashSet<(Holder, BlockId)>,
     dead: Vec<(u64, i64)>,
     cached_from: u64,
 }
@@ -196,32 +196,41 @@ impl<'a> Change<'a> {
         self.dead.push((bucket(arrival), -i64::from(bytes)));
     }
 
-    /// Makes `pin` refer to a block that is here or lost. Returns whether it did not before.
-    pub fn add_ref(&mut self, pin: PinId, id: &BlockId) -> Result<bool, Error> {
-        let key = schema::block_holder_key(id, pin);
-        if self.refs.contains(&(pin, *id)) || self.db.contains(&key)? {
+    /// Makes a holder refer to a block that is here, lost, or yet to come. Returns whether it did not before.
+    pub fn add_ref(&mut self, holder: impl Into<Holder>, id: &BlockId) -> Result<bool, Error> {
+        let holder = holder.into();
+        let key = schema::block_holder_key(id, holder);
+        if self.refs.contains(&(holder, *id)) || self.db.contains(&key)? {
             return Ok(false);
         }
-        self.add_first_ref(pin, id)?;
+        self.add_first_ref(holder, id)?;
         Ok(true)
     }
 
-    /// As [`add_ref`](Self::add_ref), for a block to which `pin` can't refer yet: saves a look-up.
-    pub fn add_first_ref(&mut self, pin: PinId, id: &BlockId) -> Result<(), Error> {
-        self.refs.insert((pin, *id));
-        self.put(schema::block_holder_key(id, pin), &[]);
-        self.put(schema::holder_block_key(pin, id), &[]);
+    /// As [`add_ref`](Self::add_ref), for a block to which the holder can't refer yet: saves a look-up.
+    pub fn add_first_ref(&mut self, holder: impl Into<Holder>, id: &BlockId) -> Result<(), Error> {
+        let holder = holder.into();
+        self.refs.insert((holder, *id));
+        self.put(schema::block_holder_key(id, holder), &[]);
+        self.put(schema::holder_block_key(holder, id), &[]);
         let mut block = self.block(id)?;
-        block.pins += 1;
+        match holder {
+            Holder::Pin(_) => block.pins += 1,
+            Holder::Lease(_) => block.leases += 1,
+        }
         self.set_block(id, block)
     }
 
-    /// Ends the reference of `pin` to a block. Returns whether nothing keeps the block now, and it is here.
-    pub fn remove_ref(&mut self, pin: PinId, id: &BlockId) -> Result<bool, Error> {
-        self.delete(schema::block_holder_key(id, pin));
-        self.delete(schema::holder_block_key(pin, id));
+    /// Ends the reference of a holder to a block. Returns whether nothing keeps the block now, and it is here.
+    pub fn remove_ref(&mut self, holder: Holder, id: &BlockId) -> Result<bool, Error> {
+        self.delete(schema::block_holder_key(id, holder));
+        self.delete(schema::holder_block_key(holder, id));
         let mut block = self.block(id)?;
-        block.pins = block.pins.saturating_sub(1);
+        let count = match holder {
+            Holder::Pin(_) => &mut block.pins,
+            Holder::Lease(_) => &mut block.leases,
+        };
+        *count = count.saturating_sub(1);
         self.set_block(id, block)?;
         Ok(block.is_here() && !block.is_held())
     }

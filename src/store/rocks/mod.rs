@@ -11,6 +11,7 @@ mod change;
 mod chunks;
 mod database;
 mod flush;
+mod leases;
 mod open;
 mod pins;
 mod reclaim;
@@ -32,7 +33,9 @@ use super::Store;
 use super::counters::Pending;
 use super::error::Error;
 use super::records::RecordShelf;
-use super::types::{BlockStat, Event, Keep, Maintained, PinId, PinInfo, StoreOptions, Usage};
+use super::types::{
+    BlockStat, Event, Keep, LeaseId, LeaseInfo, Maintained, PinId, PinInfo, StoreOptions, Usage,
+};
 use crate::block::{Block, PutStats};
 use crate::id::BlockId;
 use crate::wire::store as wire;
@@ -65,6 +68,7 @@ struct Writer {
     /// No block that is not here went at a smaller number.
     gone_from: u64,
     pins: HashMap<PinId, wire::pin::State>,
+    leases: HashMap<LeaseId, wire::lease::State>,
     /// Where sweeping the chunk index goes on; nothing when there is nothing to sweep.
     sweep: Option<Vec<u8>>,
 }
@@ -205,6 +209,39 @@ impl Store for RocksStore {
         self.blocks_of_pin(pin, after, limit)
     }
 
+    fn begin_lease(&self, info: &LeaseInfo) -> Result<LeaseId, Error> {
+        self.open_lease(info)
+    }
+
+    fn add_lease_refs(&self, lease: LeaseId, ids: &[BlockId]) -> Result<Vec<BlockId>, Error> {
+        self.lease_refs(lease, ids)
+    }
+
+    fn update_lease(&self, lease: LeaseId, info: &LeaseInfo) -> Result<(), Error> {
+        self.write_lease(lease, info)?;
+        self.flush()
+    }
+
+    fn leases(&self) -> Result<Vec<(LeaseId, LeaseInfo)>, Error> {
+        self.all_leases()
+    }
+
+    fn remove_lease(&self, lease: LeaseId) -> Result<u64, Error> {
+        self.start_removing_lease(lease)?;
+        let freed = self.go_on_removing(lease)?;
+        self.flush()?;
+        Ok(freed)
+    }
+
+    fn lease_blocks(
+        &self,
+        lease: LeaseId,
+        after: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<BlockId>, Error> {
+        self.blocks_of_lease(lease, after, limit)
+    }
+
     fn usage(&self) -> Usage {
         let totals = *lock(&self.shown);
         let held = totals.pinned_bytes + totals.leased_bytes;
@@ -224,7 +261,7 @@ impl Store for RocksStore {
 
     fn maintain(&self) -> Result<Maintained, Error> {
         self.write_pending();
-        let pins_wait = self.remove_pins_under_way()?;
+        let pins_wait = self.remove_holders_under_way()?;
         self.sweep_chunks()?;
         let mut maintained = self.tidy()?;
         maintained.more |= pins_wait;

@@ -16,7 +16,7 @@ use super::{RocksStore, Writer};
 use crate::size::MIB;
 use crate::store::error::Error;
 use crate::store::records::RecordShelf;
-use crate::store::types::{PinId, StoreOptions};
+use crate::store::types::{LeaseId, PinId, StoreOptions};
 use crate::wire::store as wire;
 
 /// Directory of the record shelf's database inside the store's.
@@ -53,7 +53,7 @@ impl RocksStore {
         };
         store.measure(&store.writer());
         store.abandon_unfinished_pins()?;
-        store.remove_pins_under_way()?;
+        store.remove_holders_under_way()?;
         Ok(store)
     }
 }
@@ -105,5 +105,12 @@ fn load(db: &Database) -> Result<Writer, Error> {
         Ok(true)
     })?;
     writer.pins = pins;
+    let mut leases = HashMap::new();
+    db.scan(Tag::Lease.start(), Tag::Lease.end(), |key, value| {
+        let lease: wire::Lease = schema::decode(value, "a lease")?;
+        leases.insert(LeaseId(schema::number_of_key(key)?), lease.state());
+        Ok(true)
+    })?;
+    writer.leases = leases;
     Ok(writer)
 }

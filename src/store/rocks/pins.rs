@@ -9,12 +9,12 @@ use super::schema::{self, Tag};
 use super::{RocksStore, Writer};
 use crate::id::BlockId;
 use crate::store::error::Error;
-use crate::store::types::{MAX_PIN_NAME_BYTES, MAX_PINS, PinId, PinInfo};
+use crate::store::types::{Holder, MAX_PIN_NAME_BYTES, MAX_PINS, PinId, PinInfo};
 use crate::wire::store as wire;
 use crate::wire::store::pin::State;
 
 /// References that are added or removed as one change.
-const BATCH_REFS: usize = 1024;
+pub(super) const BATCH_REFS: usize = 1024;
 /// References that opening or maintaining removes at most; the rest waits for the next time.
 const MAX_REFS_A_TURN: usize = 50_000;
 
@@ -100,15 +100,28 @@ impl RocksStore {
         after: Option<BlockId>,
         limit: usize,
     ) -> Result<Vec<BlockId>, Error> {
-        let mut found = Vec::new();
         if limit == 0 || !self.is_visible(pin)? {
+            return Ok(Vec::new());
+        }
+        self.blocks_of(pin.into(), after, limit)
+    }
+
+    /// Blocks that a holder refers to.
+    pub(super) fn blocks_of(
+        &self,
+        holder: Holder,
+        after: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<BlockId>, Error> {
+        let mut found = Vec::new();
+        if limit == 0 {
             return Ok(found);
         }
-        let prefix = schema::holder_prefix(pin);
+        let prefix = schema::holder_prefix(holder);
         let start = after.map_or_else(
             || prefix.clone(),
             |id| {
-                let mut key = schema::holder_block_key(pin, &id);
+                let mut key = schema::holder_block_key(holder, &id);
                 key.push(0);
                 key
             },
@@ -144,25 +157,27 @@ impl RocksStore {
         Ok(())
     }
 
-    /// Removes all references of a pin that is being removed, then the pin. Returns how many blocks nothing keeps any more.
-    pub(super) fn go_on_removing(&self, pin: PinId) -> Result<u64, Error> {
+    /// Removes all references of a holder that is being removed, then the holder. Returns how many blocks nothing keeps any more.
+    pub(super) fn go_on_removing(&self, holder: impl Into<Holder>) -> Result<u64, Error> {
+        let holder = holder.into();
         let mut freed = 0;
-        let mut start = schema::holder_prefix(pin);
-        while let ControlFlow::Continue(next) = self.remove_refs(pin, start, &mut freed)? {
+        let mut start = schema::holder_prefix(holder);
+        while let ControlFlow::Continue(next) = self.remove_refs(holder, start, &mut freed)? {
             start = next;
         }
         Ok(freed)
     }
 
-    /// Removes one batch of references from the key `start` on. Continues with the next key, or breaks when the pin is gone.
+    /// Removes one batch of references from the key `start` on. Continues with the next key, or breaks when the holder is gone.
     pub(super) fn remove_refs(
         &self,
-        pin: PinId,
+        holder: impl Into<Holder>,
         start: Vec<u8>,
         freed: &mut u64,
     ) -> Result<ControlFlow<(), Vec<u8>>, Error> {
+        let holder = holder.into();
         let mut writer = self.writer();
-        let end = schema::prefix_end(&schema::holder_prefix(pin));
+        let end = schema::prefix_end(&schema::holder_prefix(holder));
         let mut ids = Vec::new();
         self.db.scan(start, end, |key, _| {
             ids.push(schema::id_of_holder_block_key(key)?);
@@ -171,22 +186,30 @@ impl RocksStore {
         let mut change = Change::new(&self.db, &mut writer);
         let mut batch_freed = 0;
         for id in &ids {
-            batch_freed += u64::from(change.remove_ref(pin, id)?);
+            batch_freed += u64::from(change.remove_ref(holder, id)?);
         }
         let is_last = ids.len() < BATCH_REFS;
         if is_last {
-            change.delete(schema::number_key(Tag::Pin, pin.0));
-            let totals = change.totals();
-            totals.pins = totals.pins.saturating_sub(1);
+            match holder {
+                Holder::Pin(pin) => {
+                    change.delete(schema::number_key(Tag::Pin, pin.0));
+                    let totals = change.totals();
+                    totals.pins = totals.pins.saturating_sub(1);
+                }
+                Holder::Lease(lease) => change.delete(schema::number_key(Tag::Lease, lease.0)),
+            }
         }
         self.commit(change)?;
         *freed += batch_freed;
         match ids.last() {
-            Some(last) if !is_last => {
-                Ok(ControlFlow::Continue(schema::holder_block_key(pin, last)))
-            }
+            Some(last) if !is_last => Ok(ControlFlow::Continue(schema::holder_block_key(
+                holder, last,
+            ))),
             _ => {
-                writer.pins.remove(&pin);
+                match holder {
+                    Holder::Pin(pin) => drop(writer.pins.remove(&pin)),
+                    Holder::Lease(lease) => drop(writer.leases.remove(&lease)),
+                }
                 Ok(ControlFlow::Break(()))
             }
         }
@@ -201,18 +224,20 @@ impl RocksStore {
         Ok(())
     }
 
-    /// Goes on removing pins, within a bound. What is left is done the next time.
-    pub(super) fn remove_pins_under_way(&self) -> Result<bool, Error> {
+    /// Goes on removing pins and leases, within a bound. What is left is done the next time.
+    pub(super) fn remove_holders_under_way(&self) -> Result<bool, Error> {
         let mut turns = MAX_REFS_A_TURN / BATCH_REFS;
         let mut freed = 0;
-        for pin in self.pins_in(State::Removing) {
-            let mut start = schema::holder_prefix(pin);
+        let pins = self.pins_in(State::Removing).into_iter().map(Holder::Pin);
+        let leases = self.leases_being_removed().into_iter().map(Holder::Lease);
+        for holder in pins.chain(leases) {
+            let mut start = schema::holder_prefix(holder);
             loop {
                 if turns == 0 {
                     return Ok(true);
                 }
                 turns -= 1;
-                match self.remove_refs(pin, start, &mut freed)? {
+                match self.remove_refs(holder, start, &mut freed)? {
                     ControlFlow::Continue(next) => start = next,
                     ControlFlow::Break(()) => break,
                 }

@@ -12,13 +12,14 @@
 //! | `D` arrival | `Dead` | bytes that still take space |
 //! | `W` id | | a lost block: referred to and not here |
 //! | `P` pin | `Pin` | a pin |
+//! | `L` lease | `Lease` | a lease |
 //! | `R` holder id | | what a holder refers to |
 //! | `B` id holder | | who refers to a block |
 //! | `K` chunk hash | `Chunk` | where a chunk is |
 //! | `U` id | `Stat` | how a block was used |
 //! | `G` number id | | a block with statistics that is not here |
 //!
-//! An id is its multihash; numbers are 8 bytes, big endian; a holder is a kind byte (1 pin; 2 is reserved for leases) and a number.
+//! An id is its multihash; numbers are 8 bytes, big endian; a holder is a kind byte (1 pin, 2 lease) and a number.
 
 use bytes::Bytes;
 use prost::Message;
@@ -28,7 +29,7 @@ use crate::crypto::key::Key;
 use crate::id::BlockId;
 use crate::store::counters::Counters;
 use crate::store::error::Error;
-use crate::store::types::{Class, Counter, PinId, PinInfo};
+use crate::store::types::{Class, Counter, Holder, LeaseInfo, PinInfo};
 use crate::time::Timestamp;
 use crate::wire::store as wire;
 
@@ -40,8 +41,9 @@ pub const BLOCKS_CF: &str = "blocks";
 pub const SCHEMA_KEY: &[u8] = b"Mschema";
 pub const TOTALS_KEY: &[u8] = b"Mtotals";
 
-/// Holder kind of pins. Kind 2 is reserved for leases.
+/// Kinds of holders.
 const PIN_HOLDER: u8 = 1;
+const LEASE_HOLDER: u8 = 2;
 const HOLDER_BYTES: usize = 9;
 const NUMBER_BYTES: usize = 8;
 
@@ -55,6 +57,7 @@ pub enum Tag {
     Dead = b'D',
     Lost = b'W',
     Pin = b'P',
+    Lease = b'L',
     HolderBlock = b'R',
     BlockHolder = b'B',
     Chunk = b'K',
@@ -89,7 +92,7 @@ pub fn id_key(tag: Tag, id: &BlockId) -> Vec<u8> {
     key(tag, &[&id.to_multihash()])
 }
 
-/// A key made of a number: tags `Arrival`, `Cached`, `Dead`, `Pin`.
+/// A key made of a number: tags `Arrival`, `Cached`, `Dead`, `Pin`, `Lease`.
 pub fn number_key(tag: Tag, number: u64) -> Vec<u8> {
     key(tag, &[&number.to_be_bytes()])
 }
@@ -102,23 +105,29 @@ pub fn chunk_key(hash: &ChunkHash) -> Vec<u8> {
     key(Tag::Chunk, &[hash])
 }
 
-fn holder(pin: PinId) -> [u8; HOLDER_BYTES] {
-    let mut holder = [PIN_HOLDER; HOLDER_BYTES];
-    holder[1..].copy_from_slice(&pin.0.to_be_bytes());
-    holder
+fn holder_bytes(holder: Holder) -> [u8; HOLDER_BYTES] {
+    let (kind, number) = match holder {
+        Holder::Pin(pin) => (PIN_HOLDER, pin.0),
+        Holder::Lease(lease) => (LEASE_HOLDER, lease.0),
+    };
+    let mut bytes = [kind; HOLDER_BYTES];
+    bytes[1..].copy_from_slice(&number.to_be_bytes());
+    bytes
 }
 
-pub fn holder_block_key(pin: PinId, id: &BlockId) -> Vec<u8> {
-    key(Tag::HolderBlock, &[&holder(pin), &id.to_multihash()])
+pub fn holder_block_key(holder: impl Into<Holder>, id: &BlockId) -> Vec<u8> {
+    let holder = holder_bytes(holder.into());
+    key(Tag::HolderBlock, &[&holder, &id.to_multihash()])
 }
 
-/// What the keys of all blocks of a pin start with.
-pub fn holder_prefix(pin: PinId) -> Vec<u8> {
-    key(Tag::HolderBlock, &[&holder(pin)])
+/// What the keys of all blocks of a holder start with.
+pub fn holder_prefix(holder: impl Into<Holder>) -> Vec<u8> {
+    key(Tag::HolderBlock, &[&holder_bytes(holder.into())])
 }
 
-pub fn block_holder_key(id: &BlockId, pin: PinId) -> Vec<u8> {
-    key(Tag::BlockHolder, &[&id.to_multihash(), &holder(pin)])
+pub fn block_holder_key(id: &BlockId, holder: impl Into<Holder>) -> Vec<u8> {
+    let holder = holder_bytes(holder.into());
+    key(Tag::BlockHolder, &[&id.to_multihash(), &holder])
 }
 
 /// What the keys of blocks whose ids start with the 16 bits `likeness` start with, for each hash function.
@@ -291,5 +300,33 @@ pub fn read_finished_pin(pin: &wire::Pin) -> Result<PinInfo, Error> {
         files: pin.files,
         blocks: pin.blocks,
         created: Timestamp(pin.created_ms),
+    })
+}
+
+pub fn write_lease(info: &LeaseInfo) -> wire::Lease {
+    use wire::lease::State;
+    let state = if info.complete {
+        State::Complete
+    } else {
+        State::Open
+    };
+    wire::Lease {
+        state: state.into(),
+        terms: info.terms.clone(),
+        root: info.root.to_multihash().into(),
+        until_ms: info.until.0,
+        blocks: info.blocks,
+        bytes: info.bytes,
+    }
+}
+
+pub fn read_lease(lease: &wire::Lease) -> Result<LeaseInfo, Error> {
+    Ok(LeaseInfo {
+        root: read_id(&lease.root)?,
+        terms: lease.terms.clone(),
+        until: Timestamp(lease.until_ms),
+        blocks: lease.blocks,
+        bytes: lease.bytes,
+        complete: lease.state() == wire::lease::State::Complete,
     })
 }

@@ -115,6 +115,6 @@ impl RocksStore {
         let here = block
             .is_here()
             .then(|| (block.bytes, block.class(), Timestamp(block.added_ms)));
-        Ok(Some(block_stat(here, block.pins, &counters)))
+        Ok(Some(block_stat(here, block.pins, block.leases, &counters)))
     }
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use super::{open, refusal};
 use crate::block::{ChunkIndex, Ref};
 use crate::crypto::key::Key;
-use crate::store::conformance::{block, info};
+use crate::store::conformance::{block, info, lease_info};
 use crate::store::{Error, Keep, RocksStore, Store};
 
 /// Tells the child where its store is and from which number on to put.
@@ -15,6 +15,8 @@ const CHILD_DIR: &str = "LIBERNET_TEST_CRASH_DIR";
 const CHILD_FIRST: &str = "LIBERNET_TEST_CRASH_FIRST";
 const BLOCKS_A_FLUSH: u32 = 5;
 const BLOCK_BYTES: usize = 30_000;
+/// How often the child is killed.
+const KILLS: u32 = 3;
 
 /// Puts blocks for ever, each with a chunk, and tells which are acknowledged. Each ten flushes it finishes a pin.
 fn put_until_killed(dir: &Path, first: u32) {
@@ -37,6 +39,13 @@ fn put_until_killed(dir: &Path, first: u32) {
                 .insert(&[(chunk_hash(number), place)])
                 .expect("inserts");
         }
+        let ids: Vec<_> = (start..start + BLOCKS_A_FLUSH)
+            .map(|number| block(number, BLOCK_BYTES).id())
+            .collect();
+        let lease = store
+            .begin_lease(&lease_info(ids[0], u64::from(start)))
+            .expect("leases");
+        store.add_lease_refs(lease, &ids).expect("adds");
         if round % 10 == 9 {
             store
                 .finish_pin(pin, &info(block(start, BLOCK_BYTES).id(), "p"))
@@ -124,6 +133,17 @@ fn check(store: &RocksStore, acknowledged: u32) -> u32 {
     assert_eq!(usage.pinned_bytes, pinned * BLOCK_BYTES as u64);
     assert_eq!(usage.pins as usize, store.pins().expect("reads").len());
     assert!(store.lost(None, 9).expect("reads").is_empty());
+    // Of the leases of each round only those may be empty or missing during which the process was killed.
+    let leases = store.leases().expect("reads");
+    assert!(leases.len() as u32 + KILLS >= acknowledged / BLOCKS_A_FLUSH);
+    let mut empty = 0;
+    for (lease, _) in leases {
+        match store.lease_blocks(lease, None, 99).expect("reads").len() as u32 {
+            0 => empty += 1,
+            blocks => assert_eq!(blocks, BLOCKS_A_FLUSH, "lease {lease}"),
+        }
+    }
+    assert!(empty <= KILLS, "{empty} leases are empty");
     here
 }
 

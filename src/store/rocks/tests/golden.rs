@@ -9,7 +9,7 @@ use crate::crypto::key::Key;
 use crate::id::BlockId;
 use crate::store::counters::Counters;
 use crate::store::rocks::schema::{self, Tag};
-use crate::store::types::{Counter, PinId, PinInfo};
+use crate::store::types::{Counter, LeaseInfo, PinId, PinInfo};
 use crate::time::Timestamp;
 use crate::wire::store as wire;
 
@@ -176,6 +176,24 @@ fn records() {
         "pin",
         &pin.encode_to_vec(),
         &format!("080112016e1a32{hex}2220{key_hex}2801300238034004"),
+    );
+    let lease = schema::write_lease(&LeaseInfo {
+        root: id(),
+        terms: bytes::Bytes::from_static(b"t"),
+        until: Timestamp(1),
+        blocks: 2,
+        bytes: 3,
+        complete: true,
+    });
+    check(
+        "lease",
+        &lease.encode_to_vec(),
+        &format!("08011201741a32{hex}200128023003"),
+    );
+    use wire::lease::State as Lease;
+    assert_eq!(
+        [Lease::Open, Lease::Complete, Lease::Removing].map(i32::from),
+        [0, 1, 2]
     );
     let state = |state: wire::pin::State| i32::from(state);
     use wire::pin::State;

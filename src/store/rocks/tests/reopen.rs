@@ -9,7 +9,7 @@ use rocksdb::WriteBatch;
 use super::{open, options, refusal};
 use crate::block::{Block, ChunkIndex, Ref};
 use crate::crypto::key::Key;
-use crate::store::conformance::{block, info};
+use crate::store::conformance::{block, info, lease_info};
 use crate::store::rocks::database::Database;
 use crate::store::rocks::schema::{self, SCHEMA_KEY, Tag};
 use crate::store::{Class, Error, Event, Keep, RecordTable, RocksStore, Store};
@@ -74,6 +74,39 @@ fn everything_lasts() {
     assert_eq!(again.pins, usage.pins);
     // Numbers go on where they ended.
     assert!(store.begin_pin("next").expect("pins") > pin);
+}
+
+#[test]
+fn leases_last_also_before_all_their_blocks_came() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = open(dir.path());
+    let (here, absent) = (block(1, 1000), block(2, 1000));
+    let info = lease_info(here.id(), 5);
+    let lease = store.begin_lease(&info).expect("leases");
+    store
+        .put(std::slice::from_ref(&here), Keep::Cached)
+        .expect("fits");
+    store
+        .add_lease_refs(lease, &[here.id(), absent.id()])
+        .expect("adds");
+    drop(store);
+
+    let store = open(dir.path());
+    assert_eq!(store.leases().expect("reads"), [(lease, info)]);
+    assert_eq!(store.lost(None, 9).expect("reads"), [absent.id()]);
+    assert_eq!(store.usage().leased_bytes, 1000);
+    store
+        .put(std::slice::from_ref(&absent), Keep::Cached)
+        .expect("fits");
+    assert_eq!(store.usage().leased_bytes, 2000);
+    store.start_removing_lease(lease).expect("starts");
+    // Cut off here, the next start goes on.
+    drop(store);
+    let store = open(dir.path());
+    assert!(store.leases().expect("reads").is_empty());
+    assert_eq!(store.usage().leased_bytes, 0);
+    assert_eq!(store.usage().cached_bytes, 2000);
+    assert!(store.begin_pin("next").expect("pins").0 > lease.0);
 }
 
 #[test]

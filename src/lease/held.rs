@@ -1,0 +1,141 @@
+//! A lease as its holder counts it.
+
+use prost::Message;
+
+use super::{Error, Lease, MAX_LEASE_BYTES, Release};
+use crate::time::Timestamp;
+use crate::wire::lease as wire;
+
+const VERSION: u32 = 1;
+/// Longest [`Held`] in bytes.
+pub const MAX_HELD_BYTES: usize = MAX_LEASE_BYTES + 64;
+
+/// What a holder has promised, by its own clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    lease: Lease,
+    received: Timestamp,
+    until: Timestamp,
+    minimum_until: Timestamp,
+}
+
+/// What another lease of the same name changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// Nothing: it is the same, or an older one.
+    Nothing,
+    /// It takes the place of the one before.
+    Longer(Box<Held>),
+}
+
+impl Held {
+    /// A valid lease, received now.
+    pub fn new(lease: Lease, now: Timestamp) -> Self {
+        Self {
+            received: now,
+            until: Timestamp(now.0.saturating_add(lease.term_ms())),
+            minimum_until: Timestamp(now.0.saturating_add(lease.minimum_ms())),
+            lease,
+        }
+    }
+
+    /// The newest lease of this name.
+    pub const fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// When the first lease of this name came.
+    pub const fn received(&self) -> Timestamp {
+        self.received
+    }
+
+    /// Until when the blocks are kept.
+    pub const fn until(&self) -> Timestamp {
+        self.until
+    }
+
+    /// Until when only the owner itself can end it.
+    pub const fn minimum_until(&self) -> Timestamp {
+        self.minimum_until
+    }
+
+    /// Whether nothing is owed any more.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        self.until <= now
+    }
+
+    /// What another valid lease changes. Nothing ever gets shorter by it.
+    ///
+    /// # Errors
+    /// [`Error::OtherLease`], [`Error::OtherBlocks`].
+    pub fn renewed(&self, lease: Lease, now: Timestamp) -> Result<Renewal, Error> {
+        let (old, new) = (self.lease.terms(), lease.terms());
+        if self.lease.owner() != lease.owner() || old.name != new.name {
+            return Err(Error::OtherLease);
+        }
+        let list = |terms: &super::Terms| (terms.root, terms.blocks, terms.bytes, terms.digest);
+        if list(old) != list(new) {
+            return Err(Error::OtherBlocks);
+        }
+        if new.sequence <= old.sequence {
+            return Ok(Renewal::Nothing);
+        }
+        let later = Self::new(lease, now);
+        Ok(Renewal::Longer(Box::new(Self {
+            received: self.received,
+            until: later.until.max(self.until),
+            minimum_until: later.minimum_until.max(self.minimum_until),
+            lease: later.lease,
+        })))
+    }
+
+    /// Whether a valid release ends this now.
+    ///
+    /// # Errors
+    /// [`Error::OtherLease`], [`Error::Stale`], [`Error::TooEarly`].
+    pub fn check_release(&self, release: &Release, now: Timestamp) -> Result<(), Error> {
+        let terms = self.lease.terms();
+        if self.lease.owner() != release.owner() || terms.name != *release.name() {
+            return Err(Error::OtherLease);
+        }
+        if release.sequence() < terms.sequence {
+            return Err(Error::Stale);
+        }
+        if !release.is_by_owner() && now < self.minimum_until {
+            return Err(Error::TooEarly);
+        }
+        Ok(())
+    }
+
+    /// What is stored.
+    pub fn encode(&self) -> Vec<u8> {
+        wire::Held {
+            version: VERSION,
+            lease: self.lease.encode().into(),
+            received_ms: self.received.0,
+            until_ms: self.until.0,
+            minimum_until_ms: self.minimum_until.0,
+        }
+        .encode_to_vec()
+    }
+
+    /// Reads what [`encode`](Self::encode) writes.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`], [`Error::UnknownVersion`], [`Error::Malformed`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        if bytes.len() > MAX_HELD_BYTES {
+            return Err(Error::TooLarge(bytes.len()));
+        }
+        let held = wire::Held::decode(bytes).map_err(|_| Error::Malformed("broken or cut"))?;
+        if held.version != VERSION {
+            return Err(Error::UnknownVersion(held.version));
+        }
+        Ok(Self {
+            lease: Lease::decode(&held.lease)?,
+            received: Timestamp(held.received_ms),
+            until: Timestamp(held.until_ms),
+            minimum_until: Timestamp(held.minimum_until_ms),
+        })
+    }
+}

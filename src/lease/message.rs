@@ -1,0 +1,220 @@
+//! The request itself.
+
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use prost::Message;
+
+use super::{
+    Error, MAX_BLOCKS, MAX_HOLDER_BYTES, MAX_LEASE_BYTES, MAX_SKEW_MS, MAX_TERM_MS, NAME_BYTES,
+    Name, exact,
+};
+use crate::block::MAX_BLOCK_BYTES;
+use crate::head;
+use crate::id::BlockId;
+use crate::time::Timestamp;
+use crate::wire::lease as wire;
+
+const VERSION: u32 = 1;
+const DOMAIN: &[u8] = b"libernet lease v1";
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Who is to keep the blocks: the bytes of its peer id.
+    pub holder: Vec<u8>,
+    /// The lease's name: random.
+    pub name: Name,
+    /// Counts the leases of this name; each renewal has a higher one.
+    pub sequence: u64,
+    /// When it was made, by the machine's clock.
+    pub made: Timestamp,
+    /// Until when the blocks are to be kept.
+    pub until: Timestamp,
+    /// Before this only the owner itself ends the lease.
+    pub minimum_until: Timestamp,
+    /// The snapshot's block.
+    pub root: BlockId,
+    /// How many blocks.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// [`ListDigest`](super::ListDigest) of their ids.
+    pub digest: [u8; 32],
+}
+
+impl Terms {
+    /// Whether these terms can be at all.
+    fn check(&self) -> Result<(), Error> {
+        let wrong = |what| Err(Error::BadTerms(what));
+        if self.until <= self.made || self.until.0 - self.made.0 > MAX_TERM_MS {
+            return wrong("a lease lasts from a moment to 400 days");
+        }
+        if self.minimum_until > self.until {
+            return wrong("the minimum is longer than the lease");
+        }
+        if self.blocks == 0 || self.blocks > MAX_BLOCKS {
+            return wrong("no blocks, or too many");
+        }
+        if self.bytes < self.blocks || self.bytes / self.blocks > MAX_BLOCK_BYTES as u64 {
+            return wrong("so many blocks have not so many bytes");
+        }
+        Ok(())
+    }
+}
+
+/// A request to keep blocks, signed by one of the owner's machines. That it has the right form is sure; that the signatures hold is
+/// known only after [`validate`](Self::validate).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    owner: [u8; 32],
+    machine: [u8; 32],
+    certificate: [u8; 64],
+    terms: Terms,
+    signature: [u8; 64],
+}
+
+impl Lease {
+    /// A lease of `machine`, whose certificate is that of `owner`.
+    pub fn sign(
+        owner: &[u8; 32],
+        machine: &SigningKey,
+        certificate: &[u8; 64],
+        terms: Terms,
+    ) -> Self {
+        let mut lease = Self {
+            owner: *owner,
+            machine: machine.verifying_key().to_bytes(),
+            certificate: *certificate,
+            terms,
+            signature: [0; 64],
+        };
+        lease.signature = machine.sign(&lease.message()).to_bytes();
+        lease
+    }
+
+    /// The owner's public key.
+    pub const fn owner(&self) -> &[u8; 32] {
+        &self.owner
+    }
+
+    /// The machine's public key.
+    pub const fn machine(&self) -> &[u8; 32] {
+        &self.machine
+    }
+
+    /// What is asked for.
+    pub const fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// How long the blocks are to be kept from the moment that the holder has the lease, in milliseconds.
+    pub const fn term_ms(&self) -> u64 {
+        self.terms.until.0.saturating_sub(self.terms.made.0)
+    }
+
+    /// As [`term_ms`](Self::term_ms), for how long only the owner itself can end it.
+    pub const fn minimum_ms(&self) -> u64 {
+        self.terms.minimum_until.0.saturating_sub(self.terms.made.0)
+    }
+
+    /// Checks the terms, that `holder` is meant, the times against the clock of the holder, and both signatures: some 130
+    /// microseconds. Not for async tasks.
+    ///
+    /// # Errors
+    /// [`Error::BadTerms`], [`Error::OtherHolder`], [`Error::FromTheFuture`], [`Error::Over`], [`Error::BadCertificate`], [`Error::BadSignature`].
+    pub fn validate(&self, holder: &[u8], now: Timestamp) -> Result<(), Error> {
+        self.terms.check()?;
+        if self.terms.holder != holder {
+            return Err(Error::OtherHolder);
+        }
+        if self.terms.made.0 > now.0.saturating_add(MAX_SKEW_MS) {
+            return Err(Error::FromTheFuture);
+        }
+        if self.terms.until.0.saturating_add(MAX_SKEW_MS) < now.0 {
+            return Err(Error::Over);
+        }
+        if !head::is_admitted(&self.owner, &self.machine, &self.certificate) {
+            return Err(Error::BadCertificate);
+        }
+        verify(&self.machine, &self.message(), &self.signature)
+    }
+
+    /// What the machine signs: everything else, in its one form.
+    fn message(&self) -> Vec<u8> {
+        let mut message = self.to_wire();
+        message.signature.clear();
+        [DOMAIN, &message.encode_to_vec()].concat()
+    }
+
+    fn to_wire(&self) -> wire::Lease {
+        let terms = &self.terms;
+        wire::Lease {
+            version: VERSION,
+            owner: self.owner.to_vec().into(),
+            machine: self.machine.to_vec().into(),
+            certificate: self.certificate.to_vec().into(),
+            holder: terms.holder.clone().into(),
+            name: terms.name.to_vec().into(),
+            sequence: terms.sequence,
+            made_ms: terms.made.0,
+            until_ms: terms.until.0,
+            minimum_until_ms: terms.minimum_until.0,
+            root: terms.root.to_multihash().into(),
+            blocks: terms.blocks,
+            bytes: terms.bytes,
+            digest: terms.digest.to_vec().into(),
+            signature: self.signature.to_vec().into(),
+        }
+    }
+
+    /// The lease's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        self.to_wire().encode_to_vec()
+    }
+
+    /// Reads a lease. Says nothing about its signatures or times: see [`validate`](Self::validate).
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`], [`Error::UnknownVersion`], [`Error::Malformed`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        if bytes.len() > MAX_LEASE_BYTES {
+            return Err(Error::TooLarge(bytes.len()));
+        }
+        let message = wire::Lease::decode(bytes).map_err(|_| Error::Malformed("broken or cut"))?;
+        if message.version != VERSION {
+            return Err(Error::UnknownVersion(message.version));
+        }
+        if message.holder.is_empty() || message.holder.len() > MAX_HOLDER_BYTES {
+            return Err(Error::Malformed("a holder's name has 1 to 64 bytes"));
+        }
+        let lease = Self {
+            owner: exact(&message.owner, "an owner's key has 32 bytes")?,
+            machine: exact(&message.machine, "a machine's key has 32 bytes")?,
+            certificate: exact(&message.certificate, "a certificate has 64 bytes")?,
+            terms: Terms {
+                holder: message.holder.to_vec(),
+                name: exact::<NAME_BYTES>(&message.name, "a lease's name has 16 bytes")?,
+                sequence: message.sequence,
+                made: Timestamp(message.made_ms),
+                until: Timestamp(message.until_ms),
+                minimum_until: Timestamp(message.minimum_until_ms),
+                root: BlockId::from_multihash(&message.root)
+                    .map_err(|_| Error::Malformed("a block is named by a multihash"))?,
+                blocks: message.blocks,
+                bytes: message.bytes,
+                digest: exact(&message.digest, "a digest has 32 bytes")?,
+            },
+            signature: exact(&message.signature, "a signature has 64 bytes")?,
+        };
+        if lease.encode() != bytes {
+            return Err(Error::Malformed("not in its canonical form"));
+        }
+        Ok(lease)
+    }
+}
+
+/// Checks a signature.
+pub(super) fn verify(key: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> Result<(), Error> {
+    VerifyingKey::from_bytes(key)
+        .and_then(|key| key.verify_strict(message, &Signature::from_bytes(signature)))
+        .map_err(|_| Error::BadSignature)
+}

@@ -1,0 +1,263 @@
+use super::*;
+use crate::head::certify;
+use crate::time::Timestamp;
+use data_encoding::HEXLOWER;
+use ed25519_dalek::SigningKey;
+use proptest::prelude::*;
+
+const HOLDER: &[u8] = b"the holder";
+const NOW: Timestamp = Timestamp(1_000_000_000_000);
+
+fn owner() -> SigningKey {
+    SigningKey::from_bytes(&[1; 32])
+}
+
+fn machine() -> SigningKey {
+    SigningKey::from_bytes(&[101; 32])
+}
+
+fn owner_key() -> [u8; 32] {
+    owner().verifying_key().to_bytes()
+}
+
+fn certificate() -> [u8; 64] {
+    certify(&owner(), &machine().verifying_key().to_bytes())
+}
+
+fn id(n: u8) -> BlockId {
+    BlockId::from_sha384([n; 48])
+}
+
+fn terms() -> Terms {
+    Terms {
+        holder: HOLDER.to_vec(),
+        name: [7; 16],
+        sequence: 5,
+        made: NOW,
+        until: Timestamp(NOW.0 + 90 * DAY_MS),
+        minimum_until: Timestamp(NOW.0 + 30 * DAY_MS),
+        root: id(1),
+        blocks: 3,
+        bytes: 3000,
+        digest: ListDigest::of(&[id(1), id(2), id(3)]).expect("in order"),
+    }
+}
+
+fn lease(terms: Terms) -> Lease {
+    Lease::sign(&owner_key(), &machine(), &certificate(), terms)
+}
+
+fn release(sequence: u64, by_owner: bool) -> Release {
+    if by_owner {
+        Release::by_owner(&owner(), [7; 16], sequence, NOW)
+    } else {
+        Release::by_machine(
+            &owner_key(),
+            &machine(),
+            &certificate(),
+            [7; 16],
+            sequence,
+            NOW,
+        )
+    }
+}
+
+#[test]
+fn a_lease_reads_back_and_holds_for_its_holder_only() {
+    let lease = lease(terms());
+    assert_eq!(Lease::decode(&lease.encode()), Ok(lease.clone()));
+    assert_eq!(lease.validate(HOLDER, NOW), Ok(()));
+    assert_eq!(lease.validate(b"another", NOW), Err(Error::OtherHolder));
+    for release in [release(5, true), release(5, false)] {
+        assert_eq!(Release::decode(&release.encode()), Ok(release.clone()));
+        assert_eq!(release.validate(), Ok(()));
+    }
+}
+
+#[test]
+fn what_is_changed_anywhere_is_refused() {
+    let bytes = lease(terms()).encode();
+    for at in 0..bytes.len() {
+        let mut broken = bytes.clone();
+        broken[at] ^= 1;
+        if let Ok(read) = Lease::decode(&broken) {
+            assert!(read.validate(HOLDER, NOW).is_err(), "byte {at}");
+        }
+        assert!(Lease::decode(&bytes[..at]).is_err(), "cut at {at}");
+    }
+    for by_owner in [true, false] {
+        let bytes = release(5, by_owner).encode();
+        for at in 0..bytes.len() {
+            let mut broken = bytes.clone();
+            broken[at] ^= 1;
+            if let Ok(read) = Release::decode(&broken) {
+                assert!(read.validate().is_err(), "byte {at}");
+            }
+            assert!(Release::decode(&bytes[..at]).is_err(), "cut at {at}");
+        }
+    }
+}
+
+#[test]
+fn a_machine_does_not_speak_for_the_owner() {
+    let forged = certify(&machine(), &machine().verifying_key().to_bytes());
+    let lease = Lease::sign(&owner_key(), &machine(), &forged, terms());
+    assert_eq!(lease.validate(HOLDER, NOW), Err(Error::BadCertificate));
+    // A machine's signature where the owner's belongs.
+    let by_machine = Release::by_owner(&machine(), [7; 16], 5, NOW);
+    let held = Held::new(self::lease(terms()), NOW);
+    assert_eq!(
+        held.check_release(&by_machine, NOW),
+        Err(Error::OtherLease),
+        "it names the machine as the owner"
+    );
+}
+
+#[test]
+fn clocks_may_differ_a_day() {
+    let lease = lease(terms());
+    let at = |ms: u64| lease.validate(HOLDER, Timestamp(ms));
+    assert_eq!(at(NOW.0 - MAX_SKEW_MS), Ok(()));
+    assert_eq!(at(NOW.0 - MAX_SKEW_MS - 1), Err(Error::FromTheFuture));
+    let until = terms().until.0;
+    assert_eq!(at(until + MAX_SKEW_MS), Ok(()));
+    assert_eq!(at(until + MAX_SKEW_MS + 1), Err(Error::Over));
+}
+
+#[test]
+fn terms_at_the_limits() {
+    let check = |change: fn(&mut Terms)| {
+        let mut terms = terms();
+        change(&mut terms);
+        lease(terms).validate(HOLDER, NOW)
+    };
+    assert_eq!(
+        check(|t| t.until = Timestamp(t.made.0 + MAX_TERM_MS)),
+        Ok(())
+    );
+    assert_eq!(
+        check(|t| {
+            t.blocks = MAX_BLOCKS;
+            t.bytes = MAX_BLOCKS;
+        }),
+        Ok(())
+    );
+    let wrong: [fn(&mut Terms); 7] = [
+        |t| t.until = Timestamp(t.made.0 + MAX_TERM_MS + 1),
+        |t| t.until = t.made,
+        |t| t.minimum_until = Timestamp(t.until.0 + 1),
+        |t| t.blocks = 0,
+        |t| t.blocks = MAX_BLOCKS + 1,
+        |t| t.bytes = 2,
+        |t| t.bytes = u64::MAX,
+    ];
+    for change in wrong {
+        assert!(matches!(check(change), Err(Error::BadTerms(_))));
+    }
+    assert_eq!(
+        Lease::decode(&[0; MAX_LEASE_BYTES + 1]),
+        Err(Error::TooLarge(MAX_LEASE_BYTES + 1))
+    );
+    let mut long = terms();
+    long.holder = vec![1; MAX_HOLDER_BYTES];
+    long.made = Timestamp(u64::MAX - 1);
+    long.until = Timestamp(u64::MAX);
+    let bytes = lease(long.clone()).encode();
+    assert!(bytes.len() <= MAX_LEASE_BYTES, "{}", bytes.len());
+    assert!(Lease::decode(&bytes).is_ok());
+    long.holder.push(1);
+    assert!(Lease::decode(&lease(long).encode()).is_err());
+}
+
+#[test]
+fn releases_count_when_they_may() {
+    let held = Held::new(lease(terms()), NOW);
+    let early = Timestamp(held.minimum_until().0 - 1);
+    assert_eq!(
+        held.check_release(&release(5, false), early),
+        Err(Error::TooEarly)
+    );
+    assert_eq!(
+        held.check_release(&release(5, false), held.minimum_until()),
+        Ok(())
+    );
+    assert_eq!(held.check_release(&release(5, true), early), Ok(()));
+    assert_eq!(
+        held.check_release(&release(4, true), early),
+        Err(Error::Stale)
+    );
+}
+
+#[test]
+fn lists_have_one_order() {
+    assert_eq!(
+        ListDigest::of(&[id(2), id(1)]),
+        Err(Error::Unsorted),
+        "out of order"
+    );
+    assert_eq!(ListDigest::of(&[id(1), id(1)]), Err(Error::Unsorted));
+    assert_ne!(ListDigest::of(&[id(1)]), ListDigest::of(&[id(1), id(2)]));
+}
+
+/// Everything that version 1 writes, with all keys and times fixed. Signatures are deterministic.
+#[test]
+fn golden() {
+    let written = [
+        terms().digest.to_vec(),
+        proof(&[9; 32], b"a block").to_vec(),
+        lease(terms()).encode(),
+        release(5, false).encode(),
+        release(5, true).encode(),
+        Held::new(lease(terms()), NOW).encode(),
+    ]
+    .map(|bytes| HEXLOWER.encode(&bytes));
+    assert_eq!(written.join("\n"), include_str!("golden_v1.txt").trim());
+}
+
+proptest! {
+    /// Whatever leases come in whatever order and however often: what was promised never gets shorter.
+    #[test]
+    fn nothing_gets_shorter(offers in proptest::collection::vec((0..6u64, 1..300u64, 0..300u64, 0..100u64), 1..20)) {
+        let mut held: Option<Held> = None;
+        let mut now = NOW;
+        for (sequence, days, minimum, pause) in offers {
+            now = Timestamp(now.0 + pause * DAY_MS / 10);
+            let mut terms = terms();
+            terms.sequence = sequence;
+            terms.made = now;
+            terms.until = Timestamp(now.0 + days * DAY_MS);
+            terms.minimum_until = Timestamp(now.0 + minimum.min(days) * DAY_MS);
+            // Signatures don't matter here.
+            let offered = lease(terms);
+            held = Some(match held {
+                None => Held::new(offered, now),
+                Some(before) => match before.renewed(offered.clone(), now).expect("the same blocks") {
+                    Renewal::Nothing => {
+                        prop_assert!(sequence <= before.lease().terms().sequence);
+                        before
+                    }
+                    Renewal::Longer(after) => {
+                        prop_assert!(after.until() >= before.until());
+                        prop_assert!(after.minimum_until() >= before.minimum_until());
+                        prop_assert_eq!(after.received(), before.received());
+                        prop_assert_eq!(after.renewed(offered, now), Ok(Renewal::Nothing));
+                        *after
+                    }
+                },
+            });
+        }
+        let held = held.expect("at least one offer");
+        prop_assert_eq!(Held::decode(&held.encode()), Ok(held));
+    }
+
+    #[test]
+    fn arbitrary_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        if let Ok(lease) = Lease::decode(&bytes) {
+            prop_assert_eq!(lease.encode(), bytes.clone());
+        }
+        if let Ok(release) = Release::decode(&bytes) {
+            prop_assert_eq!(release.encode(), bytes.clone());
+        }
+        let _ = Held::decode(&bytes);
+    }
+}

@@ -1,0 +1,367 @@
+//! Frames and messages of the replica protocol: four bytes of length, big endian, and a message of `wire::replica`.
+
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{AsyncRead, AsyncWrite};
+use libp2p::StreamProtocol;
+use libp2p::request_response as rr;
+use prost::Message;
+use tokio::time::timeout;
+
+use super::{Answer, MAX_PAGE_IDS, MAX_PROOFS, Refusal, Request, State};
+use crate::id::BlockId;
+use crate::lease::{Lease, MAX_LEASE_BYTES, Release};
+use crate::net::exchange::{read_frame, write_frame};
+use crate::wire::replica as wire;
+
+/// Largest request: a page of ids of 52 bytes with their tags, and a lease.
+pub(super) const MAX_REQUEST_BYTES: usize = MAX_PAGE_IDS * 52 + MAX_LEASE_BYTES + 64;
+/// Largest response.
+pub(super) const MAX_RESPONSE_BYTES: usize = MAX_PROOFS * 34 + 128;
+/// How long a peer may take to send its request once it has opened a stream.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+
+const KIND_ROOM: u32 = 1;
+const KIND_KEEP: u32 = 2;
+const KIND_STATE: u32 = 3;
+const KIND_RELEASE: u32 = 4;
+const KIND_PROVE: u32 = 5;
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, what)
+}
+
+fn exact<const N: usize>(bytes: &[u8], what: &'static str) -> io::Result<[u8; N]> {
+    bytes.try_into().map_err(|_| invalid(what))
+}
+
+pub(super) fn encode_request(request: &Request) -> Vec<u8> {
+    let list = |ids: &[BlockId]| ids.iter().map(|id| id.to_multihash().into()).collect();
+    let message = match request {
+        Request::Room => wire::Request {
+            kind: KIND_ROOM,
+            ..Default::default()
+        },
+        Request::Keep { lease, ids } => wire::Request {
+            kind: KIND_KEEP,
+            lease: lease.encode().into(),
+            ids: list(ids),
+            ..Default::default()
+        },
+        Request::State { owner, name } => wire::Request {
+            kind: KIND_STATE,
+            owner: owner.to_vec().into(),
+            name: name.to_vec().into(),
+            ..Default::default()
+        },
+        Request::Release(release) => wire::Request {
+            kind: KIND_RELEASE,
+            release: release.encode().into(),
+            ..Default::default()
+        },
+        Request::Prove {
+            owner,
+            name,
+            nonce,
+            ids,
+        } => wire::Request {
+            kind: KIND_PROVE,
+            owner: owner.to_vec().into(),
+            name: name.to_vec().into(),
+            nonce: nonce.to_vec().into(),
+            ids: list(ids),
+            ..Default::default()
+        },
+    };
+    message.encode_to_vec()
+}
+
+pub(super) fn decode_request(frame: Bytes) -> io::Result<Request> {
+    if frame.len() > MAX_REQUEST_BYTES {
+        return Err(invalid("the request is too large"));
+    }
+    let message = wire::Request::decode(frame).map_err(|_| invalid("not a request message"))?;
+    let ids = |most: usize| -> io::Result<Vec<BlockId>> {
+        if message.ids.len() > most {
+            return Err(invalid("too many ids"));
+        }
+        let ids = message.ids.iter().map(|id| BlockId::from_multihash(id));
+        ids.collect::<Result<_, _>>()
+            .map_err(|_| invalid("an id of an unknown kind"))
+    };
+    let owner = || exact(&message.owner, "an owner's key has 32 bytes");
+    let name = || exact(&message.name, "a lease's name has 16 bytes");
+    Ok(match message.kind {
+        KIND_ROOM => Request::Room,
+        KIND_KEEP => Request::Keep {
+            lease: Box::new(Lease::decode(&message.lease).map_err(|_| invalid("not a lease"))?),
+            ids: ids(MAX_PAGE_IDS)?,
+        },
+        KIND_STATE => Request::State {
+            owner: owner()?,
+            name: name()?,
+        },
+        KIND_RELEASE => Request::Release(Box::new(
+            Release::decode(&message.release).map_err(|_| invalid("not a release"))?,
+        )),
+        KIND_PROVE => Request::Prove {
+            owner: owner()?,
+            name: name()?,
+            nonce: exact(&message.nonce, "a nonce has 32 bytes")?,
+            ids: ids(MAX_PROOFS)?,
+        },
+        _ => return Err(invalid("the request wants something unknown")),
+    })
+}
+
+pub(super) fn encode_answer(answer: &Answer) -> Vec<u8> {
+    let message = match answer {
+        Answer::State(state) => wire::Response {
+            listed: state.listed,
+            missing: state.missing,
+            durable: state.durable,
+            remaining_ms: state.remaining.as_millis() as u64,
+            free_bytes: state.free_bytes,
+            ..Default::default()
+        },
+        Answer::Proofs(proofs) => wire::Response {
+            proofs: proofs
+                .iter()
+                .take(MAX_PROOFS)
+                .map(|proof| proof.map_or_else(Bytes::new, |proof| proof.to_vec().into()))
+                .collect(),
+            ..Default::default()
+        },
+        Answer::Refused(refusal) => wire::Response {
+            error: refusal.code(),
+            ..Default::default()
+        },
+    };
+    message.encode_to_vec()
+}
+
+/// Reads an answer to a request that asked for so many proofs.
+pub(super) fn decode_answer(frame: Bytes, proofs: Option<usize>) -> io::Result<Answer> {
+    if frame.len() > MAX_RESPONSE_BYTES {
+        return Err(invalid("the response is too large"));
+    }
+    let message = wire::Response::decode(frame).map_err(|_| invalid("not a response message"))?;
+    if message.error != 0 {
+        return Ok(Answer::Refused(Refusal::of_code(message.error)));
+    }
+    if let Some(asked) = proofs {
+        if message.proofs.len() != asked {
+            return Err(invalid("another number of proofs than was asked for"));
+        }
+        let proofs = message.proofs.iter().map(|proof| match proof.is_empty() {
+            true => Ok(None),
+            false => exact(proof, "a proof has 32 bytes").map(Some),
+        });
+        return Ok(Answer::Proofs(proofs.collect::<io::Result<_>>()?));
+    }
+    Ok(Answer::State(State {
+        listed: message.listed,
+        missing: message.missing,
+        durable: message.durable,
+        remaining: Duration::from_millis(message.remaining_ms),
+        free_bytes: message.free_bytes,
+    }))
+}
+
+/// One codec lives for one stream: it remembers what was asked.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Codec {
+    proofs: Option<usize>,
+}
+
+impl rr::Codec for Codec {
+    type Protocol = StreamProtocol;
+    type Request = Request;
+    type Response = Answer;
+
+    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Request>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        let frame = timeout(REQUEST_TIMEOUT, read_frame(io, MAX_REQUEST_BYTES))
+            .await
+            .map_err(|_| ErrorKind::TimedOut)???;
+        decode_request(frame)
+    }
+
+    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Answer>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        let frame = read_frame(io, MAX_RESPONSE_BYTES).await??;
+        decode_answer(frame, self.proofs)
+    }
+
+    async fn write_request<T>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+        request: Request,
+    ) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        self.proofs = match &request {
+            Request::Prove { ids, .. } => Some(ids.len()),
+            _ => None,
+        };
+        write_frame(io, vec![encode_request(&request).into()]).await
+    }
+
+    async fn write_response<T>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+        answer: Answer,
+    ) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        write_frame(io, vec![encode_answer(&answer).into()]).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::Terms;
+    use crate::time::Timestamp;
+    use data_encoding::HEXLOWER;
+    use ed25519_dalek::SigningKey;
+    use proptest::prelude::*;
+
+    fn id(n: u16) -> BlockId {
+        let mut digest = [0; 48];
+        digest[..2].copy_from_slice(&n.to_be_bytes());
+        BlockId::from_sha384(digest)
+    }
+
+    fn lease() -> Box<Lease> {
+        let terms = Terms {
+            holder: vec![1; crate::lease::MAX_HOLDER_BYTES],
+            name: [2; 16],
+            sequence: u64::MAX,
+            made: Timestamp(u64::MAX - 1),
+            until: Timestamp(u64::MAX),
+            minimum_until: Timestamp(u64::MAX),
+            root: id(1),
+            blocks: u64::MAX,
+            bytes: u64::MAX,
+            digest: [3; 32],
+        };
+        let machine = SigningKey::from_bytes(&[4; 32]);
+        Box::new(Lease::sign(&[5; 32], &machine, &[6; 64], terms))
+    }
+
+    fn release() -> Box<Release> {
+        let owner = SigningKey::from_bytes(&[4; 32]);
+        Box::new(Release::by_owner(&owner, [2; 16], 3, Timestamp(4)))
+    }
+
+    fn requests() -> Vec<Request> {
+        let (owner, name) = ([7; 32], [8; 16]);
+        vec![
+            Request::Room,
+            Request::Keep {
+                lease: lease(),
+                ids: (0..MAX_PAGE_IDS as u16).map(id).collect(),
+            },
+            Request::State { owner, name },
+            Request::Release(release()),
+            Request::Prove {
+                owner,
+                name,
+                nonce: [9; 32],
+                ids: (0..MAX_PROOFS as u16).map(id).collect(),
+            },
+        ]
+    }
+
+    #[test]
+    fn messages_read_back_at_their_limits() {
+        for request in requests() {
+            let bytes = encode_request(&request);
+            assert!(bytes.len() <= MAX_REQUEST_BYTES, "{}", bytes.len());
+            assert_eq!(decode_request(bytes.into()).expect("reads"), request);
+        }
+        let state = State {
+            listed: u64::MAX,
+            missing: u64::MAX,
+            durable: true,
+            remaining: Duration::from_millis(u64::MAX),
+            free_bytes: u64::MAX,
+        };
+        let proofs = vec![Some([1; 32]); MAX_PROOFS];
+        for (answer, asked) in [
+            (Answer::State(state), None),
+            (Answer::Proofs(proofs), Some(MAX_PROOFS)),
+            (Answer::Proofs(vec![None, Some([1; 32])]), Some(2)),
+            (Answer::Refused(Refusal::Full), None),
+            (Answer::Refused(Refusal::Other(99)), Some(1)),
+        ] {
+            let bytes = Bytes::from(encode_answer(&answer));
+            assert!(bytes.len() <= MAX_RESPONSE_BYTES, "{}", bytes.len());
+            assert_eq!(decode_answer(bytes, asked).expect("reads"), answer);
+        }
+    }
+
+    #[test]
+    fn what_is_past_the_limits_is_refused() {
+        let refused = |request: &Request| decode_request(encode_request(request).into()).is_err();
+        assert!(refused(&Request::Keep {
+            lease: lease(),
+            ids: (0..=MAX_PAGE_IDS as u16).map(id).collect(),
+        }));
+        assert!(refused(&Request::Prove {
+            owner: [1; 32],
+            name: [2; 16],
+            nonce: [3; 32],
+            ids: (0..=MAX_PROOFS as u16).map(id).collect(),
+        }));
+        let proofs = Bytes::from(encode_answer(&Answer::Proofs(vec![None])));
+        assert!(decode_answer(proofs, Some(2)).is_err());
+        assert!(decode_answer(vec![0; MAX_RESPONSE_BYTES + 1].into(), None).is_err());
+        assert!(decode_request(vec![0; MAX_REQUEST_BYTES + 1].into()).is_err());
+    }
+
+    #[test]
+    fn golden() {
+        let state = Request::State {
+            owner: [0x11; 32],
+            name: [0x22; 16],
+        };
+        assert_eq!(
+            HEXLOWER.encode(&encode_request(&state)),
+            format!("08032220{}2a10{}", "11".repeat(32), "22".repeat(16))
+        );
+        assert_eq!(HEXLOWER.encode(&encode_request(&Request::Room)), "0801");
+        let answer = Answer::State(State {
+            listed: 1,
+            missing: 2,
+            durable: true,
+            remaining: Duration::from_millis(3),
+            free_bytes: 4,
+        });
+        assert_eq!(
+            HEXLOWER.encode(&encode_answer(&answer)),
+            "10011802200128033004"
+        );
+        let full = encode_answer(&Answer::Refused(Refusal::Full));
+        assert_eq!(HEXLOWER.encode(&full), "0802");
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..400), proofs in proptest::option::of(0..20usize)) {
+            let _ = decode_request(bytes.clone().into());
+            let _ = decode_answer(bytes.into(), proofs);
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Asking peers to keep blocks, and being asked.
+//!
+//! Who wants blocks kept sends a signed [`Lease`] and the list of ids in pages; the holder then fetches what it lacks over the exchange, by its own
+//! pace, and is asked now and then how far it is. Nothing is pushed, so that flow control, checks and retries are those of the exchange.
+//!
+//! Invariants: what a peer asks waits in one bounded queue, with a share for each peer; past that it hears "busy". An answer fits what was asked.
+//!
+//! Deliberately absent: signatures, limits of what is kept, the pulling itself: whoever takes the [`Inbox`] does that.
+
+mod behaviour;
+mod codec;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use libp2p::PeerId;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::exchange::{Permit, Permits};
+use super::switchboard::Mailbox;
+use crate::id::BlockId;
+use crate::lease::{Lease, Name, Release};
+
+pub(super) use behaviour::{Behaviour, Event};
+
+/// Most ids in one page of a lease's list.
+pub const MAX_PAGE_IDS: usize = 4096;
+/// Most blocks of one challenge.
+pub const MAX_PROOFS: usize = 16;
+/// How long one request may take, with connecting.
+pub const MAX_DEADLINE: Duration = Duration::from_secs(60);
+/// Our requests under way to one peer, and in all.
+const REQUESTS_PER_PEER: usize = 2;
+const REQUESTS: usize = 32;
+/// Requests of peers that wait or are worked on, in all and of one peer.
+const MAX_WAITING: usize = 64;
+const MAX_WAITING_PER_PEER: usize = 4;
+
+/// What is asked of a holder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// How much room there is.
+    Room,
+    /// Keep the blocks of a lease; `ids` are the next ones of its list, at most [`MAX_PAGE_IDS`], none for a mere renewal.
+    Keep {
+        /// The lease.
+        lease: Box<Lease>,
+        /// The ids that follow those that the holder has listed.
+        ids: Vec<BlockId>,
+    },
+    /// How a lease stands.
+    State {
+        /// The owner's public key.
+        owner: [u8; 32],
+        /// The lease's name.
+        name: Name,
+    },
+    /// End a lease.
+    Release(Box<Release>),
+    /// Show that blocks are there.
+    Prove {
+        /// The owner's public key.
+        owner: [u8; 32],
+        /// The lease's name.
+        name: Name,
+        /// Random.
+        nonce: [u8; 32],
+        /// Blocks of the lease, at most [`MAX_PROOFS`].
+        ids: Vec<BlockId>,
+    },
+}
+
+/// How a lease stands at its holder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Ids of the list that the holder knows.
+    pub listed: u64,
+    /// Blocks that are yet to come.
+    pub missing: u64,
+    /// Whether all blocks are there, durably.
+    pub durable: bool,
+    /// How long they are still kept.
+    pub remaining: Duration,
+    /// What the holder lends and is not used.
+    pub free_bytes: u64,
+}
+
+/// What a holder says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// To everything but challenges. Of a lease that has ended all but the room is zero.
+    State(State),
+    /// To a challenge: one for each block, none for what is not there.
+    Proofs(Vec<Option<[u8; 32]>>),
+    /// No.
+    Refused(Refusal),
+}
+
+/// Why a holder refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Too much is under way: later.
+    Busy,
+    /// It lends no more room.
+    Full,
+    /// It keeps nothing for this peer.
+    Unwilling,
+    /// The lease or release is not valid, or the list does not fit it.
+    Invalid,
+    /// It knows no such lease.
+    Unknown,
+    /// Too many leases of this owner or peer.
+    TooMany,
+    /// A reason of a newer protocol.
+    Other(u32),
+}
+
+impl Refusal {
+    const fn code(self) -> u32 {
+        match self {
+            Self::Busy => 1,
+            Self::Full => 2,
+            Self::Unwilling => 3,
+            Self::Invalid => 4,
+            Self::Unknown => 5,
+            Self::TooMany => 6,
+            Self::Other(code) => code,
+        }
+    }
+
+    const fn of_code(code: u32) -> Self {
+        match code {
+            1 => Self::Busy,
+            2 => Self::Full,
+            3 => Self::Unwilling,
+            4 => Self::Invalid,
+            5 => Self::Unknown,
+            6 => Self::TooMany,
+            code => Self::Other(code),
+        }
+    }
+}
+
+/// What a peer asks, with the way to answer. Dropped without an answer, the peer hears "busy".
+#[derive(Debug)]
+pub struct Incoming {
+    /// Who asks.
+    pub peer: PeerId,
+    /// What.
+    pub request: Request,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Answer>,
+}
+
+/// Requests of peers, in the order in which they came.
+pub type Inbox = mpsc::Receiver<Incoming>;
+
+/// Why a peer could not be asked, or gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No connection, or it ended before the answer.
+    #[error("{peer} can't be reached")]
+    Unreachable {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// No answer in time.
+    #[error("{peer} did not answer in time")]
+    TimedOut {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// The peer broke the protocol.
+    #[error("{peer} broke the replica protocol")]
+    Protocol {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// The peer keeps nothing for others.
+    #[error("{peer} does not speak this network's replica protocol")]
+    Unsupported {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// More ids than one request may carry.
+    #[error("too many ids in one request: {0}")]
+    TooManyIds(usize),
+    /// The net is stopping.
+    #[error("the network is stopping")]
+    Stopping,
+}
+
+impl Error {
+    /// Whether asking the same peer again later may succeed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::TimedOut { .. } => true,
+            Self::Protocol { .. }
+            | Self::Unsupported { .. }
+            | Self::TooManyIds(_)
+            | Self::Stopping => false,
+        }
+    }
+}
+
+/// What the view asks of the behaviour.
+pub(super) enum Command {
+    Ask {
+        peer: PeerId,
+        request: Request,
+        permit: Permit,
+        reply: oneshot::Sender<Result<Answer, Error>>,
+    },
+}
+
+/// View of a net: asking peers to keep blocks. Cheap to clone.
+#[derive(Clone)]
+pub struct Replica {
+    mailbox: Mailbox<Command>,
+    permits: Arc<Permits>,
+    inbox: Arc<Mutex<Option<Inbox>>>,
+}
+
+impl Replica {
+    pub(super) fn new(mailbox: Mailbox<Command>, inbox: Inbox) -> Self {
+        Self {
+            mailbox,
+            permits: Arc::new(Permits::new(REQUESTS_PER_PEER, REQUESTS)),
+            inbox: Arc::new(Mutex::new(Some(inbox))),
+        }
+    }
+
+    /// What peers ask. The first caller gets it; as long as nobody has it they hear "busy".
+    pub fn take_inbox(&self) -> Option<Inbox> {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        inbox.take()
+    }
+
+    /// Asks a peer, connecting to it first when needed. An answer to a challenge has as many proofs as blocks were asked for.
+    ///
+    /// # Errors
+    /// [`Error`]. A refusal is an answer.
+    ///
+    /// # Cancel safety
+    /// Dropped, the request may still reach the peer.
+    pub async fn ask(&self, peer: PeerId, request: Request) -> Result<Answer, Error> {
+        let (ids, most) = match &request {
+            Request::Keep { ids, .. } => (ids.len(), MAX_PAGE_IDS),
+            Request::Prove { ids, .. } => (ids.len(), MAX_PROOFS),
+            Request::Room | Request::State { .. } | Request::Release(_) => (0, 0),
+        };
+        if ids > most {
+            return Err(Error::TooManyIds(ids));
+        }
+        let asked = async {
+            let permit = self.permits.acquire(peer).await.ok_or(Error::Stopping)?;
+            let (reply, answer) = oneshot::channel();
+            let command = Command::Ask {
+                peer,
+                request,
+                permit,
+                reply,
+            };
+            let sent = self.mailbox.send(command).await;
+            sent.map_err(|_| Error::Stopping)?;
+            answer.await.map_err(|_| Error::Stopping)?
+        };
+        timeout(MAX_DEADLINE, asked)
+            .await
+            .unwrap_or(Err(Error::TimedOut { peer }))
+    }
+}

@@ -1,0 +1,147 @@
+//! Copies of backups on other machines: who may keep them, who signs for them, and how they stand.
+
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use libp2p::PeerId;
+
+use super::api::*;
+use super::{Inner, Node, blocking};
+use crate::backup::owner::Membership;
+use crate::id::BlockId;
+use crate::lease::{Lease, Name, Release, Terms};
+use crate::net::Net;
+use crate::time::Timestamp;
+use crate::upkeep::holder::Candidates;
+use crate::upkeep::replicate::{Copies, Limits, Signer};
+
+/// Name of the list of copies in the data directory.
+const FILE: &str = "copies.json";
+/// Copies of a backup that says nothing about them, on a node that is in a ring.
+const DEFAULT_COPIES: u32 = 2;
+/// Longest that a backup waits for its copies.
+const MAX_WAIT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Opens the list of copies.
+pub(super) fn open(data_dir: &Path) -> Result<Arc<Copies>, CallError> {
+    Ok(Arc::new(Copies::open(&data_dir.join(FILE))?))
+}
+
+/// Who may keep copies for this node, and ask it to keep theirs: the members of its rings. Nobody without a ring: a stranger must not fill
+/// the disk.
+pub(super) struct Members {
+    _net: Net,
+}
+
+impl Members {
+    pub(super) const fn new(net: Net) -> Self {
+        Self { _net: net }
+    }
+}
+
+impl Candidates for Members {
+    fn peers(&self) -> Vec<PeerId> {
+        Vec::new()
+    }
+}
+
+/// Signs with this machine's key, as long as the owner's file is open.
+pub(super) struct Machine(pub(super) Weak<Inner>);
+
+impl Machine {
+    fn member(&self) -> Option<Membership> {
+        let node = Node {
+            inner: self.0.upgrade()?,
+        };
+        node.open_member(None).ok()
+    }
+}
+
+impl Signer for Machine {
+    fn lease(&self, terms: Terms) -> Option<Lease> {
+        let member = self.member()?;
+        Some(Lease::sign(
+            member.owner().as_bytes(),
+            member.machine().signing_key(),
+            member.certificate(),
+            terms,
+        ))
+    }
+
+    fn release(&self, name: Name, sequence: u64, made: Timestamp) -> Option<Release> {
+        let member = self.member()?;
+        Some(Release::by_machine(
+            member.owner().as_bytes(),
+            member.machine().signing_key(),
+            member.certificate(),
+            name,
+            sequence,
+            made,
+        ))
+    }
+}
+
+impl Node {
+    /// Asks for copies of a new snapshot on other machines and, if told to, waits for them. A wait that ends without them is no error.
+    pub(super) async fn copy(
+        &self,
+        root: BlockId,
+        set: &str,
+        copies: Option<u32>,
+        wait: Option<Duration>,
+    ) -> Result<CopiesReply, CallError> {
+        let is_in_ring = !self.inner.candidates.peers().is_empty();
+        let asked = copies.unwrap_or(if is_in_ring { DEFAULT_COPIES } else { 0 });
+        if asked == 0 {
+            return Ok(CopiesReply::default());
+        }
+        let (list, set) = (self.inner.copies.clone(), set.to_owned());
+        let mut changes = list.watch();
+        let worker = list.clone();
+        blocking(move || Ok(worker.want(root, &set, asked)?)).await?;
+        let limits = Limits::default();
+        let reached = || {
+            let reached = list.reached(&root, self.now(), &limits);
+            reached.map_or(0, |(_, reached)| reached)
+        };
+        if let Some(patience) = wait {
+            let enough = async {
+                loop {
+                    changes.mark_unchanged();
+                    // The sender lives as long as the node.
+                    if reached() >= asked || changes.changed().await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = self.inner.stop.cancelled() => {}
+                _ = tokio::time::timeout(patience.min(MAX_WAIT), enough) => {}
+            }
+        }
+        Ok(CopiesReply {
+            asked,
+            reached: reached(),
+        })
+    }
+
+    /// How the copies of each set's backups stand.
+    ///
+    /// # Errors
+    /// None at present.
+    pub async fn health(&self, _: Health) -> Result<HealthReply, CallError> {
+        let now = self.now();
+        let sets = self.inner.copies.health(now, &Limits::default());
+        let sets = sets.into_iter().map(|set| SetHealth {
+            name: set.name,
+            copies_min: set.copies_min,
+            copies_asked: set.copies_asked,
+            survives: set.survives,
+            audited_s_ago: set.audited.map(|audited| now.since(audited).as_secs()),
+        });
+        Ok(HealthReply {
+            sets: sets.collect(),
+        })
+    }
+}

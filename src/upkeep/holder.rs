@@ -1,0 +1,317 @@
+//! Keeps blocks for others: answers who asks by leases, fetches what they are about, and lets go when they end.
+//!
+//! Times are counted by this node's clock from the moment that a lease came. A lease whose blocks have not all come stays across restarts, and
+//! its fetching goes on. Who keeps a backup keeps its owner's head, too.
+//!
+//! Invariant: "durable" is said only after every block of the list was seen here and the store was flushed. What is kept for others takes at most
+//! [`Lend::bytes`], and only peers that [`Candidates`] names are heard.
+//!
+//! Deliberately absent: the choice of what is worth keeping; who may ask is decided elsewhere.
+
+mod book;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use libp2p::PeerId;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::book::{Book, Job};
+use crate::block::BlockSource;
+use crate::depot::Depot;
+use crate::head::head_id;
+use crate::id::BlockId;
+use crate::net::replica::{Answer, Inbox, Incoming, Refusal};
+use crate::store::{self, Keep, LeaseId, Store};
+use crate::task::WorkerState;
+use crate::time::Clock;
+
+/// How often leases are looked through for those that are over, and unfinished ones are tried again.
+const EVERY: Duration = Duration::from_secs(60);
+/// How long to look for one block of a lease.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long to look for the head of a lease's owner.
+const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// Leases that are being filled at the same time, and blocks of each.
+const PULLS_AT_ONCE: usize = 4;
+const BLOCKS_AT_ONCE: usize = 16;
+/// Blocks that are looked up in the store as one.
+const PAGE: usize = 1024;
+
+/// Who may ask to keep blocks, and who can be asked.
+pub trait Candidates: Send + Sync + 'static {
+    /// Those that are online.
+    fn peers(&self) -> Vec<PeerId>;
+}
+
+/// What is lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lend {
+    /// Most bytes of blocks that only leases keep.
+    pub bytes: u64,
+    /// Most leases of one owner.
+    pub leases_per_owner: usize,
+}
+
+impl Lend {
+    /// The part of a quota that is lent unless the settings say otherwise: half.
+    pub const fn of_quota(quota: u64) -> Self {
+        Self {
+            bytes: quota / 2,
+            leases_per_owner: 4096,
+        }
+    }
+}
+
+/// Runs until cancelled.
+pub async fn run(
+    depot: Depot,
+    clock: Arc<dyn Clock>,
+    lend: Lend,
+    candidates: Arc<dyn Candidates>,
+    cancel: CancellationToken,
+    state: Arc<WorkerState>,
+) {
+    let Some(inbox) = depot.net().replica().take_inbox() else {
+        state.fail("somebody else answers who asks to keep blocks");
+        return;
+    };
+    let local = depot.net().peer_id().to_bytes();
+    let store = depot.store().clone();
+    let opened = tokio::task::spawn_blocking(move || Book::open(store, clock, lend, local)).await;
+    let book = match opened {
+        Ok(Ok(book)) => Arc::new(book),
+        Ok(Err(error)) => {
+            state.fail(error.to_string());
+            return;
+        }
+        Err(_) => return,
+    };
+    let holder = Holder {
+        depot,
+        book,
+        candidates,
+        pulls: JoinSet::new(),
+        pulling: HashMap::new(),
+        retry: HashMap::new(),
+    };
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = holder.work(inbox, &state) => {}
+    }
+}
+
+struct Holder {
+    depot: Depot,
+    book: Arc<Book>,
+    candidates: Arc<dyn Candidates>,
+    /// Leases that are being filled.
+    pulls: JoinSet<(LeaseId, Result<Pulled, store::Error>)>,
+    pulling: HashMap<LeaseId, ()>,
+    /// When to try again those that could not be filled.
+    retry: HashMap<LeaseId, Instant>,
+}
+
+impl Holder {
+    async fn work(mut self, mut inbox: Inbox, state: &WorkerState) {
+        let mut tick = tokio::time::interval(EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                incoming = inbox.recv() => match incoming {
+                    Some(incoming) => self.answer(incoming).await,
+                    None => return,
+                },
+                Some(done) = self.pulls.join_next(), if !self.pulls.is_empty() => {
+                    if let Ok((lease, result)) = done {
+                        self.pulled(lease, result, state).await;
+                    }
+                }
+                _ = tick.tick() => {
+                    let book = self.book.clone();
+                    let expired = tokio::task::spawn_blocking(move || book.expire()).await;
+                    match expired {
+                        Ok(Ok(_)) => {}
+                        Ok(Err(error)) => state.fail(error.to_string()),
+                        Err(_) => return,
+                    }
+                }
+            }
+            self.start_pulls();
+            state.set(self.book.describe());
+        }
+    }
+
+    async fn answer(&self, incoming: Incoming) {
+        let Incoming {
+            peer,
+            request,
+            reply,
+        } = incoming;
+        let answer = if self.candidates.peers().contains(&peer) {
+            let book = self.book.clone();
+            tokio::task::spawn_blocking(move || book.answer(peer, request))
+                .await
+                .unwrap_or(Answer::Refused(Refusal::Busy))
+        } else {
+            Answer::Refused(Refusal::Unwilling)
+        };
+        // Who asked may be gone.
+        let _ = reply.send(answer);
+    }
+
+    fn start_pulls(&mut self) {
+        let now = Instant::now();
+        self.retry.retain(|_, until| *until > now);
+        for job in self.book.jobs() {
+            if self.pulling.len() >= PULLS_AT_ONCE {
+                return;
+            }
+            if self.pulling.contains_key(&job.lease) || self.retry.contains_key(&job.lease) {
+                continue;
+            }
+            self.pulling.insert(job.lease, ());
+            let (depot, book) = (self.depot.clone(), self.book.clone());
+            self.pulls.spawn(async move {
+                let lease = job.lease;
+                (lease, pull(&depot, &book, job).await)
+            });
+        }
+    }
+
+    async fn pulled(
+        &mut self,
+        lease: LeaseId,
+        result: Result<Pulled, store::Error>,
+        state: &WorkerState,
+    ) {
+        self.pulling.remove(&lease);
+        let book = self.book.clone();
+        let settled = match result {
+            Ok(Pulled::All) => tokio::task::spawn_blocking(move || book.complete(lease)).await,
+            Ok(Pulled::Full) => tokio::task::spawn_blocking(move || book.give_up(lease)).await,
+            Ok(Pulled::Missing(missing)) => {
+                tracing::debug!(%lease, missing, "not all blocks of a lease could be had");
+                Ok(Ok(()))
+            }
+            Err(error) => Ok(Err(error)),
+        };
+        self.retry.insert(lease, Instant::now() + EVERY);
+        if let Ok(Err(error)) = settled {
+            state.fail(error.to_string());
+        }
+    }
+}
+
+/// How filling a lease ended.
+enum Pulled {
+    All,
+    /// There is no room for it.
+    Full,
+    Missing(u64),
+}
+
+/// Fetches what a lease lacks.
+async fn pull(depot: &Depot, book: &Book, job: Job) -> Result<Pulled, store::Error> {
+    let session = depot.session(PATIENCE, Keep::Cached);
+    if let Some(peer) = job.from {
+        session.prefer(peer);
+    }
+    let missing = AtomicU64::new(0);
+    let mut after = None;
+    loop {
+        let store = depot.store().clone();
+        let page = on_worker(move || page_of(&*store, job.lease, after)).await?;
+        let Some(page) = page else { break };
+        after = Some(page.last);
+        if !page.absent.is_empty() && !book.has_room() {
+            return Ok(Pulled::Full);
+        }
+        let fetched = futures::stream::iter(page.absent).map(|id| {
+            let (session, missing, left) = (session.clone(), &missing, &job.missing);
+            async move {
+                match session.get(id).await {
+                    Ok(_) => {
+                        // It may have come for another lease as well.
+                        let less = |n: u64| n.checked_sub(1);
+                        let _ = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+                        None
+                    }
+                    Err(error) => {
+                        missing.fetch_add(1, Ordering::Relaxed);
+                        Some(error)
+                    }
+                }
+            }
+        });
+        let mut fetched = std::pin::pin!(fetched.buffer_unordered(BLOCKS_AT_ONCE));
+        while let Some(failed) = fetched.next().await {
+            if let Some(crate::block::GetError::Store { .. }) = failed {
+                return Ok(Pulled::Full);
+            }
+        }
+    }
+    let missing = missing.into_inner();
+    if missing > 0 {
+        return Ok(Pulled::Missing(missing));
+    }
+    keep_head(depot, &job.owner).await;
+    Ok(Pulled::All)
+}
+
+/// Some blocks of a lease.
+struct Page {
+    last: BlockId,
+    absent: Vec<BlockId>,
+}
+
+fn page_of(
+    store: &dyn Store,
+    lease: LeaseId,
+    after: Option<BlockId>,
+) -> Result<Option<Page>, store::Error> {
+    let ids = store.lease_blocks(lease, after, PAGE)?;
+    let Some(last) = ids.last().copied() else {
+        return Ok(None);
+    };
+    let mut absent = Vec::new();
+    for id in ids {
+        if !store.has(id)? {
+            absent.push(id);
+        }
+    }
+    Ok(Some(Page { last, absent }))
+}
+
+async fn on_worker<T: Send + 'static>(
+    work: impl FnOnce() -> Result<Option<T>, store::Error> + Send + 'static,
+) -> Result<Option<T>, store::Error> {
+    // Only a node that is going down loses its worker threads; then nothing is left to do.
+    tokio::task::spawn_blocking(work).await.unwrap_or(Ok(None))
+}
+
+/// Keeps the head of a lease's owner: how the owner finds the backup again. The job for heads does the rest, also when it is not found now.
+async fn keep_head(depot: &Depot, owner: &[u8; 32]) {
+    let heads = depot.net().heads();
+    let id = head_id(owner);
+    let kept = tokio::time::timeout(HEAD_PATIENCE, async {
+        match heads.find(id).await {
+            Ok(Some(head)) => heads.keep(head).await.map(|_| true),
+            Ok(None) => Ok(false),
+            Err(error) => Err(error),
+        }
+    });
+    match kept.await {
+        Ok(Ok(true)) => {}
+        other => tracing::info!(head = %id, ?other, "the head of a lease's owner is not kept"),
+    }
+}
+
+#[cfg(test)]
+#[path = "holder/tests.rs"]
+mod tests;

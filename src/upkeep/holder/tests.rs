@@ -1,0 +1,328 @@
+use super::*;
+use crate::block::Block;
+use crate::depot::Pending;
+use crate::depot::serve::Server;
+use crate::head::certify;
+use crate::lease::{Lease, ListDigest, Release, Terms};
+use crate::net::providers::MemoryShelf;
+use crate::net::replica::{Request, State};
+use crate::net::{Net, NetConfig, Services};
+use crate::store::{Class, MemoryStore, StoreOptions};
+use crate::task::Workers;
+use crate::time::{ManualClock, Timestamp};
+use ed25519_dalek::SigningKey;
+use libp2p::identity::Keypair;
+
+const LONG: Duration = Duration::from_secs(90);
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
+struct Connected(Net);
+
+impl Candidates for Connected {
+    fn peers(&self) -> Vec<PeerId> {
+        self.0.peers().connected().to_vec()
+    }
+}
+
+struct Nobody;
+
+impl Candidates for Nobody {
+    fn peers(&self) -> Vec<PeerId> {
+        Vec::new()
+    }
+}
+
+async fn node(store: Arc<dyn Store>) -> Depot {
+    let server = Arc::new(Server::new(store.clone()));
+    let services = Services {
+        blocks: server.clone(),
+        records: Arc::new(MemoryShelf::new()),
+    };
+    let config = NetConfig::in_memory(Keypair::generate_ed25519());
+    let net = Net::start(config, services).await.expect("it starts");
+    Depot::new(store, net, &server, Arc::new(Pending::default()))
+}
+
+fn memory(clock: &Arc<ManualClock>) -> Arc<dyn Store> {
+    Arc::new(MemoryStore::new(StoreOptions {
+        clock: clock.clone(),
+        ..StoreOptions::default()
+    }))
+}
+
+fn clock() -> Arc<ManualClock> {
+    let clock = ManualClock::default();
+    clock.advance(Duration::from_secs(1_000_000_000));
+    Arc::new(clock)
+}
+
+fn hold(depot: &Depot, clock: &Arc<ManualClock>, bytes: u64) -> Workers {
+    let mut workers = Workers::default();
+    let lend = Lend {
+        bytes,
+        leases_per_owner: 2,
+    };
+    let candidates = Arc::new(Connected(depot.net().clone()));
+    let (depot, clock) = (depot.clone(), clock.clone());
+    workers.spawn("holder", |c, s| run(depot, clock, lend, candidates, c, s));
+    workers
+}
+
+fn blocks(count: u32) -> Vec<Block> {
+    let block = |n: u32| Block::new([n.to_be_bytes(); 250].concat().into()).expect("a block");
+    let mut blocks: Vec<_> = (0..count).map(block).collect();
+    blocks.sort_by_key(Block::id);
+    blocks
+}
+
+fn owner() -> SigningKey {
+    SigningKey::from_bytes(&[1; 32])
+}
+
+fn owner_key() -> [u8; 32] {
+    owner().verifying_key().to_bytes()
+}
+
+fn machine() -> SigningKey {
+    SigningKey::from_bytes(&[2; 32])
+}
+
+fn certificate() -> [u8; 64] {
+    certify(&owner(), &machine().verifying_key().to_bytes())
+}
+
+fn lease(holder: PeerId, name: u8, sequence: u64, ids: &[BlockId], now: Timestamp) -> Box<Lease> {
+    let terms = Terms {
+        holder: holder.to_bytes(),
+        name: [name; 16],
+        sequence,
+        made: now,
+        until: Timestamp(now.0 + 90 * DAY_MS),
+        minimum_until: Timestamp(now.0 + 30 * DAY_MS),
+        root: ids[0],
+        blocks: ids.len() as u64,
+        bytes: 1000 * ids.len() as u64,
+        digest: ListDigest::of(ids).expect("in order"),
+    };
+    Box::new(Lease::sign(&owner_key(), &machine(), &certificate(), terms))
+}
+
+async fn ask(from: &Depot, to: &Depot, request: Request) -> Answer {
+    let replica = from.net().replica();
+    let asked = replica.ask(to.net().peer_id(), request);
+    asked.await.expect("an answer")
+}
+
+async fn durable(from: &Depot, to: &Depot, name: u8) -> State {
+    let wait = async {
+        loop {
+            let request = Request::State {
+                owner: owner_key(),
+                name: [name; 16],
+            };
+            match ask(from, to, request).await {
+                Answer::State(state) if state.durable => return state,
+                Answer::State(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    tokio::time::timeout(LONG, wait).await.expect("it comes")
+}
+
+async fn pair(clock: &Arc<ManualClock>) -> (Depot, Depot) {
+    let (a, b) = (node(memory(clock)).await, node(memory(clock)).await);
+    let address = b.net().listen_addresses()[0].clone();
+    a.net().peers().connect(address).await.expect("it connects");
+    let mut connected = b.net().peers().watch_connected();
+    let both = connected.wait_for(|peers| !peers.is_empty());
+    tokio::time::timeout(LONG, both)
+        .await
+        .expect("it connects")
+        .expect("it lives");
+    (a, b)
+}
+
+#[tokio::test]
+async fn what_is_leased_comes_stays_and_goes() {
+    let clock = clock();
+    let (a, b) = pair(&clock).await;
+    let workers = hold(&b, &clock, 1 << 30);
+    let blocks = blocks(50);
+    a.store().put(&blocks, Keep::Cached).expect("room");
+    let ids: Vec<_> = blocks.iter().map(Block::id).collect();
+    let lease = lease(b.net().peer_id(), 1, 1, &ids, clock.now());
+    // In pages, one of which comes twice.
+    for page in [&ids[..20], &ids[..20], &ids[20..]] {
+        let request = Request::Keep {
+            lease: lease.clone(),
+            ids: page.to_vec(),
+        };
+        let answer = ask(&a, &b, request).await;
+        let Answer::State(state) = answer else {
+            panic!("{answer:?}");
+        };
+        assert!(state.listed >= 20);
+    }
+    let state = durable(&a, &b, 1).await;
+    assert_eq!((state.listed, state.missing), (50, 0));
+    assert_eq!(b.store().usage().leased_bytes, 50_000);
+    let stat = b.store().stat(ids[7]).expect("reads").expect("known");
+    assert_eq!(stat.class, Some(Class::Leased));
+
+    let nonce = [9; 32];
+    let absent = Block::new(vec![1; 9].into()).expect("a block").id();
+    let prove = Request::Prove {
+        owner: owner_key(),
+        name: [1; 16],
+        nonce,
+        ids: vec![ids[3], absent],
+    };
+    let expected = crate::lease::proof(&nonce, blocks[3].bytes());
+    assert_eq!(
+        ask(&a, &b, prove).await,
+        Answer::Proofs(vec![Some(expected), None])
+    );
+
+    let early = Release::by_machine(
+        &owner_key(),
+        &machine(),
+        &certificate(),
+        [1; 16],
+        1,
+        clock.now(),
+    );
+    assert_eq!(
+        ask(&a, &b, Request::Release(Box::new(early.clone()))).await,
+        Answer::Refused(Refusal::Invalid)
+    );
+    let by_owner = Release::by_owner(&owner(), [1; 16], 1, clock.now());
+    let answer = ask(&a, &b, Request::Release(Box::new(by_owner))).await;
+    assert!(matches!(answer, Answer::State(_)), "{answer:?}");
+    assert_eq!(b.store().usage().leased_bytes, 0);
+    workers.stop(LONG).await;
+}
+
+#[tokio::test]
+async fn who_may_not_ask_and_what_does_not_fit_is_refused() {
+    let clock = clock();
+    let (a, b) = pair(&clock).await;
+    let keep = |lease: &Lease, ids: &[BlockId]| Request::Keep {
+        lease: Box::new(lease.clone()),
+        ids: ids.to_vec(),
+    };
+    let blocks = blocks(4);
+    let ids: Vec<_> = blocks.iter().map(Block::id).collect();
+    // Nobody has taken the inbox: a few wait there, and are answered once somebody has.
+    let workers = hold(&b, &clock, 10_000);
+    let now = clock.now();
+    let to = b.net().peer_id();
+    let refused = async |request| match ask(&a, &b, request).await {
+        Answer::Refused(refusal) => refusal,
+        other => panic!("{other:?}"),
+    };
+    let unknown = Request::State {
+        owner: owner_key(),
+        name: [9; 16],
+    };
+    assert_eq!(refused(unknown).await, Refusal::Unknown);
+    let elsewhere = lease(PeerId::random(), 1, 1, &ids, now);
+    assert_eq!(refused(keep(&elsewhere, &ids)).await, Refusal::Invalid);
+    let future = Timestamp(now.0 + 2 * DAY_MS);
+    let early = lease(to, 1, 1, &ids, future);
+    assert_eq!(refused(keep(&early, &ids)).await, Refusal::Invalid);
+    let good = lease(to, 1, 1, &ids, now);
+    let other_list = [ids[0], ids[1], ids[2], absent_after(&ids)];
+    assert_eq!(refused(keep(&good, &other_list)).await, Refusal::Invalid);
+    assert!(b.store().leases().expect("reads").is_empty());
+    assert!(b.store().lost(None, 9).expect("reads").is_empty());
+    // Eleven blocks of 1000 bytes don't fit into 10,000.
+    let many = self::blocks(11);
+    let many: Vec<_> = many.iter().map(Block::id).collect();
+    let large = lease(to, 2, 1, &many, now);
+    assert_eq!(refused(keep(&large, &many)).await, Refusal::Full);
+    // The third lease of an owner who may have two.
+    for name in [3, 4] {
+        let answer = ask(&a, &b, keep(&lease(to, name, 1, &ids, now), &[])).await;
+        assert!(matches!(answer, Answer::State(_)), "{answer:?}");
+    }
+    assert_eq!(
+        refused(keep(&lease(to, 5, 1, &ids, now), &[])).await,
+        Refusal::TooMany
+    );
+    workers.stop(LONG).await;
+}
+
+fn absent_after(ids: &[BlockId]) -> BlockId {
+    let last = ids.last().expect("some");
+    (0..=255u8)
+        .map(|n| BlockId::from_sha384([n; 48]))
+        .find(|id| id > last)
+        .expect("hashes are below all ones")
+}
+
+#[tokio::test]
+async fn strangers_are_not_heard() {
+    let clock = clock();
+    let (a, b) = pair(&clock).await;
+    let mut workers = Workers::default();
+    let lend = Lend::of_quota(1 << 30);
+    let (depot, now) = (b.clone(), clock.clone());
+    workers.spawn("holder", |c, s| {
+        run(depot, now, lend, Arc::new(Nobody), c, s)
+    });
+    assert_eq!(
+        ask(&a, &b, Request::Room).await,
+        Answer::Refused(Refusal::Unwilling)
+    );
+    workers.stop(LONG).await;
+}
+
+#[tokio::test]
+async fn leases_are_renewed_and_expire_by_the_holders_clock() {
+    let clock = clock();
+    let store = memory(&clock);
+    let local = PeerId::random();
+    let open = || {
+        let lend = Lend::of_quota(1 << 30);
+        Book::open(store.clone(), clock.clone(), lend, local.to_bytes()).expect("opens")
+    };
+    let book = open();
+    let ids: Vec<_> = blocks(3).iter().map(Block::id).collect();
+    let peer = PeerId::random();
+    let keep = |book: &Book, sequence, ids: &[BlockId], list: &[BlockId]| {
+        let request = Request::Keep {
+            lease: lease(local, 1, sequence, ids, clock.now()),
+            ids: list.to_vec(),
+        };
+        match book.answer(peer, request) {
+            Answer::State(state) => state,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(keep(&book, 1, &ids, &ids[..2]).listed, 2);
+    assert!(book.jobs().is_empty(), "the list is not whole");
+    // After a restart it goes on where it was.
+    let book = open();
+    assert_eq!(keep(&book, 1, &ids, &[]).listed, 2);
+    assert_eq!(keep(&book, 1, &ids, &ids[2..]).listed, 3);
+    let lease_id = book.jobs()[0].lease;
+    let book = open();
+    assert_eq!(book.jobs().len(), 1);
+    assert_eq!(book.jobs()[0].missing.load(Ordering::Relaxed), 3);
+    store.put(&blocks(3), Keep::Cached).expect("room");
+    book.complete(lease_id).expect("completes");
+    let day = Duration::from_millis(DAY_MS);
+    clock.advance(45 * day);
+    // The same lease again changes nothing; a newer one counts from now.
+    assert_eq!(keep(&book, 1, &ids, &[]).remaining, 45 * day);
+    let state = keep(&book, 2, &ids, &[]);
+    assert_eq!((state.remaining, state.durable), (90 * day, true));
+    clock.advance(89 * day);
+    let book = open();
+    assert_eq!(book.expire().expect("expires"), 0);
+    clock.advance(day);
+    assert_eq!(book.expire().expect("expires"), 1);
+    assert!(book.jobs().is_empty());
+    assert_eq!(store.usage().leased_bytes, 0);
+}

@@ -1,0 +1,149 @@
+//! Copies of this machine's backups on other machines: asks peers to keep them, hears how far they are, renews, audits, and makes new ones
+//! when some are lost.
+//!
+//! What is to be copied, and who said to keep it, is in a file ([`Copies`]), written before a peer is asked, so that no lease is forgotten by a
+//! crash. What to do is decided by [`policy`], which is pure.
+//!
+//! Deliberately absent: keys (who signs is a [`Signer`]), what a backup is: a pin names its blocks, the owner's head is kept by the holders' job.
+
+pub mod policy;
+
+mod list;
+mod work;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::policy::{Action, Facts};
+use self::work::Worker;
+use super::holder::Candidates;
+use crate::depot::Depot;
+use crate::lease::{Lease, Name, Release, Terms};
+use crate::task::WorkerState;
+use crate::time::{Clock, Timestamp};
+
+pub use list::{Copies, Error, MAX_COPIES, MAX_JOBS, SetHealth};
+pub use policy::Limits;
+
+/// How often everything is looked through.
+const EVERY: Duration = Duration::from_secs(60);
+/// How often while copies are on their way.
+const SOON: Duration = Duration::from_secs(1);
+/// Peers that are dealt with at the same time.
+const AT_ONCE: usize = 8;
+
+/// Signs in the owner's name; nothing while the owner's file is locked.
+pub trait Signer: Send + Sync + 'static {
+    /// A lease.
+    fn lease(&self, terms: Terms) -> Option<Lease>;
+    /// The end of one.
+    fn release(&self, name: Name, sequence: u64, made: Timestamp) -> Option<Release>;
+}
+
+/// What the job works with.
+pub struct Setup {
+    /// What is copied, and where.
+    pub copies: Arc<Copies>,
+    /// Store and network.
+    pub depot: Depot,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Who signs.
+    pub signer: Arc<dyn Signer>,
+    /// Who can be asked.
+    pub candidates: Arc<dyn Candidates>,
+    /// Name of the pins of what is copied.
+    pub pin_name: &'static str,
+    /// Limits.
+    pub limits: Limits,
+}
+
+/// Runs until cancelled.
+pub async fn run(setup: Setup, cancel: CancellationToken, state: Arc<WorkerState>) {
+    let Setup {
+        copies,
+        depot,
+        clock,
+        signer,
+        candidates,
+        pin_name,
+        limits,
+    } = setup;
+    let worker = Worker {
+        copies: copies.clone(),
+        depot: depot.clone(),
+        clock,
+        signer,
+        pin_name,
+    };
+    let work = async {
+        let mut changes = copies.watch_wanted();
+        let mut connected = depot.net().peers().watch_connected();
+        loop {
+            changes.mark_unchanged();
+            connected.mark_unchanged();
+            let soon = round(&worker, &*candidates, &limits, &state).await;
+            let next = Instant::now() + if soon { SOON } else { EVERY };
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => {}
+                // Both senders live as long as this job.
+                _ = changes.changed() => {}
+                _ = connected.changed(), if !soon => {}
+            }
+        }
+    };
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// Decides and acts once. Returns whether to look again soon.
+async fn round(
+    worker: &Worker,
+    candidates: &dyn Candidates,
+    limits: &Limits,
+    state: &WorkerState,
+) -> bool {
+    if let Err(error) = worker.reconcile().await {
+        state.fail(error.to_string());
+        return false;
+    }
+    let now = worker.clock.now();
+    let jobs = worker.copies.jobs();
+    if jobs.is_empty() {
+        state.set("nothing to copy");
+        return false;
+    }
+    let online = worker.rooms(candidates.peers(), AT_ONCE).await;
+    let facts = Facts { jobs, online };
+    let actions = policy::choose(now, &facts, limits);
+    let is_busy = actions.iter().any(|action| {
+        matches!(
+            action,
+            Action::Ask(..) | Action::Poll(..) | Action::Forget(..)
+        )
+    });
+    let done = futures::stream::iter(actions).map(|action| worker.act(action));
+    let results: Vec<_> = done.buffer_unordered(AT_ONCE).collect().await;
+    let short = worker.copies.short(worker.clock.now(), limits);
+    state.set(match short {
+        0 => format!("{} backups have their copies", facts.jobs.len()),
+        short => format!("{short} of {} backups lack copies", facts.jobs.len()),
+    });
+    if let Some(error) = results.into_iter().find_map(Result::err) {
+        tracing::warn!(%error, "a copy could not be looked after");
+        state.fail(error.to_string());
+        return false;
+    }
+    // A failed audit, or a copy that was let go, calls for more.
+    is_busy || worker.copies.jobs() != facts.jobs
+}
+
+#[cfg(test)]
+#[path = "replicate/tests.rs"]
+mod tests;

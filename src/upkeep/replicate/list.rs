@@ -1,0 +1,401 @@
+//! The list of what is copied, and where: in memory, and in a file that is replaced as a whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::policy::{self, Copy, Job, Limits, PeerName, Stage};
+use crate::id::BlockId;
+use crate::store;
+use crate::time::Timestamp;
+
+const VERSION: u32 = 1;
+/// Largest file that is read.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+/// Most backups that are copied.
+pub const MAX_JOBS: usize = 4096;
+/// Most copies of one.
+pub const MAX_COPIES: u32 = 32;
+
+/// Why the list, or a copy, could not be looked after.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file.
+    #[error("{} can't be used", .path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Not a list that this program can read.
+    #[error("{} is damaged, or of a newer libernet", .0.display())]
+    Malformed(PathBuf),
+    /// Past [`MAX_JOBS`] or [`MAX_COPIES`].
+    #[error("at most {MAX_JOBS} backups with at most {MAX_COPIES} copies each")]
+    TooMany,
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The lease could not be made.
+    #[error(transparent)]
+    Lease(#[from] crate::lease::Error),
+    /// The owner's file is locked.
+    #[error("the owner is locked: unlock it with its passphrase")]
+    Locked,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+/// What is stored of the whole.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: u32,
+    jobs: BTreeMap<String, Kept>,
+}
+
+/// What is stored of one backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Kept {
+    pub(super) set: String,
+    pub(super) copies: u32,
+    /// Counted when it is first copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) list: Option<ListInfo>,
+    /// By peer, in hex.
+    #[serde(default)]
+    pub(super) held: BTreeMap<String, Place>,
+    #[serde(skip)]
+    pub(super) refused: BTreeMap<PeerName, Timestamp>,
+}
+
+/// What a lease says of the list of blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ListInfo {
+    pub(super) blocks: u64,
+    pub(super) bytes: u64,
+    /// In hex.
+    pub(super) digest: String,
+}
+
+/// A copy, with its lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    /// The lease's name, in hex.
+    pub(super) name: String,
+    pub(super) sequence: u64,
+    pub(super) whole: bool,
+    #[serde(default)]
+    pub(super) failed: bool,
+    pub(super) since: Timestamp,
+    pub(super) seen: Timestamp,
+    #[serde(default)]
+    pub(super) audited: Option<Timestamp>,
+    pub(super) until: Timestamp,
+    pub(super) minimum_until: Timestamp,
+    /// Blocks that were yet to come when last heard.
+    #[serde(skip)]
+    pub(super) missing: Option<u64>,
+}
+
+impl Place {
+    fn copy(&self) -> Copy {
+        Copy {
+            stage: match (self.failed, self.whole) {
+                (true, _) => Stage::Failed,
+                (false, true) => Stage::Held,
+                (false, false) => Stage::Asked,
+            },
+            since: self.since,
+            seen: self.seen,
+            audited: self.audited,
+            until: self.until,
+            minimum_until: self.minimum_until,
+        }
+    }
+}
+
+/// How the backups of one set stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetHealth {
+    /// The set's name.
+    pub name: String,
+    /// Copies that count, of the backup that has fewest.
+    pub copies_min: u32,
+    /// Copies asked for, of that backup.
+    pub copies_asked: u32,
+    /// Machines that may be lost at the same time, this one among them, without losing a backup.
+    pub survives: u32,
+    /// When the copy that was audited longest ago was; none when one never was.
+    pub audited: Option<Timestamp>,
+}
+
+/// What is copied, and where.
+#[derive(Debug)]
+pub struct Copies {
+    path: PathBuf,
+    jobs: Mutex<BTreeMap<BlockId, Kept>>,
+    wanted: watch::Sender<u64>,
+    changed: watch::Sender<u64>,
+}
+
+impl Copies {
+    /// Reads the file; there need not be one.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::Malformed`].
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let malformed = || Error::Malformed(path.to_owned());
+        let failed = |source| Error::File {
+            path: path.to_owned(),
+            source,
+        };
+        let jobs = match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => return Err(failed(error)),
+            Ok(metadata) if metadata.len() > MAX_FILE_BYTES => return Err(malformed()),
+            Ok(_) => {
+                let bytes = fs::read(path).map_err(failed)?;
+                decode(&bytes).ok_or_else(malformed)?
+            }
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            jobs: Mutex::new(jobs),
+            wanted: watch::Sender::new(0),
+            changed: watch::Sender::new(0),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<BlockId, Kept>> {
+        // Each change is whole before the lock is given back.
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for so many copies of a backup on other machines; none lets go of those there are, once their minimum is over. Blocks on the
+    /// disk.
+    ///
+    /// # Errors
+    /// [`Error::TooMany`], [`Error::File`].
+    pub fn want(&self, root: BlockId, set: &str, copies: u32) -> Result<(), Error> {
+        if copies > MAX_COPIES {
+            return Err(Error::TooMany);
+        }
+        self.change(|jobs| {
+            if jobs.len() >= MAX_JOBS && !jobs.contains_key(&root) {
+                return Err(Error::TooMany);
+            }
+            let job = jobs.entry(root).or_insert_with(|| Kept {
+                set: set.to_owned(),
+                copies,
+                list: None,
+                held: BTreeMap::new(),
+                refused: BTreeMap::new(),
+            });
+            job.copies = copies;
+            Ok(())
+        })?;
+        self.wanted.send_modify(|n| *n += 1);
+        Ok(())
+    }
+
+    /// Changes with each call of [`want`](Self::want).
+    pub fn watch_wanted(&self) -> watch::Receiver<u64> {
+        self.wanted.subscribe()
+    }
+
+    /// Changes whenever anything does: to wait for copies.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Copies asked for and reached; nothing for what is not copied.
+    pub fn reached(&self, root: &BlockId, now: Timestamp, limits: &Limits) -> Option<(u32, u32)> {
+        let jobs = self.lock();
+        let kept = jobs.get(root)?;
+        let job = job_of(kept, BTreeSet::new());
+        Some((kept.copies, policy::reached(&job, now, limits)))
+    }
+
+    /// How many backups lack copies.
+    pub(super) fn short(&self, now: Timestamp, limits: &Limits) -> usize {
+        let jobs = self.lock();
+        let short = jobs.values().filter(|kept| {
+            policy::reached(&job_of(kept, BTreeSet::new()), now, limits) < kept.copies
+        });
+        short.count()
+    }
+
+    /// How each set stands, by name.
+    pub fn health(&self, now: Timestamp, limits: &Limits) -> Vec<SetHealth> {
+        let mut sets: BTreeMap<String, SetHealth> = BTreeMap::new();
+        for kept in self.lock().values().filter(|kept| kept.copies > 0) {
+            let job = job_of(kept, BTreeSet::new());
+            let reached = policy::reached(&job, now, limits);
+            let counted = || {
+                let copies = job.held.values();
+                copies.filter(|copy| policy::counts(copy, now, limits))
+            };
+            let audited = match counted().any(|copy| copy.audited.is_none()) {
+                true => None,
+                false => counted().filter_map(|copy| copy.audited).min(),
+            };
+            let this = SetHealth {
+                name: kept.set.clone(),
+                copies_min: reached,
+                copies_asked: kept.copies,
+                survives: reached,
+                audited,
+            };
+            sets.entry(kept.set.clone())
+                .and_modify(|set| {
+                    let lacks = |set: &SetHealth| set.copies_asked.saturating_sub(set.copies_min);
+                    let audited = set.audited.min(this.audited);
+                    let survives = set.survives.min(this.survives);
+                    if lacks(&this) > lacks(set)
+                        || (lacks(&this) == lacks(set) && this.copies_min < set.copies_min)
+                    {
+                        *set = this.clone();
+                    }
+                    (set.audited, set.survives) = (audited, survives);
+                })
+                .or_insert(this);
+        }
+        sets.into_values().collect()
+    }
+
+    /// What the policy needs to know.
+    pub(super) fn jobs(&self) -> BTreeMap<BlockId, Job> {
+        let jobs = self.lock();
+        let mut of_set: BTreeMap<&str, BTreeSet<PeerName>> = BTreeMap::new();
+        for kept in jobs.values().filter(|kept| kept.copies > 0) {
+            let places = kept
+                .held
+                .iter()
+                .filter(|(_, place)| place.whole && !place.failed);
+            let peers = places.filter_map(|(peer, _)| peer_name(peer));
+            of_set.entry(&kept.set).or_default().extend(peers);
+        }
+        let near = |kept: &Kept| of_set.get(kept.set.as_str()).cloned().unwrap_or_default();
+        jobs.iter()
+            .map(|(root, kept)| (*root, job_of(kept, near(kept))))
+            .collect()
+    }
+
+    /// What is to have copies.
+    pub(super) fn wanted(&self) -> Vec<BlockId> {
+        let jobs = self.lock();
+        let wanted = jobs.iter().filter(|(_, kept)| kept.copies > 0);
+        wanted.map(|(root, _)| *root).collect()
+    }
+
+    /// What is known of one.
+    pub(super) fn get(&self, root: &BlockId) -> Option<Kept> {
+        self.lock().get(root).cloned()
+    }
+
+    /// Changes one, durably. Those that are neither wanted nor held any more are forgotten.
+    pub(super) fn update(
+        &self,
+        root: &BlockId,
+        change: impl FnOnce(&mut Kept),
+    ) -> Result<(), Error> {
+        self.change(|jobs| {
+            if let Some(kept) = jobs.get_mut(root) {
+                change(kept);
+                if kept.copies == 0 && kept.held.is_empty() {
+                    jobs.remove(root);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn change(
+        &self,
+        change: impl FnOnce(&mut BTreeMap<BlockId, Kept>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut jobs = self.lock();
+        let before = jobs.clone();
+        change(&mut jobs)?;
+        if *jobs != before
+            && let Err(source) = write(&self.path, &encode(&jobs))
+        {
+            *jobs = before;
+            return Err(Error::File {
+                path: self.path.clone(),
+                source,
+            });
+        }
+        drop(jobs);
+        self.changed.send_modify(|n| *n += 1);
+        Ok(())
+    }
+}
+
+fn job_of(kept: &Kept, near: BTreeSet<PeerName>) -> Job {
+    let held = kept.held.iter();
+    Job {
+        copies: kept.copies,
+        bytes: kept.list.as_ref().map_or(0, |list| list.bytes),
+        held: held
+            .filter_map(|(peer, place)| Some((peer_name(peer)?, place.copy())))
+            .collect(),
+        near,
+        refused: kept.refused.clone(),
+    }
+}
+
+fn peer_name(hex: &str) -> Option<PeerName> {
+    HEXLOWER.decode(hex.as_bytes()).ok()
+}
+
+fn encode(jobs: &BTreeMap<BlockId, Kept>) -> Vec<u8> {
+    let jobs = jobs.iter();
+    let file = File {
+        version: VERSION,
+        jobs: jobs
+            .map(|(root, kept)| (root.to_string(), kept.clone()))
+            .collect(),
+    };
+    serde_json::to_vec_pretty(&file).expect("strings and numbers are JSON")
+}
+
+fn decode(bytes: &[u8]) -> Option<BTreeMap<BlockId, Kept>> {
+    let file: File = serde_json::from_slice(bytes).ok()?;
+    if file.version != VERSION || file.jobs.len() > MAX_JOBS {
+        return None;
+    }
+    let jobs = file.jobs.into_iter();
+    jobs.map(|(root, kept)| {
+        let well = kept.held.keys().all(|peer| peer_name(peer).is_some());
+        (well && kept.copies <= MAX_COPIES).then_some((root.parse().ok()?, kept))
+    })
+    .collect()
+}
+
+/// Replaces a file as a whole, durably.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let new = path.with_extension("new");
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    match path.parent() {
+        Some(dir) => fs::File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}

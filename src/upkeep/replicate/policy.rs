@@ -1,0 +1,251 @@
+//! What to do for the copies of backups: a pure function of the time, the facts and the limits.
+//!
+//! Nothing here waits, asks or remembers. Equal arguments give equal actions, in the same order; randomness is not needed: who keeps
+//! related backups is asked first, then who has most room, and ties go by name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::id::BlockId;
+use crate::time::Timestamp;
+
+/// A peer's name, as it orders: the bytes of its id.
+pub type PeerName = Vec<u8>;
+
+/// How a copy stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Asked for; the holder has not said that it is whole and durable.
+    Asked,
+    /// The holder said so.
+    Held,
+    /// It was found not to hold what it promised.
+    Failed,
+}
+
+/// A copy at a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copy {
+    /// How it stands.
+    pub stage: Stage,
+    /// When it was asked for, or renewed last.
+    pub since: Timestamp,
+    /// When the holder was last heard of this copy: an answer about it, or an audit passed.
+    pub seen: Timestamp,
+    /// When it last passed an audit.
+    pub audited: Option<Timestamp>,
+    /// When the lease ends, by our clock.
+    pub until: Timestamp,
+    /// Before this only the owner itself ends it.
+    pub minimum_until: Timestamp,
+}
+
+/// What is to be copied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Job {
+    /// How many copies on other machines. None when the backup was forgotten.
+    pub copies: u32,
+    /// Bytes that a new copy takes at most.
+    pub bytes: u64,
+    /// The copies there are, by peer.
+    pub held: BTreeMap<PeerName, Copy>,
+    /// Peers that keep related backups: most of the blocks are there already.
+    pub near: BTreeSet<PeerName>,
+    /// Peers that refused, and until when not to ask them again.
+    pub refused: BTreeMap<PeerName, Timestamp>,
+}
+
+/// What is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// What is to be copied, by snapshot.
+    pub jobs: BTreeMap<BlockId, Job>,
+    /// Peers that are online, with the bytes that they lend and are not used.
+    pub online: BTreeMap<PeerName, u64>,
+}
+
+/// Limits of what is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How long a holder may be away before another copy is made.
+    pub grace: Duration,
+    /// How long a holder may take before it counts as one that will not do it, as long as nothing is heard.
+    pub patience: Duration,
+    /// A lease is renewed when no more than this is left of it.
+    pub renew_before: Duration,
+    /// How often each copy is audited.
+    pub audit_every: Duration,
+    /// Most copies that are asked for and not there, in all.
+    pub most_asked: usize,
+    /// Most audits and renewals that one decision starts.
+    pub most_checks: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const HOUR: Duration = Duration::from_secs(3600);
+        Self {
+            grace: 24 * HOUR,
+            patience: HOUR,
+            renew_before: 45 * 24 * HOUR,
+            audit_every: 24 * HOUR,
+            most_asked: 8,
+            most_checks: 16,
+        }
+    }
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    /// Ask a peer for a copy.
+    Ask(BlockId, PeerName),
+    /// Hear how a copy that was asked for stands.
+    Poll(BlockId, PeerName),
+    /// Ask a holder to keep its copy longer.
+    Renew(BlockId, PeerName),
+    /// Challenge a holder.
+    Audit(BlockId, PeerName),
+    /// Tell a holder that it need not keep its copy.
+    Release(BlockId, PeerName),
+    /// Don't count on a copy any more, and forget it.
+    Forget(BlockId, PeerName),
+}
+
+/// Whether a copy counts: it was there, and its holder has not been away for too long.
+pub fn counts(copy: &Copy, now: Timestamp, limits: &Limits) -> bool {
+    copy.stage == Stage::Held && copy.until > now && now.since(copy.seen) <= limits.grace
+}
+
+/// How many copies of a job count.
+pub fn reached(job: &Job, now: Timestamp, limits: &Limits) -> u32 {
+    let held = job.held.values().filter(|copy| counts(copy, now, limits));
+    u32::try_from(held.count()).unwrap_or(u32::MAX)
+}
+
+/// What to do now. At most one action for each copy; peers that are not online are left in peace.
+pub fn choose(now: Timestamp, facts: &Facts, limits: &Limits) -> Vec<Action> {
+    let mut actions = Vec::new();
+    let mut checks = 0;
+    let mut asked = facts
+        .jobs
+        .values()
+        .flat_map(|job| job.held.values())
+        .filter(|copy| copy.stage == Stage::Asked)
+        .count();
+    // What is asked of each peer in this decision counts against its room, and spreads the load.
+    let mut promised: BTreeMap<&PeerName, (u64, u64)> = BTreeMap::new();
+    for job in facts.jobs.values() {
+        for (peer, copy) in &job.held {
+            if copy.stage == Stage::Asked {
+                promised.entry(peer).or_default().1 += 1;
+            }
+        }
+    }
+    // Those that are furthest from what was promised come first.
+    let mut order: Vec<(&BlockId, &Job)> = facts.jobs.iter().collect();
+    order.sort_by_key(|(root, job)| (reached(job, now, limits), **root));
+    for (root, job) in order {
+        let looked = look(now, *root, job, facts, limits, &mut checks, &mut actions);
+        let wanted = (job.copies as usize).saturating_sub(looked.counted);
+        for _ in 0..wanted {
+            if asked >= limits.most_asked {
+                break;
+            }
+            let taken: BTreeSet<&PeerName> = job.held.keys().collect();
+            let best = facts
+                .online
+                .iter()
+                .filter(|(peer, _)| !taken.contains(peer))
+                .filter(|(peer, _)| job.refused.get(*peer).is_none_or(|until| *until <= now))
+                .filter(|(peer, _)| {
+                    let ask = Action::Ask(*root, (*peer).clone());
+                    !actions.contains(&ask)
+                })
+                .filter_map(|(peer, free)| {
+                    let (bytes, jobs) = promised.get(peer).copied().unwrap_or_default();
+                    let is_near = job.near.contains(peer);
+                    let left = free.saturating_sub(bytes);
+                    let fits = left >= job.bytes || is_near;
+                    fits.then_some((!is_near, jobs, std::cmp::Reverse(left), peer))
+                })
+                .min();
+            let Some((.., peer)) = best else {
+                break;
+            };
+            let promise = promised.entry(peer).or_default();
+            promise.0 = promise.0.saturating_add(job.bytes);
+            promise.1 += 1;
+            asked += 1;
+            actions.push(Action::Ask(*root, peer.clone()));
+        }
+    }
+    actions
+}
+
+struct Looked {
+    /// Copies that are there, or on their way.
+    counted: usize,
+}
+
+/// Decides about the copies that there are.
+fn look(
+    now: Timestamp,
+    root: BlockId,
+    job: &Job,
+    facts: &Facts,
+    limits: &Limits,
+    checks: &mut usize,
+    actions: &mut Vec<Action>,
+) -> Looked {
+    let mut counted = 0;
+    for (peer, copy) in &job.held {
+        let is_online = facts.online.contains_key(peer);
+        let silent = now.since(copy.seen);
+        let name = || peer.clone();
+        if copy.stage == Stage::Failed || copy.until <= now {
+            actions.push(Action::Forget(root, name()));
+            continue;
+        }
+        if job.copies == 0 {
+            // Before the minimum the holder would refuse; it is told when that is over.
+            if is_online && copy.minimum_until <= now {
+                actions.push(Action::Release(root, name()));
+            }
+            continue;
+        }
+        if copy.stage == Stage::Asked {
+            if silent > limits.patience {
+                actions.push(Action::Forget(root, name()));
+            } else {
+                counted += 1;
+                if is_online {
+                    actions.push(Action::Poll(root, name()));
+                }
+            }
+            continue;
+        }
+        // One that comes back after its time counts again as soon as it was audited.
+        if silent <= limits.grace {
+            counted += 1;
+        }
+        let is_due = copy
+            .audited
+            .is_none_or(|audited| now.since(audited) >= limits.audit_every);
+        if !is_online || *checks >= limits.most_checks {
+            continue;
+        }
+        if copy.until.since(now) <= limits.renew_before {
+            *checks += 1;
+            actions.push(Action::Renew(root, name()));
+        } else if is_due || silent > limits.grace / 2 {
+            *checks += 1;
+            actions.push(Action::Audit(root, name()));
+        }
+    }
+    Looked { counted }
+}
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;

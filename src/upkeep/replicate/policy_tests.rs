@@ -1,0 +1,287 @@
+use super::*;
+use proptest::prelude::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const NOW: Timestamp = Timestamp(1_000_000_000_000);
+
+fn root(n: u8) -> BlockId {
+    BlockId::from_sha384([n; 48])
+}
+
+fn peer(n: u8) -> PeerName {
+    vec![n]
+}
+
+fn copy(stage: Stage, now: Timestamp) -> Copy {
+    Copy {
+        stage,
+        since: now,
+        seen: now,
+        audited: Some(now),
+        until: now.after(90 * 24 * HOUR),
+        minimum_until: now.after(30 * 24 * HOUR),
+    }
+}
+
+fn job(copies: u32) -> Job {
+    Job {
+        copies,
+        bytes: 10,
+        ..Job::default()
+    }
+}
+
+fn facts(job: Job, online: &[(u8, u64)]) -> Facts {
+    Facts {
+        jobs: [(root(1), job)].into(),
+        online: online.iter().map(|(n, free)| (peer(*n), *free)).collect(),
+    }
+}
+
+#[test]
+fn asks_those_with_most_room_and_nobody_twice() {
+    let facts = facts(job(2), &[(1, 50), (2, 9), (3, 70), (4, 60)]);
+    let actions = choose(NOW, &facts, &Limits::default());
+    assert_eq!(
+        actions,
+        [Action::Ask(root(1), peer(3)), Action::Ask(root(1), peer(4))]
+    );
+}
+
+#[test]
+fn who_keeps_related_backups_comes_first() {
+    let mut job = job(2);
+    job.near.insert(peer(2));
+    let facts = facts(job, &[(1, 50), (2, 5), (3, 70)]);
+    assert_eq!(
+        choose(NOW, &facts, &Limits::default()),
+        [Action::Ask(root(1), peer(2)), Action::Ask(root(1), peer(3))]
+    );
+}
+
+#[test]
+fn too_few_peers_are_all_asked() {
+    let facts = facts(job(5), &[(1, 50), (2, 9)]);
+    let actions = choose(NOW, &facts, &Limits::default());
+    assert_eq!(actions, [Action::Ask(root(1), peer(1))]);
+}
+
+#[test]
+fn who_refused_is_asked_again_later() {
+    let mut job = job(1);
+    job.refused.insert(peer(1), NOW.after(HOUR));
+    let facts = facts(job, &[(1, 50)]);
+    assert!(choose(NOW, &facts, &Limits::default()).is_empty());
+    let later = choose(NOW.after(HOUR), &facts, &Limits::default());
+    assert_eq!(later, [Action::Ask(root(1), peer(1))]);
+}
+
+#[test]
+fn a_holder_that_is_away_too_long_is_replaced_and_not_before() {
+    let mut job = job(1);
+    job.held.insert(peer(1), copy(Stage::Held, NOW));
+    let facts = facts(job, &[(2, 50)]);
+    let limits = Limits::default();
+    let after = |hours: u32| choose(NOW.after(hours * HOUR), &facts, &limits);
+    assert!(after(24).is_empty());
+    assert_eq!(after(25), [Action::Ask(root(1), peer(2))]);
+}
+
+#[test]
+fn leases_are_renewed_at_half_and_audited_each_day() {
+    let mut job = job(1);
+    job.held.insert(peer(1), copy(Stage::Held, NOW));
+    let facts = facts(job, &[(1, 50)]);
+    let after = |hours: u32| {
+        let now = NOW.after(hours * HOUR);
+        let mut facts = facts.clone();
+        let copy = facts.jobs.get_mut(&root(1)).expect("it is there");
+        copy.held.get_mut(&peer(1)).expect("it is there").seen = now;
+        choose(now, &facts, &Limits::default())
+    };
+    assert!(after(23).is_empty());
+    assert_eq!(after(24), [Action::Audit(root(1), peer(1))]);
+    assert_eq!(after(45 * 24 - 1), [Action::Audit(root(1), peer(1))]);
+    assert_eq!(after(45 * 24), [Action::Renew(root(1), peer(1))]);
+    assert_eq!(after(90 * 24)[0], Action::Forget(root(1), peer(1)));
+}
+
+#[test]
+fn forgotten_backups_are_released_after_their_minimum() {
+    let mut job = job(0);
+    job.held.insert(peer(1), copy(Stage::Held, NOW));
+    let facts = facts(job, &[(1, 50)]);
+    let after = |days: u32| choose(NOW.after(days * 24 * HOUR), &facts, &Limits::default());
+    assert!(after(29).is_empty());
+    assert_eq!(after(30), [Action::Release(root(1), peer(1))]);
+}
+
+#[test]
+fn a_failed_copy_is_forgotten_and_replaced_elsewhere() {
+    let mut job = job(1);
+    job.held.insert(peer(1), copy(Stage::Failed, NOW));
+    let facts = facts(job, &[(1, 90), (2, 50)]);
+    assert_eq!(
+        choose(NOW, &facts, &Limits::default()),
+        [
+            Action::Forget(root(1), peer(1)),
+            Action::Ask(root(1), peer(2))
+        ]
+    );
+}
+
+#[test]
+fn no_more_is_asked_for_at_once_than_the_limit() {
+    let limits = Limits {
+        most_asked: 3,
+        ..Limits::default()
+    };
+    let mut facts = facts(job(2), &[(1, 50), (2, 50), (3, 50)]);
+    for n in 2..9 {
+        facts.jobs.insert(root(n), job(2));
+    }
+    let actions = choose(NOW, &facts, &limits);
+    assert_eq!(actions.len(), 3);
+    // The load is spread over all of them.
+    let peers: BTreeSet<_> = actions
+        .iter()
+        .map(|action| match action {
+            Action::Ask(_, peer) => peer.clone(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(peers.len(), 3);
+}
+
+/// A mesh with a virtual clock, in which every living peer does what it is asked.
+struct World {
+    now: Timestamp,
+    facts: Facts,
+    /// What each peer really keeps.
+    disks: BTreeMap<PeerName, BTreeSet<BlockId>>,
+}
+
+impl World {
+    fn step(&mut self, limits: &Limits) {
+        for action in choose(self.now, &self.facts, limits) {
+            let now = self.now;
+            let (root, peer) = match &action {
+                Action::Ask(root, peer)
+                | Action::Poll(root, peer)
+                | Action::Renew(root, peer)
+                | Action::Audit(root, peer)
+                | Action::Release(root, peer)
+                | Action::Forget(root, peer) => (*root, peer.clone()),
+            };
+            let job = self.facts.jobs.get_mut(&root).expect("it is known");
+            let disk = self.disks.entry(peer.clone()).or_default();
+            match action {
+                Action::Ask(..) => {
+                    assert!(!job.held.contains_key(&peer), "asked twice");
+                    assert!(self.facts.online.contains_key(&peer));
+                    disk.insert(root);
+                    job.held.insert(peer, copy(Stage::Asked, now));
+                }
+                Action::Poll(..) => {
+                    let copy = job.held.get_mut(&peer).expect("it was asked");
+                    (copy.stage, copy.seen) = (Stage::Held, now);
+                }
+                Action::Renew(..) => {
+                    job.held.insert(peer, self::copy(Stage::Held, now));
+                }
+                Action::Audit(..) => {
+                    let copy = job.held.get_mut(&peer).expect("it is held");
+                    if disk.contains(&root) {
+                        (copy.audited, copy.seen) = (Some(now), now);
+                    } else {
+                        copy.stage = Stage::Failed;
+                    }
+                }
+                Action::Release(..) | Action::Forget(..) => {
+                    job.held.remove(&peer);
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Machines come and go, and lose their disks. Whenever enough of them have been there for a while, every backup has its copies,
+    /// and really has them.
+    #[test]
+    fn copies_are_made_again_while_enough_nodes_live(events in proptest::collection::vec((0..8u8, 0..3u8, 1..100u32), 1..30)) {
+        let limits = Limits::default();
+        let mut world = World {
+            now: NOW,
+            facts: facts(job(3), &[(0, 99), (1, 99), (2, 99), (3, 99), (4, 99), (5, 99), (6, 99), (7, 99)]),
+            disks: BTreeMap::new(),
+        };
+        world.facts.jobs.insert(root(2), job(2));
+        for (number, event, hours) in events {
+            match event {
+                0 if world.facts.online.len() > 4 => {
+                    world.facts.online.remove(&peer(number));
+                }
+                1 => drop(world.disks.remove(&peer(number))),
+                _ => drop(world.facts.online.insert(peer(number), 99)),
+            }
+            for _ in 0..hours {
+                world.now = world.now.after(HOUR);
+                world.step(&limits);
+            }
+        }
+        // Time for audits to notice, for those who are away to be given up, and for new copies.
+        for _ in 0..80 {
+            world.now = world.now.after(HOUR);
+            world.step(&limits);
+        }
+        for (root, job) in &world.facts.jobs {
+            prop_assert!(reached(job, world.now, &limits) >= job.copies);
+            let online = |peer: &&PeerName| world.facts.online.contains_key(*peer);
+            let really = job.held.keys().filter(online).filter(|peer| {
+                world.disks.get(*peer).is_some_and(|disk| disk.contains(root))
+            });
+            prop_assert!(really.count() >= job.copies as usize);
+        }
+    }
+
+    /// The same arguments give the same actions, and each is about somebody it may be about.
+    #[test]
+    fn decisions_depend_on_nothing_else(
+        copies in 0..5u32,
+        held in proptest::collection::btree_map(0..6u8, (0..3u8, 0..200u64, 0..200u64), 0..6),
+        online in proptest::collection::btree_map(0..9u8, 0..30u64, 0..9),
+    ) {
+        let mut job = job(copies);
+        for (number, (stage, seen, until)) in held {
+            let stage = [Stage::Asked, Stage::Held, Stage::Failed][usize::from(stage)];
+            let mut copy = copy(stage, NOW);
+            copy.seen = Timestamp(NOW.0 - seen * 3_600_000);
+            copy.until = Timestamp(NOW.0 - 100 * 3_600_000 + until * 3_600_000);
+            job.held.insert(peer(number), copy);
+        }
+        let facts = facts(job.clone(), &online.into_iter().collect::<Vec<_>>());
+        let limits = Limits::default();
+        let actions = choose(NOW, &facts, &limits);
+        prop_assert_eq!(&actions, &choose(NOW, &facts.clone(), &limits));
+        let mut seen = BTreeSet::new();
+        for action in &actions {
+            match action {
+                Action::Ask(_, peer) => {
+                    prop_assert!(!job.held.contains_key(peer));
+                    prop_assert!(facts.online.get(peer).is_some_and(|free| *free >= job.bytes));
+                    prop_assert!(seen.insert(peer));
+                }
+                Action::Forget(_, peer) => {
+                    prop_assert!(job.held.contains_key(peer));
+                    prop_assert!(!counts(&job.held[peer], NOW, &limits));
+                }
+                Action::Poll(_, peer) | Action::Renew(_, peer) | Action::Audit(_, peer) | Action::Release(_, peer) => {
+                    prop_assert!(facts.online.contains_key(peer) && job.held.contains_key(peer));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,437 @@
+//! Carries out what the policy decided, one action at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use futures::StreamExt;
+use libp2p::PeerId;
+
+use super::Signer;
+use super::list::{Copies, Error, Kept, ListInfo, Place};
+use super::policy::{Action, PeerName};
+use crate::depot::Depot;
+use crate::id::BlockId;
+use crate::lease::{Lease, ListDigest, Name, Terms, proof};
+use crate::net::replica::{Answer, MAX_PAGE_IDS, Refusal, Request, State};
+use crate::store::{PinId, Store};
+use crate::time::{Clock, Timestamp};
+
+/// How long a lease lasts, and for how long only the owner itself can end it.
+const TERM: Duration = Duration::from_secs(90 * 24 * 3600);
+const MINIMUM: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long a peer that refused is left in peace.
+const REFUSED: Duration = Duration::from_secs(3600);
+/// Blocks of one audit.
+const AUDITED: usize = 8;
+
+pub(super) struct Worker {
+    pub(super) copies: Arc<Copies>,
+    pub(super) depot: Depot,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) signer: Arc<dyn Signer>,
+    pub(super) pin_name: &'static str,
+}
+
+/// A copy that an action is about.
+struct Subject {
+    root: BlockId,
+    peer: PeerId,
+    key: String,
+    kept: Kept,
+}
+
+impl Worker {
+    /// Who is there, with the room that each lends.
+    pub(super) async fn rooms(
+        &self,
+        peers: Vec<PeerId>,
+        at_once: usize,
+    ) -> BTreeMap<PeerName, u64> {
+        let asked = futures::stream::iter(peers).map(|peer| async move {
+            match self.depot.net().replica().ask(peer, Request::Room).await {
+                Ok(Answer::State(state)) => Some((peer.to_bytes(), state.free_bytes)),
+                _ => None,
+            }
+        });
+        let rooms = asked.buffer_unordered(at_once);
+        rooms.filter_map(std::future::ready).collect().await
+    }
+
+    pub(super) async fn act(&self, action: Action) -> Result<(), Error> {
+        let (Action::Ask(root, name)
+        | Action::Poll(root, name)
+        | Action::Renew(root, name)
+        | Action::Audit(root, name)
+        | Action::Release(root, name)
+        | Action::Forget(root, name)) = &action;
+        let (root, key) = (*root, HEXLOWER.encode(name));
+        let (Some(kept), Ok(peer)) = (self.copies.get(&root), PeerId::from_bytes(name)) else {
+            return Ok(());
+        };
+        let subject = Subject {
+            root,
+            peer,
+            key,
+            kept,
+        };
+        match action {
+            Action::Ask(..) => self.start(subject).await,
+            Action::Poll(..) => self.offer(subject, false).await,
+            Action::Renew(..) => self.offer(subject, true).await,
+            Action::Audit(..) => self.audit(subject).await,
+            Action::Release(..) => self.release(subject).await,
+            Action::Forget(..) => self.drop_place(subject).await,
+        }
+    }
+
+    async fn start(&self, mut subject: Subject) -> Result<(), Error> {
+        if subject.kept.list.is_none() {
+            let Some(list) = self.count(subject.root).await? else {
+                // Its pin is gone: there is nothing to copy.
+                return self.update(subject.root, |kept| kept.copies = 0).await;
+            };
+            subject.kept.list = Some(list);
+        }
+        let now = self.clock.now();
+        let name: Name = rand::random();
+        let place = Place {
+            name: HEXLOWER.encode(&name),
+            sequence: now.0,
+            whole: false,
+            failed: false,
+            since: now,
+            seen: now,
+            audited: None,
+            until: now.after(TERM),
+            minimum_until: now.after(MINIMUM),
+            missing: None,
+        };
+        subject.kept.held.insert(subject.key.clone(), place.clone());
+        let (list, key) = (subject.kept.list.clone(), subject.key.clone());
+        self.update(subject.root, move |kept| {
+            kept.list = list;
+            kept.held.insert(key, place);
+        })
+        .await?;
+        self.offer(subject, false).await
+    }
+
+    /// Sends the lease, and of its list what the holder lacks; notes how it stands.
+    async fn offer(&self, subject: Subject, renew: bool) -> Result<(), Error> {
+        let (Some(place), Some(list)) = (
+            subject.kept.held.get(&subject.key),
+            subject.kept.list.as_ref(),
+        ) else {
+            return Ok(());
+        };
+        let mut place = place.clone();
+        let now = self.clock.now();
+        if renew {
+            place.sequence = now.0.max(place.sequence + 1);
+            place.since = now;
+            place.until = now.after(TERM);
+            place.minimum_until = now.after(MINIMUM);
+        }
+        let terms = terms_of(&subject, &place, list)?;
+        let lease = Box::new(self.sign(terms).await?);
+        let replica = self.depot.net().replica();
+        let mut ids = Vec::new();
+        let mut after = None;
+        let mut listed = 0;
+        let state = loop {
+            let request = Request::Keep {
+                lease: lease.clone(),
+                ids: std::mem::take(&mut ids),
+            };
+            let state = match replica.ask(subject.peer, request).await {
+                Ok(Answer::State(state)) => state,
+                Ok(Answer::Refused(Refusal::Busy)) => return Ok(()),
+                Ok(_) => return self.refused(subject).await,
+                // It may come back; until then nothing is known.
+                Err(_) => return Ok(()),
+            };
+            if state.listed >= list.blocks {
+                break state;
+            }
+            // The holder says how far it is: after a restart of either side the rest is enough.
+            while listed < state.listed {
+                let want = (state.listed - listed).min(MAX_PAGE_IDS as u64) as usize;
+                let skipped = self.page(subject.root, after, want).await?;
+                let Some(last) = skipped.last() else { break };
+                (after, listed) = (Some(*last), listed + skipped.len() as u64);
+            }
+            ids = self.page(subject.root, after, MAX_PAGE_IDS).await?;
+            let Some(last) = ids.last() else {
+                return self.refused(subject).await;
+            };
+            (after, listed) = (Some(*last), listed + ids.len() as u64);
+        };
+        self.note(subject, place, state, renew).await
+    }
+
+    async fn note(
+        &self,
+        subject: Subject,
+        mut place: Place,
+        state: State,
+        renew: bool,
+    ) -> Result<(), Error> {
+        let now = self.clock.now();
+        let is_progress = place.missing != Some(state.missing);
+        place.missing = Some(state.missing);
+        if state.durable || is_progress {
+            place.seen = now;
+        }
+        if state.durable && !place.whole {
+            // That it came whole was seen by the holder a moment ago; whether it stays is audited from now on.
+            place.whole = true;
+            place.audited = None;
+        }
+        if renew && !state.durable {
+            place.whole = false;
+        }
+        let key = subject.key;
+        self.update(subject.root, move |kept| {
+            kept.held.insert(key, place);
+        })
+        .await
+    }
+
+    async fn refused(&self, subject: Subject) -> Result<(), Error> {
+        let until = self.clock.now().after(REFUSED);
+        let (key, peer) = (subject.key, subject.peer.to_bytes());
+        self.update(subject.root, move |kept| {
+            kept.held.remove(&key);
+            kept.refused.insert(peer, until);
+        })
+        .await
+    }
+
+    /// Challenges the holder to show some blocks, chosen by chance.
+    async fn audit(&self, subject: Subject) -> Result<(), Error> {
+        let Some(place) = subject.kept.held.get(&subject.key) else {
+            return Ok(());
+        };
+        let nonce: [u8; 32] = rand::random();
+        let (store, root, pin_name) = (self.depot.store().clone(), subject.root, self.pin_name);
+        let sample = on_worker(move || {
+            let Some(pin) = pin_of(&*store, root, pin_name)? else {
+                return Ok(Vec::new());
+            };
+            sample(&*store, pin, &nonce)
+        })
+        .await?;
+        if sample.is_empty() {
+            return Ok(());
+        }
+        let request = Request::Prove {
+            owner: self.owner(&subject, place).await?,
+            name: name_of(place)?,
+            nonce,
+            ids: sample.iter().map(|(id, _)| *id).collect(),
+        };
+        let passed = match self.depot.net().replica().ask(subject.peer, request).await {
+            Ok(Answer::Proofs(proofs)) => {
+                let expected = sample.iter().map(|(_, proof)| Some(*proof));
+                expected.eq(proofs)
+            }
+            Ok(Answer::Refused(Refusal::Unknown)) => false,
+            // Busy, or gone: nothing is known.
+            Ok(_) | Err(_) => return Ok(()),
+        };
+        if !passed {
+            tracing::warn!(peer = %subject.peer, backup = %subject.root, "a holder failed an audit");
+        }
+        let (now, key) = (self.clock.now(), subject.key);
+        self.update(subject.root, move |kept| {
+            if let Some(place) = kept.held.get_mut(&key) {
+                if passed {
+                    (place.audited, place.seen) = (Some(now), now);
+                } else {
+                    place.failed = true;
+                }
+            }
+        })
+        .await
+    }
+
+    async fn release(&self, subject: Subject) -> Result<(), Error> {
+        let Some(place) = subject.kept.held.get(&subject.key) else {
+            return Ok(());
+        };
+        let now = self.clock.now();
+        let (signer, name, sequence) = (self.signer.clone(), name_of(place)?, place.sequence);
+        let release = on_worker(move || {
+            let release = signer.release(name, sequence, now);
+            release.ok_or(Error::Locked)
+        });
+        let release = Box::new(release.await?);
+        let replica = self.depot.net().replica();
+        let answer = replica.ask(subject.peer, Request::Release(release)).await;
+        match answer {
+            Ok(Answer::State(_)) | Ok(Answer::Refused(Refusal::Unknown)) => {
+                self.drop_place(subject).await
+            }
+            // Told again the next time, or it ends by itself.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn drop_place(&self, subject: Subject) -> Result<(), Error> {
+        let key = subject.key;
+        self.update(subject.root, move |kept| {
+            kept.held.remove(&key);
+        })
+        .await
+    }
+
+    /// The owner's key, as leases say it.
+    async fn owner(&self, subject: &Subject, place: &Place) -> Result<[u8; 32], Error> {
+        let list = subject.kept.list.as_ref().ok_or(Error::Stopping)?;
+        let lease = self.sign(terms_of(subject, place, list)?).await?;
+        Ok(*lease.owner())
+    }
+
+    async fn sign(&self, terms: Terms) -> Result<Lease, Error> {
+        let signer = self.signer.clone();
+        on_worker(move || signer.lease(terms).ok_or(Error::Locked)).await
+    }
+
+    /// Backups whose pins are gone were forgotten: their copies are not wanted any more.
+    pub(super) async fn reconcile(&self) -> Result<(), Error> {
+        let wanted: Vec<BlockId> = self.copies.wanted();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let (store, copies, pin_name) = (
+            self.depot.store().clone(),
+            self.copies.clone(),
+            self.pin_name,
+        );
+        on_worker(move || {
+            let pins = store.pins()?.into_iter();
+            let here: BTreeSet<BlockId> = pins
+                .filter(|(_, info)| info.name == pin_name)
+                .map(|(_, info)| info.root)
+                .collect();
+            let forgotten = wanted.iter().filter(|root| !here.contains(root));
+            forgotten
+                .map(|root| copies.update(root, |kept| kept.copies = 0))
+                .collect()
+        })
+        .await
+    }
+
+    /// Counts the blocks of a backup; nothing when its pin is gone.
+    async fn count(&self, root: BlockId) -> Result<Option<ListInfo>, Error> {
+        let (store, pin_name) = (self.depot.store().clone(), self.pin_name);
+        on_worker(move || {
+            let Some(pin) = pin_of(&*store, root, pin_name)? else {
+                return Ok(None);
+            };
+            let (mut digest, mut bytes, mut after) = (ListDigest::default(), 0, None);
+            loop {
+                let ids = store.pin_blocks(pin, after, MAX_PAGE_IDS)?;
+                let Some(last) = ids.last() else { break };
+                after = Some(*last);
+                for id in &ids {
+                    digest.push(id)?;
+                    let stat = store.stat(*id)?;
+                    bytes += u64::from(stat.and_then(|stat| stat.bytes).unwrap_or(1));
+                }
+            }
+            Ok(Some(ListInfo {
+                blocks: digest.count(),
+                bytes,
+                digest: HEXLOWER.encode(&digest.finish()),
+            }))
+        })
+        .await
+    }
+
+    async fn page(
+        &self,
+        root: BlockId,
+        after: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<BlockId>, Error> {
+        let (store, pin_name) = (self.depot.store().clone(), self.pin_name);
+        on_worker(move || match pin_of(&*store, root, pin_name)? {
+            Some(pin) => Ok(store.pin_blocks(pin, after, limit)?),
+            None => Ok(Vec::new()),
+        })
+        .await
+    }
+
+    async fn update(
+        &self,
+        root: BlockId,
+        change: impl FnOnce(&mut Kept) + Send + 'static,
+    ) -> Result<(), Error> {
+        let copies = self.copies.clone();
+        on_worker(move || copies.update(&root, change)).await
+    }
+}
+
+async fn on_worker<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Error::Stopping)?
+}
+
+fn pin_of(store: &dyn Store, root: BlockId, name: &str) -> Result<Option<PinId>, Error> {
+    let pins = store.pins()?.into_iter();
+    let mut fitting = pins.filter(|(_, info)| info.root == root && info.name == name);
+    Ok(fitting.next().map(|(pin, _)| pin))
+}
+
+/// Some blocks of a pin, with what a holder must answer: those that follow ids made of the nonce.
+fn sample(
+    store: &dyn Store,
+    pin: PinId,
+    nonce: &[u8; 32],
+) -> Result<Vec<(BlockId, [u8; 32])>, Error> {
+    let mut chosen = BTreeMap::new();
+    for part in 0..AUDITED as u8 {
+        let mut digest = [0; 48];
+        digest[..32].copy_from_slice(&proof(nonce, &[part]));
+        let start = BlockId::from_sha384(digest);
+        let mut ids = store.pin_blocks(pin, Some(start), 1)?;
+        if ids.is_empty() {
+            ids = store.pin_blocks(pin, None, 1)?;
+        }
+        for id in ids {
+            if let Some(block) = store.get(id)? {
+                chosen.insert(id, proof(nonce, block.bytes()));
+            }
+        }
+    }
+    Ok(chosen.into_iter().collect())
+}
+
+fn name_of(place: &Place) -> Result<Name, Error> {
+    let bytes = HEXLOWER.decode(place.name.as_bytes()).unwrap_or_default();
+    let wrong = crate::lease::Error::Malformed("a lease's name has 16 bytes");
+    bytes.as_slice().try_into().map_err(|_| wrong.into())
+}
+
+fn terms_of(subject: &Subject, place: &Place, list: &ListInfo) -> Result<Terms, Error> {
+    let digest = HEXLOWER.decode(list.digest.as_bytes()).unwrap_or_default();
+    let wrong = crate::lease::Error::Malformed("a digest has 32 bytes");
+    let as_made = |at: Timestamp| at.max(place.since);
+    Ok(Terms {
+        holder: subject.peer.to_bytes(),
+        name: name_of(place)?,
+        sequence: place.sequence,
+        made: place.since,
+        until: as_made(place.until),
+        minimum_until: as_made(place.minimum_until),
+        root: subject.root,
+        blocks: list.blocks,
+        bytes: list.bytes,
+        digest: digest.as_slice().try_into().map_err(|_| wrong)?,
+    })
+}
