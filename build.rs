@@ -2,12 +2,13 @@
 
 use std::io::Error;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "proto/backup.proto",
     "proto/dht.proto",
     "proto/exchange.proto",
     "proto/head.proto",
     "proto/owner.proto",
+    "proto/ring.proto",
     "proto/store.proto",
     "proto/tree.proto",
 ];

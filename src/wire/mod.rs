@@ -32,6 +32,12 @@ pub mod owner {
     include!(concat!(env!("OUT_DIR"), "/libernet.owner.v1.rs"));
 }
 
+/// Messages of the ring protocol.
+#[allow(missing_docs, clippy::pedantic)]
+pub mod ring {
+    include!(concat!(env!("OUT_DIR"), "/libernet.ring.v1.rs"));
+}
+
 /// Records in the store.
 #[allow(missing_docs, clippy::pedantic)]
 pub mod store {

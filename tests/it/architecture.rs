@@ -8,8 +8,8 @@ const FLOORS: [&[&str]; 11] = [
     &["id", "size", "time", "monitor"],
     &["crypto", "wire", "task", "config"],
     &["block"],
-    // A record names a log by its link, and the network checks records.
-    &["head"],
+    // A record names a log by its link, and the network checks records and proves secrets of rings.
+    &["head", "ring"],
     &["store", "bundle", "net"],
     &["depot"],
     &["upkeep", "backup"],
