@@ -23,6 +23,7 @@ mod peers;
 mod pin;
 mod progress;
 mod put;
+mod ring;
 mod show;
 mod status;
 mod target;
@@ -104,6 +105,7 @@ enum Command {
     Id(id::Args),
     Init(init::Args),
     Owner(owner::Args),
+    Ring(ring::Args),
     Config(config::Args),
     Demo(demo::Args),
     Completions(completions::Args),
@@ -223,6 +225,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Id(args) => Box::pin(id::run(args, context)).await,
         Command::Init(args) => Box::pin(init::run(args, context)).await,
         Command::Owner(args) => Box::pin(owner::run(args, context)).await,
+        Command::Ring(args) => Box::pin(ring::run(args, context)).await,
         Command::Config(args) => config::run(args, context),
         Command::Demo(args) => Box::pin(demo::run(args, context)).await,
         Command::Completions(args) => completions::run(&args),

@@ -1,11 +1,11 @@
 //! The network: a libp2p swarm behind a handle that is cheap to clone.
 //!
 //! ```text
-//! Net (handle, views)  --commands-->  driver (owns the swarm)  --  switchboard  --  rooms: peers, providers, exchange
+//! Net (handle, views)  --commands-->  driver (owns the swarm)  --  switchboard  --  rooms: peers, providers, exchange, rings
 //! ```
 //!
 //! - [`exchange`]: asks peers for blocks and answers them. [`providers`]: the DHT, of blocks and of owners' heads. [`peers`]:
-//!   connections and who is who.
+//!   connections and who is who. [`rings`]: which peers are members of this node's rings.
 //! - The driver is one task; it does no work: no hashing, no disk, no waiting. What takes long is done by those who ask, or by
 //!   the services the net was given.
 //! - Every queue, table and wait has a bound; permits are taken before commands are sent.
@@ -15,6 +15,7 @@
 pub mod exchange;
 pub mod peers;
 pub mod providers;
+pub mod rings;
 
 mod address;
 mod config;
@@ -67,6 +68,7 @@ struct Shared {
     providers: providers::Providers,
     heads: providers::Heads,
     peers: peers::Peers,
+    rings: rings::RingsView,
     listening: watch::Receiver<Vec<Multiaddr>>,
     events: broadcast::Sender<Event>,
     cancel: CancellationToken,
@@ -88,7 +90,12 @@ impl Net {
         let (connected_sender, connected) = watch::channel(Arc::default());
         let kad = protocol(&config.network, names::kad)?;
         let tally = Arc::new(providers::Tally::default());
-        let (rooms, records) = rooms(&config, services, kad.clone(), tally.clone())?;
+        let roll = Arc::new(rings::Roll::new(
+            local,
+            config.clock.clone(),
+            listening.clone(),
+        ));
+        let (rooms, records) = rooms(&config, services, kad.clone(), tally.clone(), roll.clone())?;
         let streams = rooms.streams.new_control();
         let permits = Arc::new(exchange::Permits::new(
             config.limits.requests_per_peer,
@@ -148,9 +155,13 @@ impl Net {
                 changes: Arc::new(watch::Sender::new(0)),
             },
             peers: peers::Peers {
-                mailbox: Mailbox::new(sender, Command::Peers),
+                mailbox: Mailbox::new(sender.clone(), Command::Peers),
                 connected,
                 connecting: Arc::new(Semaphore::new(MAX_CONNECTING)),
+            },
+            rings: rings::RingsView {
+                mailbox: Mailbox::new(sender, Command::Rings),
+                roll,
             },
             listening,
             events,
@@ -192,6 +203,11 @@ impl Net {
         self.shared.peers.clone()
     }
 
+    /// Rings and their members.
+    pub fn rings(&self) -> rings::RingsView {
+        self.shared.rings.clone()
+    }
+
     /// Facts from now on. A listener that falls too far behind misses some and is told so.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.shared.events.subscribe()
@@ -224,6 +240,7 @@ fn rooms(
     services: Services,
     kad: StreamProtocol,
     tally: Arc<providers::Tally>,
+    roll: Arc<rings::Roll>,
 ) -> Result<(Rooms, providers::WriterThread), Error> {
     let local = config.key.public().to_peer_id();
     let peers = peers::Behaviour::new(peers::Setup {
@@ -250,10 +267,12 @@ fn rooms(
         tally,
     )
     .map_err(Error::Thread)?;
+    let rings = rings::Behaviour::new(local, protocol(&config.network, names::ring)?, roll);
     let rooms = Rooms {
         peers,
         providers,
         exchange,
+        rings,
         streams: libp2p_stream::Behaviour::new(),
     };
     Ok((rooms, records))

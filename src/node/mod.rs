@@ -14,6 +14,7 @@ mod files;
 pub mod identity;
 mod mesh;
 mod pins;
+mod rings;
 mod schedule;
 mod shelf;
 mod status;
@@ -33,6 +34,7 @@ use crate::config::Config;
 use crate::depot::serve::Server;
 use crate::depot::{Depot, Pending, Session};
 use crate::net::{self, Limits, Net, NetConfig, Services};
+use crate::ring::RingsFile;
 use crate::store::{RocksStore, Store, StoreOptions};
 use crate::task::{WorkerState, Workers};
 use crate::time::{Clock, SystemClock, Timestamp};
@@ -72,6 +74,7 @@ struct Inner {
     /// What this machine has of its owner's.
     home: Arc<Home>,
     unlocked: backup::Unlocked,
+    rings_file: Arc<RingsFile>,
     started: Instant,
     events: broadcast::Sender<NodeEvent>,
     bootstrapped: Arc<AtomicBool>,
@@ -129,6 +132,8 @@ impl Node {
         let store = open_store(&options, clock.clone()).await?;
         // The key is made only by who holds the store's lock.
         let key = identity::load_or_create(&options.data_dir)?;
+        let rings_file = Arc::new(RingsFile::new(&options.data_dir));
+        let rings = rings_file.load()?;
         let server = Arc::new(Server::new(store.clone()));
         let services = Services {
             blocks: server.clone(),
@@ -146,6 +151,7 @@ impl Node {
             ..NetConfig::new(key)
         };
         let net = Net::start(net_config, services).await?;
+        net.rings().update(rings.clone()).await;
         let depot = Depot::new(store.clone(), net, &server, Arc::new(Pending::default()));
         let stop = CancellationToken::new();
         let (events, _) = broadcast::channel(EVENT_QUEUE);
@@ -160,6 +166,14 @@ impl Node {
         });
         workers.spawn("heal", |c, s| upkeep::heal::run(parts.1, c, s));
         workers.spawn("heads", |c, s| upkeep::heads::run(parts.2, now, c, s));
+        let job = upkeep::rings::Job {
+            depot: depot.clone(),
+            file: rings_file.clone(),
+            saved: rings,
+            name: rings::machine_name(&options.data_dir),
+            clock: clock.clone(),
+        };
+        workers.spawn("rings", |c, s| upkeep::rings::run(job, c, s));
         workers.spawn("maintain", |c, s| upkeep::maintain::run(store, c, s));
         workers.spawn("events", |c, s| forward_events(from, parts.3, joined, c, s));
         let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
@@ -168,6 +182,7 @@ impl Node {
             Inner {
                 home: Arc::new(Home::new(&options.data_dir)),
                 unlocked: backup::Unlocked::default(),
+                rings_file,
                 options,
                 depot,
                 clock,
@@ -346,7 +361,7 @@ async fn forward_events(
             Ok(net::Event::PeerRefused { peer, reason }) => NodeEvent::Warning {
                 message: format!("{peer} is turned away for a while: {reason}"),
             },
-            Err(broadcast::error::RecvError::Lagged(_)) => continue,
+            Ok(net::Event::Member { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => continue,
             Err(broadcast::error::RecvError::Closed) => return,
         };
         // Nobody listening is no error.

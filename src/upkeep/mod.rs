@@ -7,8 +7,10 @@
 //! | [`heal`] | fetches damaged blocks again | none |
 //! | [`heads`] | finds, keeps and publishes the heads of owners whose backups are kept here | one round an hour |
 //! | [`maintain`] | gets the space of dropped blocks back, writes usage counters | one look a minute |
+//! | [`rings`] | finds members of rings, tells them how much room is here | a search a ring and some hundred bytes a member every 3 minutes |
 
 pub mod announce;
 pub mod heads;
 pub mod heal;
 pub mod maintain;
+pub mod rings;

@@ -4,6 +4,7 @@
 //! never renamed.
 
 mod backup;
+mod rings;
 
 use std::path::PathBuf;
 
@@ -33,6 +34,7 @@ macro_rules! call {
 use call;
 
 pub use backup::*;
+pub use rings::*;
 
 /// Turns a file or directory into blocks and pins them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
