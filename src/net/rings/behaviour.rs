@@ -57,7 +57,7 @@ pub(crate) enum Event {
 enum Asked {
     Hello(Initiator),
     Proof(Vec<RingId>),
-    Info,
+    Info(RingId),
 }
 
 struct Peer {
@@ -196,7 +196,8 @@ impl Behaviour {
         let infos = self.roll.infos(&peer, None);
         state.telling = infos.len();
         for info in infos {
-            self.ask(peer, Request::Info(Box::new(info)), Asked::Info);
+            let ring = info.ring;
+            self.ask(peer, Request::Info(Box::new(info)), Asked::Info(ring));
         }
     }
 
@@ -279,7 +280,7 @@ impl Behaviour {
         let Some((peer, asked)) = self.asked.remove(&id) else {
             return;
         };
-        if matches!(asked, Asked::Info) {
+        if matches!(asked, Asked::Info(_)) {
             self.heard(peer);
         }
         match (asked, response) {
@@ -296,9 +297,13 @@ impl Behaviour {
                 self.tell(peer);
                 self.shaken(peer, true);
             }
-            (Asked::Info, Response::Info(info)) => {
+            (Asked::Info(_), Response::Info(info)) => {
                 let told = self.roll.told(peer, *info);
                 self.on_told(told);
+            }
+            // It has left the ring, or this node was removed from it.
+            (Asked::Info(ring), Response::Refused(REFUSED_STRANGER)) => {
+                self.roll.disowned(&peer, &ring);
             }
             // It has not proven what this side takes for proven, or asks are too many: the next refresh begins anew.
             (_, Response::Refused(_)) => self.shaken(peer, false),
@@ -334,7 +339,7 @@ impl Behaviour {
         }
         // Who does not speak of rings is in none.
         let done = matches!(failure, OutboundFailure::UnsupportedProtocols);
-        if matches!(asked, Asked::Info) {
+        if matches!(asked, Asked::Info(_)) {
             self.heard(peer);
             return;
         }

@@ -94,3 +94,32 @@ impl request_response::Codec for Codec {
         write_frame(io, &response.encode()).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::io::Cursor;
+    use libp2p::request_response::Codec as _;
+
+    #[tokio::test]
+    async fn frames_are_bounded_and_read_back() {
+        let protocol = StreamProtocol::new("/test/ring/1.0.0");
+        let mut codec = Codec;
+        let mut wire = Cursor::new(Vec::new());
+        let sent = codec.write_response(&protocol, &mut wire, Response::Done);
+        sent.await.expect("memory takes it");
+        let bytes = wire.into_inner();
+        assert_eq!(bytes, [0, 0, 0, 2, 0x12, 0]);
+        for len in 0..bytes.len() {
+            let mut cut = Cursor::new(&bytes[..len]);
+            let read = codec.read_response(&protocol, &mut cut).await;
+            assert!(read.is_err(), "{len}");
+        }
+        let mut whole = Cursor::new(&bytes);
+        let read = codec.read_response(&protocol, &mut whole).await;
+        assert_eq!(read.expect("whole"), Response::Done);
+        let mut over = Cursor::new((MAX_MESSAGE_BYTES as u32 + 1).to_be_bytes());
+        let read = codec.read_request(&protocol, &mut over).await;
+        assert_eq!(read.expect_err("over").kind(), ErrorKind::InvalidData);
+    }
+}

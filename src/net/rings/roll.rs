@@ -379,6 +379,20 @@ impl Roll {
         if news { Told::News } else { Told::Known }
     }
 
+    /// A peer does not know this node as a member any more.
+    pub(super) fn disowned(&self, peer: &PeerId, ring: &RingId) {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        if let Some(session) = state.sessions.get_mut(peer) {
+            session.proven.retain(|id| id != ring);
+        }
+        let ended = sift(&mut state, now);
+        drop(state);
+        if ended {
+            bump(&self.online_changes);
+        }
+    }
+
     /// Forgets what is of no use any more.
     pub(super) fn expire(&self) {
         let now = self.clock.now();

@@ -159,6 +159,9 @@ async fn the_removed_is_shut_out_and_who_was_away_is_not() {
     change.await.expect("removed");
     wait_members(&a, &[]).await;
     assert!(a.rings().removed().contains(&removed));
+    // It is told nothing any more, and takes nobody for a member who does not take it for one.
+    c.rings().refresh().await;
+    wait_members(&c, &[]).await;
     b.peers().unblock(a.peer_id()).await;
     connect(&b, &a).await;
     wait_members(&a, &[&b]).await;
