@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use zeroize::{Zeroize, Zeroizing};
 
-use super::ring::{MAX_NAME_BYTES, check_name};
+use super::group::{MAX_NAME_BYTES, check_name};
 use super::secret::Seed;
 use crate::crypto::hash;
 

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::Error;
+use super::group::{MAX_GENERATIONS, MAX_MEMBERS, MAX_REMOVED, Past, Ring, Rings};
 use super::member::{Known, clean_addresses, clean_name};
-use super::ring::{MAX_GENERATIONS, MAX_MEMBERS, MAX_REMOVED, Past, Ring, Rings};
 use super::secret::Seed;
 use crate::time::Timestamp;
 

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use libp2p::{Multiaddr, PeerId};
 use prost::Message;
 
+use super::group::{MAX_MEMBERS, MAX_REMOVED};
 use super::handshake::{Answer, Hello, NONCE_BYTES, PROOF_BYTES, Proofs, SLOTS, TAG_BYTES};
 use super::member::{MAX_ADDRESS_BYTES, MAX_ADDRESSES, MAX_MEMBER_NAME_BYTES, clean_name};
-use super::ring::{MAX_MEMBERS, MAX_REMOVED};
 use super::secret::{RingId, Seed};
 use crate::wire::ring as wire;
 

@@ -13,10 +13,10 @@
 
 mod code;
 mod file;
+mod group;
 pub mod handshake;
 mod member;
 pub mod message;
-mod ring;
 mod secret;
 
 #[cfg(test)]
@@ -24,11 +24,11 @@ mod tests;
 
 pub use code::{CodeError, InviteCode};
 pub use file::{FILE_NAME, RingsFile};
-pub use member::{Known, MAX_ADDRESS_BYTES, MAX_ADDRESSES, MAX_MEMBER_NAME_BYTES, clean_name};
-pub use ring::{
+pub use group::{
     GENERATION_TTL, MAX_GENERATIONS, MAX_MEMBERS, MAX_NAME_BYTES, MAX_REMOVED, MAX_RINGS, Ring,
     Rings, check_name,
 };
+pub use member::{Known, MAX_ADDRESS_BYTES, MAX_ADDRESSES, MAX_MEMBER_NAME_BYTES, clean_name};
 pub use secret::{RingId, RingSecret, Seed};
 
 /// Why something about rings can't be done.
