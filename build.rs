@@ -2,7 +2,7 @@
 
 use std::io::Error;
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "proto/backup.proto",
     "proto/dht.proto",
     "proto/exchange.proto",
@@ -10,6 +10,7 @@ const FILES: [&str; 9] = [
     "proto/lease.proto",
     "proto/owner.proto",
     "proto/replica.proto",
+    "proto/ring.proto",
     "proto/store.proto",
     "proto/tree.proto",
 ];

@@ -11,7 +11,7 @@
 //! | 5 | [`upkeep`]: background work; [`backup`]: owners, snapshots, retention, restoring |
 //! | 4 | [`depot`]: the one place that knows both store and network |
 //! | 3 | [`store`], [`bundle`], [`net`] |
-//! | 2 | [`block`]; above it [`head`]; above that [`lease`] |
+//! | 2 | [`block`]; above it [`head`], [`ring`]; above that [`lease`] |
 //! | 1 | [`crypto`], [`wire`], [`task`], [`config`] |
 //! | 0 | [`id`], [`size`], [`time`], [`monitor`] |
 
@@ -30,6 +30,7 @@ pub mod lease;
 pub mod monitor;
 pub mod net;
 pub mod node;
+pub mod ring;
 pub mod size;
 #[cfg(test)]
 mod small_disk;

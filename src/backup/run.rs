@@ -91,10 +91,9 @@ impl Job {
         self.paths.dedup();
         self.tags.sort_unstable();
         self.tags.dedup();
-        let mut names = self.tags.iter().chain([&self.set]);
-        if let Some(name) =
-            names.find(|name| name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control))
-        {
+        let is_wrong =
+            |name: &&String| name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control);
+        if let Some(name) = self.tags.iter().chain([&self.set]).find(is_wrong) {
             return setting(format!(
                 "'{}' is longer than {MAX_NAME_BYTES} bytes or has control characters",
                 name.escape_debug()

@@ -25,6 +25,7 @@ mod peers;
 mod pin;
 mod progress;
 mod put;
+mod ring;
 mod show;
 mod status;
 mod target;
@@ -116,6 +117,7 @@ enum Command {
     Prune(backup::prune::Args),
     Check(backup::check::Args),
     Drill(backup::drill::Args),
+    Ring(ring::Args),
     Config(config::Args),
     Demo(demo::Args),
     Completions(completions::Args),
@@ -245,6 +247,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Prune(args) => Box::pin(backup::prune::run(args, context)).await,
         Command::Check(args) => Box::pin(backup::check::run(args, context)).await,
         Command::Drill(args) => Box::pin(backup::drill::run(args, context)).await,
+        Command::Ring(args) => Box::pin(ring::run(args, context)).await,
         Command::Config(args) => config::run(args, context),
         Command::Demo(args) => Box::pin(demo::run(args, context)).await,
         Command::Completions(args) => completions::run(&args),

@@ -206,6 +206,20 @@ impl Client {
         health(Health) -> HealthReply;
         /// Forgets snapshots by a policy or by name.
         forget(Forget) -> ForgetReply;
+        /// Makes a ring.
+        ring_create(RingCreate) -> RingCode;
+        /// Joins a ring.
+        ring_join(RingJoin) -> RingName;
+        /// Lists the rings that the node is in.
+        ring_list(RingList) -> RingListReply;
+        /// Lists the members of a ring.
+        ring_members(RingMembers) -> RingMembersReply;
+        /// Leaves a ring.
+        ring_leave(RingLeave) -> RingName;
+        /// Tells the present invite code of a ring.
+        ring_invite(RingInvite) -> RingCode;
+        /// Removes a member from a ring.
+        ring_remove(RingRemove) -> RingRemoveReply;
     }
 
     /// Turns a file of unknown length, such as standard input, into blocks. `monitor` hears how far it has come.

@@ -156,6 +156,13 @@ async fn dispatch(
         Diff => diff;
         Health => health;
         Forget => forget;
+        RingCreate => ring_create;
+        RingJoin => ring_join;
+        RingList => ring_list;
+        RingMembers => ring_members;
+        RingLeave => ring_leave;
+        RingInvite => ring_invite;
+        RingRemove => ring_remove;
         Ls => ls;
         Find => find;
         Announce => announce;

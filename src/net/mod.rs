@@ -1,11 +1,11 @@
 //! The network: a libp2p swarm behind a handle that is cheap to clone.
 //!
 //! ```text
-//! Net (handle, views)  --commands-->  driver (owns the swarm)  --  switchboard  --  rooms: peers, providers, exchange, replica
+//! Net (handle, views)  --commands-->  driver (owns the swarm)  --  switchboard  --  rooms: peers, providers, exchange, replica, rings
 //! ```
 //!
 //! - [`exchange`]: asks peers for blocks and answers them. [`providers`]: the DHT, of blocks and of owners' heads. [`peers`]:
-//!   connections and who is who.
+//!   connections and who is who. [`rings`]: which peers are members of this node's rings.
 //! - [`replica`]: asks peers to keep blocks, and is asked.
 //! - The driver is one task; it does no work: no hashing, no disk, no waiting. What takes long is done by those who ask, or by
 //!   the services the net was given.
@@ -17,6 +17,7 @@ pub mod exchange;
 pub mod peers;
 pub mod providers;
 pub mod replica;
+pub mod rings;
 
 mod address;
 mod config;
@@ -70,6 +71,7 @@ struct Shared {
     heads: providers::Heads,
     peers: peers::Peers,
     replica: replica::Replica,
+    rings: rings::RingsView,
     listening: watch::Receiver<Vec<Multiaddr>>,
     events: broadcast::Sender<Event>,
     cancel: CancellationToken,
@@ -91,7 +93,13 @@ impl Net {
         let (connected_sender, connected) = watch::channel(Arc::default());
         let kad = protocol(&config.network, names::kad)?;
         let tally = Arc::new(providers::Tally::default());
-        let (rooms, records, inbox) = rooms(&config, services, kad.clone(), tally.clone())?;
+        let roll = Arc::new(rings::Roll::new(
+            local,
+            config.clock.clone(),
+            listening.clone(),
+        ));
+        let (rooms, records, inbox) =
+            rooms(&config, services, kad.clone(), tally.clone(), roll.clone())?;
         let streams = rooms.streams.new_control();
         let permits = Arc::new(exchange::Permits::new(
             config.limits.requests_per_peer,
@@ -152,9 +160,13 @@ impl Net {
             },
             replica: replica::Replica::new(Mailbox::new(sender.clone(), Command::Replica), inbox),
             peers: peers::Peers {
-                mailbox: Mailbox::new(sender, Command::Peers),
+                mailbox: Mailbox::new(sender.clone(), Command::Peers),
                 connected,
                 connecting: Arc::new(Semaphore::new(MAX_CONNECTING)),
+            },
+            rings: rings::RingsView {
+                mailbox: Mailbox::new(sender, Command::Rings),
+                roll,
             },
             listening,
             events,
@@ -201,6 +213,11 @@ impl Net {
         self.shared.replica.clone()
     }
 
+    /// Rings and their members.
+    pub fn rings(&self) -> rings::RingsView {
+        self.shared.rings.clone()
+    }
+
     /// Facts from now on. A listener that falls too far behind misses some and is told so.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.shared.events.subscribe()
@@ -233,6 +250,7 @@ fn rooms(
     services: Services,
     kad: StreamProtocol,
     tally: Arc<providers::Tally>,
+    roll: Arc<rings::Roll>,
 ) -> Result<(Rooms, providers::WriterThread, replica::Inbox), Error> {
     let local = config.key.public().to_peer_id();
     let peers = peers::Behaviour::new(peers::Setup {
@@ -260,11 +278,13 @@ fn rooms(
     )
     .map_err(Error::Thread)?;
     let (replica, inbox) = replica::Behaviour::new(protocol(&config.network, names::replica)?);
+    let rings = rings::Behaviour::new(local, protocol(&config.network, names::ring)?, roll);
     let rooms = Rooms {
         peers,
         providers,
         exchange,
         replica,
+        rings,
         streams: libp2p_stream::Behaviour::new(),
     };
     Ok((rooms, records, inbox))

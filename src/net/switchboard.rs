@@ -11,7 +11,8 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::peers::Misbehaviour;
-use super::{exchange, peers, providers, replica};
+use super::{exchange, peers, providers, replica, rings};
+use crate::ring::RingId;
 
 /// A fact about the net.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,13 @@ pub enum Event {
     PeerGone {
         /// The peer.
         peer: PeerId,
+    },
+    /// A connected peer and this node have proven to each other that they are members of a ring.
+    Member {
+        /// The peer.
+        peer: PeerId,
+        /// The ring's present or a past generation.
+        ring: RingId,
     },
     /// A peer is turned away for a while.
     PeerRefused {
@@ -61,6 +69,7 @@ pub(super) enum Command {
     Providers(providers::Command),
     Peers(peers::Command),
     Replica(replica::Command),
+    Rings(rings::Command),
 }
 
 /// A room's own way to the driver.
@@ -101,6 +110,7 @@ pub(super) struct Rooms {
     pub(super) providers: providers::Behaviour,
     pub(super) exchange: exchange::Behaviour,
     pub(super) replica: replica::Behaviour,
+    pub(super) rings: rings::Behaviour,
     pub(super) streams: libp2p_stream::Behaviour,
 }
 
@@ -120,6 +130,7 @@ impl Switchboard {
             Command::Providers(command) => rooms.providers.command(command),
             Command::Peers(command) => rooms.peers.command(command),
             Command::Replica(command) => rooms.replica.command(command),
+            Command::Rings(command) => rooms.rings.command(command),
         }
     }
 
@@ -135,6 +146,7 @@ impl Switchboard {
             RoomsEvent::Replica(replica::Event::Misbehaved { peer }) => {
                 rooms.peers.blame(peer, Misbehaviour::Protocol);
             }
+            RoomsEvent::Rings(event) => self.rings(rooms, event),
             RoomsEvent::Streams(()) => {}
         }
     }
@@ -145,6 +157,7 @@ impl Switchboard {
                 self.connected.send_modify(|connected| {
                     Arc::make_mut(connected).push(peer);
                 });
+                rooms.rings.connected(peer);
                 self.tell(Event::PeerConnected { peer });
             }
             peers::Event::Gone { peer } => {
@@ -156,7 +169,8 @@ impl Switchboard {
             peers::Event::Double { peer } => {
                 let quiet = rooms.exchange.is_quiet(peer)
                     && rooms.replica.is_quiet(peer)
-                    && rooms.providers.is_quiet();
+                    && rooms.providers.is_quiet()
+                    && rooms.rings.is_quiet(peer);
                 rooms.peers.settle(peer, quiet);
             }
             peers::Event::Listens {
@@ -200,6 +214,18 @@ impl Switchboard {
             exchange::Event::Sent { peer, bytes } => rooms.peers.moved(peer, 0, bytes),
             exchange::Event::TurnedAway { peer } => rooms.peers.turned_away(peer),
             exchange::Event::Misbehaved { peer } => {
+                rooms.peers.blame(peer, Misbehaviour::Protocol);
+            }
+        }
+    }
+
+    fn rings(&self, rooms: &mut Rooms, event: rings::Event) {
+        match event {
+            rings::Event::Member { peer, ring } => {
+                rooms.peers.keep(peer);
+                self.tell(Event::Member { peer, ring });
+            }
+            rings::Event::Misbehaved { peer } => {
                 rooms.peers.blame(peer, Misbehaviour::Protocol);
             }
         }

@@ -15,6 +15,7 @@ mod files;
 pub mod identity;
 mod mesh;
 mod pins;
+mod rings;
 mod schedule;
 mod shelf;
 mod status;
@@ -34,6 +35,7 @@ use crate::config::Config;
 use crate::depot::serve::Server;
 use crate::depot::{Depot, Pending, Session};
 use crate::net::{self, Limits, Net, NetConfig, Services};
+use crate::ring::RingsFile;
 use crate::store::{RocksStore, Store, StoreOptions};
 use crate::task::{WorkerState, Workers};
 use crate::time::{Clock, SystemClock, Timestamp};
@@ -76,6 +78,7 @@ struct Inner {
     /// Copies of this machine's backups on others.
     copies: Arc<upkeep::replicate::Copies>,
     candidates: Arc<dyn upkeep::holder::Candidates>,
+    rings_file: Arc<RingsFile>,
     started: Instant,
     events: broadcast::Sender<NodeEvent>,
     bootstrapped: Arc<AtomicBool>,
@@ -133,6 +136,8 @@ impl Node {
         let store = open_store(&options, clock.clone()).await?;
         // The key is made only by who holds the store's lock.
         let key = identity::load_or_create(&options.data_dir)?;
+        let rings_file = Arc::new(RingsFile::new(&options.data_dir));
+        let rings = rings_file.load()?;
         let server = Arc::new(Server::new(store.clone()));
         let services = Services {
             blocks: server.clone(),
@@ -150,6 +155,7 @@ impl Node {
             ..NetConfig::new(key)
         };
         let net = Net::start(net_config, services).await?;
+        net.rings().update(rings.clone()).await;
         let depot = Depot::new(store.clone(), net, &server, Arc::new(Pending::default()));
         let copies = copies::open(&options.data_dir)?;
         let candidates: Arc<dyn upkeep::holder::Candidates> =
@@ -167,6 +173,14 @@ impl Node {
         });
         workers.spawn("heal", |c, s| upkeep::heal::run(parts.1, c, s));
         workers.spawn("heads", |c, s| upkeep::heads::run(parts.2, now, c, s));
+        let job = upkeep::rings::Job {
+            depot: depot.clone(),
+            file: rings_file.clone(),
+            saved: rings,
+            name: rings::machine_name(&options.data_dir),
+            clock: clock.clone(),
+        };
+        workers.spawn("rings", |c, s| upkeep::rings::run(job, c, s));
         workers.spawn("maintain", |c, s| upkeep::maintain::run(store, c, s));
         let (held, now, may) = (depot.clone(), clock.clone(), candidates.clone());
         let lend = upkeep::holder::Lend::of_quota(config.quota.0);
@@ -193,6 +207,7 @@ impl Node {
                 unlocked: backup::Unlocked::default(),
                 copies,
                 candidates,
+                rings_file,
                 options,
                 depot,
                 clock,
@@ -371,7 +386,7 @@ async fn forward_events(
             Ok(net::Event::PeerRefused { peer, reason }) => NodeEvent::Warning {
                 message: format!("{peer} is turned away for a while: {reason}"),
             },
-            Err(broadcast::error::RecvError::Lagged(_)) => continue,
+            Ok(net::Event::Member { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => continue,
             Err(broadcast::error::RecvError::Closed) => return,
         };
         // Nobody listening is no error.

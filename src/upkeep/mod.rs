@@ -9,6 +9,7 @@
 //! | [`holder`] | keeps blocks for others, by leases | one look a minute |
 //! | [`replicate`] | keeps copies of backups on other machines | one look a minute, one question to each peer |
 //! | [`maintain`] | gets the space of dropped blocks back, writes usage counters | one look a minute |
+//! | [`rings`] | finds members of rings, tells them how much room is here | a search a ring and some hundred bytes a member every 3 minutes |
 
 pub mod announce;
 pub mod heads;
@@ -16,3 +17,4 @@ pub mod heal;
 pub mod holder;
 pub mod maintain;
 pub mod replicate;
+pub mod rings;

@@ -44,6 +44,12 @@ pub mod replica {
     include!(concat!(env!("OUT_DIR"), "/libernet.replica.v1.rs"));
 }
 
+/// Messages of the ring protocol.
+#[allow(missing_docs, clippy::pedantic)]
+pub mod ring {
+    include!(concat!(env!("OUT_DIR"), "/libernet.ring.v1.rs"));
+}
+
 /// Records in the store.
 #[allow(missing_docs, clippy::pedantic)]
 pub mod store {

@@ -9,8 +9,8 @@ const FLOORS: [&[&str]; 12] = [
     &["id", "size", "time", "monitor", "small_disk"],
     &["crypto", "wire", "task", "config"],
     &["block"],
-    // A record names a log by its link, and the network checks records.
-    &["head"],
+    // A record names a log by its link, and the network checks records and proves secrets of rings.
+    &["head", "ring"],
     // A lease is signed by a machine, and head knows which machines an owner has admitted.
     &["lease"],
     &["store", "bundle", "net"],

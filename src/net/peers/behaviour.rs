@@ -158,6 +158,11 @@ impl Behaviour {
         }
     }
 
+    /// The connection with a peer is to stay open when idle.
+    pub(crate) fn keep(&mut self, peer: PeerId) {
+        self.parts.keeper.keep(peer);
+    }
+
     /// Of several connections with a peer only one is to stay; `quiet`: nothing of ours is under way to it.
     pub(crate) fn settle(&mut self, peer: PeerId, quiet: bool) {
         self.parts.keeper.settle(peer, quiet);

@@ -287,19 +287,26 @@ impl Keeper {
             .book
             .identified(peer, agent, protocols, self.clock.now());
         self.answer(peer, &Ok(peer));
-        if self.kept.len() < KEPT_CONNECTIONS {
-            self.kept.insert(peer);
-        }
-        if self.kept.contains(&peer) {
-            for link in self.book.links(&peer) {
-                self.out.push_back(ToSwarm::NotifyHandler {
-                    peer_id: peer,
-                    handler: NotifyHandler::One(link.id),
-                    event: Keep,
-                });
-            }
+        if self.kept.len() < KEPT_CONNECTIONS || self.kept.contains(&peer) {
+            self.keep(peer);
         }
         first
+    }
+
+    /// Keeps the connections with a peer open when they are idle.
+    pub(super) fn keep(&mut self, peer: PeerId) {
+        let links = self.book.links(&peer);
+        if links.is_empty() {
+            return;
+        }
+        self.kept.insert(peer);
+        for link in links {
+            self.out.push_back(ToSwarm::NotifyHandler {
+                peer_id: peer,
+                handler: NotifyHandler::One(link.id),
+                event: Keep,
+            });
+        }
     }
 
     /// Somebody is on the local network.

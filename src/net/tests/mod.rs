@@ -5,6 +5,7 @@ mod heads;
 mod hostile;
 mod mesh;
 mod peers;
+mod rings;
 mod sockets;
 
 use std::collections::HashMap;

@@ -6,6 +6,7 @@
 mod backup;
 mod blocks;
 mod path;
+mod rings;
 
 use std::path::PathBuf;
 
@@ -36,6 +37,7 @@ use call;
 
 pub use backup::*;
 pub use blocks::*;
+pub use rings::*;
 
 /// Turns a file or directory into blocks and pins them.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,0 +1,231 @@
+//! `libernet ring`: groups of nodes that keep each other's backups.
+
+use std::io::{BufRead, IsTerminal, Read};
+
+use zeroize::Zeroize;
+
+use super::context::Context;
+use super::exit::{Exit, Failure};
+use super::{output, show};
+use crate::node::api::*;
+use crate::size::ByteSize;
+
+/// Longest invite code that is read, in bytes.
+const MAX_CODE_BYTES: u64 = 256;
+
+/// Make, join and look after rings: groups of nodes that share a secret and keep each other's backups.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  libernet ring create home            # prints a code
+  libernet ring join                   # on the others; asks for the code
+  libernet ring members home
+  libernet ring remove home PEER       # the others get a new secret, this one does not
+
+The code is a secret: whoever knows it is a member. Given as an argument it may stay in the shell's history.
+With --json: create and invite {\"ring\",\"code\"}, join and leave {\"ring\"}, list {\"rings\":[{\"ring\",\"generation\",\"joined\",\"members\",
+  \"online\"}]}, members [{\"peer\",\"name\",\"online\",\"free_bytes\",\"last_seen\",\"addresses\"}], remove {\"ring\",\"peer\",\"generation\"}")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Make a ring and print the code that others join it with.
+    Create {
+        /// Letters a to z, digits and dashes.
+        name: String,
+    },
+    /// Join a ring.
+    Join {
+        /// The code, or - to read it from standard input [default: -].
+        code: Vec<String>,
+        /// What to call the ring here [default: the name in the code].
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// List the rings that this node is in.
+    List,
+    /// List the members of a ring.
+    Members {
+        /// The ring.
+        name: String,
+    },
+    /// Print the code of a ring again.
+    Invite {
+        /// The ring.
+        name: String,
+    },
+    /// Leave a ring. What this node keeps for the others may go then.
+    Leave {
+        /// The ring.
+        name: String,
+    },
+    /// Remove a member: the ring gets a new secret, and the old code is worth nothing.
+    Remove {
+        /// The ring.
+        name: String,
+        /// The member's node.
+        peer: String,
+    },
+}
+
+/// Not derived: an argument may be a code.
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ring ..")
+    }
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    match args.command {
+        Command::Create { name } => {
+            let call = RingCreate { name };
+            let reply = context
+                .with_client(async |client, _| Ok(client.ring_create(call).await?))
+                .await?;
+            print_code(&reply, context)?;
+        }
+        Command::Join { code, name } => {
+            let code = read_code(code, context).await?;
+            let call = RingJoin { code, name };
+            let reply = context
+                .with_client(async |client, _| Ok(client.ring_join(call).await?))
+                .await?;
+            say(
+                &reply,
+                &format!("joined the ring '{}'", reply.ring),
+                context,
+            )?;
+        }
+        Command::List => {
+            let reply = context
+                .with_client(async |client, _| Ok(client.ring_list(RingList {}).await?))
+                .await?;
+            if context.json {
+                output::json(&reply)?;
+            } else if reply.rings.is_empty() {
+                context.notice("this node is in no ring");
+            } else {
+                output::stdout(rings_text(&reply.rings).as_bytes())?;
+            }
+        }
+        Command::Members { name } => {
+            let call = RingMembers { ring: name };
+            let reply = context
+                .with_client(async |client, _| Ok(client.ring_members(call).await?))
+                .await?;
+            if context.json {
+                output::json(&reply.members)?;
+            } else if reply.members.is_empty() {
+                context.notice("no other members are known yet");
+            } else {
+                output::stdout(members_text(&reply.members).as_bytes())?;
+            }
+        }
+        Command::Invite { name } => {
+            let call = RingInvite { ring: name };
+            let reply = context
+                .with_client(async |client, _| Ok(client.ring_invite(call).await?))
+                .await?;
+            print_code(&reply, context)?;
+        }
+        Command::Leave { name } => {
+            let call = RingLeave { ring: name };
+            let reply = context
+                .with_client(async |client, _| Ok(client.ring_leave(call).await?))
+                .await?;
+            say(&reply, &format!("left the ring '{}'", reply.ring), context)?;
+        }
+        Command::Remove { name, peer } => {
+            let call = RingRemove { ring: name, peer };
+            let reply = context
+                .with_client(async |client, _| Ok(client.ring_remove(call).await?))
+                .await?;
+            let text = format!(
+                "removed; the other members of '{}' get a new secret when they are connected",
+                reply.ring
+            );
+            say(&reply, &text, context)?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn say(reply: &impl serde::Serialize, text: &str, context: &Context) -> Result<(), Failure> {
+    if context.json {
+        return output::json(reply);
+    }
+    context.notice(text);
+    Ok(())
+}
+
+fn print_code(reply: &RingCode, context: &Context) -> Result<(), Failure> {
+    if context.json {
+        return output::json(reply);
+    }
+    context.notice("whoever knows this code can join (`libernet ring join`):");
+    output::stdout(format!("{}\n", reply.code.0).as_bytes())
+}
+
+/// The code from the arguments, which may have been split at spaces, or from standard input.
+async fn read_code(mut words: Vec<String>, context: &Context) -> Result<Code, Failure> {
+    if !(words.is_empty() || words == ["-"]) {
+        let code = Code(words.join(" "));
+        words.zeroize();
+        return Ok(code);
+    }
+    if std::io::stdin().is_terminal() {
+        context.notice("the invite code:");
+    }
+    let read = tokio::task::spawn_blocking(|| {
+        let mut line = String::with_capacity(MAX_CODE_BYTES as usize);
+        let mut input = std::io::stdin().lock().take(MAX_CODE_BYTES);
+        input.read_line(&mut line).map(|_| Code(line))
+    });
+    let read = tokio::select! {
+        read = read => read,
+        () = context.stop.cancelled() => return Err(Failure::interrupted()),
+    };
+    let read = read.unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into()));
+    read.map_err(|error| Failure::io("the code could not be read", &error))
+}
+
+fn rings_text(rings: &[RingInfo]) -> String {
+    let mut rows = vec![
+        ["ring", "members", "online", "joined"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for ring in rings {
+        rows.push(vec![
+            show::printable(&ring.ring),
+            ring.members.to_string(),
+            ring.online.to_string(),
+            show::timestamp(ring.joined),
+        ]);
+    }
+    show::table(&rows, &[1, 2])
+}
+
+fn members_text(members: &[RingMember]) -> String {
+    let head = ["name", "free", "last seen", "peer"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for member in members {
+        let seen = match (member.online, member.last_seen) {
+            (true, _) => "online".to_owned(),
+            (false, Some(seen)) => show::timestamp(seen),
+            (false, None) => "never".to_owned(),
+        };
+        rows.push(vec![
+            // What a peer says of itself may be anything.
+            show::printable(&member.name),
+            member
+                .free_bytes
+                .map_or_else(|| "-".to_owned(), |bytes| ByteSize(bytes).to_string()),
+            seen,
+            member.peer.clone(),
+        ]);
+    }
+    show::table(&rows, &[1])
+}

@@ -1,0 +1,133 @@
+//! Rings: which connected peers are members of a ring that this node is in, and what they tell of themselves and of others.
+//!
+//! - `codec`: frames of the ring protocol.
+//! - `roll`: rings and members, shared by the view and the behaviour; pure but for its lock.
+//! - `behaviour`: a handshake with each peer that connects, then news about each ring that both have proven.
+//!
+//! Invariant: a peer counts as an online member only on a connection on which both have proven the secret to each other, and only until the
+//! peer is removed or the last connection ends. Nobody else is told anything about a ring.
+//!
+//! Deliberately absent: the file of rings, searching members in the DHT, and what members do for each other.
+
+mod behaviour;
+mod codec;
+mod roll;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::watch;
+
+use super::switchboard::Mailbox;
+use crate::ring::{self, Rings};
+use crate::time::Timestamp;
+
+pub(super) use behaviour::{Behaviour, Event};
+pub(super) use roll::Roll;
+
+/// A member of a ring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The node.
+    pub peer: PeerId,
+    /// Whether it is connected and has proven the secret on this connection.
+    pub online: bool,
+    /// What its machine is called; empty while unknown.
+    pub name: String,
+    /// How many bytes its store can still take, as it last said on this connection; none while it is not online.
+    pub free_bytes: Option<u64>,
+    /// When it was last seen connected; 0: never.
+    pub last_seen: Timestamp,
+    /// Where it can be reached, without the peer id.
+    pub addresses: Vec<Multiaddr>,
+}
+
+/// What the view asks of the behaviour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Command {
+    /// The rings have changed, or it is time to tell the members what is new.
+    Refresh,
+}
+
+/// View of a net: rings and their members. Cheap to clone.
+#[derive(Clone)]
+pub struct RingsView {
+    pub(super) mailbox: Mailbox<Command>,
+    pub(super) roll: Arc<Roll>,
+}
+
+impl RingsView {
+    /// Members of any ring that are connected now and have proven it. Costs next to nothing.
+    pub fn online_members(&self) -> Vec<PeerId> {
+        self.roll.online()
+    }
+
+    /// As [`online_members`](Self::online_members), each with the bytes that its store can still take, as it last said.
+    pub fn online_space(&self) -> Vec<(PeerId, u64)> {
+        self.roll.online_space()
+    }
+
+    /// Whether the peer is connected and has proven to be a member of any ring.
+    pub fn is_online_member(&self, peer: &PeerId) -> bool {
+        self.roll.is_online(peer)
+    }
+
+    /// A number that changes whenever [`online_members`](Self::online_members) does.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.roll.online_changes.subscribe()
+    }
+
+    /// A number that changes whenever [`rings`](Self::rings) gives something that is worth saving.
+    pub fn watch_rings(&self) -> watch::Receiver<u64> {
+        self.roll.ring_changes.subscribe()
+    }
+
+    /// Members of a ring other than this node, those online first.
+    ///
+    /// # Errors
+    /// [`ring::Error::NoSuchRing`].
+    pub fn members(&self, ring: &str) -> Result<Vec<Member>, ring::Error> {
+        self.roll.members(ring)
+    }
+
+    /// Every peer that was removed from each ring this node is in, for those who dial members.
+    pub fn removed(&self) -> HashSet<PeerId> {
+        self.roll.removed()
+    }
+
+    /// The rings as they are now. They hold secrets.
+    pub fn rings(&self) -> Rings {
+        self.roll.rings()
+    }
+
+    /// Changes the rings, then proves and tells what is new to the connected peers.
+    ///
+    /// # Errors
+    /// What `change` says.
+    pub async fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Rings) -> Result<T, ring::Error>,
+    ) -> Result<T, ring::Error> {
+        let result = self.roll.change(change);
+        self.refresh().await;
+        result
+    }
+
+    /// Takes these rings for those that there were.
+    pub async fn update(&self, rings: Rings) {
+        self.roll.change_any(|own| *own = rings);
+        self.refresh().await;
+    }
+
+    /// What this node tells members of itself: its machine's name and the bytes that its store can still take.
+    pub fn set_local(&self, name: &str, free_bytes: u64) {
+        self.roll.set_local(name, free_bytes);
+    }
+
+    /// Tells the online members what is new and tries again where a handshake has failed.
+    pub async fn refresh(&self) {
+        // When the net is stopping there is nobody to tell.
+        let _ = self.mailbox.send(Command::Refresh).await;
+    }
+}

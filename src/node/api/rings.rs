@@ -1,0 +1,151 @@
+//! Calls about rings.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use super::{Call, call};
+use crate::time::Timestamp;
+
+/// An invite code as text: whoever knows it can join. Its `Debug` form does not show it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+#[serde(transparent)]
+pub struct Code(pub String);
+
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Code(..)")
+    }
+}
+
+/// Makes a ring.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RingCreate {
+    /// What it is to be called.
+    pub name: String,
+}
+call!(RingCreate, "ring-create", RingCode);
+
+/// A ring and what others join it with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RingCode {
+    /// What the ring is called here.
+    pub ring: String,
+    /// The invite code.
+    pub code: Code,
+}
+
+/// Joins a ring.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RingJoin {
+    /// The invite code.
+    pub code: Code,
+    /// What to call the ring here; the name in the code when missing.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+call!(RingJoin, "ring-join", RingName);
+
+/// A ring.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RingName {
+    /// What the ring is called here.
+    pub ring: String,
+}
+
+/// Lists the rings that this node is in.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RingList {}
+call!(RingList, "ring-list", RingListReply);
+
+/// The rings.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RingListReply {
+    /// In the order in which this node came into them.
+    pub rings: Vec<RingInfo>,
+}
+
+/// One ring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingInfo {
+    /// What it is called here.
+    pub ring: String,
+    /// Which secret it has: one more with each member removed.
+    pub generation: u16,
+    /// When this node made or joined it.
+    pub joined: Timestamp,
+    /// Members known, this node not counted.
+    pub members: u64,
+    /// Members that are connected now.
+    pub online: u64,
+}
+
+/// Lists the members of a ring.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RingMembers {
+    /// The ring.
+    pub ring: String,
+}
+call!(RingMembers, "ring-members", RingMembersReply);
+
+/// The members of a ring, this node not among them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RingMembersReply {
+    /// Those online first.
+    pub members: Vec<RingMember>,
+}
+
+/// One member of a ring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingMember {
+    /// The node.
+    pub peer: String,
+    /// What its machine is called; empty while unknown.
+    pub name: String,
+    /// Whether it is connected and has proven that it is a member.
+    pub online: bool,
+    /// Bytes that its store can still take; missing while it is not online.
+    pub free_bytes: Option<u64>,
+    /// When it was last connected; missing when it never was.
+    pub last_seen: Option<Timestamp>,
+    /// Where it can be reached.
+    pub addresses: Vec<String>,
+}
+
+/// Leaves a ring. The others are not told.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RingLeave {
+    /// The ring.
+    pub ring: String,
+}
+call!(RingLeave, "ring-leave", RingName);
+
+/// Tells the present invite code of a ring.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RingInvite {
+    /// The ring.
+    pub ring: String,
+}
+call!(RingInvite, "ring-invite", RingCode);
+
+/// Removes a member from a ring: there is a new secret, which the others are given when they are connected.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RingRemove {
+    /// The ring.
+    pub ring: String,
+    /// The member.
+    pub peer: String,
+}
+call!(RingRemove, "ring-remove", RingRemoveReply);
+
+/// What [`RingRemove`] did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RingRemoveReply {
+    /// The ring.
+    pub ring: String,
+    /// Who was removed.
+    pub peer: String,
+    /// Which secret the ring has now.
+    pub generation: u16,
+}

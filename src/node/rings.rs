@@ -1,0 +1,195 @@
+//! Calls about rings. A change is on disk before a call says that it was made.
+
+use std::path::Path;
+
+use libp2p::PeerId;
+
+use super::api::*;
+use super::failure::chain;
+use super::{Node, blocking};
+use crate::backup::owner::Vault;
+use crate::ring::{self, InviteCode, Rings, Seed};
+
+impl Node {
+    /// Makes a ring.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a name that a ring can't have, [`ErrorKind::Exists`] for one that is taken.
+    pub async fn ring_create(&self, request: RingCreate) -> Result<RingCode, CallError> {
+        let (now, name) = (self.now(), request.name);
+        let change = |rings: &mut Rings| Ok(code_of(rings.create(&name, Seed::random(), now)?));
+        let code = self.change_rings(change).await?;
+        self.keep_or_leave(&name).await?;
+        Ok(code)
+    }
+
+    /// Joins a ring.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a code that is not right, [`ErrorKind::Exists`] when this node is in it or the name is taken.
+    pub async fn ring_join(&self, request: RingJoin) -> Result<RingName, CallError> {
+        let now = self.now();
+        let mut code: InviteCode = request.code.0.parse().map_err(ring::Error::Code)?;
+        if let Some(name) = request.name {
+            code.name = name;
+        }
+        let ring = code.name.clone();
+        self.change_rings(|rings| rings.join(code, now).map(drop))
+            .await?;
+        self.keep_or_leave(&ring).await?;
+        Ok(RingName { ring })
+    }
+
+    /// Lists the rings that this node is in.
+    ///
+    /// # Errors
+    /// None at present.
+    pub async fn ring_list(&self, _: RingList) -> Result<RingListReply, CallError> {
+        let view = self.net().rings();
+        let rings = view.rings();
+        let rings = rings.as_slice().iter().map(|ring| {
+            let members = view.members(ring.name()).unwrap_or_default();
+            RingInfo {
+                ring: ring.name().to_owned(),
+                generation: ring.generation(),
+                joined: ring.joined(),
+                members: members.len() as u64,
+                online: members.iter().filter(|member| member.online).count() as u64,
+            }
+        });
+        Ok(RingListReply {
+            rings: rings.collect(),
+        })
+    }
+
+    /// Lists the members of a ring.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when this node is not in it.
+    pub async fn ring_members(&self, request: RingMembers) -> Result<RingMembersReply, CallError> {
+        let members = self.net().rings().members(&request.ring)?;
+        let members = members.into_iter().map(|member| RingMember {
+            peer: member.peer.to_string(),
+            name: member.name,
+            online: member.online,
+            free_bytes: member.free_bytes,
+            last_seen: Some(member.last_seen).filter(|seen| seen.0 > 0),
+            addresses: member.addresses.iter().map(ToString::to_string).collect(),
+        });
+        Ok(RingMembersReply {
+            members: members.collect(),
+        })
+    }
+
+    /// Leaves a ring.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when this node is not in it.
+    pub async fn ring_leave(&self, request: RingLeave) -> Result<RingName, CallError> {
+        self.change_rings(|rings| rings.leave(&request.ring).map(drop))
+            .await?;
+        self.save_rings().await?;
+        Ok(RingName { ring: request.ring })
+    }
+
+    /// Tells the present invite code of a ring.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when this node is not in it.
+    pub async fn ring_invite(&self, request: RingInvite) -> Result<RingCode, CallError> {
+        Ok(code_of(self.net().rings().rings().get(&request.ring)?))
+    }
+
+    /// Removes a member from a ring.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for what is not the name of a peer, [`ErrorKind::NotFound`] for a ring or member that is not known.
+    pub async fn ring_remove(&self, request: RingRemove) -> Result<RingRemoveReply, CallError> {
+        let peer: PeerId = request.peer.parse().map_err(|error| {
+            CallError::new(
+                ErrorKind::Usage,
+                format!("'{}' is not the name of a peer: {error}", request.peer),
+            )
+            .with_hint("`libernet ring members RING` shows the names")
+        })?;
+        let now = self.now();
+        let generation = self
+            .change_rings(|rings| {
+                let ring = rings.get_mut(&request.ring)?;
+                ring.remove(&peer, Seed::random(), now)?;
+                Ok(ring.generation())
+            })
+            .await?;
+        self.save_rings().await?;
+        Ok(RingRemoveReply {
+            ring: request.ring,
+            peer: request.peer,
+            generation,
+        })
+    }
+
+    async fn change_rings<T>(
+        &self,
+        change: impl FnOnce(&mut Rings) -> Result<T, ring::Error>,
+    ) -> Result<T, CallError> {
+        Ok(self.net().rings().change(change).await?)
+    }
+
+    async fn save_rings(&self) -> Result<(), CallError> {
+        let (file, view) = (self.inner.rings_file.clone(), self.net().rings());
+        blocking(move || Ok(file.save(|| view.rings())?)).await
+    }
+
+    /// What can't be saved is not made: it would be gone after the next start.
+    async fn keep_or_leave(&self, name: &str) -> Result<(), CallError> {
+        let saved = self.save_rings().await;
+        if saved.is_err() {
+            // It was there a moment ago; if it is gone, so much the better.
+            let _ = self.change_rings(|rings| rings.leave(name).map(drop)).await;
+        }
+        saved
+    }
+}
+
+fn code_of(ring: &ring::Ring) -> RingCode {
+    RingCode {
+        ring: ring.name().to_owned(),
+        code: Code(ring.invite().to_text().to_string()),
+    }
+}
+
+/// What members are told that this machine is called: as in its owner's backups, else as the system calls it.
+pub(super) fn machine_name(data_dir: &Path) -> String {
+    match Vault::open(data_dir) {
+        Ok(Some(vault)) => vault.name().to_owned(),
+        _ => rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+    }
+}
+
+impl From<ring::Error> for CallError {
+    fn from(error: ring::Error) -> Self {
+        use ring::Error;
+        let text = chain(&error);
+        match error {
+            Error::BadName => Self::new(ErrorKind::Usage, text),
+            Error::Code(_) => Self::new(ErrorKind::Usage, text)
+                .with_hint("`libernet ring invite RING` on a member shows the code again"),
+            Error::NameTaken(_) => Self::new(ErrorKind::Exists, text)
+                .with_hint("choose another name; joining takes --name"),
+            Error::Joined(_) => Self::new(ErrorKind::Exists, text),
+            Error::NoSuchRing(_) => Self::new(ErrorKind::NotFound, text)
+                .with_hint("`libernet ring list` shows the rings"),
+            Error::NoSuchMember { .. } => Self::new(ErrorKind::NotFound, text)
+                .with_hint("`libernet ring members RING` shows the members"),
+            Error::Malformed { .. } => Self::new(ErrorKind::Damaged, text)
+                .with_hint("restore it from a copy, or move it away and join the rings again"),
+            Error::File { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                Self::new(ErrorKind::Permission, text)
+            }
+            _ => Self::new(ErrorKind::Failed, text),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What is known of a member.
+
+use libp2p::{Multiaddr, PeerId};
+
+use crate::time::Timestamp;
+
+/// Longest name of a machine, in bytes; longer ones are cut.
+pub const MAX_MEMBER_NAME_BYTES: usize = 64;
+/// Most addresses of one member that are remembered and passed on.
+pub const MAX_ADDRESSES: usize = 4;
+/// Longest address that is remembered, in bytes.
+pub const MAX_ADDRESS_BYTES: usize = 128;
+
+/// A member as far as known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// The node.
+    pub peer: PeerId,
+    /// What its machine is called, as it or another member says; empty while unknown.
+    pub name: String,
+    /// When this node last saw it connected; 0: never, another member told of it.
+    pub last_seen: Timestamp,
+    /// Where it can be reached, without the peer id.
+    pub addresses: Vec<Multiaddr>,
+    /// The generation of the ring in which this node first heard of it. An older generation's secret is no proof for it.
+    pub since: u16,
+}
+
+/// A name as it may be stored and shown: no control characters, not too long.
+pub fn clean_name(name: &str) -> String {
+    let mut clean = String::new();
+    for c in name.chars().filter(|c| !c.is_control()) {
+        if clean.len() + c.len_utf8() > MAX_MEMBER_NAME_BYTES {
+            break;
+        }
+        clean.push(c);
+    }
+    clean
+}
+
+/// The addresses that are worth remembering.
+pub(super) fn clean_addresses(addresses: impl IntoIterator<Item = Multiaddr>) -> Vec<Multiaddr> {
+    let mut clean: Vec<Multiaddr> = Vec::new();
+    for address in addresses {
+        if address.len() <= MAX_ADDRESS_BYTES && !address.is_empty() && !clean.contains(&address) {
+            clean.push(address);
+        }
+        if clean.len() == MAX_ADDRESSES {
+            break;
+        }
+    }
+    clean
+}

@@ -1,0 +1,422 @@
+//! Handshakes, rotation, the file, messages.
+
+use data_encoding::HEXLOWER;
+use libp2p::PeerId;
+use libp2p::identity::Keypair;
+use proptest::prelude::*;
+
+use super::handshake::*;
+use super::message::{Info, MAX_MESSAGE_BYTES, Request, Response};
+use super::*;
+use crate::crypto::hash;
+use crate::time::Timestamp;
+
+fn peer(n: u8) -> PeerId {
+    let key = Keypair::ed25519_from_bytes([n; 32]).expect("any 32 bytes");
+    key.public().to_peer_id()
+}
+
+fn seed(n: u8) -> Seed {
+    Seed::new([n; 16])
+}
+
+fn secrets(ns: &[u8]) -> Vec<RingSecret> {
+    ns.iter().map(|n| seed(*n).secret()).collect()
+}
+
+fn ids(ns: &[u8]) -> Vec<RingId> {
+    ns.iter().map(|n| seed(*n).secret().id()).collect()
+}
+
+/// What the initiator and the responder hold proven.
+fn shake(
+    a: &[u8],
+    b: &[u8],
+    change: impl FnOnce(&mut Hello),
+    answered: impl FnOnce(&mut Answer),
+    proven: impl FnOnce(&mut Proofs),
+) -> (Vec<RingId>, Vec<RingId>) {
+    let (initiator, mut hello) = Initiator::start(peer(1), peer(2), secrets(a), [1; 32]);
+    change(&mut hello);
+    let (responder, mut answer) = Responder::answer(peer(2), peer(1), secrets(b), &hello, [2; 32]);
+    answered(&mut answer);
+    let Some((at_a, mut proofs)) = initiator.finish(&answer, [3; 32]) else {
+        return (Vec::new(), Vec::new());
+    };
+    proven(&mut proofs);
+    (at_a, responder.finish(&proofs))
+}
+
+fn honest(a: &[u8], b: &[u8]) -> (Vec<RingId>, Vec<RingId>) {
+    shake(a, b, |_| {}, |_| {}, |_| {})
+}
+
+#[test]
+fn what_both_know_is_proven_and_nothing_else() {
+    assert_eq!(honest(&[1, 2, 3], &[3, 4, 2]), (ids(&[2, 3]), ids(&[3, 2])));
+    assert_eq!(honest(&[1], &[2]), (vec![], vec![]));
+    assert_eq!(honest(&[], &[2]), (vec![], vec![]));
+    assert_eq!(honest(&[1], &[]), (vec![], vec![]));
+    let all: Vec<u8> = (0..SLOTS as u8).collect();
+    let (a, b) = honest(&all, &all);
+    assert_eq!((a.len(), b.len()), (SLOTS, SLOTS), "at the limit");
+}
+
+#[test]
+fn messages_of_all_nodes_look_alike() {
+    let lens: Vec<(usize, usize, usize)> = [vec![], vec![1], (0..100).collect::<Vec<u8>>()]
+        .iter()
+        .map(|ns| {
+            let (initiator, hello) = Initiator::start(peer(1), peer(2), secrets(ns), [1; 32]);
+            let (_, answer) = Responder::answer(peer(2), peer(1), secrets(ns), &hello, [2; 32]);
+            let proof = initiator.finish(&answer, [3; 32]).map_or(
+                Request::Proof(Box::new([[0; PROOF_BYTES]; SLOTS])),
+                |(_, proofs)| Request::Proof(proofs),
+            );
+            // No two slots are alike, whatever is in them.
+            let mut tags = hello.tags.to_vec();
+            tags.sort_unstable();
+            tags.dedup();
+            assert_eq!(tags.len(), SLOTS);
+            (
+                Request::Hello(Box::new(hello)).encode().len(),
+                Response::Answer(Box::new(answer)).encode().len(),
+                proof.encode().len(),
+            )
+        })
+        .collect();
+    assert!(lens.iter().all(|len| *len == lens[0]), "{lens:?}");
+}
+
+#[test]
+fn old_transcripts_and_other_peers_prove_nothing() {
+    let (initiator, hello) = Initiator::start(peer(1), peer(2), secrets(&[1]), [1; 32]);
+    let (responder, answer) = Responder::answer(peer(2), peer(1), secrets(&[1]), &hello, [2; 32]);
+    let (_, proofs) = initiator.finish(&answer, [3; 32]).expect("a member");
+    assert_eq!(responder.finish(&proofs), ids(&[1]));
+    // The same hello and proof again, later: the responder has another nonce.
+    let (responder, _) = Responder::answer(peer(2), peer(1), secrets(&[1]), &hello, [9; 32]);
+    assert!(responder.finish(&proofs).is_empty());
+    // A recorded answer to another hello.
+    let (initiator, _) = Initiator::start(peer(1), peer(2), secrets(&[1]), [8; 32]);
+    assert!(initiator.finish(&answer, [3; 32]).is_none());
+    // Another peer says what the first has said, or is taken for the second.
+    let (responder, _) = Responder::answer(peer(2), peer(3), secrets(&[1]), &hello, [2; 32]);
+    assert!(responder.finish(&proofs).is_empty());
+    let (initiator, hello) = Initiator::start(peer(1), peer(3), secrets(&[1]), [1; 32]);
+    let (_, answer) = Responder::answer(peer(2), peer(1), secrets(&[1]), &hello, [2; 32]);
+    assert!(initiator.finish(&answer, [3; 32]).is_none());
+    // What one end says is sent back to it.
+    let (initiator, hello) = Initiator::start(peer(1), peer(2), secrets(&[1]), [1; 32]);
+    let (_, answer) = Responder::answer(peer(1), peer(2), secrets(&[1]), &hello, [2; 32]);
+    assert!(initiator.finish(&answer, [3; 32]).is_none());
+}
+
+proptest! {
+    #[test]
+    fn a_changed_hello_or_answer_proves_nothing(at in 0usize..(NONCE_BYTES + SLOTS * PROOF_BYTES), bit in 0u32..8) {
+        let flip = |nonce: &mut [u8], rest: &mut [u8]| {
+            let place = match nonce.get_mut(at) {
+                Some(place) => place,
+                None => { let len = rest.len(); &mut rest[(at - NONCE_BYTES) % len] }
+            };
+            *place ^= 1 << bit;
+        };
+        let (a, b) = shake(&[1, 2], &[1, 2], |hello| flip(&mut hello.nonce, hello.tags.as_flattened_mut()), |_| {}, |_| {});
+        prop_assert!(a.is_empty() && b.is_empty());
+        let (_, b) = shake(&[1, 2], &[1, 2], |_| {}, |answer| flip(&mut answer.nonce, answer.proofs.as_flattened_mut()), |_| {});
+        prop_assert!(b.is_empty());
+    }
+
+    #[test]
+    fn a_changed_proof_proves_nothing(byte in 0usize..PROOF_BYTES, bit in 0u32..8) {
+        let change = |proofs: &mut Proofs| proofs.iter_mut().for_each(|proof| proof[byte] ^= 1 << bit);
+        let (_, b) = shake(&[1], &[1], |_| {}, |_| {}, change);
+        prop_assert!(b.is_empty());
+    }
+
+    #[test]
+    fn arbitrary_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let _ = Request::decode(bytes.clone().into());
+        let _ = Response::decode(bytes.into());
+    }
+
+    #[test]
+    fn damaged_messages_give_an_answer(at in 0usize..300, value: u8) {
+        let mut bytes = Request::Info(Box::new(info())).encode();
+        let len = bytes.len();
+        bytes[at % len] = value;
+        if let Ok(Request::Info(info)) = Request::decode(bytes.into()) {
+            prop_assert!(info.name.len() <= MAX_MEMBER_NAME_BYTES);
+        }
+    }
+
+    #[test]
+    fn any_text_is_a_file_or_none(text in "(?s).{0,80}") {
+        let _ = Rings::parse(&text);
+        let _ = Rings::parse(&format!("version = 1\n[[ring]]\n{text}"));
+    }
+}
+
+fn info() -> Info {
+    Info {
+        ring: seed(1).secret().id(),
+        name: "attic".to_owned(),
+        free_bytes: 1 << 30,
+        addresses: vec!["/ip4/10.0.0.1/tcp/4384".parse().expect("an address")],
+        members: vec![(peer(3), "desk".to_owned(), Vec::new())],
+        removed: vec![(peer(4), 2)],
+        grant: Some((2, seed(2))),
+    }
+}
+
+/// The messages as bytes, by their hash: they are long.
+#[test]
+fn golden_messages() {
+    let (initiator, hello) = Initiator::start(peer(1), peer(2), secrets(&[1, 2]), [1; 32]);
+    let (_, answer) = Responder::answer(peer(2), peer(1), secrets(&[2, 3]), &hello, [2; 32]);
+    let (_, proofs) = initiator.finish(&answer, [3; 32]).expect("a member");
+    let requests = [
+        Request::Hello(Box::new(hello)),
+        Request::Proof(proofs),
+        Request::Info(Box::new(info())),
+    ];
+    let responses = [
+        Response::Answer(Box::new(answer)),
+        Response::Done,
+        Response::Info(Box::new(info())),
+        Response::Refused(1),
+    ];
+    let mut hashes = Vec::new();
+    for request in requests {
+        let bytes = request.encode();
+        hashes.push(HEXLOWER.encode(&hash::sha256(&[&bytes])[..8]));
+        assert_eq!(Request::decode(bytes.into()), Ok(request));
+    }
+    for response in responses {
+        let bytes = response.encode();
+        hashes.push(HEXLOWER.encode(&hash::sha256(&[&bytes])[..8]));
+        assert_eq!(Response::decode(bytes.into()), Ok(response));
+    }
+    assert_eq!(
+        hashes,
+        [
+            "038e93f1c0ab62a1",
+            "dee4adbf5dd060a8",
+            "9a650daa74fec128",
+            "3f0efb1b209d22d0",
+            "08da7c45cb204377",
+            "9a650daa74fec128",
+            "e9619023f7ad0507"
+        ]
+    );
+    let derived = [
+        seed(1).secret().id().to_string(),
+        seed(1).secret().meeting_place(2900).to_hex(),
+    ];
+    assert_eq!(
+        derived,
+        [
+            "8fdb98102ee2ee3156ddd07732480ed490487a6275c83f4c8d1d60845743d925",
+            "f9cc3e4f3217c6c3c6a674ca16fa1a4dbbd5be3048e88e22d5905f623ccbb39b"
+        ]
+    );
+}
+
+#[test]
+fn limits_of_messages() {
+    let address = format!("/dns4/{}/tcp/1", "a".repeat(MAX_ADDRESS_BYTES - 5));
+    let address: libp2p::Multiaddr = address.parse().expect("an address");
+    assert_eq!(address.len(), MAX_ADDRESS_BYTES);
+    let full = Info {
+        addresses: vec![address.clone(); MAX_ADDRESSES],
+        members: (0..MAX_MEMBERS)
+            .map(|_| (PeerId::random(), "x".repeat(64), vec![address.clone(); 4]))
+            .collect(),
+        removed: (0..MAX_REMOVED).map(|_| (PeerId::random(), 9)).collect(),
+        ..info()
+    };
+    let bytes = Request::Info(Box::new(full)).encode();
+    assert!(bytes.len() <= MAX_MESSAGE_BYTES, "{}", bytes.len());
+    let Ok(Request::Info(read)) = Request::decode(bytes.into()) else {
+        panic!("it is read");
+    };
+    assert!(read.members.len() > 64 && read.removed.len() == MAX_REMOVED);
+    assert!(Request::decode(vec![0; MAX_MESSAGE_BYTES + 1].into()).is_err());
+    assert!(Response::decode(vec![0; MAX_MESSAGE_BYTES + 1].into()).is_err());
+}
+
+fn known(n: u8, since: u16) -> Known {
+    Known {
+        peer: peer(n),
+        name: format!("m{n}"),
+        last_seen: Timestamp(5),
+        addresses: Vec::new(),
+        since,
+    }
+}
+
+fn generations(ring: &Ring, of: u8, now: Timestamp) -> Vec<u16> {
+    let secrets = ring.secrets_for(&peer(of), now);
+    secrets
+        .into_iter()
+        .map(|(generation, _)| generation)
+        .collect()
+}
+
+#[test]
+fn rotation_shuts_out_the_removed_and_nobody_else() {
+    let mut rings = Rings::default();
+    rings.create("home", seed(1), Timestamp(0)).expect("made");
+    let ring = rings.get_mut("home").expect("there");
+    assert!(ring.saw(known(2, 1)) && ring.saw(known(3, 1)));
+    assert_eq!(generations(ring, 2, Timestamp(9)), [1]);
+    assert!(ring.remove(&peer(9), seed(2), Timestamp(9)).is_err());
+    ring.remove(&peer(3), seed(2), Timestamp(9))
+        .expect("removed");
+    assert_eq!(ring.generation(), 2);
+    assert!(ring.is_removed(&peer(3)) && !ring.is_removed(&peer(2)));
+    // The present one is proof for anybody: it takes a new code to know it. The old one is for who was known, for a while.
+    assert_eq!(generations(ring, 2, Timestamp(9)), [2, 1]);
+    assert_eq!(generations(ring, 3, Timestamp(9)), [2]);
+    assert_eq!(generations(ring, 4, Timestamp(9)), [2]);
+    let late = Timestamp(10).after(GENERATION_TTL);
+    assert_eq!(generations(ring, 2, late), [2]);
+    assert!(
+        !ring.heard_of(known(3, 2)),
+        "hearsay does not bring it back"
+    );
+    // Who was heard of only afterwards may be the removed one under another name.
+    assert!(ring.heard_of(known(5, 2)));
+    assert_eq!(generations(ring, 5, Timestamp(9)), [2]);
+    assert!(ring.expire(late) && !ring.expire(late));
+    for n in 3..10 {
+        ring.adopt(n, seed(n as u8), late);
+    }
+    assert_eq!(ring.past.len(), MAX_GENERATIONS - 1, "at the limit");
+}
+
+#[test]
+fn who_removes_at_the_same_time_ends_with_one_secret() {
+    let mut rings = Rings::default();
+    rings.create("home", seed(1), Timestamp(0)).expect("made");
+    let ring = rings.get_mut("home").expect("there");
+    ring.saw(known(3, 1));
+    ring.saw(known(4, 1));
+    let (mut a, mut b) = (ring.clone(), ring.clone());
+    a.remove(&peer(3), seed(7), Timestamp(1)).expect("removed");
+    b.remove(&peer(4), seed(8), Timestamp(1)).expect("removed");
+    let (of_a, of_b) = ((2, seed(7)), (2, seed(8)));
+    assert_ne!(
+        a.adopt(of_b.0, of_b.1, Timestamp(2)),
+        b.adopt(of_a.0, of_a.1, Timestamp(2))
+    );
+    assert_eq!(a.id(), b.id());
+    assert!(a.heard_removed(peer(4), 2) && !a.heard_removed(peer(4), 2));
+    assert!(a.members().is_empty());
+    assert!(!a.adopt(1, seed(1), Timestamp(3)), "never back");
+    assert!(!a.heard_removed(peer(2), 3), "of a generation to come");
+}
+
+#[test]
+fn rings_come_and_go() {
+    let mut rings = Rings::default();
+    let home = rings.create("home", seed(1), Timestamp(0)).expect("made");
+    let code = home.invite();
+    assert!(matches!(
+        rings.create("home", seed(2), Timestamp(0)),
+        Err(Error::NameTaken(_))
+    ));
+    let other = InviteCode {
+        name: "other".to_owned(),
+        ..code
+    };
+    assert!(matches!(
+        rings.join(other, Timestamp(0)),
+        Err(Error::Joined(name)) if name == "home"
+    ));
+    for name in ["", "-", "Home", "a b", "a--b", "\u{e4}", &"x".repeat(33)] {
+        assert!(matches!(
+            rings.create(name, seed(2), Timestamp(0)),
+            Err(Error::BadName)
+        ));
+    }
+    for n in 1..MAX_RINGS as u8 {
+        rings
+            .create(&format!("r{n}"), seed(n + 1), Timestamp(0))
+            .expect("at the limit");
+    }
+    assert!(matches!(
+        rings.create("more", seed(200), Timestamp(0)),
+        Err(Error::TooManyRings)
+    ));
+    assert_eq!(rings.leave("home").expect("there").name(), "home");
+    assert!(rings.leave("home").is_err());
+}
+
+#[test]
+fn members_are_bounded_and_the_proven_come_first() {
+    let mut rings = Rings::default();
+    rings.create("home", seed(1), Timestamp(0)).expect("made");
+    let ring = rings.get_mut("home").expect("there");
+    let stranger = || Known {
+        peer: PeerId::random(),
+        ..known(0, 1)
+    };
+    for _ in 0..MAX_MEMBERS {
+        assert!(ring.heard_of(stranger()));
+    }
+    assert!(!ring.heard_of(stranger()), "full");
+    assert!(ring.saw(known(1, 1)), "hearsay makes room");
+    assert_eq!(ring.members().len(), MAX_MEMBERS);
+    assert!(!ring.saw(known(1, 1)), "no news");
+}
+
+#[test]
+fn the_file_reads_back_is_private_and_keeps_its_secrets() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = RingsFile::new(dir.path());
+    assert_eq!(file.load().expect("none"), Rings::default());
+    let mut rings = Rings::default();
+    rings.create("home", seed(1), Timestamp(7)).expect("made");
+    let ring = rings.get_mut("home").expect("there");
+    ring.saw(Known {
+        addresses: vec!["/ip4/10.0.0.1/tcp/1".parse().expect("an address")],
+        ..known(2, 1)
+    });
+    ring.saw(known(3, 1));
+    ring.remove(&peer(3), seed(2), Timestamp(8))
+        .expect("removed");
+    file.save(|| rings.clone()).expect("saved");
+    assert_eq!(file.load().expect("read"), rings);
+    let path = dir.path().join(FILE_NAME);
+    let mode = std::fs::metadata(&path)
+        .expect("there")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1);
+    let text = std::fs::read_to_string(&path).expect("read");
+    assert!(!format!("{rings:?}").contains("01, 1"));
+    let golden = "9bdc88ee328c075a";
+    assert_eq!(
+        HEXLOWER.encode(&hash::sha256(&[text.as_bytes()])[..8]),
+        golden
+    );
+    for (bad, words) in [
+        (text.replace("version = 1", "version = 2"), "version 2"),
+        (text.replace("version = 1\n", ""), "version"),
+        (text.replace("0101", "zz01"), "hex"),
+        (text.replace("name = \"home\"", "name = \"Ho\""), "name"),
+        (
+            text.replace("joined = 7", "joined = \"0123456789\""),
+            "invalid type",
+        ),
+        (text.replace("joined", "joind"), "unknown field"),
+    ] {
+        let message = Rings::parse(&bad).expect_err(words);
+        assert!(message.contains(words), "{message}");
+        assert!(!message.contains("01"), "{message}");
+    }
+}

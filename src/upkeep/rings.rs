@@ -1,0 +1,272 @@
+//! Looks for the members of this node's rings, tells them how much room is here, and keeps the file of rings.
+//!
+//! On the LAN members are found without this. Elsewhere they meet in the DHT: each announces a key that follows from the ring's secret
+//! and the week, and looks who else did. Whoever is found is dialled; whether it is a member the handshake shows. A stranger sees
+//! only that a node announces some key.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use libp2p::PeerId;
+use libp2p::multiaddr::Protocol;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::depot::Depot;
+use crate::id::BlockId;
+use crate::net::peers::Target;
+use crate::ring::{Ring, RingId, Rings, RingsFile};
+use crate::task::WorkerState;
+use crate::time::{Clock, Timestamp};
+
+/// How often members are looked for and told what is new.
+const LOOK_EVERY: Duration = Duration::from_secs(3 * 60);
+/// How long to wait for a first peer before looking again.
+const LONELY: Duration = Duration::from_secs(5);
+/// How often a meeting place is announced again; records last twice as long.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(20 * 3600);
+/// How long one search may take.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most peers that are taken from one meeting place.
+const MAX_FOUND: usize = 64;
+/// Most peers that are dialled in one round.
+const MAX_DIALS: usize = 32;
+/// Peers that are dialled at the same time.
+const DIALS_AT_ONCE: usize = 8;
+/// How long changes are collected before the file is written.
+const COLLECT: Duration = Duration::from_secs(1);
+
+const WEEK_MS: u64 = 7 * 24 * 3600 * 1000;
+/// Clocks may differ, and records last two days: so long before and after its end the next and the last week's places count, too.
+const OVERLAP_MS: u64 = 24 * 3600 * 1000;
+
+/// What the job needs of its node.
+pub struct Job {
+    /// Store and network.
+    pub depot: Depot,
+    /// Where the rings are kept, and what is in it.
+    pub file: Arc<RingsFile>,
+    /// What was read from it.
+    pub saved: Rings,
+    /// What members are told that this machine is called.
+    pub name: String,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Runs until cancelled.
+pub async fn run(job: Job, cancel: CancellationToken, state: Arc<WorkerState>) {
+    state.set("in no ring");
+    let saving = keep_saved(&job, job.saved.clone(), &cancel, &state);
+    let looking = async {
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = look(&job, &state) => {}
+        }
+    };
+    tokio::join!(saving, looking);
+}
+
+async fn keep_saved(job: &Job, mut saved: Rings, cancel: &CancellationToken, state: &WorkerState) {
+    let view = job.depot.net().rings();
+    let mut changes = view.watch_rings();
+    loop {
+        let ended = tokio::select! {
+            () = cancel.cancelled() => true,
+            changed = changes.changed() => changed.is_err(),
+        };
+        if !ended {
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = sleep(COLLECT) => {}
+            }
+            changes.borrow_and_update();
+        }
+        let now = view.rings();
+        if now != saved {
+            let (file, view) = (job.file.clone(), view.clone());
+            match tokio::task::spawn_blocking(move || file.save(|| view.rings())).await {
+                Ok(Ok(())) => saved = now,
+                Ok(Err(error)) => state.fail(error.to_string()),
+                Err(_) => return,
+            }
+        }
+        if ended {
+            return;
+        }
+    }
+}
+
+async fn look(job: &Job, state: &WorkerState) {
+    let net = job.depot.net();
+    let view = net.rings();
+    let mut changes = view.watch_rings();
+    let mut announced: HashMap<BlockId, Instant> = HashMap::new();
+    loop {
+        let usage = job.depot.store().usage();
+        // What is only cached makes room for what is to be kept.
+        let used = usage.disk_bytes.saturating_sub(usage.cached_bytes);
+        view.set_local(&job.name, usage.quota.saturating_sub(used));
+        view.refresh().await;
+        let rings = view.rings();
+        let ids: Vec<RingId> = rings.as_slice().iter().map(Ring::id).collect();
+        let mut wait = LOOK_EVERY;
+        if !rings.is_empty() {
+            dial_members(job, &rings).await;
+            if net.peers().connected().is_empty() {
+                wait = LONELY;
+            } else {
+                meet(job, &rings, &mut announced, state).await;
+            }
+            let online = view.online_members().len();
+            state.set(format!(
+                "{} rings, {online} members online",
+                rings.as_slice().len()
+            ));
+        } else {
+            state.set("in no ring");
+        }
+        let deadline = Instant::now() + wait;
+        // Of what changes only other secrets are a reason to look earlier.
+        let other = async {
+            loop {
+                if changes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                let now = view.rings();
+                let now = now.as_slice().iter().map(Ring::id);
+                if !now.eq(ids.iter().copied()) {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout_at(deadline, other).await;
+    }
+}
+
+/// Weeks whose meeting places count at that time, this one first.
+fn weeks(now: Timestamp) -> Vec<u64> {
+    let week = now.0 / WEEK_MS;
+    let mut weeks = vec![week];
+    if now.0 % WEEK_MS < OVERLAP_MS {
+        weeks.extend(week.checked_sub(1));
+    }
+    if now.0 % WEEK_MS >= WEEK_MS - OVERLAP_MS {
+        weeks.push(week + 1);
+    }
+    weeks
+}
+
+/// Announces meeting places and dials who else is there.
+async fn meet(
+    job: &Job,
+    rings: &Rings,
+    announced: &mut HashMap<BlockId, Instant>,
+    state: &WorkerState,
+) {
+    let net = job.depot.net();
+    let weeks = weeks(job.clock.now());
+    let places: Vec<BlockId> = rings
+        .as_slice()
+        .iter()
+        .flat_map(|ring| weeks.iter().map(|week| ring.secret().meeting_place(*week)))
+        .collect();
+    let gone: Vec<BlockId> = announced
+        .keys()
+        .filter(|place| !places.contains(place))
+        .copied()
+        .collect();
+    if !gone.is_empty() {
+        announced.retain(|place, _| places.contains(place));
+        let keys = gone.iter().map(BlockId::to_multihash).collect();
+        // It fails only when the net is stopping.
+        let _ = net.providers().withdraw(keys).await;
+    }
+    let due: Vec<BlockId> = places
+        .iter()
+        .filter(|place| {
+            let last = announced.get(place);
+            last.is_none_or(|last| last.elapsed() >= ANNOUNCE_EVERY)
+        })
+        .copied()
+        .collect();
+    if !due.is_empty() {
+        let keys = due.iter().map(BlockId::to_multihash).collect();
+        match net.providers().announce(keys).await {
+            Ok(report) if report.peers_reached > 0 => {
+                announced.extend(due.into_iter().map(|place| (place, Instant::now())));
+            }
+            Ok(_) => {}
+            Err(error) => state.fail(error.to_string()),
+        }
+    }
+    let mut found: HashSet<PeerId> = HashSet::new();
+    for place in places {
+        let mut search = net.providers().find(place.to_multihash(), MAX_FOUND);
+        let collect = async {
+            while let Some(provider) = search.next().await {
+                found.insert(provider.peer);
+            }
+        };
+        // Those that were found before the time was up count.
+        let _ = timeout(SEARCH_TIMEOUT, collect).await;
+    }
+    let targets = found.into_iter().map(|peer| (peer, Target::Peer(peer)));
+    dial(job, targets.collect()).await;
+}
+
+/// Dials members that are known and not connected.
+async fn dial_members(job: &Job, rings: &Rings) {
+    let mut targets = Vec::new();
+    for ring in rings.as_slice() {
+        for known in ring.members() {
+            // All its addresses end up in the net's book as soon as one of them is tried.
+            for address in &known.addresses {
+                let address = address.clone().with(Protocol::P2p(known.peer));
+                targets.push((known.peer, Target::Address(address)));
+            }
+            if known.addresses.is_empty() {
+                targets.push((known.peer, Target::Peer(known.peer)));
+            }
+        }
+    }
+    dial(job, targets).await;
+}
+
+/// Dials some of these, each round others when there are too many.
+async fn dial(job: &Job, mut targets: Vec<(PeerId, Target)>) {
+    let net = job.depot.net();
+    let (connected, removed) = (net.peers().connected(), net.rings().removed());
+    targets.retain(|(peer, _)| {
+        *peer != net.peer_id() && !connected.contains(peer) && !removed.contains(peer)
+    });
+    if targets.len() > MAX_DIALS {
+        let start = rand::random::<u32>() as usize % targets.len();
+        targets.rotate_left(start);
+        targets.truncate(MAX_DIALS);
+    }
+    futures::stream::iter(targets)
+        .for_each_concurrent(DIALS_AT_ONCE, async |(peer, target)| {
+            if let Err(error) = net.peers().connect(target).await {
+                tracing::debug!(%peer, %error, "a ring's member can't be reached");
+            }
+        })
+        .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn around_the_end_of_a_week_two_places_count() {
+        let at = |ms| weeks(Timestamp(10 * WEEK_MS + ms));
+        assert_eq!(at(0), [10, 9]);
+        assert_eq!(at(OVERLAP_MS), [10]);
+        assert_eq!(at(WEEK_MS - OVERLAP_MS - 1), [10]);
+        assert_eq!(at(WEEK_MS - 1), [10, 11]);
+        assert_eq!(weeks(Timestamp(0)), [0]);
+    }
+}
