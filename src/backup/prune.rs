@@ -3,14 +3,16 @@
 //! In this order: snapshots whose run was cut off just before it wrote its log are taken in; what the pins of forgotten snapshots
 //! alone keep is noted in a journal; the pins go; the noted blocks go, unless something refers to them again by then; mentions of
 //! snapshots that are gone everywhere are dropped from the log; the store gets the space back. Cut off anywhere, the next prune goes on.
+//! On request packs of which little is used are then written anew ([`repack`]), and what they leave behind goes the same way.
 //!
 //! Invariants: no pin goes unless a log that was read forgets its snapshot. A block goes only when nothing refers to it, which the
 //! store checks in the same step: a backup that runs beside it refers to a block before it relies on it. Memory is bounded whatever
 //! the number of blocks.
 //!
-//! Deliberately absent: deciding what to forget (`retention`), rewriting blocks that are used in part only.
+//! Deliberately absent: deciding what to forget (`retention`).
 
 mod journal;
+mod repack;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashSet};
@@ -21,6 +23,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use self::journal::{Journal, JournalReader};
+use self::repack::Repack;
 use super::archive::{Archive, Found, Search, blocking};
 use super::error::Error;
 use super::log::{Log, Logged};
@@ -52,6 +55,8 @@ pub struct PruneOptions {
     pub dry_run: bool,
     /// Where the journal is: a directory of this node's own, on a disk that lasts. Made if it is not there.
     pub journal_dir: PathBuf,
+    /// Packs of which less than this share, in percent, is used by snapshots of this machine are written anew. 0: none.
+    pub repack_below_percent: u8,
 }
 
 /// What a prune did; after a dry run, what one would do.
@@ -67,6 +72,8 @@ pub struct PruneReport {
     pub freed_blocks: u64,
     /// Their bytes.
     pub freed_bytes: u64,
+    /// Packs that were written anew, without what nobody uses.
+    pub repacked_blocks: u64,
     /// Bytes on disk before.
     pub disk_bytes_before: u64,
     /// Bytes on disk afterwards. Small rests of dropped blocks stay until it is worth while to rewrite the files that they are in.
@@ -101,7 +108,7 @@ pub async fn prune(
 }
 
 /// Takes snapshots of this machine that are pinned, and that no log names or forgets, into its log: their runs were cut off just before
-/// they wrote it. Returns how many.
+/// they wrote it. Returns how many. What a repacking that was cut off left is no such snapshot; the next prune removes it.
 ///
 /// # Errors
 /// [`Error::Store`], and what [`Archive::change_log`] says.
@@ -110,8 +117,11 @@ pub async fn adopt_orphans(archive: &Archive, member: &Membership) -> Result<u64
     let found = archive
         .find(Search::Here, archive.patience(PATIENCE))
         .await?;
-    let orphans = Sorted::new(pins, &found).orphans;
-    Ok(adopt(archive, member, &found, orphans).await?.adopted)
+    let mut sorted = Sorted::new(pins, &found);
+    repack::take_twins(archive, member, &found, &mut sorted).await?;
+    Ok(adopt(archive, member, &found, sorted.orphans)
+        .await?
+        .adopted)
 }
 
 /// A pin of a snapshot, of any owner.
@@ -253,15 +263,21 @@ impl Prune<'_> {
         };
         if options.dry_run {
             let (pins, found) = self.look().await?;
-            let gone = self.ours(Sorted::new(pins, &found).forgotten).await?;
+            let mut sorted = Sorted::new(pins, &found);
+            let gone = self.gone(&found, &mut sorted).await?;
+            let leaving: Vec<PinId> = gone.iter().map(|pin| pin.pin).collect();
             self.count(gone, &mut report).await?;
+            if let Some(repack) = self.repack(options) {
+                report.repacked_blocks = repack.count(&found, &leaving).await?;
+            }
             report.disk_bytes = report.disk_bytes_before;
             return Ok(report);
         }
         let journal = take_journal(&options.journal_dir).await?;
         let journal = self.finish_earlier(journal, &mut report).await?;
         let (pins, found) = self.look().await?;
-        let sorted = Sorted::new(pins, &found);
+        let mut sorted = Sorted::new(pins, &found);
+        let gone = self.gone(&found, &mut sorted).await?;
         match adopt(self.archive, self.member, &found, sorted.orphans).await {
             Ok(adopted) => {
                 report.adopted = adopted.adopted;
@@ -274,14 +290,54 @@ impl Prune<'_> {
             }
             Err(error) => return Err(error),
         }
-        let gone = self.ours(sorted.forgotten).await?;
-        let removed: Vec<BlockId> = gone.iter().map(|pin| pin.link.id).collect();
-        self.forget_too(&removed).await?;
-        self.remove(journal, gone, &mut report).await?;
-        self.settle(&found, &removed).await?;
-        self.maintain().await?;
+        let journal = self.sweep(journal, &found, gone, &mut report).await?;
+        if let Some(repack) = self.repack(options) {
+            let snapshots = report.snapshots;
+            let (_, found) = self.look().await?;
+            let repacked = repack.run(&found).await;
+            // Also after a failure: what was written then is of no use.
+            let (pins, found) = self.look().await?;
+            let mut sorted = Sorted::new(pins, &found);
+            let gone = self.gone(&found, &mut sorted).await?;
+            self.sweep(journal, &found, gone, &mut report).await?;
+            report.snapshots = snapshots;
+            report.repacked_blocks = repacked?;
+        }
         report.disk_bytes = self.store().usage().disk_bytes;
         Ok(report)
+    }
+
+    fn repack(&self, options: &PruneOptions) -> Option<Repack<'_>> {
+        (options.repack_below_percent > 0).then_some(Repack {
+            archive: self.archive,
+            member: self.member,
+            monitor: self.monitor,
+            below_percent: options.repack_below_percent,
+        })
+    }
+
+    /// The pins that are to go: what repacking left first, which would otherwise look like that of an interrupted run once the snapshot that it
+    /// stands for is gone.
+    async fn gone(&self, found: &Found, sorted: &mut Sorted) -> Result<Vec<SnapshotPin>, Error> {
+        let mut gone = repack::take_twins(self.archive, self.member, found, sorted).await?;
+        gone.extend(self.ours(std::mem::take(&mut sorted.forgotten)).await?);
+        Ok(gone)
+    }
+
+    /// Lets go of what these pins keep.
+    async fn sweep(
+        &self,
+        journal: Journal,
+        found: &Found,
+        gone: Vec<SnapshotPin>,
+        report: &mut PruneReport,
+    ) -> Result<Journal, Error> {
+        let removed: Vec<BlockId> = gone.iter().map(|pin| pin.link.id).collect();
+        self.forget_too(&removed).await?;
+        let journal = self.remove(journal, gone, report).await?;
+        self.settle(found, &removed).await?;
+        self.maintain().await?;
+        Ok(journal)
     }
 
     /// The pins come first: a pin that is made after that is not looked at, and one that is listed and was just logged is found in the log.

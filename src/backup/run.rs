@@ -248,14 +248,15 @@ async fn previous(
 }
 
 /// The pin of a snapshot in the making. Dropped before it is finished it goes; what it kept stays, cached.
-struct OpenPin {
+pub(super) struct OpenPin {
     store: Arc<dyn Store>,
-    number: PinId,
+    pub(super) number: PinId,
     is_open: bool,
 }
 
 impl OpenPin {
-    async fn begin(store: Arc<dyn Store>) -> Result<Self, Error> {
+    /// A new one.
+    pub(super) async fn begin(store: Arc<dyn Store>) -> Result<Self, Error> {
         let worker = store.clone();
         let number = blocking(move || Ok(worker.begin_pin(SNAPSHOT_PIN)?)).await?;
         Ok(Self {
@@ -266,7 +267,11 @@ impl OpenPin {
     }
 
     /// Puts the snapshot's block and makes the pin last, durably.
-    async fn finish(mut self, archive: &Archive, snapshot: &Snapshot) -> Result<Link, Error> {
+    pub(super) async fn finish(
+        mut self,
+        archive: &Archive,
+        snapshot: &Snapshot,
+    ) -> Result<Link, Error> {
         let (store, number) = (self.store.clone(), self.number);
         let context = archive.access().context().clone();
         let (snapshot, now) = (snapshot.clone(), archive.clock().now());

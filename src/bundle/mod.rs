@@ -2,6 +2,7 @@
 //!
 //! - [`put()`], [`put_paths`], [`put_reader`]: a file, a tree, chosen paths or a stream become blocks and a link.
 //! - [`survey()`]: what a put would take and read.
+//! - [`rewrite()`]: the same tree without some of its blocks.
 //! - [`Bundle`]: lists, looks up, streams a file, names all blocks.
 //! - [`extract()`]: writes it all, or a part, to a directory.
 //! - [`write_tar`]: the same as an archive.
@@ -46,6 +47,7 @@ mod tar;
 #[cfg(test)]
 mod tests;
 pub mod tree;
+mod usage;
 
 pub use codec::decode_node;
 pub use diff::{Change, ChangeKind, DiffReport, diff};
@@ -55,8 +57,9 @@ pub use extract::{
 };
 pub use put::{
     DEFAULT_IN_FLIGHT_BYTES, Filter, FilterOptions, Inside, MAX_REPORTED, Previous, PutOptions,
-    PutReport, Rules, Survey, Unreadable, put, put_paths, put_reader, survey,
+    PutReport, Rules, Survey, Unreadable, put, put_paths, put_reader, rewrite, survey,
 };
 pub use read::{Bundle, Walked};
 pub use root::{BundleKind, Root, Totals};
 pub use tar::{TarOptions, TarReport, write_tar};
+pub use usage::{Seen, Use, packed};

@@ -4,6 +4,7 @@ mod check;
 mod damage;
 mod prune;
 mod prune_model;
+mod repack;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -8,6 +8,7 @@ pub(super) fn options(node: &Node, dry_run: bool) -> PruneOptions {
     PruneOptions {
         dry_run,
         journal_dir: node.dir.path().to_owned(),
+        repack_below_percent: 0,
     }
 }
 
@@ -24,12 +25,17 @@ pub(super) async fn dry_run(node: &Node) -> PruneReport {
 }
 
 /// Prunes until it was polled so often, and drops it there. Returns whether it came to its end.
-pub(super) async fn prune_some(node: &Node, mut polls: u32) -> bool {
-    let (options, cancel) = (options(node, false), CancellationToken::new());
+pub(super) async fn prune_some(node: &Node, polls: u32) -> bool {
+    prune_until(node, &options(node, false), polls).await
+}
+
+/// As [`prune_some`], with other options.
+pub(super) async fn prune_until(node: &Node, options: &PruneOptions, mut polls: u32) -> bool {
+    let cancel = CancellationToken::new();
     let mut pruning = Box::pin(prune(
         &node.archive,
         &node.member,
-        &options,
+        options,
         &Silent,
         &cancel,
     ));

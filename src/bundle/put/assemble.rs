@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use super::build::{Built, DirectoryBuilder, Emit, ExtentsBuilder};
+use super::build::{Built, DirectoryBuilder, Emit, ExtentsBuilder, list_of};
 use super::chunk::MIN_CHUNK_BYTES;
 use super::queue::{Closed, Permit};
 use super::read::{Chunk, Piece, SmallFile};
+use super::rewrite::Shift;
 use super::seal::{ChunkAt, Handle, SealJob, Shared, Slot};
 use super::walk::{Item, REMEMBERED_GROUPS, Step};
 use super::{MAX_REPORTED, Unreadable};
@@ -64,6 +65,8 @@ pub(super) struct Assembler<'a> {
     monitor: &'a dyn Monitor,
     directories: Vec<DirectoryBuilder>,
     groups: HashMap<u32, Entry<Handle>>,
+    /// A file that is written anew from an earlier tree, and the lists that are open in it.
+    shifting: Option<(Entry<Handle>, Vec<Vec<Extent<Handle>>>)>,
     root: Option<Entry<Handle>>,
     failed_root: Option<(PathBuf, io::Error)>,
     totals: Totals,
@@ -80,6 +83,7 @@ impl<'a> Assembler<'a> {
             monitor,
             directories: Vec::new(),
             groups: HashMap::new(),
+            shifting: None,
             root: None,
             failed_root: None,
             totals: Totals::default(),
@@ -154,6 +158,7 @@ impl<'a> Assembler<'a> {
                     self.add(Built::leaf(*entry))?;
                 }
                 Step::Listed(ids) => self.writer.count(&ids),
+                Step::Shift(shift) => self.shift(shift)?,
                 Step::Excluded(names) => self.excluded += names,
                 Step::Unreadable { path, error } => self.unreadable(path, error),
                 // A reader turned each into one of the others, and only a survey sees.
@@ -265,6 +270,41 @@ impl<'a> Assembler<'a> {
             self.groups
                 .retain(|other, _| *other + REMEMBERED_GROUPS > group);
         }
+    }
+
+    /// Takes a part of a file whose content is in an earlier tree.
+    fn shift(&mut self, shift: Shift) -> Result<(), Failed> {
+        let extent = match shift {
+            Shift::Begin(entry) => {
+                self.shifting = Some((*entry, vec![Vec::new()]));
+                return Ok(());
+            }
+            Shift::Same(extent) => extent,
+            Shift::Data(chunk) => {
+                let (block, offset, len) = self.writer.place(chunk, true)?;
+                Extent::Data { block, offset, len }
+            }
+            Shift::List => {
+                let (_, levels) = self.shifting.as_mut().ok_or(Failed::Reader)?;
+                levels.push(Vec::new());
+                return Ok(());
+            }
+            Shift::ListEnd => {
+                let (_, levels) = self.shifting.as_mut().ok_or(Failed::Reader)?;
+                let extents = levels.pop().ok_or(Failed::Reader)?;
+                list_of(extents, &mut self.writer)?
+            }
+            Shift::End => {
+                let (mut entry, mut levels) = self.shifting.take().ok_or(Failed::Reader)?;
+                if let Content::File(file) = &mut entry.content {
+                    file.extents = levels.pop().ok_or(Failed::Reader)?;
+                }
+                return self.add(Built::leaf(entry));
+            }
+        };
+        let (_, levels) = self.shifting.as_mut().ok_or(Failed::Reader)?;
+        levels.last_mut().ok_or(Failed::Reader)?.push(extent);
+        Ok(())
     }
 
     /// A further link to an inode: everything but the name is the same.

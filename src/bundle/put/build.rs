@@ -225,7 +225,8 @@ impl ExtentsBuilder {
     }
 }
 
-fn list_of<E: Emit>(
+/// A list of extents in a block of its own.
+pub(super) fn list_of<E: Emit>(
     extents: Vec<Extent<Handle>>,
     emit: &mut E,
 ) -> Result<Extent<Handle>, E::Error> {

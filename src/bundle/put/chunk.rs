@@ -17,7 +17,15 @@ pub(super) const MIN_CHUNK_BYTES: usize = 256 << 10;
 const AVERAGE_CHUNK_BYTES: usize = 1 << 20;
 /// Largest chunk in bytes: what fits one block.
 pub(super) const MAX_CHUNK_BYTES: usize = MAX_PLAINTEXT_BYTES;
+/// Files below this size are read whole and travel in packs.
+pub(super) const SMALL_FILE_BYTES: u64 = 512 << 10;
 const BUFFER_BYTES: usize = 2 * MAX_CHUNK_BYTES;
+
+/// Whether a stretch of so many bytes in a file of this size may be in a pack, with chunks of other files. What says no has a block of its own,
+/// unless it is the same as a small file by chance.
+pub(in crate::bundle) fn may_be_packed(file_bytes: u64, len: u32) -> bool {
+    (len as usize) < MIN_CHUNK_BYTES || file_bytes < SMALL_FILE_BYTES
+}
 
 /// Room for reading ahead, to be used again for the next stream.
 pub(super) struct Buffer(Box<[u8]>);

@@ -26,22 +26,25 @@ mod place;
 mod previous;
 mod queue;
 mod read;
+mod rewrite;
 mod seal;
 mod select;
 mod start;
 mod survey;
 mod walk;
 
+pub(super) use self::chunk::may_be_packed;
 pub(super) use self::filter::patterns;
 pub use self::filter::{Filter, FilterOptions, Inside, Rules};
 pub use self::previous::Previous;
+pub use self::rewrite::rewrite;
 pub use self::survey::{Survey, survey};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use bytes::Bytes;
@@ -51,9 +54,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::assemble::{Assembled, Assembler, Failed};
 use self::collect::Collector;
-use self::previous::Past;
+use self::previous::{Miss, Past};
 use self::queue::Queue;
 use self::read::{ReadJob, Reader};
+use self::rewrite::{Old, Rewriter};
 use self::seal::{Outgoing, Shared, StopOnDrop, seal_jobs};
 use self::start::{Start, StreamInput};
 use self::walk::{Item, WalkOptions, Walker};
@@ -176,7 +180,8 @@ pub async fn put(
     let is_filtered = options.filter.is_some();
     let start = blocking(move || Start::at(&path, is_filtered)).await?;
     let stopped = CancellationToken::new();
-    run(start, options, sink, index, monitor, cancel, stopped).await
+    let origin = Origin::Files(start);
+    run(origin, options, sink, index, monitor, cancel, stopped).await
 }
 
 /// Puts what is at `paths` as one tree whose root is `/` and that holds these paths, what is below them, and the directories that lead
@@ -199,7 +204,8 @@ pub async fn put_paths(
     let paths = paths.to_vec();
     let start = blocking(move || Start::at_all(&paths)).await?;
     let stopped = CancellationToken::new();
-    run(start, options, sink, index, monitor, cancel, stopped).await
+    let origin = Origin::Files(start);
+    run(origin, options, sink, index, monitor, cancel, stopped).await
 }
 
 async fn blocking<T: Send + 'static>(
@@ -259,7 +265,8 @@ pub async fn put_reader(
             }
         }
     };
-    let run = run(start, options, sink, index, monitor, cancel, stopped);
+    let origin = Origin::Files(start);
+    let run = run(origin, options, sink, index, monitor, cancel, stopped);
     tokio::pin!(feed, run);
     tokio::select! {
         result = &mut run => result,
@@ -267,8 +274,14 @@ pub async fn put_reader(
     }
 }
 
+/// Where what is put comes from.
+enum Origin {
+    Files(Start),
+    Bundle(Old),
+}
+
 async fn run(
-    start: Start,
+    origin: Origin,
     options: PutOptions,
     sink: Arc<dyn BlockSink>,
     index: Arc<dyn ChunkIndex>,
@@ -305,7 +318,7 @@ async fn run(
         index_file,
         properties: options.properties,
     };
-    let work = tokio::task::spawn_blocking(move || pipeline.run(start, &out));
+    let work = tokio::task::spawn_blocking(move || pipeline.run(origin, &out));
     let collector = Collector {
         sink: sink.clone(),
         index,
@@ -373,12 +386,13 @@ impl Made {
 }
 
 impl Pipeline {
-    fn run(mut self, start: Start, out: &mpsc::Sender<Outgoing>) -> Result<Made, Error> {
+    fn run(mut self, origin: Origin, out: &mpsc::Sender<Outgoing>) -> Result<Made, Error> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let (walk_options, previous) = (std::mem::take(&mut self.walk), self.previous.take());
         let shared = &*self.shared;
         let jobs = Queue::new(READS_AHEAD);
         let index_failed = AtomicBool::new(false);
+        let failure = OnceLock::new();
         let reader = Reader {
             shared,
             index: &*self.index,
@@ -398,30 +412,41 @@ impl Pipeline {
             }
             let (items, received) = sync_channel(ITEMS_AHEAD);
             let monitor = &*self.monitor;
-            let walker = Walker::new(shared, &jobs, items, monitor, walk_options);
-            let (runtime, index) = (self.runtime.clone(), &*self.index);
-            scope.spawn(move || {
-                let past = previous
-                    .map(|previous| {
-                        Past::open(
-                            previous,
-                            runtime,
-                            Some(index),
-                            monitor,
-                            shared.halted.clone(),
-                        )
-                    })
-                    .transpose();
-                // An error means that the work was stopped; the assembler knows.
-                if let Ok(past) = past {
-                    walk(walker.beside(past.flatten()), start);
+            let runtime = self.runtime.clone();
+            match origin {
+                Origin::Files(start) => {
+                    let walker = Walker::new(shared, &jobs, items, monitor, walk_options);
+                    let index = &*self.index;
+                    scope.spawn(move || {
+                        let halted = shared.halted.clone();
+                        let past = previous
+                            .map(|previous| {
+                                Past::open(previous, runtime, Some(index), monitor, halted)
+                            })
+                            .transpose();
+                        // An error means that the work was stopped; the assembler knows.
+                        if let Ok(past) = past {
+                            walk(walker.beside(past.flatten()), start);
+                        }
+                    });
                 }
-            });
+                Origin::Bundle(old) => {
+                    let mut rewriter = Rewriter::new(&reader, items, runtime, old);
+                    let failure = &failure;
+                    scope.spawn(move || {
+                        // Stopped before the way to the assembler is let go of: what came so far is not all.
+                        if let Err(Miss::Error(error)) = rewriter.run() {
+                            let _ = failure.set(error);
+                            shared.stop();
+                        }
+                    });
+                }
+            }
             let assembled = Assembler::new(shared, monitor).run(&received)?;
             self.root(assembled, out)
         });
         assembled.map_err(|failed| match failed {
-            Failed::Closed => Error::Cancelled,
+            Failed::Closed => failure.into_inner().unwrap_or(Error::Cancelled),
             Failed::Reader => Error::Worker,
             Failed::Root(path, error) => Error::io(&path, error),
         })

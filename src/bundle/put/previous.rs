@@ -80,9 +80,21 @@ pub(super) struct Past<'a> {
 }
 
 /// Why a look into the past gave nothing.
-enum Miss {
+pub(super) enum Miss {
     Closed,
     Error(Error),
+}
+
+impl From<Closed> for Miss {
+    fn from(_: Closed) -> Self {
+        Self::Closed
+    }
+}
+
+impl From<Error> for Miss {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
 }
 
 impl<'a> Past<'a> {
@@ -310,14 +322,14 @@ impl Beside {
 }
 
 /// Enough of a digest to tell blocks of one's own apart.
-fn head(id: &BlockId) -> [u8; 16] {
+pub(super) fn head(id: &BlockId) -> [u8; 16] {
     let mut head = [0; 16];
     head.copy_from_slice(&id.digest()[..16]);
     head
 }
 
 /// Waits for something asynchronous on a thread of its own, or for the end of all work.
-fn wait<T>(
+pub(super) fn wait<T>(
     runtime: &Runtime,
     halted: &CancellationToken,
     work: impl Future<Output = Result<T, Error>>,

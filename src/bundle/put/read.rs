@@ -13,10 +13,10 @@ use rustix::fs::{self, FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use super::attributes;
-use super::chunk::{Buffer, Chunker};
+use super::chunk::{Buffer, Chunker, SMALL_FILE_BYTES};
 use super::queue::Queue;
 use super::seal::{Handle, Shared};
-use super::walk::{SMALL_FILE_BYTES, Step, ToRead};
+use super::walk::{Step, ToRead};
 use crate::block::{ChunkHash, ChunkIndex, Ref};
 use crate::bundle::stat;
 use crate::bundle::tree::Entry;
@@ -134,7 +134,7 @@ impl Reader<'_> {
     }
 
     /// Where chunks are stored. Without an answer they are stored again: that costs space, never data.
-    fn lookup(&self, hashes: &[ChunkHash]) -> Vec<Option<Ref>> {
+    pub(super) fn lookup(&self, hashes: &[ChunkHash]) -> Vec<Option<Ref>> {
         if hashes.is_empty() {
             return Vec::new();
         }
@@ -148,7 +148,7 @@ impl Reader<'_> {
         })
     }
 
-    fn chunk(&self, bytes: Vec<u8>) -> Chunk {
+    pub(super) fn chunk(&self, bytes: Vec<u8>) -> Chunk {
         Chunk {
             hash: self.shared.context.chunk_hash(&bytes),
             bytes,

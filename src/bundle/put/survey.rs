@@ -145,7 +145,12 @@ impl Survey {
                     self.unreadable.push(Unreadable { path, reason });
                 }
             }
-            Step::Leave | Step::Small(_) | Step::Read(_) | Step::Taken(_) | Step::Listed(_) => {}
+            Step::Leave
+            | Step::Small(_)
+            | Step::Read(_)
+            | Step::Taken(_)
+            | Step::Listed(_)
+            | Step::Shift(_) => {}
         }
     }
 

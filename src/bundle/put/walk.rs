@@ -20,11 +20,13 @@ use rustix::fs::{self, AtFlags, FileType, Stat};
 use rustix::io::Errno;
 
 use super::attributes;
+use super::chunk::SMALL_FILE_BYTES;
 use super::filter::{Filter, Inside};
 use super::place::{Names, Place, Trail, open_directory, path_of};
 use super::previous::{self, Beside, Past};
 use super::queue::{Closed, Permit, Queue};
 use super::read::{Piece, ReadJob};
+use super::rewrite::Shift;
 use super::seal::{Handle, Shared};
 use super::select::Selection;
 use crate::bundle::stat;
@@ -32,12 +34,10 @@ use crate::bundle::tree::{Content, Entry, File, MAX_DEPTH};
 use crate::id::BlockId;
 use crate::monitor::Monitor;
 
-/// Files below this size are read whole and travel in packs.
-pub(super) const SMALL_FILE_BYTES: u64 = 512 << 10;
 /// A batch is full with this many bytes of files...
-const BATCH_BYTES: u64 = 1 << 20;
+pub(super) const BATCH_BYTES: u64 = 1 << 20;
 /// ...or this many steps.
-const BATCH_STEPS: usize = 128;
+pub(super) const BATCH_STEPS: usize = 128;
 /// Directories that are kept open; those above are opened again when the walk comes back to them.
 const OPEN_DIRECTORIES: usize = 64;
 /// Hard-linked inodes whose content is remembered, so that further links are not read again.
@@ -58,7 +58,7 @@ pub(super) enum Step {
     /// A directory begins; its content is what follows up to its `Leave`.
     Enter(Entry<Handle>),
     Leave,
-    /// Something without content.
+    /// Something that is done as it is: mostly without content.
     Ready(Entry<Handle>),
     /// A small file that is still to be read.
     Small(ToRead),
@@ -75,6 +75,8 @@ pub(super) enum Step {
     Taken(Box<Entry<Handle>>),
     /// Blocks below lists that are taken over.
     Listed(Vec<BlockId>),
+    /// A part of a file that is written anew from an earlier tree.
+    Shift(Shift),
     /// A file, in a walk that only counts.
     Seen {
         size: u64,

@@ -12,6 +12,7 @@ mod interrupted;
 mod paths;
 mod reading;
 mod restore;
+mod rewriting;
 mod round_trip;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -16,6 +16,8 @@ use crate::monitor::Monitor;
 const JOURNAL_DIR: &str = "prune";
 /// Whole shares of a hundredth of a percent.
 const FULL_PERCENT: f64 = 100.0;
+/// Whole shares of a percent.
+const MAX_PERCENT: u8 = 100;
 
 impl Node {
     /// Forgets snapshots.
@@ -51,17 +53,23 @@ impl Node {
     /// Gives back the space of what was forgotten.
     ///
     /// # Errors
-    /// [`ErrorKind::NoOwner`], [`ErrorKind::OwnerLocked`], and what the store says. What was done until then stays done.
+    /// [`ErrorKind::Usage`] for a share that is none, [`ErrorKind::NoOwner`], [`ErrorKind::OwnerLocked`], and what the store says. What was done until then stays done.
     pub async fn prune(
         &self,
         request: Prune,
         monitor: Arc<dyn Monitor>,
     ) -> Result<PruneReply, CallError> {
+        let percent = request.repack_below_percent;
+        if percent > MAX_PERCENT {
+            let message = format!("{percent} is not a share in percent: it is between 0 and 100");
+            return Err(CallError::new(ErrorKind::Usage, message));
+        }
         let member = self.member(&request.speaker).await?;
         let archive = self.own_archive(&member);
         let options = backup::prune::PruneOptions {
             dry_run: request.dry_run,
             journal_dir: self.inner.options.data_dir.join(JOURNAL_DIR),
+            repack_below_percent: request.repack_below_percent,
         };
         let (cancel, _cancel_on_drop) = self.cancel_on_drop();
         let report = backup::prune::prune(&archive, &member, &options, &*monitor, &cancel).await?;
@@ -71,7 +79,7 @@ impl Node {
             left_alone: report.left_alone,
             freed_blocks: report.freed_blocks,
             freed_bytes: report.freed_bytes,
-            repacked_blocks: 0,
+            repacked_blocks: report.repacked_blocks,
             disk_bytes_before: report.disk_bytes_before,
             disk_bytes: report.disk_bytes,
         })
