@@ -31,18 +31,18 @@ pub(super) fn open(data_dir: &Path) -> Result<Arc<Copies>, CallError> {
 /// Who may keep copies for this node, and ask it to keep theirs: the members of its rings. Nobody without a ring: a stranger must not fill
 /// the disk.
 pub(super) struct Members {
-    _net: Net,
+    net: Net,
 }
 
 impl Members {
     pub(super) const fn new(net: Net) -> Self {
-        Self { _net: net }
+        Self { net }
     }
 }
 
 impl Candidates for Members {
     fn peers(&self) -> Vec<PeerId> {
-        Vec::new()
+        self.net.rings().online_members()
     }
 }
 
@@ -91,7 +91,7 @@ impl Node {
         copies: Option<u32>,
         wait: Option<Duration>,
     ) -> Result<CopiesReply, CallError> {
-        let is_in_ring = !self.inner.candidates.peers().is_empty();
+        let is_in_ring = !self.net().rings().rings().is_empty();
         let asked = copies.unwrap_or(if is_in_ring { DEFAULT_COPIES } else { 0 });
         if asked == 0 {
             return Ok(CopiesReply::default());

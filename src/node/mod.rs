@@ -77,7 +77,6 @@ struct Inner {
     unlocked: backup::Unlocked,
     /// Copies of this machine's backups on others.
     copies: Arc<upkeep::replicate::Copies>,
-    candidates: Arc<dyn upkeep::holder::Candidates>,
     rings_file: Arc<RingsFile>,
     started: Instant,
     events: broadcast::Sender<NodeEvent>,
@@ -206,7 +205,6 @@ impl Node {
                 home: Arc::new(Home::new(&options.data_dir)),
                 unlocked: backup::Unlocked::default(),
                 copies,
-                candidates,
                 rings_file,
                 options,
                 depot,

@@ -83,9 +83,11 @@ pub async fn run(setup: Setup, cancel: CancellationToken, state: Arc<WorkerState
     let work = async {
         let mut changes = copies.watch_wanted();
         let mut connected = depot.net().peers().watch_connected();
+        let mut members = depot.net().rings().watch();
         loop {
             changes.mark_unchanged();
             connected.mark_unchanged();
+            members.mark_unchanged();
             let soon = round(&worker, &*candidates, &limits, &state).await;
             let next = Instant::now() + if soon { SOON } else { EVERY };
             tokio::select! {
@@ -93,6 +95,7 @@ pub async fn run(setup: Setup, cancel: CancellationToken, state: Arc<WorkerState
                 // Both senders live as long as this job.
                 _ = changes.changed() => {}
                 _ = connected.changed(), if !soon => {}
+                _ = members.changed(), if !soon => {}
             }
         }
     };
