@@ -23,7 +23,7 @@ pub(in crate::cli) struct Args {
     /// Only say what would be done.
     #[arg(long)]
     dry_run: bool,
-    /// Rewrite packs of which less than this share, in percent, is still used; 0: none.
+    /// Rewrite packs of which less than this share, in percent, is still used; 0: none. Snapshots that use such a pack get new ids.
     #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
     repack_below: u8,
     #[command(flatten)]
