@@ -227,7 +227,7 @@ impl Archive {
     }
 
     /// The head as far as this node knows it: what the DHT's table has, and what this machine itself has written.
-    async fn local_head(&self) -> Result<Option<HeadRecord>, Error> {
+    pub(super) async fn local_head(&self) -> Result<Option<HeadRecord>, Error> {
         let heads = self.depot.net().heads();
         let local = heads.local(self.access.head()).await?;
         let Some(home) = &self.home else {

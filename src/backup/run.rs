@@ -28,6 +28,7 @@ use crate::block::{self, Link};
 use crate::bundle::{
     FilterOptions, Previous, PutOptions, PutReport, Rules, Survey, put_paths, survey,
 };
+use crate::head::HeadEntry;
 use crate::monitor::Monitor;
 use crate::store::{Keep, PinId, PinInfo, Store};
 
@@ -173,6 +174,7 @@ pub async fn run(
         unreadable: report.unreadable_total,
         program: env!("CARGO_PKG_VERSION").to_owned(),
     };
+    let number = pin.number;
     let link = pin.finish(archive, &snapshot).await?;
     depot.fresh().add([link.id]);
     let logged = Logged {
@@ -180,11 +182,30 @@ pub async fn run(
         summary: snapshot.summary.clone(),
     };
     archive.change_log(member, |log| log.add(logged)).await?;
+    keep_log_too(archive, member, number).await?;
     Ok(Done {
         link,
         snapshot,
         report,
     })
+}
+
+/// Has the snapshot's pin keep the log that names it: whoever keeps a copy of all that the pin keeps can lead the owner to it.
+async fn keep_log_too(archive: &Archive, member: &Membership, pin: PinId) -> Result<(), Error> {
+    let head = archive.local_head().await?;
+    let machine = member.machine().id();
+    let entry = head
+        .as_ref()
+        .and_then(|head| head.entry(machine.as_bytes()));
+    let Some(log) = entry.map(HeadEntry::log_id) else {
+        return Ok(());
+    };
+    let store = archive.depot().store().clone();
+    blocking(move || {
+        store.add_refs(pin, &[log])?;
+        Ok(store.flush()?)
+    })
+    .await
 }
 
 /// Counts what [`run`] would do.

@@ -156,7 +156,6 @@ impl Net {
                 searches,
                 turns: Arc::new(Semaphore::new(providers::MAX_OWN_JOBS)),
                 tally,
-                changes: Arc::new(watch::Sender::new(0)),
             },
             replica: replica::Replica::new(Mailbox::new(sender.clone(), Command::Replica), inbox),
             peers: peers::Peers {

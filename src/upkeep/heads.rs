@@ -9,7 +9,7 @@
 //!
 //! Deliberately absent: which heads to keep; and what the logs say, which this node can't read.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ pub fn is_head_pin(info: &PinInfo) -> bool {
     info.link.is_none() && info.name == pin_name(&info.root)
 }
 
-/// Runs until cancelled: once for each head at the start and when it is kept, then every [`EVERY`].
+/// Runs until cancelled: once for each head at the start, when it is kept and when it names other logs, and every [`EVERY`].
 pub async fn run(
     depot: Depot,
     clock: Arc<dyn Clock>,
@@ -126,8 +126,8 @@ struct Keeper<'a> {
 struct Seen {
     /// Heads that were kept in this run.
     kept: HashSet<BlockId>,
-    /// Heads that were looked after in this hour.
-    done: HashSet<BlockId>,
+    /// Heads that were looked after in this hour, and the logs that they named then.
+    done: HashMap<BlockId, BTreeSet<BlockId>>,
 }
 
 /// How a round ended.
@@ -162,9 +162,19 @@ impl Keeper<'_> {
             }
         }
         seen.kept = kept.iter().copied().collect();
-        ids.retain(|id| !seen.done.contains(id));
+        let mut due = BTreeSet::new();
+        for id in ids {
+            // One that names other logs by now is looked after again at once: without its log, the newest head is worth nothing.
+            let is_due = match seen.done.get(&id) {
+                None => true,
+                Some(logs) => kept.contains(&id) && self.logs(id).await? != *logs,
+            };
+            if is_due {
+                due.insert(id);
+            }
+        }
         state.set(format!("looking after {} heads", kept.len()));
-        if ids.is_empty() {
+        if due.is_empty() {
             return Ok(Round::Done);
         }
         if self.depot.net().peers().connected().is_empty() {
@@ -172,18 +182,25 @@ impl Keeper<'_> {
             return Ok(Round::Lonely);
         }
         let kept = &kept;
-        let mut looked = futures::stream::iter(ids)
+        let mut looked = futures::stream::iter(due)
             .map(|id| async move { (id, self.look_after(id, kept.contains(&id)).await) })
             .buffer_unordered(HEADS_AT_ONCE);
         let mut failed = None;
         while let Some((id, result)) = looked.next().await {
-            seen.done.insert(id);
+            seen.done.insert(id, self.logs(id).await?);
             if let Err(error) = result {
                 tracing::warn!(head = %id, %error, "a head could not be looked after");
                 failed = Some(error);
             }
         }
         failed.map_or(Ok(Round::Done), Err)
+    }
+
+    /// The logs that a head names as it is known here.
+    async fn logs(&self, id: BlockId) -> Result<BTreeSet<BlockId>, Error> {
+        let record = self.depot.net().heads().local(id).await?;
+        let entries = record.iter().flat_map(HeadRecord::entries);
+        Ok(entries.map(|entry| entry.log_id()).collect())
     }
 
     async fn look_after(&self, id: BlockId, kept: bool) -> Result<(), Error> {

@@ -160,3 +160,103 @@ fn hosts_on_a_lan_find_each_other_with_no_setting_at_all() {
     first.stop();
     second.stop();
 }
+
+/// Four hosts, no server and no setting: a ring of three by mDNS alone, a backup that waits for its copies, the first host destroyed, and
+/// everything back on a fresh one from twelve words.
+#[test]
+fn a_ring_brings_a_lost_machine_back_from_twelve_words() {
+    let lan = match Lan::make("r", 4) {
+        Ok(lan) => lan,
+        Err(reason) => {
+            eprintln!("skipped: {reason}");
+            return;
+        }
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name);
+    let text = |path: &Path| path.to_str().expect("utf-8").to_owned();
+    let (source, words, target) = (path("source"), path("words"), path("target"));
+    make_tree(&source);
+    let data: Vec<_> = (0..4).map(|host| path(&format!("data{host}"))).collect();
+    lan.json(
+        0,
+        &data[0],
+        &["init", "--yes", "--words-out", &text(&words)],
+    );
+    let lost = lan.node(0, &data[0]);
+    let _others = [lan.node(1, &data[1]), lan.node(2, &data[2])];
+    let ring = lan.json(0, &data[0], &["ring", "create", "home"]);
+    let code = ring["code"].as_str().expect("a code");
+    for host in [1, 2] {
+        let joined = lan.json(host, &data[host], &["ring", "join", code]);
+        assert_eq!(joined["ring"], "home");
+    }
+
+    let made = lan.json(
+        0,
+        &data[0],
+        &[
+            "backup",
+            &text(&source),
+            "--copies",
+            "2",
+            "--wait",
+            "--timeout",
+            "120",
+        ],
+    );
+    assert_eq!(
+        made["copies"],
+        serde_json::json!({"asked": 2, "reached": 2})
+    );
+    let health = lan.json(0, &data[0], &["health"]);
+    assert_eq!(health["sets"][0]["copies_min"], 2, "{health}");
+    assert_eq!(health["sets"][0]["survives"], 2, "{health}");
+    let members = lan.json(0, &data[0], &["ring", "members", "home"]);
+    let online = |member: &serde_json::Value| member["online"] == true;
+    let all = members.as_array().expect("a list");
+    assert_eq!(
+        all.iter().filter(|member| online(member)).count(),
+        2,
+        "{members}"
+    );
+
+    // More copies than there are members: it says so, and what was promised still holds.
+    let more = lan
+        .on(0, &data[0])
+        .args([
+            "backup",
+            &text(&source),
+            "--copies",
+            "3",
+            "--wait",
+            "--timeout",
+            "3",
+            "--json",
+        ])
+        .output()
+        .expect("it runs");
+    assert_eq!(more.status.code(), Some(3), "{more:?}");
+
+    lost.kill();
+    std::fs::remove_dir_all(&data[0]).expect("gone");
+    let restored = lan.json(
+        3,
+        &data[3],
+        &[
+            "restore",
+            "latest",
+            "--phrase-file",
+            &text(&words),
+            "--target",
+            &text(&target),
+            "--verify",
+        ],
+    );
+    assert_eq!(restored["verified"], true, "{restored}");
+    assert_eq!(restored["missing"], serde_json::json!([]));
+    assert_same(
+        &source,
+        &target.join(source.strip_prefix("/").expect("absolute")),
+    );
+}

@@ -50,8 +50,6 @@ pub struct Heads {
     /// Bounds the jobs that wait for the thread that checks.
     pub(in crate::net) turns: Arc<Semaphore>,
     pub(in crate::net) tally: Arc<Tally>,
-    /// Counts how often what is kept has changed.
-    pub(in crate::net) changes: Arc<watch::Sender<u64>>,
 }
 
 impl Heads {
@@ -165,7 +163,7 @@ impl Heads {
             return Err(error);
         }
         if merged.newly_kept {
-            self.changes.send_modify(|count| *count += 1);
+            self.tally.changes.send_modify(|count| *count += 1);
         }
         Ok(merged.record)
     }
@@ -185,14 +183,14 @@ impl Heads {
     pub async fn release(&self, id: BlockId) -> Result<bool, Error> {
         let released = self.ask(|reply| Own::Release { id, reply }).await??;
         if released {
-            self.changes.send_modify(|count| *count += 1);
+            self.tally.changes.send_modify(|count| *count += 1);
         }
         Ok(released)
     }
 
-    /// Changes whenever another record is kept, or one no more.
+    /// Changes whenever another record is kept, or one no more, or when one that is kept says something new.
     pub fn watch_kept(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+        self.tally.changes.subscribe()
     }
 
     /// What was not used of what peers sent.

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use libp2p::PeerId;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::Error;
 use super::stored::Value;
@@ -38,6 +38,8 @@ pub(in crate::net) const MAX_OWN_JOBS: usize = 16;
 pub(in crate::net) struct Tally {
     pub(super) refused: AtomicU64,
     pub(super) dropped: AtomicU64,
+    /// Counts how often what is kept has changed: which heads, or what one of them says.
+    pub(super) changes: watch::Sender<u64>,
 }
 
 impl Tally {
@@ -295,6 +297,9 @@ impl Checker {
             expires: (!kept).then(|| self.values.now().after(HEAD_TTL)),
         };
         let put = self.values.put(&id.to_multihash(), value);
+        if kept && put.is_ok() {
+            self.tally.changes.send_modify(|count| *count += 1);
+        }
         put.map_err(|why| match why {
             NotStored::Full => Error::Full,
             NotStored::Busy => Error::Busy,
