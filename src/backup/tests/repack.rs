@@ -60,7 +60,10 @@ async fn packs(node: &Node, snapshot: &Link) -> BTreeSet<BlockId> {
     let snapshot = archive::read_snapshot(&*source, snapshot).await;
     let bundle = Bundle::open(source, snapshot.expect("it reads").tree).await;
     let mut found = BTreeSet::new();
-    let mut note = |used: crate::bundle::Use| found.insert(used.block.id) || true;
+    let mut note = |used: crate::bundle::Use| {
+        found.insert(used.block.id);
+        true
+    };
     let bundle = bundle.expect("it opens");
     let walked = packed(&bundle, &mut Seen::default(), &mut note).await;
     assert!(walked.expect("it reads"));

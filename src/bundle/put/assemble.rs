@@ -60,13 +60,16 @@ pub(super) struct Assembled {
     pub(super) excluded: u64,
 }
 
+/// A file with the lists of extents that are open in it, outermost first.
+type Shifting = (Entry<Handle>, Vec<Vec<Extent<Handle>>>);
+
 pub(super) struct Assembler<'a> {
     writer: Writer<'a>,
     monitor: &'a dyn Monitor,
     directories: Vec<DirectoryBuilder>,
     groups: HashMap<u32, Entry<Handle>>,
     /// A file that is written anew from an earlier tree, and the lists that are open in it.
-    shifting: Option<(Entry<Handle>, Vec<Vec<Extent<Handle>>>)>,
+    shifting: Option<Shifting>,
     root: Option<Entry<Handle>>,
     failed_root: Option<(PathBuf, io::Error)>,
     totals: Totals,

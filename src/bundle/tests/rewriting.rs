@@ -71,7 +71,10 @@ fn keeping() -> PutOptions {
 /// The packs of a bundle.
 async fn packs(bundle: &Bundle) -> HashSet<BlockId> {
     let mut found = HashSet::new();
-    let mut note = |used: crate::bundle::Use| found.insert(used.block.id) || true;
+    let mut note = |used: crate::bundle::Use| {
+        found.insert(used.block.id);
+        true
+    };
     let whole = packed(bundle, &mut Seen::default(), &mut note).await;
     assert!(whole.expect("it reads"));
     found

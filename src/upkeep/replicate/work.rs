@@ -316,10 +316,8 @@ impl Worker {
                 .filter(|(_, info)| info.name == pin_name)
                 .map(|(_, info)| info.root)
                 .collect();
-            let forgotten = wanted.iter().filter(|root| !here.contains(root));
-            forgotten
-                .map(|root| copies.update(root, |kept| kept.copies = 0))
-                .collect()
+            let mut forgotten = wanted.iter().filter(|root| !here.contains(root));
+            forgotten.try_for_each(|root| copies.update(root, |kept| kept.copies = 0))
         })
         .await
     }
