@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::{output, show};
-use crate::node::api::{Status, StatusReply};
+use super::{health, output, show};
+use crate::node::api::{Health, HealthReply, Status, StatusReply};
 use crate::size::ByteSize;
 
 /// Show how the node is: addresses, peers, store, background work.
@@ -15,24 +15,29 @@ use crate::size::ByteSize;
   libernet status --json | jq .store.disk_bytes
 
 With --json: {\"version\",\"peer\",\"network\",\"addresses\":[..],\"http\",\"pid\",\"uptime_s\",\"peers\",\"bootstrapped\",\"data_dir\",
-  \"store\":{\"blocks\",\"block_bytes\",\"pinned_bytes\",\"cached_bytes\",\"disk_bytes\",\"quota\",\"pins\",\"corrupt\"},
+  \"store\":{\"blocks\",\"block_bytes\",\"pinned_bytes\",\"leased_bytes\",\"cached_bytes\",\"disk_bytes\",\"quota\",\"pins\",\"corrupt\"},
   \"workers\":[{\"name\",\"state\",\"error\"}],
   \"exchange\":{\"served_blocks\",\"served_bytes\",\"fetched_blocks\",\"fetched_bytes\",\"wrong_blocks\"}}")]
 pub(super) struct Args {}
 
 pub(super) async fn run(_: Args, context: &Context) -> Result<Exit, Failure> {
-    let reply = context
-        .with_client(async |client, _| Ok(client.status(Status {}).await?))
+    let (reply, health) = context
+        .with_client(async |client, _| {
+            Ok((
+                client.status(Status {}).await?,
+                client.health(Health {}).await?,
+            ))
+        })
         .await?;
     if context.json {
         output::json(&reply)?;
     } else {
-        output::stdout(text(&reply).as_bytes())?;
+        output::stdout(text(&reply, &health).as_bytes())?;
     }
     Ok(Exit::Done)
 }
 
-fn text(status: &StatusReply) -> String {
+fn text(status: &StatusReply, health: &HealthReply) -> String {
     let mut rows: Vec<Vec<String>> = Vec::new();
     let mut row =
         |name: &str, value: String| rows.push(vec![name.to_owned(), show::printable(&value)]);
@@ -59,6 +64,9 @@ fn text(status: &StatusReply) -> String {
     row("peers", format!("{} ({mesh})", status.peers));
     row("data", status.data_dir.to_string_lossy().into_owned());
     numbers(status, &mut row);
+    for set in &health.sets {
+        row("copies", health::line(set));
+    }
     for worker in &status.workers {
         let error = worker
             .error
@@ -84,6 +92,7 @@ fn numbers(status: &StatusReply, mut row: impl FnMut(&str, String)) {
             show::count(store.pins, "pin")
         ),
     );
+    row("leased", ByteSize(store.leased_bytes).to_string());
     row("cached", ByteSize(store.cached_bytes).to_string());
     row(
         "disk",

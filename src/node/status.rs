@@ -31,6 +31,7 @@ impl Node {
                 blocks: usage.blocks,
                 block_bytes: usage.block_bytes,
                 pinned_bytes: usage.pinned_bytes,
+                leased_bytes: usage.leased_bytes,
                 cached_bytes: usage.cached_bytes,
                 disk_bytes: usage.disk_bytes,
                 quota: ByteSize(usage.quota),

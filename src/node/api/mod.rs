@@ -404,6 +404,9 @@ pub struct StoreStatus {
     pub block_bytes: u64,
     /// Bytes of blocks that are pinned.
     pub pinned_bytes: u64,
+    /// Bytes of blocks that are kept for other owners.
+    #[serde(default)]
+    pub leased_bytes: u64,
     /// Bytes of blocks that may be dropped.
     pub cached_bytes: u64,
     /// Bytes on disk, all in all.
