@@ -281,7 +281,7 @@ mod tests {
                 max_file_bytes: Some(7),
                 ..Exclusions::default()
             },
-            copies: Some(2),
+            copies: None,
             keep: Policy {
                 daily: 7,
                 ..Policy::default()
