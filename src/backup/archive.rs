@@ -289,14 +289,6 @@ impl Archive {
         }
     }
 
-    /// Reads a snapshot's block.
-    ///
-    /// # Errors
-    /// [`Error::Get`], [`Error::Open`], [`Error::NotASnapshot`] and what decoding says.
-    pub async fn snapshot(&self, source: &dyn BlockSource, link: &Link) -> Result<Snapshot, Error> {
-        read_snapshot(source, link).await
-    }
-
     /// Changes the log of this machine and makes it known. `change` gets what the log says now, with everything that a copy elsewhere says
     /// besides, and returns what [`change_log`](Self::change_log) returns.
     ///
@@ -321,17 +313,6 @@ impl Archive {
             None => Log::new(machine, member.name().to_owned()),
             Some(entry) => self.own_log(entry, member).await?,
         };
-        // This machine's own last word, should the one that was found be another: it was set back in time, or another holds its key.
-        if let Some(local) = self.local_head().await?
-            && let Some(local) = local.entry(&machine)
-            && entry.as_ref().map(HeadEntry::log_id) != Some(local.log_id())
-        {
-            let sealing_key = sealing_key(self.access.backup_root.as_bytes());
-            let session = self.depot.session(self.patience(GLANCE), Keep::Cached);
-            if let Ok(other) = read_log(&*session, local, &sealing_key).await {
-                log.absorb(&other)?;
-            }
-        }
         log.machine_name = member.name().to_owned();
         let before = log.clone();
         let result = change(&mut log)?;

@@ -21,6 +21,7 @@ pub mod rings;
 
 mod address;
 mod config;
+mod delegate;
 mod driver;
 mod error;
 mod switchboard;

@@ -7,13 +7,11 @@ use std::time::Duration;
 
 use libp2p::allow_block_list::{self, BlockedPeers};
 use libp2p::connection_limits::{self, ConnectionLimits};
-use libp2p::core::transport::PortUse;
 use libp2p::core::{Endpoint, Multiaddr};
 use libp2p::identity::Keypair;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{
-    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
-    THandlerOutEvent, ToSwarm,
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandlerInEvent, ToSwarm,
 };
 use libp2p::{PeerId, identify, mdns, ping};
 
@@ -21,6 +19,7 @@ use super::keeper::{Fact, Keeper};
 use super::{Command, Misbehaviour, Source};
 use crate::net::address::is_dialable;
 use crate::net::config::Limits;
+use crate::net::delegate::delegate_connections;
 use crate::time::Clock;
 
 /// Most addresses of one peer that are taken from what it says of itself.
@@ -281,6 +280,8 @@ impl NetworkBehaviour for Behaviour {
     type ConnectionHandler = <Parts as NetworkBehaviour>::ConnectionHandler;
     type ToSwarm = Event;
 
+    delegate_connections!(parts);
+
     fn handle_pending_inbound_connection(
         &mut self,
         connection: ConnectionId,
@@ -289,17 +290,6 @@ impl NetworkBehaviour for Behaviour {
     ) -> Result<(), ConnectionDenied> {
         self.parts
             .handle_pending_inbound_connection(connection, local, remote)
-    }
-
-    fn handle_established_inbound_connection(
-        &mut self,
-        connection: ConnectionId,
-        peer: PeerId,
-        local: &Multiaddr,
-        remote: &Multiaddr,
-    ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.parts
-            .handle_established_inbound_connection(connection, peer, local, remote)
     }
 
     fn handle_pending_outbound_connection(
@@ -313,30 +303,8 @@ impl NetworkBehaviour for Behaviour {
             .handle_pending_outbound_connection(connection, peer, addresses, role)
     }
 
-    fn handle_established_outbound_connection(
-        &mut self,
-        connection: ConnectionId,
-        peer: PeerId,
-        address: &Multiaddr,
-        role: Endpoint,
-        port_use: PortUse,
-    ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.parts
-            .handle_established_outbound_connection(connection, peer, address, role, port_use)
-    }
-
     fn on_swarm_event(&mut self, event: FromSwarm) {
         self.parts.on_swarm_event(event);
-    }
-
-    fn on_connection_handler_event(
-        &mut self,
-        peer: PeerId,
-        connection: ConnectionId,
-        event: THandlerOutEvent<Self>,
-    ) {
-        self.parts
-            .on_connection_handler_event(peer, connection, event);
     }
 
     fn poll(

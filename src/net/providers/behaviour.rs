@@ -8,7 +8,6 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use libp2p::core::transport::PortUse;
 use libp2p::core::{Endpoint, Multiaddr};
 use libp2p::kad::{
     self, Caching, GetClosestPeersError, GetProvidersOk, GetRecordOk, InboundRequest, Mode,
@@ -17,8 +16,7 @@ use libp2p::kad::{
 };
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{
-    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
-    THandlerOutEvent, ToSwarm,
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandlerInEvent, ToSwarm,
 };
 use libp2p::{PeerId, StreamProtocol};
 use tokio::sync::{mpsc, oneshot};
@@ -27,6 +25,7 @@ use super::inbox::{Inbox, Tally};
 use super::record_store::{Bounds, PROVIDER_TTL, ShelfStore};
 use super::{Command, Provider, RecordShelf, WriterThread};
 use crate::head::MAX_RECORD_BYTES;
+use crate::net::delegate::delegate_connections;
 use crate::time::Clock;
 use libp2p::kad::store::RecordStore;
 
@@ -383,16 +382,7 @@ impl NetworkBehaviour for Behaviour {
     type ConnectionHandler = <kad::Behaviour<ShelfStore> as NetworkBehaviour>::ConnectionHandler;
     type ToSwarm = Event;
 
-    fn handle_established_inbound_connection(
-        &mut self,
-        connection: ConnectionId,
-        peer: PeerId,
-        local: &Multiaddr,
-        remote: &Multiaddr,
-    ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.inner
-            .handle_established_inbound_connection(connection, peer, local, remote)
-    }
+    delegate_connections!(inner);
 
     fn handle_pending_outbound_connection(
         &mut self,
@@ -405,30 +395,8 @@ impl NetworkBehaviour for Behaviour {
             .handle_pending_outbound_connection(connection, peer, addresses, role)
     }
 
-    fn handle_established_outbound_connection(
-        &mut self,
-        connection: ConnectionId,
-        peer: PeerId,
-        address: &Multiaddr,
-        role: Endpoint,
-        port_use: PortUse,
-    ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.inner
-            .handle_established_outbound_connection(connection, peer, address, role, port_use)
-    }
-
     fn on_swarm_event(&mut self, event: FromSwarm) {
         self.inner.on_swarm_event(event);
-    }
-
-    fn on_connection_handler_event(
-        &mut self,
-        peer: PeerId,
-        connection: ConnectionId,
-        event: THandlerOutEvent<Self>,
-    ) {
-        self.inner
-            .on_connection_handler_event(peer, connection, event);
     }
 
     fn poll(
