@@ -54,6 +54,8 @@ impl From<Closed> for Failed {
 pub(super) struct Assembled {
     pub(super) entry: Entry<Handle>,
     pub(super) totals: Totals,
+    /// Distinct blocks besides the root block, unless there were too many to count.
+    pub(super) blocks: Option<u64>,
     pub(super) unreadable: Vec<Unreadable>,
     pub(super) unreadable_total: u64,
     pub(super) unchanged: u64,
@@ -116,10 +118,12 @@ impl<'a> Assembler<'a> {
                 None => Failed::Reader,
             });
         };
-        self.totals.blocks = self.writer.count_blocks(&entry);
+        let blocks = self.writer.count_blocks(&entry);
+        self.totals.blocks = blocks.unwrap_or(0);
         Ok(Assembled {
             entry,
             totals: self.totals,
+            blocks,
             unreadable: self.unreadable,
             unreadable_total: self.unreadable_total,
             unchanged: self.unchanged,
@@ -491,18 +495,16 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Distinct blocks of the tree with this root, which is not yet counted; 0 when there are too many to count.
-    fn count_blocks(&mut self, root: &Entry<Handle>) -> u64 {
+    /// Distinct blocks of the tree with this root, which is not yet counted; `None` when there are too many to count.
+    fn count_blocks(&mut self, root: &Entry<Handle>) -> Option<u64> {
         let mut ids = Vec::new();
         for_each_handle(root, &mut |handle| {
             ids.extend(handle.get().map(|link| link.id));
             true
         });
         self.count(&ids);
-        match self.blocks.len() {
-            counted if counted <= COUNTED_BLOCKS => counted as u64,
-            _ => 0,
-        }
+        let counted = self.blocks.len();
+        (counted <= COUNTED_BLOCKS).then_some(counted as u64)
     }
 }
 

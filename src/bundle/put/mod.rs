@@ -358,6 +358,8 @@ struct Pipeline {
 struct Made {
     link: Link,
     totals: Totals,
+    /// Distinct blocks besides the root block, unless there were too many to count.
+    blocks: Option<u64>,
     unreadable: Vec<Unreadable>,
     unreadable_total: u64,
     unchanged: u64,
@@ -371,10 +373,7 @@ impl Made {
             files: self.totals.files,
             entries: self.totals.entries,
             bytes: self.totals.bytes,
-            blocks: match self.totals.blocks {
-                0 if self.totals.bytes > 0 => 0,
-                below => below + 1,
-            },
+            blocks: self.blocks.map_or(0, |below| below + 1),
             new_blocks: stats.new_blocks,
             new_bytes: stats.new_bytes,
             unchanged: self.unchanged,
@@ -482,6 +481,7 @@ impl Pipeline {
         Ok(Made {
             link,
             totals: tree.totals,
+            blocks: tree.blocks,
             unreadable: tree.unreadable,
             unreadable_total: tree.unreadable_total,
             unchanged: tree.unchanged,

@@ -202,6 +202,21 @@ proptest! {
 }
 
 #[test]
+fn a_file_that_is_one_hole_has_no_block_but_the_root() {
+    let room = tempfile::tempdir().expect("a directory");
+    let from = room.path().join("from");
+    fs::create_dir(&from).expect("made");
+    let file = File::create(from.join("hole")).expect("made");
+    file.set_len(600_000).expect("grown");
+    let memory = Arc::new(Memory::default());
+    let report = runtime().block_on(put(&from, &memory)).expect("put");
+    assert_eq!(
+        (report.bytes, report.blocks, report.new_blocks),
+        (600_000, 1, 1)
+    );
+}
+
+#[test]
 fn one_file_goes_to_the_target_or_into_it() {
     let room = tempfile::tempdir().expect("a directory");
     let path = room.path().join("movie.mkv");
