@@ -3,6 +3,7 @@
 //! Every command that needs a node is a call on a [`Client`](crate::client::Client), so that it behaves alike with a running node
 //! and with one of its own. Results go to stdout, everything else to stderr. Deliberately absent: any work of a node.
 
+mod allocator;
 mod announce;
 mod ask;
 mod backup;
@@ -139,6 +140,7 @@ fn definition(color: bool) -> clap::Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    allocator::set_up();
     let plain = std::env::args_os().any(|arg| arg == "--no-color")
         || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let parsed = definition(!plain).try_get_matches();
