@@ -17,7 +17,6 @@ mod work;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -33,8 +32,6 @@ use crate::time::Clock;
 pub use leave::{Left, Order, leave};
 pub use policy::Limits;
 
-/// How often the store is looked at.
-const EVERY: Duration = Duration::from_secs(30);
 /// The store is nearly full from this part on of what makes it evict, in percent.
 const WATERMARK_PERCENT: u64 = 90;
 /// Blocks are found places for until this part of the store could go, and at most so many bytes.
@@ -72,8 +69,8 @@ pub async fn run(setup: Setup, cancel: CancellationToken, state: Arc<WorkerState
                     false
                 }
             };
-            let pause = if is_busy { worker.limits.poll } else { EVERY };
-            tokio::time::sleep(pause).await;
+            let limits = &worker.limits;
+            tokio::time::sleep(if is_busy { limits.poll } else { limits.every }).await;
         }
     };
     tokio::select! {

@@ -124,7 +124,10 @@ pub async fn leave(order: Order, monitor: &dyn Monitor) -> Result<Left, store::E
             leaving.left.leases_kept += 1;
         }
     }
-    leaving.cached(&*order.peers).await?;
+    if usage.cached_bytes > 0 {
+        leaving.wait_for(&*order.peers).await;
+        leaving.cached(&*order.peers).await?;
+    }
     for lease in ended {
         let store = depot.store().clone();
         let removed = on_worker(move || match store.remove_lease(lease) {
@@ -207,7 +210,6 @@ impl Leaving<'_> {
             if blocks.is_empty() {
                 continue;
             }
-            self.wait_for(peers).await;
             let entries = blocks.into_iter();
             let mut table = entries
                 .map(|(id, bytes)| (id, Entry::new(bytes, Stage::Unsought)))

@@ -86,6 +86,8 @@ pub struct Limits {
     pub patience: Duration,
     /// How often such a peer is asked.
     pub poll: Duration,
+    /// How often is looked whether anything is about to go.
+    pub every: Duration,
     /// How long a block that nobody took is left in peace.
     pub again: Duration,
 }
@@ -97,6 +99,7 @@ impl Default for Limits {
             receivers: 8,
             patience: Duration::from_secs(120),
             poll: Duration::from_secs(2),
+            every: Duration::from_secs(30),
             again: Duration::from_secs(15 * 60),
         }
     }

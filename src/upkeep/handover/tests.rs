@@ -1,6 +1,7 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::*;
 use crate::block::{Block, BlockSource};
@@ -60,6 +61,7 @@ fn block(number: u8) -> Block {
 fn limits() -> Limits {
     Limits {
         poll: Duration::from_millis(20),
+        every: Duration::from_millis(50),
         patience: Duration::from_secs(20),
         ..Limits::default()
     }
@@ -319,8 +321,6 @@ async fn leases_that_nobody_takes_stay_unless_forced() {
     let (a, b) = (full(6).await, node(1 << 30).await);
     let _receiver = receive(&b, Manner::Unwilling);
     connect(&a, &b).await;
-    // One block of the first is at the other node already.
-    b.store().put(&[block(0)], Keep::Cached).expect("room");
     let kept = lease(&a, 0..4);
     let left = leave(order(&a, false, LONG), &Silent)
         .await
