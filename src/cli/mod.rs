@@ -19,6 +19,7 @@ mod get;
 mod health;
 mod id;
 mod init;
+mod leave;
 mod ls;
 mod output;
 mod owner;
@@ -106,6 +107,7 @@ enum Command {
     Peers(peers::Args),
     Status(status::Args),
     Health(health::Args),
+    Leave(leave::Args),
     Id(id::Args),
     Init(init::Args),
     Owner(owner::Args),
@@ -235,6 +237,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Pin(args) => Box::pin(pin::run(args, context)).await,
         Command::Block(args) => Box::pin(block::run(args, context)).await,
         Command::Peers(args) => Box::pin(peers::run(args, context)).await,
+        Command::Leave(args) => Box::pin(leave::run(args, context)).await,
         Command::Health(args) => Box::pin(health::run(args, context)).await,
         Command::Status(args) => Box::pin(status::run(args, context)).await,
         Command::Id(args) => Box::pin(id::run(args, context)).await,

@@ -15,7 +15,7 @@ use crate::size::ByteSize;
   libernet status --json | jq .store.disk_bytes
 
 With --json: {\"version\",\"peer\",\"network\",\"addresses\":[..],\"http\",\"pid\",\"uptime_s\",\"peers\",\"bootstrapped\",\"data_dir\",
-  \"store\":{\"blocks\",\"block_bytes\",\"pinned_bytes\",\"leased_bytes\",\"cached_bytes\",\"disk_bytes\",\"quota\",\"pins\",\"corrupt\"},
+  \"store\":{\"blocks\",\"block_bytes\",\"pinned_bytes\",\"leased_bytes\",\"cached_bytes\",\"disk_bytes\",\"quota\",\"pins\",\"corrupt\",\"evicted\",\"evicted_unsure\"},
   \"workers\":[{\"name\",\"state\",\"error\"}],
   \"exchange\":{\"served_blocks\",\"served_bytes\",\"fetched_blocks\",\"fetched_bytes\",\"wrong_blocks\"}}")]
 pub(super) struct Args {}
@@ -98,6 +98,16 @@ fn numbers(status: &StatusReply, mut row: impl FnMut(&str, String)) {
         "disk",
         format!("{} of {}", ByteSize(store.disk_bytes), store.quota),
     );
+    if store.evicted > 0 {
+        row(
+            "evicted",
+            format!(
+                "{}, no other copy known of {}",
+                show::count(store.evicted, "block"),
+                store.evicted_unsure
+            ),
+        );
+    }
     if store.corrupt > 0 {
         row("damaged", show::count(store.corrupt, "block"));
     }

@@ -167,6 +167,8 @@ impl Client {
         prune(Prune) -> PruneReply;
         /// Checks an owner's backups.
         check(Check) -> CheckReply;
+        /// Hands over what the node keeps for others, and lets go of it.
+        leave(Leave) -> LeaveReply;
     }
 
     calls! {

@@ -16,7 +16,7 @@ mod sink;
 mod verify;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -69,6 +69,7 @@ struct Inner {
     under_way: Mutex<HashMap<BlockId, Weak<tokio::sync::Mutex<()>>>>,
     verifier: verify::Verifier,
     stop: CancellationToken,
+    leaving: AtomicBool,
 }
 
 impl Depot {
@@ -90,6 +91,7 @@ impl Depot {
                 under_way: Mutex::default(),
                 verifier: verify::Verifier::new(cores),
                 stop: CancellationToken::new(),
+                leaving: AtomicBool::new(false),
             }),
         }
     }
@@ -141,6 +143,16 @@ impl Depot {
     /// Ends all searches; later ones fail at once.
     pub fn stop(&self) {
         self.inner.stop.cancel();
+    }
+
+    /// Whether this node is leaving: it takes nothing more for others, and announces only what is its own.
+    pub fn is_leaving(&self) -> bool {
+        self.inner.leaving.load(Ordering::Relaxed)
+    }
+
+    /// From now until it is started again, this node is leaving.
+    pub fn set_leaving(&self) {
+        self.inner.leaving.store(true, Ordering::Relaxed);
     }
 
     /// The lock of a block that is being fetched. Whoever holds it fetches; the others find the block in the store afterwards.

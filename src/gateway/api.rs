@@ -150,6 +150,7 @@ async fn dispatch(
         Restore => restore, monitor;
         Prune => prune, monitor;
         Check => check, monitor;
+        Leave => leave, monitor;
         Snapshots => snapshots;
         SnapshotTree => snapshot_tree;
         FindFile => find_file;

@@ -13,6 +13,7 @@ mod copies;
 mod failure;
 mod files;
 pub mod identity;
+mod leave;
 mod mesh;
 mod pins;
 mod rings;
@@ -186,6 +187,8 @@ impl Node {
         workers.spawn("holder", |c, s| {
             upkeep::holder::run(held, now, lend, may, c, s)
         });
+        let handover = leave::handover(&depot, &clock);
+        workers.spawn("handover", |c, s| upkeep::handover::run(handover, c, s));
         workers.spawn("events", |c, s| forward_events(from, parts.3, joined, c, s));
         let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
             let inner = inner.clone();

@@ -37,6 +37,8 @@ impl Node {
                 quota: ByteSize(usage.quota),
                 pins: usage.pins,
                 corrupt: usage.corrupt,
+                evicted: usage.evicted,
+                evicted_unsure: usage.evicted_unsure,
             },
             workers: inner
                 .worker_states

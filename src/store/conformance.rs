@@ -1,6 +1,8 @@
 //! What every store must do, run against each.
 
+mod leases;
 mod pins;
+mod room;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +10,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use tempfile::TempDir;
 
+use self::leases::{
+    leased_blocks_may_be_yet_to_come, leases_keep_blocks_until_they_end,
+    leases_read_back_and_expire, leases_that_do_not_exist_are_refused,
+};
 use self::pins::{
     finished_pins_read_back, pins_keep_blocks, pins_that_do_not_exist_are_refused,
     removing_a_large_pin_in_batches,
+};
+use self::room::{
+    cached_blocks_give_way, cold_blocks_go_before_warm_ones, evictions_are_counted,
+    expendable_blocks_go_first, leased_blocks_do_not_either, pinned_blocks_do_not,
+    warm_blocks_go_when_all_are_warm, what_is_kept_is_never_evicted,
 };
 use super::*;
 use crate::block::{ChunkHash, Ref};
@@ -96,6 +107,11 @@ suite!(
     cached_blocks_give_way,
     pinned_blocks_do_not,
     leased_blocks_do_not_either,
+    cold_blocks_go_before_warm_ones,
+    warm_blocks_go_when_all_are_warm,
+    expendable_blocks_go_first,
+    evictions_are_counted,
+    what_is_kept_is_never_evicted,
     writers_and_readers_at_once,
     keeps_records,
 );
@@ -135,148 +151,6 @@ pub(super) fn lease_info(root: BlockId, until: u64) -> LeaseInfo {
         bytes: 300,
         complete: false,
     }
-}
-
-fn leases_keep_blocks_until_they_end(store: &Subject) {
-    let (a, b) = (block(1, 100), block(2, 200));
-    store
-        .put(&[a.clone(), b.clone()], Keep::Cached)
-        .expect("fits");
-    let lease = store.begin_lease(&lease_info(a.id(), 5)).expect("leases");
-    let other = store.begin_lease(&lease_info(b.id(), 5)).expect("leases");
-    let ids = [a.id(), b.id(), b.id()];
-    assert!(store.add_lease_refs(lease, &ids).expect("adds").is_empty());
-    store.add_lease_refs(other, &[b.id()]).expect("adds");
-    let stat = store.stat(b.id()).expect("reads").expect("known");
-    assert_eq!(
-        (stat.class, stat.pins, stat.leases),
-        (Some(Class::Leased), 0, 2)
-    );
-    let sums = |store: &Subject| {
-        let usage = store.usage();
-        (usage.pinned_bytes, usage.leased_bytes, usage.cached_bytes)
-    };
-    assert_eq!(sums(store), (0, 300, 0));
-    // Mine and somebody else's: it counts as mine.
-    let pin = store.begin_pin("p").expect("pins");
-    store.add_refs(pin, &[b.id()]).expect("adds");
-    assert_eq!(sums(store), (200, 100, 0));
-    let held = store.remove(b.id());
-    let is_held = matches!(
-        held,
-        Err(Error::Held {
-            pins: 1,
-            leases: 2,
-            ..
-        })
-    );
-    assert!(is_held, "{held:?}");
-    assert_eq!(store.remove_pin(pin).expect("removes"), 0);
-    assert_eq!(sums(store), (0, 300, 0));
-    assert_eq!(store.remove_lease(lease).expect("removes"), 1);
-    assert_eq!(sums(store), (0, 200, 100));
-    assert!(
-        store
-            .lease_blocks(lease, None, 9)
-            .expect("reads")
-            .is_empty()
-    );
-    assert_eq!(store.lease_blocks(other, None, 9).expect("reads"), [b.id()]);
-    assert_eq!(store.remove_lease(other).expect("removes"), 1);
-    assert_eq!(sums(store), (0, 0, 300));
-}
-
-fn leased_blocks_may_be_yet_to_come(store: &Subject) {
-    let blocks: Vec<_> = (0..1500).map(|n| block(n, 40)).collect();
-    let mut ids: Vec<_> = blocks.iter().map(Block::id).collect();
-    ids.sort();
-    store.put(&blocks[..5], Keep::Cached).expect("fits");
-    let lease = store.begin_lease(&lease_info(ids[0], 5)).expect("leases");
-    let absent = store.add_lease_refs(lease, &ids).expect("adds");
-    assert_eq!(absent.len(), 1495);
-    assert_eq!(store.lost(None, 9999).expect("reads").len(), 1495);
-    assert_eq!(store.lease_blocks(lease, None, 9999).expect("reads"), ids);
-    let page = store.lease_blocks(lease, Some(ids[3]), 2);
-    assert_eq!(page.expect("reads"), ids[4..6]);
-    assert_eq!(store.usage().leased_bytes, 200);
-    // Put by who knows nothing of the lease, they are leased.
-    store.put(&blocks[..1000], Keep::Cached).expect("fits");
-    assert_eq!(store.usage().leased_bytes, 40_000);
-    assert_eq!(store.usage().cached_bytes, 0);
-    store.discard(ids[0]).expect("drops");
-    assert!(store.lost(None, 9999).expect("reads").contains(&ids[0]));
-    let here = store.usage().blocks;
-    assert_eq!(store.remove_lease(lease).expect("removes"), here);
-    assert!(store.lost(None, 9).expect("reads").is_empty());
-    assert_eq!(store.usage().leased_bytes, 0);
-    let never_here = block(1400, 40).id();
-    assert_eq!(store.stat(never_here).expect("reads"), None);
-}
-
-fn leases_read_back_and_expire(store: &Subject) {
-    let (a, b) = (block(1, 100), block(2, 200));
-    let first = lease_info(a.id(), 5);
-    let mut second = lease_info(b.id(), 7);
-    let one = store.begin_lease(&first).expect("leases");
-    let two = store.begin_lease(&second).expect("leases");
-    assert_eq!(
-        store.leases().expect("reads"),
-        [(one, first.clone()), (two, second.clone())]
-    );
-    second.complete = true;
-    second.until = Timestamp(9);
-    second.terms = Bytes::from(vec![1; MAX_TERMS_BYTES]);
-    store.update_lease(two, &second).expect("updates");
-    assert_eq!(store.leases().expect("reads")[1], (two, second.clone()));
-    second.terms = Bytes::from(vec![1; MAX_TERMS_BYTES + 1]);
-    let too_large = |result: Result<(), Error>| {
-        assert!(matches!(result, Err(Error::TermsTooLarge(_))), "{result:?}");
-    };
-    too_large(store.update_lease(two, &second));
-    too_large(store.begin_lease(&second).map(drop));
-    assert_eq!(store.expire_leases(Timestamp(4)).expect("expires"), 0);
-    assert_eq!(store.expire_leases(Timestamp(5)).expect("expires"), 1);
-    assert_eq!(store.leases().expect("reads").len(), 1);
-    assert_eq!(store.expire_leases(Timestamp(9)).expect("expires"), 1);
-    assert!(store.leases().expect("reads").is_empty());
-}
-
-fn leases_that_do_not_exist_are_refused(store: &Subject) {
-    let one = block(1, 100);
-    let info = lease_info(one.id(), 5);
-    let gone = store.begin_lease(&info).expect("leases");
-    store.remove_lease(gone).expect("removes");
-    for lease in [gone, LeaseId(999)] {
-        let refused = |result: Result<(), Error>| {
-            assert!(
-                matches!(result, Err(Error::NoSuchLease(l)) if l == lease),
-                "{result:?}"
-            );
-        };
-        refused(store.add_lease_refs(lease, &[one.id()]).map(drop));
-        refused(store.update_lease(lease, &info));
-        refused(store.remove_lease(lease).map(drop));
-    }
-    assert!(store.lost(None, 9).expect("reads").is_empty());
-}
-
-fn leased_blocks_do_not_either(store: &Subject) {
-    let kept = block(1, MIB as usize);
-    let lease = store
-        .begin_lease(&lease_info(kept.id(), 5))
-        .expect("leases");
-    store.add_lease_refs(lease, &[kept.id()]).expect("adds");
-    store
-        .put(std::slice::from_ref(&kept), Keep::Cached)
-        .expect("fits");
-    for number in 2..2 + 2 * (QUOTA / MIB) as u32 {
-        let one = block(number, MIB as usize);
-        store
-            .put(std::slice::from_ref(&one), Keep::Cached)
-            .expect("others give way");
-    }
-    assert_eq!(store.get(kept.id()).expect("reads"), Some(kept));
-    assert_eq!(store.usage().leased_bytes, MIB);
 }
 
 fn keeps_what_is_put(store: &Subject) {
@@ -586,62 +460,6 @@ fn chunks_show_only_with_their_block(store: &Subject) {
         .put(std::slice::from_ref(&one), Keep::Cached)
         .expect("fits");
     assert_eq!(lookup(), [None, None, None], "swept");
-}
-
-fn cached_blocks_give_way(store: &Subject) {
-    for number in 0..150 {
-        store
-            .put(&[block(number, 1 << 20)], Keep::Cached)
-            .expect("older ones give way");
-        assert!(store.usage().disk_bytes <= QUOTA, "{:?}", store.usage());
-    }
-    assert!(!store.has(block(0, 1 << 20).id()).expect("reads"));
-    assert!(store.has(block(149, 1 << 20).id()).expect("reads"));
-    // What is here is the newest.
-    let here: Vec<_> = (0..150)
-        .filter(|n| store.has(block(*n, 1 << 20).id()).expect("reads"))
-        .collect();
-    assert_eq!(here, (150 - here.len() as u32..150).collect::<Vec<_>>());
-    assert!(here.len() >= 25, "{} blocks", here.len());
-}
-
-fn pinned_blocks_do_not(store: &Subject) {
-    let pin = store.begin_pin("p").expect("pins");
-    let mut put = 0;
-    let error = loop {
-        match store.put(&[block(put, 1 << 20)], Keep::Pinned(pin)) {
-            Ok(_) => put += 1,
-            Err(error) => break error,
-        }
-    };
-    let Error::Full {
-        used,
-        quota,
-        needed,
-    } = error
-    else {
-        panic!("{error:?}");
-    };
-    assert!(used <= QUOTA && quota == QUOTA && needed >= 1 << 20);
-    assert!(put >= 40, "{put} blocks");
-    store.flush().expect("flushes");
-    assert!(store.usage().disk_bytes <= QUOTA);
-    for number in 0..put {
-        assert!(store.has(block(number, 1 << 20).id()).expect("reads"));
-    }
-    // Small things still go, and so does what is there already.
-    store
-        .put(&[block(0, 1 << 20)], Keep::Pinned(pin))
-        .expect("it is there");
-    store
-        .finish_pin(pin, &info(block(0, 1 << 20).id(), "p"))
-        .expect("finishes");
-    // Unpinned, they give way.
-    store.remove_pin(pin).expect("removes");
-    store
-        .put(&[block(1000, 1 << 20)], Keep::Cached)
-        .expect("there is room");
-    assert!(store.usage().disk_bytes <= QUOTA);
 }
 
 fn writers_and_readers_at_once(store: &Subject) {

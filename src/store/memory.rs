@@ -3,12 +3,15 @@
 //! It keeps every promise of [`Store`] but lasting: the conformance suite holds it beside the one on disk. Its quota counts blocks and
 //! a fixed overhead for each.
 
+mod evict;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::coldness::{Chances, Marks};
 use super::counters::Counters;
 use super::error::Error;
 use super::records::RecordShelf;
@@ -39,6 +42,12 @@ struct State {
     refs: BTreeMap<BlockId, BTreeSet<Holder>>,
     /// Cached blocks by arrival.
     cached: BTreeMap<u64, BlockId>,
+    /// The arrival at which eviction goes on.
+    hand: u64,
+    /// Those that come from this arrival on have their turn in its next lap.
+    lap_end: u64,
+    /// Cached blocks of which there are copies elsewhere.
+    marks: Marks,
     pins: BTreeMap<PinId, Pin>,
     leases: BTreeMap<LeaseId, Lease>,
     chunks: HashMap<ChunkHash, Ref>,
@@ -97,19 +106,22 @@ impl MemoryStore {
         true
     }
 
-    /// Evicts cached blocks, oldest arrival first, until `needed` bytes fit.
+    /// Evicts cached blocks until `needed` bytes fit.
     fn make_room(&self, state: &mut State, needed: u64) -> Result<(), Error> {
         let quota = self.options.quota.0;
+        let mut chances = Chances::new();
         while state.usage.disk_bytes + needed > quota {
-            let Some((_, oldest)) = state.cached.first_key_value() else {
+            let now = self.options.clock.now();
+            let Some((id, is_marked)) = state.next_to_go(&mut chances, now) else {
                 return Err(Error::Full {
                     used: state.usage.disk_bytes,
                     quota,
                     needed,
                 });
             };
-            let oldest = *oldest;
-            self.drop_block(state, oldest);
+            self.drop_block(state, id);
+            state.usage.evicted += 1;
+            state.usage.evicted_unsure += u64::from(!is_marked);
         }
         Ok(())
     }
@@ -163,6 +175,8 @@ impl State {
         self.account(to, bytes, true);
         if to == Class::Cached {
             self.cached.insert(arrival, *id);
+            // What is not kept any more has its turn by its age.
+            self.hand = self.hand.min(arrival);
         } else {
             self.cached.remove(&arrival);
         }
@@ -519,10 +533,21 @@ impl Store for MemoryStore {
         Ok(blocks.take(limit).copied().collect())
     }
 
+    fn coldest(&self, limit: usize) -> Result<Vec<(BlockId, u32)>, Error> {
+        Ok(self.state().coldest(limit, self.options.clock.now()))
+    }
+
+    fn mark_expendable(&self, ids: &[BlockId]) -> Result<usize, Error> {
+        Ok(self.state().mark(ids, self.options.clock.now()))
+    }
+
     fn usage(&self) -> Usage {
+        let state = self.state();
         Usage {
             quota: self.options.quota.0,
-            ..self.state().usage
+            evicts_at_bytes: self.options.quota.0,
+            expendable_bytes: state.marks.bytes(),
+            ..state.usage
         }
     }
 

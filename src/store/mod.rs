@@ -8,11 +8,14 @@
 //!   something older, and never a block without what refers to it or the other way round.
 //! - *Pinned stays.* A block that a pin or a lease refers to is never evicted; it goes only when it is damaged or discarded by
 //!   name, and then the references are kept, so that it can be fetched again ([`Store::lost`]).
-//! - *The quota is hard.* A put that would not fit evicts cached blocks, oldest arrival first, or is refused.
+//! - *The quota is hard.* A put that would not fit evicts cached blocks, or is refused: cached blocks have what pinned and leased ones leave.
+//!   Those go first that are known to be elsewhere ([`Store::mark_expendable`]), then the cold ones, oldest arrival first; one that was
+//!   asked for often or lately has a second chance.
 //!
 //! Deliberately absent: the network, hashing on the read path (whoever is handed a block over the network checks it; here RocksDB's
 //! checksums guard the bytes), async. Every call may block on the disk: call from worker or blocking threads.
 
+mod coldness;
 mod counters;
 mod error;
 mod memory;
@@ -27,6 +30,7 @@ use crate::block::{Block, ChunkIndex, PutStats};
 use crate::id::BlockId;
 use crate::time::Timestamp;
 
+pub use coldness::MAX_EXPENDABLE;
 pub use error::Error;
 pub use memory::MemoryStore;
 pub use records::{MAX_RECORD_KEY_BYTES, MAX_RECORD_VALUE_BYTES, Record, RecordShelf, RecordTable};
@@ -256,6 +260,20 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
         }
         Ok(expired)
     }
+
+    /// Up to `limit` blocks, with their sizes in bytes, that eviction would take next of those that are not marked as expendable. Changes
+    /// nothing. Warm blocks are not among them.
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    fn coldest(&self, limit: usize) -> Result<Vec<(BlockId, u32)>, Error>;
+
+    /// Marks cached blocks of which a copy was seen elsewhere: eviction takes them first. Marks are kept in memory, for a day, and at
+    /// most [`MAX_EXPENDABLE`]; others are ignored, and so are blocks that are not here, or are pinned or leased. Returns how many were marked.
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    fn mark_expendable(&self, ids: &[BlockId]) -> Result<usize, Error>;
 
     /// How much is here.
     fn usage(&self) -> Usage;

@@ -237,6 +237,14 @@ pub struct Usage {
     pub pins: u64,
     /// Damaged blocks found, ever.
     pub corrupt: u64,
+    /// From how many `disk_bytes` on a block that comes makes others go.
+    pub evicts_at_bytes: u64,
+    /// Bytes of cached blocks that are marked as expendable, about.
+    pub expendable_bytes: u64,
+    /// Blocks evicted, ever.
+    pub evicted: u64,
+    /// Those of them of which no other copy was known.
+    pub evicted_unsure: u64,
 }
 
 /// What one call of `maintain` did.

@@ -53,6 +53,11 @@ pub async fn run(
                 state.set("waiting for a first peer");
                 tokio::time::sleep(LONELY).await;
             }
+            // Who leaves announces only what is its own.
+            let policy = match policy {
+                AnnouncePolicy::All if depot.is_leaving() => AnnouncePolicy::Roots,
+                policy => policy,
+            };
             if let Some(blocks) = depot.fresh().take() {
                 announce(&depot, policy, blocks, &state).await;
             }

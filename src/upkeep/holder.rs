@@ -26,7 +26,7 @@ use crate::block::BlockSource;
 use crate::depot::Depot;
 use crate::head::head_id;
 use crate::id::BlockId;
-use crate::net::replica::{Answer, Inbox, Incoming, Refusal};
+use crate::net::replica::{Answer, Inbox, Incoming, Refusal, Request, State};
 use crate::store::{self, Keep, LeaseId, Store};
 use crate::task::WorkerState;
 use crate::time::Clock;
@@ -153,16 +153,41 @@ impl Holder {
             request,
             reply,
         } = incoming;
-        let answer = if self.candidates.peers().contains(&peer) {
+        let answer = if let Some(answer) = self.leaving(&request) {
+            answer
+        } else if self.candidates.peers().contains(&peer) {
             let book = self.book.clone();
-            tokio::task::spawn_blocking(move || book.answer(peer, request))
-                .await
-                .unwrap_or(Answer::Refused(Refusal::Busy))
+            let is_leaving = self.depot.is_leaving();
+            tokio::task::spawn_blocking(move || {
+                // Leases may have ended without the book.
+                if is_leaving && let Err(error) = book.reconcile() {
+                    tracing::warn!(%error, "the store can't tell its leases");
+                    return Answer::Refused(Refusal::Busy);
+                }
+                book.answer(peer, request)
+            })
+            .await
+            .unwrap_or(Answer::Refused(Refusal::Busy))
         } else {
             Answer::Refused(Refusal::Unwilling)
         };
         // Who asked may be gone.
         let _ = reply.send(answer);
+    }
+
+    /// What a node that is leaving answers. It still tells what it has and lets go of it; that leases are not renewed makes their owners look for
+    /// other holders.
+    fn leaving(&self, request: &Request) -> Option<Answer> {
+        if !self.depot.is_leaving() {
+            return None;
+        }
+        match request {
+            Request::Keep { .. } | Request::Offer { .. } => {
+                Some(Answer::Refused(Refusal::Unwilling))
+            }
+            Request::Room => Some(Answer::State(State::default())),
+            _ => None,
+        }
     }
 
     fn start_pulls(&mut self) {

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | [`announce`] | tells the DHT of blocks: new ones at once, all of them twice a day | none |
 //! | [`heal`] | fetches damaged blocks again | none |
+//! | [`handover`] | hands over what is about to be evicted and may be the last copy | one look at a number every 30 seconds |
 //! | [`heads`] | finds, keeps and publishes the heads of owners whose backups are kept here | one round an hour |
 //! | [`holder`] | keeps blocks for others, by leases | one look a minute |
 //! | [`replicate`] | keeps copies of backups on other machines | one look a minute, one question to each peer |
@@ -12,6 +13,7 @@
 //! | [`rings`] | finds members of rings, tells them how much room is here | a search a ring and some hundred bytes a member every 3 minutes |
 
 pub mod announce;
+pub mod handover;
 pub mod heads;
 pub mod heal;
 pub mod holder;

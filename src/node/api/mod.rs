@@ -5,6 +5,7 @@
 
 mod backup;
 mod blocks;
+mod leave;
 mod path;
 mod rings;
 
@@ -37,6 +38,7 @@ use call;
 
 pub use backup::*;
 pub use blocks::*;
+pub use leave::*;
 pub use rings::*;
 
 /// Turns a file or directory into blocks and pins them.
@@ -417,6 +419,12 @@ pub struct StoreStatus {
     pub pins: u64,
     /// Damaged blocks found since start.
     pub corrupt: u64,
+    /// Cached blocks that made room for others, ever.
+    #[serde(default)]
+    pub evicted: u64,
+    /// Those of them of which no other copy was known.
+    #[serde(default)]
+    pub evicted_unsure: u64,
 }
 
 /// How one background job is.

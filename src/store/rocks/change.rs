@@ -35,6 +35,7 @@ pub struct Change<'a> {
     refs: HashSet<(Holder, BlockId)>,
     dead: Vec<(u64, i64)>,
     cached_from: u64,
+    hand: u64,
 }
 
 impl<'a> Change<'a> {
@@ -48,6 +49,7 @@ impl<'a> Change<'a> {
             db,
             totals: writer.totals,
             cached_from: writer.cached_from,
+            hand: writer.hand,
             writer,
             batch: WriteBatch::with_capacity_bytes(bytes),
             blocks: HashMap::new(),
@@ -137,6 +139,8 @@ impl<'a> Change<'a> {
                     &id.to_multihash(),
                 );
                 self.cached_from = self.cached_from.min(after.arrival);
+                // What is not kept any more has its turn by its age. Those that were passed by since are looked at again.
+                self.hand = self.hand.min(after.arrival);
             }
         }
         self.set_lost(id, &before, &after);
@@ -299,6 +303,7 @@ impl<'a> Change<'a> {
         self.db.write(self.batch)?;
         self.writer.totals = self.totals;
         self.writer.cached_from = self.cached_from;
+        self.writer.hand = self.hand;
         for (bucket, change) in self.dead {
             let dead = self.writer.dead.entry(bucket).or_default();
             *dead = dead.saturating_add_signed(change);

@@ -4,12 +4,13 @@
 //! Nothing goes through a write-ahead log: changes are in memory until a flush, which writes both column families as one, so
 //! that a crash loses a suffix of changes and nothing else.
 //!
-//! Two locks, taken in this order: `reclaiming`, then `writer`. `shown` and `pending` are leaves.
+//! Two locks, taken in this order: `reclaiming`, then `writer`. `shown`, `pending` and `marks` are leaves.
 
 mod blocks;
 mod change;
 mod chunks;
 mod database;
+mod evict;
 mod flush;
 mod leases;
 mod open;
@@ -30,6 +31,7 @@ use self::database::Database;
 use self::flush::FlushGate;
 use self::room::Disk;
 use super::Store;
+use super::coldness::Marks;
 use super::counters::Pending;
 use super::error::Error;
 use super::records::RecordShelf;
@@ -51,6 +53,8 @@ pub struct RocksStore {
     /// The writer's sums after its last change, for who must not wait for it.
     shown: Mutex<wire::Totals>,
     pending: Mutex<Pending>,
+    /// Cached blocks of which there are copies elsewhere.
+    marks: Mutex<Marks>,
     disk: Disk,
     /// Held while space is made.
     reclaiming: Mutex<()>,
@@ -65,6 +69,10 @@ struct Writer {
     dead: BTreeMap<u64, u64>,
     /// No cached block has a smaller arrival number.
     cached_from: u64,
+    /// The arrival number at which eviction goes on.
+    hand: u64,
+    /// Those that come from this arrival number on have their turn in its next lap.
+    lap_end: u64,
     /// No block that is not here went at a smaller number.
     gone_from: u64,
     pins: HashMap<PinId, wire::pin::State>,
@@ -242,6 +250,14 @@ impl Store for RocksStore {
         self.blocks_of_lease(lease, after, limit)
     }
 
+    fn coldest(&self, limit: usize) -> Result<Vec<(BlockId, u32)>, Error> {
+        self.coldest_blocks(limit)
+    }
+
+    fn mark_expendable(&self, ids: &[BlockId]) -> Result<usize, Error> {
+        self.mark_blocks(ids)
+    }
+
     fn usage(&self) -> Usage {
         let totals = *lock(&self.shown);
         let held = totals.pinned_bytes + totals.leased_bytes;
@@ -256,6 +272,10 @@ impl Store for RocksStore {
             dead_bytes: totals.dead_bytes,
             pins: totals.pins,
             corrupt: totals.corrupt,
+            evicts_at_bytes: self.evicts_at_bytes(),
+            expendable_bytes: lock(&self.marks).bytes(),
+            evicted: totals.evicted,
+            evicted_unsure: totals.evicted_unsure,
         }
     }
 

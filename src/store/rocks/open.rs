@@ -47,6 +47,7 @@ impl RocksStore {
             options,
             memtable_bytes,
             pending: Mutex::default(),
+            marks: Mutex::default(),
             disk: Disk::default(),
             reclaiming: Mutex::default(),
             gate: FlushGate::default(),

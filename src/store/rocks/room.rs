@@ -3,16 +3,11 @@
 //! The directory is measured now and then; in between, what is written is added up, rounded up. So the sum is at every moment at
 //! least what is on disk and in memory, and costs nothing to know. A part of the quota is kept free for what databases
 //! need for a moment: compacting the index, and moving living blocks out of files that are mostly dead.
-//!
-//! Cached blocks are evicted oldest arrival first: one step of an ordered index each, and whole files fall empty together, so that
-//! their space comes back without moving anything.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::change::Change;
-use super::schema::{self, Tag};
 use super::{RocksStore, Writer, lock};
 use crate::store::error::Error;
 
@@ -22,8 +17,6 @@ const OVERHEAD_SHARE: u64 = 128;
 const FLUSH_BYTES: u64 = 8 << 10;
 /// The part of the quota that is kept free is at most this.
 const MAX_RESERVE_SHARE: u64 = 4;
-/// Cached blocks that are evicted as one change.
-const BATCH_EVICTIONS: usize = 256;
 /// Longest wait for files under way.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(2);
 const SETTLE_POLL: Duration = Duration::from_millis(5);
@@ -77,6 +70,11 @@ impl RocksStore {
     fn reserve_bytes(&self) -> u64 {
         let needed = 2 * self.memtable_bytes + self.db.index_bytes();
         needed.min(self.options.quota.0 / MAX_RESERVE_SHARE)
+    }
+
+    /// From how much space used on blocks have to make room for others, by the quota alone.
+    pub(super) fn evicts_at_bytes(&self) -> u64 {
+        self.options.quota.0.saturating_sub(self.reserve_bytes())
     }
 
     /// By how many bytes a write of `needed` bytes exceeds the quota and the free space of the disk. Blocks leave the reserve alone,
@@ -148,40 +146,6 @@ impl RocksStore {
             }
             std::thread::sleep(SETTLE_POLL);
         }
-    }
-
-    /// Evicts cached blocks, oldest arrival first, until `wanted` bytes are dropped. Returns how many were.
-    fn evict(&self, wanted: u64) -> Result<u64, Error> {
-        let mut evicted = 0;
-        while evicted < wanted {
-            let mut writer = self.writer();
-            let mut oldest = Vec::new();
-            let start = schema::number_key(Tag::Cached, writer.cached_from);
-            self.db.scan(start, Tag::Cached.end(), |key, value| {
-                oldest.push((schema::number_of_key(key)?, schema::read_id(value)?));
-                Ok(oldest.len() < BATCH_EVICTIONS)
-            })?;
-            let now = self.options.clock.now();
-            let mut change = Change::new(&self.db, &mut writer);
-            let mut next = None;
-            for (arrival, id) in oldest {
-                if evicted >= wanted {
-                    break;
-                }
-                evicted += u64::from(change.block(&id)?.bytes);
-                change.drop_block(&id, now)?;
-                next = Some(arrival + 1);
-            }
-            let Some(next) = next else {
-                return Ok(evicted);
-            };
-            self.commit(change)?;
-            writer.cached_from = next;
-            writer.note_dropped();
-            drop(writer);
-            self.trim_gone()?;
-        }
-        Ok(evicted)
     }
 }
 

@@ -8,7 +8,7 @@ use super::{RocksStore, lock};
 use crate::id::BlockId;
 use crate::store::counters::Counters;
 use crate::store::error::Error;
-use crate::store::types::{BlockStat, Event, block_stat};
+use crate::store::types::{BlockStat, Counter, Event, block_stat};
 use crate::time::Timestamp;
 use crate::wire::store as wire;
 
@@ -94,6 +94,19 @@ impl RocksStore {
             self.commit(change)?;
             writer.gone_from = last + 1;
         }
+    }
+
+    /// How often and when a block was asked for.
+    pub(super) fn requested(&self, id: &BlockId) -> Result<Counter, Error> {
+        let stored = match self.db.get(&schema::id_key(Tag::Stat, id))? {
+            Some(bytes) => schema::decode::<wire::Stat>(&bytes, "statistics")?,
+            None => wire::Stat::default(),
+        };
+        let mut requested = schema::read_counters(&stored).requested;
+        if let Some(pending) = lock(&self.pending).get(id) {
+            requested.merge(&pending.requested);
+        }
+        Ok(requested)
     }
 
     pub(super) fn block_stat(&self, id: BlockId) -> Result<Option<BlockStat>, Error> {

@@ -1,6 +1,6 @@
 //! All leases of a holder: what they promise, and what is answered about them. Synchronous; for worker threads.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -145,6 +145,14 @@ impl Book {
         let expired = self.store.expire_leases(now)?;
         self.entries().retain(|_, entry| !entry.held.is_over(now));
         Ok(expired)
+    }
+
+    /// Forgets leases that the store does not know any more.
+    pub(super) fn reconcile(&self) -> Result<(), store::Error> {
+        let mut entries = self.entries();
+        let known: HashSet<LeaseId> = self.store.leases()?.into_iter().map(|(l, _)| l).collect();
+        entries.retain(|_, entry| known.contains(&entry.lease));
+        Ok(())
     }
 
     /// All blocks of a lease are here: makes that last.

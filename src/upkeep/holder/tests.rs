@@ -326,3 +326,43 @@ async fn leases_are_renewed_and_expire_by_the_holders_clock() {
     assert!(book.jobs().is_empty());
     assert_eq!(store.usage().leased_bytes, 0);
 }
+
+#[tokio::test]
+async fn a_holder_that_leaves_takes_nothing_more_and_says_so() {
+    let clock = clock();
+    let (a, b) = pair(&clock).await;
+    let _workers = hold(&b, &clock, 1 << 30);
+    let blocks = blocks(3);
+    a.store().put(&blocks, Keep::Cached).expect("room");
+    let ids: Vec<_> = blocks.iter().map(Block::id).collect();
+    let keep = |name, sequence| Request::Keep {
+        lease: lease(b.net().peer_id(), name, sequence, &ids, clock.now()),
+        ids: ids.clone(),
+    };
+    ask(&a, &b, keep(1, 1)).await;
+    durable(&a, &b, 1).await;
+    b.set_leaving();
+    let offer = Request::Offer {
+        why: crate::net::replica::Why::HandOver,
+        blocks: vec![(ids[0], 9)],
+    };
+    // Neither a new lease, nor a longer one.
+    for request in [keep(2, 1), keep(1, 2), offer] {
+        let answer = ask(&a, &b, request).await;
+        assert_eq!(answer, Answer::Refused(Refusal::Unwilling));
+    }
+    let room = ask(&a, &b, Request::Room).await;
+    assert_eq!(room, Answer::State(State::default()));
+    assert!(
+        durable(&a, &b, 1).await.durable,
+        "what is here still counts"
+    );
+    for (lease, _) in b.store().leases().expect("reads") {
+        b.store().remove_lease(lease).expect("removes");
+    }
+    let gone = Request::State {
+        owner: owner_key(),
+        name: [1; 16],
+    };
+    assert_eq!(ask(&a, &b, gone).await, Answer::Refused(Refusal::Unknown));
+}

@@ -128,11 +128,13 @@ fn records() {
         gone: 7,
         pins: 8,
         corrupt: 9,
+        evicted: 10,
+        evicted_unsure: 11,
     };
     check(
         "totals",
         &totals.encode_to_vec(),
-        "080110021803200428053006380740084809",
+        "080110021803200428053006380740084809500a580b",
     );
     let block = wire::Block {
         arrival: 1,

@@ -1,0 +1,287 @@
+//! A node leaves: what it keeps for others is handed over, as far as somebody takes it, and then let go.
+//!
+//! From the start on the node takes no new leases and no offers, which tells owners to look for other holders. The blocks of leases are offered
+//! to ring members, all that only this node has cached to the peers nearest to them. A lease ends here only when all its blocks that
+//! are here were found at another node (or by force); its owner sees at the next audit that this copy is gone, and makes up for it.
+//! What is pinned here is this node's own and is not touched.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::on_worker;
+use super::policy::{Entry, Limits, Stage, Table};
+use super::work::Worker;
+use crate::depot::Depot;
+use crate::id::BlockId;
+use crate::monitor::{Monitor, Progress};
+use crate::store::{self, Class, LeaseId, Store};
+use crate::time::Clock;
+use crate::upkeep::holder::Candidates;
+
+/// Blocks that are handed over together.
+const PAGE: usize = 512;
+/// How long to wait for a first peer.
+const JOIN_PATIENCE: Duration = Duration::from_secs(30);
+const JOIN_POLL: Duration = Duration::from_millis(100);
+
+/// How to leave.
+pub struct Order {
+    /// Store and network.
+    pub depot: Depot,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Who is offered what is leased.
+    pub members: Arc<dyn Candidates>,
+    /// Who is offered what is cached.
+    pub peers: Arc<dyn Candidates>,
+    /// Limits.
+    pub limits: Limits,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// Whether leases end here even if nobody else took their blocks.
+    pub force: bool,
+}
+
+/// What came of leaving.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Leases that ended here.
+    pub leases_ended: u64,
+    /// Leases that stay, because not all their blocks were found elsewhere.
+    pub leases_kept: u64,
+    /// Blocks of leases: at another node, and at none. One in two leases counts twice.
+    pub leased_safe: u64,
+    /// See `leased_safe`.
+    pub leased_alone: u64,
+    /// Cached blocks: at another node, and at none.
+    pub cached_safe: u64,
+    /// See `cached_safe`.
+    pub cached_alone: u64,
+    /// Blocks, of both kinds, that were given to another node now.
+    pub handed_over: u64,
+    /// Their bytes.
+    pub handed_over_bytes: u64,
+}
+
+impl Left {
+    /// Whether nothing stays that only this node has.
+    pub const fn is_complete(&self) -> bool {
+        self.leased_alone == 0 && self.cached_alone == 0
+    }
+
+    /// Adds what came of some blocks. Returns safe and alone.
+    fn count(&mut self, table: &Table) -> (u64, u64) {
+        let (mut safe, mut alone) = (0, 0);
+        for entry in table.values() {
+            match entry.stage {
+                Stage::Safe { handed } => {
+                    safe += 1;
+                    self.handed_over += u64::from(handed);
+                    self.handed_over_bytes += u64::from(handed) * u64::from(entry.bytes);
+                }
+                _ => alone += 1,
+            }
+        }
+        (safe, alone)
+    }
+}
+
+/// Hands over what is kept here for others, and lets go of it. Stays in force until the node stops: see [`Depot::set_leaving`].
+///
+/// # Errors
+/// Those of the store. What was handed over until then is.
+pub async fn leave(order: Order, monitor: &dyn Monitor) -> Result<Left, store::Error> {
+    let depot = order.depot.clone();
+    depot.set_leaving();
+    let until = Instant::now() + order.timeout;
+    let mut leaving = Leaving {
+        worker: Worker {
+            depot: order.depot,
+            clock: order.clock,
+            limits: order.limits,
+        },
+        until,
+        left: Left::default(),
+        done: Progress::default(),
+        monitor,
+    };
+    let usage = depot.store().usage();
+    leaving.done.bytes_total = usage.leased_bytes + usage.cached_bytes;
+    let store = depot.store().clone();
+    let leases = on_worker(move || store.leases()).await?;
+    if !leases.is_empty() {
+        leaving.wait_for(&*order.members).await;
+    }
+    let mut ended = Vec::new();
+    for (lease, _) in leases {
+        let is_safe = leaving.lease(lease, &*order.members).await?;
+        if is_safe || order.force {
+            ended.push(lease);
+        } else {
+            leaving.left.leases_kept += 1;
+        }
+    }
+    if usage.cached_bytes > 0 {
+        leaving.wait_for(&*order.peers).await;
+        leaving.cached(&*order.peers).await?;
+    }
+    for lease in ended {
+        let store = depot.store().clone();
+        let removed = on_worker(move || match store.remove_lease(lease) {
+            // Its owner may have been faster.
+            Ok(_) | Err(store::Error::NoSuchLease(_)) => Ok(()),
+            Err(error) => Err(error),
+        });
+        removed.await?;
+        leaving.left.leases_ended += 1;
+    }
+    withdraw(&depot).await?;
+    Ok(leaving.left)
+}
+
+struct Leaving<'a> {
+    worker: Worker,
+    until: Instant,
+    left: Left,
+    done: Progress,
+    monitor: &'a dyn Monitor,
+}
+
+impl Leaving<'_> {
+    async fn wait_for(&self, receivers: &dyn Candidates) {
+        let until = self.until.min(Instant::now() + JOIN_PATIENCE);
+        let wait = async {
+            while receivers.peers().is_empty() {
+                tokio::time::sleep(JOIN_POLL).await;
+            }
+        };
+        // Without anybody what follows finds that nobody takes anything.
+        let _ = tokio::time::timeout_at(until, wait).await;
+    }
+
+    /// Hands some blocks over; what is open when the time is up counts as alone.
+    async fn hand_over(&mut self, table: &mut Table, receivers: &dyn Candidates) -> (u64, u64) {
+        self.worker.finish(table, receivers, self.until).await;
+        self.done.blocks += table.len() as u64;
+        self.done.bytes += table.values().map(|e| u64::from(e.bytes)).sum::<u64>();
+        self.monitor.progress(self.done);
+        self.left.count(table)
+    }
+
+    /// Returns whether all blocks of a lease that are here are elsewhere, too.
+    async fn lease(
+        &mut self,
+        lease: LeaseId,
+        members: &dyn Candidates,
+    ) -> Result<bool, store::Error> {
+        let mut after = None;
+        let mut is_safe = true;
+        loop {
+            let store = self.worker.depot.store().clone();
+            let page = on_worker(move || leased(&*store, lease, after)).await?;
+            let Some((last, blocks)) = page else {
+                return Ok(is_safe);
+            };
+            after = Some(last);
+            let entries = blocks.into_iter();
+            // Its owner counts copies: that somebody announced one is no reason not to offer this one.
+            let mut table = entries
+                .map(|(id, bytes)| (id, Entry::new(bytes, Stage::Alone)))
+                .collect();
+            let (safe, alone) = self.hand_over(&mut table, members).await;
+            self.left.leased_safe += safe;
+            self.left.leased_alone += alone;
+            is_safe &= alone == 0;
+        }
+    }
+
+    async fn cached(&mut self, peers: &dyn Candidates) -> Result<(), store::Error> {
+        let mut after = None;
+        loop {
+            let store = self.worker.depot.store().clone();
+            let page = on_worker(move || cached(&*store, after)).await?;
+            let Some((last, blocks)) = page else {
+                return Ok(());
+            };
+            after = Some(last);
+            if blocks.is_empty() {
+                continue;
+            }
+            let entries = blocks.into_iter();
+            let mut table = entries
+                .map(|(id, bytes)| (id, Entry::new(bytes, Stage::Unsought)))
+                .collect();
+            let (safe, alone) = self.hand_over(&mut table, peers).await;
+            self.left.cached_safe += safe;
+            self.left.cached_alone += alone;
+            let is_safe = |entry: &Entry| matches!(entry.stage, Stage::Safe { .. });
+            let safe: Vec<BlockId> = table
+                .into_iter()
+                .filter(|(_, entry)| is_safe(entry))
+                .map(|(id, _)| id)
+                .collect();
+            let store = self.worker.depot.store().clone();
+            on_worker(move || store.mark_expendable(&safe)).await?;
+        }
+    }
+}
+
+/// Some blocks, and the id to go on after.
+type Page = Option<(BlockId, Vec<(BlockId, u32)>)>;
+
+fn leased(store: &dyn Store, lease: LeaseId, after: Option<BlockId>) -> Result<Page, store::Error> {
+    let ids = store.lease_blocks(lease, after, PAGE)?;
+    let Some(last) = ids.last().copied() else {
+        return Ok(None);
+    };
+    let mut here = Vec::new();
+    for id in ids {
+        let bytes = store.stat(id)?.and_then(|stat| stat.bytes);
+        here.extend(bytes.map(|bytes| (id, bytes)));
+    }
+    Ok(Some((last, here)))
+}
+
+fn cached(store: &dyn Store, after: Option<BlockId>) -> Result<Page, store::Error> {
+    of_classes(store, after, &[Class::Cached])
+}
+
+fn of_classes(
+    store: &dyn Store,
+    after: Option<BlockId>,
+    classes: &[Class],
+) -> Result<Page, store::Error> {
+    let blocks = store.list(after, PAGE)?;
+    let Some((last, _)) = blocks.last().copied() else {
+        return Ok(None);
+    };
+    let mut fitting = Vec::new();
+    for (id, bytes) in blocks {
+        let class = store.stat(id)?.and_then(|stat| stat.class);
+        if class.is_some_and(|class| classes.contains(&class)) {
+            fitting.push((id, bytes));
+        }
+    }
+    Ok(Some((last, fitting)))
+}
+
+/// Stops answering the DHT for all that is not this node's own. Other nodes forget the announcements when they expire.
+async fn withdraw(depot: &Depot) -> Result<(), store::Error> {
+    let mut after = None;
+    loop {
+        let store = depot.store().clone();
+        let others = [Class::Leased, Class::Cached];
+        let page = on_worker(move || of_classes(&*store, after, &others)).await?;
+        let Some((last, blocks)) = page else {
+            return Ok(());
+        };
+        after = Some(last);
+        let ids: BTreeSet<BlockId> = blocks.into_iter().map(|(id, _)| id).collect();
+        let keys = ids.iter().map(BlockId::to_multihash).collect();
+        // It fails only when the net is stopping, and then nobody is answered any more.
+        let _ = depot.net().providers().withdraw(keys).await;
+    }
+}

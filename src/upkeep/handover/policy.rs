@@ -1,0 +1,274 @@
+//! What to do so that blocks which are about to go are elsewhere: a pure function of the time, what is known of each, who is there, and the limits.
+//!
+//! Each block goes one way: is it announced by others ([`Stage::Unsought`])? do those have it ([`Stage::Claimed`])? if nobody does, who takes it
+//! ([`Stage::Alone`], [`Stage::Wanted`])? It ends [`Stage::Safe`] or [`Stage::Stuck`]. Nothing here waits, asks or draws lots.
+//!
+//! Invariant: a block is safe only by an [`Outcome`] in which a peer was found to have it; a peer that failed for a block is not asked for it again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use libp2p::PeerId;
+use libp2p::kad::KBucketKey;
+
+use crate::id::BlockId;
+use crate::net::exchange::MAX_IDS;
+use crate::net::replica::MAX_OFFERED;
+use crate::time::Timestamp;
+
+/// How far a block is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Nobody has looked yet who else has it.
+    Unsought,
+    /// These peers announced it.
+    Claimed(Vec<PeerId>),
+    /// Nobody else has it, as far as known.
+    Alone,
+    /// A peer said that it will fetch it.
+    Wanted {
+        /// The peer.
+        by: PeerId,
+        /// When it said so first.
+        since: Timestamp,
+        /// When it was asked last.
+        asked: Timestamp,
+    },
+    /// It is at another peer, too.
+    Safe {
+        /// Whether that peer was offered it; else it had it before.
+        handed: bool,
+    },
+    /// Nobody takes it.
+    Stuck(Timestamp),
+}
+
+impl Stage {
+    /// Whether there is something to do.
+    pub const fn is_open(&self) -> bool {
+        !matches!(self, Self::Safe { .. } | Self::Stuck(_))
+    }
+}
+
+/// A block that is about to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its size in bytes.
+    pub bytes: u32,
+    /// How far it is.
+    pub stage: Stage,
+    /// Peers that don't have it and don't take it.
+    pub failed: BTreeSet<PeerId>,
+}
+
+impl Entry {
+    /// A block of this size, at this stage.
+    pub const fn new(bytes: u32, stage: Stage) -> Self {
+        Self {
+            bytes,
+            stage,
+            failed: BTreeSet::new(),
+        }
+    }
+}
+
+/// Blocks that are about to go.
+pub type Table = BTreeMap<BlockId, Entry>;
+
+/// Limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Searches in one round.
+    pub searches: usize,
+    /// Peers that are offered one block, one after the other.
+    pub receivers: usize,
+    /// How long a peer that wants a block may take to fetch it.
+    pub patience: Duration,
+    /// How often such a peer is asked.
+    pub poll: Duration,
+    /// How often is looked whether anything is about to go.
+    pub every: Duration,
+    /// How long a block that nobody took is left in peace.
+    pub again: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            searches: 16,
+            receivers: 8,
+            patience: Duration::from_secs(120),
+            poll: Duration::from_secs(2),
+            every: Duration::from_secs(30),
+            again: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Search who announced a block.
+    Seek(BlockId),
+    /// Ask a peer whether it has blocks.
+    Ask(PeerId, Vec<BlockId>),
+    /// Offer blocks to a peer, or hear how far it is with them.
+    Offer(PeerId, Vec<(BlockId, u32)>),
+}
+
+/// What a peer said to a block, and was found to mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It has it.
+    Have,
+    /// It will fetch it, or has no time to say.
+    Later,
+    /// It does not have it, does not want it, can't be reached, or lied.
+    No,
+}
+
+/// What came of an action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// These peers announced a block.
+    Sought(BlockId, Vec<PeerId>),
+    /// Whether a peer has blocks.
+    Asked(PeerId, Vec<(BlockId, Said)>),
+    /// What a peer that was offered blocks said.
+    Offered(PeerId, Vec<(BlockId, Said)>),
+}
+
+/// What to do now. `online` are those that blocks may be offered to.
+pub fn choose(now: Timestamp, table: &Table, online: &[PeerId], limits: &Limits) -> Vec<Action> {
+    let mut actions = Vec::new();
+    let mut asks: BTreeMap<PeerId, Vec<BlockId>> = BTreeMap::new();
+    let mut offers: BTreeMap<PeerId, Vec<(BlockId, u32)>> = BTreeMap::new();
+    let places: Vec<_> = online.iter().map(|p| (*p, KBucketKey::from(*p))).collect();
+    for (id, entry) in table {
+        match &entry.stage {
+            Stage::Unsought if actions.len() < limits.searches => actions.push(Action::Seek(*id)),
+            Stage::Claimed(by) => {
+                if let Some(peer) = by.iter().find(|peer| !entry.failed.contains(peer)) {
+                    asks.entry(*peer).or_default().push(*id);
+                }
+            }
+            Stage::Alone if entry.failed.len() < limits.receivers => {
+                let target = KBucketKey::new(id.to_multihash().to_vec());
+                let may = places
+                    .iter()
+                    .filter(|(peer, _)| !entry.failed.contains(peer));
+                if let Some((peer, _)) = may.min_by_key(|(_, place)| place.distance(&target)) {
+                    offers.entry(*peer).or_default().push((*id, entry.bytes));
+                }
+            }
+            Stage::Wanted { by, asked, .. } if now.since(*asked) >= limits.poll => {
+                offers.entry(*by).or_default().push((*id, entry.bytes));
+            }
+            _ => {}
+        }
+    }
+    actions.extend(asks.into_iter().map(|(peer, mut ids)| {
+        ids.truncate(MAX_IDS);
+        Action::Ask(peer, ids)
+    }));
+    actions.extend(offers.into_iter().map(|(peer, mut blocks)| {
+        blocks.truncate(MAX_OFFERED);
+        Action::Offer(peer, blocks)
+    }));
+    actions
+}
+
+/// Notes what came of an action.
+pub fn apply(now: Timestamp, table: &mut Table, outcome: Outcome) {
+    match outcome {
+        Outcome::Sought(id, by) => {
+            if let Some(entry) = table.get_mut(&id).filter(|e| e.stage == Stage::Unsought) {
+                entry.stage = match by.is_empty() {
+                    true => Stage::Alone,
+                    false => Stage::Claimed(by),
+                };
+            }
+        }
+        Outcome::Asked(peer, said) => {
+            for (id, said) in said {
+                let Some(entry) = table.get_mut(&id) else {
+                    continue;
+                };
+                let Stage::Claimed(by) = &entry.stage else {
+                    continue;
+                };
+                if said == Said::Have {
+                    entry.stage = Stage::Safe { handed: false };
+                    continue;
+                }
+                // Who only has no time now is no more help than who has nothing.
+                entry.failed.insert(peer);
+                if by.iter().all(|peer| entry.failed.contains(peer)) {
+                    entry.stage = Stage::Alone;
+                    // These don't have it: they may still want it.
+                    entry.failed.clear();
+                }
+            }
+        }
+        Outcome::Offered(peer, said) => {
+            for (id, said) in said {
+                if let Some(entry) = table.get_mut(&id) {
+                    offered(now, entry, peer, said);
+                }
+            }
+        }
+    }
+}
+
+fn offered(now: Timestamp, entry: &mut Entry, peer: PeerId, said: Said) {
+    let since = match &entry.stage {
+        Stage::Alone => None,
+        Stage::Wanted { by, since, .. } if *by == peer => Some(*since),
+        _ => return,
+    };
+    entry.stage = match said {
+        Said::Have => Stage::Safe {
+            // Who has it at once had it before.
+            handed: since.is_some(),
+        },
+        Said::Later => Stage::Wanted {
+            by: peer,
+            since: since.unwrap_or(now),
+            asked: now,
+        },
+        Said::No => {
+            entry.failed.insert(peer);
+            Stage::Alone
+        }
+    };
+}
+
+/// Notes what time and absence bring: a peer that takes too long or is gone has failed, a block that nobody is left for is stuck, and one that has
+/// been stuck for long starts over.
+pub fn settle(now: Timestamp, table: &mut Table, online: &[PeerId], limits: &Limits) {
+    for entry in table.values_mut() {
+        if let Stage::Wanted { by, since, .. } = entry.stage
+            && (now.since(since) >= limits.patience || !online.contains(&by))
+        {
+            entry.failed.insert(by);
+            entry.stage = Stage::Alone;
+        }
+        match entry.stage {
+            Stage::Alone => {
+                let is_left = online.iter().any(|peer| !entry.failed.contains(peer));
+                if entry.failed.len() >= limits.receivers || !is_left {
+                    entry.stage = Stage::Stuck(now);
+                }
+            }
+            Stage::Stuck(since) if now.since(since) >= limits.again => {
+                entry.failed.clear();
+                entry.stage = Stage::Unsought;
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;

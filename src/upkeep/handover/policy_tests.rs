@@ -1,0 +1,139 @@
+use super::*;
+use proptest::prelude::*;
+
+fn peer(number: u8) -> PeerId {
+    let key = libp2p::identity::Keypair::ed25519_from_bytes([number + 1; 32]).expect("a key");
+    key.public().to_peer_id()
+}
+
+fn id(number: u8) -> BlockId {
+    BlockId::from_sha384([number; 48])
+}
+
+fn table(count: u8) -> Table {
+    let entries = (0..count).map(|n| (id(n), Entry::new(9, Stage::Unsought)));
+    entries.collect()
+}
+
+#[test]
+fn a_block_that_nobody_else_has_goes_to_the_nearest() {
+    let limits = Limits::default();
+    let (now, online) = (Timestamp(1000), [peer(1), peer(2), peer(3)]);
+    let mut table = table(1);
+    assert_eq!(choose(now, &table, &online, &limits), [Action::Seek(id(0))]);
+    apply(now, &mut table, Outcome::Sought(id(0), Vec::new()));
+    let target = KBucketKey::new(id(0).to_multihash().to_vec());
+    let mut sorted = online;
+    sorted.sort_by_key(|peer| KBucketKey::from(*peer).distance(&target));
+    for receiver in &sorted[..2] {
+        settle(now, &mut table, &online, &limits);
+        let offer = Action::Offer(*receiver, vec![(id(0), 9)]);
+        assert_eq!(choose(now, &table, &online, &limits), [offer]);
+        let said = vec![(id(0), Said::No)];
+        apply(now, &mut table, Outcome::Offered(*receiver, said));
+    }
+    let said = |said| Outcome::Offered(sorted[2], vec![(id(0), said)]);
+    apply(now, &mut table, said(Said::Later));
+    assert!(choose(now, &table, &online, &limits).is_empty());
+    let later = now.after(limits.poll);
+    assert_eq!(choose(later, &table, &online, &limits).len(), 1);
+    apply(later, &mut table, said(Said::Have));
+    assert_eq!(table[&id(0)].stage, Stage::Safe { handed: true });
+}
+
+#[test]
+fn who_takes_too_long_or_is_gone_has_failed() {
+    let limits = Limits::default();
+    let (now, online) = (Timestamp(1000), [peer(1)]);
+    let wanted = Stage::Wanted {
+        by: peer(1),
+        since: now,
+        asked: now,
+    };
+    for (at, online) in [(now.after(limits.patience), &online[..]), (now, &[])] {
+        let mut table = Table::from([(id(0), Entry::new(9, wanted.clone()))]);
+        settle(at, &mut table, online, &limits);
+        assert_eq!(table[&id(0)].stage, Stage::Stuck(at));
+        settle(at.after(limits.again), &mut table, online, &limits);
+        assert_eq!(table[&id(0)].stage, Stage::Unsought);
+    }
+}
+
+#[test]
+fn announcements_that_are_not_true_don_t_count() {
+    let (limits, now) = (Limits::default(), Timestamp(1));
+    let mut table = table(1);
+    let by = vec![peer(1), peer(2)];
+    apply(now, &mut table, Outcome::Sought(id(0), by.clone()));
+    for peer in by {
+        assert_eq!(
+            choose(now, &table, &[], &limits),
+            [Action::Ask(peer, vec![id(0)])]
+        );
+        let said = vec![(id(0), Said::No)];
+        apply(now, &mut table, Outcome::Asked(peer, said));
+    }
+    assert_eq!(table[&id(0)].stage, Stage::Alone);
+}
+
+proptest! {
+    /// Whatever peers say, come and go: nobody is asked again for what it failed at, no message is too long, only who said so makes a block
+    /// safe, and in the end nothing is open.
+    #[test]
+    fn it_ends_and_only_what_was_had_is_safe(
+        count in 1u8..90,
+        answers in proptest::collection::vec((0u8..3, any::<bool>()), 1..40),
+        peers in 0u8..6,
+    ) {
+        let limits = Limits { receivers: 4, ..Limits::default() };
+        let everybody: Vec<_> = (0..peers).map(peer).collect();
+        let mut table = table(count);
+        let mut had = BTreeSet::new();
+        let mut now = Timestamp(0);
+        let mut answers = answers.into_iter().cycle();
+        let mut rounds = 0;
+        while table.values().any(|entry| entry.stage.is_open()) {
+            rounds += 1;
+            prop_assert!(rounds < 2000, "{table:?}");
+            let is_away = answers.next().is_some_and(|(_, away)| away);
+            let online = &everybody[usize::from(is_away && !everybody.is_empty())..];
+            settle(now, &mut table, online, &limits);
+            let actions = choose(now, &table, online, &limits);
+            for action in actions {
+                let mut say = |id: &BlockId| {
+                    let said = match answers.next() {
+                        Some((0, _)) => Said::Have,
+                        Some((1, _)) => Said::Later,
+                        _ => Said::No,
+                    };
+                    if said == Said::Have {
+                        had.insert(*id);
+                    }
+                    (*id, said)
+                };
+                let outcome = match action {
+                    Action::Seek(id) => {
+                        let by = everybody.iter().take(usize::from(id.digest()[0] % 3));
+                        Outcome::Sought(id, by.copied().collect())
+                    }
+                    Action::Ask(peer, ids) => {
+                        prop_assert!(ids.len() <= MAX_IDS);
+                        prop_assert!(ids.iter().all(|id| !table[id].failed.contains(&peer)));
+                        Outcome::Asked(peer, ids.iter().map(&mut say).collect())
+                    }
+                    Action::Offer(peer, blocks) => {
+                        prop_assert!(blocks.len() <= MAX_OFFERED && online.contains(&peer));
+                        prop_assert!(blocks.iter().all(|(id, _)| !table[id].failed.contains(&peer)));
+                        Outcome::Offered(peer, blocks.iter().map(|(id, _)| say(id)).collect())
+                    }
+                };
+                apply(now, &mut table, outcome);
+            }
+            now = now.after(limits.poll);
+        }
+        for (id, entry) in &table {
+            let is_safe = matches!(entry.stage, Stage::Safe { .. });
+            prop_assert!(!is_safe || had.contains(id));
+        }
+    }
+}

@@ -1,0 +1,370 @@
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::*;
+use crate::block::{Block, BlockSource};
+use crate::depot::Pending;
+use crate::depot::serve::Server;
+use crate::monitor::Silent;
+use crate::net::providers::MemoryShelf;
+use crate::net::replica::{Answer, Refusal, Request, Why, Wish};
+use crate::net::{Net, NetConfig, Services};
+use crate::size::ByteSize;
+use crate::store::{Class, Keep, LeaseInfo, MemoryStore, Store, StoreOptions};
+use crate::task::Workers;
+use crate::time::{SystemClock, Timestamp};
+use libp2p::PeerId;
+use libp2p::identity::Keypair;
+
+const LONG: Duration = Duration::from_secs(90);
+/// Bytes of a block under test, and what it counts in the store, about.
+const BLOCK_BYTES: usize = 10_000;
+
+struct Connected(Net);
+
+impl Candidates for Connected {
+    fn peers(&self) -> Vec<PeerId> {
+        self.0.peers().connected().to_vec()
+    }
+}
+
+async fn node(quota: u64) -> Depot {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(StoreOptions {
+        quota: ByteSize(quota),
+        ..StoreOptions::default()
+    }));
+    let server = Arc::new(Server::new(store.clone()));
+    let services = Services {
+        blocks: server.clone(),
+        records: Arc::new(MemoryShelf::new()),
+    };
+    let config = NetConfig::in_memory(Keypair::generate_ed25519());
+    let net = Net::start(config, services).await.expect("it starts");
+    Depot::new(store, net, &server, Arc::new(Pending::default()))
+}
+
+async fn connect(a: &Depot, b: &Depot) {
+    let address = b.net().listen_addresses()[0].clone();
+    a.net().peers().connect(address).await.expect("it connects");
+    let (mut connected, other) = (b.net().peers().watch_connected(), a.net().peer_id());
+    let both = connected.wait_for(|peers| peers.contains(&other));
+    let both = tokio::time::timeout(LONG, both).await;
+    both.expect("it connects").expect("it lives");
+}
+
+fn block(number: u8) -> Block {
+    Block::new(vec![number; BLOCK_BYTES].into()).expect("a block")
+}
+
+fn limits() -> Limits {
+    Limits {
+        poll: Duration::from_millis(20),
+        every: Duration::from_millis(50),
+        patience: Duration::from_secs(20),
+        ..Limits::default()
+    }
+}
+
+fn hand_over(depot: &Depot) -> Workers {
+    let setup = Setup {
+        depot: depot.clone(),
+        clock: Arc::new(SystemClock),
+        receivers: Arc::new(Connected(depot.net().clone())),
+        limits: limits(),
+    };
+    let mut workers = Workers::default();
+    workers.spawn("handover", |c, s| run(setup, c, s));
+    workers
+}
+
+/// How a peer deals with offers.
+#[derive(Clone, Copy, PartialEq)]
+enum Manner {
+    /// Fetches what it is offered.
+    Honest,
+    /// Says that it has everything.
+    Lying,
+    /// Says that it wants everything, and does nothing.
+    Idle,
+    /// Wants nothing.
+    Unwilling,
+}
+
+/// Answers offers; counts them.
+fn receive(depot: &Depot, manner: Manner) -> (tokio::task::JoinHandle<()>, Arc<AtomicUsize>) {
+    let mut inbox = depot.net().replica().take_inbox().expect("nobody has it");
+    let (depot, offers) = (depot.clone(), Arc::new(AtomicUsize::new(0)));
+    let count = offers.clone();
+    let fetching = Arc::new(Mutex::new(HashSet::new()));
+    let task = tokio::spawn(async move {
+        while let Some(incoming) = inbox.recv().await {
+            let Request::Offer { why, blocks } = incoming.request else {
+                let _ = incoming.reply.send(Answer::Refused(Refusal::Unknown));
+                continue;
+            };
+            assert_eq!(why, Why::HandOver);
+            count.fetch_add(1, Ordering::Relaxed);
+            let wishes = blocks.into_iter().map(|(id, _)| match manner {
+                Manner::Lying => Wish::Have,
+                Manner::Idle => Wish::Want,
+                Manner::Unwilling => Wish::Refuse(Refusal::Unwilling),
+                Manner::Honest if depot.store().has(id).expect("reads") => Wish::Have,
+                Manner::Honest => {
+                    if fetching.lock().expect("not poisoned").insert(id) {
+                        let session = depot.session(LONG, Keep::Cached);
+                        session.prefer(incoming.peer);
+                        tokio::spawn(async move { drop(session.get(id).await) });
+                    }
+                    Wish::Want
+                }
+            });
+            let _ = incoming.reply.send(Answer::Wishes(wishes.collect()));
+        }
+    });
+    (task, offers)
+}
+
+async fn wait(fits: impl Fn() -> bool) {
+    let wait = async {
+        while !fits() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LONG, wait).await.expect("it happens");
+}
+
+/// Full to the watermark with blocks that only this node has.
+async fn full(blocks: u8) -> Depot {
+    let depot = node(u64::from(blocks) * 10_256 + 5000).await;
+    for number in 0..blocks {
+        depot
+            .store()
+            .put(&[block(number)], Keep::Cached)
+            .expect("room");
+    }
+    depot
+}
+
+#[tokio::test]
+async fn the_only_copy_is_elsewhere_before_it_is_dropped() {
+    let (a, b) = (full(40).await, node(1 << 30).await);
+    let _receiver = receive(&b, Manner::Honest);
+    connect(&a, &b).await;
+    let _workers = hand_over(&a);
+    wait(|| a.store().usage().expendable_bytes > 0).await;
+    // Now others come, one after the other, and each time something goes.
+    for number in 100..110 {
+        wait(|| a.store().usage().expendable_bytes > 0).await;
+        a.store().put(&[block(number)], Keep::Cached).expect("room");
+    }
+    let usage = a.store().usage();
+    assert!(usage.evicted > 0);
+    assert_eq!(usage.evicted_unsure, 0);
+    for number in (0..40).chain(100..110) {
+        let id = block(number).id();
+        let is_somewhere = [&a, &b].iter().any(|d| d.store().has(id).expect("reads"));
+        assert!(is_somewhere, "block {number}");
+    }
+}
+
+#[tokio::test]
+async fn without_takers_the_quota_holds_all_the_same() {
+    let (a, b) = (full(20).await, node(1 << 30).await);
+    let (_task, offers) = receive(&b, Manner::Unwilling);
+    connect(&a, &b).await;
+    let _workers = hand_over(&a);
+    wait(|| offers.load(Ordering::Relaxed) > 0).await;
+    a.store().put(&[block(100)], Keep::Cached).expect("room");
+    a.store().put(&[block(101)], Keep::Cached).expect("room");
+    let usage = a.store().usage();
+    assert!(usage.evicted > 0 && usage.disk_bytes <= usage.quota);
+    assert_eq!(
+        (usage.expendable_bytes, usage.evicted_unsure),
+        (0, usage.evicted)
+    );
+}
+
+fn worker(depot: &Depot, limits: Limits) -> Worker {
+    Worker {
+        depot: depot.clone(),
+        clock: Arc::new(SystemClock),
+        limits,
+    }
+}
+
+fn alone(blocks: u8) -> Table {
+    let entry = |n| (block(n).id(), Entry::new(BLOCK_BYTES as u32, Stage::Alone));
+    (0..blocks).map(entry).collect()
+}
+
+async fn finish(worker: &Worker, table: &mut Table) {
+    let receivers = Connected(worker.depot.net().clone());
+    let until = tokio::time::Instant::now() + LONG;
+    worker.finish(table, &receivers, until).await;
+}
+
+#[tokio::test]
+async fn who_only_says_that_it_has_blocks_is_found_out() {
+    let (a, liar, honest) = (full(5).await, node(1 << 30).await, node(1 << 30).await);
+    let _liar = receive(&liar, Manner::Lying);
+    connect(&a, &liar).await;
+    let worker = worker(&a, limits());
+    let mut table = alone(5);
+    finish(&worker, &mut table).await;
+    assert!(table.values().all(|e| matches!(e.stage, Stage::Stuck(_))));
+    // With another one there, that gets them.
+    let _honest = receive(&honest, Manner::Honest);
+    connect(&a, &honest).await;
+    let mut table = alone(5);
+    finish(&worker, &mut table).await;
+    let handed = Stage::Safe { handed: true };
+    assert!(
+        table.values().all(|entry| entry.stage == handed),
+        "{table:?}"
+    );
+    let usage = honest.store().usage();
+    assert_eq!(usage.blocks, 5);
+}
+
+#[tokio::test]
+async fn a_receiver_that_dies_or_does_nothing_is_replaced() {
+    let a = full(5).await;
+    let (dying, idle, honest) = (
+        node(1 << 30).await,
+        node(1 << 30).await,
+        node(1 << 30).await,
+    );
+    let (_dying, offers) = receive(&dying, Manner::Idle);
+    let _idle = receive(&idle, Manner::Idle);
+    connect(&a, &dying).await;
+    let limits = Limits {
+        patience: Duration::from_millis(300),
+        ..limits()
+    };
+    let worker = worker(&a, limits);
+    let mut table = alone(5);
+    let receivers = Connected(a.net().clone());
+    while offers.load(Ordering::Relaxed) == 0 {
+        worker.round(&mut table, &receivers).await;
+    }
+    dying.net().clone().shutdown().await;
+    let _honest = receive(&honest, Manner::Honest);
+    connect(&a, &idle).await;
+    connect(&a, &honest).await;
+    finish(&worker, &mut table).await;
+    let handed = Stage::Safe { handed: true };
+    assert!(
+        table.values().all(|entry| entry.stage == handed),
+        "{table:?}"
+    );
+    assert_eq!(honest.store().usage().blocks, 5);
+}
+
+fn lease(depot: &Depot, numbers: std::ops::Range<u8>) -> crate::store::LeaseId {
+    let ids: Vec<_> = numbers.map(|n| block(n).id()).collect();
+    let info = LeaseInfo {
+        root: ids[0],
+        terms: vec![1].into(),
+        until: Timestamp(u64::MAX),
+        blocks: ids.len() as u64,
+        bytes: 1,
+        complete: true,
+    };
+    let lease = depot.store().begin_lease(&info).expect("leases");
+    depot.store().add_lease_refs(lease, &ids).expect("adds");
+    lease
+}
+
+fn order(depot: &Depot, force: bool, timeout: Duration) -> Order {
+    Order {
+        depot: depot.clone(),
+        clock: Arc::new(SystemClock),
+        members: Arc::new(Connected(depot.net().clone())),
+        peers: Arc::new(Connected(depot.net().clone())),
+        limits: limits(),
+        timeout,
+        force,
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_hands_over_and_lets_go() {
+    let (a, b) = (full(12).await, node(1 << 30).await);
+    let _receiver = receive(&b, Manner::Honest);
+    connect(&a, &b).await;
+    lease(&a, 0..5);
+    let pin = a.store().begin_pin("mine").expect("pins");
+    let mine: Vec<_> = (10..12).map(|n| block(n).id()).collect();
+    a.store().add_refs(pin, &mine).expect("adds");
+    let left = leave(order(&a, false, LONG), &Silent)
+        .await
+        .expect("leaves");
+    assert!(left.is_complete() && a.is_leaving());
+    assert_eq!((left.leases_ended, left.leases_kept), (1, 0));
+    assert_eq!((left.leased_safe, left.cached_safe), (5, 5));
+    assert_eq!(left.handed_over, 10);
+    assert_eq!(left.handed_over_bytes, 10 * BLOCK_BYTES as u64);
+    assert!(a.store().leases().expect("reads").is_empty());
+    assert_eq!(b.store().usage().blocks, 10);
+    // What is this node's own went nowhere and stays.
+    for id in mine {
+        let stat = a.store().stat(id).expect("reads").expect("known");
+        assert_eq!(stat.class, Some(Class::Pinned));
+        assert!(!b.store().has(id).expect("reads"));
+    }
+}
+
+#[tokio::test]
+async fn leases_that_nobody_takes_stay_unless_forced() {
+    let (a, b) = (full(6).await, node(1 << 30).await);
+    let _receiver = receive(&b, Manner::Unwilling);
+    connect(&a, &b).await;
+    let kept = lease(&a, 0..4);
+    let left = leave(order(&a, false, LONG), &Silent)
+        .await
+        .expect("leaves");
+    assert!(!left.is_complete());
+    assert_eq!((left.leases_ended, left.leases_kept), (0, 1));
+    assert_eq!((left.leased_alone, left.cached_alone), (4, 2));
+    assert_eq!(a.store().leases().expect("reads")[0].0, kept);
+    let left = leave(order(&a, true, LONG), &Silent).await.expect("leaves");
+    assert_eq!((left.leases_ended, left.leased_alone), (1, 4));
+    assert!(a.store().leases().expect("reads").is_empty());
+}
+
+#[tokio::test]
+async fn leaving_ends_when_the_time_is_up() {
+    let (a, b) = (full(3).await, node(1 << 30).await);
+    let _receiver = receive(&b, Manner::Idle);
+    connect(&a, &b).await;
+    lease(&a, 0..2);
+    let short = Duration::from_millis(200);
+    let left = leave(order(&a, false, short), &Silent)
+        .await
+        .expect("leaves");
+    assert_eq!((left.leases_kept, left.leased_alone), (1, 2));
+    assert_eq!(left.cached_alone, 1);
+}
+
+#[test]
+fn what_is_due() {
+    let usage = Usage {
+        quota: 1000,
+        evicts_at_bytes: 1000,
+        disk_bytes: 900,
+        cached_bytes: 800,
+        ..Usage::default()
+    };
+    assert!(is_due(&usage));
+    let due = |change: fn(&mut Usage)| {
+        let mut usage = usage;
+        change(&mut usage);
+        is_due(&usage)
+    };
+    assert!(!due(|usage| usage.disk_bytes = 899));
+    assert!(due(|usage| usage.expendable_bytes = 61));
+    assert!(!due(|usage| usage.expendable_bytes = 62));
+    assert!(!due(|usage| usage.cached_bytes = 0));
+}
