@@ -137,7 +137,7 @@ impl Node {
         let key = identity::load_or_create(&options.data_dir)?;
         let rings_file = Arc::new(RingsFile::new(&options.data_dir));
         let rings = rings_file.load()?;
-        let server = Arc::new(Server::new(store.clone()));
+        let server = Arc::new(Server::with_clock(store.clone(), clock.clone()));
         let services = Services {
             blocks: server.clone(),
             records: Arc::new(shelf::Shelf(store.records().clone())),
