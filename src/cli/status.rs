@@ -17,7 +17,8 @@ use crate::size::ByteSize;
 With --json: {\"version\",\"peer\",\"network\",\"addresses\":[..],\"http\",\"pid\",\"uptime_s\",\"peers\",\"bootstrapped\",\"data_dir\",
   \"store\":{\"blocks\",\"block_bytes\",\"pinned_bytes\",\"leased_bytes\",\"cached_bytes\",\"disk_bytes\",\"quota\",\"pins\",\"corrupt\"},
   \"workers\":[{\"name\",\"state\",\"error\"}],
-  \"exchange\":{\"served_blocks\",\"served_bytes\",\"fetched_blocks\",\"fetched_bytes\",\"wrong_blocks\"}}")]
+  \"exchange\":{\"served_blocks\",\"served_bytes\",\"fetched_blocks\",\"fetched_bytes\",\"wrong_blocks\"},
+  \"popularity\":{\"offered_blocks\",\"copied_blocks\",\"taken_blocks\"}}")]
 pub(super) struct Args {}
 
 pub(super) async fn run(_: Args, context: &Context) -> Result<Exit, Failure> {

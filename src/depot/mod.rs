@@ -46,10 +46,17 @@ pub struct Traffic {
     pub wrong_blocks: AtomicU64,
     /// Damaged blocks found in the store.
     pub corrupt_blocks: AtomicU64,
+    /// Blocks offered to peers because they are asked for often, each as often as it was offered.
+    pub offered_blocks: AtomicU64,
+    /// Copies that peers made because of that.
+    pub copied_blocks: AtomicU64,
+    /// Blocks taken because peers offered them.
+    pub taken_blocks: AtomicU64,
 }
 
 impl Traffic {
-    fn add(counter: &AtomicU64, count: u64) {
+    /// Counts so many more.
+    pub fn add(counter: &AtomicU64, count: u64) {
         counter.fetch_add(count, Ordering::Relaxed);
     }
 }

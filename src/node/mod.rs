@@ -186,6 +186,11 @@ impl Node {
         workers.spawn("holder", |c, s| {
             upkeep::holder::run(held, now, lend, may, c, s)
         });
+        let (hot, now) = (depot.clone(), clock.clone());
+        workers.spawn("popular", |c, s| {
+            let limits = upkeep::popular::policy::Limits::default();
+            upkeep::popular::run(hot, now, limits, c, s)
+        });
         workers.spawn("events", |c, s| forward_events(from, parts.3, joined, c, s));
         let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
             let inner = inner.clone();
