@@ -254,6 +254,10 @@ fn peers_for(
         }
     }
     let missing = target.saturating_sub(ledger.copies(&hot.id, now, limits));
+    let wanted = missing.min(limits.most_new);
+    if wanted == 0 {
+        return due;
+    }
     let place = KBucketKey::new(hot.id.to_multihash());
     free.sort_by_cached_key(|key| key.distance(&place));
     let is_free = |peer: &PeerId| free.iter().any(|key| key.preimage() == peer);
@@ -261,7 +265,6 @@ fn peers_for(
     let mut returning = returning.filter(is_free).collect::<Vec<_>>().into_iter();
     let mut nearest = free.iter().map(|key| *key.preimage());
     let mut chosen: Vec<PeerId> = Vec::new();
-    let wanted = missing.min(limits.most_new);
     while chosen.len() < wanted {
         let next = match chosen.len() % 2 {
             1 => returning.next().or_else(|| nearest.next()),

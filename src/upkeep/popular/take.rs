@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Blocks of one offer that are fetched at the same time.
 const BLOCKS_AT_ONCE: usize = 4;
 /// Offers of one peer that are answered in a minute, and peers that are counted.
-const OFFERS_PER_MINUTE: u32 = 30;
+pub(super) const OFFERS_PER_MINUTE: u32 = 30;
 const MAX_COUNTED: usize = 1024;
 const MINUTE: Duration = Duration::from_secs(60);
 /// How long a peer that did not give what it offered is not heard, and how many are remembered.
