@@ -119,6 +119,17 @@ fn numbers(status: &StatusReply, mut row: impl FnMut(&str, String)) {
             ByteSize(exchange.fetched_bytes)
         ),
     );
+    let popularity = &status.popularity;
+    if popularity.offered_blocks + popularity.taken_blocks > 0 {
+        row(
+            "popular",
+            format!(
+                "{} copied by others, {} taken from others",
+                show::count(popularity.copied_blocks, "block"),
+                show::count(popularity.taken_blocks, "block")
+            ),
+        );
+    }
     if exchange.wrong_blocks > 0 {
         row("wrong", show::count(exchange.wrong_blocks, "answer"));
     }

@@ -21,7 +21,7 @@ use crate::time::{Clock, SystemClock, Timestamp};
 
 /// Time after which a request counts half.
 pub const HALF_LIFE: Duration = Duration::from_secs(3600);
-/// Blocks that were given and whose rates are known at most: about 2 MiB, 12 MiB when all have as many askers as are remembered.
+/// Blocks that were given and whose rates are known at most: about 5 MiB, 15 MiB when all have as many askers as are remembered.
 pub const MAX_BLOCKS: usize = 16_384;
 /// Blocks that were asked for and are not here, at most. Anybody can make up ids, so these have a table of their own.
 pub const MAX_MISSED: usize = 4096;

@@ -13,9 +13,9 @@ use crate::net::replica::{MAX_OFFERED, Refusal, Why, Wish};
 /// Limits of what is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Blocks that one peer offered and that are being fetched, and blocks in all.
+    /// Most blocks that one peer offered and that are being fetched.
     pub in_flight_per_peer: usize,
-    /// See above.
+    /// Most blocks that anybody offered and that are being fetched.
     pub in_flight: usize,
     /// Part of the room for cached blocks that popular copies may take: one in so many.
     pub popular_share: u64,

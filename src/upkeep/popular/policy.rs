@@ -229,6 +229,15 @@ fn peers_for(
         return Vec::new();
     }
     let known = ledger.blocks.get(&hot.id);
+    let is_due = |(heard, at): (Heard, Timestamp)| {
+        let age = now.since(at);
+        heard == Heard::Wants && age >= limits.confirm_after && age < limits.believe_for
+    };
+    let missing = target.saturating_sub(ledger.copies(&hot.id, now, limits));
+    let wanted = missing.min(limits.most_new);
+    if wanted == 0 && !known.is_some_and(|known| known.values().any(|heard| is_due(*heard))) {
+        return Vec::new();
+    }
     let fresh = |peer: &PeerId| {
         let (heard, at) = *known?.get(peer)?;
         (now.since(at) < limits.believe_for).then_some((heard, at))
@@ -247,14 +256,12 @@ fn peers_for(
             continue;
         }
         match fresh(peer) {
-            Some((Heard::Wants, at)) if now.since(at) >= limits.confirm_after => due.push(*peer),
+            Some(heard) if is_due(heard) => due.push(*peer),
             Some(_) => {}
             None if presumed.contains(peer) => {}
             None => free.push(key),
         }
     }
-    let missing = target.saturating_sub(ledger.copies(&hot.id, now, limits));
-    let wanted = missing.min(limits.most_new);
     if wanted == 0 {
         return due;
     }

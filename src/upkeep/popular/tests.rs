@@ -4,13 +4,15 @@ use crate::block::Block;
 use crate::depot::serve::Server;
 use crate::depot::{Depot, Pending, PendingBlocks};
 use crate::id::BlockId;
+use crate::lease::{Lease, Name, Release, Terms};
 use crate::net::providers::MemoryShelf;
 use crate::net::replica::{Answer, MAX_OFFERED, Refusal, Request, Why, Wish};
 use crate::net::{Net, NetConfig, Services};
-use crate::store::{Class, Keep, MemoryStore, Store, StoreOptions};
+use crate::store::{Class, Keep, MemoryStore, PinInfo, Store, StoreOptions};
 use crate::task::{WorkerState, Workers};
-use crate::time::{Clock, ManualClock};
+use crate::time::{Clock, ManualClock, Timestamp};
 use crate::upkeep::holder::{self, Candidates, Lend};
+use crate::upkeep::replicate::{self, Copies, Signer};
 use libp2p::PeerId;
 use libp2p::identity::Keypair;
 use std::sync::Arc;
@@ -137,6 +139,76 @@ async fn what_is_offered_is_taken_announced_and_only_cached() {
     }
     assert!(mesh.b.store().leases().expect("reads").is_empty());
     mesh.workers.stop(LONG).await;
+}
+
+/// Signs nothing: the owner's file is locked.
+struct Locked;
+
+impl Signer for Locked {
+    fn lease(&self, _: Terms) -> Option<Lease> {
+        None
+    }
+
+    fn release(&self, _: Name, _: u64, _: Timestamp) -> Option<Release> {
+        None
+    }
+}
+
+/// Another node has every block of a backup, because they were offered: still the backup has no copy.
+#[tokio::test]
+async fn popular_copies_are_no_copies_of_a_backup() {
+    let mesh = mesh().await;
+    let (blocks, store) = (blocks(3), mesh.a.store());
+    let pin = store.begin_pin("a backup").expect("pins");
+    store.put(&blocks, Keep::Pinned(pin)).expect("room");
+    let root = blocks[0].id();
+    let info = PinInfo {
+        root,
+        link: None,
+        name: "a backup".to_owned(),
+        bytes: 1,
+        files: 1,
+        blocks: 3,
+        created: Timestamp(1),
+    };
+    store.finish_pin(pin, &info).expect("finishes");
+    mesh.wishes(Why::Popular, &sizes(&blocks)).await;
+    mesh.taken(3).await;
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let copies = Arc::new(Copies::open(&dir.path().join("copies")).expect("opens"));
+    copies.want(root, "Documents", 1).expect("writes");
+    let setup = replicate::Setup {
+        copies: copies.clone(),
+        depot: mesh.a.clone(),
+        clock: mesh.clock.clone(),
+        signer: Arc::new(Locked),
+        candidates: Arc::new(Everybody(mesh.b.net().peer_id())),
+        pin_name: "a backup",
+        limits: replicate::Limits::default(),
+    };
+    let mut workers = Workers::default();
+    workers.spawn("replicate", |c, s| replicate::run(setup, c, s));
+    let state = workers.states()[0].clone();
+    let looked = async {
+        while state.get().0 == "starting" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LONG, looked).await.expect("it looks");
+    let limits = replicate::Limits::default();
+    let reached = copies.reached(&root, mesh.clock.now(), &limits);
+    assert_eq!(reached, Some((1, 0)));
+    workers.stop(LONG).await;
+    mesh.workers.stop(LONG).await;
+}
+
+struct Everybody(PeerId);
+
+impl Candidates for Everybody {
+    fn peers(&self) -> Vec<PeerId> {
+        vec![self.0]
+    }
 }
 
 #[tokio::test]
