@@ -11,7 +11,7 @@
 //!   stale ones in vain. Each node that is asked is a hop, but for the first question, which goes to all those peers at once.
 //! - Of ten readers [`PASSING`] are passing: they come by way of some node, read, and leave, as the command `get` does when no node runs beside it. The
 //!   others are the nodes themselves. If all readers stayed, their caches alone would be enough: each is a copy for all that come later.
-//! - Requests come by Zipf's law. For an hour one block, of rank [`RANK`], is asked for a hundred times as often.
+//! - Requests come by Zipf's law. For half an hour one block, of rank [`RANK`], is asked for a hundred times as often.
 //! - A transfer takes no time, and bytes are those of blocks only. Nobody is ever too busy to answer, so that the origin's load is what it would
 //!   have to bear, and not what it can.
 //!
