@@ -17,7 +17,8 @@ use crate::size::ByteSize;
 With --json: {\"version\",\"peer\",\"network\",\"addresses\":[..],\"http\",\"pid\",\"uptime_s\",\"peers\",\"bootstrapped\",\"data_dir\",
   \"store\":{\"blocks\",\"block_bytes\",\"pinned_bytes\",\"leased_bytes\",\"cached_bytes\",\"disk_bytes\",\"quota\",\"pins\",\"corrupt\",\"evicted\",\"evicted_unsure\"},
   \"workers\":[{\"name\",\"state\",\"error\"}],
-  \"exchange\":{\"served_blocks\",\"served_bytes\",\"fetched_blocks\",\"fetched_bytes\",\"wrong_blocks\"}}")]
+  \"exchange\":{\"served_blocks\",\"served_bytes\",\"fetched_blocks\",\"fetched_bytes\",\"wrong_blocks\"},
+  \"popularity\":{\"offered_blocks\",\"copied_blocks\",\"taken_blocks\"}}")]
 pub(super) struct Args {}
 
 pub(super) async fn run(_: Args, context: &Context) -> Result<Exit, Failure> {
@@ -128,6 +129,17 @@ fn numbers(status: &StatusReply, mut row: impl FnMut(&str, String)) {
             ByteSize(exchange.fetched_bytes)
         ),
     );
+    let popularity = &status.popularity;
+    if popularity.offered_blocks + popularity.taken_blocks > 0 {
+        row(
+            "popular",
+            format!(
+                "{} copied by others, {} taken from others",
+                show::count(popularity.copied_blocks, "block"),
+                show::count(popularity.taken_blocks, "block")
+            ),
+        );
+    }
     if exchange.wrong_blocks > 0 {
         row("wrong", show::count(exchange.wrong_blocks, "answer"));
     }

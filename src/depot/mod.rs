@@ -3,12 +3,13 @@
 //! - [`Depot::session`]: a [`BlockSource`](crate::block::BlockSource) for one piece of work. It remembers which peers gave
 //!   blocks, so that the next one is asked of them first.
 //! - [`Depot::sink`]: a [`BlockSink`](crate::block::BlockSink) into the store; what is new is put on the list of what to announce.
-//! - [`serve::Server`]: answers other nodes out of the store.
+//! - [`serve::Server`]: answers other nodes out of the store. What they ask for is counted in [`demand::Demand`].
 //!
 //! Invariant: bytes from the network become a [`Block`](crate::block::Block) by a hash check on a worker thread before anything else sees
 //! them. Deliberately absent: files, policy of what to keep, the announcing itself.
 
 mod choice;
+pub mod demand;
 mod pending;
 pub mod serve;
 mod session;
@@ -45,10 +46,17 @@ pub struct Traffic {
     pub wrong_blocks: AtomicU64,
     /// Damaged blocks found in the store.
     pub corrupt_blocks: AtomicU64,
+    /// Blocks offered to peers because they are asked for often, each as often as it was offered.
+    pub offered_blocks: AtomicU64,
+    /// Copies that peers made because of that.
+    pub copied_blocks: AtomicU64,
+    /// Blocks taken because peers offered them.
+    pub taken_blocks: AtomicU64,
 }
 
 impl Traffic {
-    fn add(counter: &AtomicU64, count: u64) {
+    /// Counts so many more.
+    pub fn add(counter: &AtomicU64, count: u64) {
         counter.fetch_add(count, Ordering::Relaxed);
     }
 }
@@ -65,6 +73,7 @@ struct Inner {
     traffic: Arc<Traffic>,
     fresh: Arc<Pending>,
     wounded: Arc<Pending>,
+    demand: Arc<demand::Demand>,
     /// One lock a block that is being fetched, so that two readers of it make one transfer.
     under_way: Mutex<HashMap<BlockId, Weak<tokio::sync::Mutex<()>>>>,
     verifier: verify::Verifier,
@@ -88,6 +97,7 @@ impl Depot {
                 traffic: server.traffic(),
                 fresh,
                 wounded: server.wounded(),
+                demand: server.demand(),
                 under_way: Mutex::default(),
                 verifier: verify::Verifier::new(cores),
                 stop: CancellationToken::new(),
@@ -119,6 +129,11 @@ impl Depot {
     /// Blocks that were found damaged, are gone from the store, and are to be fetched again.
     pub fn wounded(&self) -> &Arc<Pending> {
         &self.inner.wounded
+    }
+
+    /// How much peers ask for each block.
+    pub fn demand(&self) -> &demand::Demand {
+        &self.inner.demand
     }
 
     /// A source for one piece of work that looks for each block up to `patience`. What comes from the network is kept as `keep`.

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use libp2p::PeerId;
 
+use super::demand::Demand;
 use super::{Pending, Traffic};
 use crate::block::Block;
 use crate::id::BlockId;
 use crate::net::exchange::{Answer, BlockService, Want};
 use crate::store::{self, Event, Store};
+use crate::time::Clock;
 
 /// Gives blocks of a store to whoever asks.
 ///
@@ -19,6 +21,7 @@ pub struct Server {
     store: Arc<dyn Store>,
     traffic: Arc<Traffic>,
     wounded: Arc<Pending>,
+    demand: Arc<Demand>,
 }
 
 impl Server {
@@ -28,7 +31,20 @@ impl Server {
             store,
             traffic: Arc::default(),
             wounded: Arc::default(),
+            demand: Arc::default(),
         }
+    }
+
+    /// As [`new`](Self::new), counting what is asked for by another clock than the machine's.
+    pub fn with_clock(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            demand: Arc::new(Demand::new(clock)),
+            ..Self::new(store)
+        }
+    }
+
+    pub(super) fn demand(&self) -> Arc<Demand> {
+        self.demand.clone()
     }
 
     pub(super) fn traffic(&self) -> Arc<Traffic> {
@@ -44,25 +60,37 @@ impl Server {
 impl BlockService for Server {
     async fn blocks(
         &self,
-        _peer: PeerId,
+        peer: PeerId,
         ids: Vec<BlockId>,
         want: Want,
         max_bytes: usize,
     ) -> Vec<Answer> {
-        let (store, traffic, wounded) = (
+        let (store, traffic, wounded, demand) = (
             self.store.clone(),
             self.traffic.clone(),
             self.wounded.clone(),
+            self.demand.clone(),
         );
         let count = ids.len();
         tokio::task::spawn_blocking(move || {
             let mut room = max_bytes;
-            ids.iter()
+            let answers = ids
+                .iter()
                 .map(|id| match want {
                     Want::Have => has(store.as_ref(), *id),
                     Want::Block => give(store.as_ref(), &traffic, &wounded, *id, &mut room),
                 })
-                .collect()
+                .collect::<Vec<_>>();
+            // Who only asks whether a block is here says little about wanting it from here: that counts only where it is missing.
+            let answered = |fits: fn(&Answer) -> bool| {
+                let answered = ids.iter().zip(&answers);
+                let fitting = answered.filter(|(_, answer)| fits(answer));
+                fitting.map(|(id, _)| *id).collect::<Vec<_>>()
+            };
+            let given = answered(|answer| matches!(answer, Answer::Block(_)));
+            let missed = answered(|answer| matches!(answer, Answer::DontHave));
+            demand.count(peer, &given, &missed);
+            answers
         })
         .await
         .unwrap_or_else(|_| vec![Answer::Busy; count])

@@ -138,7 +138,7 @@ impl Node {
         let key = identity::load_or_create(&options.data_dir)?;
         let rings_file = Arc::new(RingsFile::new(&options.data_dir));
         let rings = rings_file.load()?;
-        let server = Arc::new(Server::new(store.clone()));
+        let server = Arc::new(Server::with_clock(store.clone(), clock.clone()));
         let services = Services {
             blocks: server.clone(),
             records: Arc::new(shelf::Shelf(store.records().clone())),
@@ -189,6 +189,11 @@ impl Node {
         });
         let handover = leave::handover(&depot, &clock);
         workers.spawn("handover", |c, s| upkeep::handover::run(handover, c, s));
+        let (hot, now) = (depot.clone(), clock.clone());
+        workers.spawn("popular", |c, s| {
+            let limits = upkeep::popular::policy::Limits::default();
+            upkeep::popular::run(hot, now, limits, c, s)
+        });
         workers.spawn("events", |c, s| forward_events(from, parts.3, joined, c, s));
         let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
             let inner = inner.clone();

@@ -59,6 +59,11 @@ impl Node {
                 fetched_bytes: count(&traffic.fetched_bytes),
                 wrong_blocks: count(&traffic.wrong_blocks),
             },
+            popularity: PopularityStatus {
+                offered_blocks: count(&traffic.offered_blocks),
+                copied_blocks: count(&traffic.copied_blocks),
+                taken_blocks: count(&traffic.taken_blocks),
+            },
         })
     }
 }

@@ -1,10 +1,11 @@
-//! Keeps blocks for others: answers who asks by leases, fetches what they are about, and lets go when they end.
+//! Keeps blocks for others: answers who asks by leases, fetches what they are about, and lets go when they end. Offers of blocks come by the same
+//! way and are handed to a [`Taker`].
 //!
 //! Times are counted by this node's clock from the moment that a lease came. A lease whose blocks have not all come stays across restarts, and
 //! its fetching goes on. Who keeps a backup keeps its owner's head, too.
 //!
 //! Invariant: "durable" is said only after every block of the list was seen here and the store was flushed. What is kept for others takes at most
-//! [`Lend::bytes`], and only peers that [`Candidates`] names are heard.
+//! [`Lend::bytes`], and only peers that [`Candidates`] names are heard, but for offers.
 //!
 //! Deliberately absent: the choice of what is worth keeping; who may ask is decided elsewhere.
 
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::book::{Book, Job};
+use super::popular::{Taker, accept};
 use crate::block::BlockSource;
 use crate::depot::Depot;
 use crate::head::head_id;
@@ -83,6 +85,7 @@ pub async fn run(
     };
     let local = depot.net().peer_id().to_bytes();
     let store = depot.store().clone();
+    let taker = Taker::new(depot.clone(), clock.clone(), accept::Limits::default());
     let opened = tokio::task::spawn_blocking(move || Book::open(store, clock, lend, local)).await;
     let book = match opened {
         Ok(Ok(book)) => Arc::new(book),
@@ -96,6 +99,7 @@ pub async fn run(
         depot,
         book,
         candidates,
+        taker,
         pulls: JoinSet::new(),
         pulling: HashMap::new(),
         retry: HashMap::new(),
@@ -110,6 +114,7 @@ struct Holder {
     depot: Depot,
     book: Arc<Book>,
     candidates: Arc<dyn Candidates>,
+    taker: Taker,
     /// Leases that are being filled.
     pulls: JoinSet<(LeaseId, Result<Pulled, store::Error>)>,
     pulling: HashMap<LeaseId, ()>,
@@ -132,6 +137,7 @@ impl Holder {
                         self.pulled(lease, result, state).await;
                     }
                 }
+                fetched = self.taker.ended() => self.taker.settle(fetched),
                 _ = tick.tick() => {
                     let book = self.book.clone();
                     let expired = tokio::task::spawn_blocking(move || book.expire()).await;
@@ -147,7 +153,7 @@ impl Holder {
         }
     }
 
-    async fn answer(&self, incoming: Incoming) {
+    async fn answer(&mut self, incoming: Incoming) {
         let Incoming {
             peer,
             request,
@@ -155,6 +161,8 @@ impl Holder {
         } = incoming;
         let answer = if let Some(answer) = self.leaving(&request) {
             answer
+        } else if let Request::Offer { why, blocks } = request {
+            self.taker.answer(peer, why, blocks).await
         } else if self.candidates.peers().contains(&peer) {
             let book = self.book.clone();
             let is_leaving = self.depot.is_leaving();

@@ -7,7 +7,8 @@
 //! | [`heal`] | fetches damaged blocks again | none |
 //! | [`handover`] | hands over what is about to be evicted and may be the last copy | one look at a number every 30 seconds |
 //! | [`heads`] | finds, keeps and publishes the heads of owners whose backups are kept here | one round an hour |
-//! | [`holder`] | keeps blocks for others, by leases | one look a minute |
+//! | [`holder`] | keeps blocks for others, by leases, and takes blocks that others offer | one look a minute |
+//! | [`popular`] | offers blocks that are asked for often to other nodes | one look every 30 s |
 //! | [`replicate`] | keeps copies of backups on other machines | one look a minute, one question to each peer |
 //! | [`maintain`] | gets the space of dropped blocks back, writes usage counters | one look a minute |
 //! | [`rings`] | finds members of rings, tells them how much room is here | a search a ring and some hundred bytes a member every 3 minutes |
@@ -18,5 +19,6 @@ pub mod heads;
 pub mod heal;
 pub mod holder;
 pub mod maintain;
+pub mod popular;
 pub mod replicate;
 pub mod rings;

@@ -395,6 +395,9 @@ pub struct StatusReply {
     pub workers: Vec<WorkerStatus>,
     /// Blocks served to and taken from others since start.
     pub exchange: ExchangeStatus,
+    /// Copies beyond those that were asked for, since start.
+    #[serde(default)]
+    pub popularity: PopularityStatus,
 }
 
 /// How the store is.
@@ -451,6 +454,17 @@ pub struct ExchangeStatus {
     pub fetched_bytes: u64,
     /// Answers that were not the block asked for.
     pub wrong_blocks: u64,
+}
+
+/// Copies of what is asked for often, in blocks since start. They may be dropped at any time and never count as copies of a backup.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct PopularityStatus {
+    /// Blocks offered to peers, each as often as it was offered.
+    pub offered_blocks: u64,
+    /// Copies that peers made because of that.
+    pub copied_blocks: u64,
+    /// Blocks taken because peers offered them.
+    pub taken_blocks: u64,
 }
 
 /// Fetches all of a bundle and keeps it.
