@@ -34,6 +34,8 @@ use crate::store::{Event, Keep};
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request stays silent before another peer is asked as well.
 const HEDGE_AFTER: Duration = Duration::from_secs(4);
+/// The same when there is a limit on what is fetched.
+const LIMITED_HEDGE_AFTER: Duration = Duration::from_secs(20);
 /// Requests for one block at once.
 const MAX_ATTEMPTS_AT_ONCE: usize = 3;
 /// How long connected peers may take to say whether they have a block.
@@ -210,7 +212,7 @@ impl Session {
             // Listens from here on: what changes while we look at the roster is not missed.
             changed.as_mut().enable();
             let now = Instant::now();
-            let silent = now.duration_since(last_ask) >= HEDGE_AFTER;
+            let silent = now.duration_since(last_ask) >= self.hedge_after();
             if attempts.is_empty() || (silent && attempts.len() < MAX_ATTEMPTS_AT_ONCE) {
                 if let Some(request) = self.choose(&tried) {
                     // While this one is under way the peer counts as tried, so that a second request goes elsewhere.
@@ -247,7 +249,7 @@ impl Session {
                     next_search = Instant::now() + pause;
                     pause = (2 * pause).min(MAX_PAUSE);
                     // Who could not be reached or was not there yet may be by now.
-                    tried.retain(|_, attempt| matches!(attempt, Attempt::DontHave | Attempt::WrongBytes | Attempt::TimedOut));
+                    tried.retain(|_, attempt| matches!(attempt, Attempt::DontHave | Attempt::WrongBytes | Attempt::TimedOut | Attempt::RateTooLow { .. }));
                 }
                 () = changed => {}
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
@@ -255,9 +257,18 @@ impl Session {
         }
     }
 
+    /// With a limit, silence is mostly our own doing, and a second copy of a block would take the place of another block.
+    fn hedge_after(&self) -> Duration {
+        if self.depot.inner.net.exchange().pace().is_limited() {
+            LIMITED_HEDGE_AFTER
+        } else {
+            HEDGE_AFTER
+        }
+    }
+
     /// Whether waiting for the known peers is not enough: none of them may still give the block, or it takes them too long.
     fn needs_others(&self, start: Instant, tried: &BTreeMap<PeerId, Attempt>) -> bool {
-        start.elapsed() >= HEDGE_AFTER || !lock(&self.shared.roster).has_later(tried)
+        start.elapsed() >= self.hedge_after() || !lock(&self.shared.roster).has_later(tried)
     }
 
     fn patience_now(&self) -> Duration {
@@ -304,6 +315,8 @@ impl Session {
         AbortOnDropHandle::new(tokio::spawn(async move {
             let peer = request.peer;
             let exchange = inner.net.exchange();
+            // What was asked for and could not come within the limit in time would be asked for again, for nothing.
+            let _ahead = exchange.pace().ahead().await;
             let answer = match exchange.fetch(peer, vec![id], ATTEMPT_TIMEOUT).await {
                 Ok(answers) => match answers.into_iter().find(|(answered, _)| *answered == id) {
                     Some((_, Answer::Block(bytes))) => check(&inner, id, peer, bytes).await,
@@ -460,6 +473,7 @@ fn attempt_of(error: &exchange::Error) -> Attempt {
         exchange::Error::Unreachable { .. } => Attempt::Unreachable,
         exchange::Error::TimedOut { .. } => Attempt::TimedOut,
         exchange::Error::Busy { .. } => Attempt::Busy,
+        exchange::Error::RateTooLow { wanted, .. } => Attempt::RateTooLow { wanted: *wanted },
         _ => Attempt::Failed,
     }
 }
