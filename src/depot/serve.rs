@@ -5,10 +5,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use libp2p::PeerId;
 
+use super::ledger::{Amount, Ledger};
 use super::{Pending, Traffic};
 use crate::block::Block;
 use crate::id::BlockId;
-use crate::net::exchange::{Answer, BlockService, Want};
+use crate::net::exchange::{Answer, BlockService, Standing, Want};
 use crate::store::{self, Event, Store};
 
 /// Gives blocks of a store to whoever asks.
@@ -18,21 +19,32 @@ use crate::store::{self, Event, Store};
 pub struct Server {
     store: Arc<dyn Store>,
     traffic: Arc<Traffic>,
+    ledger: Arc<Ledger>,
     wounded: Arc<Pending>,
 }
 
 impl Server {
-    /// A server for `store`.
+    /// A server for `store`, with a ledger that is forgotten at its end.
     pub fn new(store: Arc<dyn Store>) -> Self {
+        Self::with_ledger(store, Arc::default())
+    }
+
+    /// A server for `store` that writes down in `ledger` whom it has served.
+    pub fn with_ledger(store: Arc<dyn Store>, ledger: Arc<Ledger>) -> Self {
         Self {
             store,
             traffic: Arc::default(),
+            ledger,
             wounded: Arc::default(),
         }
     }
 
     pub(super) fn traffic(&self) -> Arc<Traffic> {
         self.traffic.clone()
+    }
+
+    pub(super) fn ledger(&self) -> Arc<Ledger> {
+        self.ledger.clone()
     }
 
     pub(super) fn wounded(&self) -> Arc<Pending> {
@@ -44,7 +56,7 @@ impl Server {
 impl BlockService for Server {
     async fn blocks(
         &self,
-        _peer: PeerId,
+        peer: PeerId,
         ids: Vec<BlockId>,
         want: Want,
         max_bytes: usize,
@@ -54,18 +66,37 @@ impl BlockService for Server {
             self.traffic.clone(),
             self.wounded.clone(),
         );
+        let ledger = self.ledger.clone();
         let count = ids.len();
         tokio::task::spawn_blocking(move || {
             let mut room = max_bytes;
-            ids.iter()
+            let answers: Vec<Answer> = ids
+                .iter()
                 .map(|id| match want {
                     Want::Have => has(store.as_ref(), *id),
                     Want::Block => give(store.as_ref(), &traffic, &wounded, *id, &mut room),
                 })
-                .collect()
+                .collect();
+            let mut served = Amount::default();
+            for answer in &answers {
+                if let Answer::Block(bytes) = answer {
+                    served.add(Amount {
+                        blocks: 1,
+                        bytes: bytes.len() as u64,
+                    });
+                }
+            }
+            if served.blocks > 0 {
+                ledger.served(peer, served);
+            }
+            answers
         })
         .await
         .unwrap_or_else(|_| vec![Answer::Busy; count])
+    }
+
+    fn standing(&self, peer: PeerId) -> Standing {
+        self.ledger.standing(peer)
     }
 }
 

@@ -22,6 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::choice::Roster;
+use super::ledger::Amount;
 use super::serve::{self, Read};
 use super::{Depot, Traffic, sink};
 use crate::block::{Attempt, Block, BlockSource, GetError, PutError, Tried};
@@ -362,6 +363,10 @@ impl Session {
         }
         Traffic::add(&self.depot.inner.traffic.fetched_blocks, 1);
         Traffic::add(&self.depot.inner.traffic.fetched_bytes, bytes);
+        self.depot
+            .inner
+            .ledger
+            .taken(peer, Amount { blocks: 1, bytes });
         let mut gifts = lock(&self.shared.gifts);
         let gift = gifts.entry(peer).or_default();
         gift.blocks += 1;
@@ -412,6 +417,7 @@ async fn check(
         Some(Err(error)) => {
             tracing::warn!(%peer, %error, "a peer sent wrong bytes");
             Traffic::add(&inner.traffic.wrong_blocks, 1);
+            inner.ledger.wrong(peer);
             inner
                 .net
                 .peers()

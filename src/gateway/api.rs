@@ -167,6 +167,7 @@ async fn dispatch(
         Find => find;
         Announce => announce;
         Peers => peers;
+        Ledger => ledger;
         Connect => connect;
         Status => status;
         PinRm => pin_rm;

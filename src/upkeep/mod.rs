@@ -4,6 +4,7 @@
 //! | job | what it does | cost when idle |
 //! |---|---|---|
 //! | [`announce`] | tells the DHT of blocks: new ones at once, all of them twice a day | none |
+//! | [`fairness`] | works out how peers stand, sets the limits of the hour, writes the ledger | one look in 5 seconds |
 //! | [`heal`] | fetches damaged blocks again | none |
 //! | [`heads`] | finds, keeps and publishes the heads of owners whose backups are kept here | one round an hour |
 //! | [`holder`] | keeps blocks for others, by leases | one look a minute |
@@ -12,6 +13,7 @@
 //! | [`rings`] | finds members of rings, tells them how much room is here | a search a ring and some hundred bytes a member every 3 minutes |
 
 pub mod announce;
+pub mod fairness;
 pub mod heads;
 pub mod heal;
 pub mod holder;

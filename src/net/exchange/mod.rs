@@ -33,7 +33,6 @@ use crate::id::BlockId;
 
 pub(super) use behaviour::{Behaviour, Event};
 pub(super) use client::Ask;
-pub(super) use codec::{read_frame, write_frame};
 pub(super) use permits::{Permit, Permits};
 
 /// Most ids in one request.
@@ -65,16 +64,7 @@ pub enum Answer {
 
 /// How a peer stands with this node, from lowest to highest. Of those who have to wait, the higher are answered first.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    serde::Serialize,
-    serde::Deserialize,
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {

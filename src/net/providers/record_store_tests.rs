@@ -209,10 +209,14 @@ fn keys_addresses_and_values_are_bounded() {
     }
     let over = fixture.store.put(by(3, one));
     assert!(matches!(over, Err(Error::MaxRecords)), "of one peer");
-    fixture.store.put(by(3, other)).expect("another peer");
+    // Both have brought as many, so that neither has to give way to the other.
+    fixture.store.remove(&key(2));
+    for n in 2..4 {
+        fixture.store.put(by(n, other)).expect("another peer");
+    }
     let over = fixture.store.put(by(4, other));
     assert!(matches!(over, Err(Error::MaxRecords)), "in all");
-    fixture.store.put(by(2, other)).expect("it replaces one");
+    fixture.store.put(by(2, one)).expect("it replaces one");
     fixture.store.remove(&key(2));
     fixture.store.put(by(4, one)).expect("one has gone");
     // What is kept for good, and this node's own, is outside of these bounds, and takes no place of the others.

@@ -5,6 +5,7 @@
 
 mod backup;
 mod blocks;
+mod ledger;
 mod path;
 mod rings;
 
@@ -37,6 +38,7 @@ use call;
 
 pub use backup::*;
 pub use blocks::*;
+pub use ledger::*;
 pub use rings::*;
 
 /// Turns a file or directory into blocks and pins them.
@@ -393,6 +395,9 @@ pub struct StatusReply {
     pub workers: Vec<WorkerStatus>,
     /// Blocks served to and taken from others since start.
     pub exchange: ExchangeStatus,
+    /// Limits on bandwidth and space, and rates.
+    #[serde(default)]
+    pub limits: LimitsStatus,
 }
 
 /// How the store is.

@@ -326,3 +326,45 @@ async fn leases_are_renewed_and_expire_by_the_holders_clock() {
     assert!(book.jobs().is_empty());
     assert_eq!(store.usage().leased_bytes, 0);
 }
+
+/// How a lease of one block is answered when so many of 100 blocks that are lent are used.
+#[tokio::test]
+async fn when_little_is_left_free_riders_are_stored_for_last() {
+    use crate::depot::ledger::{ALLOWANCE_BYTES, Amount, Ledger};
+    let clock = clock();
+    let (rider, newcomer) = (PeerId::random(), PeerId::random());
+    let ledger = Arc::new(Ledger::default());
+    let got = Amount {
+        blocks: 1,
+        bytes: ALLOWANCE_BYTES + 1,
+    };
+    ledger.served(rider, got);
+    ledger.refresh(&std::collections::HashSet::new());
+    let all = blocks(100);
+    let bytes = all.iter().map(|block| block.bytes().len() as u64).sum();
+    for (used, of_rider) in [(79, true), (80, false)] {
+        let store = memory(&clock);
+        let local = PeerId::random();
+        let lend = Lend::of_bytes(bytes);
+        let book = Book::open(store.clone(), clock.clone(), lend, local.to_bytes())
+            .expect("opens")
+            .with_ledger(ledger.clone());
+        let keep = |peer, name, blocks: &[Block]| {
+            let ids: Vec<_> = blocks.iter().map(Block::id).collect();
+            let lease = Box::new(*lease(local, name, 1, &ids, clock.now()));
+            book.answer(peer, Request::Keep { lease, ids })
+        };
+        let answer = keep(newcomer, 1, &all[..used]);
+        assert!(matches!(answer, Answer::State(_)), "{answer:?}");
+        store.put(&all[..used], Keep::Cached).expect("room");
+        let answer = keep(rider, 2, &all[99..]);
+        let expected = Answer::Refused(Refusal::Full);
+        assert_eq!(answer != expected, of_rider, "{used}: {answer:?}");
+        let answer = keep(newcomer, 3, &all[98..99]);
+        assert!(matches!(answer, Answer::State(_)), "{used}: {answer:?}");
+        let (kept, of_all) = book.kept();
+        assert!(of_all);
+        assert_eq!(kept[&newcomer].blocks, used as u64 + 1);
+        assert_eq!(kept.contains_key(&rider), of_rider);
+    }
+}
