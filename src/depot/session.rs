@@ -483,3 +483,25 @@ fn attempt_of(error: &exchange::Error) -> Attempt {
         _ => Attempt::Failed,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_wants_more_than_is_offered_is_named_with_what_it_wants() {
+        let peer = PeerId::random();
+        let attempt = attempt_of(&exchange::Error::RateTooLow { peer, wanted: 7 });
+        let error = GetError::NotFound {
+            id: BlockId::from_sha384([1; 48]),
+            after: Duration::from_secs(1),
+            tried: vec![Tried {
+                peer: "somebody".to_owned(),
+                attempt,
+            }],
+        };
+        let text = error.to_string();
+        let said = "somebody wants a rate of 7, more than is offered";
+        assert!(text.ends_with(said), "{text}");
+    }
+}

@@ -188,8 +188,8 @@ impl<T> Admission<T> {
         Some((peer, first.request))
     }
 
-    /// The next request that may be started, if any.
-    pub(super) fn start(&mut self) -> Option<(Reservation, T)> {
+    /// The next request that may be started, if any; one whose answer takes at most so many bytes.
+    pub(super) fn start(&mut self, most_bytes: usize) -> Option<(Reservation, T)> {
         if self.started >= self.bounds.started {
             return None;
         }
@@ -198,9 +198,12 @@ impl<T> Admission<T> {
             .into_iter()
             .filter(|class| Some(*class) != favoured);
         for class in favoured.into_iter().chain(others) {
-            match self.start_of(class) {
+            match self.start_of(class, most_bytes) {
                 Next::Started(reservation, request) => {
-                    self.turn = (self.turn + 1) % WHEEL.len();
+                    // While only small ones may go, the large ones do not lose their turns.
+                    if most_bytes == usize::MAX {
+                        self.turn = (self.turn + 1) % WHEEL.len();
+                    }
                     return Some((reservation, request));
                 }
                 Next::Nobody => {}
@@ -211,14 +214,19 @@ impl<T> Admission<T> {
         None
     }
 
-    fn start_of(&mut self, class: Standing) -> Next<T> {
+    fn start_of(&mut self, class: Standing, most_bytes: usize) -> Next<T> {
         let turns = &mut self.turns[class as usize];
         for _ in 0..turns.len() {
             let Some(peer) = turns.pop_front() else { break };
             let Some(queue) = self.queues.get_mut(&peer) else {
                 continue;
             };
-            let bytes = queue.requests.front().map_or(0, |first| first.bytes);
+            let fits = |waiting: &Waiting<T>| waiting.bytes <= most_bytes;
+            let Some(at) = queue.requests.iter().position(fits) else {
+                turns.push_back(peer);
+                continue;
+            };
+            let bytes = queue.requests[at].bytes;
             let of_peer = self.reserved.get(&peer).copied().unwrap_or(0);
             if self.reserved_bytes + bytes > self.bounds.bytes {
                 turns.push_front(peer);
@@ -228,18 +236,18 @@ impl<T> Admission<T> {
                 turns.push_back(peer);
                 continue;
             }
-            let first = queue.requests.pop_front();
+            let next = queue.requests.remove(at);
             if queue.requests.is_empty() {
                 self.queues.remove(&peer);
             } else {
                 turns.push_back(peer);
             }
-            let Some(first) = first else { continue };
+            let Some(next) = next else { continue };
             self.waiting -= 1;
             self.started += 1;
             self.reserved_bytes += bytes;
             *self.reserved.entry(peer).or_default() += bytes;
-            return Next::Started(Reservation { peer, bytes }, first.request);
+            return Next::Started(Reservation { peer, bytes }, next.request);
         }
         Next::Nobody
     }
@@ -331,23 +339,47 @@ mod tests {
         offer(&mut admission, b, 20, 9);
         let mut order = Vec::new();
         let mut held = Vec::new();
-        while let Some((reservation, request)) = admission.start() {
+        while let Some((reservation, request)) = admission.start(usize::MAX) {
             order.push(request);
             held.push(reservation);
         }
         assert_eq!(order, [0, 9, 1, 2], "a's share is used up");
         admission.shrink(&mut held[0], 5);
-        assert!(admission.start().is_none(), "15 free, 20 needed");
+        assert!(admission.start(usize::MAX).is_none(), "15 free, 20 needed");
         let first = held.remove(0);
         admission.finish(first);
-        assert_eq!(admission.start().map(|(_, request)| request), Some(3));
+        assert_eq!(
+            admission.start(usize::MAX).map(|(_, request)| request),
+            Some(3)
+        );
     }
 
     #[test]
     fn an_answer_larger_than_the_bounds_gets_its_turn() {
         let mut admission = Admission::new(BOUNDS);
         offer(&mut admission, PeerId::random(), 1000, ());
-        assert!(admission.start().is_some());
+        assert!(admission.start(usize::MAX).is_some());
+    }
+
+    #[test]
+    fn small_ones_may_pass_large_ones_without_taking_their_turn() {
+        let mut admission = Admission::new(BOUNDS);
+        let [a, b] = [PeerId::random(), PeerId::random()];
+        for (peer, bytes, n) in [(a, 20, 0), (a, 5, 1), (b, 20, 2), (b, 6, 3), (a, 5, 4)] {
+            offer(&mut admission, peer, bytes, n);
+        }
+        let mut small = Vec::new();
+        while let Some((_, request)) = admission.start(5) {
+            small.push(request);
+        }
+        assert_eq!(small, [1, 4], "six are more than five");
+        assert_eq!(admission.turn, 0);
+        let mut rest = Vec::new();
+        while let Some((_, request)) = admission.start(usize::MAX) {
+            rest.push(request);
+        }
+        rest.sort_unstable();
+        assert_eq!(rest, [0, 2, 3]);
     }
 
     #[test]
@@ -355,7 +387,7 @@ mod tests {
         let mut admission = Admission::new(BOUNDS);
         for n in 0..20 {
             admission.offer(PeerId::random(), Standing::FreeRider, 100, n);
-            let (reservation, request) = admission.start().expect("idle");
+            let (reservation, request) = admission.start(usize::MAX).expect("idle");
             assert_eq!(request, n);
             admission.finish(reservation);
         }
@@ -420,7 +452,7 @@ mod tests {
         }
         let mut order = Vec::new();
         for _ in 0..800 {
-            let (reservation, standing) = admission.start().expect("all wait");
+            let (reservation, standing) = admission.start(usize::MAX).expect("all wait");
             admission.finish(reservation);
             order.push(standing);
         }
@@ -444,7 +476,7 @@ mod tests {
                     admission.offer(peers[class], ALL[class], 1, class);
                     waiting[class] += 1;
                 }
-                let (reservation, started) = admission.start().expect("something waits");
+                let (reservation, started) = admission.start(usize::MAX).expect("something waits");
                 admission.finish(reservation);
                 waiting[started] -= 1;
                 passed[started] = 0;
@@ -471,7 +503,7 @@ mod tests {
                             Offered::Displaced(..) | Offered::TurnedAway(()) => prop_assert_eq!(admission.waiting, before),
                         }
                     }
-                    2 => held.extend(admission.start().map(|(reservation, ())| reservation)),
+                    2 => held.extend(admission.start(usize::MAX).map(|(reservation, ())| reservation)),
                     _ => if let Some(reservation) = held.pop() { admission.finish(reservation) }
                 }
                 prop_assert!(admission.reserved_bytes <= BOUNDS.bytes);
@@ -482,7 +514,7 @@ mod tests {
             }
             loop {
                 held.drain(..).for_each(|reservation| admission.finish(reservation));
-                while let Some((reservation, ())) = admission.start() { held.push(reservation); }
+                while let Some((reservation, ())) = admission.start(usize::MAX) { held.push(reservation); }
                 if held.is_empty() { break; }
             }
             prop_assert_eq!((admission.reserved_bytes, admission.started, admission.waiting), (0, 0, 0));

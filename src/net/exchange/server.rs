@@ -151,9 +151,7 @@ impl Server {
     /// Starts what may be started and gives back the next answer that is ready.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outgoing> {
         loop {
-            while self.may_start()
-                && let Some((reservation, incoming)) = self.admission.start()
-            {
+            while let Some((reservation, incoming)) = self.admission.start(self.most_bytes()) {
                 self.work(reservation, incoming);
             }
             if let Poll::Ready(outgoing) = self.give(cx) {
@@ -178,8 +176,13 @@ impl Server {
         }
     }
 
-    fn may_start(&self) -> bool {
-        !self.meter.is_limited() || self.ahead_bytes < PACED_AHEAD_BYTES
+    /// What a request may reserve at most to be started now: questions whether a block is there never wait for blocks.
+    fn most_bytes(&self) -> usize {
+        if self.meter.is_limited() && self.ahead_bytes >= PACED_AHEAD_BYTES {
+            REQUEST_OVERHEAD_BYTES
+        } else {
+            usize::MAX
+        }
     }
 
     /// The next answer with blocks, once they may be sent.

@@ -368,3 +368,26 @@ async fn when_little_is_left_free_riders_are_stored_for_last() {
         assert_eq!(kept.contains_key(&rider), of_rider);
     }
 }
+
+#[tokio::test]
+async fn both_sides_write_down_what_was_served_and_what_it_costs() {
+    let clock = clock();
+    let (a, b) = pair(&clock).await;
+    let block = blocks(1).remove(0);
+    a.store()
+        .put(std::slice::from_ref(&block), Keep::Cached)
+        .expect("room");
+    let session = b.session(LONG, Keep::Cached);
+    session.prefer(a.net().peer_id());
+    session.get(block.id()).await.expect("it is there");
+    let amount = crate::depot::ledger::Amount {
+        blocks: 1,
+        bytes: block.bytes().len() as u64,
+    };
+    let of_a = a.ledger().list();
+    assert_eq!((of_a.len(), of_a[0].0), (1, b.net().peer_id()));
+    assert_eq!((of_a[0].1.served, of_a[0].1.taken.blocks), (amount, 0));
+    let of_b = b.ledger().list();
+    assert_eq!((of_b.len(), of_b[0].0), (1, a.net().peer_id()));
+    assert_eq!((of_b[0].1.taken, of_b[0].1.served.blocks), (amount, 0));
+}
