@@ -8,10 +8,18 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::size::{ByteSize, GIB};
+use crate::size::{ByteSize, GIB, KIB};
+
+mod hours;
+mod lent;
+
+pub use hours::{Hours, HoursError};
+pub use lent::Lent;
 
 /// Name of the settings file in the data directory.
 pub const FILE_NAME: &str = "config.toml";
+/// Lowest limit on bandwidth in bytes per second: with less, a large block would take longer than a request may.
+pub const MIN_LIMIT: ByteSize = ByteSize(128 * KIB);
 /// Largest settings file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -31,6 +39,18 @@ pub struct Config {
     pub http: String,
     /// Most bytes on disk.
     pub quota: ByteSize,
+    /// Most bytes that are lent to others.
+    pub lend: Lent,
+    /// Most bytes of blocks sent in a second; 0: no limit.
+    pub limit_up: ByteSize,
+    /// Most bytes of blocks fetched in a second; 0: no limit.
+    pub limit_down: ByteSize,
+    /// When these limits hold.
+    pub limit_hours: Hours,
+    /// Who offers less for a MiB of blocks gets none; in millionths of a unit.
+    pub min_rate: u64,
+    /// What is offered for a MiB of blocks.
+    pub offer_rate: u64,
     /// What is announced to the DHT.
     pub announce: AnnouncePolicy,
     /// Seconds to look for one block before it counts as missing.
@@ -68,6 +88,12 @@ impl Default for Config {
             mdns: true,
             http: "127.0.0.1:4385".to_owned(),
             quota: ByteSize(50 * GIB),
+            lend: Lent::Half,
+            limit_up: ByteSize(0),
+            limit_down: ByteSize(0),
+            limit_hours: Hours::default(),
+            min_rate: 0,
+            offer_rate: 0,
             announce: AnnouncePolicy::All,
             timeout_s: 60,
             max_connections: 256,
@@ -76,7 +102,7 @@ impl Default for Config {
 }
 
 /// One line of documentation a setting, in the order of `config show`: name, environment variable, meaning.
-pub const SETTINGS: [(&str, &str, &str); 9] = [
+pub const SETTINGS: [(&str, &str, &str); 15] = [
     (
         "network",
         "LIBERNET_NETWORK",
@@ -106,6 +132,36 @@ pub const SETTINGS: [(&str, &str, &str); 9] = [
         "quota",
         "LIBERNET_QUOTA",
         "Most bytes that the node may use on disk, such as 50GiB. Everything counts.",
+    ),
+    (
+        "lend",
+        "LIBERNET_LEND",
+        "Most bytes of the quota that are lent to others, such as 20GiB; half: half of it.",
+    ),
+    (
+        "limit_up",
+        "LIBERNET_LIMIT_UP",
+        "Most bytes of blocks sent in a second, such as 2MiB; 0: no limit.",
+    ),
+    (
+        "limit_down",
+        "LIBERNET_LIMIT_DOWN",
+        "Most bytes of blocks fetched in a second, such as 2MiB; 0: no limit.",
+    ),
+    (
+        "limit_hours",
+        "LIBERNET_LIMIT_HOURS",
+        "Local hours in which the two limits hold, such as 08:00-22:00; empty: always.",
+    ),
+    (
+        "min_rate",
+        "LIBERNET_MIN_RATE",
+        "Who offers less for a MiB of blocks gets none, in millionths of a unit. As in LBRYnet; no payment is behind it.",
+    ),
+    (
+        "offer_rate",
+        "LIBERNET_OFFER_RATE",
+        "What is offered for a MiB of blocks, in millionths of a unit. No payment is behind it.",
     ),
     (
         "announce",
@@ -203,6 +259,14 @@ impl Config {
                 .map(str::to_owned)
                 .collect()
         };
+        let size = || -> Result<ByteSize, Error> {
+            text.parse()
+                .map_err(|e: crate::size::SizeError| wrong(e.to_string()))
+        };
+        let number = || -> Result<u64, Error> {
+            text.parse()
+                .map_err(|_| wrong(format!("'{text}' is not a number")))
+        };
         match name {
             "network" => self.network = text.to_owned(),
             "listen" => self.listen = list(),
@@ -213,11 +277,19 @@ impl Config {
                     .map_err(|_| wrong(format!("'{text}' is neither true nor false")))?
             }
             "http" => self.http = text.to_owned(),
-            "quota" => {
-                self.quota = text
+            "quota" => self.quota = size()?,
+            "lend" => {
+                self.lend = text
                     .parse()
                     .map_err(|e: crate::size::SizeError| wrong(e.to_string()))?
             }
+            "limit_up" => self.limit_up = size()?,
+            "limit_down" => self.limit_down = size()?,
+            "limit_hours" => {
+                self.limit_hours = text.parse().map_err(|e: HoursError| wrong(e.to_string()))?
+            }
+            "min_rate" => self.min_rate = number()?,
+            "offer_rate" => self.offer_rate = number()?,
             "announce" => {
                 self.announce = match text {
                     "all" => AnnouncePolicy::All,
@@ -226,11 +298,7 @@ impl Config {
                     _ => return Err(wrong(format!("'{text}' is not one of all, roots, none"))),
                 }
             }
-            "timeout_s" => {
-                self.timeout_s = text
-                    .parse()
-                    .map_err(|_| wrong(format!("'{text}' is not a number")))?
-            }
+            "timeout_s" => self.timeout_s = number()?,
             "max_connections" => {
                 self.max_connections = text
                     .parse()
@@ -243,6 +311,11 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Most bytes that are lent to others.
+    pub fn lent_bytes(&self) -> u64 {
+        self.lend.of(self.quota)
     }
 
     /// Checks what types cannot express.
@@ -272,6 +345,14 @@ impl Config {
                 );
             }
             Err(_) => return wrong("http", "expected IP:PORT, such as 127.0.0.1:4385"),
+        }
+        for (name, limit) in [("limit_up", self.limit_up), ("limit_down", self.limit_down)] {
+            if limit.0 != 0 && limit < MIN_LIMIT {
+                return wrong(
+                    name,
+                    &format!("a limit is {MIN_LIMIT} a second or more, or 0 for none"),
+                );
+            }
         }
         if self.timeout_s == 0 || self.timeout_s > 24 * 3600 {
             return wrong("timeout_s", "expected 1 to 86400 seconds");
@@ -330,6 +411,28 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_read_down_to_the_lowest() {
+        let mut config = Config::default();
+        assert_eq!(config.lent_bytes(), 25 * GIB);
+        for (name, value) in [
+            ("limit_up", "128KiB"),
+            ("limit_down", "2MiB"),
+            ("limit_hours", "08:00-22:00"),
+            ("lend", "10GiB"),
+            ("min_rate", "18446744073709551615"),
+        ] {
+            config.set(name, value).expect("valid");
+        }
+        config.check().expect("valid");
+        assert_eq!(config.limit_up, MIN_LIMIT);
+        assert_eq!(config.lent_bytes(), 10 * GIB);
+        config.set("lend", "100GiB").expect("valid");
+        assert_eq!(config.lent_bytes(), 50 * GIB, "never more than the quota");
+        let text = toml::to_string(&config).expect("settings are a table");
+        assert_eq!(toml::from_str::<Config>(&text).expect("reads back"), config);
+    }
+
+    #[test]
     fn wrong_settings_are_named() {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::write(dir.path().join(FILE_NAME), "qouta = 1\n").expect("written");
@@ -344,6 +447,12 @@ mod tests {
             ("mdns", "maybe"),
             ("announce", "some"),
             ("quota", "lots"),
+            ("lend", "lots"),
+            ("limit_up", "131071"),
+            ("limit_down", "1KiB"),
+            ("limit_hours", "8-22"),
+            ("min_rate", "-1"),
+            ("offer_rate", "much"),
             ("nothing", "1"),
         ] {
             std::fs::write(dir.path().join(FILE_NAME), "").expect("written");

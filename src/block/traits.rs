@@ -35,6 +35,11 @@ pub enum Attempt {
     TimedOut,
     /// It broke the protocol or closed the connection.
     Failed,
+    /// It wants more for its blocks than is offered.
+    RateTooLow {
+        /// What it wants, in millionths of a unit a MiB.
+        wanted: u64,
+    },
 }
 
 impl fmt::Display for Attempt {
@@ -46,6 +51,9 @@ impl fmt::Display for Attempt {
             Self::Unreachable => "could not be reached",
             Self::TimedOut => "did not answer in time",
             Self::Failed => "broke off",
+            Self::RateTooLow { wanted } => {
+                return write!(f, "wants a rate of {wanted}, more than is offered");
+            }
         })
     }
 }

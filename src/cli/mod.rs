@@ -325,6 +325,8 @@ mod tests {
             "find ID --json --no-check --limit 3 --timeout 9",
             "announce text:words ID",
             "peers",
+            "peers --ledger --json",
+            "up --lend 20GiB --limit-up 2MiB --limit-down 8MiB --limit-hours 08:00-22:00",
             "peers connect /ip4/127.0.0.1/tcp/1",
             "status --json",
             "id",
@@ -412,6 +414,7 @@ mod tests {
             "check --read-data-subset 101%",
             "prune --repack-below 101",
             "forget --keep-within soon",
+            "peers --ledger connect /ip4/127.0.0.1/tcp/1",
         ] {
             let words = std::iter::once("libernet").chain(line.split_whitespace());
             let error = Cli::try_parse_from(words).expect_err(line);

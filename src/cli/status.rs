@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::{health, output, show};
-use crate::node::api::{Health, HealthReply, Status, StatusReply};
+use crate::node::api::{Health, HealthReply, LimitsStatus, Status, StatusReply};
 use crate::size::ByteSize;
 
 /// Show how the node is: addresses, peers, store, background work.
@@ -18,7 +18,8 @@ With --json: {\"version\",\"peer\",\"network\",\"addresses\":[..],\"http\",\"pid
   \"store\":{\"blocks\",\"block_bytes\",\"pinned_bytes\",\"leased_bytes\",\"cached_bytes\",\"disk_bytes\",\"quota\",\"pins\",\"corrupt\",\"evicted\",\"evicted_unsure\"},
   \"workers\":[{\"name\",\"state\",\"error\"}],
   \"exchange\":{\"served_blocks\",\"served_bytes\",\"fetched_blocks\",\"fetched_bytes\",\"wrong_blocks\"},
-  \"popularity\":{\"offered_blocks\",\"copied_blocks\",\"taken_blocks\"}}")]
+  \"popularity\":{\"offered_blocks\",\"copied_blocks\",\"taken_blocks\"},
+  \"limits\":{\"up\",\"down\",\"hours\",\"holding\",\"lend\",\"min_rate\",\"offer_rate\"}}")]
 pub(super) struct Args {}
 
 pub(super) async fn run(_: Args, context: &Context) -> Result<Exit, Failure> {
@@ -65,6 +66,7 @@ fn text(status: &StatusReply, health: &HealthReply) -> String {
     row("peers", format!("{} ({mesh})", status.peers));
     row("data", status.data_dir.to_string_lossy().into_owned());
     numbers(status, &mut row);
+    limits(&status.limits, &mut row);
     for set in &health.sets {
         row("copies", health::line(set));
     }
@@ -77,6 +79,26 @@ fn text(status: &StatusReply, health: &HealthReply) -> String {
         row(&worker.name, format!("{}{error}", worker.state));
     }
     show::table(&rows, &[])
+}
+
+/// What is limited; nothing is said of what is not.
+fn limits(limits: &LimitsStatus, mut row: impl FnMut(&str, String)) {
+    let when = match (limits.hours.as_str(), limits.holding) {
+        ("", _) => String::new(),
+        (hours, true) => format!(", {hours}"),
+        (hours, false) => format!(", {hours} (not now)"),
+    };
+    for (name, limit) in [("limit up", limits.up), ("limit down", limits.down)] {
+        if limit > 0 {
+            row(name, format!("{}/s{when}", ByteSize(limit)));
+        }
+    }
+    if limits.min_rate > 0 {
+        row("rate asked", limits.min_rate.to_string());
+    }
+    if limits.offer_rate > 0 {
+        row("rate offered", limits.offer_rate.to_string());
+    }
 }
 
 fn numbers(status: &StatusReply, mut row: impl FnMut(&str, String)) {
@@ -93,7 +115,14 @@ fn numbers(status: &StatusReply, mut row: impl FnMut(&str, String)) {
             show::count(store.pins, "pin")
         ),
     );
-    row("leased", ByteSize(store.leased_bytes).to_string());
+    row(
+        "leased",
+        format!(
+            "{} of {}",
+            ByteSize(store.leased_bytes),
+            ByteSize(status.limits.lend)
+        ),
+    );
     row("cached", ByteSize(store.cached_bytes).to_string());
     row(
         "disk",
@@ -142,5 +171,32 @@ fn numbers(status: &StatusReply, mut row: impl FnMut(&str, String)) {
     }
     if exchange.wrong_blocks > 0 {
         row("wrong", show::count(exchange.wrong_blocks, "answer"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_shown_when_set() {
+        let shown = |status: &LimitsStatus| {
+            let mut rows = Vec::new();
+            limits(status, |name, value| rows.push(format!("{name}: {value}")));
+            rows
+        };
+        let mut status = LimitsStatus {
+            lend: 1,
+            ..LimitsStatus::default()
+        };
+        assert!(shown(&status).is_empty());
+        status.up = 2 << 20;
+        status.min_rate = 7;
+        assert_eq!(shown(&status), ["limit up: 2 MiB/s", "rate asked: 7"]);
+        (status.down, status.hours) = (1 << 20, "08:00-22:00".to_owned());
+        assert_eq!(
+            shown(&status)[1],
+            "limit down: 1 MiB/s, 08:00-22:00 (not now)"
+        );
     }
 }

@@ -27,6 +27,7 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(3500);
 #[command(after_help = "Examples:
   libernet up
   libernet up --quota 200GiB --bootstrap /ip4/192.0.2.7/tcp/4384
+  libernet up --limit-up 2MiB --limit-down 8MiB --limit-hours 08:00-22:00
   libernet up --listen /ip4/127.0.0.1/tcp/0 --http 127.0.0.1:0 --no-mdns --json
 
 With --json: one line an event, the first {\"event\":\"ready\",\"peer\",\"addresses\":[..],\"http\",\"pid\",\"version\"}, then
@@ -48,6 +49,18 @@ pub(super) struct Args {
     /// Most bytes that the node may use on disk, such as 50GiB.
     #[arg(long, value_name = "SIZE")]
     quota: Option<String>,
+    /// Most bytes of the quota that are lent to others; half: half of it.
+    #[arg(long, value_name = "SIZE")]
+    lend: Option<String>,
+    /// Most bytes of blocks sent in a second, such as 2MiB.
+    #[arg(long, value_name = "SIZE")]
+    limit_up: Option<String>,
+    /// Most bytes of blocks fetched in a second.
+    #[arg(long, value_name = "SIZE")]
+    limit_down: Option<String>,
+    /// Local hours in which these two limits hold, such as 08:00-22:00.
+    #[arg(long, value_name = "FROM-TO")]
+    limit_hours: Option<String>,
     /// Stop when standard input ends: whoever started the node holds its other end.
     #[arg(long, hide = true)]
     until_stdin_ends: bool,
@@ -67,6 +80,10 @@ impl Args {
         set("bootstrap", list(&self.bootstrap));
         set("http", self.http.clone());
         set("quota", self.quota.clone());
+        set("lend", self.lend.clone());
+        set("limit_up", self.limit_up.clone());
+        set("limit_down", self.limit_down.clone());
+        set("limit_hours", self.limit_hours.clone());
         set("mdns", self.no_mdns.then(|| "false".to_owned()));
         settings
     }
@@ -220,10 +237,14 @@ mod tests {
             bootstrap: Vec::new(),
             no_mdns: true,
             quota: None,
+            lend: Some(text("1GiB")),
+            limit_up: Some(text("2MiB")),
+            limit_down: None,
+            limit_hours: Some(text("08:00-22:00")),
             until_stdin_ends: false,
         };
         let settings = args.settings();
-        assert_eq!(settings.len(), 3);
+        assert_eq!(settings.len(), 6);
         assert_eq!(settings["listen"], "/a,/b");
         let mut config = Config::default();
         for (name, value) in &settings {
@@ -231,5 +252,6 @@ mod tests {
         }
         assert_eq!(config.listen, ["/a", "/b"]);
         assert!(!config.mdns);
+        assert_eq!(config.limit_up.0, 2 << 20);
     }
 }

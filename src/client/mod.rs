@@ -180,6 +180,8 @@ impl Client {
         announce(Announce) -> AnnounceReply;
         /// Lists connected peers.
         peers(Peers) -> PeersReply;
+        /// Lists what this node and others have done for each other.
+        ledger(Ledger) -> LedgerReply;
         /// Connects to a peer at an address.
         connect(Connect) -> ConnectReply;
         /// Tells how the node is.

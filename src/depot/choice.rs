@@ -16,6 +16,8 @@ const FIRST_WINDOW: usize = 8;
 const MAX_FAILURES: u32 = 3;
 /// How long a peer that failed repeatedly is left alone.
 const REST: Duration = Duration::from_secs(10);
+/// How long a peer that wants a higher rate is left alone: its owner may change that.
+const RATE_REST: Duration = Duration::from_secs(60);
 /// Peers that a session remembers at most.
 const MAX_PEERS: usize = 256;
 
@@ -131,6 +133,8 @@ impl Roster {
             Attempt::Busy => known.rests_until = now + Duration::from_millis(200),
             // Once is enough: who sends wrong bytes does so again.
             Attempt::WrongBytes => known.rests_until = Duration::MAX,
+            // What it wants is the same for every block.
+            Attempt::RateTooLow { .. } => known.rests_until = now + RATE_REST,
             Attempt::Unreachable | Attempt::TimedOut | Attempt::Failed => {
                 known.failures += 1;
                 if attempt == Attempt::TimedOut {

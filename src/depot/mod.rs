@@ -4,12 +4,14 @@
 //!   blocks, so that the next one is asked of them first.
 //! - [`Depot::sink`]: a [`BlockSink`](crate::block::BlockSink) into the store; what is new is put on the list of what to announce.
 //! - [`serve::Server`]: answers other nodes out of the store. What they ask for is counted in [`demand::Demand`].
+//! - [`ledger`]: what this node and each other one have done for each other, and how they stand.
 //!
 //! Invariant: bytes from the network become a [`Block`](crate::block::Block) by a hash check on a worker thread before anything else sees
 //! them. Deliberately absent: files, policy of what to keep, the announcing itself.
 
 mod choice;
 pub mod demand;
+pub mod ledger;
 mod pending;
 pub mod serve;
 mod session;
@@ -71,6 +73,7 @@ struct Inner {
     store: Arc<dyn Store>,
     net: Net,
     traffic: Arc<Traffic>,
+    ledger: Arc<ledger::Ledger>,
     fresh: Arc<Pending>,
     wounded: Arc<Pending>,
     demand: Arc<demand::Demand>,
@@ -95,6 +98,7 @@ impl Depot {
                 store,
                 net,
                 traffic: server.traffic(),
+                ledger: server.ledger(),
                 fresh,
                 wounded: server.wounded(),
                 demand: server.demand(),
@@ -119,6 +123,11 @@ impl Depot {
     /// Counters since start.
     pub fn traffic(&self) -> &Traffic {
         &self.inner.traffic
+    }
+
+    /// What this node and others have done for each other.
+    pub fn ledger(&self) -> &Arc<ledger::Ledger> {
+        &self.inner.ledger
     }
 
     /// Blocks that came lately and are to be announced.

@@ -6,10 +6,11 @@ use async_trait::async_trait;
 use libp2p::PeerId;
 
 use super::demand::Demand;
+use super::ledger::{Amount, Ledger};
 use super::{Pending, Traffic};
 use crate::block::Block;
 use crate::id::BlockId;
-use crate::net::exchange::{Answer, BlockService, Want};
+use crate::net::exchange::{Answer, BlockService, Standing, Want};
 use crate::store::{self, Event, Store};
 use crate::time::Clock;
 
@@ -20,26 +21,33 @@ use crate::time::Clock;
 pub struct Server {
     store: Arc<dyn Store>,
     traffic: Arc<Traffic>,
+    ledger: Arc<Ledger>,
     wounded: Arc<Pending>,
     demand: Arc<Demand>,
 }
 
 impl Server {
-    /// A server for `store`.
+    /// A server for `store`, with a ledger that is forgotten at its end.
     pub fn new(store: Arc<dyn Store>) -> Self {
+        Self::with_ledger(store, Arc::default())
+    }
+
+    /// A server for `store` that writes down in `ledger` whom it has served.
+    pub fn with_ledger(store: Arc<dyn Store>, ledger: Arc<Ledger>) -> Self {
         Self {
             store,
             traffic: Arc::default(),
+            ledger,
             wounded: Arc::default(),
             demand: Arc::default(),
         }
     }
 
-    /// As [`new`](Self::new), counting what is asked for by another clock than the machine's.
-    pub fn with_clock(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+    /// The same, counting what is asked for by another clock than the machine's.
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
         Self {
             demand: Arc::new(Demand::new(clock)),
-            ..Self::new(store)
+            ..self
         }
     }
 
@@ -49,6 +57,10 @@ impl Server {
 
     pub(super) fn traffic(&self) -> Arc<Traffic> {
         self.traffic.clone()
+    }
+
+    pub(super) fn ledger(&self) -> Arc<Ledger> {
+        self.ledger.clone()
     }
 
     pub(super) fn wounded(&self) -> Arc<Pending> {
@@ -71,16 +83,17 @@ impl BlockService for Server {
             self.wounded.clone(),
             self.demand.clone(),
         );
+        let ledger = self.ledger.clone();
         let count = ids.len();
         tokio::task::spawn_blocking(move || {
             let mut room = max_bytes;
-            let answers = ids
+            let answers: Vec<Answer> = ids
                 .iter()
                 .map(|id| match want {
                     Want::Have => has(store.as_ref(), *id),
                     Want::Block => give(store.as_ref(), &traffic, &wounded, *id, &mut room),
                 })
-                .collect::<Vec<_>>();
+                .collect();
             // Who only asks whether a block is here says little about wanting it from here: that counts only where it is missing.
             let answered = |fits: fn(&Answer) -> bool| {
                 let answered = ids.iter().zip(&answers);
@@ -90,10 +103,26 @@ impl BlockService for Server {
             let given = answered(|answer| matches!(answer, Answer::Block(_)));
             let missed = answered(|answer| matches!(answer, Answer::DontHave));
             demand.count(peer, &given, &missed);
+            let mut served = Amount::default();
+            for answer in &answers {
+                if let Answer::Block(bytes) = answer {
+                    served.add(Amount {
+                        blocks: 1,
+                        bytes: bytes.len() as u64,
+                    });
+                }
+            }
+            if served.blocks > 0 {
+                ledger.served(peer, served);
+            }
             answers
         })
         .await
         .unwrap_or_else(|_| vec![Answer::Busy; count])
+    }
+
+    fn standing(&self, peer: PeerId) -> Standing {
+        self.ledger.standing(peer)
     }
 }
 

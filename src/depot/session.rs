@@ -22,6 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::choice::Roster;
+use super::ledger::Amount;
 use super::serve::{self, Read};
 use super::{Depot, Traffic, sink};
 use crate::block::{Attempt, Block, BlockSource, GetError, PutError, Tried};
@@ -34,6 +35,8 @@ use crate::store::{Event, Keep};
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request stays silent before another peer is asked as well.
 const HEDGE_AFTER: Duration = Duration::from_secs(4);
+/// The same when there is a limit on what is fetched.
+const LIMITED_HEDGE_AFTER: Duration = Duration::from_secs(20);
 /// Requests for one block at once.
 const MAX_ATTEMPTS_AT_ONCE: usize = 3;
 /// How long connected peers may take to say whether they have a block.
@@ -210,7 +213,7 @@ impl Session {
             // Listens from here on: what changes while we look at the roster is not missed.
             changed.as_mut().enable();
             let now = Instant::now();
-            let silent = now.duration_since(last_ask) >= HEDGE_AFTER;
+            let silent = now.duration_since(last_ask) >= self.hedge_after();
             if attempts.is_empty() || (silent && attempts.len() < MAX_ATTEMPTS_AT_ONCE) {
                 if let Some(request) = self.choose(&tried) {
                     // While this one is under way the peer counts as tried, so that a second request goes elsewhere.
@@ -247,7 +250,7 @@ impl Session {
                     next_search = Instant::now() + pause;
                     pause = (2 * pause).min(MAX_PAUSE);
                     // Who could not be reached or was not there yet may be by now.
-                    tried.retain(|_, attempt| matches!(attempt, Attempt::DontHave | Attempt::WrongBytes | Attempt::TimedOut));
+                    tried.retain(|_, attempt| matches!(attempt, Attempt::DontHave | Attempt::WrongBytes | Attempt::TimedOut | Attempt::RateTooLow { .. }));
                 }
                 () = changed => {}
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
@@ -255,9 +258,18 @@ impl Session {
         }
     }
 
+    /// With a limit, silence is mostly our own doing, and a second copy of a block would take the place of another block.
+    fn hedge_after(&self) -> Duration {
+        if self.depot.inner.net.exchange().pace().is_limited() {
+            LIMITED_HEDGE_AFTER
+        } else {
+            HEDGE_AFTER
+        }
+    }
+
     /// Whether waiting for the known peers is not enough: none of them may still give the block, or it takes them too long.
     fn needs_others(&self, start: Instant, tried: &BTreeMap<PeerId, Attempt>) -> bool {
-        start.elapsed() >= HEDGE_AFTER || !lock(&self.shared.roster).has_later(tried)
+        start.elapsed() >= self.hedge_after() || !lock(&self.shared.roster).has_later(tried)
     }
 
     fn patience_now(&self) -> Duration {
@@ -304,6 +316,8 @@ impl Session {
         AbortOnDropHandle::new(tokio::spawn(async move {
             let peer = request.peer;
             let exchange = inner.net.exchange();
+            // What was asked for and could not come within the limit in time would be asked for again, for nothing.
+            let _ahead = exchange.pace().ahead().await;
             let answer = match exchange.fetch(peer, vec![id], ATTEMPT_TIMEOUT).await {
                 Ok(answers) => match answers.into_iter().find(|(answered, _)| *answered == id) {
                     Some((_, Answer::Block(bytes))) => check(&inner, id, peer, bytes).await,
@@ -349,6 +363,10 @@ impl Session {
         }
         Traffic::add(&self.depot.inner.traffic.fetched_blocks, 1);
         Traffic::add(&self.depot.inner.traffic.fetched_bytes, bytes);
+        self.depot
+            .inner
+            .ledger
+            .taken(peer, Amount { blocks: 1, bytes });
         let mut gifts = lock(&self.shared.gifts);
         let gift = gifts.entry(peer).or_default();
         gift.blocks += 1;
@@ -399,6 +417,7 @@ async fn check(
         Some(Err(error)) => {
             tracing::warn!(%peer, %error, "a peer sent wrong bytes");
             Traffic::add(&inner.traffic.wrong_blocks, 1);
+            inner.ledger.wrong(peer);
             inner
                 .net
                 .peers()
@@ -460,6 +479,29 @@ fn attempt_of(error: &exchange::Error) -> Attempt {
         exchange::Error::Unreachable { .. } => Attempt::Unreachable,
         exchange::Error::TimedOut { .. } => Attempt::TimedOut,
         exchange::Error::Busy { .. } => Attempt::Busy,
+        exchange::Error::RateTooLow { wanted, .. } => Attempt::RateTooLow { wanted: *wanted },
         _ => Attempt::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_wants_more_than_is_offered_is_named_with_what_it_wants() {
+        let peer = PeerId::random();
+        let attempt = attempt_of(&exchange::Error::RateTooLow { peer, wanted: 7 });
+        let error = GetError::NotFound {
+            id: BlockId::from_sha384([1; 48]),
+            after: Duration::from_secs(1),
+            tried: vec![Tried {
+                peer: "somebody".to_owned(),
+                attempt,
+            }],
+        };
+        let text = error.to_string();
+        let said = "somebody wants a rate of 7, more than is offered";
+        assert!(text.ends_with(said), "{text}");
     }
 }

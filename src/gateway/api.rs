@@ -168,6 +168,7 @@ async fn dispatch(
         Find => find;
         Announce => announce;
         Peers => peers;
+        Ledger => ledger;
         Connect => connect;
         Status => status;
         PinRm => pin_rm;

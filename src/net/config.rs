@@ -5,7 +5,8 @@ use std::sync::Arc;
 use libp2p::Multiaddr;
 use libp2p::identity::Keypair;
 
-use super::exchange::BlockService;
+use super::exchange::{BlockService, Rates};
+use super::pace::Pace;
 use super::providers::RecordShelf;
 use crate::size::MIB;
 use crate::time::{Clock, SystemClock};
@@ -32,6 +33,10 @@ pub struct NetConfig {
     pub memory_transport: bool,
     /// Upper bounds.
     pub limits: Limits,
+    /// How fast blocks may move; can be changed while the net runs.
+    pub pace: Pace,
+    /// What is offered, and wanted, for blocks.
+    pub rates: Rates,
     /// What peers are told about the program: name and version.
     pub agent: String,
     /// Where the time comes from.
@@ -54,6 +59,8 @@ impl NetConfig {
             kad_server: true,
             memory_transport: false,
             limits: Limits::default(),
+            pace: Pace::default(),
+            rates: Rates::default(),
             agent: format!("libernet/{}", env!("CARGO_PKG_VERSION")),
             clock: Arc::new(SystemClock),
         }

@@ -10,8 +10,12 @@ use bytes::{Buf, Bytes};
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::pace::Meter;
+
 /// Frames are written in parts of this size, each of which must get through within [`STALL_TIMEOUT`].
 const WRITE_BYTES: usize = 256 << 10;
+/// Paced frames are read in parts of this size, each once the limit allows it.
+const READ_BYTES: usize = 64 << 10;
 /// How long a peer may take to accept one part.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -42,6 +46,29 @@ where
     }
     let mut frame = vec![0; len];
     io.read_exact(&mut frame).await?;
+    Ok(Ok(frame.into()))
+}
+
+/// Reads a frame as [`read_frame`] does, no faster than `meter` allows.
+pub(in crate::net) async fn read_frame_paced<T>(
+    io: &mut T,
+    max_bytes: usize,
+    meter: &Meter,
+) -> io::Result<Result<Bytes, Malformed>>
+where
+    T: AsyncRead + Unpin + Send,
+{
+    let mut head = [0; 4];
+    io.read_exact(&mut head).await?;
+    let len = u32::from_be_bytes(head) as usize;
+    if len > max_bytes {
+        return Ok(Err(Malformed("a frame larger than allowed")));
+    }
+    let mut frame = vec![0; len];
+    for part in frame.chunks_mut(READ_BYTES) {
+        meter.draw(part.len() as u64).await;
+        io.read_exact(part).await?;
+    }
     Ok(Ok(frame.into()))
 }
 

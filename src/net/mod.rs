@@ -14,6 +14,7 @@
 //! Deliberately absent: the store, hashing, and every decision about which blocks to fetch, keep or announce.
 
 pub mod exchange;
+pub mod pace;
 pub mod peers;
 pub mod providers;
 pub mod replica;
@@ -143,6 +144,7 @@ impl Net {
             exchange: exchange::Exchange {
                 mailbox: Mailbox::new(sender.clone(), Command::Exchange),
                 permits,
+                pace: config.pace.down.clone(),
             },
             providers: providers::Providers {
                 mailbox: Mailbox::new(sender.clone(), Command::Providers),
@@ -267,7 +269,7 @@ fn rooms(
     let exchange = exchange::Behaviour::new(
         protocol(&config.network, names::exchange)?,
         services.blocks,
-        &config.limits,
+        config,
     );
     let (providers, records) = providers::Behaviour::new(
         local,

@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use jiff::tz::TimeZone;
 use libp2p::Multiaddr;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -33,8 +34,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::backup::Home;
 use crate::config::Config;
+use crate::depot::ledger::Ledger;
 use crate::depot::serve::Server;
 use crate::depot::{Depot, Pending, Session};
+use crate::net::exchange::Rates;
+use crate::net::pace::Pace;
 use crate::net::{self, Limits, Net, NetConfig, Services};
 use crate::ring::RingsFile;
 use crate::store::{RocksStore, Store, StoreOptions};
@@ -45,6 +49,8 @@ use api::*;
 
 /// Directory of the store below the data directory.
 const STORE_DIR: &str = "store";
+/// Name of the ledger of peers in the data directory.
+const LEDGER_FILE: &str = "ledger.json";
 /// How long calls under way may take to end when the node stops.
 const CALL_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long background work may take to end when the node stops.
@@ -138,12 +144,23 @@ impl Node {
         let key = identity::load_or_create(&options.data_dir)?;
         let rings_file = Arc::new(RingsFile::new(&options.data_dir));
         let rings = rings_file.load()?;
-        let server = Arc::new(Server::with_clock(store.clone(), clock.clone()));
+        let ledger = Ledger::open(&options.data_dir.join(LEDGER_FILE), clock.clone());
+        let server = Server::with_ledger(store.clone(), Arc::new(ledger));
+        let server = Arc::new(server.with_clock(clock.clone()));
         let services = Services {
             blocks: server.clone(),
             records: Arc::new(shelf::Shelf(store.records().clone())),
         };
+        let (pace, zone) = (Pace::default(), TimeZone::system());
+        let bandwidth = upkeep::fairness::Bandwidth::of(config);
+        // From the first block on.
+        bandwidth.apply(clock.now(), &zone, &pace);
         let net_config = NetConfig {
+            pace: pace.clone(),
+            rates: Rates {
+                offered: config.offer_rate,
+                wanted: config.min_rate,
+            },
             network: config.network.clone(),
             listen,
             bootstrap,
@@ -183,7 +200,7 @@ impl Node {
         workers.spawn("rings", |c, s| upkeep::rings::run(job, c, s));
         workers.spawn("maintain", |c, s| upkeep::maintain::run(store, c, s));
         let (held, now, may) = (depot.clone(), clock.clone(), candidates.clone());
-        let lend = upkeep::holder::Lend::of_quota(config.quota.0);
+        let lend = upkeep::holder::Lend::of_bytes(config.lent_bytes());
         workers.spawn("holder", |c, s| {
             upkeep::holder::run(held, now, lend, may, c, s)
         });
@@ -194,6 +211,15 @@ impl Node {
             let limits = upkeep::popular::policy::Limits::default();
             upkeep::popular::run(hot, now, limits, c, s)
         });
+        let fairness = upkeep::fairness::Setup {
+            depot: depot.clone(),
+            copies: copies.clone(),
+            bandwidth,
+            pace,
+            clock: clock.clone(),
+            zone,
+        };
+        workers.spawn("fairness", |c, s| upkeep::fairness::run(fairness, c, s));
         workers.spawn("events", |c, s| forward_events(from, parts.3, joined, c, s));
         let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
             let inner = inner.clone();

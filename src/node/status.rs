@@ -2,9 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use jiff::tz::TimeZone;
+
 use super::Node;
 use super::api::*;
 use crate::size::ByteSize;
+use crate::upkeep::fairness::Bandwidth;
 
 impl Node {
     /// How the node is.
@@ -64,6 +67,45 @@ impl Node {
                 copied_blocks: count(&traffic.copied_blocks),
                 taken_blocks: count(&traffic.taken_blocks),
             },
+            limits: self.limits(),
+        })
+    }
+
+    fn limits(&self) -> LimitsStatus {
+        let config = &self.inner.options.config;
+        let bandwidth = Bandwidth::of(config);
+        LimitsStatus {
+            up: bandwidth.up,
+            down: bandwidth.down,
+            hours: bandwidth.hours.to_string(),
+            holding: bandwidth.hold(self.now(), &TimeZone::system()),
+            lend: config.lent_bytes(),
+            min_rate: config.min_rate,
+            offer_rate: config.offer_rate,
+        }
+    }
+
+    /// What this node and each other one have done for each other.
+    ///
+    /// # Errors
+    /// None at present.
+    pub async fn ledger(&self, _: Ledger) -> Result<LedgerReply, CallError> {
+        let connected = self.net().peers().connected();
+        let now = self.now();
+        let list = self.inner.depot.ledger().list().into_iter();
+        let peers = list.map(|(peer, entry, standing)| LedgerPeer {
+            peer: peer.to_string(),
+            standing,
+            served: entry.served,
+            taken: entry.taken,
+            wrong_blocks: entry.wrong_blocks,
+            keeps_for_us: entry.keeps_for_us,
+            kept_for_it: entry.kept_for_it,
+            seen_s_ago: (entry.seen.0 > 0).then(|| now.since(entry.seen).as_secs()),
+            connected: connected.contains(&peer),
+        });
+        Ok(LedgerReply {
+            peers: peers.collect(),
         })
     }
 }

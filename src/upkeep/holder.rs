@@ -63,8 +63,13 @@ pub struct Lend {
 impl Lend {
     /// The part of a quota that is lent unless the settings say otherwise: half.
     pub const fn of_quota(quota: u64) -> Self {
+        Self::of_bytes(quota / 2)
+    }
+
+    /// So many bytes.
+    pub const fn of_bytes(bytes: u64) -> Self {
         Self {
-            bytes: quota / 2,
+            bytes,
             leases_per_owner: 4096,
         }
     }
@@ -88,7 +93,7 @@ pub async fn run(
     let taker = Taker::new(depot.clone(), clock.clone(), accept::Limits::default());
     let opened = tokio::task::spawn_blocking(move || Book::open(store, clock, lend, local)).await;
     let book = match opened {
-        Ok(Ok(book)) => Arc::new(book),
+        Ok(Ok(book)) => Arc::new(book.with_ledger(depot.ledger().clone())),
         Ok(Err(error)) => {
             state.fail(error.to_string());
             return;
@@ -149,6 +154,8 @@ impl Holder {
                 }
             }
             self.start_pulls();
+            let (kept, all) = self.book.kept();
+            self.depot.ledger().set_kept(&kept, all);
             state.set(self.book.describe());
         }
     }

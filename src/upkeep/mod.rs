@@ -4,6 +4,7 @@
 //! | job | what it does | cost when idle |
 //! |---|---|---|
 //! | [`announce`] | tells the DHT of blocks: new ones at once, all of them twice a day | none |
+//! | [`fairness`] | works out how peers stand, sets the limits of the hour, writes the ledger | one look in 5 seconds |
 //! | [`heal`] | fetches damaged blocks again | none |
 //! | [`handover`] | hands over what is about to be evicted and may be the last copy | one look at a number every 30 seconds |
 //! | [`heads`] | finds, keeps and publishes the heads of owners whose backups are kept here | one round an hour |
@@ -14,6 +15,7 @@
 //! | [`rings`] | finds members of rings, tells them how much room is here | a search a ring and some hundred bytes a member every 3 minutes |
 
 pub mod announce;
+pub mod fairness;
 pub mod handover;
 pub mod heads;
 pub mod heal;

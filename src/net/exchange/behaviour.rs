@@ -12,7 +12,7 @@ use super::client::Client;
 use super::codec::{Asked, Codec, Response};
 use super::server::{Outgoing, Server};
 use super::{BlockService, Command, MAX_DEADLINE};
-use crate::net::config::Limits;
+use crate::net::config::NetConfig;
 use crate::net::delegate::delegate_connections;
 
 /// What others may want to know of the exchange.
@@ -40,22 +40,23 @@ impl Behaviour {
     pub(crate) fn new(
         protocol: StreamProtocol,
         service: Arc<dyn BlockService>,
-        limits: &Limits,
+        config: &NetConfig,
     ) -> Self {
+        let limits = &config.limits;
         // Both directions share one bound. What is past it on the answering side is reset by libp2p without a word; the
         // queue's bounds are lower, so that who keeps to the permits hears "busy" first.
         let streams = limits.requests_per_peer + limits.waiting_per_peer + limits.serving;
-        let config = rr::Config::default()
+        let settings = rr::Config::default()
             .with_request_timeout(MAX_DEADLINE)
             .with_max_concurrent_streams(streams);
         Self {
             inner: rr::Behaviour::with_codec(
-                Codec::default(),
+                Codec::new(config.pace.down.clone()),
                 [(protocol, ProtocolSupport::Full)],
-                config,
+                settings,
             ),
-            client: Client::default(),
-            server: Server::new(service, limits),
+            client: Client::new(config.rates.offered),
+            server: Server::new(service, config),
             events: VecDeque::new(),
         }
     }
@@ -81,10 +82,14 @@ impl Behaviour {
                     request: Ok(parcel),
                     channel,
                 } => {
-                    let busy = self.server.asked(peer, request_id, parcel.request, channel);
-                    if let Some(busy) = busy {
-                        self.events.push_back(Event::TurnedAway { peer });
-                        self.send(busy);
+                    let refusal = self.server.asked(peer, request_id, parcel.request, channel);
+                    if let Some(refusal) = refusal {
+                        // Who offers too little has not asked too much.
+                        if matches!(refusal.response, Response::Answers(_)) {
+                            let peer = refusal.peer;
+                            self.events.push_back(Event::TurnedAway { peer });
+                        }
+                        self.send(refusal);
                     }
                 }
                 // Without its channel the stream ends, and nothing is said.

@@ -34,12 +34,20 @@ struct Pending {
 }
 
 /// Our requests under way. Bounded by the permits that they hold.
-#[derive(Default)]
 pub(super) struct Client {
     pending: HashMap<OutboundRequestId, Pending>,
+    /// Offered with each request for blocks.
+    rate: u64,
 }
 
 impl Client {
+    pub(super) fn new(rate: u64) -> Self {
+        Self {
+            pending: HashMap::new(),
+            rate,
+        }
+    }
+
     /// Sends a request.
     pub(super) fn ask(
         &mut self,
@@ -60,7 +68,7 @@ impl Client {
     fn send(&mut self, inner: &mut rr::Behaviour<Codec>, pending: Pending) {
         let ask = &pending.ask;
         let parcel = Parcel {
-            request: Request::new(ask.ids.clone(), ask.want),
+            request: Request::new(ask.ids.clone(), ask.want).with_rate(self.rate),
             until: ask.until,
             abandoned: ask.abandoned.clone(),
         };
@@ -86,6 +94,11 @@ impl Client {
         match response {
             Response::Refused(code) => {
                 let _ = pending.reply.send(Err(Error::Refused { peer, code }));
+                None
+            }
+            Response::RateTooLow { wanted } => {
+                let error = Error::RateTooLow { peer, wanted };
+                let _ = pending.reply.send(Err(error));
                 None
             }
             Response::Answers(answers) => {

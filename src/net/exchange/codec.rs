@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -19,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Answer, MAX_DEADLINE, MAX_IDS, Want};
 use crate::block::MAX_BLOCK_BYTES;
 use crate::id::BlockId;
-use crate::net::frame::{Malformed, read_frame, read_frame_within, write_frame};
+use crate::net::frame::{Malformed, read_frame_paced, read_frame_within, write_frame};
+use crate::net::pace::Meter;
 use crate::wire::exchange as wire;
 
 /// Largest request frame in bytes: 64 ids of 50 bytes with their tags.
@@ -39,6 +41,7 @@ const STATUS_BLOCK: u32 = 1;
 const STATUS_HAVE: u32 = 2;
 const STATUS_DONT_HAVE: u32 = 3;
 const STATUS_BUSY: u32 = 4;
+const ERROR_RATE_TOO_LOW: u32 = 2;
 const TAG_ANSWERS: u32 = 1;
 const TAG_ID: u32 = 1;
 const TAG_STATUS: u32 = 2;
@@ -51,6 +54,8 @@ pub(crate) struct Request {
     pub(super) want: Want,
     /// Most bytes of blocks in the response.
     pub(super) max_bytes: usize,
+    /// What is offered for each MiB of blocks, in millionths of a unit; 0 for a question.
+    pub(super) rate: u64,
 }
 
 /// A request on its way out or in, with what ends it early.
@@ -66,11 +71,13 @@ pub(crate) struct Parcel {
 /// A request as it went out or came in. One that breaks the protocol is handed on as what is wrong with it.
 pub(crate) type Asked = Result<Parcel, Malformed>;
 
-/// A response: an answer for each id of the request, in its order; or the code of a refusal.
+/// A response: an answer for each id of the request, in its order; or the code of a refusal, with the rate that would do where that is
+/// the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Response {
     Answers(Vec<(BlockId, Answer)>),
     Refused(u32),
+    RateTooLow { wanted: u64 },
 }
 
 impl Request {
@@ -84,7 +91,17 @@ impl Request {
             ids,
             want,
             max_bytes,
+            rate: 0,
         }
+    }
+
+    /// Offers this rate for blocks. A question is never paid for.
+    pub(super) fn with_rate(mut self, rate: u64) -> Self {
+        self.rate = match self.want {
+            Want::Block => rate,
+            Want::Have => 0,
+        };
+        self
     }
 
     pub(super) fn encode(&self) -> Bytes {
@@ -95,6 +112,7 @@ impl Request {
             },
             ids: self.ids.iter().map(|id| id.to_multihash().into()).collect(),
             max_bytes: self.max_bytes as u32,
+            rate: self.rate,
         };
         message.encode_to_vec().into()
     }
@@ -119,7 +137,7 @@ impl Request {
             .map(|id| BlockId::from_multihash(id))
             .collect::<Result<_, _>>()
             .map_err(|_| Malformed("the request has an id of an unknown kind"))?;
-        let mut request = Self::new(ids, want);
+        let mut request = Self::new(ids, want).with_rate(message.rate);
         if message.max_bytes != 0 {
             request.max_bytes = request.max_bytes.min(message.max_bytes as usize);
         }
@@ -141,6 +159,15 @@ impl Response {
                 let message = wire::Response {
                     answers: Vec::new(),
                     error: *code,
+                    rate_wanted: 0,
+                };
+                return vec![message.encode_to_vec().into()];
+            }
+            Self::RateTooLow { wanted } => {
+                let message = wire::Response {
+                    answers: Vec::new(),
+                    error: ERROR_RATE_TOO_LOW,
+                    rate_wanted: *wanted,
                 };
                 return vec![message.encode_to_vec().into()];
             }
@@ -181,8 +208,14 @@ impl Response {
         }
         let message =
             wire::Response::decode(frame).map_err(|_| Malformed("not a response message"))?;
-        if message.error != 0 {
-            return Ok(Self::Refused(message.error));
+        match message.error {
+            0 => {}
+            ERROR_RATE_TOO_LOW => {
+                return Ok(Self::RateTooLow {
+                    wanted: message.rate_wanted,
+                });
+            }
+            code => return Ok(Self::Refused(code)),
         }
         if message.answers.len() > asked.ids.len() {
             return Err(Malformed("more answers than questions"));
@@ -232,14 +265,21 @@ fn put_bytes_head(tag: u32, len: usize, buffer: &mut BytesMut) {
 }
 
 /// The codec of one stream: libp2p clones it for each, so it can remember between request and response what was asked.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Codec {
     asked: Option<Parcel>,
+    down: Arc<Meter>,
+}
+
+impl Codec {
+    pub(super) const fn new(down: Arc<Meter>) -> Self {
+        Self { asked: None, down }
+    }
 }
 
 impl Clone for Codec {
     fn clone(&self) -> Self {
-        Self::default()
+        Self::new(self.down.clone())
     }
 }
 
@@ -269,7 +309,7 @@ impl libp2p::request_response::Codec for Codec {
             .take()
             .ok_or_else(|| io::Error::other("a response without a request"))?;
         let frame = tokio::select! {
-            frame = read_frame(io, asked.request.max_response_bytes()) => frame??,
+            frame = read_frame_paced(io, asked.request.max_response_bytes(), &self.down) => frame??,
             () = sleep_until(asked.until) => return Err(ErrorKind::TimedOut.into()),
             () = asked.abandoned.cancelled() => return Err(ErrorKind::Interrupted.into()),
         };
@@ -368,6 +408,64 @@ mod tests {
             format!("0a360a322030{}1002", "11".repeat(48))
         );
         assert_eq!(HEXLOWER.encode(&joined(&Response::Refused(1))), "1001");
+    }
+
+    #[test]
+    fn golden_rates() {
+        let request = Request::new(vec![BlockId::from_sha256([0x11; 32])], Want::Block);
+        let offering = request.clone().with_rate(300);
+        assert_eq!(
+            HEXLOWER.encode(&offering.encode()),
+            format!("12221220{}18808080 0140ac02", "11".repeat(32)).replace(' ', "")
+        );
+        assert_eq!(Request::decode(offering.encode()), Ok(offering));
+        assert_eq!(request.clone().with_rate(0).encode(), request.encode());
+        let question = Request::new(request.ids.clone(), Want::Have);
+        assert_eq!(question.clone().with_rate(300), question);
+
+        let refusal = Response::RateTooLow { wanted: 300 };
+        assert_eq!(HEXLOWER.encode(&joined(&refusal)), "100240ac02");
+        assert_eq!(
+            Response::decode(joined(&refusal), &request),
+            Ok(refusal.clone())
+        );
+        // Without the rate it is the same refusal.
+        let bare = Bytes::from_static(&[0x10, 2]);
+        assert_eq!(
+            Response::decode(bare, &request),
+            Ok(Response::RateTooLow { wanted: 0 })
+        );
+        // The highest of everything fits its frame.
+        let ids: Vec<BlockId> = (0..MAX_IDS).map(|n| id(n as u8)).collect();
+        let largest = Request::new(ids, Want::Block).with_rate(u64::MAX);
+        assert!(largest.encode().len() <= MAX_REQUEST_BYTES);
+        assert_eq!(Request::decode(largest.encode()), Ok(largest));
+    }
+
+    #[test]
+    fn a_response_of_the_largest_size_is_one_burst() {
+        assert_eq!(
+            MAX_RESPONSE_BLOCK_BYTES as u64,
+            crate::net::pace::BURST_BYTES
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_is_read_at_the_pace_that_is_set() {
+        let meter = Meter::default();
+        meter.set_rate(1 << 20);
+        let len = 6 << 20;
+        let mut bytes = (len as u32).to_be_bytes().to_vec();
+        bytes.resize(4 + len, 7);
+        let began = Instant::now();
+        let frame = read_frame_paced(&mut &bytes[..], len, &meter).await;
+        let frame = frame.expect("read").expect("allowed");
+        assert_eq!(frame, bytes[4..]);
+        // The burst is free, two MiB are left.
+        let took = began.elapsed();
+        assert!(took >= Duration::from_secs(2) && took < Duration::from_millis(2_200));
+        let over = read_frame_paced(&mut &bytes[..], len - 1, &meter).await;
+        assert!(over.expect("read").is_err());
     }
 
     proptest! {

@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::pace::Meter;
 use super::switchboard::Mailbox;
 use crate::id::BlockId;
 
@@ -61,6 +62,46 @@ pub enum Answer {
     Busy,
 }
 
+/// How a peer stands with this node, from lowest to highest. Of those who have to wait, the higher are answered first.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It has taken much and given next to nothing.
+    FreeRider,
+    /// Too little was exchanged with it to say.
+    Newcomer,
+    /// It gives about as much as it takes, or more.
+    Even,
+    /// It is in a ring with this node.
+    Member,
+}
+
+impl Standing {
+    /// As it is shown.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FreeRider => "free rider",
+            Self::Newcomer => "newcomer",
+            Self::Even => "even",
+            Self::Member => "member",
+        }
+    }
+}
+
+/// What one side offers, or wants, for a MiB of blocks: in millionths of a unit that the two of them have agreed on elsewhere.
+///
+/// This is the rate of LBRYnet's negotiation, which accepted 0 by default as this does. **No payment is behind it**: nothing is counted,
+/// owed or settled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Sent with requests for blocks.
+    pub offered: u64,
+    /// Who offers less gets no blocks, unless it is a member of a ring of ours.
+    pub wanted: u64,
+}
+
 /// Answers peers who ask for blocks.
 ///
 /// The future is polled on the task that owns the network: it must not hash or touch the disk itself but hand that to other
@@ -75,6 +116,11 @@ pub trait BlockService: Send + Sync {
         want: Want,
         max_bytes: usize,
     ) -> Vec<Answer>;
+
+    /// How a peer stands. Called on the task that owns the network: it must be no more than a look into memory.
+    fn standing(&self, _peer: PeerId) -> Standing {
+        Standing::Newcomer
+    }
 }
 
 /// Why a peer could not be asked, or gave no answer.
@@ -127,6 +173,14 @@ pub enum Error {
         /// Its reason, a number of the protocol.
         code: u32,
     },
+    /// The peer wants more for its blocks than we offer.
+    #[error("{peer} wants a rate of {wanted} millionths per MiB, more than is offered")]
+    RateTooLow {
+        /// The peer.
+        peer: PeerId,
+        /// What it wants, in millionths of a unit a MiB.
+        wanted: u64,
+    },
     /// More ids than one request may carry, or one twice.
     #[error("a request carries at most {MAX_IDS} different ids, not {0}")]
     TooManyIds(usize),
@@ -146,6 +200,7 @@ impl Error {
             Self::Protocol { .. }
             | Self::Unsupported { .. }
             | Self::Refused { .. }
+            | Self::RateTooLow { .. }
             | Self::TooManyIds(_)
             | Self::Stopping => false,
         }
@@ -166,9 +221,16 @@ pub(super) enum Command {
 pub struct Exchange {
     pub(super) mailbox: Mailbox<Command>,
     pub(super) permits: Arc<Permits>,
+    pub(super) pace: Arc<Meter>,
 }
 
 impl Exchange {
+    /// The limit on what is fetched. Who wants a block takes a place [ahead](Meter::ahead) before it asks, so that no more is asked for
+    /// than can come in time.
+    pub fn pace(&self) -> &Arc<Meter> {
+        &self.pace
+    }
+
     /// Asks `peer` for blocks, connecting to it first when needed. One answer for each id, in their order. The deadline
     /// includes waiting for a permit and connecting.
     ///

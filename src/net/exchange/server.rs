@@ -1,6 +1,6 @@
 //! The answering side: requests of peers, from their arrival until the answer is sent.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -10,16 +10,19 @@ use futures::{FutureExt, StreamExt};
 use libp2p::PeerId;
 use libp2p::request_response::{InboundRequestId, ResponseChannel};
 
-use super::admission::{Admission, Bounds, Reservation};
+use super::admission::{Admission, Bounds, Offered, Reservation};
 use super::client::block_bytes;
 use super::codec::{Request, Response};
-use super::{Answer, BlockService, Want};
+use super::{Answer, BlockService, Standing, Want};
 use crate::block::MAX_BLOCK_BYTES;
 use crate::id::BlockId;
-use crate::net::config::Limits;
+use crate::net::config::NetConfig;
+use crate::net::pace::{BURST_BYTES, Meter};
 
 /// What a request reserves besides blocks: its ids and its place in tables.
 const REQUEST_OVERHEAD_BYTES: usize = 8 << 10;
+/// With a limit on what is sent, no more requests are started while so much waits to be sent: the others wait where standings count.
+const PACED_AHEAD_BYTES: usize = BURST_BYTES as usize;
 
 struct Incoming {
     id: InboundRequestId,
@@ -35,18 +38,44 @@ pub(super) struct Outgoing {
     pub(super) channel: ResponseChannel<Response>,
 }
 
-type Answered = (InboundRequestId, Vec<(BlockId, Answer)>);
+type Answers = Vec<(BlockId, Answer)>;
+
+/// A request that is being answered.
+struct Started {
+    reservation: Reservation,
+    /// None once the answer was handed out.
+    channel: Option<ResponseChannel<Response>>,
+    /// What it counts for until its answer is handed out.
+    ahead_bytes: usize,
+}
+
+/// An answer with blocks that waits until they may be sent.
+struct Ready {
+    id: InboundRequestId,
+    bytes: usize,
+    answers: Answers,
+}
 
 /// Requests of peers.
 pub(super) struct Server {
     service: Arc<dyn BlockService>,
+    /// Lowest rate that is accepted for blocks.
+    min_rate: u64,
+    meter: Arc<Meter>,
     admission: Admission<Incoming>,
-    working: FuturesUnordered<BoxFuture<'static, Answered>>,
-    started: HashMap<InboundRequestId, (Reservation, Option<ResponseChannel<Response>>)>,
+    working: FuturesUnordered<BoxFuture<'static, (InboundRequestId, Answers)>>,
+    started: HashMap<InboundRequestId, Started>,
+    /// Sum of what is started and not handed out.
+    ahead_bytes: usize,
+    /// Bounded by what is reserved.
+    ready: VecDeque<Ready>,
+    /// The next of these, and its wait.
+    drawing: Option<(Ready, BoxFuture<'static, ()>)>,
 }
 
 impl Server {
-    pub(super) fn new(service: Arc<dyn BlockService>, limits: &Limits) -> Self {
+    pub(super) fn new(service: Arc<dyn BlockService>, config: &NetConfig) -> Self {
+        let limits = &config.limits;
         let bounds = Bounds {
             bytes: limits.serving_bytes,
             bytes_per_peer: limits.serving_bytes_per_peer,
@@ -56,13 +85,19 @@ impl Server {
         };
         Self {
             service,
+            min_rate: config.rates.wanted,
+            meter: config.pace.up.clone(),
             admission: Admission::new(bounds),
             working: FuturesUnordered::new(),
             started: HashMap::new(),
+            ahead_bytes: 0,
+            ready: VecDeque::new(),
+            drawing: None,
         }
     }
 
-    /// A request has come. Gives back the answer "busy" when the queue is full.
+    /// A request has come. Gives back an answer that is known at once: "busy" when the queue is full, to this request or to one that it
+    /// displaces, or that its rate is too low.
     pub(super) fn asked(
         &mut self,
         peer: PeerId,
@@ -70,28 +105,36 @@ impl Server {
         request: Request,
         channel: ResponseChannel<Response>,
     ) -> Option<Outgoing> {
+        let standing = self.service.standing(peer);
+        // Members of a ring owe each other what they do; whether a block is there is told to anybody.
+        let is_free = standing == Standing::Member || request.want == Want::Have;
+        if request.rate < self.min_rate && !is_free {
+            let wanted = self.min_rate;
+            return Some(Outgoing {
+                peer,
+                bytes: 0,
+                response: Response::RateTooLow { wanted },
+                channel,
+            });
+        }
         let bytes = request.max_bytes + REQUEST_OVERHEAD_BYTES;
         let incoming = Incoming {
             id,
             request,
             channel,
         };
-        let Err(turned_away) = self.admission.offer(peer, bytes, incoming) else {
-            return None;
-        };
-        let ids = turned_away.request.ids;
-        Some(Outgoing {
-            peer,
-            bytes: 0,
-            response: Response::Answers(ids.into_iter().map(|id| (id, Answer::Busy)).collect()),
-            channel: turned_away.channel,
-        })
+        match self.admission.offer(peer, standing, bytes, incoming) {
+            Offered::Queued => None,
+            Offered::Displaced(other, displaced) => Some(busy(other, displaced)),
+            Offered::TurnedAway(incoming) => Some(busy(peer, incoming)),
+        }
     }
 
     /// The answer has been sent, or never will be.
     pub(super) fn finished(&mut self, id: InboundRequestId) {
-        if let Some((reservation, _)) = self.started.remove(&id) {
-            self.admission.finish(reservation);
+        self.release(id);
+        if let Some(started) = self.started.remove(&id) {
+            self.admission.finish(started.reservation);
         }
     }
 
@@ -108,28 +151,87 @@ impl Server {
     /// Starts what may be started and gives back the next answer that is ready.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outgoing> {
         loop {
-            while let Some((reservation, incoming)) = self.admission.start() {
+            while let Some((reservation, incoming)) = self.admission.start(self.most_bytes()) {
                 self.work(reservation, incoming);
+            }
+            if let Poll::Ready(outgoing) = self.give(cx) {
+                return Poll::Ready(outgoing);
             }
             let (id, answers) = match self.working.poll_next_unpin(cx) {
                 Poll::Ready(Some(answered)) => answered,
                 Poll::Ready(None) | Poll::Pending => return Poll::Pending,
             };
-            let Some((reservation, channel)) = self.started.get_mut(&id) else {
+            let Some(started) = self.started.get_mut(&id) else {
                 continue;
             };
             let bytes = block_bytes(answers.iter().map(|(_, answer)| answer));
             self.admission
-                .shrink(reservation, bytes + REQUEST_OVERHEAD_BYTES);
-            let peer = reservation.peer;
-            if let Some(channel) = channel.take() {
-                return Poll::Ready(Outgoing {
-                    peer,
-                    bytes,
-                    response: Response::Answers(answers),
-                    channel,
-                });
+                .shrink(&mut started.reservation, bytes + REQUEST_OVERHEAD_BYTES);
+            let ready = Ready { id, bytes, answers };
+            if bytes > 0 {
+                self.ready.push_back(ready);
+            } else if let Some(outgoing) = self.hand_out(ready) {
+                return Poll::Ready(outgoing);
             }
+        }
+    }
+
+    /// What a request may reserve at most to be started now: questions whether a block is there never wait for blocks.
+    fn most_bytes(&self) -> usize {
+        if self.meter.is_limited() && self.ahead_bytes >= PACED_AHEAD_BYTES {
+            REQUEST_OVERHEAD_BYTES
+        } else {
+            usize::MAX
+        }
+    }
+
+    /// The next answer with blocks, once they may be sent.
+    fn give(&mut self, cx: &mut Context<'_>) -> Poll<Outgoing> {
+        loop {
+            let (next, mut drawn) = match self.drawing.take() {
+                Some(drawing) => drawing,
+                None => {
+                    let Some(next) = self.ready.pop_front() else {
+                        return Poll::Pending;
+                    };
+                    let (meter, bytes) = (self.meter.clone(), next.bytes as u64);
+                    (next, async move { meter.draw(bytes).await }.boxed())
+                }
+            };
+            let channel = self
+                .started
+                .get(&next.id)
+                .and_then(|started| started.channel.as_ref());
+            if !channel.is_some_and(ResponseChannel::is_open) {
+                // Nobody waits for it any more: what is not sent is not counted.
+                self.release(next.id);
+                continue;
+            }
+            if drawn.poll_unpin(cx).is_pending() {
+                self.drawing = Some((next, drawn));
+                return Poll::Pending;
+            }
+            if let Some(outgoing) = self.hand_out(next) {
+                return Poll::Ready(outgoing);
+            }
+        }
+    }
+
+    fn hand_out(&mut self, ready: Ready) -> Option<Outgoing> {
+        self.release(ready.id);
+        let started = self.started.get_mut(&ready.id)?;
+        Some(Outgoing {
+            peer: started.reservation.peer,
+            bytes: ready.bytes,
+            response: Response::Answers(ready.answers),
+            channel: started.channel.take()?,
+        })
+    }
+
+    /// A request no longer counts among those whose answers are to come.
+    fn release(&mut self, id: InboundRequestId) {
+        if let Some(started) = self.started.get_mut(&id) {
+            self.ahead_bytes -= std::mem::take(&mut started.ahead_bytes);
         }
     }
 
@@ -145,17 +247,38 @@ impl Server {
         }
         let service = self.service.clone();
         let peer = reservation.peer;
-        self.started.insert(id, (reservation, Some(channel)));
+        let ahead_bytes = match request.want {
+            Want::Block => reservation.bytes(),
+            Want::Have => 0,
+        };
+        self.ahead_bytes += ahead_bytes;
+        let started = Started {
+            reservation,
+            channel: Some(channel),
+            ahead_bytes,
+        };
+        self.started.insert(id, started);
         let Request {
             ids,
             want,
             max_bytes,
+            ..
         } = request;
         let answered = async move {
             let answers = service.blocks(peer, ids.clone(), want, max_bytes).await;
             (id, fit(ids, answers, want, max_bytes))
         };
         self.working.push(answered.boxed());
+    }
+}
+
+fn busy(peer: PeerId, turned_away: Incoming) -> Outgoing {
+    let ids = turned_away.request.ids;
+    Outgoing {
+        peer,
+        bytes: 0,
+        response: Response::Answers(ids.into_iter().map(|id| (id, Answer::Busy)).collect()),
+        channel: turned_away.channel,
     }
 }
 

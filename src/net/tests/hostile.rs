@@ -135,7 +135,12 @@ async fn ask(net: &Net, hostile: &Hostile) -> Result<Vec<(BlockId, Answer)>, Err
 #[tokio::test]
 async fn bad_answers_are_protocol_errors_and_counted() {
     let other = BlockId::from_sha384([2; 48]);
-    let respond = |answers| frame(&wire::Response { answers, error: 0 });
+    let respond = |answers| {
+        frame(&wire::Response {
+            answers,
+            ..Default::default()
+        })
+    };
     let block = some_block(1, 10);
     for (name, bytes) in [
         ("another id", respond(vec![answer(other, 1, block.clone())])),
@@ -174,7 +179,7 @@ async fn bad_answers_are_protocol_errors_and_counted() {
 async fn cut_answers_are_retryable_and_not_counted() {
     let whole = frame(&wire::Response {
         answers: vec![answer(asked(), 1, some_block(1, 50))],
-        error: 0,
+        ..Default::default()
     });
     for len in [0, 3, 4, whole.len() - 1] {
         let (net, hostile) = facing(whole[..len].to_vec()).await;
@@ -193,8 +198,8 @@ async fn cut_answers_are_retryable_and_not_counted() {
 #[tokio::test]
 async fn a_refusal_carries_its_code() {
     let (net, hostile) = facing(frame(&wire::Response {
-        answers: vec![],
         error: 1,
+        ..Default::default()
     }))
     .await;
     let answer = ask(&net, &hostile).await;
@@ -247,7 +252,7 @@ fn request(ids: Vec<Vec<u8>>, want: u32) -> Vec<u8> {
     frame(&wire::Request {
         want,
         ids: ids.into_iter().map(Bytes::from).collect(),
-        max_bytes: 0,
+        ..Default::default()
     })
 }
 
@@ -291,7 +296,7 @@ async fn bad_requests_get_no_answer_and_are_counted() {
             .expect("answered");
         let expected = wire::Response {
             answers: vec![answer_of(id)],
-            error: 0,
+            ..Default::default()
         };
         assert_eq!(good, frame(&expected), "{name}");
     }

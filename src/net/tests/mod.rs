@@ -1,6 +1,7 @@
 //! Nets in one process: over memory, and over real sockets.
 
 mod exchange;
+mod fair;
 mod heads;
 mod hostile;
 mod mesh;
@@ -19,7 +20,7 @@ use libp2p::identity::Keypair;
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::time::timeout;
 
-use super::exchange::{Answer, BlockService, Want};
+use super::exchange::{Answer, BlockService, Standing, Want};
 use super::providers::MemoryShelf;
 use super::{Event, Net, NetConfig, Services};
 use crate::block::Block;
@@ -34,6 +35,10 @@ struct Shelf {
     gate: Semaphore,
     /// Requests that have reached the service.
     asked: watch::Sender<usize>,
+    /// Of those who are not newcomers.
+    standings: Mutex<HashMap<PeerId, Standing>>,
+    /// Who has reached the service, in order.
+    served: Mutex<Vec<PeerId>>,
 }
 
 impl Shelf {
@@ -42,6 +47,8 @@ impl Shelf {
             blocks: Mutex::default(),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             asked: watch::Sender::new(0),
+            standings: Mutex::default(),
+            served: Mutex::default(),
         })
     }
 
@@ -51,6 +58,8 @@ impl Shelf {
             blocks: Mutex::default(),
             gate: Semaphore::new(0),
             asked: watch::Sender::new(0),
+            standings: Mutex::default(),
+            served: Mutex::default(),
         })
     }
 
@@ -70,7 +79,13 @@ impl Shelf {
 
 #[async_trait]
 impl BlockService for Shelf {
-    async fn blocks(&self, _: PeerId, ids: Vec<BlockId>, want: Want, _: usize) -> Vec<Answer> {
+    fn standing(&self, peer: PeerId) -> Standing {
+        let standings = self.standings.lock().expect("not poisoned");
+        standings.get(&peer).copied().unwrap_or(Standing::Newcomer)
+    }
+
+    async fn blocks(&self, peer: PeerId, ids: Vec<BlockId>, want: Want, _: usize) -> Vec<Answer> {
+        self.served.lock().expect("not poisoned").push(peer);
         self.asked.send_modify(|asked| *asked += 1);
         self.gate.acquire().await.expect("never closed").forget();
         let blocks = self.blocks.lock().expect("not poisoned");

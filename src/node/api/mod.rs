@@ -6,6 +6,7 @@
 mod backup;
 mod blocks;
 mod leave;
+mod ledger;
 mod path;
 mod rings;
 
@@ -39,6 +40,7 @@ use call;
 pub use backup::*;
 pub use blocks::*;
 pub use leave::*;
+pub use ledger::*;
 pub use rings::*;
 
 /// Turns a file or directory into blocks and pins them.
@@ -398,6 +400,9 @@ pub struct StatusReply {
     /// Copies beyond those that were asked for, since start.
     #[serde(default)]
     pub popularity: PopularityStatus,
+    /// Limits on bandwidth and space, and rates.
+    #[serde(default)]
+    pub limits: LimitsStatus,
 }
 
 /// How the store is.

@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use libp2p::PeerId;
 
 use super::Lend;
+use crate::depot::ledger::{Amount, Ledger};
 use crate::id::BlockId;
 use crate::lease::{Held, Lease, ListDigest, Name, Release, Renewal, proof};
+use crate::net::exchange::Standing;
 use crate::net::replica::{Answer, Refusal, Request, State};
 use crate::size::ByteSize;
 use crate::store::{self, LeaseId, LeaseInfo, Store};
@@ -18,6 +20,8 @@ use crate::time::Clock;
 const REF_BYTES: u64 = 160;
 /// The part of what is lent that such references may take.
 const REF_SHARE: u64 = 4;
+/// Once so many hundredths of what is lent are used, new leases are taken only from peers that are no free riders.
+pub(super) const NEARLY_FULL_PERCENT: u64 = 80;
 /// Ids that are read from the store as one.
 const PAGE: usize = 4096;
 
@@ -52,6 +56,7 @@ pub(super) struct Book {
     lend: Lend,
     /// Our own name, as leases say it.
     local: Vec<u8>,
+    ledger: Arc<Ledger>,
     entries: Mutex<HashMap<Key, Entry>>,
 }
 
@@ -89,8 +94,34 @@ impl Book {
             clock,
             lend,
             local,
+            ledger: Arc::default(),
             entries: Mutex::new(entries),
         })
+    }
+
+    /// Goes by the standings in this ledger.
+    pub(super) fn with_ledger(mut self, ledger: Arc<Ledger>) -> Self {
+        self.ledger = ledger;
+        self
+    }
+
+    /// What is kept for each peer that brought leases, and whether it is known of every lease who brought it.
+    pub(super) fn kept(&self) -> (HashMap<PeerId, Amount>, bool) {
+        let entries = self.entries();
+        let mut kept: HashMap<PeerId, Amount> = HashMap::new();
+        for entry in entries.values() {
+            let Some(peer) = entry.from else { continue };
+            let terms = entry.held.lease().terms();
+            let (blocks, bytes) = (terms.blocks, terms.bytes);
+            kept.entry(peer).or_default().add(Amount { blocks, bytes });
+        }
+        (kept, entries.values().all(|entry| entry.from.is_some()))
+    }
+
+    /// Whether there is too little left to lend for those who give nothing.
+    fn is_nearly_full(&self) -> bool {
+        let used = u128::from(self.store.usage().leased_bytes) * 100;
+        used >= u128::from(self.lend.bytes) * u128::from(NEARLY_FULL_PERCENT)
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
@@ -245,6 +276,9 @@ impl Book {
                 }
             }
         } else {
+            if self.is_nearly_full() && self.ledger.standing(peer) < Standing::Newcomer {
+                return Err(No::Refused(Refusal::Full));
+            }
             self.check_room(&entries, &lease)?;
             let held = Held::new(lease, now);
             let entry = Entry {

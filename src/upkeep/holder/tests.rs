@@ -366,3 +366,68 @@ async fn a_holder_that_leaves_takes_nothing_more_and_says_so() {
     };
     assert_eq!(ask(&a, &b, gone).await, Answer::Refused(Refusal::Unknown));
 }
+
+/// How a lease of one block is answered when so many of 100 blocks that are lent are used.
+#[tokio::test]
+async fn when_little_is_left_free_riders_are_stored_for_last() {
+    use crate::depot::ledger::{ALLOWANCE_BYTES, Amount, Ledger};
+    let clock = clock();
+    let (rider, newcomer) = (PeerId::random(), PeerId::random());
+    let ledger = Arc::new(Ledger::default());
+    let got = Amount {
+        blocks: 1,
+        bytes: ALLOWANCE_BYTES + 1,
+    };
+    ledger.served(rider, got);
+    ledger.refresh(&std::collections::HashSet::new());
+    let all = blocks(100);
+    let bytes = all.iter().map(|block| block.bytes().len() as u64).sum();
+    for (used, of_rider) in [(79, true), (80, false)] {
+        let store = memory(&clock);
+        let local = PeerId::random();
+        let lend = Lend::of_bytes(bytes);
+        let book = Book::open(store.clone(), clock.clone(), lend, local.to_bytes())
+            .expect("opens")
+            .with_ledger(ledger.clone());
+        let keep = |peer, name, blocks: &[Block]| {
+            let ids: Vec<_> = blocks.iter().map(Block::id).collect();
+            let lease = Box::new(*lease(local, name, 1, &ids, clock.now()));
+            book.answer(peer, Request::Keep { lease, ids })
+        };
+        let answer = keep(newcomer, 1, &all[..used]);
+        assert!(matches!(answer, Answer::State(_)), "{answer:?}");
+        store.put(&all[..used], Keep::Cached).expect("room");
+        let answer = keep(rider, 2, &all[99..]);
+        let expected = Answer::Refused(Refusal::Full);
+        assert_eq!(answer != expected, of_rider, "{used}: {answer:?}");
+        let answer = keep(newcomer, 3, &all[98..99]);
+        assert!(matches!(answer, Answer::State(_)), "{used}: {answer:?}");
+        let (kept, of_all) = book.kept();
+        assert!(of_all);
+        assert_eq!(kept[&newcomer].blocks, used as u64 + 1);
+        assert_eq!(kept.contains_key(&rider), of_rider);
+    }
+}
+
+#[tokio::test]
+async fn both_sides_write_down_what_was_served_and_what_it_costs() {
+    let clock = clock();
+    let (a, b) = pair(&clock).await;
+    let block = blocks(1).remove(0);
+    a.store()
+        .put(std::slice::from_ref(&block), Keep::Cached)
+        .expect("room");
+    let session = b.session(LONG, Keep::Cached);
+    session.prefer(a.net().peer_id());
+    session.get(block.id()).await.expect("it is there");
+    let amount = crate::depot::ledger::Amount {
+        blocks: 1,
+        bytes: block.bytes().len() as u64,
+    };
+    let of_a = a.ledger().list();
+    assert_eq!((of_a.len(), of_a[0].0), (1, b.net().peer_id()));
+    assert_eq!((of_a[0].1.served, of_a[0].1.taken.blocks), (amount, 0));
+    let of_b = b.ledger().list();
+    assert_eq!((of_b.len(), of_b[0].0), (1, a.net().peer_id()));
+    assert_eq!((of_b[0].1.taken, of_b[0].1.served.blocks), (amount, 0));
+}

@@ -43,7 +43,7 @@ async fn node(clock: &Arc<ManualClock>) -> Depot {
         ..StoreOptions::default()
     };
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new(options));
-    let server = Arc::new(Server::with_clock(store.clone(), clock.clone()));
+    let server = Arc::new(Server::new(store.clone()).with_clock(clock.clone()));
     let services = Services {
         blocks: server.clone(),
         records: Arc::new(MemoryShelf::new()),

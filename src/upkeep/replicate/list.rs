@@ -1,16 +1,18 @@
 //! The list of what is copied, and where: in memory, and in a file that is replaced as a whole.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use data_encoding::HEXLOWER;
+use libp2p::PeerId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::policy::{self, Copy, Job, Limits, PeerName, Stage};
+use crate::depot::ledger::Amount;
 use crate::id::BlockId;
 use crate::store;
 use crate::time::Timestamp;
@@ -272,6 +274,26 @@ impl Copies {
                 .or_insert(this);
         }
         sets.into_values().collect()
+    }
+
+    /// What each peer keeps of ours as whole copies.
+    pub fn kept_by_peer(&self) -> HashMap<PeerId, Amount> {
+        let jobs = self.lock();
+        let mut kept: HashMap<PeerId, Amount> = HashMap::new();
+        for job in jobs.values() {
+            let Some(list) = &job.list else { continue };
+            let (blocks, bytes) = (list.blocks, list.bytes);
+            for (peer, place) in &job.held {
+                let peer = peer_name(peer).and_then(|name| PeerId::from_bytes(&name).ok());
+                if let Some(peer) = peer
+                    && place.whole
+                    && !place.failed
+                {
+                    kept.entry(peer).or_default().add(Amount { blocks, bytes });
+                }
+            }
+        }
+        kept
     }
 
     /// What the policy needs to know.
