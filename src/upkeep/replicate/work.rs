@@ -106,6 +106,7 @@ impl Worker {
             audited: None,
             until: now.after(TERM),
             minimum_until: now.after(MINIMUM),
+            missed_ms: 0,
             missing: None,
         };
         subject.kept.held.insert(subject.key.clone(), place.clone());
@@ -182,7 +183,7 @@ impl Worker {
         let is_progress = place.missing != Some(state.missing);
         place.missing = Some(state.missing);
         if state.durable || is_progress {
-            place.seen = now;
+            place.saw(now);
         }
         if state.durable && !place.whole {
             // That it came whole was seen by the holder a moment ago; whether it stays is audited from now on.
@@ -248,7 +249,8 @@ impl Worker {
         self.update(subject.root, move |kept| {
             if let Some(place) = kept.held.get_mut(&key) {
                 if passed {
-                    (place.audited, place.seen) = (Some(now), now);
+                    place.audited = Some(now);
+                    place.saw(now);
                 } else {
                     place.failed = true;
                 }
