@@ -24,6 +24,7 @@ mod config;
 mod delegate;
 mod driver;
 mod error;
+mod frame;
 mod switchboard;
 mod transport;
 

@@ -70,6 +70,13 @@ pub struct Info {
 #[error("{0}")]
 pub struct Malformed(&'static str);
 
+impl Malformed {
+    /// What is wrong.
+    pub const fn what(self) -> &'static str {
+        self.0
+    }
+}
+
 impl Request {
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {

@@ -8,17 +8,18 @@ use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{AsyncRead, AsyncWrite};
 use libp2p::StreamProtocol;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{Answer, MAX_DEADLINE, MAX_IDS, Want};
 use crate::block::MAX_BLOCK_BYTES;
 use crate::id::BlockId;
+use crate::net::frame::{Malformed, read_frame, read_frame_within, write_frame};
 use crate::wire::exchange as wire;
 
 /// Largest request frame in bytes: 64 ids of 50 bytes with their tags.
@@ -31,10 +32,6 @@ const ANSWER_OVERHEAD_BYTES: usize = 80;
 const RESPONSE_OVERHEAD_BYTES: usize = 256;
 /// How long a peer may take to send its request once it has opened a stream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Blocks are written in parts of this size, each of which must get through within [`STALL_TIMEOUT`].
-const WRITE_BYTES: usize = 256 << 10;
-/// How long a peer may take to accept one part.
-const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 const WANT_BLOCK: u32 = 0;
 const WANT_HAVE: u32 = 1;
@@ -66,8 +63,7 @@ pub(crate) struct Parcel {
     pub(super) abandoned: CancellationToken,
 }
 
-/// A request as it went out or came in. One that breaks the protocol is handed on as what is wrong with it: libp2p swallows the error of
-/// a codec that reads a request, and nobody would know whose it was.
+/// A request as it went out or came in. One that breaks the protocol is handed on as what is wrong with it.
 pub(crate) type Asked = Result<Parcel, Malformed>;
 
 /// A response: an answer for each id of the request, in its order; or the code of a refusal.
@@ -75,17 +71,6 @@ pub(crate) type Asked = Result<Parcel, Malformed>;
 pub(crate) enum Response {
     Answers(Vec<(BlockId, Answer)>),
     Refused(u32),
-}
-
-/// What is wrong with a frame. The text is for our own log and error, never for the peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Malformed(&'static str);
-
-impl From<Malformed> for io::Error {
-    fn from(malformed: Malformed) -> Self {
-        Self::new(ErrorKind::InvalidData, malformed.0)
-    }
 }
 
 impl Request {
@@ -246,46 +231,6 @@ fn put_bytes_head(tag: u32, len: usize, buffer: &mut BytesMut) {
     encode_varint(len as u64, buffer);
 }
 
-/// Reads a frame of at most `max_bytes`. The outer error is the stream's, the inner one the peer's.
-pub(crate) async fn read_frame<T>(
-    io: &mut T,
-    max_bytes: usize,
-) -> io::Result<Result<Bytes, Malformed>>
-where
-    T: AsyncRead + Unpin + Send,
-{
-    let mut head = [0; 4];
-    io.read_exact(&mut head).await?;
-    let len = u32::from_be_bytes(head) as usize;
-    if len > max_bytes {
-        return Ok(Err(Malformed("a frame larger than allowed")));
-    }
-    let mut frame = vec![0; len];
-    io.read_exact(&mut frame).await?;
-    Ok(Ok(frame.into()))
-}
-
-/// Writes a frame made of pieces.
-pub(crate) async fn write_frame<T>(io: &mut T, pieces: Vec<Bytes>) -> io::Result<()>
-where
-    T: AsyncWrite + Unpin + Send,
-{
-    let len: usize = pieces.iter().map(Bytes::len).sum();
-    let len = u32::try_from(len).map_err(io::Error::other)?;
-    let head = Bytes::copy_from_slice(&len.to_be_bytes());
-    for mut piece in std::iter::once(head).chain(pieces) {
-        while piece.has_remaining() {
-            let part = piece.split_to(piece.len().min(WRITE_BYTES));
-            timeout(STALL_TIMEOUT, io.write_all(&part))
-                .await
-                .map_err(|_| ErrorKind::TimedOut)??;
-        }
-    }
-    timeout(STALL_TIMEOUT, io.flush())
-        .await
-        .map_err(|_| ErrorKind::TimedOut)?
-}
-
 /// The codec of one stream: libp2p clones it for each, so it can remember between request and response what was asked.
 #[derive(Debug, Default)]
 pub(crate) struct Codec {
@@ -307,9 +252,7 @@ impl libp2p::request_response::Codec for Codec {
     where
         T: AsyncRead + Unpin + Send,
     {
-        let frame = timeout(REQUEST_TIMEOUT, read_frame(io, MAX_REQUEST_BYTES))
-            .await
-            .map_err(|_| ErrorKind::TimedOut)??;
+        let frame = read_frame_within(io, MAX_REQUEST_BYTES, REQUEST_TIMEOUT).await?;
         Ok(frame.and_then(Request::decode).map(|request| Parcel {
             request,
             until: Instant::now() + MAX_DEADLINE,

@@ -32,7 +32,6 @@ use crate::id::BlockId;
 
 pub(super) use behaviour::{Behaviour, Event};
 pub(super) use client::Ask;
-pub(super) use codec::{read_frame, write_frame};
 pub(super) use permits::{Permit, Permits};
 
 /// Most ids in one request.

@@ -14,7 +14,7 @@ use libp2p::swarm::{FromSwarm, NetworkBehaviour, THandlerInEvent, ToSwarm};
 use libp2p::{PeerId, StreamProtocol};
 use tokio::sync::{mpsc, oneshot};
 
-use super::codec::Codec;
+use super::codec::{Asked, Codec};
 use super::{
     Answer, Command, Error, Inbox, Incoming, MAX_DEADLINE, MAX_WAITING, MAX_WAITING_PER_PEER,
     REQUESTS_PER_PEER, Refusal, Request,
@@ -79,7 +79,7 @@ impl Behaviour {
             permit,
             reply,
         } = command;
-        let id = self.inner.send_request(&peer, request);
+        let id = self.inner.send_request(&peer, Ok(request));
         let pending = Pending {
             peer,
             reply,
@@ -131,12 +131,19 @@ impl Behaviour {
         let _ = self.inner.send_response(channel, answer);
     }
 
-    fn on_event(&mut self, event: rr::Event<Request, Answer>) {
+    fn on_event(&mut self, event: rr::Event<Asked, Answer>) {
         match event {
             rr::Event::Message { peer, message, .. } => match message {
                 Message::Request {
                     request, channel, ..
-                } => self.asked(peer, request, channel),
+                } => match request {
+                    Ok(request) => self.asked(peer, request, channel),
+                    // Without an answer the stream is reset.
+                    Err(malformed) => {
+                        tracing::debug!(%peer, %malformed, "a peer sent garbage");
+                        self.events.push_back(Event::Misbehaved { peer });
+                    }
+                },
                 Message::Response {
                     request_id,
                     response,
@@ -159,13 +166,7 @@ impl Behaviour {
                     let _ = pending.reply.send(Err(error));
                 }
             }
-            rr::Event::InboundFailure { peer, error, .. } => {
-                if matches!(&error, rr::InboundFailure::Io(e) if e.kind() == ErrorKind::InvalidData)
-                {
-                    self.events.push_back(Event::Misbehaved { peer });
-                }
-            }
-            rr::Event::ResponseSent { .. } => {}
+            rr::Event::InboundFailure { .. } | rr::Event::ResponseSent { .. } => {}
         }
     }
 }

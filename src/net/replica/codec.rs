@@ -1,6 +1,6 @@
-//! Frames and messages of the replica protocol: four bytes of length, big endian, and a message of `wire::replica`.
+//! Messages of the replica protocol, `wire::replica`.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,12 +8,12 @@ use futures::{AsyncRead, AsyncWrite};
 use libp2p::StreamProtocol;
 use libp2p::request_response as rr;
 use prost::Message;
-use tokio::time::timeout;
 
-use super::{Answer, MAX_PAGE_IDS, MAX_PROOFS, Refusal, Request, State};
+use super::{Answer, MAX_OFFERED, MAX_PAGE_IDS, MAX_PROOFS, Refusal, Request, State, Why, Wish};
+use crate::block::MAX_BLOCK_BYTES;
 use crate::id::BlockId;
 use crate::lease::{Lease, MAX_LEASE_BYTES, Release};
-use crate::net::exchange::{read_frame, write_frame};
+use crate::net::frame::{Malformed, read_frame, read_frame_within, write_frame};
 use crate::wire::replica as wire;
 
 /// Largest request: a page of ids of 52 bytes with their tags, and a lease.
@@ -28,13 +28,36 @@ const KIND_KEEP: u32 = 2;
 const KIND_STATE: u32 = 3;
 const KIND_RELEASE: u32 = 4;
 const KIND_PROVE: u32 = 5;
+const KIND_OFFER: u32 = 6;
+const WHY_POPULAR: u32 = 1;
+const WHY_HAND_OVER: u32 = 2;
 
-fn invalid(what: &'static str) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, what)
+/// A request as it went out or came in. One that breaks the protocol is handed on as what is wrong with it.
+pub(crate) type Asked = Result<Request, Malformed>;
+
+/// What an answer has to be to fit the request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Expected {
+    #[default]
+    State,
+    Proofs(usize),
+    Wishes(usize),
 }
 
-fn exact<const N: usize>(bytes: &[u8], what: &'static str) -> io::Result<[u8; N]> {
-    bytes.try_into().map_err(|_| invalid(what))
+impl Expected {
+    fn of(request: &Request) -> Self {
+        match request {
+            Request::Prove { ids, .. } => Self::Proofs(ids.len()),
+            Request::Offer { blocks, .. } => Self::Wishes(blocks.len()),
+            Request::Room | Request::Keep { .. } | Request::State { .. } | Request::Release(_) => {
+                Self::State
+            }
+        }
+    }
+}
+
+fn exact<const N: usize>(bytes: &[u8], what: &'static str) -> Result<[u8; N], Malformed> {
+    bytes.try_into().map_err(|_| Malformed(what))
 }
 
 pub(super) fn encode_request(request: &Request) -> Vec<u8> {
@@ -74,29 +97,42 @@ pub(super) fn encode_request(request: &Request) -> Vec<u8> {
             ids: list(ids),
             ..Default::default()
         },
+        Request::Offer { why, blocks } => wire::Request {
+            kind: KIND_OFFER,
+            ids: blocks
+                .iter()
+                .map(|(id, _)| id.to_multihash().into())
+                .collect(),
+            sizes: blocks.iter().map(|(_, bytes)| *bytes).collect(),
+            why: match why {
+                Why::Popular => WHY_POPULAR,
+                Why::HandOver => WHY_HAND_OVER,
+            },
+            ..Default::default()
+        },
     };
     message.encode_to_vec()
 }
 
-pub(super) fn decode_request(frame: Bytes) -> io::Result<Request> {
+pub(super) fn decode_request(frame: Bytes) -> Asked {
     if frame.len() > MAX_REQUEST_BYTES {
-        return Err(invalid("the request is too large"));
+        return Err(Malformed("the request is too large"));
     }
-    let message = wire::Request::decode(frame).map_err(|_| invalid("not a request message"))?;
-    let ids = |most: usize| -> io::Result<Vec<BlockId>> {
+    let message = wire::Request::decode(frame).map_err(|_| Malformed("not a request message"))?;
+    let ids = |most: usize| -> Result<Vec<BlockId>, Malformed> {
         if message.ids.len() > most {
-            return Err(invalid("too many ids"));
+            return Err(Malformed("too many ids"));
         }
         let ids = message.ids.iter().map(|id| BlockId::from_multihash(id));
         ids.collect::<Result<_, _>>()
-            .map_err(|_| invalid("an id of an unknown kind"))
+            .map_err(|_| Malformed("an id of an unknown kind"))
     };
     let owner = || exact(&message.owner, "an owner's key has 32 bytes");
     let name = || exact(&message.name, "a lease's name has 16 bytes");
     Ok(match message.kind {
         KIND_ROOM => Request::Room,
         KIND_KEEP => Request::Keep {
-            lease: Box::new(Lease::decode(&message.lease).map_err(|_| invalid("not a lease"))?),
+            lease: Box::new(Lease::decode(&message.lease).map_err(|_| Malformed("not a lease"))?),
             ids: ids(MAX_PAGE_IDS)?,
         },
         KIND_STATE => Request::State {
@@ -104,7 +140,7 @@ pub(super) fn decode_request(frame: Bytes) -> io::Result<Request> {
             name: name()?,
         },
         KIND_RELEASE => Request::Release(Box::new(
-            Release::decode(&message.release).map_err(|_| invalid("not a release"))?,
+            Release::decode(&message.release).map_err(|_| Malformed("not a release"))?,
         )),
         KIND_PROVE => Request::Prove {
             owner: owner()?,
@@ -112,8 +148,24 @@ pub(super) fn decode_request(frame: Bytes) -> io::Result<Request> {
             nonce: exact(&message.nonce, "a nonce has 32 bytes")?,
             ids: ids(MAX_PROOFS)?,
         },
-        _ => return Err(invalid("the request wants something unknown")),
+        KIND_OFFER => Request::Offer {
+            why: match message.why {
+                WHY_POPULAR => Why::Popular,
+                WHY_HAND_OVER => Why::HandOver,
+                _ => return Err(Malformed("an offer for an unknown reason")),
+            },
+            blocks: offered(ids(MAX_OFFERED)?, &message.sizes)?,
+        },
+        _ => return Err(Malformed("the request wants something unknown")),
     })
+}
+
+fn offered(ids: Vec<BlockId>, sizes: &[u32]) -> Result<Vec<(BlockId, u32)>, Malformed> {
+    let fits = |bytes: &u32| (1..=MAX_BLOCK_BYTES).contains(&(*bytes as usize));
+    if ids.is_empty() || ids.len() != sizes.len() || !sizes.iter().all(fits) {
+        return Err(Malformed("an offer of nothing, or of sizes that can't be"));
+    }
+    Ok(ids.into_iter().zip(sizes.iter().copied()).collect())
 }
 
 pub(super) fn encode_answer(answer: &Answer) -> Vec<u8> {
@@ -134,6 +186,10 @@ pub(super) fn encode_answer(answer: &Answer) -> Vec<u8> {
                 .collect(),
             ..Default::default()
         },
+        Answer::Wishes(wishes) => wire::Response {
+            wishes: wishes.iter().map(|wish| wish.code()).collect(),
+            ..Default::default()
+        },
         Answer::Refused(refusal) => wire::Response {
             error: refusal.code(),
             ..Default::default()
@@ -142,53 +198,63 @@ pub(super) fn encode_answer(answer: &Answer) -> Vec<u8> {
     message.encode_to_vec()
 }
 
-/// Reads an answer to a request that asked for so many proofs.
-pub(super) fn decode_answer(frame: Bytes, proofs: Option<usize>) -> io::Result<Answer> {
+/// Reads an answer, which has to be of the expected kind.
+pub(super) fn decode_answer(frame: Bytes, expected: Expected) -> Result<Answer, Malformed> {
     if frame.len() > MAX_RESPONSE_BYTES {
-        return Err(invalid("the response is too large"));
+        return Err(Malformed("the response is too large"));
     }
-    let message = wire::Response::decode(frame).map_err(|_| invalid("not a response message"))?;
+    let message = wire::Response::decode(frame).map_err(|_| Malformed("not a response message"))?;
     if message.error != 0 {
         return Ok(Answer::Refused(Refusal::of_code(message.error)));
     }
-    if let Some(asked) = proofs {
-        if message.proofs.len() != asked {
-            return Err(invalid("another number of proofs than was asked for"));
+    match expected {
+        Expected::Proofs(asked) if message.proofs.len() != asked => {
+            Err(Malformed("another number of proofs than was asked for"))
         }
-        let proofs = message.proofs.iter().map(|proof| match proof.is_empty() {
-            true => Ok(None),
-            false => exact(proof, "a proof has 32 bytes").map(Some),
-        });
-        return Ok(Answer::Proofs(proofs.collect::<io::Result<_>>()?));
+        Expected::Proofs(_) => {
+            let proofs = message.proofs.iter().map(|proof| match proof.is_empty() {
+                true => Ok(None),
+                false => exact(proof, "a proof has 32 bytes").map(Some),
+            });
+            Ok(Answer::Proofs(proofs.collect::<Result<_, _>>()?))
+        }
+        Expected::Wishes(offered) if message.wishes.len() != offered => Err(Malformed(
+            "another number of wishes than blocks were offered",
+        )),
+        Expected::Wishes(_) => {
+            let wishes = message.wishes.iter().map(|code| Wish::of_code(*code));
+            let wishes = wishes.collect::<Option<_>>();
+            wishes
+                .map(Answer::Wishes)
+                .ok_or(Malformed("a wish that can't be"))
+        }
+        Expected::State => Ok(Answer::State(State {
+            listed: message.listed,
+            missing: message.missing,
+            durable: message.durable,
+            remaining: Duration::from_millis(message.remaining_ms),
+            free_bytes: message.free_bytes,
+        })),
     }
-    Ok(Answer::State(State {
-        listed: message.listed,
-        missing: message.missing,
-        durable: message.durable,
-        remaining: Duration::from_millis(message.remaining_ms),
-        free_bytes: message.free_bytes,
-    }))
 }
 
 /// One codec lives for one stream: it remembers what was asked.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Codec {
-    proofs: Option<usize>,
+    expected: Expected,
 }
 
 impl rr::Codec for Codec {
     type Protocol = StreamProtocol;
-    type Request = Request;
+    type Request = Asked;
     type Response = Answer;
 
-    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Request>
+    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Asked>
     where
         T: AsyncRead + Unpin + Send,
     {
-        let frame = timeout(REQUEST_TIMEOUT, read_frame(io, MAX_REQUEST_BYTES))
-            .await
-            .map_err(|_| ErrorKind::TimedOut)???;
-        decode_request(frame)
+        let frame = read_frame_within(io, MAX_REQUEST_BYTES, REQUEST_TIMEOUT).await?;
+        Ok(frame.and_then(decode_request))
     }
 
     async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Answer>
@@ -196,22 +262,20 @@ impl rr::Codec for Codec {
         T: AsyncRead + Unpin + Send,
     {
         let frame = read_frame(io, MAX_RESPONSE_BYTES).await??;
-        decode_answer(frame, self.proofs)
+        Ok(decode_answer(frame, self.expected)?)
     }
 
     async fn write_request<T>(
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-        request: Request,
+        asked: Asked,
     ) -> io::Result<()>
     where
         T: AsyncWrite + Unpin + Send,
     {
-        self.proofs = match &request {
-            Request::Prove { ids, .. } => Some(ids.len()),
-            _ => None,
-        };
+        let request = asked?;
+        self.expected = Expected::of(&request);
         write_frame(io, vec![encode_request(&request).into()]).await
     }
 
@@ -241,6 +305,10 @@ mod tests {
         let mut digest = [0; 48];
         digest[..2].copy_from_slice(&n.to_be_bytes());
         BlockId::from_sha384(digest)
+    }
+
+    fn offered(count: usize, bytes: u32) -> Vec<(BlockId, u32)> {
+        (0..count as u16).map(|n| (id(n), bytes)).collect()
     }
 
     fn lease() -> Box<Lease> {
@@ -281,6 +349,14 @@ mod tests {
                 nonce: [9; 32],
                 ids: (0..MAX_PROOFS as u16).map(id).collect(),
             },
+            Request::Offer {
+                why: Why::Popular,
+                blocks: offered(MAX_OFFERED, MAX_BLOCK_BYTES as u32),
+            },
+            Request::Offer {
+                why: Why::HandOver,
+                blocks: offered(1, 1),
+            },
         ]
     }
 
@@ -299,12 +375,18 @@ mod tests {
             free_bytes: u64::MAX,
         };
         let proofs = vec![Some([1; 32]); MAX_PROOFS];
+        let kinds = [Wish::Want, Wish::Have, Wish::Refuse(Refusal::Full)];
+        let wishes = kinds.into_iter().cycle().take(MAX_OFFERED).collect();
         for (answer, asked) in [
-            (Answer::State(state), None),
-            (Answer::Proofs(proofs), Some(MAX_PROOFS)),
-            (Answer::Proofs(vec![None, Some([1; 32])]), Some(2)),
-            (Answer::Refused(Refusal::Full), None),
-            (Answer::Refused(Refusal::Other(99)), Some(1)),
+            (Answer::State(state), Expected::State),
+            (Answer::Proofs(proofs), Expected::Proofs(MAX_PROOFS)),
+            (
+                Answer::Proofs(vec![None, Some([1; 32])]),
+                Expected::Proofs(2),
+            ),
+            (Answer::Wishes(wishes), Expected::Wishes(MAX_OFFERED)),
+            (Answer::Refused(Refusal::Full), Expected::State),
+            (Answer::Refused(Refusal::Other(99)), Expected::Wishes(1)),
         ] {
             let bytes = Bytes::from(encode_answer(&answer));
             assert!(bytes.len() <= MAX_RESPONSE_BYTES, "{}", bytes.len());
@@ -325,9 +407,22 @@ mod tests {
             nonce: [3; 32],
             ids: (0..=MAX_PROOFS as u16).map(id).collect(),
         }));
+        for blocks in [
+            offered(MAX_OFFERED + 1, 1),
+            offered(0, 1),
+            offered(1, 0),
+            offered(1, MAX_BLOCK_BYTES as u32 + 1),
+        ] {
+            let why = Why::Popular;
+            assert!(refused(&Request::Offer { why, blocks }));
+        }
         let proofs = Bytes::from(encode_answer(&Answer::Proofs(vec![None])));
-        assert!(decode_answer(proofs, Some(2)).is_err());
-        assert!(decode_answer(vec![0; MAX_RESPONSE_BYTES + 1].into(), None).is_err());
+        assert!(decode_answer(proofs.clone(), Expected::Proofs(2)).is_err());
+        assert!(decode_answer(proofs, Expected::Wishes(1)).is_err());
+        let unknown = Bytes::from_static(&[0x42, 1, 3]);
+        assert!(decode_answer(unknown, Expected::Wishes(1)).is_err());
+        let large = Bytes::from(vec![0; MAX_RESPONSE_BYTES + 1]);
+        assert!(decode_answer(large, Expected::State).is_err());
         assert!(decode_request(vec![0; MAX_REQUEST_BYTES + 1].into()).is_err());
     }
 
@@ -353,15 +448,28 @@ mod tests {
             HEXLOWER.encode(&encode_answer(&answer)),
             "10011802200128033004"
         );
+        let offer = Request::Offer {
+            why: Why::HandOver,
+            blocks: vec![(BlockId::from_sha384([0x33; 48]), 1 << 20)],
+        };
+        assert_eq!(
+            HEXLOWER.encode(&encode_request(&offer)),
+            format!("08061a322030{}42038080404802", "33".repeat(48))
+        );
+        let wishes = vec![Wish::Want, Wish::Have, Wish::Refuse(Refusal::Full)];
+        let wishes = encode_answer(&Answer::Wishes(wishes));
+        assert_eq!(HEXLOWER.encode(&wishes), "4203010212");
         let full = encode_answer(&Answer::Refused(Refusal::Full));
         assert_eq!(HEXLOWER.encode(&full), "0802");
     }
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..400), proofs in proptest::option::of(0..20usize)) {
+        fn arbitrary_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..400), asked in 0..20usize) {
             let _ = decode_request(bytes.clone().into());
-            let _ = decode_answer(bytes.into(), proofs);
+            for expected in [Expected::State, Expected::Proofs(asked), Expected::Wishes(asked)] {
+                let _ = decode_answer(bytes.clone().into(), expected);
+            }
         }
     }
 }

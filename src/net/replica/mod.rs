@@ -1,7 +1,7 @@
 //! Asking peers to keep blocks, and being asked.
 //!
 //! Who wants blocks kept sends a signed [`Lease`] and the list of ids in pages; the holder then fetches what it lacks over the exchange, by its own
-//! pace, and is asked now and then how far it is. Nothing is pushed, so that flow control, checks and retries are those of the exchange.
+//! pace, and is asked now and then how far it is. Blocks may be offered without a lease as well. Nothing is pushed, so that flow control, checks and retries are those of the exchange.
 //!
 //! Invariants: what a peer asks waits in one bounded queue, with a share for each peer; past that it hears "busy". An answer fits what was asked.
 //!
@@ -28,6 +28,10 @@ pub(super) use behaviour::{Behaviour, Event};
 pub const MAX_PAGE_IDS: usize = 4096;
 /// Most blocks of one challenge.
 pub const MAX_PROOFS: usize = 16;
+/// Most blocks of one offer.
+pub const MAX_OFFERED: usize = 64;
+/// What the codes of refusals are moved by in the answer to an offer.
+const REFUSED_WISH: u32 = 16;
 /// How long one request may take, with connecting.
 pub const MAX_DEADLINE: Duration = Duration::from_secs(60);
 /// Our requests under way to one peer, and in all.
@@ -36,6 +40,45 @@ const REQUESTS: usize = 32;
 /// Requests of peers that wait or are worked on, in all and of one peer.
 const MAX_WAITING: usize = 64;
 const MAX_WAITING_PER_PEER: usize = 4;
+
+/// Why blocks are offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// They are asked for often.
+    Popular,
+    /// Who offers them is about to drop them, and they may be the last copies.
+    HandOver,
+}
+
+/// What a peer says to one block that it was offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// It will fetch the block, from who offered it.
+    Want,
+    /// The block is there, durably.
+    Have,
+    /// No.
+    Refuse(Refusal),
+}
+
+impl Wish {
+    const fn code(self) -> u32 {
+        match self {
+            Self::Want => 1,
+            Self::Have => 2,
+            Self::Refuse(refusal) => REFUSED_WISH + refusal.code(),
+        }
+    }
+
+    const fn of_code(code: u32) -> Option<Self> {
+        match code {
+            1 => Some(Self::Want),
+            2 => Some(Self::Have),
+            ..REFUSED_WISH => None,
+            code => Some(Self::Refuse(Refusal::of_code(code - REFUSED_WISH))),
+        }
+    }
+}
 
 /// What is asked of a holder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +112,13 @@ pub enum Request {
         /// Blocks of the lease, at most [`MAX_PROOFS`].
         ids: Vec<BlockId>,
     },
+    /// Blocks that this node would see at the peer as well. The same offer again is a way to hear whether they have come.
+    Offer {
+        /// Why.
+        why: Why,
+        /// The blocks with their sizes in bytes, 1 to [`MAX_OFFERED`].
+        blocks: Vec<(BlockId, u32)>,
+    },
 }
 
 /// How a lease stands at its holder.
@@ -89,10 +139,12 @@ pub struct State {
 /// What a holder says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// To everything but challenges. Of a lease that has ended all but the room is zero.
+    /// To everything but challenges and offers. Of a lease that has ended all but the room is zero.
     State(State),
     /// To a challenge: one for each block, none for what is not there.
     Proofs(Vec<Option<[u8; 32]>>),
+    /// To an offer: one for each block.
+    Wishes(Vec<Wish>),
     /// No.
     Refused(Refusal),
 }
@@ -238,7 +290,8 @@ impl Replica {
         inbox.take()
     }
 
-    /// Asks a peer, connecting to it first when needed. An answer to a challenge has as many proofs as blocks were asked for.
+    /// Asks a peer, connecting to it first when needed. An answer to a challenge has as many proofs as blocks were asked for,
+    /// one to an offer as many wishes as blocks were offered.
     ///
     /// # Errors
     /// [`Error`]. A refusal is an answer.
@@ -249,6 +302,7 @@ impl Replica {
         let (ids, most) = match &request {
             Request::Keep { ids, .. } => (ids.len(), MAX_PAGE_IDS),
             Request::Prove { ids, .. } => (ids.len(), MAX_PROOFS),
+            Request::Offer { blocks, .. } => (blocks.len(), MAX_OFFERED),
             Request::Room | Request::State { .. } | Request::Release(_) => (0, 0),
         };
         if ids > most {

@@ -17,7 +17,7 @@ use libp2p::{PeerId, StreamProtocol};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::Command;
-use super::codec::Codec;
+use super::codec::{self, Codec};
 use super::roll::{Roll, Told};
 use crate::net::delegate::delegate_connections;
 use crate::ring::RingId;
@@ -208,7 +208,7 @@ impl Behaviour {
     }
 
     fn ask(&mut self, peer: PeerId, request: Request, asked: Asked) {
-        let id = self.inner.send_request(&peer, request);
+        let id = self.inner.send_request(&peer, Ok(request));
         self.asked.insert(id, (peer, asked));
     }
 
@@ -351,7 +351,7 @@ impl Behaviour {
         }
     }
 
-    fn on_event(&mut self, event: rr::Event<Request, Response>) {
+    fn on_event(&mut self, event: rr::Event<codec::Asked, Response>) {
         match event {
             rr::Event::Message { peer, message, .. } => match message {
                 Message::Request {
@@ -361,9 +361,18 @@ impl Behaviour {
                     if !self.inner.is_connected(&peer) {
                         return;
                     }
-                    let response = self.on_request(peer, request);
-                    // On failure the peer is gone.
-                    let _ = self.inner.send_response(channel, response);
+                    match request {
+                        Ok(request) => {
+                            let response = self.on_request(peer, request);
+                            // On failure the peer is gone.
+                            let _ = self.inner.send_response(channel, response);
+                        }
+                        // Without an answer the stream is reset.
+                        Err(malformed) => {
+                            tracing::debug!(%peer, %malformed, "a peer sent garbage");
+                            self.misbehaved(peer);
+                        }
+                    }
                 }
                 Message::Response {
                     request_id,

@@ -1,85 +1,60 @@
-//! Frames of the ring protocol: four bytes of length, big endian, and a message of `wire::ring`. The length is checked before anything is
-//! allocated.
+//! The ring protocol on a stream: frames that carry messages of `wire::ring`.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use futures::{AsyncRead, AsyncWrite};
 use libp2p::StreamProtocol;
 use libp2p::request_response;
-use tokio::time::timeout;
 
-use crate::ring::message::{MAX_MESSAGE_BYTES, Malformed, Request, Response};
+use crate::net::frame::{Malformed, read_frame_within, write_frame};
+use crate::ring::message::{self, MAX_MESSAGE_BYTES, Request, Response};
 
 /// How long a frame may take.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A request as it went out or came in. One that breaks the protocol is handed on as what is wrong with it.
+pub(crate) type Asked = Result<Request, Malformed>;
 
 /// Reads and writes frames.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Codec;
 
-async fn read_frame<T: AsyncRead + Unpin + Send>(io: &mut T) -> io::Result<Bytes> {
-    let read = async {
-        let mut len = [0; 4];
-        io.read_exact(&mut len).await?;
-        let len = u32::from_be_bytes(len) as usize;
-        if len > MAX_MESSAGE_BYTES {
-            return Err(io::Error::new(ErrorKind::InvalidData, "a frame too large"));
-        }
-        let mut frame = vec![0; len];
-        io.read_exact(&mut frame).await?;
-        Ok(frame.into())
-    };
-    timeout(FRAME_TIMEOUT, read)
-        .await
-        .map_err(|_| ErrorKind::TimedOut)?
-}
-
-async fn write_frame<T: AsyncWrite + Unpin + Send>(io: &mut T, frame: &[u8]) -> io::Result<()> {
-    let write = async {
-        io.write_all(&(frame.len() as u32).to_be_bytes()).await?;
-        io.write_all(frame).await?;
-        io.flush().await
-    };
-    timeout(FRAME_TIMEOUT, write)
-        .await
-        .map_err(|_| ErrorKind::TimedOut)?
-}
-
-fn invalid(error: Malformed) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, error)
+fn malformed(error: message::Malformed) -> Malformed {
+    Malformed(error.what())
 }
 
 impl request_response::Codec for Codec {
     type Protocol = StreamProtocol;
-    type Request = Request;
+    type Request = Asked;
     type Response = Response;
 
-    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Request>
+    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Asked>
     where
         T: AsyncRead + Unpin + Send,
     {
-        Request::decode(read_frame(io).await?).map_err(invalid)
+        let frame = read_frame_within(io, MAX_MESSAGE_BYTES, FRAME_TIMEOUT).await?;
+        Ok(frame.and_then(|frame| Request::decode(frame).map_err(malformed)))
     }
 
     async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Response>
     where
         T: AsyncRead + Unpin + Send,
     {
-        Response::decode(read_frame(io).await?).map_err(invalid)
+        let frame = read_frame_within(io, MAX_MESSAGE_BYTES, FRAME_TIMEOUT).await??;
+        Ok(Response::decode(frame).map_err(malformed)?)
     }
 
     async fn write_request<T>(
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-        request: Request,
+        asked: Asked,
     ) -> io::Result<()>
     where
         T: AsyncWrite + Unpin + Send,
     {
-        write_frame(io, &request.encode()).await
+        write_frame(io, vec![asked?.encode().into()]).await
     }
 
     async fn write_response<T>(
@@ -91,7 +66,7 @@ impl request_response::Codec for Codec {
     where
         T: AsyncWrite + Unpin + Send,
     {
-        write_frame(io, &response.encode()).await
+        write_frame(io, vec![response.encode().into()]).await
     }
 }
 
@@ -120,6 +95,6 @@ mod tests {
         assert_eq!(read.expect("whole"), Response::Done);
         let mut over = Cursor::new((MAX_MESSAGE_BYTES as u32 + 1).to_be_bytes());
         let read = codec.read_request(&protocol, &mut over).await;
-        assert_eq!(read.expect_err("over").kind(), ErrorKind::InvalidData);
+        read.expect("read").expect_err("over the limit");
     }
 }

@@ -77,9 +77,18 @@ impl Hostile {
 
     /// Sends raw bytes as a request and gives back everything that comes; `None` when the stream is reset.
     async fn ask_with(&mut self, net: &Net, bytes: &[u8]) -> Option<Vec<u8>> {
+        self.ask_over(net, exchange_protocol(), bytes).await
+    }
+
+    async fn ask_over(
+        &mut self,
+        net: &Net,
+        protocol: StreamProtocol,
+        bytes: &[u8],
+    ) -> Option<Vec<u8>> {
         let mut stream = self
             .streams
-            .open_stream(net.peer_id(), exchange_protocol())
+            .open_stream(net.peer_id(), protocol)
             .await
             .expect("it opens");
         let _ = stream.write_all(bytes).await;
@@ -285,6 +294,29 @@ async fn bad_requests_get_no_answer_and_are_counted() {
             error: 0,
         };
         assert_eq!(good, frame(&expected), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn garbage_in_place_of_other_requests_is_counted_too() {
+    let net = start(memory(), &Shelf::new()).await;
+    for name in [names::replica("libernet"), names::ring("libernet")] {
+        let protocol = StreamProtocol::try_from_owned(name).expect("a protocol name");
+        let mut hostile = connected_to(&net).await;
+        for (count, bytes) in [
+            u32::MAX.to_be_bytes().to_vec(),
+            [&[0, 0, 0, 8][..], &[0xff; 8]].concat(),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let answer = hostile.ask_over(&net, protocol.clone(), &bytes).await;
+            assert!(answer.is_none_or(|answer| answer.is_empty()), "{protocol}");
+            let faults = faults_of(&net, &hostile).await;
+            assert_eq!(faults, count as u64 + 1, "{protocol}");
+        }
+        hostile.ask_over(&net, protocol.clone(), &[0, 0]).await;
+        assert_eq!(faults_of(&net, &hostile).await, 2, "{protocol}: cut");
     }
 }
 

@@ -189,6 +189,7 @@ impl Book {
                 nonce,
                 ids,
             } => self.prove((owner, name), &nonce, &ids),
+            Request::Offer { .. } => Err(No::Refused(Refusal::Unwilling)),
         };
         match answered {
             Ok(answer) => answer,

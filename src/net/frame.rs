@@ -1,0 +1,154 @@
+//! Frames, as all protocols of one request and one response a stream have them: four bytes of length, big endian, and a message.
+//!
+//! The length is checked before anything is allocated. What breaks a protocol is told apart from a stream that failed: libp2p swallows the
+//! error of a codec that reads a request, and nobody would know whose it was, so codecs hand a [`Malformed`] on as the request.
+
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+/// Frames are written in parts of this size, each of which must get through within [`STALL_TIMEOUT`].
+const WRITE_BYTES: usize = 256 << 10;
+/// How long a peer may take to accept one part.
+const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What is wrong with a frame. The text is for our own log and error, never for the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Malformed(pub(in crate::net) &'static str);
+
+impl From<Malformed> for io::Error {
+    fn from(malformed: Malformed) -> Self {
+        Self::new(ErrorKind::InvalidData, malformed)
+    }
+}
+
+/// Reads a frame of at most `max_bytes`. The outer error is the stream's, the inner one the peer's.
+pub(in crate::net) async fn read_frame<T>(
+    io: &mut T,
+    max_bytes: usize,
+) -> io::Result<Result<Bytes, Malformed>>
+where
+    T: AsyncRead + Unpin + Send,
+{
+    let mut head = [0; 4];
+    io.read_exact(&mut head).await?;
+    let len = u32::from_be_bytes(head) as usize;
+    if len > max_bytes {
+        return Ok(Err(Malformed("a frame larger than allowed")));
+    }
+    let mut frame = vec![0; len];
+    io.read_exact(&mut frame).await?;
+    Ok(Ok(frame.into()))
+}
+
+/// Reads a frame that has to be there in time.
+pub(in crate::net) async fn read_frame_within<T>(
+    io: &mut T,
+    max_bytes: usize,
+    time: Duration,
+) -> io::Result<Result<Bytes, Malformed>>
+where
+    T: AsyncRead + Unpin + Send,
+{
+    timeout(time, read_frame(io, max_bytes))
+        .await
+        .map_err(|_| ErrorKind::TimedOut)?
+}
+
+/// Writes a frame made of pieces.
+pub(in crate::net) async fn write_frame<T>(io: &mut T, pieces: Vec<Bytes>) -> io::Result<()>
+where
+    T: AsyncWrite + Unpin + Send,
+{
+    let len: usize = pieces.iter().map(Bytes::len).sum();
+    let len = u32::try_from(len).map_err(io::Error::other)?;
+    let head = Bytes::copy_from_slice(&len.to_be_bytes());
+    for mut piece in std::iter::once(head).chain(pieces) {
+        while piece.has_remaining() {
+            let part = piece.split_to(piece.len().min(WRITE_BYTES));
+            timeout(STALL_TIMEOUT, io.write_all(&part))
+                .await
+                .map_err(|_| ErrorKind::TimedOut)??;
+        }
+    }
+    timeout(STALL_TIMEOUT, io.flush())
+        .await
+        .map_err(|_| ErrorKind::TimedOut)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::io::Cursor;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    /// The stream of a peer that neither sends nor takes anything.
+    struct Stuck;
+
+    impl AsyncRead for Stuck {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Stuck {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_are_bounded_and_read_back() {
+        let mut wire = Cursor::new(Vec::new());
+        let pieces = vec![
+            Bytes::from_static(b"ab"),
+            Bytes::new(),
+            vec![7; WRITE_BYTES + 1].into(),
+        ];
+        write_frame(&mut wire, pieces.clone())
+            .await
+            .expect("memory takes it");
+        let bytes = wire.into_inner();
+        let content = pieces.concat();
+        assert_eq!(bytes[..6], [0, 4, 0, 3, b'a', b'b']);
+        for len in [0, 3, 4, bytes.len() - 1] {
+            let read = read_frame(&mut Cursor::new(&bytes[..len]), content.len()).await;
+            assert_eq!(read.expect_err("cut").kind(), ErrorKind::UnexpectedEof);
+        }
+        let read = read_frame(&mut Cursor::new(&bytes), content.len()).await;
+        assert_eq!(read.expect("whole").expect("at the limit"), content);
+        let read = read_frame(&mut Cursor::new(&bytes), content.len() - 1).await;
+        let malformed = read.expect("read").expect_err("over the limit");
+        assert_eq!(io::Error::from(malformed).kind(), ErrorKind::InvalidData);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_and_a_peer_that_takes_nothing_time_out() {
+        let mut stuck = Stuck;
+        let read = read_frame_within(&mut stuck, 16, Duration::from_secs(3)).await;
+        assert_eq!(read.expect_err("silent").kind(), ErrorKind::TimedOut);
+        let written = write_frame(&mut stuck, vec![vec![0; 17].into()]).await;
+        assert_eq!(written.expect_err("stuck").kind(), ErrorKind::TimedOut);
+    }
+}
