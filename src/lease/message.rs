@@ -4,8 +4,8 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use prost::Message;
 
 use super::{
-    Error, MAX_BLOCKS, MAX_HOLDER_BYTES, MAX_LEASE_BYTES, MAX_SKEW_MS, MAX_TERM_MS, NAME_BYTES,
-    Name, exact,
+    Error, MAX_BLOCKS, MAX_COPIES, MAX_HOLDER_BYTES, MAX_LEASE_BYTES, MAX_SKEW_MS, MAX_TERM_MS,
+    NAME_BYTES, Name, exact,
 };
 use crate::block::MAX_BLOCK_BYTES;
 use crate::head;
@@ -39,6 +39,8 @@ pub struct Terms {
     pub bytes: u64,
     /// [`ListDigest`](super::ListDigest) of their ids.
     pub digest: [u8; 32],
+    /// How many holders there should be: when some are lost, the others may pass the lease on. None: it is for its holder alone.
+    pub copies: u32,
 }
 
 impl Terms {
@@ -53,6 +55,9 @@ impl Terms {
         }
         if self.blocks == 0 || self.blocks > MAX_BLOCKS {
             return wrong("no blocks, or too many");
+        }
+        if self.copies > MAX_COPIES {
+            return wrong("too many copies");
         }
         if self.bytes < self.blocks || self.bytes / self.blocks > MAX_BLOCK_BYTES as u64 {
             return wrong("so many blocks have not so many bytes");
@@ -122,10 +127,25 @@ impl Lease {
     /// # Errors
     /// [`Error::BadTerms`], [`Error::OtherHolder`], [`Error::FromTheFuture`], [`Error::Over`], [`Error::BadCertificate`], [`Error::BadSignature`].
     pub fn validate(&self, holder: &[u8], now: Timestamp) -> Result<(), Error> {
-        self.terms.check()?;
         if self.terms.holder != holder {
             return Err(Error::OtherHolder);
         }
+        self.check(now)
+    }
+
+    /// As [`validate`](Self::validate), for a lease of another holder that is passed on. Only a lease that asks for a number of copies may be.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub fn validate_passed(&self, now: Timestamp) -> Result<(), Error> {
+        if self.terms.copies == 0 {
+            return Err(Error::OtherHolder);
+        }
+        self.check(now)
+    }
+
+    fn check(&self, now: Timestamp) -> Result<(), Error> {
+        self.terms.check()?;
         if self.terms.made.0 > now.0.saturating_add(MAX_SKEW_MS) {
             return Err(Error::FromTheFuture);
         }
@@ -163,6 +183,7 @@ impl Lease {
             bytes: terms.bytes,
             digest: terms.digest.to_vec().into(),
             signature: self.signature.to_vec().into(),
+            copies: terms.copies,
         }
     }
 
@@ -202,6 +223,7 @@ impl Lease {
                 blocks: message.blocks,
                 bytes: message.bytes,
                 digest: exact(&message.digest, "a digest has 32 bytes")?,
+                copies: message.copies,
             },
             signature: exact(&message.signature, "a signature has 64 bytes")?,
         };

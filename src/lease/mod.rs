@@ -31,6 +31,8 @@ pub const NAME_BYTES: usize = 16;
 pub const MAX_HOLDER_BYTES: usize = 64;
 /// Most blocks of one lease.
 pub const MAX_BLOCKS: u64 = 4_000_000;
+/// Most holders that a lease may ask for.
+pub const MAX_COPIES: u32 = 32;
 /// Longest time that one lease may ask for, in milliseconds. Renewed leases last as long as they are renewed.
 pub const MAX_TERM_MS: u64 = 400 * DAY_MS;
 /// How far the clocks of a machine and a holder may differ, in milliseconds.

@@ -40,6 +40,7 @@ fn terms() -> Terms {
         blocks: 3,
         bytes: 3000,
         digest: ListDigest::of(&[id(1), id(2), id(3)]).expect("in order"),
+        copies: 0,
     }
 }
 
@@ -186,6 +187,32 @@ fn releases_count_when_they_may() {
         held.check_release(&release(4, true), early),
         Err(Error::Stale)
     );
+}
+
+#[test]
+fn a_lease_is_passed_on_only_when_it_says_so_and_never_for_longer() {
+    let alone = lease(terms());
+    assert_eq!(alone.validate_passed(NOW), Err(Error::OtherHolder));
+    let mut shared = terms();
+    shared.copies = 3;
+    let shared = lease(shared);
+    assert_eq!(Lease::decode(&shared.encode()), Ok(shared.clone()));
+    assert_eq!(shared.validate_passed(NOW), Ok(()));
+    assert_eq!(shared.validate(b"another", NOW), Err(Error::OtherHolder));
+    let until = shared.terms().until;
+    let late = Timestamp(until.0 - DAY_MS);
+    let held = Held::passed(shared.clone(), late);
+    assert_eq!(held.until(), Timestamp(until.0 + MAX_SKEW_MS));
+    assert!(Held::new(shared.clone(), late).until() > held.until());
+    let early = Held::passed(shared.clone(), NOW);
+    assert_eq!(early.until(), Held::new(shared.clone(), NOW).until());
+    // Passed around, it does not get longer.
+    let again = early.renewed_by(Held::passed(shared, late));
+    assert_eq!(again, Ok(Renewal::Nothing));
+    let mut many = terms();
+    many.copies = MAX_COPIES + 1;
+    let many = lease(many).validate_passed(NOW);
+    assert!(matches!(many, Err(Error::BadTerms(_))));
 }
 
 #[test]

@@ -179,16 +179,18 @@ async fn round(
     }
     let online = worker.rooms(candidates.peers(), AT_ONCE).await;
     if !online.is_empty() {
-        worker.copies.waited(passed);
+        worker.copies.waited(passed, &online);
     }
     let (now, jobs) = (worker.clock.now(), worker.copies.jobs());
     let facts = Facts { jobs, online };
     let actions = policy::choose(now, &facts, limits);
-    let is_busy = actions.iter().any(|action| {
-        matches!(
-            action,
-            Action::Ask(..) | Action::Poll(..) | Action::Forget(..)
-        )
+    let is_busy = actions.iter().any(|action| match action {
+        Action::Ask(..) | Action::Forget(..) => true,
+        Action::Poll(root, peer) => {
+            let copy = facts.jobs.get(root).and_then(|job| job.held.get(peer));
+            copy.is_some_and(|copy| policy::is_coming(copy, limits))
+        }
+        Action::Renew(..) | Action::Audit(..) | Action::Release(..) => false,
     });
     let done = futures::stream::iter(actions).map(|action| worker.act(action));
     let results: Vec<_> = done.buffer_unordered(AT_ONCE).collect().await;
@@ -205,6 +207,9 @@ async fn round(
     // A failed audit, or a copy that was let go, calls for more.
     is_busy || worker.copies.jobs() != facts.jobs
 }
+
+#[cfg(test)]
+mod simulation;
 
 #[cfg(test)]
 #[path = "replicate/tests.rs"]

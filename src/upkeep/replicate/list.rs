@@ -4,7 +4,7 @@
 //! was found not to hold what it promised. Progress (who answered when) is written a few seconds later, or when the node stops: a crash
 //! loses it, and the holders are asked again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -108,9 +108,11 @@ pub(super) struct Place {
     pub(super) audited: Option<Timestamp>,
     pub(super) until: Timestamp,
     pub(super) minimum_until: Timestamp,
-    /// For how long since it was seen this machine could have heard of it.
+    /// See [`Copy::missed`] and [`Copy::unproven`].
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) missed_ms: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) unproven_ms: u64,
     /// Blocks that were yet to come when last heard.
     #[serde(skip)]
     pub(super) missing: Option<u64>,
@@ -123,7 +125,8 @@ fn is_zero(n: &u64) -> bool {
 impl Place {
     /// The holder was heard of now.
     pub(super) fn saw(&mut self, now: Timestamp) {
-        (self.seen, self.missed_ms) = (now, 0);
+        self.seen = now;
+        (self.missed_ms, self.unproven_ms) = (0, 0);
     }
 
     fn copy(&self) -> Copy {
@@ -136,6 +139,7 @@ impl Place {
             since: self.since,
             seen: self.seen,
             missed: Duration::from_millis(self.missed_ms),
+            unproven: Duration::from_millis(self.unproven_ms),
             audited: self.audited,
             until: self.until,
             minimum_until: self.minimum_until,
@@ -387,16 +391,18 @@ impl Copies {
         })
     }
 
-    /// This much time has passed in which every holder could have been heard of.
-    pub(super) fn waited(&self, time: Duration) {
+    /// This much time has passed, in which these were there.
+    pub(super) fn waited(&self, time: Duration, online: &BTreeMap<PeerName, u64>) {
         let time_ms = time.as_millis() as u64;
+        let online: BTreeSet<String> = online.keys().map(|name| HEXLOWER.encode(name)).collect();
         let mut state = self.lock();
-        for place in state
-            .jobs
-            .values_mut()
-            .flat_map(|job| job.held.values_mut())
-        {
-            place.missed_ms = place.missed_ms.saturating_add(time_ms);
+        for (peer, place) in state.jobs.values_mut().flat_map(|job| &mut job.held) {
+            if online.contains(peer) {
+                place.missed_ms = 0;
+                place.unproven_ms = place.unproven_ms.saturating_add(time_ms);
+            } else {
+                place.missed_ms = place.missed_ms.saturating_add(time_ms);
+            }
         }
         state.unsaved = state.unsaved.max(Unsaved::Time);
     }

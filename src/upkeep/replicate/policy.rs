@@ -4,8 +4,9 @@
 //! related backups is asked first, then who has most room, and ties go by name.
 //!
 //! Two measures of absence: what is *reported* counts a copy only while its holder was heard within the grace period, whatever the reason
-//! of the silence. A *new* copy is made only when this machine was itself up and in company for half of that period and heard nothing
-//! ([`is_gone`]): a laptop that was asleep for days says that it knows nothing, and asks before it copies everything again.
+//! of the silence. A *new* copy is made only when this machine was itself up and in company for three quarters of that period and missed the holder, or
+//! had it there and got no answer ([`is_gone`]): a laptop that was asleep for days says that it knows nothing, and asks before it copies
+//! everything again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -36,8 +37,10 @@ pub struct Copy {
     pub since: Timestamp,
     /// When the holder was last heard of this copy: an answer about it, or an audit passed.
     pub seen: Timestamp,
-    /// For how long since then this machine was up and in company: time in which it could have heard something.
+    /// For how long since the holder was there last this machine was up and in company: time in which it was missed.
     pub missed: Duration,
+    /// For how long since `seen` both were there, and nothing was heard of the copy.
+    pub unproven: Duration,
     /// When it last passed an audit.
     pub audited: Option<Timestamp>,
     /// When the lease ends, by our clock.
@@ -125,12 +128,13 @@ pub fn counts(copy: &Copy, now: Timestamp, limits: &Limits) -> bool {
 
 /// Whether a holder has been away for so long that its copy is to be made anew.
 pub fn is_gone(copy: &Copy, now: Timestamp, limits: &Limits) -> bool {
-    now.since(copy.seen) > limits.grace && copy.missed > limits.grace / 2
+    let most = limits.grace * 3 / 4;
+    now.since(copy.seen) > limits.grace && (copy.missed > most || copy.unproven > most)
 }
 
-/// Whether a copy that was asked for may still come soon.
-fn is_coming(copy: &Copy, now: Timestamp, limits: &Limits) -> bool {
-    copy.stage == Stage::Asked && now.since(copy.seen) <= limits.patience
+/// Whether a copy that was asked for may still come soon. Time in which this machine itself was away is no delay of the holder's.
+pub fn is_coming(copy: &Copy, limits: &Limits) -> bool {
+    copy.stage == Stage::Asked && copy.missed + copy.unproven <= limits.patience
 }
 
 /// How many copies of a job count.
@@ -147,7 +151,7 @@ pub fn choose(now: Timestamp, facts: &Facts, limits: &Limits) -> Vec<Action> {
         .jobs
         .values()
         .flat_map(|job| job.held.values())
-        .filter(|copy| is_coming(copy, now, limits))
+        .filter(|copy| is_coming(copy, limits))
         .count();
     // What is asked of each peer in this decision counts against its room, and spreads the load.
     let mut promised: BTreeMap<&PeerName, (u64, u64)> = BTreeMap::new();
@@ -258,9 +262,8 @@ fn look(
             continue;
         }
         if copy.stage == Stage::Asked {
-            let is_late = !is_coming(copy, now, limits);
-            counted += usize::from(!is_late);
-            if is_late && (is_online || silent > limits.grace) {
+            counted += usize::from(is_coming(copy, limits));
+            if is_gone(copy, now, limits) {
                 actions.push(Action::Forget(root, name()));
             } else if is_online {
                 actions.push(Action::Poll(root, name()));

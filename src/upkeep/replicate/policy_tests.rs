@@ -18,6 +18,7 @@ fn copy(stage: Stage, now: Timestamp) -> Copy {
         since: now,
         seen: now,
         missed: Duration::ZERO,
+        unproven: Duration::ZERO,
         audited: Some(now),
         until: now.after(90 * 24 * HOUR),
         minimum_until: now.after(30 * 24 * HOUR),
@@ -92,8 +93,8 @@ fn a_holder_that_is_away_too_long_is_replaced_and_not_before() {
     assert!(after(24, 24).is_empty());
     assert_eq!(after(25, 25), [Action::Ask(root(1), peer(2))]);
     // This machine itself was away: it looks for a while before it copies anything again, and meanwhile promises nothing.
-    assert!(after(90, 12).is_empty());
-    assert_eq!(after(90, 13), [Action::Ask(root(1), peer(2))]);
+    assert!(after(90, 18).is_empty());
+    assert_eq!(after(90, 19), [Action::Ask(root(1), peer(2))]);
     assert_eq!(
         reached(&facts.jobs[&root(1)], NOW.after(90 * HOUR), &limits),
         0
@@ -177,24 +178,24 @@ fn a_surplus_copy_goes_when_it_may_and_never_one_too_many() {
 fn who_goes_while_it_is_asked_is_not_waited_for_and_not_forgotten_at_once() {
     let mut job = job(1);
     job.held.insert(peer(1), copy(Stage::Asked, NOW));
-    let at = |hours: u32, online: &[(u8, u64)]| {
-        choose(
-            NOW.after(hours * HOUR),
-            &facts(job.clone(), online),
-            &Limits::default(),
-        )
+    let at = |hours: u32, missed: u32, online: &[(u8, u64)]| {
+        let mut facts = facts(job.clone(), online);
+        let copy = facts.jobs.get_mut(&root(1)).expect("it is there");
+        copy.held.get_mut(&peer(1)).expect("it is there").missed = missed * HOUR;
+        choose(NOW.after(hours * HOUR), &facts, &Limits::default())
     };
-    assert!(at(1, &[(2, 50)]).is_empty());
-    assert_eq!(at(2, &[(2, 50)]), [Action::Ask(root(1), peer(2))]);
-    assert_eq!(
-        at(25, &[(2, 50)]),
-        [
-            Action::Forget(root(1), peer(1)),
-            Action::Ask(root(1), peer(2))
-        ]
+    let (ask, poll) = (
+        Action::Ask(root(1), peer(2)),
+        Action::Poll(root(1), peer(1)),
     );
-    // There, and yet no progress for an hour.
-    assert_eq!(at(2, &[(1, 50)]), [Action::Forget(root(1), peer(1))]);
+    assert!(at(1, 1, &[(2, 50)]).is_empty());
+    assert_eq!(at(2, 2, &[(2, 50)]), [ask.clone()]);
+    // This machine was away: that is no delay of the other's.
+    assert_eq!(at(9, 0, &[(1, 50), (2, 50)]), [poll.clone()]);
+    // There, and yet no progress for an hour: another one is asked, and it may still come.
+    assert_eq!(at(2, 2, &[(1, 50), (2, 50)]), [poll, ask.clone()]);
+    let forget = Action::Forget(root(1), peer(1));
+    assert_eq!(at(25, 19, &[(2, 50)]), [forget, ask]);
 }
 
 #[test]
@@ -246,7 +247,12 @@ impl World {
     fn hour(&mut self, limits: &Limits) {
         self.now = self.now.after(HOUR);
         for job in self.facts.jobs.values_mut() {
-            job.held.values_mut().for_each(|copy| copy.missed += HOUR);
+            for (peer, copy) in &mut job.held {
+                match self.facts.online.contains_key(peer) {
+                    true => copy.unproven += HOUR,
+                    false => copy.missed += HOUR,
+                }
+            }
         }
         self.step(limits);
     }
@@ -273,7 +279,8 @@ impl World {
                 }
                 Action::Poll(..) => {
                     let copy = job.held.get_mut(&peer).expect("it was asked");
-                    (copy.stage, copy.seen, copy.missed) = (Stage::Held, now, Duration::ZERO);
+                    (copy.stage, copy.seen) = (Stage::Held, now);
+                    (copy.missed, copy.unproven) = (Duration::ZERO, Duration::ZERO);
                 }
                 Action::Renew(..) => {
                     job.held.insert(peer, self::copy(Stage::Held, now));
@@ -281,7 +288,8 @@ impl World {
                 Action::Audit(..) => {
                     let copy = job.held.get_mut(&peer).expect("it is held");
                     if disk.contains(&root) {
-                        (copy.audited, copy.seen, copy.missed) = (Some(now), now, Duration::ZERO);
+                        (copy.audited, copy.seen) = (Some(now), now);
+                        (copy.missed, copy.unproven) = (Duration::ZERO, Duration::ZERO);
                     } else {
                         copy.stage = Stage::Failed;
                     }

@@ -200,6 +200,7 @@ fn a_place() -> Place {
         until: Timestamp(3),
         minimum_until: Timestamp(4),
         missed_ms: 0,
+        unproven_ms: 0,
         missing: None,
     }
 }
@@ -237,7 +238,7 @@ fn progress_waits_for_a_flush_and_what_matters_does_not() {
         (copies.unsaved(), on_disk().held["0a"].seen),
         (Unsaved::Nothing, Timestamp(77))
     );
-    copies.waited(Duration::from_secs(3));
+    copies.waited(Duration::from_secs(3), &[].into());
     assert_eq!(
         (copies.unsaved(), on_disk().held["0a"].missed_ms),
         (Unsaved::Time, 0)

@@ -107,6 +107,7 @@ impl Worker {
             until: now.after(TERM),
             minimum_until: now.after(MINIMUM),
             missed_ms: 0,
+            unproven_ms: 0,
             missing: None,
         };
         subject.kept.held.insert(subject.key.clone(), place.clone());
@@ -433,5 +434,6 @@ fn terms_of(subject: &Subject, place: &Place, list: &ListInfo) -> Result<Terms, 
         blocks: list.blocks,
         bytes: list.bytes,
         digest: digest.as_slice().try_into().map_err(|_| wrong)?,
+        copies: subject.kept.copies,
     })
 }
