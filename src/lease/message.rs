@@ -3,6 +3,7 @@
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use prost::Message;
 
+use super::keeper::check_delegation;
 use super::{
     Error, MAX_BLOCKS, MAX_COPIES, MAX_HOLDER_BYTES, MAX_LEASE_BYTES, MAX_SKEW_MS, MAX_TERM_MS,
     NAME_BYTES, Name, exact,
@@ -73,6 +74,8 @@ pub struct Lease {
     owner: [u8; 32],
     machine: [u8; 32],
     certificate: [u8; 64],
+    /// The key that signed, and the machine's signature that it may; none when the machine's own did.
+    keeper: Option<([u8; 32], [u8; 64])>,
     terms: Terms,
     signature: [u8; 64],
 }
@@ -85,14 +88,27 @@ impl Lease {
         certificate: &[u8; 64],
         terms: Terms,
     ) -> Self {
+        let of = (*owner, machine.verifying_key().to_bytes(), *certificate);
+        Self::signed(of, None, machine, terms)
+    }
+
+    /// A lease of owner, machine and certificate, signed by the machine or the keeper that it has admitted.
+    pub(super) fn signed(
+        of: ([u8; 32], [u8; 32], [u8; 64]),
+        keeper: Option<([u8; 32], [u8; 64])>,
+        signer: &SigningKey,
+        terms: Terms,
+    ) -> Self {
+        let (owner, machine, certificate) = of;
         let mut lease = Self {
-            owner: *owner,
-            machine: machine.verifying_key().to_bytes(),
-            certificate: *certificate,
+            owner,
+            machine,
+            certificate,
+            keeper,
             terms,
             signature: [0; 64],
         };
-        lease.signature = machine.sign(&lease.message()).to_bytes();
+        lease.signature = signer.sign(&lease.message()).to_bytes();
         lease
     }
 
@@ -155,7 +171,14 @@ impl Lease {
         if !head::is_admitted(&self.owner, &self.machine, &self.certificate) {
             return Err(Error::BadCertificate);
         }
-        verify(&self.machine, &self.message(), &self.signature)
+        let signer = match &self.keeper {
+            None => &self.machine,
+            Some((keeper, delegation)) => {
+                check_delegation(&self.machine, keeper, delegation)?;
+                keeper
+            }
+        };
+        verify(signer, &self.message(), &self.signature)
     }
 
     /// What the machine signs: everything else, in its one form.
@@ -167,6 +190,10 @@ impl Lease {
 
     fn to_wire(&self) -> wire::Lease {
         let terms = &self.terms;
+        let (keeper, delegation) = match &self.keeper {
+            Some((keeper, delegation)) => (keeper.to_vec(), delegation.to_vec()),
+            None => (Vec::new(), Vec::new()),
+        };
         wire::Lease {
             version: VERSION,
             owner: self.owner.to_vec().into(),
@@ -184,6 +211,8 @@ impl Lease {
             digest: terms.digest.to_vec().into(),
             signature: self.signature.to_vec().into(),
             copies: terms.copies,
+            keeper: keeper.into(),
+            delegation: delegation.into(),
         }
     }
 
@@ -207,7 +236,15 @@ impl Lease {
         if message.holder.is_empty() || message.holder.len() > MAX_HOLDER_BYTES {
             return Err(Error::Malformed("a holder's name has 1 to 64 bytes"));
         }
+        let keeper = match (message.keeper.is_empty(), message.delegation.is_empty()) {
+            (true, true) => None,
+            _ => Some((
+                exact(&message.keeper, "a keeper's key has 32 bytes")?,
+                exact(&message.delegation, "a delegation has 64 bytes")?,
+            )),
+        };
         let lease = Self {
+            keeper,
             owner: exact(&message.owner, "an owner's key has 32 bytes")?,
             machine: exact(&message.machine, "a machine's key has 32 bytes")?,
             certificate: exact(&message.certificate, "a certificate has 64 bytes")?,

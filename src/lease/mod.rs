@@ -8,11 +8,13 @@
 //! Invariants:
 //! - Bytes have one reading and a message one form, as with head records.
 //! - What a holder has promised never gets shorter but by a release: an old lease that is sent again changes nothing.
+//! - A key that lies open ([`Keeper`]) adds leases and does nothing else.
 //! - A stolen machine can't end a lease before its minimum; that takes the owner's own signature.
 //!
 //! Deliberately absent: clock, network, storage, and the choice of holders.
 
 mod held;
+mod keeper;
 mod message;
 mod release;
 
@@ -20,6 +22,7 @@ use crate::crypto::hash;
 use crate::id::BlockId;
 
 pub use held::{Held, MAX_HELD_BYTES, Renewal};
+pub use keeper::{KEEPER_BYTES, Keeper};
 pub use message::{Lease, Terms};
 pub use release::Release;
 

@@ -115,6 +115,52 @@ fn a_machine_does_not_speak_for_the_owner() {
 }
 
 #[test]
+fn a_keeper_adds_leases_and_nothing_else() {
+    let keeper = Keeper::new(&owner_key(), &machine(), &certificate(), &[5; 32]);
+    let bytes = keeper.encode();
+    assert_eq!(bytes.len(), KEEPER_BYTES);
+    let again = Keeper::decode(&bytes).expect("reads");
+    assert_eq!(again.encode(), bytes);
+    let lease = again.sign(terms());
+    assert_eq!(Lease::decode(&lease.encode()), Ok(lease.clone()));
+    assert_eq!(lease.validate(HOLDER, NOW), Ok(()));
+    let bytes_of = lease.encode();
+    assert!(bytes_of.len() <= MAX_LEASE_BYTES);
+    for at in 0..bytes_of.len() {
+        let mut broken = bytes_of.clone();
+        broken[at] ^= 1;
+        if let Ok(read) = Lease::decode(&broken) {
+            assert!(read.validate(HOLDER, NOW).is_err(), "byte {at}");
+        }
+    }
+    // Not admitted by the machine, or as if it were a machine.
+    let other = Keeper::new(
+        &owner_key(),
+        &SigningKey::from_bytes(&[6; 32]),
+        &certificate(),
+        &[5; 32],
+    );
+    assert_eq!(
+        other.sign(terms()).validate(HOLDER, NOW),
+        Err(Error::BadCertificate)
+    );
+    let key = SigningKey::from_bytes(&[5; 32]);
+    let release = Release::by_machine(&owner_key(), &key, &certificate(), [7; 16], 5, NOW);
+    assert_eq!(release.validate(), Err(Error::BadCertificate));
+    for at in 0..bytes.len() {
+        let mut broken = bytes.to_vec();
+        broken[at] ^= 1;
+        assert!(Keeper::decode(&broken).is_err(), "byte {at}");
+        assert!(Keeper::decode(&bytes[..at]).is_err(), "cut at {at}");
+    }
+    let digest = crate::crypto::hash::sha256(&[&bytes]);
+    assert_eq!(HEXLOWER.encode(&digest), KEEPER_GOLDEN);
+}
+
+/// SHA-256 of the bytes of a keeper whose keys are all fixed.
+const KEEPER_GOLDEN: &str = "e20f82e8b334a7be96de2b85ea00587ca27c28d8cdc7249add09cde1b188b149";
+
+#[test]
 fn clocks_may_differ_a_day() {
     let lease = lease(terms());
     let at = |ms: u64| lease.validate(HOLDER, Timestamp(ms));

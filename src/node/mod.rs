@@ -13,6 +13,7 @@ mod copies;
 mod failure;
 mod files;
 pub mod identity;
+mod keeper;
 mod mesh;
 mod pins;
 mod rings;

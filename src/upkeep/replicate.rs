@@ -41,8 +41,10 @@ const STAMP_EVERY: Duration = Duration::from_secs(30 * 60);
 /// Peers that are dealt with at the same time.
 const AT_ONCE: usize = 8;
 
-/// Signs in the owner's name; nothing while the owner's file is locked.
+/// Signs in the owner's name; nothing when it has no key that may.
 pub trait Signer: Send + Sync + 'static {
+    /// The owner's public key, as leases say it.
+    fn owner(&self) -> Option<[u8; 32]>;
     /// A lease.
     fn lease(&self, terms: Terms) -> Option<Lease>;
     /// The end of one.

@@ -5,6 +5,7 @@
 
 mod backup;
 mod blocks;
+mod lease;
 mod path;
 mod rings;
 
@@ -37,6 +38,7 @@ use call;
 
 pub use backup::*;
 pub use blocks::*;
+pub use lease::*;
 pub use rings::*;
 
 /// Turns a file or directory into blocks and pins them.

@@ -425,6 +425,7 @@ async fn a_flood_hears_busy_and_the_holder_lives_on() {
     let workers = hold(&b, &clock, 1 << 30);
     let ids: Vec<_> = blocks(2).iter().map(Block::id).collect();
     let replay = lease(b.net().peer_id(), 1, 1, &ids, clock.now());
+    let replica = a.net().replica();
     let flood = (0..300).map(|n| {
         let request = match n % 2 {
             0 => Request::Room,
@@ -433,7 +434,7 @@ async fn a_flood_hears_busy_and_the_holder_lives_on() {
                 ids: ids.clone(),
             },
         };
-        a.net().replica().ask(b.net().peer_id(), request)
+        replica.ask(b.net().peer_id(), request)
     });
     let answers = futures::future::join_all(flood).await;
     let fits = |answer: &Result<Answer, _>| {

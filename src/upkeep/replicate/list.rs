@@ -341,6 +341,29 @@ impl Copies {
             .collect()
     }
 
+    /// Every lease: the backup and its set, the peer, the lease's name in hex and its sequence.
+    pub fn leases(&self) -> Vec<(BlockId, String, PeerName, String, u64)> {
+        let state = self.lock();
+        let places = state.jobs.iter().flat_map(|(root, kept)| {
+            let held = kept.held.iter();
+            held.map(move |(peer, place)| (root, kept, peer, place))
+        });
+        let leases = places.filter_map(|(root, kept, peer, place)| {
+            let (set, name) = (kept.set.clone(), place.name.clone());
+            Some((*root, set, peer_name(peer)?, name, place.sequence))
+        });
+        leases.collect()
+    }
+
+    /// A holder has ended its lease. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn ended(&self, root: &BlockId, peer: &[u8]) -> Result<(), Error> {
+        let peer = HEXLOWER.encode(peer);
+        self.update(root, |kept| drop(kept.held.remove(&peer)))
+    }
+
     /// What is to have copies.
     pub(super) fn wanted(&self) -> Vec<BlockId> {
         let state = self.lock();

@@ -29,6 +29,10 @@ impl Candidates for Connected {
 struct Machine;
 
 impl Signer for Machine {
+    fn owner(&self) -> Option<[u8; 32]> {
+        Some(keys().0)
+    }
+
     fn lease(&self, terms: Terms) -> Option<Lease> {
         let (owner, machine, certificate) = keys();
         Some(Lease::sign(&owner, &machine, &certificate, terms))

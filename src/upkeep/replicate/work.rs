@@ -229,7 +229,7 @@ impl Worker {
             return Ok(());
         }
         let request = Request::Prove {
-            owner: self.owner(&subject, place).await?,
+            owner: self.owner().await?,
             name: name_of(place)?,
             nonce,
             ids: sample.iter().map(|(id, _)| *id).collect(),
@@ -266,11 +266,11 @@ impl Worker {
         };
         let now = self.clock.now();
         let (signer, name, sequence) = (self.signer.clone(), name_of(place)?, place.sequence);
-        let release = on_worker(move || {
-            let release = signer.release(name, sequence, now);
-            release.ok_or(Error::Locked)
-        });
-        let release = Box::new(release.await?);
+        let release = on_worker(move || Ok(signer.release(name, sequence, now)));
+        let Some(release) = release.await?.map(Box::new) else {
+            // While the owner's file is locked nothing is given back early; the lease ends by itself.
+            return Ok(());
+        };
         let replica = self.depot.net().replica();
         let answer = replica.ask(subject.peer, Request::Release(release)).await;
         match answer {
@@ -291,10 +291,9 @@ impl Worker {
     }
 
     /// The owner's key, as leases say it.
-    async fn owner(&self, subject: &Subject, place: &Place) -> Result<[u8; 32], Error> {
-        let list = subject.kept.list.as_ref().ok_or(Error::Stopping)?;
-        let lease = self.sign(terms_of(subject, place, list)?).await?;
-        Ok(*lease.owner())
+    async fn owner(&self) -> Result<[u8; 32], Error> {
+        let signer = self.signer.clone();
+        on_worker(move || signer.owner().ok_or(Error::Locked)).await
     }
 
     async fn sign(&self, terms: Terms) -> Result<Lease, Error> {
