@@ -209,7 +209,6 @@ impl Mesh {
             online: online.clone(),
         };
         let actions = policy::choose(now, &facts, &limits);
-        assert_eq!(actions, policy::choose(now, &facts, &limits));
         for action in actions {
             let (Action::Ask(_, peer)
             | Action::Poll(_, peer)
@@ -301,7 +300,6 @@ impl Mesh {
             online: online.clone(),
         };
         let passes = circle::choose(now, &facts, &limits);
-        assert_eq!(passes, circle::choose(now, &facts, &limits));
         for (subject, peer) in passes {
             let kept = facts.kept.get_mut(&subject).expect("it is kept");
             let asked = kept.asked.entry(peer.clone()).or_insert(now);
@@ -425,13 +423,13 @@ fn ratio(figures: &Figures) -> f64 {
 
 #[test]
 fn a_month_of_nine_machines_loses_nothing_and_copies_little() {
-    let figures = run(MESH, 12);
+    let figures = run(MESH, 6);
     println!(
         "{figures:#?}\ncopies made again for each lost one: {:.2}",
         ratio(&figures)
     );
     assert_eq!((figures.lost, figures.bare), (0, 0));
-    assert!(figures.copies_lost > 10, "enough happened");
+    assert!(figures.copies_lost > 5, "enough happened");
     assert!(ratio(&figures) <= 2.0, "{}", ratio(&figures));
     assert!(
         figures.longest_short < 6 * DAY,
@@ -452,13 +450,13 @@ fn backups_outlive_their_owners_machines() {
         deaths_per_week: 0.1,
         ..MESH
     };
-    let figures = run(life, 6);
+    let figures = run(life, 3);
     println!(
         "{figures:#?}\ncopies made again for each lost one: {:.2}",
         ratio(&figures)
     );
     assert_eq!((figures.lost, figures.bare), (0, 0));
-    assert!(figures.passed > 5, "holders passed leases on");
+    assert!(figures.passed > 3, "holders passed leases on");
     assert!(ratio(&figures) <= 2.0, "{}", ratio(&figures));
     assert!(
         figures.longest_orphan < 6 * DAY,
