@@ -208,6 +208,10 @@ impl Client {
         diff(Diff) -> DiffReply;
         /// Tells whether every backup has its copies.
         health(Health) -> HealthReply;
+        /// Lists the leases of this machine's backups.
+        lease_list(LeaseList) -> LeaseListReply;
+        /// Ends leases by releases that the owner has signed.
+        lease_release(LeaseRelease) -> LeaseReleaseReply;
         /// Forgets snapshots by a policy or by name.
         forget(Forget) -> ForgetReply;
         /// Makes a ring.

@@ -156,6 +156,8 @@ async fn dispatch(
         FindFile => find_file;
         Diff => diff;
         Health => health;
+        LeaseList => lease_list;
+        LeaseRelease => lease_release;
         Forget => forget;
         RingCreate => ring_create;
         RingJoin => ring_join;

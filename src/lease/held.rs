@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use super::{Error, Lease, MAX_LEASE_BYTES, Release};
+use super::{Error, Lease, MAX_LEASE_BYTES, MAX_SKEW_MS, Release};
 use crate::time::Timestamp;
 use crate::wire::lease as wire;
 
@@ -39,6 +39,21 @@ impl Held {
         }
     }
 
+    /// As [`new`](Self::new), for a lease of another holder that was passed on: it ends when the owner said, or else it could be passed around
+    /// for ever.
+    pub fn passed(lease: Lease, now: Timestamp) -> Self {
+        let (until, minimum) = (lease.terms().until, lease.terms().minimum_until);
+        let at_most = |own: Timestamp, said: Timestamp| {
+            own.min(Timestamp(said.0.saturating_add(MAX_SKEW_MS)))
+        };
+        let held = Self::new(lease, now);
+        Self {
+            until: at_most(held.until, until),
+            minimum_until: at_most(held.minimum_until, minimum),
+            ..held
+        }
+    }
+
     /// The newest lease of this name.
     pub const fn lease(&self) -> &Lease {
         &self.lease
@@ -69,8 +84,16 @@ impl Held {
     /// # Errors
     /// [`Error::OtherLease`], [`Error::OtherBlocks`].
     pub fn renewed(&self, lease: Lease, now: Timestamp) -> Result<Renewal, Error> {
-        let (old, new) = (self.lease.terms(), lease.terms());
-        if self.lease.owner() != lease.owner() || old.name != new.name {
+        self.renewed_by(Self::new(lease, now))
+    }
+
+    /// What another valid lease changes that was received now or passed on. Nothing ever gets shorter by it.
+    ///
+    /// # Errors
+    /// [`Error::OtherLease`], [`Error::OtherBlocks`].
+    pub fn renewed_by(&self, later: Self) -> Result<Renewal, Error> {
+        let (old, new) = (self.lease.terms(), later.lease.terms());
+        if self.lease.owner() != later.lease.owner() || old.name != new.name {
             return Err(Error::OtherLease);
         }
         let list = |terms: &super::Terms| (terms.root, terms.blocks, terms.bytes, terms.digest);
@@ -80,7 +103,6 @@ impl Held {
         if new.sequence <= old.sequence {
             return Ok(Renewal::Nothing);
         }
-        let later = Self::new(lease, now);
         Ok(Renewal::Longer(Box::new(Self {
             received: self.received,
             until: later.until.max(self.until),

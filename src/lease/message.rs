@@ -3,9 +3,10 @@
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use prost::Message;
 
+use super::keeper::check_delegation;
 use super::{
-    Error, MAX_BLOCKS, MAX_HOLDER_BYTES, MAX_LEASE_BYTES, MAX_SKEW_MS, MAX_TERM_MS, NAME_BYTES,
-    Name, exact,
+    Error, MAX_BLOCKS, MAX_COPIES, MAX_HOLDER_BYTES, MAX_LEASE_BYTES, MAX_SKEW_MS, MAX_TERM_MS,
+    NAME_BYTES, Name, exact,
 };
 use crate::block::MAX_BLOCK_BYTES;
 use crate::head;
@@ -39,6 +40,8 @@ pub struct Terms {
     pub bytes: u64,
     /// [`ListDigest`](super::ListDigest) of their ids.
     pub digest: [u8; 32],
+    /// How many holders there should be: when some are lost, the others may pass the lease on. None: it is for its holder alone.
+    pub copies: u32,
 }
 
 impl Terms {
@@ -54,6 +57,9 @@ impl Terms {
         if self.blocks == 0 || self.blocks > MAX_BLOCKS {
             return wrong("no blocks, or too many");
         }
+        if self.copies > MAX_COPIES {
+            return wrong("too many copies");
+        }
         if self.bytes < self.blocks || self.bytes / self.blocks > MAX_BLOCK_BYTES as u64 {
             return wrong("so many blocks have not so many bytes");
         }
@@ -68,6 +74,8 @@ pub struct Lease {
     owner: [u8; 32],
     machine: [u8; 32],
     certificate: [u8; 64],
+    /// The key that signed, and the machine's signature that it may; none when the machine's own did.
+    keeper: Option<([u8; 32], [u8; 64])>,
     terms: Terms,
     signature: [u8; 64],
 }
@@ -80,14 +88,27 @@ impl Lease {
         certificate: &[u8; 64],
         terms: Terms,
     ) -> Self {
+        let of = (*owner, machine.verifying_key().to_bytes(), *certificate);
+        Self::signed(of, None, machine, terms)
+    }
+
+    /// A lease of owner, machine and certificate, signed by the machine or the keeper that it has admitted.
+    pub(super) fn signed(
+        of: ([u8; 32], [u8; 32], [u8; 64]),
+        keeper: Option<([u8; 32], [u8; 64])>,
+        signer: &SigningKey,
+        terms: Terms,
+    ) -> Self {
+        let (owner, machine, certificate) = of;
         let mut lease = Self {
-            owner: *owner,
-            machine: machine.verifying_key().to_bytes(),
-            certificate: *certificate,
+            owner,
+            machine,
+            certificate,
+            keeper,
             terms,
             signature: [0; 64],
         };
-        lease.signature = machine.sign(&lease.message()).to_bytes();
+        lease.signature = signer.sign(&lease.message()).to_bytes();
         lease
     }
 
@@ -122,10 +143,25 @@ impl Lease {
     /// # Errors
     /// [`Error::BadTerms`], [`Error::OtherHolder`], [`Error::FromTheFuture`], [`Error::Over`], [`Error::BadCertificate`], [`Error::BadSignature`].
     pub fn validate(&self, holder: &[u8], now: Timestamp) -> Result<(), Error> {
-        self.terms.check()?;
         if self.terms.holder != holder {
             return Err(Error::OtherHolder);
         }
+        self.check(now)
+    }
+
+    /// As [`validate`](Self::validate), for a lease of another holder that is passed on. Only a lease that asks for a number of copies may be.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub fn validate_passed(&self, now: Timestamp) -> Result<(), Error> {
+        if self.terms.copies == 0 {
+            return Err(Error::OtherHolder);
+        }
+        self.check(now)
+    }
+
+    fn check(&self, now: Timestamp) -> Result<(), Error> {
+        self.terms.check()?;
         if self.terms.made.0 > now.0.saturating_add(MAX_SKEW_MS) {
             return Err(Error::FromTheFuture);
         }
@@ -135,7 +171,14 @@ impl Lease {
         if !head::is_admitted(&self.owner, &self.machine, &self.certificate) {
             return Err(Error::BadCertificate);
         }
-        verify(&self.machine, &self.message(), &self.signature)
+        let signer = match &self.keeper {
+            None => &self.machine,
+            Some((keeper, delegation)) => {
+                check_delegation(&self.machine, keeper, delegation)?;
+                keeper
+            }
+        };
+        verify(signer, &self.message(), &self.signature)
     }
 
     /// What the machine signs: everything else, in its one form.
@@ -147,6 +190,10 @@ impl Lease {
 
     fn to_wire(&self) -> wire::Lease {
         let terms = &self.terms;
+        let (keeper, delegation) = match &self.keeper {
+            Some((keeper, delegation)) => (keeper.to_vec(), delegation.to_vec()),
+            None => (Vec::new(), Vec::new()),
+        };
         wire::Lease {
             version: VERSION,
             owner: self.owner.to_vec().into(),
@@ -163,6 +210,9 @@ impl Lease {
             bytes: terms.bytes,
             digest: terms.digest.to_vec().into(),
             signature: self.signature.to_vec().into(),
+            copies: terms.copies,
+            keeper: keeper.into(),
+            delegation: delegation.into(),
         }
     }
 
@@ -186,7 +236,15 @@ impl Lease {
         if message.holder.is_empty() || message.holder.len() > MAX_HOLDER_BYTES {
             return Err(Error::Malformed("a holder's name has 1 to 64 bytes"));
         }
+        let keeper = match (message.keeper.is_empty(), message.delegation.is_empty()) {
+            (true, true) => None,
+            _ => Some((
+                exact(&message.keeper, "a keeper's key has 32 bytes")?,
+                exact(&message.delegation, "a delegation has 64 bytes")?,
+            )),
+        };
         let lease = Self {
+            keeper,
             owner: exact(&message.owner, "an owner's key has 32 bytes")?,
             machine: exact(&message.machine, "a machine's key has 32 bytes")?,
             certificate: exact(&message.certificate, "a certificate has 64 bytes")?,
@@ -202,6 +260,7 @@ impl Lease {
                 blocks: message.blocks,
                 bytes: message.bytes,
                 digest: exact(&message.digest, "a digest has 32 bytes")?,
+                copies: message.copies,
             },
             signature: exact(&message.signature, "a signature has 64 bytes")?,
         };

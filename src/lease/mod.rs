@@ -8,11 +8,13 @@
 //! Invariants:
 //! - Bytes have one reading and a message one form, as with head records.
 //! - What a holder has promised never gets shorter but by a release: an old lease that is sent again changes nothing.
+//! - A key that lies open ([`Keeper`]) adds leases and does nothing else.
 //! - A stolen machine can't end a lease before its minimum; that takes the owner's own signature.
 //!
 //! Deliberately absent: clock, network, storage, and the choice of holders.
 
 mod held;
+mod keeper;
 mod message;
 mod release;
 
@@ -20,6 +22,7 @@ use crate::crypto::hash;
 use crate::id::BlockId;
 
 pub use held::{Held, MAX_HELD_BYTES, Renewal};
+pub use keeper::{KEEPER_BYTES, Keeper};
 pub use message::{Lease, Terms};
 pub use release::Release;
 
@@ -31,6 +34,8 @@ pub const NAME_BYTES: usize = 16;
 pub const MAX_HOLDER_BYTES: usize = 64;
 /// Most blocks of one lease.
 pub const MAX_BLOCKS: u64 = 4_000_000;
+/// Most holders that a lease may ask for.
+pub const MAX_COPIES: u32 = 32;
 /// Longest time that one lease may ask for, in milliseconds. Renewed leases last as long as they are renewed.
 pub const MAX_TERM_MS: u64 = 400 * DAY_MS;
 /// How far the clocks of a machine and a holder may differ, in milliseconds.

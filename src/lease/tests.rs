@@ -40,6 +40,7 @@ fn terms() -> Terms {
         blocks: 3,
         bytes: 3000,
         digest: ListDigest::of(&[id(1), id(2), id(3)]).expect("in order"),
+        copies: 0,
     }
 }
 
@@ -114,6 +115,52 @@ fn a_machine_does_not_speak_for_the_owner() {
 }
 
 #[test]
+fn a_keeper_adds_leases_and_nothing_else() {
+    let keeper = Keeper::new(&owner_key(), &machine(), &certificate(), &[5; 32]);
+    let bytes = keeper.encode();
+    assert_eq!(bytes.len(), KEEPER_BYTES);
+    let again = Keeper::decode(&bytes).expect("reads");
+    assert_eq!(again.encode(), bytes);
+    let lease = again.sign(terms());
+    assert_eq!(Lease::decode(&lease.encode()), Ok(lease.clone()));
+    assert_eq!(lease.validate(HOLDER, NOW), Ok(()));
+    let bytes_of = lease.encode();
+    assert!(bytes_of.len() <= MAX_LEASE_BYTES);
+    for at in 0..bytes_of.len() {
+        let mut broken = bytes_of.clone();
+        broken[at] ^= 1;
+        if let Ok(read) = Lease::decode(&broken) {
+            assert!(read.validate(HOLDER, NOW).is_err(), "byte {at}");
+        }
+    }
+    // Not admitted by the machine, or as if it were a machine.
+    let other = Keeper::new(
+        &owner_key(),
+        &SigningKey::from_bytes(&[6; 32]),
+        &certificate(),
+        &[5; 32],
+    );
+    assert_eq!(
+        other.sign(terms()).validate(HOLDER, NOW),
+        Err(Error::BadCertificate)
+    );
+    let key = SigningKey::from_bytes(&[5; 32]);
+    let release = Release::by_machine(&owner_key(), &key, &certificate(), [7; 16], 5, NOW);
+    assert_eq!(release.validate(), Err(Error::BadCertificate));
+    for at in 0..bytes.len() {
+        let mut broken = bytes.to_vec();
+        broken[at] ^= 1;
+        assert!(Keeper::decode(&broken).is_err(), "byte {at}");
+        assert!(Keeper::decode(&bytes[..at]).is_err(), "cut at {at}");
+    }
+    let digest = crate::crypto::hash::sha256(&[&bytes]);
+    assert_eq!(HEXLOWER.encode(&digest), KEEPER_GOLDEN);
+}
+
+/// SHA-256 of the bytes of a keeper whose keys are all fixed.
+const KEEPER_GOLDEN: &str = "e20f82e8b334a7be96de2b85ea00587ca27c28d8cdc7249add09cde1b188b149";
+
+#[test]
 fn clocks_may_differ_a_day() {
     let lease = lease(terms());
     let at = |ms: u64| lease.validate(HOLDER, Timestamp(ms));
@@ -186,6 +233,32 @@ fn releases_count_when_they_may() {
         held.check_release(&release(4, true), early),
         Err(Error::Stale)
     );
+}
+
+#[test]
+fn a_lease_is_passed_on_only_when_it_says_so_and_never_for_longer() {
+    let alone = lease(terms());
+    assert_eq!(alone.validate_passed(NOW), Err(Error::OtherHolder));
+    let mut shared = terms();
+    shared.copies = 3;
+    let shared = lease(shared);
+    assert_eq!(Lease::decode(&shared.encode()), Ok(shared.clone()));
+    assert_eq!(shared.validate_passed(NOW), Ok(()));
+    assert_eq!(shared.validate(b"another", NOW), Err(Error::OtherHolder));
+    let until = shared.terms().until;
+    let late = Timestamp(until.0 - DAY_MS);
+    let held = Held::passed(shared.clone(), late);
+    assert_eq!(held.until(), Timestamp(until.0 + MAX_SKEW_MS));
+    assert!(Held::new(shared.clone(), late).until() > held.until());
+    let early = Held::passed(shared.clone(), NOW);
+    assert_eq!(early.until(), Held::new(shared.clone(), NOW).until());
+    // Passed around, it does not get longer.
+    let again = early.renewed_by(Held::passed(shared, late));
+    assert_eq!(again, Ok(Renewal::Nothing));
+    let mut many = terms();
+    many.copies = MAX_COPIES + 1;
+    let many = lease(many).validate_passed(NOW);
+    assert!(matches!(many, Err(Error::BadTerms(_))));
 }
 
 #[test]

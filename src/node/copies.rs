@@ -1,17 +1,19 @@
 //! Copies of backups on other machines: who may keep them, who signs for them, and how they stand.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use libp2p::PeerId;
 
 use super::api::*;
-use super::{Inner, Node, blocking};
-use crate::backup::owner::Membership;
+use super::{Inner, Node, blocking, keeper};
+use crate::backup::owner::{Membership, Vault};
 use crate::id::BlockId;
-use crate::lease::{Lease, Name, Release, Terms};
+use crate::lease::{Keeper, Lease, Name, Release, Terms};
 use crate::net::Net;
+use crate::net::replica::{Answer, Refusal, Request};
 use crate::time::Timestamp;
 use crate::upkeep::holder::Candidates;
 use crate::upkeep::replicate::{Copies, Limits, Signer};
@@ -46,7 +48,8 @@ impl Candidates for Members {
     }
 }
 
-/// Signs with this machine's key, as long as the owner's file is open.
+/// Signs with this machine's key while the owner's file is open. While it is behind a passphrase leases are signed with a key that lies open and
+/// does nothing else ([`Keeper`]); only giving copies back before their end waits for the passphrase.
 pub(super) struct Machine(pub(super) Weak<Inner>);
 
 impl Machine {
@@ -56,11 +59,52 @@ impl Machine {
         };
         node.open_member(None).ok()
     }
+
+    fn vault(&self) -> Option<(PathBuf, Vault)> {
+        let dir = self.0.upgrade()?.options.data_dir.clone();
+        let vault = Vault::open(&dir).ok()??;
+        Some((dir, vault))
+    }
+
+    /// The key that lies open, if it is of this machine of this owner.
+    fn keeper(&self) -> Option<Keeper> {
+        let (dir, vault) = self.vault()?;
+        let keeper = keeper::load(&dir)?;
+        let is_ours = keeper.is_of(vault.owner().as_bytes(), vault.machine().as_bytes());
+        is_ours.then_some(keeper)
+    }
+
+    /// Sees to it that there is such a key when the owner's file will be locked again after a restart.
+    fn leave_keeper(&self, member: &Membership) {
+        let Some((dir, vault)) = self.vault() else {
+            return;
+        };
+        if !vault.is_locked() || self.keeper().is_some() {
+            return;
+        }
+        let seed = zeroize::Zeroizing::new(rand::random::<[u8; 32]>());
+        let keeper = Keeper::new(
+            member.owner().as_bytes(),
+            member.machine().signing_key(),
+            member.certificate(),
+            &seed,
+        );
+        if let Err(error) = keeper::store(&dir, &keeper) {
+            tracing::warn!(%error, "after a restart leases will wait for the passphrase");
+        }
+    }
 }
 
 impl Signer for Machine {
+    fn owner(&self) -> Option<[u8; 32]> {
+        self.vault().map(|(_, vault)| *vault.owner().as_bytes())
+    }
+
     fn lease(&self, terms: Terms) -> Option<Lease> {
-        let member = self.member()?;
+        let Some(member) = self.member() else {
+            return Some(self.keeper()?.sign(terms));
+        };
+        self.leave_keeper(&member);
         Some(Lease::sign(
             member.owner().as_bytes(),
             member.machine().signing_key(),
@@ -80,6 +124,11 @@ impl Signer for Machine {
             made,
         ))
     }
+}
+
+fn exact<const N: usize>(hex: &str) -> Option<[u8; N]> {
+    let bytes = HEXLOWER.decode(hex.as_bytes()).ok()?;
+    bytes.try_into().ok()
 }
 
 impl Node {
@@ -124,6 +173,75 @@ impl Node {
             asked,
             reached: reached(),
         })
+    }
+
+    /// Lists the leases of this machine's backups.
+    ///
+    /// # Errors
+    /// None at present.
+    pub async fn lease_list(&self, _: LeaseList) -> Result<LeaseListReply, CallError> {
+        let leases = self.inner.copies.leases().into_iter();
+        let leases = leases.filter_map(|(root, set, peer, name, sequence)| {
+            Some(LeaseEntry {
+                snapshot: root.to_hex(),
+                set,
+                peer: PeerId::from_bytes(&peer).ok()?.to_string(),
+                name,
+                sequence,
+            })
+        });
+        Ok(LeaseListReply {
+            leases: leases.collect(),
+        })
+    }
+
+    /// Ends leases by releases that the owner itself has signed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for what is not a release; what writing the list says.
+    pub async fn lease_release(
+        &self,
+        request: LeaseRelease,
+    ) -> Result<LeaseReleaseReply, CallError> {
+        let wrong = || CallError::new(ErrorKind::Usage, "this is not a release of a lease");
+        let mut reply = LeaseReleaseReply::default();
+        let list = self.inner.copies.clone();
+        for one in request.releases {
+            let root = BlockId::from_sha384(exact(&one.snapshot).ok_or_else(wrong)?);
+            let peer: PeerId = one.peer.parse().map_err(|_| wrong())?;
+            let bytes = HEXLOWER
+                .decode(one.release.as_bytes())
+                .map_err(|_| wrong())?;
+            let release = Release::decode(&bytes).map_err(|_| wrong())?;
+            let asked = Request::Release(Box::new(release));
+            let ended = match self.net().replica().ask(peer, asked).await {
+                Ok(Answer::State(_) | Answer::Refused(Refusal::Unknown)) => true,
+                Ok(Answer::Refused(Refusal::Busy)) | Err(_) => {
+                    reply.unreachable.push(one.peer);
+                    continue;
+                }
+                Ok(_) => {
+                    reply.refused.push(one.peer);
+                    false
+                }
+            };
+            if ended {
+                reply.released += 1;
+                let copies = list.clone();
+                blocking(move || {
+                    // Otherwise it would get another copy at once.
+                    if copies
+                        .reached(&root, Timestamp(0), &Limits::default())
+                        .is_some()
+                    {
+                        copies.want(root, "", 0)?;
+                    }
+                    Ok(copies.ended(&root, &peer.to_bytes())?)
+                })
+                .await?;
+            }
+        }
+        Ok(reply)
     }
 
     /// How the copies of each set's backups stand.

@@ -13,6 +13,7 @@ mod copies;
 mod failure;
 mod files;
 pub mod identity;
+mod keeper;
 mod leave;
 mod mesh;
 mod pins;

@@ -155,21 +155,30 @@ impl Response {
     }
 }
 
+fn to_member((peer, name, addresses): &(PeerId, String, Vec<Multiaddr>)) -> wire::Member {
+    wire::Member {
+        peer: peer.to_bytes().into(),
+        name: clean_name(name),
+        addresses: to_bytes(addresses),
+    }
+}
+
+/// How many of these, from the first on, fit into one message.
+pub fn fitting(members: &[(PeerId, String, Vec<Multiaddr>)]) -> usize {
+    let mut left = MEMBERS_BYTES;
+    let fits = members.iter().take(MAX_MEMBERS).take_while(|member| {
+        let len = to_member(member).encoded_len() + 4;
+        let fits = len <= left;
+        left = left.saturating_sub(len);
+        fits
+    });
+    fits.count()
+}
+
 impl Info {
     fn to_wire(&self) -> wire::Info {
-        let mut left = MEMBERS_BYTES;
-        let members = self.members.iter().take(MAX_MEMBERS);
-        let members = members.map(|(peer, name, addresses)| wire::Member {
-            peer: peer.to_bytes().into(),
-            name: clean_name(name),
-            addresses: to_bytes(addresses),
-        });
-        let members = members.take_while(|member| {
-            let len = member.encoded_len() + 4;
-            let fits = len <= left;
-            left = left.saturating_sub(len);
-            fits
-        });
+        let fitting = fitting(&self.members);
+        let members = self.members.iter().take(fitting).map(to_member);
         wire::Info {
             ring: self.ring.as_bytes().to_vec().into(),
             name: clean_name(&self.name),

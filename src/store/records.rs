@@ -39,10 +39,18 @@ pub enum RecordTable {
     Announced = 3,
     /// Peers and their addresses, for the next start.
     Peers = 4,
+    /// When other holders of what is leased here were heard.
+    Circle = 5,
 }
 
 impl RecordTable {
-    const ALL: [Self; 4] = [Self::Values, Self::Providers, Self::Announced, Self::Peers];
+    const ALL: [Self; 5] = [
+        Self::Values,
+        Self::Providers,
+        Self::Announced,
+        Self::Peers,
+        Self::Circle,
+    ];
 
     const fn index(self) -> usize {
         self as usize - 1

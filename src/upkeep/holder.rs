@@ -7,9 +7,13 @@
 //! Invariant: "durable" is said only after every block of the list was seen here and the store was flushed. What is kept for others takes at most
 //! [`Lend::bytes`], and only peers that [`Candidates`] names are heard, but for offers.
 //!
+//! While the owner's machine is gone, the holders of a backup keep up the number of its copies among themselves (`circle`, `pass`).
+//!
 //! Deliberately absent: the choice of what is worth keeping; who may ask is decided elsewhere.
 
 mod book;
+pub(in crate::upkeep) mod circle;
+mod pass;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -91,7 +95,8 @@ pub async fn run(
     let local = depot.net().peer_id().to_bytes();
     let store = depot.store().clone();
     let taker = Taker::new(depot.clone(), clock.clone(), accept::Limits::default());
-    let opened = tokio::task::spawn_blocking(move || Book::open(store, clock, lend, local)).await;
+    let now = clock.clone();
+    let opened = tokio::task::spawn_blocking(move || Book::open(store, now, lend, local)).await;
     let book = match opened {
         Ok(Ok(book)) => Arc::new(book.with_ledger(depot.ledger().clone())),
         Ok(Err(error)) => {
@@ -99,6 +104,14 @@ pub async fn run(
             return;
         }
         Err(_) => return,
+    };
+    let passer = pass::Passer {
+        depot: depot.clone(),
+        book: book.clone(),
+        clock,
+        candidates: candidates.clone(),
+        limits: circle::Limits::default(),
+        known: std::collections::BTreeMap::new(),
     };
     let holder = Holder {
         depot,
@@ -112,6 +125,7 @@ pub async fn run(
     tokio::select! {
         () = cancel.cancelled() => {}
         () = holder.work(inbox, &state) => {}
+        () = passer.run() => {}
     }
 }
 

@@ -18,6 +18,7 @@ use futures::StreamExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::list::Unsaved;
 use self::policy::{Action, Facts};
 use self::work::Worker;
 use super::holder::Candidates;
@@ -33,11 +34,17 @@ pub use policy::Limits;
 const EVERY: Duration = Duration::from_secs(60);
 /// How often while copies are on their way.
 const SOON: Duration = Duration::from_secs(1);
+/// How long progress is collected before it is written.
+const COLLECT: Duration = Duration::from_secs(5);
+/// How often it is written that time has passed, when there is nothing else to write.
+const STAMP_EVERY: Duration = Duration::from_secs(30 * 60);
 /// Peers that are dealt with at the same time.
 const AT_ONCE: usize = 8;
 
-/// Signs in the owner's name; nothing while the owner's file is locked.
+/// Signs in the owner's name; nothing when it has no key that may.
 pub trait Signer: Send + Sync + 'static {
+    /// The owner's public key, as leases say it.
+    fn owner(&self) -> Option<[u8; 32]>;
     /// A lease.
     fn lease(&self, terms: Terms) -> Option<Lease>;
     /// The end of one.
@@ -80,7 +87,9 @@ pub async fn run(setup: Setup, cancel: CancellationToken, state: Arc<WorkerState
         signer,
         pin_name,
     };
+    let saved = copies.clone();
     let work = async {
+        let mut pace = Pace::new();
         let mut changes = copies.watch_wanted();
         let mut connected = depot.net().peers().watch_connected();
         let mut members = depot.net().rings().watch();
@@ -88,7 +97,10 @@ pub async fn run(setup: Setup, cancel: CancellationToken, state: Arc<WorkerState
             changes.mark_unchanged();
             connected.mark_unchanged();
             members.mark_unchanged();
-            let soon = round(&worker, &*candidates, &limits, &state).await;
+            let soon = round(&worker, &*candidates, &limits, &mut pace, &state).await;
+            if pace.is_to_save(copies.unsaved(), soon) {
+                save(&copies, &state).await;
+            }
             let next = Instant::now() + if soon { SOON } else { EVERY };
             tokio::select! {
                 () = tokio::time::sleep_until(next) => {}
@@ -103,6 +115,51 @@ pub async fn run(setup: Setup, cancel: CancellationToken, state: Arc<WorkerState
         () = cancel.cancelled() => {}
         () = work => {}
     }
+    save(&saved, &state).await;
+}
+
+async fn save(copies: &Arc<Copies>, state: &WorkerState) {
+    let copies = copies.clone();
+    // Only a node that is going down loses its worker threads.
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || copies.flush()).await {
+        state.fail(error.to_string());
+    }
+}
+
+/// When things were done last.
+struct Pace {
+    round: Instant,
+    saved: Instant,
+}
+
+impl Pace {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            round: now,
+            saved: now,
+        }
+    }
+
+    /// The time since the round before, at most as much as there may be between two: a machine that slept heard nothing.
+    fn step(&mut self) -> Duration {
+        let now = Instant::now();
+        now.duration_since(std::mem::replace(&mut self.round, now))
+            .min(2 * EVERY)
+    }
+
+    fn is_to_save(&mut self, unsaved: Unsaved, soon: bool) -> bool {
+        let since = self.saved.elapsed();
+        let is_due = match unsaved {
+            Unsaved::Nothing => false,
+            Unsaved::Time => since >= STAMP_EVERY,
+            Unsaved::Progress => !soon || since >= COLLECT,
+        };
+        if is_due {
+            self.saved = Instant::now();
+        }
+        is_due
+    }
 }
 
 /// Decides and acts once. Returns whether to look again soon.
@@ -110,26 +167,32 @@ async fn round(
     worker: &Worker,
     candidates: &dyn Candidates,
     limits: &Limits,
+    pace: &mut Pace,
     state: &WorkerState,
 ) -> bool {
+    let passed = pace.step();
     if let Err(error) = worker.reconcile().await {
         state.fail(error.to_string());
         return false;
     }
-    let now = worker.clock.now();
-    let jobs = worker.copies.jobs();
-    if jobs.is_empty() {
+    if worker.copies.jobs().is_empty() {
         state.set("nothing to copy");
         return false;
     }
     let online = worker.rooms(candidates.peers(), AT_ONCE).await;
+    if !online.is_empty() {
+        worker.copies.waited(passed, &online);
+    }
+    let (now, jobs) = (worker.clock.now(), worker.copies.jobs());
     let facts = Facts { jobs, online };
     let actions = policy::choose(now, &facts, limits);
-    let is_busy = actions.iter().any(|action| {
-        matches!(
-            action,
-            Action::Ask(..) | Action::Poll(..) | Action::Forget(..)
-        )
+    let is_busy = actions.iter().any(|action| match action {
+        Action::Ask(..) | Action::Forget(..) => true,
+        Action::Poll(root, peer) => {
+            let copy = facts.jobs.get(root).and_then(|job| job.held.get(peer));
+            copy.is_some_and(|copy| policy::is_coming(copy, limits))
+        }
+        Action::Renew(..) | Action::Audit(..) | Action::Release(..) => false,
     });
     let done = futures::stream::iter(actions).map(|action| worker.act(action));
     let results: Vec<_> = done.buffer_unordered(AT_ONCE).collect().await;
@@ -146,6 +209,9 @@ async fn round(
     // A failed audit, or a copy that was let go, calls for more.
     is_busy || worker.copies.jobs() != facts.jobs
 }
+
+#[cfg(test)]
+mod simulation;
 
 #[cfg(test)]
 #[path = "replicate/tests.rs"]

@@ -18,6 +18,8 @@ use crate::crypto::kdf::hkdf_sha256;
 use crate::crypto::key::Key;
 use crate::head;
 use crate::id::BlockId;
+use crate::lease;
+use crate::time::Timestamp;
 
 /// Longest name of a machine, in bytes.
 pub const MAX_NAME_BYTES: usize = 255;
@@ -164,6 +166,11 @@ impl OwnerKeys {
     /// Lets a machine in: the owner's signature over `libernet machine v1` and the machine's public key.
     pub fn certify(&self, machine: &MachineId) -> Certificate {
         self.signing.sign(&certified(machine)).to_bytes()
+    }
+
+    /// Ends a lease at any time.
+    pub fn release(&self, name: lease::Name, sequence: u64, made: Timestamp) -> lease::Release {
+        lease::Release::by_owner(&self.signing, name, sequence, made)
     }
 }
 

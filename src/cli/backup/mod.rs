@@ -9,6 +9,7 @@ pub(super) mod drill;
 pub(super) mod find_file;
 pub(super) mod forget;
 mod keep;
+pub(super) mod lease;
 pub(super) mod prune;
 pub(super) mod restore;
 pub(super) mod run;

@@ -79,6 +79,19 @@ impl Words {
     }
 }
 
+impl Words {
+    /// All that the words give, asked for when they are not in a file.
+    ///
+    /// # Errors
+    /// When the words are wrong or can't be had.
+    pub(super) async fn owner(&self, context: &Context) -> Result<OwnerKeys, Failure> {
+        let terminal = Terminal::find(true);
+        let source = self.phrase_file.as_deref();
+        let phrase = init::words(source, ADVICE, terminal, context).await?;
+        Ok(OwnerKeys::derive(&phrase))
+    }
+}
+
 impl Voice {
     /// This machine's owner.
     ///

@@ -29,6 +29,7 @@ const KIND_STATE: u32 = 3;
 const KIND_RELEASE: u32 = 4;
 const KIND_PROVE: u32 = 5;
 const KIND_OFFER: u32 = 6;
+const KIND_HOLDING: u32 = 7;
 const WHY_POPULAR: u32 = 1;
 const WHY_HAND_OVER: u32 = 2;
 
@@ -49,6 +50,7 @@ impl Expected {
         match request {
             Request::Prove { ids, .. } => Self::Proofs(ids.len()),
             Request::Offer { blocks, .. } => Self::Wishes(blocks.len()),
+            Request::Holding { roots, .. } => Self::Wishes(roots.len()),
             Request::Room | Request::Keep { .. } | Request::State { .. } | Request::Release(_) => {
                 Self::State
             }
@@ -95,6 +97,12 @@ pub(super) fn encode_request(request: &Request) -> Vec<u8> {
             name: name.to_vec().into(),
             nonce: nonce.to_vec().into(),
             ids: list(ids),
+            ..Default::default()
+        },
+        Request::Holding { owner, roots } => wire::Request {
+            kind: KIND_HOLDING,
+            owner: owner.to_vec().into(),
+            ids: list(roots),
             ..Default::default()
         },
         Request::Offer { why, blocks } => wire::Request {
@@ -147,6 +155,10 @@ pub(super) fn decode_request(frame: Bytes) -> Asked {
             name: name()?,
             nonce: exact(&message.nonce, "a nonce has 32 bytes")?,
             ids: ids(MAX_PROOFS)?,
+        },
+        KIND_HOLDING => Request::Holding {
+            owner: owner()?,
+            roots: ids(MAX_OFFERED)?,
         },
         KIND_OFFER => Request::Offer {
             why: match message.why {
@@ -323,6 +335,7 @@ mod tests {
             blocks: u64::MAX,
             bytes: u64::MAX,
             digest: [3; 32],
+            copies: u32::MAX,
         };
         let machine = SigningKey::from_bytes(&[4; 32]);
         Box::new(Lease::sign(&[5; 32], &machine, &[6; 64], terms))
@@ -348,6 +361,10 @@ mod tests {
                 name,
                 nonce: [9; 32],
                 ids: (0..MAX_PROOFS as u16).map(id).collect(),
+            },
+            Request::Holding {
+                owner,
+                roots: (0..MAX_OFFERED as u16).map(id).collect(),
             },
             Request::Offer {
                 why: Why::Popular,

@@ -112,6 +112,13 @@ pub enum Request {
         /// Blocks of the lease, at most [`MAX_PROOFS`].
         ids: Vec<BlockId>,
     },
+    /// Whether the peer keeps backups of an owner, too: the answer is [`Wish::Have`] where it is whole there, [`Wish::Want`] where it is coming.
+    Holding {
+        /// The owner's public key.
+        owner: [u8; 32],
+        /// The roots of the leases, 1 to [`MAX_OFFERED`].
+        roots: Vec<BlockId>,
+    },
     /// Blocks that this node would see at the peer as well. The same offer again is a way to hear whether they have come.
     Offer {
         /// Why.
@@ -303,6 +310,7 @@ impl Replica {
             Request::Keep { ids, .. } => (ids.len(), MAX_PAGE_IDS),
             Request::Prove { ids, .. } => (ids.len(), MAX_PROOFS),
             Request::Offer { blocks, .. } => (blocks.len(), MAX_OFFERED),
+            Request::Holding { roots, .. } => (roots.len(), MAX_OFFERED),
             Request::Room | Request::State { .. } | Request::Release(_) => (0, 0),
         };
         if ids > most {

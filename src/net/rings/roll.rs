@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::Member;
 use crate::net::address::{is_dialable, is_loopback, without_peer};
-use crate::ring::message::Info;
+use crate::ring::message::{self, Info};
 use crate::ring::{self, Known, MAX_ADDRESSES, Ring, RingId, RingSecret, Rings, clean_name};
 use crate::time::{Clock, Timestamp};
 
@@ -20,6 +20,8 @@ struct Session {
     proven: Vec<RingId>,
     /// Ids of generations whose seeds it was sent: that it knows them is sure once it speaks of them.
     granted: Vec<RingId>,
+    /// The last member that it was told of, of each ring whose members don't fit into one message: the next message goes on behind it.
+    told: HashMap<RingId, PeerId>,
     free_bytes: u64,
 }
 
@@ -282,18 +284,17 @@ impl Roll {
             if !knows_present && !session.granted.contains(&present) {
                 session.granted.push(present);
             }
-            let mut members: Vec<&Known> = ring.members().iter().collect();
-            members.retain(|known| known.peer != *peer);
-            members.sort_by_key(|known| std::cmp::Reverse(known.last_seen));
+            let others = ring.members().iter().filter(|known| known.peer != *peer);
+            let mut members: Vec<_> = others
+                .map(|k| (k.peer, k.name.clone(), k.addresses.clone()))
+                .collect();
+            rotate(&mut members, &mut session.told, id);
             Some(Info {
                 ring: id,
                 name: name.clone(),
                 free_bytes: *free_bytes,
                 addresses: addresses.clone(),
-                members: members
-                    .into_iter()
-                    .map(|k| (k.peer, k.name.clone(), k.addresses.clone()))
-                    .collect(),
+                members,
                 removed: ring.removed().to_vec(),
                 grant: (!knows_present).then(|| (ring.generation(), ring.seed().clone())),
             })
@@ -421,6 +422,28 @@ impl Roll {
     }
 }
 
+/// Members as one message can tell them. When they don't all fit, each message goes on where the last one ended, so that everybody is told of
+/// within as many messages as they fill.
+fn rotate(
+    members: &mut Vec<(PeerId, String, Vec<Multiaddr>)>,
+    told: &mut HashMap<RingId, PeerId>,
+    ring: RingId,
+) {
+    members.sort_by_key(|(peer, ..)| *peer);
+    if message::fitting(members) == members.len() {
+        told.remove(&ring);
+        return;
+    }
+    let start = told
+        .get(&ring)
+        .map_or(0, |last| members.partition_point(|(peer, ..)| peer <= last));
+    members.rotate_left(start);
+    members.truncate(message::fitting(members));
+    if let Some((last, ..)) = members.last() {
+        told.insert(ring, *last);
+    }
+}
+
 /// Ends sessions that prove nothing any more. True when there were some.
 fn sift(state: &mut State, now: Timestamp) -> bool {
     let State {
@@ -439,4 +462,35 @@ fn sift(state: &mut State, now: Timestamp) -> bool {
         live.any(|ring| counts(ring, peer, &session.proven, now))
     });
     sessions.len() < before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::{MAX_ADDRESS_BYTES, MAX_MEMBER_NAME_BYTES, MAX_MEMBERS};
+
+    #[test]
+    fn of_a_ring_that_fills_several_messages_everybody_is_told_in_turn() {
+        let long = format!("/dns4/{}/tcp/1", "a".repeat(MAX_ADDRESS_BYTES - 20));
+        let long: Multiaddr = long.parse().expect("an address");
+        let member = |_| {
+            let name = "n".repeat(MAX_MEMBER_NAME_BYTES);
+            (PeerId::random(), name, vec![long.clone(); MAX_ADDRESSES])
+        };
+        let all: Vec<_> = (0..MAX_MEMBERS).map(member).collect();
+        let (mut told, ring) = (HashMap::new(), RingId::new([1; 32]));
+        let mut heard = HashSet::new();
+        let rounds = MAX_MEMBERS.div_ceil(message::fitting(&all)) + 1;
+        for _ in 0..rounds {
+            let mut members = all.clone();
+            rotate(&mut members, &mut told, ring);
+            assert!(!members.is_empty() && members.len() < all.len());
+            heard.extend(members.into_iter().map(|(peer, ..)| peer));
+        }
+        assert_eq!(heard.len(), all.len());
+        // Few fit, and are told as they are.
+        let mut few = all[..3].to_vec();
+        rotate(&mut few, &mut told, ring);
+        assert_eq!((few.len(), told.len()), (3, 0));
+    }
 }

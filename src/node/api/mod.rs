@@ -5,6 +5,7 @@
 
 mod backup;
 mod blocks;
+mod lease;
 mod leave;
 mod ledger;
 mod path;
@@ -39,6 +40,7 @@ use call;
 
 pub use backup::*;
 pub use blocks::*;
+pub use lease::*;
 pub use leave::*;
 pub use ledger::*;
 pub use rings::*;

@@ -1,20 +1,21 @@
 //! All leases of a holder: what they promise, and what is answered about them. Synchronous; for worker threads.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libp2p::PeerId;
 
 use super::Lend;
+use super::circle::Subject;
 use crate::depot::ledger::{Amount, Ledger};
 use crate::id::BlockId;
 use crate::lease::{Held, Lease, ListDigest, Name, Release, Renewal, proof};
 use crate::net::exchange::Standing;
-use crate::net::replica::{Answer, Refusal, Request, State};
+use crate::net::replica::{Answer, Refusal, Request, State, Wish};
 use crate::size::ByteSize;
 use crate::store::{self, LeaseId, LeaseInfo, Store};
-use crate::time::Clock;
+use crate::time::{Clock, Timestamp};
 
 /// What a block's reference takes in the index, about.
 const REF_BYTES: u64 = 160;
@@ -47,6 +48,16 @@ struct Entry {
     last: Option<BlockId>,
     missing: Arc<AtomicU64>,
     from: Option<PeerId>,
+    /// When the machine that the lease is of was heard about it, and which peer that is.
+    heard: Option<(PeerId, Timestamp)>,
+}
+
+/// A whole lease that may be passed on.
+pub(super) struct Mine {
+    pub(super) id: LeaseId,
+    pub(super) lease: Box<Lease>,
+    /// The peer of the machine that asked for it, and when it was heard last since this node started.
+    pub(super) heard: Option<(Vec<u8>, Timestamp)>,
 }
 
 /// The leases.
@@ -81,6 +92,7 @@ impl Book {
                 last: None,
                 missing: Arc::default(),
                 from: None,
+                heard: None,
                 held,
             };
             if !info.complete {
@@ -170,6 +182,56 @@ impl Book {
         jobs
     }
 
+    /// Whole leases that may be passed on, one for each backup: the one that lasts longest.
+    pub(super) fn shared(&self) -> BTreeMap<Subject, Mine> {
+        let entries = self.entries();
+        let mut shared: BTreeMap<Subject, (Timestamp, Mine)> = BTreeMap::new();
+        for entry in entries.values().filter(|entry| entry.complete) {
+            let lease = entry.held.lease();
+            let subject = (*lease.owner(), lease.terms().root);
+            let until = lease.terms().until;
+            let is_longer = shared.get(&subject).is_none_or(|(other, _)| *other < until);
+            if lease.terms().copies > 0 && is_longer {
+                let mine = Mine {
+                    id: entry.lease,
+                    lease: Box::new(lease.clone()),
+                    heard: entry.heard.map(|(peer, at)| (peer.to_bytes(), at)),
+                };
+                shared.insert(subject, (until, mine));
+            }
+        }
+        let shared = shared.into_iter();
+        shared.map(|(subject, (_, mine))| (subject, mine)).collect()
+    }
+
+    /// Which backups of an owner are here.
+    fn holding(&self, owner: [u8; 32], roots: &[BlockId]) -> Answer {
+        let entries = self.entries();
+        let of_owner = entries
+            .values()
+            .filter(|entry| *entry.held.lease().owner() == owner);
+        let mut here: BTreeMap<BlockId, bool> = BTreeMap::new();
+        for entry in of_owner {
+            *here.entry(entry.held.lease().terms().root).or_default() |= entry.complete;
+        }
+        let wishes = roots.iter().map(|root| match here.get(root) {
+            Some(true) => Wish::Have,
+            Some(false) => Wish::Want,
+            None => Wish::Refuse(Refusal::Unknown),
+        });
+        Answer::Wishes(wishes.collect())
+    }
+
+    /// The machine that asked for a lease asks about it: it lives.
+    fn heard(&self, peer: PeerId, key: &Key) {
+        let now = self.clock.now();
+        if let Some(entry) = self.entries().get_mut(key)
+            && entry.heard.is_none_or(|(asker, _)| asker == peer)
+        {
+            entry.heard = Some((peer, now));
+        }
+    }
+
     /// Ends the leases that are over.
     pub(super) fn expire(&self) -> Result<u64, store::Error> {
         let now = self.clock.now();
@@ -214,6 +276,7 @@ impl Book {
                 ..State::default()
             })),
             Request::Keep { lease, ids } => self.keep(peer, *lease, &ids),
+            Request::Holding { owner, roots } => Ok(self.holding(owner, &roots)),
             Request::State { owner, name } => {
                 let entries = self.entries();
                 let entry = entries
@@ -227,7 +290,11 @@ impl Book {
                 name,
                 nonce,
                 ids,
-            } => self.prove((owner, name), &nonce, &ids),
+            } => {
+                // Only the owner's machines know names of leases, but for those that a lease was passed on by.
+                self.heard(peer, &(owner, name));
+                self.prove((owner, name), &nonce, &ids)
+            }
             Request::Offer { .. } => Err(No::Refused(Refusal::Unwilling)),
         };
         match answered {
@@ -263,11 +330,19 @@ impl Book {
 
     fn keep(&self, peer: PeerId, lease: Lease, ids: &[BlockId]) -> Result<Answer, No> {
         let now = self.clock.now();
-        lease.validate(&self.local, now).map_err(invalid)?;
+        let passed = lease.terms().holder != self.local;
+        let received = if passed {
+            lease.validate_passed(now).map_err(invalid)?;
+            Held::passed(lease, now)
+        } else {
+            lease.validate(&self.local, now).map_err(invalid)?;
+            Held::new(lease, now)
+        };
+        let lease = received.lease();
         let key = (*lease.owner(), lease.terms().name);
         let mut entries = self.entries();
         if let Some(entry) = entries.get_mut(&key) {
-            match entry.held.renewed(lease, now).map_err(invalid)? {
+            match entry.held.renewed_by(received).map_err(invalid)? {
                 Renewal::Nothing => {}
                 Renewal::Longer(held) => {
                     let info = info_of(&held, entry.complete);
@@ -279,8 +354,15 @@ impl Book {
             if self.is_nearly_full() && self.ledger.standing(peer) < Standing::Newcomer {
                 return Err(No::Refused(Refusal::Full));
             }
-            self.check_room(&entries, &lease)?;
-            let held = Held::new(lease, now);
+            let is_here = |entry: &Entry| {
+                let other = entry.held.lease();
+                (other.owner(), other.terms().root) == (lease.owner(), lease.terms().root)
+            };
+            if received.is_over(now) || (passed && entries.values().any(is_here)) {
+                return Err(No::Refused(Refusal::Invalid));
+            }
+            self.check_room(&entries, lease)?;
+            let held = received;
             let entry = Entry {
                 lease: self.store.begin_lease(&info_of(&held, false))?,
                 held,
@@ -289,6 +371,7 @@ impl Book {
                 last: None,
                 missing: Arc::default(),
                 from: None,
+                heard: None,
             };
             entries.insert(key, entry);
         }
@@ -296,6 +379,9 @@ impl Book {
             .get_mut(&key)
             .expect("it was there or put there above");
         entry.from = Some(peer);
+        if !passed {
+            entry.heard = Some((peer, now));
+        }
         match self.list(entry, ids) {
             Ok(()) => Ok(self.state(entry)),
             Err(no) => {

@@ -92,6 +92,17 @@ fn certificate() -> [u8; 64] {
 }
 
 fn lease(holder: PeerId, name: u8, sequence: u64, ids: &[BlockId], now: Timestamp) -> Box<Lease> {
+    shared_lease(holder, name, sequence, ids, now, 0)
+}
+
+fn shared_lease(
+    holder: PeerId,
+    name: u8,
+    sequence: u64,
+    ids: &[BlockId],
+    now: Timestamp,
+    copies: u32,
+) -> Box<Lease> {
     let terms = Terms {
         holder: holder.to_bytes(),
         name: [name; 16],
@@ -103,6 +114,7 @@ fn lease(holder: PeerId, name: u8, sequence: u64, ids: &[BlockId], now: Timestam
         blocks: ids.len() as u64,
         bytes: 1000 * ids.len() as u64,
         digest: ListDigest::of(ids).expect("in order"),
+        copies,
     };
     Box::new(Lease::sign(&owner_key(), &machine(), &certificate(), terms))
 }
@@ -325,6 +337,167 @@ async fn leases_are_renewed_and_expire_by_the_holders_clock() {
     assert_eq!(book.expire().expect("expires"), 1);
     assert!(book.jobs().is_empty());
     assert_eq!(store.usage().leased_bytes, 0);
+}
+
+struct Only(PeerId);
+
+impl Candidates for Only {
+    fn peers(&self) -> Vec<PeerId> {
+        vec![self.0]
+    }
+}
+
+#[tokio::test]
+async fn holders_pass_a_lease_on_when_its_owner_is_gone() {
+    let clock = clock();
+    let (a, b) = pair(&clock).await;
+    let c = node(memory(&clock)).await;
+    let address = c.net().listen_addresses()[0].clone();
+    b.net().peers().connect(address).await.expect("it connects");
+    let workers = [hold(&b, &clock, 1 << 30), hold(&c, &clock, 1 << 30)];
+    let blocks = blocks(20);
+    a.store().put(&blocks, Keep::Cached).expect("room");
+    let ids: Vec<_> = blocks.iter().map(Block::id).collect();
+    let lease = shared_lease(b.net().peer_id(), 1, 1, &ids, clock.now(), 2);
+    let request = Request::Keep {
+        lease,
+        ids: ids.clone(),
+    };
+    ask(&a, &b, request).await;
+    durable(&a, &b, 1).await;
+
+    let lend = Lend::of_quota(1 << 30);
+    let local = b.net().peer_id().to_bytes();
+    let book = Book::open(b.store().clone(), clock.clone(), lend, local).expect("opens");
+    let passer = || pass::Passer {
+        depot: b.clone(),
+        book: Arc::new(
+            Book::open(
+                b.store().clone(),
+                clock.clone(),
+                lend,
+                b.net().peer_id().to_bytes(),
+            )
+            .expect("opens"),
+        ),
+        clock: clock.clone(),
+        candidates: Arc::new(Only(c.net().peer_id())),
+        limits: circle::Limits::default(),
+        known: std::collections::BTreeMap::new(),
+    };
+    assert_eq!(book.shared().len(), 1);
+    let mut first = passer();
+    first.round(Duration::ZERO, true).await;
+    let day = Duration::from_millis(DAY_MS);
+    clock.advance(day);
+    first.round(day, true).await;
+    assert!(c.store().leases().expect("reads").is_empty(), "not yet");
+    // After a restart what was heard is known still.
+    let mut second = passer();
+    clock.advance(day);
+    second.round(Duration::from_secs(60), true).await;
+    let has_all = || c.store().usage().leased_bytes == 20_000;
+    let comes = async {
+        while !has_all() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LONG, comes).await.expect("it comes");
+    // Not longer than the owner asked for, and nobody else is asked.
+    let leases = c.store().leases().expect("reads");
+    let most = clock.now().0 + 89 * DAY_MS;
+    assert!(leases[0].1.until.0 <= most, "{:?}", leases[0].1.until);
+    let told = async {
+        while second.known.values().all(|kept| kept.others.is_empty()) {
+            second.round(Duration::ZERO, true).await;
+        }
+    };
+    tokio::time::timeout(LONG, told).await.expect("it is told");
+    for workers in workers {
+        workers.stop(LONG).await;
+    }
+}
+
+#[tokio::test]
+async fn a_flood_hears_busy_and_the_holder_lives_on() {
+    let clock = clock();
+    let (a, b) = pair(&clock).await;
+    let workers = hold(&b, &clock, 1 << 30);
+    let ids: Vec<_> = blocks(2).iter().map(Block::id).collect();
+    let replay = lease(b.net().peer_id(), 1, 1, &ids, clock.now());
+    let replica = a.net().replica();
+    let flood = (0..300).map(|n| {
+        let request = match n % 2 {
+            0 => Request::Room,
+            _ => Request::Keep {
+                lease: replay.clone(),
+                ids: ids.clone(),
+            },
+        };
+        replica.ask(b.net().peer_id(), request)
+    });
+    let answers = futures::future::join_all(flood).await;
+    let fits = |answer: &Result<Answer, _>| {
+        matches!(
+            answer,
+            Ok(Answer::State(_) | Answer::Refused(Refusal::Busy))
+        )
+    };
+    assert!(answers.iter().all(fits), "{answers:?}");
+    // The same lease so many times is one lease.
+    assert_eq!(b.store().leases().expect("reads").len(), 1);
+    assert!(matches!(ask(&a, &b, Request::Room).await, Answer::State(_)));
+    workers.stop(LONG).await;
+}
+
+#[tokio::test]
+async fn a_holder_that_stops_in_the_middle_goes_on_after_its_restart() {
+    let clock = clock();
+    let store = memory(&clock);
+    let (a, b) = (node(memory(&clock)).await, node(store.clone()).await);
+    let connect = async |b: &Depot| {
+        let address = b.net().listen_addresses()[0].clone();
+        a.net().peers().connect(address).await.expect("it connects");
+    };
+    connect(&b).await;
+    let workers = hold(&b, &clock, 1 << 30);
+    let blocks = blocks(30);
+    // A third of them can't be had at first.
+    a.store().put(&blocks[..20], Keep::Cached).expect("room");
+    let ids: Vec<_> = blocks.iter().map(Block::id).collect();
+    let request = Request::Keep {
+        lease: lease(b.net().peer_id(), 1, 1, &ids, clock.now()),
+        ids: ids.clone(),
+    };
+    ask(&a, &b, request).await;
+    let arrive = async |store: &Arc<dyn Store>, bytes| {
+        let wait = async {
+            while store.usage().leased_bytes < bytes {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(LONG, wait).await.expect("they come");
+    };
+    arrive(&store, 20_000).await;
+    drop(workers);
+    b.net().clone().shutdown().await;
+    drop(b);
+
+    a.store().put(&blocks, Keep::Cached).expect("room");
+    // The lease is to the node of before; the same store goes on with it under whatever name it is reached.
+    let b = node(store.clone()).await;
+    connect(&b).await;
+    let workers = hold(&b, &clock, 1 << 30);
+    arrive(&store, 30_000).await;
+    let whole = async {
+        while !store.leases().expect("reads")[0].1.complete {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LONG, whole)
+        .await
+        .expect("it is whole");
+    workers.stop(LONG).await;
 }
 
 #[tokio::test]

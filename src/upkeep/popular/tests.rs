@@ -145,6 +145,10 @@ async fn what_is_offered_is_taken_announced_and_only_cached() {
 struct Locked;
 
 impl Signer for Locked {
+    fn owner(&self) -> Option<[u8; 32]> {
+        None
+    }
+
     fn lease(&self, _: Terms) -> Option<Lease> {
         None
     }

@@ -1,10 +1,15 @@
 //! The list of what is copied, and where: in memory, and in a file that is replaced as a whole.
+//!
+//! What must outlive a crash is on the disk before anything is done about it: what is to be copied, who was asked, under which name, and who
+//! was found not to hold what it promised. Progress (who answered when) is written a few seconds later, or when the node stops: a crash
+//! loses it, and the holders are asked again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use libp2p::PeerId;
@@ -105,12 +110,27 @@ pub(super) struct Place {
     pub(super) audited: Option<Timestamp>,
     pub(super) until: Timestamp,
     pub(super) minimum_until: Timestamp,
+    /// See [`Copy::missed`] and [`Copy::unproven`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) missed_ms: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) unproven_ms: u64,
     /// Blocks that were yet to come when last heard.
     #[serde(skip)]
     pub(super) missing: Option<u64>,
 }
 
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
 impl Place {
+    /// The holder was heard of now.
+    pub(super) fn saw(&mut self, now: Timestamp) {
+        self.seen = now;
+        (self.missed_ms, self.unproven_ms) = (0, 0);
+    }
+
     fn copy(&self) -> Copy {
         Copy {
             stage: match (self.failed, self.whole) {
@@ -120,6 +140,8 @@ impl Place {
             },
             since: self.since,
             seen: self.seen,
+            missed: Duration::from_millis(self.missed_ms),
+            unproven: Duration::from_millis(self.unproven_ms),
             audited: self.audited,
             until: self.until,
             minimum_until: self.minimum_until,
@@ -142,11 +164,30 @@ pub struct SetHealth {
     pub audited: Option<Timestamp>,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    jobs: BTreeMap<BlockId, Kept>,
+    /// What the file does not say yet.
+    unsaved: Unsaved,
+}
+
+/// How much there is that the file does not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Unsaved {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// That time has passed.
+    Time,
+    /// How copies stand.
+    Progress,
+}
+
 /// What is copied, and where.
 #[derive(Debug)]
 pub struct Copies {
     path: PathBuf,
-    jobs: Mutex<BTreeMap<BlockId, Kept>>,
+    state: Mutex<State>,
     wanted: watch::Sender<u64>,
     changed: watch::Sender<u64>,
 }
@@ -173,15 +214,18 @@ impl Copies {
         };
         Ok(Self {
             path: path.to_owned(),
-            jobs: Mutex::new(jobs),
+            state: Mutex::new(State {
+                jobs,
+                unsaved: Unsaved::Nothing,
+            }),
             wanted: watch::Sender::new(0),
             changed: watch::Sender::new(0),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<BlockId, Kept>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // Each change is whole before the lock is given back.
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks for so many copies of a backup on other machines; none lets go of those there are, once their minimum is over. Blocks on the
@@ -193,20 +237,22 @@ impl Copies {
         if copies > MAX_COPIES {
             return Err(Error::TooMany);
         }
-        self.change(|jobs| {
-            if jobs.len() >= MAX_JOBS && !jobs.contains_key(&root) {
-                return Err(Error::TooMany);
-            }
-            let job = jobs.entry(root).or_insert_with(|| Kept {
-                set: set.to_owned(),
-                copies,
-                list: None,
-                held: BTreeMap::new(),
-                refused: BTreeMap::new(),
-            });
-            job.copies = copies;
-            Ok(())
-        })?;
+        let mut state = self.lock();
+        if state.jobs.len() >= MAX_JOBS && !state.jobs.contains_key(&root) {
+            return Err(Error::TooMany);
+        }
+        let new = || Kept {
+            set: set.to_owned(),
+            copies,
+            list: None,
+            held: BTreeMap::new(),
+            refused: BTreeMap::new(),
+        };
+        let mut after = state.jobs.get(&root).cloned().unwrap_or_else(new);
+        after.copies = copies;
+        self.replace(&mut state, root, Some(after))?;
+        drop(state);
+        self.changed.send_modify(|n| *n += 1);
         self.wanted.send_modify(|n| *n += 1);
         Ok(())
     }
@@ -223,17 +269,17 @@ impl Copies {
 
     /// Copies asked for and reached; nothing for what is not copied.
     pub fn reached(&self, root: &BlockId, now: Timestamp, limits: &Limits) -> Option<(u32, u32)> {
-        let jobs = self.lock();
-        let kept = jobs.get(root)?;
-        let job = job_of(kept, BTreeSet::new());
+        let state = self.lock();
+        let kept = state.jobs.get(root)?;
+        let job = job_of(kept, BTreeMap::new());
         Some((kept.copies, policy::reached(&job, now, limits)))
     }
 
     /// How many backups lack copies.
     pub(super) fn short(&self, now: Timestamp, limits: &Limits) -> usize {
-        let jobs = self.lock();
-        let short = jobs.values().filter(|kept| {
-            policy::reached(&job_of(kept, BTreeSet::new()), now, limits) < kept.copies
+        let state = self.lock();
+        let short = state.jobs.values().filter(|kept| {
+            policy::reached(&job_of(kept, BTreeMap::new()), now, limits) < kept.copies
         });
         short.count()
     }
@@ -241,8 +287,8 @@ impl Copies {
     /// How each set stands, by name.
     pub fn health(&self, now: Timestamp, limits: &Limits) -> Vec<SetHealth> {
         let mut sets: BTreeMap<String, SetHealth> = BTreeMap::new();
-        for kept in self.lock().values().filter(|kept| kept.copies > 0) {
-            let job = job_of(kept, BTreeSet::new());
+        for kept in self.lock().jobs.values().filter(|kept| kept.copies > 0) {
+            let job = job_of(kept, BTreeMap::new());
             let reached = policy::reached(&job, now, limits);
             let counted = || {
                 let copies = job.held.values();
@@ -278,9 +324,9 @@ impl Copies {
 
     /// What each peer keeps of ours as whole copies.
     pub fn kept_by_peer(&self) -> HashMap<PeerId, Amount> {
-        let jobs = self.lock();
+        let state = self.lock();
         let mut kept: HashMap<PeerId, Amount> = HashMap::new();
-        for job in jobs.values() {
+        for job in state.jobs.values() {
             let Some(list) = &job.list else { continue };
             let (blocks, bytes) = (list.blocks, list.bytes);
             for (peer, place) in &job.held {
@@ -298,15 +344,18 @@ impl Copies {
 
     /// What the policy needs to know.
     pub(super) fn jobs(&self) -> BTreeMap<BlockId, Job> {
-        let jobs = self.lock();
-        let mut of_set: BTreeMap<&str, BTreeSet<PeerName>> = BTreeMap::new();
+        let state = self.lock();
+        let jobs = &state.jobs;
+        let mut of_set: BTreeMap<&str, BTreeMap<PeerName, u32>> = BTreeMap::new();
         for kept in jobs.values().filter(|kept| kept.copies > 0) {
             let places = kept
                 .held
                 .iter()
                 .filter(|(_, place)| place.whole && !place.failed);
-            let peers = places.filter_map(|(peer, _)| peer_name(peer));
-            of_set.entry(&kept.set).or_default().extend(peers);
+            let set = of_set.entry(&kept.set).or_default();
+            for peer in places.filter_map(|(peer, _)| peer_name(peer)) {
+                *set.entry(peer).or_default() += 1;
+            }
         }
         let near = |kept: &Kept| of_set.get(kept.set.as_str()).cloned().unwrap_or_default();
         jobs.iter()
@@ -314,58 +363,139 @@ impl Copies {
             .collect()
     }
 
+    /// Every lease: the backup and its set, the peer, the lease's name in hex and its sequence.
+    pub fn leases(&self) -> Vec<(BlockId, String, PeerName, String, u64)> {
+        let state = self.lock();
+        let places = state.jobs.iter().flat_map(|(root, kept)| {
+            let held = kept.held.iter();
+            held.map(move |(peer, place)| (root, kept, peer, place))
+        });
+        let leases = places.filter_map(|(root, kept, peer, place)| {
+            let (set, name) = (kept.set.clone(), place.name.clone());
+            Some((*root, set, peer_name(peer)?, name, place.sequence))
+        });
+        leases.collect()
+    }
+
+    /// A holder has ended its lease. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn ended(&self, root: &BlockId, peer: &[u8]) -> Result<(), Error> {
+        let peer = HEXLOWER.encode(peer);
+        self.update(root, |kept| drop(kept.held.remove(&peer)))
+    }
+
     /// What is to have copies.
     pub(super) fn wanted(&self) -> Vec<BlockId> {
-        let jobs = self.lock();
-        let wanted = jobs.iter().filter(|(_, kept)| kept.copies > 0);
+        let state = self.lock();
+        let wanted = state.jobs.iter().filter(|(_, kept)| kept.copies > 0);
         wanted.map(|(root, _)| *root).collect()
     }
 
     /// What is known of one.
     pub(super) fn get(&self, root: &BlockId) -> Option<Kept> {
-        self.lock().get(root).cloned()
+        self.lock().jobs.get(root).cloned()
     }
 
-    /// Changes one, durably. Those that are neither wanted nor held any more are forgotten.
+    /// Changes one; durably where a crash would lose more than a question. Those that are neither wanted nor held any more are forgotten.
     pub(super) fn update(
         &self,
         root: &BlockId,
         change: impl FnOnce(&mut Kept),
     ) -> Result<(), Error> {
-        self.change(|jobs| {
-            if let Some(kept) = jobs.get_mut(root) {
-                change(kept);
-                if kept.copies == 0 && kept.held.is_empty() {
-                    jobs.remove(root);
-                }
-            }
-            Ok(())
+        let mut state = self.lock();
+        if let Some(before) = state.jobs.get(root) {
+            let mut after = before.clone();
+            change(&mut after);
+            let is_done = after.copies == 0 && after.held.is_empty();
+            self.replace(&mut state, *root, (!is_done).then_some(after))?;
+        }
+        drop(state);
+        self.changed.send_modify(|n| *n += 1);
+        Ok(())
+    }
+
+    fn replace(&self, state: &mut State, root: BlockId, after: Option<Kept>) -> Result<(), Error> {
+        let before = match &after {
+            Some(after) => state.jobs.insert(root, after.clone()),
+            None => state.jobs.remove(&root),
+        };
+        if before == after {
+            return Ok(());
+        }
+        if before.as_ref().map(Kept::vital) == after.as_ref().map(Kept::vital) {
+            state.unsaved = Unsaved::Progress;
+            return Ok(());
+        }
+        self.write(state).inspect_err(|_| {
+            match before {
+                Some(before) => state.jobs.insert(root, before),
+                None => state.jobs.remove(&root),
+            };
         })
     }
 
-    fn change(
-        &self,
-        change: impl FnOnce(&mut BTreeMap<BlockId, Kept>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let mut jobs = self.lock();
-        let before = jobs.clone();
-        change(&mut jobs)?;
-        if *jobs != before
-            && let Err(source) = write(&self.path, &encode(&jobs))
-        {
-            *jobs = before;
-            return Err(Error::File {
-                path: self.path.clone(),
-                source,
-            });
+    /// This much time has passed, in which these were there.
+    pub(super) fn waited(&self, time: Duration, online: &BTreeMap<PeerName, u64>) {
+        let time_ms = time.as_millis() as u64;
+        let online: BTreeSet<String> = online.keys().map(|name| HEXLOWER.encode(name)).collect();
+        let mut state = self.lock();
+        for (peer, place) in state.jobs.values_mut().flat_map(|job| &mut job.held) {
+            if online.contains(peer) {
+                place.missed_ms = 0;
+                place.unproven_ms = place.unproven_ms.saturating_add(time_ms);
+            } else {
+                place.missed_ms = place.missed_ms.saturating_add(time_ms);
+            }
         }
-        drop(jobs);
-        self.changed.send_modify(|n| *n += 1);
+        state.unsaved = state.unsaved.max(Unsaved::Time);
+    }
+
+    /// What the file does not say yet.
+    pub(super) fn unsaved(&self) -> Unsaved {
+        self.lock().unsaved
+    }
+
+    /// Writes what the file does not say yet. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub(super) fn flush(&self) -> Result<(), Error> {
+        let mut state = self.lock();
+        match state.unsaved {
+            Unsaved::Nothing => Ok(()),
+            Unsaved::Time | Unsaved::Progress => self.write(&mut state),
+        }
+    }
+
+    fn write(&self, state: &mut State) -> Result<(), Error> {
+        write(&self.path, &encode(&state.jobs)).map_err(|source| Error::File {
+            path: self.path.clone(),
+            source,
+        })?;
+        state.unsaved = Unsaved::Nothing;
         Ok(())
     }
 }
 
-fn job_of(kept: &Kept, near: BTreeSet<PeerName>) -> Job {
+impl Kept {
+    /// What a crash must not lose.
+    #[allow(clippy::type_complexity)] // It is compared and nothing else.
+    fn vital(&self) -> (&str, u32, Option<&ListInfo>, Vec<(&str, &str, bool)>) {
+        let places = self.held.iter();
+        (
+            &self.set,
+            self.copies,
+            self.list.as_ref(),
+            places
+                .map(|(peer, place)| (peer.as_str(), place.name.as_str(), place.failed))
+                .collect(),
+        )
+    }
+}
+
+fn job_of(kept: &Kept, near: BTreeMap<PeerName, u32>) -> Job {
     let held = kept.held.iter();
     Job {
         copies: kept.copies,

@@ -2,6 +2,11 @@
 //!
 //! Nothing here waits, asks or remembers. Equal arguments give equal actions, in the same order; randomness is not needed: who keeps
 //! related backups is asked first, then who has most room, and ties go by name.
+//!
+//! Two measures of absence: what is *reported* counts a copy only while its holder was heard within the grace period, whatever the reason
+//! of the silence. A *new* copy is made only when this machine was itself up and in company for three quarters of that period and missed the holder, or
+//! had it there and got no answer ([`is_gone`]): a laptop that was asleep for days says that it knows nothing, and asks before it copies
+//! everything again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -32,6 +37,10 @@ pub struct Copy {
     pub since: Timestamp,
     /// When the holder was last heard of this copy: an answer about it, or an audit passed.
     pub seen: Timestamp,
+    /// For how long since the holder was there last this machine was up and in company: time in which it was missed.
+    pub missed: Duration,
+    /// For how long since `seen` both were there, and nothing was heard of the copy.
+    pub unproven: Duration,
     /// When it last passed an audit.
     pub audited: Option<Timestamp>,
     /// When the lease ends, by our clock.
@@ -49,8 +58,8 @@ pub struct Job {
     pub bytes: u64,
     /// The copies there are, by peer.
     pub held: BTreeMap<PeerName, Copy>,
-    /// Peers that keep related backups: most of the blocks are there already.
-    pub near: BTreeSet<PeerName>,
+    /// Peers that keep backups of the same set, this one among them, and how many: most of the blocks are there already.
+    pub near: BTreeMap<PeerName, u32>,
     /// Peers that refused, and until when not to ask them again.
     pub refused: BTreeMap<PeerName, Timestamp>,
 }
@@ -67,9 +76,9 @@ pub struct Facts {
 /// Limits of what is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How long a holder may be away before another copy is made.
+    /// How long a holder may be away before another copy is made; see [`is_gone`].
     pub grace: Duration,
-    /// How long a holder may take before it counts as one that will not do it, as long as nothing is heard.
+    /// How long a holder that was asked may make no progress before another one is asked.
     pub patience: Duration,
     /// A lease is renewed when no more than this is left of it.
     pub renew_before: Duration,
@@ -117,6 +126,17 @@ pub fn counts(copy: &Copy, now: Timestamp, limits: &Limits) -> bool {
     copy.stage == Stage::Held && copy.until > now && now.since(copy.seen) <= limits.grace
 }
 
+/// Whether a holder has been away for so long that its copy is to be made anew.
+pub fn is_gone(copy: &Copy, now: Timestamp, limits: &Limits) -> bool {
+    let most = limits.grace * 3 / 4;
+    now.since(copy.seen) > limits.grace && (copy.missed > most || copy.unproven > most)
+}
+
+/// Whether a copy that was asked for may still come soon. Time in which this machine itself was away is no delay of the holder's.
+pub fn is_coming(copy: &Copy, limits: &Limits) -> bool {
+    copy.stage == Stage::Asked && copy.missed + copy.unproven <= limits.patience
+}
+
 /// How many copies of a job count.
 pub fn reached(job: &Job, now: Timestamp, limits: &Limits) -> u32 {
     let held = job.held.values().filter(|copy| counts(copy, now, limits));
@@ -131,7 +151,7 @@ pub fn choose(now: Timestamp, facts: &Facts, limits: &Limits) -> Vec<Action> {
         .jobs
         .values()
         .flat_map(|job| job.held.values())
-        .filter(|copy| copy.stage == Stage::Asked)
+        .filter(|copy| is_coming(copy, limits))
         .count();
     // What is asked of each peer in this decision counts against its room, and spreads the load.
     let mut promised: BTreeMap<&PeerName, (u64, u64)> = BTreeMap::new();
@@ -164,7 +184,7 @@ pub fn choose(now: Timestamp, facts: &Facts, limits: &Limits) -> Vec<Action> {
                 })
                 .filter_map(|(peer, free)| {
                     let (bytes, jobs) = promised.get(peer).copied().unwrap_or_default();
-                    let is_near = job.near.contains(peer);
+                    let is_near = job.near.contains_key(peer);
                     let left = free.saturating_sub(bytes);
                     let fits = left >= job.bytes || is_near;
                     fits.then_some((!is_near, jobs, std::cmp::Reverse(left), peer))
@@ -188,6 +208,32 @@ struct Looked {
     counted: usize,
 }
 
+/// Which copies are more than was asked for and may go: only as many as leave the asked number of copies that count and were audited, and
+/// only where the minimum is over, because before it the holder would refuse. Those that keep related backups and those that
+/// were audited last stay.
+fn surplus<'a>(
+    now: Timestamp,
+    job: &'a Job,
+    facts: &Facts,
+    limits: &Limits,
+) -> BTreeSet<&'a PeerName> {
+    let proven = job
+        .held
+        .iter()
+        .filter(|(_, copy)| counts(copy, now, limits) && copy.audited.is_some());
+    let more = proven.clone().count().saturating_sub(job.copies as usize);
+    let mut may_go: Vec<_> = proven
+        .filter(|(peer, copy)| facts.online.contains_key(*peer) && copy.minimum_until <= now)
+        .map(|(peer, copy)| (job.near.get(peer).copied(), copy.audited, peer))
+        .collect();
+    may_go.sort();
+    may_go
+        .into_iter()
+        .take(more)
+        .map(|(.., peer)| peer)
+        .collect()
+}
+
 /// Decides about the copies that there are.
 fn look(
     now: Timestamp,
@@ -199,6 +245,7 @@ fn look(
     actions: &mut Vec<Action>,
 ) -> Looked {
     let mut counted = 0;
+    let surplus = surplus(now, job, facts, limits);
     for (peer, copy) in &job.held {
         let is_online = facts.online.contains_key(peer);
         let silent = now.since(copy.seen);
@@ -215,20 +262,20 @@ fn look(
             continue;
         }
         if copy.stage == Stage::Asked {
-            if silent > limits.patience {
+            counted += usize::from(is_coming(copy, limits));
+            if is_gone(copy, now, limits) {
                 actions.push(Action::Forget(root, name()));
-            } else {
-                counted += 1;
-                if is_online {
-                    actions.push(Action::Poll(root, name()));
-                }
+            } else if is_online {
+                actions.push(Action::Poll(root, name()));
             }
             continue;
         }
-        // One that comes back after its time counts again as soon as it was audited.
-        if silent <= limits.grace {
-            counted += 1;
+        if surplus.contains(peer) {
+            actions.push(Action::Release(root, name()));
+            continue;
         }
+        // One that comes back after its time counts again as soon as it was audited.
+        counted += usize::from(!is_gone(copy, now, limits));
         let is_due = copy
             .audited
             .is_none_or(|audited| now.since(audited) >= limits.audit_every);

@@ -17,6 +17,8 @@ fn copy(stage: Stage, now: Timestamp) -> Copy {
         stage,
         since: now,
         seen: now,
+        missed: Duration::ZERO,
+        unproven: Duration::ZERO,
         audited: Some(now),
         until: now.after(90 * 24 * HOUR),
         minimum_until: now.after(30 * 24 * HOUR),
@@ -51,7 +53,7 @@ fn asks_those_with_most_room_and_nobody_twice() {
 #[test]
 fn who_keeps_related_backups_comes_first() {
     let mut job = job(2);
-    job.near.insert(peer(2));
+    job.near.insert(peer(2), 1);
     let facts = facts(job, &[(1, 50), (2, 5), (3, 70)]);
     assert_eq!(
         choose(NOW, &facts, &Limits::default()),
@@ -82,9 +84,21 @@ fn a_holder_that_is_away_too_long_is_replaced_and_not_before() {
     job.held.insert(peer(1), copy(Stage::Held, NOW));
     let facts = facts(job, &[(2, 50)]);
     let limits = Limits::default();
-    let after = |hours: u32| choose(NOW.after(hours * HOUR), &facts, &limits);
-    assert!(after(24).is_empty());
-    assert_eq!(after(25), [Action::Ask(root(1), peer(2))]);
+    let after = |hours: u32, missed: u32| {
+        let mut facts = facts.clone();
+        let copy = facts.jobs.get_mut(&root(1)).expect("it is there");
+        copy.held.get_mut(&peer(1)).expect("it is there").missed = missed * HOUR;
+        choose(NOW.after(hours * HOUR), &facts, &limits)
+    };
+    assert!(after(24, 24).is_empty());
+    assert_eq!(after(25, 25), [Action::Ask(root(1), peer(2))]);
+    // This machine itself was away: it looks for a while before it copies anything again, and meanwhile promises nothing.
+    assert!(after(90, 18).is_empty());
+    assert_eq!(after(90, 19), [Action::Ask(root(1), peer(2))]);
+    assert_eq!(
+        reached(&facts.jobs[&root(1)], NOW.after(90 * HOUR), &limits),
+        0
+    );
 }
 
 #[test]
@@ -114,6 +128,74 @@ fn forgotten_backups_are_released_after_their_minimum() {
     let after = |days: u32| choose(NOW.after(days * 24 * HOUR), &facts, &Limits::default());
     assert!(after(29).is_empty());
     assert_eq!(after(30), [Action::Release(root(1), peer(1))]);
+}
+
+#[test]
+fn a_surplus_copy_goes_when_it_may_and_never_one_too_many() {
+    let mut job = job(2);
+    for n in 1..=3 {
+        job.held.insert(peer(n), copy(Stage::Held, NOW));
+        job.near.insert(peer(n), 3);
+    }
+    let months = |days: u32, change: &dyn Fn(&mut Job, Timestamp)| {
+        let now = NOW.after(days * 24 * HOUR);
+        let mut job = job.clone();
+        for (n, copy) in job.held.values_mut().enumerate() {
+            copy.seen = now;
+            copy.audited = Some(Timestamp(now.0 - 1000 + n as u64));
+        }
+        change(&mut job, now);
+        let facts = facts(job, &[(1, 50), (2, 50), (3, 50), (4, 50)]);
+        choose(now, &facts, &Limits::default())
+    };
+    let release = |n| vec![Action::Release(root(1), peer(n))];
+    let edit = |job: &mut Job, n: u8, edit: &dyn Fn(&mut Copy)| {
+        edit(job.held.get_mut(&peer(n)).expect("it is there"));
+    };
+    assert!(months(29, &|_, _| {}).is_empty(), "its minimum");
+    assert_eq!(months(30, &|_, _| {}), release(1), "audited longest ago");
+    let one_near = |job: &mut Job, _| {
+        job.near.insert(peer(3), 1);
+    };
+    assert_eq!(months(30, &one_near), release(3), "keeps nothing related");
+    let not_audited = |job: &mut Job, _| edit(job, 2, &|copy| copy.audited = None);
+    assert_eq!(months(30, &not_audited), [Action::Audit(root(1), peer(2))]);
+    let asked = |job: &mut Job, _| edit(job, 2, &|copy| copy.stage = Stage::Asked);
+    assert_eq!(months(30, &asked), [Action::Poll(root(1), peer(2))]);
+    let silent = |job: &mut Job, now: Timestamp| {
+        edit(job, 2, &|copy| {
+            copy.seen = Timestamp(now.0 - 25 * 3_600_000)
+        });
+    };
+    assert_eq!(months(30, &silent), [Action::Audit(root(1), peer(2))]);
+    let young = |job: &mut Job, now: Timestamp| {
+        edit(job, 1, &|copy| copy.minimum_until = now.after(HOUR));
+    };
+    assert_eq!(months(30, &young), release(2), "one whose minimum is over");
+}
+
+#[test]
+fn who_goes_while_it_is_asked_is_not_waited_for_and_not_forgotten_at_once() {
+    let mut job = job(1);
+    job.held.insert(peer(1), copy(Stage::Asked, NOW));
+    let at = |hours: u32, missed: u32, online: &[(u8, u64)]| {
+        let mut facts = facts(job.clone(), online);
+        let copy = facts.jobs.get_mut(&root(1)).expect("it is there");
+        copy.held.get_mut(&peer(1)).expect("it is there").missed = missed * HOUR;
+        choose(NOW.after(hours * HOUR), &facts, &Limits::default())
+    };
+    let (ask, poll) = (
+        Action::Ask(root(1), peer(2)),
+        Action::Poll(root(1), peer(1)),
+    );
+    assert!(at(1, 1, &[(2, 50)]).is_empty());
+    assert_eq!(at(2, 2, &[(2, 50)]), [ask.clone()]);
+    // This machine was away: that is no delay of the other's.
+    assert_eq!(at(9, 0, &[(1, 50), (2, 50)]), [poll.clone()]);
+    // There, and yet no progress for an hour: another one is asked, and it may still come.
+    assert_eq!(at(2, 2, &[(1, 50), (2, 50)]), [poll, ask.clone()]);
+    let forget = Action::Forget(root(1), peer(1));
+    assert_eq!(at(25, 19, &[(2, 50)]), [forget, ask]);
 }
 
 #[test]
@@ -162,6 +244,19 @@ struct World {
 }
 
 impl World {
+    fn hour(&mut self, limits: &Limits) {
+        self.now = self.now.after(HOUR);
+        for job in self.facts.jobs.values_mut() {
+            for (peer, copy) in &mut job.held {
+                match self.facts.online.contains_key(peer) {
+                    true => copy.unproven += HOUR,
+                    false => copy.missed += HOUR,
+                }
+            }
+        }
+        self.step(limits);
+    }
+
     fn step(&mut self, limits: &Limits) {
         for action in choose(self.now, &self.facts, limits) {
             let now = self.now;
@@ -185,6 +280,7 @@ impl World {
                 Action::Poll(..) => {
                     let copy = job.held.get_mut(&peer).expect("it was asked");
                     (copy.stage, copy.seen) = (Stage::Held, now);
+                    (copy.missed, copy.unproven) = (Duration::ZERO, Duration::ZERO);
                 }
                 Action::Renew(..) => {
                     job.held.insert(peer, self::copy(Stage::Held, now));
@@ -193,6 +289,7 @@ impl World {
                     let copy = job.held.get_mut(&peer).expect("it is held");
                     if disk.contains(&root) {
                         (copy.audited, copy.seen) = (Some(now), now);
+                        (copy.missed, copy.unproven) = (Duration::ZERO, Duration::ZERO);
                     } else {
                         copy.stage = Stage::Failed;
                     }
@@ -228,14 +325,12 @@ proptest! {
                 _ => drop(world.facts.online.insert(peer(number), 99)),
             }
             for _ in 0..hours {
-                world.now = world.now.after(HOUR);
-                world.step(&limits);
+                world.hour(&limits);
             }
         }
         // Time for audits to notice, for those who are away to be given up, and for new copies.
         for _ in 0..80 {
-            world.now = world.now.after(HOUR);
-            world.step(&limits);
+            world.hour(&limits);
         }
         for (root, job) in &world.facts.jobs {
             prop_assert!(reached(job, world.now, &limits) >= job.copies);

@@ -29,6 +29,10 @@ impl Candidates for Connected {
 struct Machine;
 
 impl Signer for Machine {
+    fn owner(&self) -> Option<[u8; 32]> {
+        Some(keys().0)
+    }
+
     fn lease(&self, terms: Terms) -> Option<Lease> {
         let (owner, machine, certificate) = keys();
         Some(Lease::sign(&owner, &machine, &certificate, terms))
@@ -147,7 +151,8 @@ async fn copies_are_made_audited_and_made_again() {
     let holds = |depot: &&Depot| depot.store().usage().leased_bytes == 30 * 600;
     assert_eq!(holders.iter().filter(holds).count(), 2);
 
-    // What is on the disk says the same.
+    // Progress is on the disk soon after, or when the job stops.
+    copies.flush().expect("writes");
     let again = Copies::open(&dir.path().join("copies")).expect("opens");
     assert_eq!(again.reached(&root, clock.now(), &limits), Some((2, 2)));
     wait(&copies, || {
@@ -187,14 +192,8 @@ async fn copies_are_made_audited_and_made_again() {
     workers.stop(LONG).await;
 }
 
-#[test]
-fn the_file_reads_back_and_nonsense_is_refused() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let path = dir.path().join("copies");
-    let root = BlockId::from_sha384([1; 48]);
-    let copies = Copies::open(&path).expect("there need not be one");
-    copies.want(root, "set", 2).expect("writes");
-    let place = Place {
+fn a_place() -> Place {
+    Place {
         name: "07".repeat(16),
         sequence: 5,
         whole: true,
@@ -204,8 +203,74 @@ fn the_file_reads_back_and_nonsense_is_refused() {
         audited: None,
         until: Timestamp(3),
         minimum_until: Timestamp(4),
+        missed_ms: 0,
+        unproven_ms: 0,
         missing: None,
+    }
+}
+
+#[test]
+fn progress_waits_for_a_flush_and_what_matters_does_not() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("copies");
+    let root = BlockId::from_sha384([1; 48]);
+    let copies = Copies::open(&path).expect("opens");
+    copies.want(root, "set", 2).expect("writes");
+    let on_disk = || {
+        let read = Copies::open(&path).expect("opens");
+        read.get(&root).expect("it is there")
     };
+    let place = |held: &mut Kept, change: &dyn Fn(&mut Place)| {
+        change(held.held.get_mut("0a").expect("it is there"));
+    };
+    copies
+        .update(&root, |kept| {
+            drop(kept.held.insert("0a".to_owned(), a_place()))
+        })
+        .expect("writes");
+    assert_eq!(on_disk().held.len(), 1, "who is asked is known before");
+    let seen = |place_: &mut Place| (place_.whole, place_.seen) = (true, Timestamp(77));
+    copies
+        .update(&root, |kept| place(kept, &seen))
+        .expect("notes");
+    assert_eq!(
+        (copies.unsaved(), on_disk().held["0a"].seen),
+        (Unsaved::Progress, Timestamp(2))
+    );
+    copies.flush().expect("writes");
+    assert_eq!(
+        (copies.unsaved(), on_disk().held["0a"].seen),
+        (Unsaved::Nothing, Timestamp(77))
+    );
+    copies.waited(Duration::from_secs(3), &[].into());
+    assert_eq!(
+        (copies.unsaved(), on_disk().held["0a"].missed_ms),
+        (Unsaved::Time, 0)
+    );
+    let failed = |place_: &mut Place| place_.failed = true;
+    copies
+        .update(&root, |kept| place(kept, &failed))
+        .expect("writes");
+    assert!(
+        on_disk().held["0a"].failed,
+        "nobody is trusted again after a crash"
+    );
+    assert_eq!(on_disk().held["0a"].missed_ms, 3000);
+    // What can't be written did not happen.
+    std::fs::remove_dir_all(dir.path()).expect("removes");
+    let gone = copies.update(&root, |kept| kept.held.clear());
+    assert!(matches!(gone, Err(Error::File { .. })));
+    assert_eq!(copies.get(&root).expect("it is there").held.len(), 1);
+}
+
+#[test]
+fn the_file_reads_back_and_nonsense_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("copies");
+    let root = BlockId::from_sha384([1; 48]);
+    let copies = Copies::open(&path).expect("there need not be one");
+    copies.want(root, "set", 2).expect("writes");
+    let place = a_place();
     let fill = |kept: &mut Kept| {
         kept.list = Some(ListInfo {
             blocks: 1,

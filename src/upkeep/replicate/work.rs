@@ -106,6 +106,8 @@ impl Worker {
             audited: None,
             until: now.after(TERM),
             minimum_until: now.after(MINIMUM),
+            missed_ms: 0,
+            unproven_ms: 0,
             missing: None,
         };
         subject.kept.held.insert(subject.key.clone(), place.clone());
@@ -182,7 +184,7 @@ impl Worker {
         let is_progress = place.missing != Some(state.missing);
         place.missing = Some(state.missing);
         if state.durable || is_progress {
-            place.seen = now;
+            place.saw(now);
         }
         if state.durable && !place.whole {
             // That it came whole was seen by the holder a moment ago; whether it stays is audited from now on.
@@ -227,7 +229,7 @@ impl Worker {
             return Ok(());
         }
         let request = Request::Prove {
-            owner: self.owner(&subject, place).await?,
+            owner: self.owner().await?,
             name: name_of(place)?,
             nonce,
             ids: sample.iter().map(|(id, _)| *id).collect(),
@@ -248,7 +250,8 @@ impl Worker {
         self.update(subject.root, move |kept| {
             if let Some(place) = kept.held.get_mut(&key) {
                 if passed {
-                    (place.audited, place.seen) = (Some(now), now);
+                    place.audited = Some(now);
+                    place.saw(now);
                 } else {
                     place.failed = true;
                 }
@@ -263,11 +266,11 @@ impl Worker {
         };
         let now = self.clock.now();
         let (signer, name, sequence) = (self.signer.clone(), name_of(place)?, place.sequence);
-        let release = on_worker(move || {
-            let release = signer.release(name, sequence, now);
-            release.ok_or(Error::Locked)
-        });
-        let release = Box::new(release.await?);
+        let release = on_worker(move || Ok(signer.release(name, sequence, now)));
+        let Some(release) = release.await?.map(Box::new) else {
+            // While the owner's file is locked nothing is given back early; the lease ends by itself.
+            return Ok(());
+        };
         let replica = self.depot.net().replica();
         let answer = replica.ask(subject.peer, Request::Release(release)).await;
         match answer {
@@ -288,10 +291,9 @@ impl Worker {
     }
 
     /// The owner's key, as leases say it.
-    async fn owner(&self, subject: &Subject, place: &Place) -> Result<[u8; 32], Error> {
-        let list = subject.kept.list.as_ref().ok_or(Error::Stopping)?;
-        let lease = self.sign(terms_of(subject, place, list)?).await?;
-        Ok(*lease.owner())
+    async fn owner(&self) -> Result<[u8; 32], Error> {
+        let signer = self.signer.clone();
+        on_worker(move || signer.owner().ok_or(Error::Locked)).await
     }
 
     async fn sign(&self, terms: Terms) -> Result<Lease, Error> {
@@ -431,5 +433,6 @@ fn terms_of(subject: &Subject, place: &Place, list: &ListInfo) -> Result<Terms, 
         blocks: list.blocks,
         bytes: list.bytes,
         digest: digest.as_slice().try_into().map_err(|_| wrong)?,
+        copies: subject.kept.copies,
     })
 }

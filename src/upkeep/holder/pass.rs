@@ -1,0 +1,326 @@
+//! Holders among themselves: asks other members what they keep of the same backups, and passes leases on as [`circle`] decides.
+//!
+//! What was heard of others is kept on the store's shelf of small records: without it every restart would begin a new grace period. Losing
+//! it costs just that.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use libp2p::PeerId;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::book::{Book, Mine};
+use super::circle::{self, Facts, Heard, Kept, Limits, PeerName, Subject};
+use super::{Candidates, on_worker};
+use crate::depot::Depot;
+use crate::net::replica::{Answer, MAX_OFFERED, MAX_PAGE_IDS, Refusal, Request, Wish};
+use crate::store::{self, RecordTable};
+use crate::time::{Clock, Timestamp};
+
+/// How often this is looked at.
+const EVERY: Duration = Duration::from_secs(60);
+/// How often members are asked what they keep, and what was heard is written.
+const TALK_EVERY: Duration = Duration::from_secs(30 * 60);
+/// Most backups that are looked after in this way.
+const MAX_SUBJECTS: usize = 4096;
+/// Most other holders of one backup that are remembered.
+const MAX_OTHERS: usize = 32;
+
+/// What is stored of one backup.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    owner: (u64, u64),
+    asker: Option<String>,
+    /// By peer in hex: when last, and missed for how long since, in milliseconds.
+    others: BTreeMap<String, (u64, u64)>,
+}
+
+const fn of_pair((at, missed): (u64, u64)) -> Heard {
+    Heard {
+        at: Timestamp(at),
+        missed: Duration::from_millis(missed),
+    }
+}
+
+fn to_pair(heard: &Heard) -> (u64, u64) {
+    (heard.at.0, heard.missed.as_millis() as u64)
+}
+
+pub(super) struct Passer {
+    pub(super) depot: Depot,
+    pub(super) book: Arc<Book>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) candidates: Arc<dyn Candidates>,
+    pub(super) limits: Limits,
+    pub(super) known: BTreeMap<Subject, Kept>,
+}
+
+impl Passer {
+    pub(super) async fn run(mut self) {
+        let mut last = Instant::now();
+        let mut talked: Option<Instant> = None;
+        loop {
+            tokio::time::sleep(EVERY).await;
+            let now = Instant::now();
+            let passed = now.duration_since(std::mem::replace(&mut last, now));
+            let talks = talked.is_none_or(|at| at.elapsed() >= TALK_EVERY);
+            if talks {
+                talked = Some(now);
+            }
+            // A machine that slept heard nothing.
+            self.round(passed.min(2 * EVERY), talks).await;
+        }
+    }
+
+    /// Looks at everything once.
+    pub(super) async fn round(&mut self, passed: Duration, talks: bool) {
+        let mine = self.take_in();
+        let peers = self.candidates.peers();
+        if mine.is_empty() || peers.is_empty() {
+            return;
+        }
+        for kept in self.known.values_mut() {
+            kept.owner.missed += passed;
+            for heard in kept.others.values_mut() {
+                heard.missed += passed;
+            }
+        }
+        if talks {
+            for peer in &peers {
+                self.talk(*peer, &mine).await;
+            }
+            self.save().await;
+        }
+        let now = self.clock.now();
+        let mut any_short = false;
+        for kept in self.known.values_mut() {
+            let is_short = circle::is_short(kept, now, &self.limits);
+            any_short |= is_short;
+            kept.short_since = is_short.then(|| kept.short_since.unwrap_or(now));
+        }
+        if any_short {
+            let online = self.rooms(&peers).await;
+            self.pass(&mine, online, now).await;
+        }
+    }
+
+    /// What is kept now; what was known of it before stays known.
+    fn take_in(&mut self) -> BTreeMap<Subject, Mine> {
+        let now = self.clock.now();
+        let mine: BTreeMap<Subject, Mine> =
+            self.book.shared().into_iter().take(MAX_SUBJECTS).collect();
+        self.known.retain(|subject, _| mine.contains_key(subject));
+        for (subject, one) in &mine {
+            let shelf = self.depot.store().records();
+            let kept = self.known.entry(*subject).or_insert_with(|| {
+                // Reading a small record takes no longer than a lock.
+                let stored = shelf.get(RecordTable::Circle, &key_of(subject));
+                restore(stored.ok().flatten().as_deref(), now)
+            });
+            let terms = one.lease.terms();
+            (kept.copies, kept.bytes) = (terms.copies, terms.bytes);
+            if let Some((asker, at)) = &one.heard {
+                kept.asker = Some(asker.clone());
+                if *at > kept.owner.at {
+                    kept.owner = Heard::now(*at);
+                }
+            }
+        }
+        mine
+    }
+
+    /// Asks a member which of these it keeps.
+    async fn talk(&mut self, peer: PeerId, mine: &BTreeMap<Subject, Mine>) {
+        let mut of_owner: BTreeMap<[u8; 32], Vec<Subject>> = BTreeMap::new();
+        for subject in mine.keys() {
+            of_owner.entry(subject.0).or_default().push(*subject);
+        }
+        for (owner, subjects) in of_owner {
+            for page in subjects.chunks(MAX_OFFERED) {
+                let request = Request::Holding {
+                    owner,
+                    roots: page.iter().map(|subject| subject.1).collect(),
+                };
+                let Ok(Answer::Wishes(wishes)) =
+                    self.depot.net().replica().ask(peer, request).await
+                else {
+                    // Nothing is known of who does not answer.
+                    return;
+                };
+                let now = self.clock.now();
+                for (subject, wish) in page.iter().zip(wishes) {
+                    if let Some(kept) = self.known.get_mut(subject) {
+                        kept.told(peer.to_bytes(), wish == Wish::Have, now);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn rooms(&self, peers: &[PeerId]) -> BTreeMap<PeerName, u64> {
+        let mut online = BTreeMap::new();
+        for peer in peers {
+            if let Ok(Answer::State(state)) =
+                self.depot.net().replica().ask(*peer, Request::Room).await
+            {
+                online.insert(peer.to_bytes(), state.free_bytes);
+            }
+        }
+        online
+    }
+
+    async fn pass(
+        &mut self,
+        mine: &BTreeMap<Subject, Mine>,
+        online: BTreeMap<PeerName, u64>,
+        now: Timestamp,
+    ) {
+        let facts = Facts {
+            local: self.depot.net().peer_id().to_bytes(),
+            kept: self.known.clone(),
+            online,
+        };
+        for (subject, name) in circle::choose(now, &facts, &self.limits) {
+            let (Some(one), Ok(peer)) = (mine.get(&subject), PeerId::from_bytes(&name)) else {
+                continue;
+            };
+            let said = self.offer(peer, one).await;
+            let Some(kept) = self.known.get_mut(&subject) else {
+                continue;
+            };
+            match said {
+                Ok(Some(Said::Whole)) => kept.told(name, true, now),
+                Ok(Some(Said::Coming)) => {
+                    kept.asked.entry(name).or_insert(now);
+                }
+                // Another one is asked next; this one comes last.
+                Ok(Some(Said::No)) => drop(kept.asked.insert(name, Timestamp(0))),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, %peer, "a lease could not be passed on");
+                }
+            }
+        }
+    }
+
+    /// Sends a lease and its list; nothing when the peer can't be asked now.
+    async fn offer(&self, peer: PeerId, one: &Mine) -> Result<Option<Said>, store::Error> {
+        let (mut ids, mut after, mut listed) = (Vec::new(), None, 0);
+        loop {
+            let request = Request::Keep {
+                lease: one.lease.clone(),
+                ids: std::mem::take(&mut ids),
+            };
+            let state = match self.depot.net().replica().ask(peer, request).await {
+                Ok(Answer::State(state)) => state,
+                Ok(Answer::Refused(Refusal::Busy)) | Err(_) => return Ok(None),
+                Ok(_) => return Ok(Some(Said::No)),
+            };
+            if state.durable {
+                return Ok(Some(Said::Whole));
+            }
+            if state.listed >= one.lease.terms().blocks {
+                return Ok(Some(Said::Coming));
+            }
+            // What the other side has listed already is skipped.
+            loop {
+                let want = match state.listed.saturating_sub(listed) {
+                    0 => MAX_PAGE_IDS,
+                    rest => rest.min(MAX_PAGE_IDS as u64) as usize,
+                };
+                let is_known = listed < state.listed;
+                let (store, lease) = (self.depot.store().clone(), one.id);
+                let page = on_worker(move || Ok(Some(store.lease_blocks(lease, after, want)?)));
+                let page = page.await?.unwrap_or_default();
+                let Some(last) = page.last() else {
+                    return Ok(Some(Said::No));
+                };
+                (after, listed) = (Some(*last), listed + page.len() as u64);
+                if !is_known {
+                    ids = page;
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Writes what was heard.
+    async fn save(&self) {
+        let shelf = self.depot.store().records().clone();
+        let records: Vec<_> = self
+            .known
+            .iter()
+            .map(|(subject, kept)| (key_of(subject), kept.record()))
+            .collect();
+        let done = tokio::task::spawn_blocking(move || {
+            let records = records.into_iter();
+            let mut written = records.map(|(key, record)| {
+                let value = serde_json::to_vec(&record).expect("strings and numbers are JSON");
+                shelf.put(RecordTable::Circle, &key, &value)
+            });
+            written.try_for_each(|result| result)
+        });
+        if let Ok(Err(error)) = done.await {
+            tracing::debug!(%error, "what was heard of other holders is not written");
+        }
+    }
+}
+
+enum Said {
+    Whole,
+    Coming,
+    No,
+}
+
+impl Kept {
+    /// A member says whether it keeps this backup.
+    fn told(&mut self, peer: PeerName, has: bool, now: Timestamp) {
+        if !has {
+            self.others.remove(&peer);
+        } else if self.others.len() < MAX_OTHERS || self.others.contains_key(&peer) {
+            self.asked.remove(&peer);
+            self.others.insert(peer, Heard::now(now));
+        }
+    }
+
+    fn record(&self) -> Record {
+        let others = self.others.iter();
+        Record {
+            owner: to_pair(&self.owner),
+            asker: self.asker.as_ref().map(|asker| HEXLOWER.encode(asker)),
+            others: others
+                .map(|(peer, heard)| (HEXLOWER.encode(peer), to_pair(heard)))
+                .collect(),
+        }
+    }
+}
+
+fn key_of(subject: &Subject) -> Vec<u8> {
+    [subject.0.as_slice(), &subject.1.to_multihash()].concat()
+}
+
+/// What was stored, or a beginning: the owner counts as heard now.
+fn restore(stored: Option<&[u8]>, now: Timestamp) -> Kept {
+    let record: Option<Record> = stored.and_then(|bytes| serde_json::from_slice(bytes).ok());
+    let name = |hex: &str| HEXLOWER.decode(hex.as_bytes()).ok();
+    let mut kept = Kept {
+        copies: 0,
+        bytes: 0,
+        owner: Heard::now(now),
+        asker: None,
+        others: BTreeMap::new(),
+        asked: BTreeMap::new(),
+        short_since: None,
+    };
+    if let Some(record) = record {
+        kept.owner = of_pair(record.owner);
+        kept.asker = record.asker.as_deref().and_then(name);
+        let others = record.others.iter().take(MAX_OTHERS);
+        let others = others.filter_map(|(peer, pair)| Some((name(peer)?, of_pair(*pair))));
+        kept.others = others.collect();
+    }
+    kept
+}
