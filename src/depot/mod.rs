@@ -9,7 +9,9 @@
 //! them. Deliberately absent: files, policy of what to keep, the announcing itself.
 
 mod choice;
+mod crowd;
 mod pending;
+mod scout;
 pub mod serve;
 mod session;
 mod sink;
