@@ -21,6 +21,8 @@ pub(super) const MAX_AHEAD: usize = 256;
 const MAX_STOCKS: usize = 64;
 /// Blocks of one peer that are remembered before those no longer wanted are forgotten.
 const MAX_STOCK: usize = 4 * MAX_AHEAD;
+/// Blocks that a peer said it has and then had not: from so many on it is not believed.
+const MAX_BROKEN: u32 = 8;
 /// A peer that said for so long nothing of new blocks brings nothing in.
 const GAINING: Duration = Duration::from_secs(3);
 /// How long to wait for a block that another one brings in; for one that comes after several others at most [`MAX_WAIT_TURNS`] times that.
@@ -50,9 +52,15 @@ struct Stock {
     /// It was asked about many blocks at once.
     is_sized_up: bool,
     gained_at: Option<Duration>,
+    /// Blocks that it said it has and had not.
+    broken: u32,
 }
 
 impl Stock {
+    fn is_believed(&self) -> bool {
+        self.broken < MAX_BROKEN
+    }
+
     fn is_gaining(&self, now: Duration) -> bool {
         self.is_partial && self.gained_at.is_some_and(|at| now < at + GAINING)
     }
@@ -124,7 +132,15 @@ impl Crowd {
         });
         if !has {
             stock.is_partial = true;
-            stock.has.remove(&id);
+            if stock.has.remove(&id) {
+                stock.broken += 1;
+            }
+            if !stock.is_believed() {
+                stock.has.clear();
+                stock.gained_at = None;
+            }
+        } else if !stock.is_believed() {
+            // It says so again and again.
         } else if stock.has.insert(id) {
             stock.gained_at = Some(now);
             if stock.has.len() > MAX_STOCK {
@@ -152,7 +168,8 @@ impl Crowd {
     /// bring in. None for one that seems to have everything.
     pub(super) fn questions(&self, peer: &PeerId) -> Vec<BlockId> {
         let stock = self.stocks.get(peer);
-        if stock.is_some_and(|stock| stock.is_sized_up && !stock.is_partial) {
+        let is_known = |stock: &Stock| stock.is_sized_up && !stock.is_partial;
+        if stock.is_some_and(|stock| is_known(stock) || !stock.is_believed()) {
             return Vec::new();
         }
         let number = number(peer);
@@ -191,6 +208,11 @@ impl Crowd {
     /// How long to wait, from the first look on, for somebody else to bring a block in.
     pub(super) fn wait_for(&self, id: &BlockId, now: Duration) -> Duration {
         self.wait * self.turn(id, now).min(MAX_WAIT_TURNS)
+    }
+
+    /// How long to wait for somebody who has a block and has much to do.
+    pub(super) fn wait(&self) -> Duration {
+        self.wait
     }
 
     /// Whether a wait was worth it.

@@ -148,9 +148,9 @@ impl Drop for Wanted<'_> {
 /// What to do about a block now.
 enum Next {
     Ask(Request),
-    /// Somebody else is about to have it, or who has it has much to do.
+    /// Somebody else is about to have it, or to have time for it.
     Wait,
-    /// Nobody can be asked.
+    /// Nobody can be asked now.
     Nobody,
 }
 
@@ -300,6 +300,8 @@ impl Session {
                 () = self.stop.cancelled() => return Err(GetError::Stopping),
                 Some(Ok((peer, answer))) = attempts.next(), if !attempts.is_empty() => match answer {
                     Ok(block) => return self.accept(id, peer, block).await,
+                    // Who is too slow while others come is loaded, and may be asked again when nobody else can be.
+                    Err(Attempt::TimedOut) if self.is_flowing(ATTEMPT_TIMEOUT) => { tried.insert(peer, Attempt::Busy); }
                     Err(attempt) => { tried.insert(peer, attempt); }
                 },
                 _ = async { search.as_mut().expect("guarded").await }, if search.is_some() => {
@@ -340,11 +342,15 @@ impl Session {
         if start.elapsed() < patience {
             return false;
         }
-        let still_flowing = lock(&self.shared.progress).last_block.elapsed() < patience;
-        !(still_flowing
+        !(self.is_flowing(patience)
             && lock(&self.shared.peers)
                 .roster
                 .has_later(tried, |_| Some(())))
+    }
+
+    /// Whether a block of the session came lately.
+    fn is_flowing(&self, lately: Duration) -> bool {
+        lock(&self.shared.progress).last_block.elapsed() < lately
     }
 
     /// Whom to ask for a block. `waited`: how long nobody has been asked for it; nothing while somebody is silent.
@@ -370,14 +376,20 @@ impl Session {
                 peer
             }
             Some(peer) => {
-                if waited.is_some_and(|waited| waited < crowd.wait_for(&id, now)) {
+                let is_holder = |peer: &PeerId| rank(peer).filter(|s| *s == Standing::Holder);
+                let wait = match roster.has_later(tried, is_holder) {
+                    true => crowd.wait(),
+                    false => crowd.wait_for(&id, now),
+                };
+                if waited.is_some_and(|waited| waited < wait) {
                     waits.is_waiting = true;
                     return Next::Wait;
                 }
                 waits.end(crowd, true);
                 peer
             }
-            None if roster.has_later(tried, rank) => return Next::Wait,
+            // Who has it has much to do.
+            None if roster.has_later(tried, rank) => return Next::Nobody,
             // Nobody is known to have it.
             None => match roster.choose(tried, now, |_| Some(())) {
                 Some(peer) => peer,
