@@ -80,6 +80,8 @@ pub(super) struct Crowd {
     /// Blocks that are wanted now.
     under_way: HashSet<BlockId>,
     wait: Duration,
+    /// When it was changed.
+    judged_at: Duration,
 }
 
 impl Crowd {
@@ -90,6 +92,7 @@ impl Crowd {
             ahead: Vec::new(),
             under_way: HashSet::new(),
             wait: MAX_WAIT,
+            judged_at: Duration::ZERO,
         }
     }
 
@@ -215,8 +218,12 @@ impl Crowd {
         self.wait
     }
 
-    /// Whether a wait was worth it.
-    pub(super) fn waited(&mut self, in_vain: bool) {
+    /// Whether a wait was worth it. Of several that end together one counts.
+    pub(super) fn waited(&mut self, in_vain: bool, now: Duration) {
+        if now < self.judged_at + self.wait {
+            return;
+        }
+        self.judged_at = now;
         self.wait = if in_vain {
             (self.wait / 2).max(MIN_WAIT)
         } else {

@@ -2,7 +2,8 @@
 //!
 //! For each block: the store; then the peers that gave blocks of this session before; then connected peers that say they have it,
 //! nearest to the block's id first; then providers from the DHT. One request a block is under way; when it stays silent
-//! another peer is asked as well. A session gives up on a block when its patience has passed, unless a peer that should have it is
+//! another peer is asked as well. Of larger works others who fetch the same are looked for: they share the load, see [`crowd`](super::crowd). A
+//! session gives up on a block when its patience has passed, unless a peer that should have it is
 //! merely busy and blocks of the session still arrive.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -372,20 +373,22 @@ impl Session {
             |peer: &PeerId| Some(crowd.standing(peer, &id)).filter(|s| *s != Standing::Without);
         let peer = match roster.choose(tried, now, rank) {
             Some(peer) if rank(&peer) == Some(Standing::Holder) => {
-                waits.end(crowd, false);
+                waits.end(crowd, false, now);
                 peer
             }
             Some(peer) => {
                 let is_holder = |peer: &PeerId| rank(peer).filter(|s| *s == Standing::Holder);
-                let wait = match roster.has_later(tried, is_holder) {
+                let is_held = roster.has_later(tried, is_holder);
+                let wait = match is_held {
                     true => crowd.wait(),
                     false => crowd.wait_for(&id, now),
                 };
                 if waited.is_some_and(|waited| waited < wait) {
-                    waits.is_waiting = true;
+                    // That somebody has much to do says nothing against waiting for others.
+                    waits.is_waiting |= !is_held;
                     return Next::Wait;
                 }
-                waits.end(crowd, true);
+                waits.end(crowd, true, now);
                 peer
             }
             // Who has it has much to do.
@@ -528,9 +531,9 @@ struct Waits {
 }
 
 impl Waits {
-    fn end(&mut self, crowd: &mut Crowd, in_vain: bool) {
+    fn end(&mut self, crowd: &mut Crowd, in_vain: bool, now: Duration) {
         if std::mem::take(&mut self.is_waiting) {
-            crowd.waited(in_vain);
+            crowd.waited(in_vain, now);
         }
     }
 }
