@@ -161,6 +161,12 @@ pub trait BlockSource: Send + Sync {
     /// # Cancel safety
     /// Dropping the future gives up the search; nothing is left half done.
     async fn get(&self, id: BlockId) -> Result<Block, GetError>;
+
+    /// Which of `ids`, all of which will be asked for soon, is best asked for now, as an index. For readers who don't care about the order.
+    fn first_of(&self, ids: &[BlockId]) -> usize {
+        let _ = ids;
+        0
+    }
 }
 
 /// Somewhere to put blocks.

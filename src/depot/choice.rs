@@ -18,6 +18,9 @@ const MAX_FAILURES: u32 = 3;
 const REST: Duration = Duration::from_secs(10);
 /// How long a peer that wants a higher rate is left alone: its owner may change that.
 const RATE_REST: Duration = Duration::from_secs(60);
+/// How long a busy peer is left alone; doubles each time that it is busy again, this often.
+const BUSY_REST: Duration = Duration::from_millis(200);
+const MAX_BUSY: u32 = 4;
 /// Peers that a session remembers at most.
 const MAX_PEERS: usize = 256;
 
@@ -29,6 +32,8 @@ struct Known {
     gave: u64,
     did_not: u64,
     failures: u32,
+    /// Times in a row that it was busy.
+    busy: u32,
     rests_until: Duration,
 }
 
@@ -40,6 +45,7 @@ impl Default for Known {
             gave: 0,
             did_not: 0,
             failures: 0,
+            busy: 0,
             rests_until: Duration::ZERO,
         }
     }
@@ -59,27 +65,26 @@ impl Roster {
         }
     }
 
-    /// The best peer for a block that the peers in `tried` did not give: idle ones first, then those that gave most of what they
-    /// were asked for. A peer that was only busy may be asked again.
-    pub(super) fn choose(
+    /// The best peer for a block that the peers in `tried` did not give: those of the lowest rank first, then idle ones, then those that gave most
+    /// of what they were asked for. A peer that was only busy may be asked again; one without a rank is not asked.
+    pub(super) fn choose<R: Ord + Copy>(
         &self,
         tried: &BTreeMap<PeerId, Attempt>,
         now: Duration,
+        rank: impl Fn(&PeerId) -> Option<R>,
     ) -> Option<PeerId> {
         self.peers
             .iter()
             .filter(|(peer, known)| {
-                known.in_flight < known.window
-                    && known.rests_until <= now
-                    && tried
-                        .get(peer)
-                        .is_none_or(|attempt| *attempt == Attempt::Busy)
+                known.in_flight < known.window && known.rests_until <= now && may_ask(tried, peer)
             })
-            .min_by_key(|(peer, known)| {
+            .filter_map(|(peer, known)| Some((rank(peer)?, peer, known)))
+            .min_by_key(|(rank, peer, known)| {
                 // A peer that mostly says no is asked last, whatever its load.
                 let barren = known.did_not > 4 * (known.gave + 1);
                 let was_busy = tried.contains_key(*peer);
                 (
+                    *rank,
                     barren,
                     was_busy,
                     known.in_flight,
@@ -87,7 +92,22 @@ impl Roster {
                     **peer,
                 )
             })
-            .map(|(peer, _)| *peer)
+            .map(|(_, peer, _)| *peer)
+    }
+
+    /// Whether nobody is known.
+    pub(super) fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
+    pub(super) fn contains(&self, peer: &PeerId) -> bool {
+        self.peers.contains_key(peer)
+    }
+
+    /// Peers that are not left alone at the moment.
+    pub(super) fn awake(&self, now: Duration) -> Vec<PeerId> {
+        let awake = |(peer, known): (&PeerId, &Known)| (known.rests_until <= now).then_some(*peer);
+        self.peers.iter().filter_map(awake).collect()
     }
 
     pub(super) fn asked(&mut self, peer: PeerId) {
@@ -103,6 +123,7 @@ impl Roster {
             known.gave += 1;
             known.window = (known.window + 1).min(MAX_WINDOW);
             known.failures = 0;
+            known.busy = 0;
         }
     }
 
@@ -114,12 +135,13 @@ impl Roster {
     }
 
     /// Whether a peer that did not refuse the block is only too loaded or resting to be asked now.
-    pub(super) fn has_later(&self, tried: &BTreeMap<PeerId, Attempt>) -> bool {
+    pub(super) fn has_later<R>(
+        &self,
+        tried: &BTreeMap<PeerId, Attempt>,
+        rank: impl Fn(&PeerId) -> Option<R>,
+    ) -> bool {
         self.peers.iter().any(|(peer, known)| {
-            known.rests_until < Duration::MAX
-                && tried
-                    .get(peer)
-                    .is_none_or(|attempt| *attempt == Attempt::Busy)
+            known.rests_until < Duration::MAX && may_ask(tried, peer) && rank(peer).is_some()
         })
     }
 
@@ -130,7 +152,13 @@ impl Roster {
         known.in_flight = known.in_flight.saturating_sub(1);
         match attempt {
             Attempt::DontHave => known.did_not += 1,
-            Attempt::Busy => known.rests_until = now + Duration::from_millis(200),
+            // Of several that come back busy together the first counts.
+            Attempt::Busy if known.rests_until > now => {}
+            Attempt::Busy => {
+                known.window = (known.window / 2).max(1);
+                known.rests_until = now + BUSY_REST * 2u32.pow(known.busy);
+                known.busy = (known.busy + 1).min(MAX_BUSY);
+            }
             // Once is enough: who sends wrong bytes does so again.
             Attempt::WrongBytes => known.rests_until = Duration::MAX,
             // What it wants is the same for every block.
@@ -147,6 +175,12 @@ impl Roster {
             }
         }
     }
+}
+
+fn may_ask(tried: &BTreeMap<PeerId, Attempt>, peer: &PeerId) -> bool {
+    tried
+        .get(peer)
+        .is_none_or(|attempt| *attempt == Attempt::Busy)
 }
 
 #[cfg(test)]
@@ -170,7 +204,7 @@ mod tests {
         let mut counts: BTreeMap<PeerId, usize> = BTreeMap::new();
         for _ in 0..3 * FIRST_WINDOW {
             let peer = roster
-                .choose(&BTreeMap::new(), NOW)
+                .choose(&BTreeMap::new(), NOW, |_| Some(()))
                 .expect("somebody is free");
             roster.asked(peer);
             *counts.entry(peer).or_default() += 1;
@@ -186,7 +220,7 @@ mod tests {
         let (mut roster, peers) = roster(1);
         let fill = |roster: &mut Roster| {
             let mut asked = 0;
-            while let Some(peer) = roster.choose(&BTreeMap::new(), NOW) {
+            while let Some(peer) = roster.choose(&BTreeMap::new(), NOW, |_| Some(())) {
                 roster.asked(peer);
                 asked += 1;
             }
@@ -214,10 +248,13 @@ mod tests {
         roster.asked(peers[0]);
         roster.failed(peers[0], Attempt::DontHave, NOW);
         let tried = BTreeMap::from([(peers[0], Attempt::DontHave)]);
-        assert_eq!(roster.choose(&tried, NOW), None);
-        assert_eq!(roster.choose(&BTreeMap::new(), NOW), Some(peers[0]));
+        assert_eq!(roster.choose(&tried, NOW, |_| Some(())), None);
+        assert_eq!(
+            roster.choose(&BTreeMap::new(), NOW, |_| Some(())),
+            Some(peers[0])
+        );
         let busy = BTreeMap::from([(peers[0], Attempt::Busy)]);
-        assert_eq!(roster.choose(&busy, NOW), Some(peers[0]));
+        assert_eq!(roster.choose(&busy, NOW, |_| Some(())), Some(peers[0]));
     }
 
     #[test]
@@ -229,10 +266,13 @@ mod tests {
             roster.asked(peers[1]);
             roster.failed(peers[1], Attempt::TimedOut, NOW);
         }
-        assert_eq!(roster.choose(&BTreeMap::new(), NOW), None);
-        assert_eq!(roster.choose(&BTreeMap::new(), NOW + REST), Some(peers[1]));
+        assert_eq!(roster.choose(&BTreeMap::new(), NOW, |_| Some(())), None);
         assert_eq!(
-            roster.choose(&BTreeMap::new(), Duration::from_secs(1 << 40)),
+            roster.choose(&BTreeMap::new(), NOW + REST, |_| Some(())),
+            Some(peers[1])
+        );
+        assert_eq!(
+            roster.choose(&BTreeMap::new(), Duration::from_secs(1 << 40), |_| Some(())),
             Some(peers[1])
         );
     }

@@ -10,13 +10,18 @@
 //! them. Deliberately absent: files, policy of what to keep, the announcing itself.
 
 mod choice;
+mod crowd;
 pub mod demand;
 pub mod ledger;
 mod pending;
+mod scout;
 pub mod serve;
 mod session;
 mod sink;
 mod verify;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -2,12 +2,14 @@
 //!
 //! For each block: the store; then the peers that gave blocks of this session before; then connected peers that say they have it,
 //! nearest to the block's id first; then providers from the DHT. One request a block is under way; when it stays silent
-//! another peer is asked as well. A session gives up on a block when its patience has passed, unless a peer that should have it is
+//! another peer is asked as well. Of larger works others who fetch the same are looked for: they share the load, see [`crowd`](super::crowd). A
+//! session gives up on a block when its patience has passed, unless a peer that should have it is
 //! merely busy and blocks of the session still arrive.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,14 +17,15 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
-use libp2p::kad::KBucketKey;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::choice::Roster;
+use super::crowd::{Crowd, Standing};
 use super::ledger::Amount;
+use super::scout;
 use super::serve::{self, Read};
 use super::{Depot, Traffic, sink};
 use crate::block::{Attempt, Block, BlockSource, GetError, PutError, Tried};
@@ -39,13 +42,6 @@ const HEDGE_AFTER: Duration = Duration::from_secs(4);
 const LIMITED_HEDGE_AFTER: Duration = Duration::from_secs(20);
 /// Requests for one block at once.
 const MAX_ATTEMPTS_AT_ONCE: usize = 3;
-/// How long connected peers may take to say whether they have a block.
-const HAVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connected peers that are asked whether they have a block, and how many of them at once.
-const MAX_HAVE_PEERS: usize = 32;
-const HAVE_AT_ONCE: usize = 8;
-/// Providers that one search collects.
-const MAX_PROVIDERS: usize = 20;
 /// Longest single search.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(20);
 /// Searches of one session at once.
@@ -55,6 +51,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const MAX_PAUSE: Duration = Duration::from_secs(8);
 /// How often a block that waits for a loaded peer looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Others who fetch the same are looked for once so many blocks have come: what is small is had sooner than they are found.
+const SCOUT_AFTER_BLOCKS: u64 = 4;
 /// Patience after a block was given up and nothing came since: the next ones are probably missing for the same reason.
 const SHORT_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -79,13 +77,23 @@ pub struct Session {
     _stop_on_drop: DropGuard,
 }
 
-struct Shared {
-    roster: Mutex<Roster>,
-    /// Fires when a peer was added or became free.
-    changed: Notify,
+pub(super) struct Shared {
+    pub(super) peers: Mutex<Peers>,
+    /// Fires when a peer was added or became free, or is known to have something.
+    pub(super) changed: Notify,
     gifts: Mutex<HashMap<PeerId, Gift>>,
     progress: Mutex<Patience>,
+    /// Blocks that came from peers.
+    fetched: AtomicU64,
+    /// The first block that came from a peer: whoever fetches the same has it, too.
+    root: OnceLock<BlockId>,
     search_slots: Semaphore,
+}
+
+/// What is known of a session's peers.
+pub(super) struct Peers {
+    pub(super) roster: Roster,
+    pub(super) crowd: Crowd,
 }
 
 struct Patience {
@@ -93,7 +101,7 @@ struct Patience {
     gave_up: bool,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // Everything behind these locks is whole between two statements.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -106,9 +114,9 @@ struct Request {
 }
 
 impl Request {
-    fn close(mut self, answer: impl FnOnce(&mut Roster)) {
+    fn close(mut self, answer: impl FnOnce(&mut Peers)) {
         self.open = false;
-        answer(&mut lock(&self.shared.roster));
+        answer(&mut lock(&self.shared.peers));
         self.shared.changed.notify_waiters();
     }
 }
@@ -116,10 +124,38 @@ impl Request {
 impl Drop for Request {
     fn drop(&mut self) {
         if self.open {
-            lock(&self.shared.roster).dropped(self.peer);
+            lock(&self.shared.peers).roster.dropped(self.peer);
             self.shared.changed.notify_waiters();
         }
     }
+}
+
+/// A block that is being fetched: peers are asked whether they have it.
+struct Wanted<'a> {
+    shared: &'a Shared,
+    id: BlockId,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(shared: &'a Shared, id: BlockId) -> Self {
+        lock(&shared.peers).crowd.begin(id);
+        Self { shared, id }
+    }
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        lock(&self.shared.peers).crowd.end(&self.id);
+    }
+}
+
+/// What to do about a block now.
+enum Next {
+    Ask(Request),
+    /// Somebody else is about to have it, or to have time for it.
+    Wait,
+    /// Nobody can be asked now.
+    Nobody,
 }
 
 #[async_trait]
@@ -144,24 +180,39 @@ impl BlockSource for Session {
             other => other,
         }
     }
+
+    fn first_of(&self, ids: &[BlockId]) -> usize {
+        let mut peers = lock(&self.shared.peers);
+        if peers.roster.is_empty() {
+            // All came from the store so far: that is fastest in order.
+            return 0;
+        }
+        peers.crowd.first(ids, self.began.elapsed())
+    }
 }
 
 impl Session {
     pub(super) fn new(depot: Depot, patience: Duration, keep: Keep) -> Self {
         let stop = depot.inner.stop.child_token();
+        let crowd = Crowd::new(depot.inner.net.peer_id());
         Self {
             depot,
             patience,
             keep,
             began: Instant::now(),
             shared: Arc::new(Shared {
-                roster: Mutex::default(),
+                peers: Mutex::new(Peers {
+                    roster: Roster::default(),
+                    crowd,
+                }),
                 changed: Notify::new(),
                 gifts: Mutex::default(),
                 progress: Mutex::new(Patience {
                     last_block: Instant::now(),
                     gave_up: false,
                 }),
+                fetched: AtomicU64::new(0),
+                root: OnceLock::new(),
                 search_slots: Semaphore::new(MAX_SEARCHES),
             }),
             searches: TaskTracker::new(),
@@ -172,7 +223,7 @@ impl Session {
 
     /// Asks this peer before others.
     pub fn prefer(&self, peer: PeerId) {
-        lock(&self.shared.roster).add(peer);
+        lock(&self.shared.peers).roster.add(peer);
         self.shared.changed.notify_waiters();
     }
 
@@ -200,6 +251,8 @@ impl Session {
     }
 
     async fn fetch(&self, id: BlockId) -> Result<Block, GetError> {
+        let _wanted = Wanted::new(&self.shared, id);
+        let mut waits = Waits::default();
         let start = Instant::now();
         let patience = self.patience_now();
         let mut tried: BTreeMap<PeerId, Attempt> = BTreeMap::new();
@@ -215,14 +268,22 @@ impl Session {
             let now = Instant::now();
             let silent = now.duration_since(last_ask) >= self.hedge_after();
             if attempts.is_empty() || (silent && attempts.len() < MAX_ATTEMPTS_AT_ONCE) {
-                if let Some(request) = self.choose(&tried) {
-                    // While this one is under way the peer counts as tried, so that a second request goes elsewhere.
-                    tried.insert(request.peer, Attempt::TimedOut);
-                    attempts.push(self.ask(request, id));
-                    last_ask = now;
-                } else if search.is_none() && now >= next_search && self.needs_others(start, &tried)
-                {
-                    search = Some(self.search(id, tried.keys().copied().collect()));
+                let waited = attempts.is_empty().then(|| now.duration_since(start));
+                match self.choose(id, waited, &mut waits, &mut tried) {
+                    Next::Ask(request) => {
+                        // While this one is under way the peer counts as tried, so that a second request goes elsewhere.
+                        tried.insert(request.peer, Attempt::TimedOut);
+                        attempts.push(self.ask(request, id));
+                        last_ask = now;
+                    }
+                    Next::Nobody
+                        if search.is_none()
+                            && now >= next_search
+                            && self.needs_others(start, &tried) =>
+                    {
+                        search = Some(self.search(id, tried.keys().copied().collect()));
+                    }
+                    Next::Wait | Next::Nobody => {}
                 }
             }
             if attempts.is_empty() && self.out_of_patience(start, patience, &tried) {
@@ -243,6 +304,8 @@ impl Session {
                 () = self.stop.cancelled() => return Err(GetError::Stopping),
                 Some(Ok((peer, answer))) = attempts.next(), if !attempts.is_empty() => match answer {
                     Ok(block) => return self.accept(id, peer, block).await,
+                    // Who is too slow while others come is loaded, and may be asked again when nobody else can be.
+                    Err(Attempt::TimedOut) if self.is_flowing(ATTEMPT_TIMEOUT) => { tried.insert(peer, Attempt::Busy); }
                     Err(attempt) => { tried.insert(peer, attempt); }
                 },
                 _ = async { search.as_mut().expect("guarded").await }, if search.is_some() => {
@@ -269,7 +332,10 @@ impl Session {
 
     /// Whether waiting for the known peers is not enough: none of them may still give the block, or it takes them too long.
     fn needs_others(&self, start: Instant, tried: &BTreeMap<PeerId, Attempt>) -> bool {
-        start.elapsed() >= self.hedge_after() || !lock(&self.shared.roster).has_later(tried)
+        start.elapsed() >= self.hedge_after()
+            || !lock(&self.shared.peers)
+                .roster
+                .has_later(tried, |_| Some(()))
     }
 
     fn patience_now(&self) -> Duration {
@@ -289,15 +355,64 @@ impl Session {
         if start.elapsed() < patience {
             return false;
         }
-        let still_flowing = lock(&self.shared.progress).last_block.elapsed() < patience;
-        !(still_flowing && lock(&self.shared.roster).has_later(tried))
+        !(self.is_flowing(patience)
+            && lock(&self.shared.peers)
+                .roster
+                .has_later(tried, |_| Some(())))
     }
 
-    fn choose(&self, tried: &BTreeMap<PeerId, Attempt>) -> Option<Request> {
-        let mut roster = lock(&self.shared.roster);
-        let peer = roster.choose(tried, self.began.elapsed())?;
+    /// Whether a block of the session came lately.
+    fn is_flowing(&self, lately: Duration) -> bool {
+        lock(&self.shared.progress).last_block.elapsed() < lately
+    }
+
+    /// Whom to ask for a block. `waited`: how long nobody has been asked for it; nothing while somebody is silent.
+    fn choose(
+        &self,
+        id: BlockId,
+        waited: Option<Duration>,
+        waits: &mut Waits,
+        tried: &mut BTreeMap<PeerId, Attempt>,
+    ) -> Next {
+        let now = self.began.elapsed();
+        let mut peers = lock(&self.shared.peers);
+        let Peers { roster, crowd } = &mut *peers;
+        // Who did not have it may have got it.
+        tried.retain(|peer, attempt| {
+            *attempt != Attempt::DontHave || crowd.standing(peer, &id) != Standing::Holder
+        });
+        let rank =
+            |peer: &PeerId| Some(crowd.standing(peer, &id)).filter(|s| *s != Standing::Without);
+        let peer = match roster.choose(tried, now, rank) {
+            Some(peer) if rank(&peer) == Some(Standing::Holder) => {
+                waits.end(crowd, false, now);
+                peer
+            }
+            Some(peer) => {
+                let is_holder = |peer: &PeerId| rank(peer).filter(|s| *s == Standing::Holder);
+                let is_held = roster.has_later(tried, is_holder);
+                let wait = match is_held {
+                    true => crowd.wait(),
+                    false => crowd.wait_for(&id, now),
+                };
+                if waited.is_some_and(|waited| waited < wait) {
+                    // That somebody has much to do says nothing against waiting for others.
+                    waits.is_waiting |= !is_held;
+                    return Next::Wait;
+                }
+                waits.end(crowd, true, now);
+                peer
+            }
+            // Who has it has much to do.
+            None if roster.has_later(tried, rank) => return Next::Nobody,
+            // Nobody is known to have it.
+            None => match roster.choose(tried, now, |_| Some(())) {
+                Some(peer) => peer,
+                None => return Next::Nobody,
+            },
+        };
         roster.asked(peer);
-        Some(Request {
+        Next::Ask(Request {
             shared: self.shared.clone(),
             peer,
             open: true,
@@ -328,9 +443,16 @@ impl Session {
                 Err(error) => Err(attempt_of(&error)),
             };
             let now = began.elapsed();
-            request.close(|roster| match &answer {
+            request.close(|Peers { roster, crowd }| match &answer {
                 Ok(_) => roster.gave(peer),
-                Err(attempt) => roster.failed(peer, *attempt, now),
+                Err(attempt) => {
+                    roster.failed(peer, *attempt, now);
+                    match attempt {
+                        Attempt::DontHave => crowd.heard(peer, id, false, now),
+                        Attempt::Busy => {}
+                        _ => crowd.lost(&peer),
+                    }
+                }
             });
             (peer, answer)
         }))
@@ -376,7 +498,23 @@ impl Session {
         progress.last_block = Instant::now();
         progress.gave_up = false;
         drop(progress);
+        let root = *self.shared.root.get_or_init(|| id);
+        if self.shared.fetched.fetch_add(1, Ordering::Relaxed) + 1 == SCOUT_AFTER_BLOCKS {
+            self.scout(root);
+        }
         Ok(block)
+    }
+
+    /// Looks for others who fetch the same, as long as this session lasts.
+    fn scout(&self, root: BlockId) {
+        let work = scout::watch(self.depot.clone(), self.shared.clone(), root, self.began);
+        let stop = self.stop.clone();
+        self.searches.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = work => {}
+            }
+        });
     }
 
     /// Looks for peers that have a block and adds them to the roster. Goes on after the first is found, so that the session has
@@ -391,8 +529,8 @@ impl Session {
                     return;
                 };
                 futures::join!(
-                    ask_connected(&depot, &shared, id, &tried),
-                    ask_mesh(&depot, &shared, id)
+                    scout::ask_connected(&depot, &shared, id, &tried),
+                    scout::ask_mesh(&depot, &shared, id)
                 );
             };
             tokio::select! {
@@ -401,6 +539,20 @@ impl Session {
                 () = work => {}
             }
         })
+    }
+}
+
+/// Whether a block waits for another peer to bring it in.
+#[derive(Default)]
+struct Waits {
+    is_waiting: bool,
+}
+
+impl Waits {
+    fn end(&mut self, crowd: &mut Crowd, in_vain: bool, now: Duration) {
+        if std::mem::take(&mut self.is_waiting) {
+            crowd.waited(in_vain, now);
+        }
     }
 }
 
@@ -426,51 +578,6 @@ async fn check(
             Err(Attempt::WrongBytes)
         }
         None => Err(Attempt::Failed),
-    }
-}
-
-/// Asks connected peers whether they have the block, nearest to its id first.
-async fn ask_connected(depot: &Depot, shared: &Shared, id: BlockId, tried: &HashSet<PeerId>) {
-    let target = KBucketKey::new(id.to_multihash());
-    let mut peers: Vec<PeerId> = depot
-        .inner
-        .net
-        .peers()
-        .connected()
-        .iter()
-        .filter(|peer| !tried.contains(peer))
-        .copied()
-        .collect();
-    peers.sort_by_cached_key(|peer| KBucketKey::from(*peer).distance(&target));
-    peers.truncate(MAX_HAVE_PEERS);
-    futures::stream::iter(peers)
-        .for_each_concurrent(HAVE_AT_ONCE, |peer| async move {
-            let exchange = depot.inner.net.exchange();
-            if let Ok(answers) = exchange.have(peer, vec![id], HAVE_TIMEOUT).await
-                && answers
-                    .iter()
-                    .any(|(answered, answer)| *answered == id && matches!(answer, Answer::Have))
-            {
-                lock(&shared.roster).add(peer);
-                shared.changed.notify_waiters();
-            }
-        })
-        .await;
-}
-
-/// Looks up providers in the DHT.
-async fn ask_mesh(depot: &Depot, shared: &Shared, id: BlockId) {
-    let net = &depot.inner.net;
-    let own = net.peer_id();
-    let providers = net.providers().find(id.to_multihash(), MAX_PROVIDERS);
-    let mut providers = std::pin::pin!(providers);
-    while let Some(provider) = providers.next().await {
-        if provider.peer == own {
-            continue;
-        }
-        // The net remembers its addresses: the request dials it by itself.
-        lock(&shared.roster).add(provider.peer);
-        shared.changed.notify_waiters();
     }
 }
 

@@ -22,6 +22,7 @@ mod prepare;
 mod site;
 mod write;
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -50,6 +51,9 @@ use crate::monitor::Monitor;
 
 /// Blocks that are asked for at once, unless said otherwise: enough for distant peers, and at most 64 MiB.
 pub const DEFAULT_WINDOW: usize = 32;
+/// Blocks among which the source chooses which one is fetched next: many, so that those who fetch the same at the same time have different ones to
+/// give each other.
+const AHEAD: usize = 256;
 /// Entries that are prepared in one go.
 const BATCH_ENTRIES: usize = 512;
 
@@ -407,10 +411,15 @@ async fn write_blocks(
     jobs: mpsc::Receiver<Vec<BlockJob>>,
 ) {
     let window = job.options.window.max(1);
-    stream::unfold(jobs, async |mut jobs| {
-        jobs.recv().await.map(|some| (stream::iter(some), jobs))
+    let ahead = Ahead {
+        jobs,
+        waiting: VecDeque::new(),
+        source: source.clone(),
+    };
+    stream::unfold(ahead, async |mut ahead| {
+        let next = ahead.next().await?;
+        Some((next, ahead))
     })
-    .flatten()
     .map(|work| {
         let (job, source) = (job.clone(), source.clone());
         async move {
@@ -423,6 +432,29 @@ async fn write_blocks(
     .buffer_unordered(window)
     .for_each(async |()| {})
     .await;
+}
+
+/// Blocks that are to be fetched. What was handed out together may be fetched in any order, within bounds.
+struct Ahead {
+    jobs: mpsc::Receiver<Vec<BlockJob>>,
+    waiting: VecDeque<BlockJob>,
+    source: Arc<dyn BlockSource>,
+}
+
+impl Ahead {
+    async fn next(&mut self) -> Option<BlockJob> {
+        while self.waiting.is_empty() {
+            self.waiting = self.jobs.recv().await?.into();
+        }
+        let ids: Vec<BlockId> = self
+            .waiting
+            .iter()
+            .take(AHEAD)
+            .map(|job| job.link.id)
+            .collect();
+        let first = self.source.first_of(&ids).min(ids.len() - 1);
+        self.waiting.remove(first)
+    }
 }
 
 async fn write_block(
