@@ -382,7 +382,7 @@ fn many_unchanged_files_are_taken_over_in_few_steps() {
         if at % 500 == 0 {
             fs::create_dir(&dir).expect("made");
         }
-        fs::write(dir.join(format!("f{at}")), noise(64, at as u64)).expect("written");
+        fs::write(dir.join(format!("f{at}")), noise(64, at)).expect("written");
     }
     runtime().block_on(async {
         let memory = Arc::new(Memory::default());

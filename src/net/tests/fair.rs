@@ -46,9 +46,7 @@ async fn who_offers_less_than_is_wanted_hears_so_and_gets_no_blocks() {
         // Too low an offer is no offence.
         assert!(keeper.peers().list().await.iter().all(|p| p.faults == 0));
         if offered == 0 {
-            let mut standings = shelf.standings.lock().expect("not poisoned");
-            standings.insert(asker.peer_id(), Standing::Member);
-            drop(standings);
+            shelf.set_standing(asker.peer_id(), Standing::Member);
             let answered = within(exchange.fetch(peer, vec![id], PATIENCE)).await;
             assert_eq!(answered, block, "members of a ring owe each other nothing");
         }
@@ -137,11 +135,8 @@ async fn when_requests_wait_free_riders_are_served_last_and_make_room() {
     let id = shelf.put(some_block(1, 10));
     let rider = start(memory(), &Shelf::new()).await;
     let member = start(memory(), &Shelf::new()).await;
-    {
-        let mut standings = shelf.standings.lock().expect("not poisoned");
-        standings.insert(rider.peer_id(), Standing::FreeRider);
-        standings.insert(member.peer_id(), Standing::Member);
-    }
+    shelf.set_standing(rider.peer_id(), Standing::FreeRider);
+    shelf.set_standing(member.peer_id(), Standing::Member);
     connect(&rider, &keeper).await;
     connect(&member, &keeper).await;
     let ask = |net: &Net| {

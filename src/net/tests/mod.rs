@@ -69,6 +69,11 @@ impl Shelf {
         id
     }
 
+    fn set_standing(&self, peer: PeerId, standing: Standing) {
+        let mut standings = self.standings.lock().expect("not poisoned");
+        standings.insert(peer, standing);
+    }
+
     async fn wait_asked(&self, requests: usize) {
         let mut asked = self.asked.subscribe();
         within(asked.wait_for(|asked| *asked >= requests))

@@ -189,9 +189,9 @@ fn who_goes_while_it_is_asked_is_not_waited_for_and_not_forgotten_at_once() {
         Action::Poll(root(1), peer(1)),
     );
     assert!(at(1, 1, &[(2, 50)]).is_empty());
-    assert_eq!(at(2, 2, &[(2, 50)]), [ask.clone()]);
+    assert_eq!(at(2, 2, &[(2, 50)]), std::slice::from_ref(&ask));
     // This machine was away: that is no delay of the other's.
-    assert_eq!(at(9, 0, &[(1, 50), (2, 50)]), [poll.clone()]);
+    assert_eq!(at(9, 0, &[(1, 50), (2, 50)]), std::slice::from_ref(&poll));
     // There, and yet no progress for an hour: another one is asked, and it may still come.
     assert_eq!(at(2, 2, &[(1, 50), (2, 50)]), [poll, ask.clone()]);
     let forget = Action::Forget(root(1), peer(1));
