@@ -11,8 +11,9 @@ use jiff::tz::TimeZone;
 use tokio_util::sync::CancellationToken;
 
 use super::api::*;
-use super::backup::last_run;
+use super::backup::{LOG_PATIENCE, last_run};
 use super::{Inner, Node, blocking};
+use crate::backup::Search;
 use crate::backup::sets::{Set, Sets};
 use crate::monitor::Silent;
 use crate::task::WorkerState;
@@ -65,10 +66,11 @@ async fn look(
     }
     let member = node.member(&Speaker::default()).await?;
     let archive = node.own_archive(&member);
+    let found = archive.find(Search::Here, LOG_PATIENCE).await?;
     let zone = TimeZone::system();
     let mut next: Option<(Timestamp, &str)> = None;
     for set in scheduled {
-        let last = last_run(&archive, &member, &set.name).await?;
+        let last = last_run(&found, &member, &set.name);
         let now = node.now();
         let due = when(set, last, failed.get(&set.name), now, &zone);
         if due > now {

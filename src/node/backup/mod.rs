@@ -36,7 +36,7 @@ const MAX_NAMED: usize = 10_000;
 /// Bytes of an archive that wait for who reads it.
 const TAR_AHEAD_BYTES: usize = 1 << 20;
 /// How long to look for a log that should be here.
-const LOG_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const LOG_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The owner whose file was unlocked by a passphrase, for as long as the node runs.
 #[derive(Default)]
@@ -87,17 +87,13 @@ impl BackupReply {
 }
 
 /// When this machine last began to back up a set.
-pub(super) async fn last_run(
-    archive: &Archive,
-    member: &Membership,
-    set: &str,
-) -> Result<Option<Timestamp>, CallError> {
-    let found = archive.find(Search::Here, LOG_PATIENCE).await?;
+pub(super) fn last_run(found: &Found, member: &Membership, set: &str) -> Option<Timestamp> {
     let machine = member.machine().id();
     let mut own = found.catalog.snapshots().iter().rev();
-    let last = own
-        .find(|listed| listed.machine == *machine.as_bytes() && listed.logged.summary.set == set);
-    Ok(last.map(|listed| listed.logged.summary.started))
+    let last = own.find(|listed| {
+        listed.machine == *machine.as_bytes() && listed.logged.summary.set == set
+    });
+    last.map(|listed| listed.logged.summary.started)
 }
 
 impl Node {
@@ -118,7 +114,8 @@ impl Node {
             false => Some(self.inner.turns.take(&request.set).await),
         };
         if let Some(schedule) = request.due {
-            let last = last_run(&archive, &member, &request.set).await?;
+            let found = archive.find(Search::Here, LOG_PATIENCE).await?;
+            let last = last_run(&found, &member, &request.set);
             if !schedule.is_due(last, self.now(), &TimeZone::system()) {
                 return Ok(BackupReply::not_due(request.set));
             }
