@@ -90,9 +90,8 @@ impl BackupReply {
 pub(super) fn last_run(found: &Found, member: &Membership, set: &str) -> Option<Timestamp> {
     let machine = member.machine().id();
     let mut own = found.catalog.snapshots().iter().rev();
-    let last = own.find(|listed| {
-        listed.machine == *machine.as_bytes() && listed.logged.summary.set == set
-    });
+    let last = own
+        .find(|listed| listed.machine == *machine.as_bytes() && listed.logged.summary.set == set);
     last.map(|listed| listed.logged.summary.started)
 }
 
