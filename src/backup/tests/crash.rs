@@ -149,7 +149,7 @@ async fn cut_off(work: Work, point: u64) -> bool {
 async fn cut_off_everywhere(work: Work) {
     let mut point = 0;
     while !cut_off(work, point).await {
-        point += 1 + point / 8;
+        point += 1 + point / 3;
         assert!(point < 2000, "it never ends");
     }
     assert!(point > 2, "there are writes");
