@@ -36,6 +36,9 @@ pub struct Forgot {
     pub kept: Vec<(Listed, Vec<&'static str>)>,
     /// Snapshots that go.
     pub forgotten: Vec<Listed>,
+    /// Snapshots that were not judged for no other reason than that other machines made them. A machine that was set up anew from the words
+    /// is another one than before.
+    pub others: u64,
 }
 
 /// Forgets what the options say. `zone`: where a day begins.
@@ -59,13 +62,14 @@ pub async fn forget(
     }
     // Names alone judge nobody else.
     if options.names.is_empty() || !options.policy.is_empty() {
-        let judged: Vec<&Listed> = found
+        let (judged, others): (Vec<&Listed>, Vec<&Listed>) = found
             .catalog
             .snapshots()
             .iter()
-            .filter(|listed| options.judges(listed, &machine))
+            .filter(|listed| options.concerns(listed))
             .filter(|listed| !forgot.forgotten.contains(listed))
-            .collect();
+            .partition(|listed| options.all_machines || listed.machine == machine);
+        forgot.others = others.len() as u64;
         for verdict in judge(&options.policy, &judged, zone) {
             let listed = verdict.snapshot.clone();
             match verdict.reasons.is_empty() {
@@ -87,10 +91,10 @@ pub async fn forget(
 }
 
 impl ForgetOptions {
-    fn judges(&self, listed: &Listed, machine: &[u8; 32]) -> bool {
+    /// Whether it has the set and the tag that are asked for.
+    fn concerns(&self, listed: &Listed) -> bool {
         let summary = &listed.logged.summary;
-        (self.all_machines || listed.machine == *machine)
-            && self.set.as_ref().is_none_or(|set| *set == summary.set)
+        self.set.as_ref().is_none_or(|set| *set == summary.set)
             && self
                 .tag
                 .as_ref()

@@ -12,10 +12,11 @@
 //! Deliberately absent: deciding what to forget (`retention`).
 
 mod journal;
+mod merge;
+mod pins;
 mod repack;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,24 +24,21 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use self::journal::{Journal, JournalReader};
+use self::merge::Merge;
+use self::pins::{SnapshotPin, Sorted, adopt, local_snapshot, snapshot_pins};
 use self::repack::Repack;
 use super::archive::{Archive, Found, Search, blocking};
 use super::error::Error;
-use super::log::{Log, Logged};
 use super::owner::Membership;
-use super::snapshot::Snapshot;
-use super::{SNAPSHOT_PIN, stopped};
-use crate::block::{self, Link};
+use super::stopped;
 use crate::id::BlockId;
 use crate::monitor::{Monitor, Progress};
 use crate::store::{self, PinId, Store};
 
+pub use self::pins::adopt_orphans;
+
 /// Blocks that one step looks at.
 const PAGE: usize = 1024;
-/// Ids that are held while the blocks of several pins are gone through side by side.
-const HELD_IDS: usize = 65_536;
-/// Fewest ids of one pin that are read at once.
-const MIN_PIN_PAGE: usize = 16;
 /// How long to look for logs that are not here.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause between two looks whether another prune is done.
@@ -105,144 +103,6 @@ pub async fn prune(
         () = cancel.cancelled() => Err(stopped()),
         report = prune.run(options) => report,
     }
-}
-
-/// Takes snapshots of this machine that are pinned, and that no log names or forgets, into its log: their runs were cut off just before
-/// they wrote it. Returns how many. What a repacking that was cut off left is no such snapshot; the next prune removes it.
-///
-/// # Errors
-/// [`Error::Store`], and what [`Archive::change_log`] says.
-pub async fn adopt_orphans(archive: &Archive, member: &Membership) -> Result<u64, Error> {
-    let pins = snapshot_pins(archive).await?;
-    let found = archive
-        .find(Search::Here, archive.patience(PATIENCE))
-        .await?;
-    let mut sorted = Sorted::new(pins, &found);
-    repack::take_twins(archive, member, &found, &mut sorted).await?;
-    Ok(adopt(archive, member, &found, sorted.orphans)
-        .await?
-        .adopted)
-}
-
-/// A pin of a snapshot, of any owner.
-struct SnapshotPin {
-    pin: PinId,
-    link: Link,
-}
-
-async fn snapshot_pins(archive: &Archive) -> Result<Vec<SnapshotPin>, Error> {
-    let store = archive.depot().store().clone();
-    blocking(move || {
-        let pins = store.pins()?.into_iter();
-        Ok(pins
-            .filter(|(_, info)| info.name == SNAPSHOT_PIN)
-            .filter_map(|(pin, info)| Some((pin, info.link?)))
-            .map(|(pin, link)| SnapshotPin { pin, link })
-            .collect())
-    })
-    .await
-}
-
-/// Pins by what the logs say of their snapshots. What a log names and none forgets is in neither list.
-struct Sorted {
-    forgotten: Vec<SnapshotPin>,
-    orphans: Vec<SnapshotPin>,
-}
-
-impl Sorted {
-    fn new(pins: Vec<SnapshotPin>, found: &Found) -> Self {
-        let forgotten: HashSet<&BlockId> = found.logs.iter().flat_map(Log::forgotten).collect();
-        let named = found.logs.iter().flat_map(Log::snapshots);
-        let named: HashSet<&BlockId> = named.map(|logged| &logged.snapshot.id).collect();
-        let (gone, rest): (Vec<_>, Vec<_>) = pins
-            .into_iter()
-            .partition(|pin| forgotten.contains(&pin.link.id));
-        Self {
-            forgotten: gone,
-            orphans: rest
-                .into_iter()
-                .filter(|pin| !named.contains(&pin.link.id))
-                .collect(),
-        }
-    }
-}
-
-/// The snapshot in a block that is here. `None`: it is not here, damaged, or no snapshot.
-fn local_snapshot(store: &dyn Store, link: &Link) -> Result<Option<Snapshot>, Error> {
-    let block = match store.get(link.id) {
-        Ok(Some(block)) => block,
-        Ok(None) | Err(store::Error::Corrupt { .. }) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let plaintext = block::open(&block, &link.key).ok();
-    Ok(plaintext.and_then(|plaintext| Snapshot::decode(link.id, &plaintext).ok()))
-}
-
-/// What became of orphans.
-#[derive(Default)]
-struct Adopted {
-    adopted: u64,
-    /// Of this owner, or unreadable, and not of this machine.
-    left_alone: u64,
-}
-
-async fn adopt(
-    archive: &Archive,
-    member: &Membership,
-    found: &Found,
-    orphans: Vec<SnapshotPin>,
-) -> Result<Adopted, Error> {
-    let machine = *member.machine().id().as_bytes();
-    if orphans.is_empty() || found.unread.iter().any(|(unread, _)| *unread == machine) {
-        // Without the own log nothing is known, and nothing can be written.
-        return Ok(Adopted {
-            adopted: 0,
-            left_alone: orphans.len() as u64,
-        });
-    }
-    let store = archive.depot().store().clone();
-    let owner = *member.owner().as_bytes();
-    let (ours, left_alone) = blocking(move || {
-        let (mut ours, mut left_alone) = (Vec::new(), 0);
-        for orphan in orphans {
-            match local_snapshot(store.as_ref(), &orphan.link)? {
-                Some(snapshot) if snapshot.owner != owner => {}
-                Some(snapshot) if snapshot.machine == machine => ours.push(Logged {
-                    snapshot: orphan.link,
-                    summary: snapshot.summary,
-                }),
-                _ => left_alone += 1,
-            }
-        }
-        Ok((ours, left_alone))
-    })
-    .await?;
-    if ours.is_empty() {
-        return Ok(Adopted {
-            adopted: 0,
-            left_alone,
-        });
-    }
-    let store = archive.depot().store().clone();
-    let adopted = archive
-        .change_log(member, |log| {
-            let mut adopted = 0;
-            for logged in ours {
-                let id = logged.snapshot.id;
-                // Forgotten, pruned or added by its own run since we looked.
-                let is_pinned = store.stat(id)?.is_some_and(|stat| stat.pins > 0);
-                if is_pinned && !log.has(&id) && !log.forgotten().contains(&id) {
-                    log.add(logged)?;
-                    adopted += 1;
-                }
-            }
-            Ok(adopted)
-        })
-        .await?;
-    Ok(Adopted {
-        adopted,
-        left_alone,
-    })
 }
 
 struct Prune<'a> {
@@ -582,92 +442,4 @@ fn remove_page(reader: &mut JournalReader, store: &dyn Store) -> Result<Option<(
         }
     }
     Ok(Some((blocks, freed)))
-}
-
-/// Goes through the blocks of several pins side by side, in the order of their ids, and picks those that only these pins keep.
-struct Merge {
-    store: Arc<dyn Store>,
-    pins: Vec<Blocks>,
-    pin_page: usize,
-    /// The next block of each pin that has one.
-    next: BinaryHeap<Reverse<(BlockId, usize)>>,
-    has_begun: bool,
-}
-
-/// What is left of one pin's blocks.
-struct Blocks {
-    pin: PinId,
-    page: std::vec::IntoIter<BlockId>,
-    last: Option<BlockId>,
-}
-
-impl Merge {
-    fn new(store: Arc<dyn Store>, pins: &[PinId]) -> Self {
-        let mut pins = pins.to_vec();
-        pins.sort_unstable();
-        pins.dedup();
-        let blocks = |pin| Blocks {
-            pin,
-            page: Vec::new().into_iter(),
-            last: None,
-        };
-        Self {
-            store,
-            pin_page: (HELD_IDS / pins.len().max(1)).clamp(MIN_PIN_PAGE, PAGE),
-            pins: pins.into_iter().map(blocks).collect(),
-            next: BinaryHeap::new(),
-            has_begun: false,
-        }
-    }
-
-    /// Puts the next block of a pin into the heap.
-    fn advance(&mut self, at: usize) -> Result<(), Error> {
-        let Some(blocks) = self.pins.get_mut(at) else {
-            return Ok(());
-        };
-        if blocks.page.len() == 0 {
-            let page = self
-                .store
-                .pin_blocks(blocks.pin, blocks.last, self.pin_page)?;
-            blocks.page = page.into_iter();
-        }
-        if let Some(id) = blocks.page.next() {
-            blocks.last = Some(id);
-            self.next.push(Reverse((id, at)));
-        }
-        Ok(())
-    }
-
-    /// Those of some next blocks that only these pins keep, with their sizes. `None`: there were no blocks left.
-    fn page(&mut self) -> Result<Option<Vec<(BlockId, u32)>>, Error> {
-        if !self.has_begun {
-            self.has_begun = true;
-            (0..self.pins.len()).try_for_each(|at| self.advance(at))?;
-        }
-        if self.next.is_empty() {
-            return Ok(None);
-        }
-        let mut page = Vec::new();
-        for _ in 0..PAGE {
-            let Some(Reverse((id, at))) = self.next.pop() else {
-                break;
-            };
-            self.advance(at)?;
-            let mut pins = 1;
-            while let Some(Reverse((other, at))) = self.next.peek().copied()
-                && other == id
-            {
-                self.next.pop();
-                self.advance(at)?;
-                pins += 1;
-            }
-            if let Some(stat) = self.store.stat(id)?
-                && stat.pins == pins
-                && let Some(bytes) = stat.bytes
-            {
-                page.push((id, bytes));
-            }
-        }
-        Ok(Some(page))
-    }
 }

@@ -249,12 +249,14 @@ async fn previous(
     if job.force {
         return Ok(None);
     }
-    let found = archive.find(Search::Here, PREVIOUS_PATIENCE).await?;
+    let patience = archive.patience(PREVIOUS_PATIENCE);
+    let found = archive.find(Search::Here, patience).await?;
     let machine = member.machine().id();
     let Some(listed) = nearest(&found.catalog, machine.as_bytes(), &job.path_bytes()) else {
         return Ok(None);
     };
-    let source = archive.depot().session(PREVIOUS_PATIENCE, Keep::Cached);
+    let patience = archive.patience(PREVIOUS_PATIENCE);
+    let source = archive.depot().session(patience, Keep::Cached);
     match read_snapshot(&*source, &listed.logged.snapshot).await {
         Ok(snapshot) => Ok(Some(Previous {
             root: snapshot.tree,

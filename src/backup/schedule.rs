@@ -21,6 +21,9 @@ pub const MAX_INTERVAL_MIN: u32 = 366 * DAY_MIN;
 const HOUR_MIN: u32 = 60;
 const DAY_MIN: u32 = 24 * HOUR_MIN;
 const MINUTE_MS: u64 = 60_000;
+/// A timer of the system and the clock that is read here differ by a moment, and a timer may be told to fire a little off: a run that begins so
+/// much before it is due counts for that time.
+const EARLY_MS: u64 = 5 * MINUTE_MS;
 /// Longest text that an error repeats, in characters.
 const MAX_ECHO_CHARS: usize = 40;
 
@@ -71,8 +74,26 @@ impl Schedule {
         self.first_after(last, zone).max(now)
     }
 
-    /// The first time after `last`, missed or not.
+    /// Whether a run may begin now: it is due, or will be in a moment.
+    pub fn is_due(self, last: Option<Timestamp>, now: Timestamp, zone: &TimeZone) -> bool {
+        self.next_after(last, now, zone).0 <= now.0.saturating_add(self.early_ms())
+    }
+
+    /// How much too early a run may be.
+    fn early_ms(self) -> u64 {
+        match self {
+            // Otherwise one that is due every few minutes would be due always.
+            Self::Every { minutes } => EARLY_MS.min(u64::from(minutes) * MINUTE_MS / 4),
+            _ => EARLY_MS,
+        }
+    }
+
+    /// The first time after that for which the run at `last` was, missed or not.
     fn first_after(self, last: Timestamp, zone: &TimeZone) -> Timestamp {
+        let last = match self {
+            Self::Every { .. } => last,
+            _ => Timestamp(last.0.saturating_add(EARLY_MS)),
+        };
         match self {
             Self::Every { minutes } => Timestamp(
                 last.0
@@ -329,12 +350,19 @@ mod tests {
                 "2026-06-08T10:00:00Z",
             ),
             (
-                "weekly mon 12:01",
+                "weekly mon 12:06",
                 "2026-06-01T10:00:00Z",
-                "2026-06-01T10:01:00Z",
+                "2026-06-01T10:06:00Z",
             ),
             ("hourly", "2026-06-01T10:00:00Z", "2026-06-01T11:00:00Z"),
-            ("hourly", "2026-06-01T10:59:59.999Z", "2026-06-01T11:00:00Z"),
+            ("hourly", "2026-06-01T10:54:59.999Z", "2026-06-01T11:00:00Z"),
+            // A moment too early is for the hour that comes.
+            ("hourly", "2026-06-01T10:59:59.999Z", "2026-06-01T12:00:00Z"),
+            (
+                "weekly mon 12:01",
+                "2026-06-01T10:00:00Z",
+                "2026-06-08T10:01:00Z",
+            ),
             ("every 6h", "2026-06-01T10:01:02Z", "2026-06-01T16:01:02Z"),
         ] {
             assert_eq!(
@@ -414,6 +442,61 @@ mod tests {
         );
     }
 
+    /// A timer of the system and a running node look at the same set, whichever comes first.
+    #[test]
+    fn a_run_that_was_a_moment_early_is_the_run_of_that_time() {
+        for (schedule, last, early, late) in [
+            (
+                "daily 03:00",
+                "2026-06-01T03:00:00Z",
+                "2026-06-02T02:59:58Z",
+                "2026-06-02T03:00:20Z",
+            ),
+            (
+                "weekly tue 03:00",
+                "2026-05-26T03:00:00Z",
+                "2026-06-02T02:56:00Z",
+                "2026-06-02T03:00:20Z",
+            ),
+            (
+                "hourly",
+                "2026-06-02T02:00:01Z",
+                "2026-06-02T02:59:58Z",
+                "2026-06-02T03:00:20Z",
+            ),
+            (
+                "every 1h",
+                "2026-06-02T02:00:01Z",
+                "2026-06-02T03:00:00Z",
+                "2026-06-02T03:00:20Z",
+            ),
+            (
+                "every 4m",
+                "2026-06-02T02:56:30Z",
+                "2026-06-02T03:00:00Z",
+                "2026-06-02T03:00:20Z",
+            ),
+        ] {
+            let schedule: Schedule = schedule.parse().expect("a schedule");
+            let is_due = |last, now| schedule.is_due(Some(at(last)), at(now), &TimeZone::UTC);
+            assert!(is_due(last, early), "{schedule}");
+            assert!(!is_due(early, late), "{schedule}");
+            assert!(!is_due(late, late), "{schedule}");
+        }
+        let often: Schedule = "every 1m".parse().expect("a schedule");
+        let now = at("2026-06-02T03:00:00Z");
+        assert!(!often.is_due(
+            Some(now),
+            now.after(std::time::Duration::from_secs(44)),
+            &TimeZone::UTC
+        ));
+        assert!(often.is_due(
+            Some(now),
+            now.after(std::time::Duration::from_secs(45)),
+            &TimeZone::UTC
+        ));
+    }
+
     fn any_schedule() -> impl Strategy<Value = Schedule> {
         let time = || (0i8..24, 0i8..60).prop_map(|(h, m)| Time::new(h, m, 0, 0).expect("a time"));
         prop_oneof![
@@ -452,7 +535,7 @@ mod tests {
                     Schedule::Daily { .. } => DAY_MIN + HOUR_MIN,
                     Schedule::Weekly { .. } => 7 * DAY_MIN + HOUR_MIN,
                 };
-                let limit = Timestamp(last.0 + u64::from(longest_min) * MINUTE_MS);
+                let limit = Timestamp(last.0 + u64::from(longest_min) * MINUTE_MS + EARLY_MS);
                 prop_assert!(next <= limit.max(now));
                 // What ran when it was due is not due again at once.
                 prop_assert!(schedule.next_after(Some(next), next, &zone) > next);

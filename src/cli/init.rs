@@ -128,6 +128,12 @@ async fn run_on(args: Args, terminal: Terminal, context: &Context) -> Result<Exi
     }
     store(membership.clone(), passphrase, context).await?;
     files.keep();
+    if args.recover.is_some() {
+        context.notice(
+            "this is a new machine of that owner's: what was backed up before counts as another machine's, and `libernet forget` leaves that \
+             alone unless --all-machines is given",
+        );
+    }
     tell(
         &keys.id(),
         &membership.machine().id(),

@@ -16,18 +16,37 @@ use crate::net::Net;
 use crate::net::replica::{Answer, Refusal, Request};
 use crate::time::Timestamp;
 use crate::upkeep::holder::Candidates;
-use crate::upkeep::replicate::{Copies, Limits, Signer};
+use crate::upkeep::replicate::{Copies, Error, Limits, Signer};
 
 /// Name of the list of copies in the data directory.
 const FILE: &str = "copies.json";
+/// Name of one that could not be read.
+const DAMAGED_FILE: &str = "copies.json.damaged";
 /// Copies of a backup that says nothing about them, on a node that is in a ring.
 const DEFAULT_COPIES: u32 = 2;
 /// Longest that a backup waits for its copies.
 const MAX_WAIT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Opens the list of copies.
+/// Opens the list of copies. One that is damaged is put aside: it must not keep anybody from restoring. The next backup of each set asks for
+/// its copies again.
 pub(super) fn open(data_dir: &Path) -> Result<Arc<Copies>, CallError> {
-    Ok(Arc::new(Copies::open(&data_dir.join(FILE))?))
+    let path = data_dir.join(FILE);
+    let list = match Copies::open(&path) {
+        Err(Error::Malformed(_)) => {
+            let aside = data_dir.join(DAMAGED_FILE);
+            std::fs::rename(&path, &aside).map_err(|source| Error::File {
+                path: path.clone(),
+                source,
+            })?;
+            tracing::warn!(
+                path = %aside.display(),
+                "the list of copies was damaged and is put aside: the next backup of each set asks for its copies again"
+            );
+            Copies::open(&path)?
+        }
+        list => list?,
+    };
+    Ok(Arc::new(list))
 }
 
 /// Who may keep copies for this node, and ask it to keep theirs: the members of its rings. Nobody without a ring: a stranger must not fill
@@ -261,5 +280,42 @@ impl Node {
         Ok(HealthReply {
             sets: sets.collect(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_is_damaged_is_put_aside_and_a_newer_one_is_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (file, aside) = (dir.path().join(FILE), dir.path().join(DAMAGED_FILE));
+        let root = BlockId::from_sha384([7; 48]);
+        let list = open(dir.path()).expect("there need not be one");
+        list.want(root, "home", 2).expect("it is written");
+        drop(list);
+        let whole = std::fs::read(&file).expect("there");
+        let mut flipped = whole.clone();
+        flipped[whole.len() / 2] ^= 1;
+        let truncated = whole[..whole.len() / 2].to_vec();
+        for bad in [truncated, b"version = 1\n".to_vec(), Vec::new()] {
+            std::fs::write(&file, &bad).expect("written");
+            let list = open(dir.path()).expect("it starts anew");
+            assert_eq!(list.reached(&root, Timestamp(0), &Limits::default()), None);
+            list.want(root, "home", 2).expect("it is written");
+            assert_eq!(std::fs::read(&aside).expect("put aside"), bad);
+        }
+        // A bit may make another name, or none.
+        std::fs::write(&file, flipped).expect("written");
+        assert!(open(dir.path()).is_ok());
+        let newer = String::from_utf8(whole).expect("text");
+        let newer = newer.replace("\"version\": 1", "\"version\": 2");
+        std::fs::write(&file, &newer).expect("written");
+        assert!(
+            open(dir.path()).is_err(),
+            "a newer program knows what it says"
+        );
+        assert_eq!(std::fs::read_to_string(&file).expect("still there"), newer);
     }
 }

@@ -83,6 +83,8 @@ struct Inner {
     /// What this machine has of its owner's.
     home: Arc<Home>,
     unlocked: backup::Unlocked,
+    /// Whose turn it is to back up a set.
+    turns: backup::Turns,
     /// Copies of this machine's backups on others.
     copies: Arc<upkeep::replicate::Copies>,
     rings_file: Arc<RingsFile>,
@@ -239,6 +241,7 @@ impl Node {
             Inner {
                 home: Arc::new(Home::new(&options.data_dir)),
                 unlocked: backup::Unlocked::default(),
+                turns: backup::Turns::default(),
                 copies,
                 rings_file,
                 options,

@@ -11,6 +11,7 @@ use jiff::tz::TimeZone;
 use tokio_util::sync::CancellationToken;
 
 use super::api::*;
+use super::backup::{LOG_PATIENCE, last_run};
 use super::{Inner, Node, blocking};
 use crate::backup::Search;
 use crate::backup::sets::{Set, Sets};
@@ -22,8 +23,6 @@ use crate::time::Timestamp;
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Pause before a run that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(15 * 60);
-/// How long to look for a log that should be here.
-const LOG_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs until cancelled.
 pub(super) async fn run(node: Weak<Inner>, cancel: CancellationToken, state: Arc<WorkerState>) {
@@ -68,19 +67,12 @@ async fn look(
     let member = node.member(&Speaker::default()).await?;
     let archive = node.own_archive(&member);
     let found = archive.find(Search::Here, LOG_PATIENCE).await?;
-    let machine = member.machine().id();
-    let last_run = |name: &str| {
-        let mut own = found.catalog.snapshots().iter().rev();
-        own.find(|listed| {
-            listed.machine == *machine.as_bytes() && listed.logged.summary.set == name
-        })
-        .map(|listed| listed.logged.summary.started)
-    };
     let zone = TimeZone::system();
     let mut next: Option<(Timestamp, &str)> = None;
     for set in scheduled {
+        let last = last_run(&found, &member, &set.name);
         let now = node.now();
-        let due = when(set, last_run(&set.name), failed.get(&set.name), now, &zone);
+        let due = when(set, last, failed.get(&set.name), now, &zone);
         if due > now {
             next = Some(next.map_or((due, &*set.name), |other| other.min((due, &set.name))));
             continue;
@@ -136,8 +128,13 @@ async fn back_up(node: &Node, set: &Set) -> Result<(), CallError> {
         copies: set.copies,
         wait: false,
         timeout_s: 0,
+        // A timer of the system may have been faster.
+        due: set.schedule,
     };
     let done = node.backup(request, Arc::new(Silent)).await?;
+    if done.not_due {
+        return Ok(());
+    }
     tracing::info!(
         set = set.name,
         snapshot = &done.snapshot[..8],

@@ -58,6 +58,11 @@ fn the_next_run_goes_on() {
         let path = source.join(format!("file {number}"));
         std::fs::write(path, noise(number, 600_000)).expect("written");
     }
+    // Small ones travel together: most of them go, which is what repacking is for.
+    for number in 0..60 {
+        let path = source.join(format!("small {number}"));
+        std::fs::write(path, noise(1000 + number, 20_000)).expect("written");
+    }
     let words = dir.path().join("words");
     json(&data, &["init", "--yes", "--words-out", utf8(&words)]);
 
@@ -67,6 +72,9 @@ fn the_next_run_goes_on() {
     whole(&data);
 
     std::fs::write(source.join("file 7"), noise(99, 900_000)).expect("written");
+    for number in (0..60).filter(|number| number % 10 != 0) {
+        std::fs::remove_file(source.join(format!("small {number}"))).expect("removed");
+    }
     kill_at_each_moment(&data, &["backup", utf8(&source)]);
     let second = json(&data, &["backup", utf8(&source)]);
     whole(&data);
@@ -95,6 +103,17 @@ fn the_next_run_goes_on() {
     let left = snapshots(&data);
     assert_eq!(left.len(), 1, "{left:?}");
     assert_eq!(left[0]["snapshot"], second["snapshot"]);
+    whole(&data);
+    let repack = ["prune", "--repack-below", "60"];
+    kill_at_each_moment(&data, &repack);
+    json(&data, &repack);
+    let repacked = snapshots(&data);
+    assert_eq!(repacked.len(), 1, "{repacked:?}");
+    assert_ne!(
+        repacked[0]["snapshot"], second["snapshot"],
+        "it has new packs"
+    );
+    assert_eq!(repacked[0]["time"], left[0]["time"]);
     whole(&data);
     let again = dir.path().join("again");
     json(&data, &["restore", "latest", "--target", utf8(&again)]);

@@ -3,6 +3,8 @@
 mod architecture;
 mod backup;
 mod backup_killed;
+mod damaged_files;
+mod due;
 mod edges;
 mod heads;
 mod lan;
@@ -12,3 +14,4 @@ mod sample;
 #[path = "../../src/small_disk.rs"]
 mod small_disk;
 mod story;
+mod terminal;

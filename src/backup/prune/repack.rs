@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{PAGE, SnapshotPin, Sorted, local_snapshot, snapshot_pins};
+use super::PAGE;
+use super::pins::{SnapshotPin, Sorted, local_snapshot, snapshot_pins};
 use crate::backup::archive::{Archive, Found, blocking};
 use crate::backup::error::Error;
 use crate::backup::log::{Log, Logged};

@@ -18,17 +18,23 @@ pub(super) async fn check_with(node: &Node, options: &CheckOptions) -> CheckRepo
     checked.expect("it checks")
 }
 
-/// Puts other bytes in place of a block's, as a disk does.
+/// Flips a bit of a block, as a disk does.
 pub(super) fn spoil(node: &Node, id: BlockId) {
-    let store = node.store();
-    let mut bytes = store
-        .get(id)
-        .expect("reads")
-        .expect("is here")
-        .bytes()
-        .to_vec();
+    let mut bytes = bytes_of(node, id);
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
+    replace(node, id, bytes);
+}
+
+/// The bytes of a block that is here.
+pub(super) fn bytes_of(node: &Node, id: BlockId) -> Vec<u8> {
+    let block = node.store().get(id).expect("reads").expect("is here");
+    block.bytes().to_vec()
+}
+
+/// Puts other bytes in place of a block's.
+pub(super) fn replace(node: &Node, id: BlockId, bytes: Vec<u8>) {
+    let store = node.store();
     store.discard(id).expect("drops");
     let spoilt = Block::from_checked(id, bytes.into());
     store.put(&[spoilt], Keep::Cached).expect("fits");

@@ -1,7 +1,13 @@
 //! Pruning and checking on real stores, and what both need: an owner's node, snapshots of small trees, and what is in them.
 
 mod check;
+mod crash;
 mod damage;
+mod damage_run;
+mod forget;
+mod frail;
+mod history_model;
+mod machine;
 mod prune;
 mod prune_model;
 mod repack;
@@ -140,6 +146,26 @@ impl Node {
         }
     }
 
+    /// Another node with all that this one keeps, in an empty store: making it costs less than doing anew what filled this one.
+    async fn twin(&self, store: Arc<dyn Store>) -> Self {
+        for (pin, info) in self.store().pins().expect("reads") {
+            let twin = store.begin_pin(&info.name).expect("pins");
+            for id in self
+                .store()
+                .pin_blocks(pin, None, usize::MAX)
+                .expect("reads")
+            {
+                let block = self.store().get(id).expect("reads").expect("is here");
+                store.put(&[block], Keep::Pinned(twin)).expect("fits");
+            }
+            store.finish_pin(twin, &info).expect("it finishes");
+        }
+        let twin = Self::with(depot(store).await, self.member.clone());
+        let head = |node: &Self| node.dir.path().join("backup.head");
+        std::fs::copy(head(self), head(&twin)).expect("copies");
+        twin
+    }
+
     fn depot(&self) -> &Depot {
         self.archive.depot()
     }
@@ -269,22 +295,21 @@ impl Node {
         let source: Arc<dyn BlockSource> = self.depot().session(patience, Keep::Cached);
         let snapshot = archive::read_snapshot(&*source, &made.link).await?;
         assert_eq!(snapshot.tree, made.tree);
-        let bundle = Bundle::open(source, snapshot.tree).await?;
-        let mut files = Files::new();
-        let mut walk = bundle.walk();
-        while let Some(step) = walk.next().await {
-            let step = step?;
-            if let Content::File(file) = &step.entry.content {
-                let mut content = Vec::new();
-                let mut pieces = bundle.read_file(&step.entry, 0..file.size);
-                while let Some(piece) = pieces.next().await {
-                    content.extend_from_slice(&piece?);
-                }
-                let path = String::from_utf8(step.path).expect("ours are");
-                files.insert(path, content);
-            }
-        }
-        Ok(files)
+        read_tree(source, snapshot).await
+    }
+
+    /// The files of a snapshot whose blocks are all here.
+    async fn files_of(&self, link: &Link) -> Result<Files, Error> {
+        let source: Arc<dyn BlockSource> = self.depot().session(Duration::ZERO, Keep::Cached);
+        let snapshot = archive::read_snapshot(&*source, link).await?;
+        read_tree(source, snapshot).await
+    }
+
+    /// Whether the log mentions nothing that was forgotten.
+    async fn log_is_settled(&self) -> bool {
+        let found = self.archive.find(Search::Here, Duration::ZERO).await;
+        let found = found.expect("finds");
+        found.logs.iter().all(|log| log.forgotten().is_empty())
     }
 
     /// What is at a path of a snapshot.
@@ -300,4 +325,23 @@ impl Node {
         // Without printing megabytes.
         assert!(files == made.files, "{} reads back as it was", made.id());
     }
+}
+
+async fn read_tree(source: Arc<dyn BlockSource>, snapshot: Snapshot) -> Result<Files, Error> {
+    let bundle = Bundle::open(source, snapshot.tree).await?;
+    let mut files = Files::new();
+    let mut walk = bundle.walk();
+    while let Some(step) = walk.next().await {
+        let step = step?;
+        if let Content::File(file) = &step.entry.content {
+            let mut content = Vec::new();
+            let mut pieces = bundle.read_file(&step.entry, 0..file.size);
+            while let Some(piece) = pieces.next().await {
+                content.extend_from_slice(&piece?);
+            }
+            let path = String::from_utf8(step.path).expect("ours are");
+            files.insert(path, content);
+        }
+    }
+    Ok(files)
 }

@@ -47,6 +47,8 @@ pub(super) struct Target {
     is_done: AtomicBool,
     /// What each piece should be, if it is read back.
     checks: Mutex<Vec<Check>>,
+    /// The block that was last found missing.
+    lacking: Mutex<Option<BlockId>>,
 }
 
 /// A piece of a file: where it is, how long, and its hash.
@@ -96,6 +98,7 @@ impl Target {
             is_broken: AtomicBool::new(false),
             is_done: AtomicBool::new(false),
             checks: Mutex::default(),
+            lacking: Mutex::default(),
         })
     }
 
@@ -163,7 +166,10 @@ impl Target {
             return;
         }
         self.is_broken.store(true, Ordering::Relaxed);
-        self.job.missing(self.path(), block, reason);
+        // Several pieces may be in one block: they come one after the other, and it is named once.
+        if lock(&self.lacking).replace(block) != Some(block) {
+            self.job.missing(self.path(), block, reason);
+        }
         self.piece_done(None);
     }
 

@@ -1,4 +1,4 @@
-//! Trees made to do harm. Nothing is ever written outside the target, and nothing panics or runs away.
+//! Trees made to do harm. Nothing is ever written outside the target, and nothing panics or runs away. Bytes that are no tree: `hostile_bytes`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,20 +9,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use proptest::prelude::*;
-use prost::Message;
 
-use super::super::codec::{MAX_NODE_BYTES, decode_node, encode_node};
+use super::super::codec::encode_node;
 use super::super::root::{Root, Totals};
-use super::super::tree::{
-    Content, Device, Directory, Entry, Extent, File, MAX_INLINE_DEPTH, Node, Part,
-};
+use super::super::tree::{Content, Device, Directory, Entry, Extent, File, Node, Part};
 use super::super::{Bundle, Error, ExtractOptions, Overwrite};
 use super::{Memory, extract, picture, runtime};
-use crate::block::{Link, MAX_PLAINTEXT_BYTES};
+use crate::block::Link;
 use crate::id::BlockId;
-use crate::wire::tree as wire;
 
-fn entry(name: &[u8], content: Content) -> Entry {
+pub(super) fn entry(name: &[u8], content: Content) -> Entry {
     Entry {
         name: Bytes::copy_from_slice(name),
         mode: 0o755,
@@ -34,7 +30,7 @@ fn entry(name: &[u8], content: Content) -> Entry {
     }
 }
 
-fn file(name: &[u8], data: &Arc<Link>, len: u32) -> Entry {
+pub(super) fn file(name: &[u8], data: &Arc<Link>, len: u32) -> Entry {
     let extents = vec![Extent::Data {
         block: data.clone(),
         offset: 0,
@@ -48,7 +44,7 @@ fn file(name: &[u8], data: &Arc<Link>, len: u32) -> Entry {
     entry(name, content)
 }
 
-fn directory(name: &[u8], entries: Vec<Entry>) -> Entry {
+pub(super) fn directory(name: &[u8], entries: Vec<Entry>) -> Entry {
     entry(name, Content::Directory(Directory::Inline(entries)))
 }
 
@@ -153,26 +149,6 @@ fn bad_names_are_refused_wherever_they_are() {
 }
 
 #[test]
-fn double_and_unsorted_names_are_refused() {
-    let memory = Memory::default();
-    let data = Arc::new(memory.plant(b"harm"));
-    let link = |name: &[u8]| entry(name, Content::Symlink(Bytes::from_static(b"../outside")));
-    for entries in [
-        // A symlink, and then a directory or file that would go through it.
-        vec![link(b"x"), directory(b"x", vec![file(b"egg", &data, 4)])],
-        vec![link(b"x"), file(b"x", &data, 4)],
-        vec![file(b"b", &data, 4), file(b"a", &data, 4)],
-    ] {
-        let (plain, _) = encode_node(&Node::Entries(entries), &Arc::clone);
-        let id = data.id;
-        assert!(matches!(
-            decode_node(id, &plain.into()),
-            Err(Error::Malformed { .. })
-        ));
-    }
-}
-
-#[test]
 fn symlinks_are_made_and_never_followed() {
     runtime().block_on(async {
         let (room, memory) = (Room::new(), Arc::new(Memory::default()));
@@ -242,6 +218,112 @@ fn symlinks_are_made_and_never_followed() {
         let refused = extract(&memory, &link, &third, ExtractOptions::default()).await;
         assert!(matches!(refused, Err(Error::Io { .. })), "{refused:?}");
         room.check();
+    });
+}
+
+/// Files that have another name outside: what is restored takes the place of the name, and never of the content.
+#[test]
+fn hard_links_that_lead_out_are_not_written_through() {
+    runtime().block_on(async {
+        let (room, memory) = (Room::new(), Arc::new(Memory::default()));
+        let data = Arc::new(memory.plant(b"harm"));
+        let linked = |name: &[u8]| {
+            let mut file = file(name, &data, 4);
+            if let Content::File(content) = &mut file.content {
+                content.link_group = Some(1);
+            }
+            file
+        };
+        let entries = vec![
+            linked(b"a"),
+            directory(b"d", vec![linked(b"b"), file(b"c", &data, 4)]),
+            file(b"egg", &data, 4),
+        ];
+        let link = plant_root(&memory, directory(b"r", entries), plenty());
+        let target = room.target();
+        let outside = room.dir.path().join("outside/egg");
+        fs::create_dir_all(target.join("d")).expect("made");
+        for name in ["a", "d/b", "d/c", "egg"] {
+            fs::hard_link(&outside, target.join(name)).expect("linked");
+        }
+        for overwrite in [Overwrite::Changed, Overwrite::Always] {
+            let options = ExtractOptions {
+                overwrite,
+                ..ExtractOptions::default()
+            };
+            let report = extract(&memory, &link, &target, options).await;
+            assert!(report.expect("extracted").is_complete());
+            room.check();
+            for name in ["a", "d/b", "d/c", "egg"] {
+                assert_eq!(fs::read(target.join(name)).expect("reads"), b"harm");
+            }
+        }
+        // What an earlier run left may have been tampered with.
+        let second = room.dir.path().join("nest/second");
+        let hidden = format!(".second.libernet-{}", &link.id.to_hex()[..8]);
+        let hidden = room.dir.path().join("nest").join(hidden);
+        fs::create_dir_all(hidden.join("d")).expect("made");
+        for name in ["a", "d/b", "egg"] {
+            fs::hard_link(&outside, hidden.join(name)).expect("linked");
+        }
+        let report = extract(&memory, &link, &second, ExtractOptions::default()).await;
+        assert!(report.expect("extracted").is_complete());
+        room.check();
+        assert_eq!(fs::read(second.join("egg")).expect("reads"), b"harm");
+    });
+}
+
+/// Here they are names like any other: each is written, as what it is, and nothing in place of another.
+#[test]
+fn names_that_differ_in_case_or_are_reserved_elsewhere_are_names() {
+    const NAMES: [&[u8]; 16] = [
+        b" ",
+        b"-rf",
+        b"...",
+        b"A",
+        b"AUX.txt",
+        b"C:\\canary",
+        b"CON",
+        b"COM1",
+        b"NUL",
+        b"a",
+        b"a:stream",
+        b"dot.",
+        b"space ",
+        b"~",
+        b"\xc3\x84",
+        b"\xff\xfe",
+    ];
+    runtime().block_on(async {
+        let (room, memory) = (Room::new(), Arc::new(Memory::default()));
+        let mut entries = Vec::new();
+        for (number, name) in NAMES.iter().enumerate() {
+            let data = Arc::new(memory.plant(&[number as u8; 4]));
+            entries.push(file(name, &data, 4));
+        }
+        entries.push(directory(b"Dir", entries.clone()));
+        entries.push(directory(b"dir", Vec::new()));
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        for entry in &mut entries {
+            if let Content::Directory(Directory::Inline(inner)) = &mut entry.content {
+                inner.sort_by(|a, b| a.name.cmp(&b.name));
+            }
+        }
+        let link = plant_root(&memory, directory(b"r", entries), plenty());
+        let target = room.target();
+        let report = extract(&memory, &link, &target, ExtractOptions::default()).await;
+        assert!(report.expect("extracted").is_complete());
+        room.check();
+        use std::os::unix::ffi::OsStrExt;
+        for dir in [target.clone(), target.join("Dir")] {
+            for (number, name) in NAMES.iter().enumerate() {
+                let path = dir.join(std::ffi::OsStr::from_bytes(name));
+                assert_eq!(fs::read(path).expect("reads"), [number as u8; 4]);
+            }
+        }
+        let count = |dir: &Path| fs::read_dir(dir).expect("lists").count();
+        assert_eq!(count(&target), NAMES.len() + 2);
+        assert_eq!(count(&target.join("dir")), 0);
     });
 }
 
@@ -392,113 +474,6 @@ fn parts_and_lists_must_be_what_they_say() {
     });
 }
 
-fn malformed(message: &wire::Node) -> bool {
-    let mut plain = b"LNT\x01".to_vec();
-    message.encode(&mut plain).expect("encodes");
-    let id = BlockId::from_sha384([1; 48]);
-    matches!(decode_node(id, &plain.into()), Err(Error::Malformed { .. }))
-}
-
-#[test]
-fn entries_that_make_no_sense_are_refused() {
-    let good = wire::Entry {
-        name: Bytes::from_static(b"f"),
-        kind: wire::Kind::File.into(),
-        ..wire::Entry::default()
-    };
-    let node = |entry: &wire::Entry| wire::Node {
-        entries: vec![entry.encode_to_vec().into()],
-        blocks: vec![wire::Block {
-            id: BlockId::from_sha384([7; 48]).to_multihash().into(),
-            key: Bytes::from_static(&[7; 32]),
-        }],
-        ..wire::Node::default()
-    };
-    assert!(!malformed(&node(&good)));
-    let changes: [fn(&mut wire::Entry); 14] = [
-        |entry| entry.mode = 0o10000,
-        |entry| entry.kind = 77,
-        |entry| entry.kind = 0,
-        |entry| entry.size = 1,
-        |entry| entry.target = Bytes::from_static(b"x"),
-        |entry| entry.node = Some(0),
-        |entry| entry.entries = vec![Bytes::new()],
-        |entry| entry.device = Some(wire::Device::default()),
-        |entry| {
-            entry.kind = wire::Kind::Directory.into();
-            entry.node = Some(1);
-        },
-        |entry| entry.kind = wire::Kind::Symlink.into(),
-        |entry| entry.kind = wire::Kind::BlockDevice.into(),
-        |entry| {
-            entry.modified = Some(wire::Time {
-                seconds: 0,
-                nanos: 1_000_000_000,
-            });
-        },
-        |entry| {
-            entry.extents = vec![wire::Extent::default()];
-        },
-        |entry| {
-            let hole = wire::Extent {
-                len: u64::MAX,
-                ..wire::Extent::default()
-            };
-            entry.size = u64::MAX;
-            entry.extents = vec![hole];
-        },
-    ];
-    for (at, change) in changes.iter().enumerate() {
-        let mut bad = good.clone();
-        change(&mut bad);
-        assert!(malformed(&node(&bad)), "change {at}");
-    }
-    // An extent that reaches to the end of the largest block, and one byte past it.
-    for (offset, is_bad) in [(1, false), (2, true)] {
-        let len = MAX_PLAINTEXT_BYTES as u64 - 1;
-        let extent = wire::Extent {
-            len,
-            offset,
-            at: Some(wire::extent::At::Block(0)),
-        };
-        let mut entry = good.clone();
-        entry.size = len;
-        entry.extents = vec![extent];
-        assert_eq!(malformed(&node(&entry)), is_bad);
-    }
-    let mut bad_block = node(&good);
-    bad_block.blocks[0].key = Bytes::from_static(&[7; 31]);
-    assert!(malformed(&bad_block));
-    let mut mixed = node(&good);
-    mixed.extents = vec![wire::Extent::default()];
-    assert!(malformed(&mixed));
-}
-
-#[test]
-fn nesting_and_size_have_limits() {
-    let nested = |depth: usize| {
-        let mut inner = directory(b"d", Vec::new());
-        for _ in 1..depth {
-            inner = directory(b"d", vec![inner]);
-        }
-        encode_node(&Node::Entries(vec![inner]), &Arc::clone).0
-    };
-    let id = BlockId::from_sha384([1; 48]);
-    assert!(decode_node(id, &nested(MAX_INLINE_DEPTH).into()).is_ok());
-    assert!(decode_node(id, &nested(MAX_INLINE_DEPTH + 1).into()).is_err());
-    // Unknown fields are for newer versions, but no reason to read on for ever.
-    let mut large = b"LNT\x01".to_vec();
-    let filler = MAX_NODE_BYTES - 4 - 6;
-    large.extend_from_slice(&[0xa2, 0x06]);
-    prost::encode_length_delimiter(filler, &mut large).expect("encodes");
-    large.resize(MAX_NODE_BYTES, 0);
-    let length = large.len();
-    prost::encode_length_delimiter(length - 4 - 2 - 3, &mut &mut large[6..9]).expect("encodes");
-    assert!(decode_node(id, &large.clone().into()).is_ok());
-    large.push(0);
-    assert!(decode_node(id, &large.into()).is_err());
-}
-
 fn any_tree() -> impl Strategy<Value = Vec<Entry>> {
     let name = prop_oneof![
         4 => proptest::collection::vec(b'a'..b'd', 1..3),
@@ -573,34 +548,5 @@ proptest! {
             }
         });
         room.check();
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
-
-    #[test]
-    fn any_bytes_give_an_answer(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), magic in 0..3) {
-        let id = BlockId::from_sha384([1; 48]);
-        let mut plain = [&b""[..], b"LNT\x01", b"LNBUNDLE\x01"][magic as usize].to_vec();
-        plain.append(&mut bytes);
-        let plain = Bytes::from(plain);
-        let _ = decode_node(id, &plain);
-        let _ = Root::decode(id, &plain);
-    }
-
-    #[test]
-    fn any_change_to_a_tree_gives_an_answer(at in any::<proptest::sample::Index>(), to in any::<u8>()) {
-        let data = Arc::new(Link { id: BlockId::from_sha384([2; 48]), key: crate::crypto::key::Key::new([2; 32]) });
-        let tree = vec![directory(b"d", vec![file(b"a", &data, 4), entry(b"l", Content::Symlink(Bytes::from_static(b"t")))])];
-        let (mut plain, _) = encode_node(&Node::Entries(tree), &Arc::clone);
-        let at = at.index(plain.len());
-        plain[at] = to;
-        let id = data.id;
-        if let Ok(Node::Entries(entries)) = decode_node(id, &plain.into()) {
-            for entry in &entries {
-                prop_assert!(super::super::tree::check_name(&entry.name).is_ok());
-            }
-        }
     }
 }

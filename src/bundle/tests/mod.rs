@@ -7,6 +7,7 @@ mod differences;
 mod formats;
 mod full_disk;
 mod hostile;
+mod hostile_bytes;
 mod incremental;
 mod interrupted;
 mod paths;

@@ -21,8 +21,10 @@ use crate::node::api::{Forget, ForgetReply, SnapshotInfo};
   libernet forget 1f3a2b4c
 
 Without a rule and without a name nothing is forgotten: exit code 2.
-With --json: {\"kept\":[{\"snapshot\":{..},\"reasons\":[..]}],\"forgotten\":[{\"snapshot\",\"link\",\"time\",..}],\"pruned\"}: \"pruned\" as
-  of `libernet prune`, null without --prune")]
+Snapshots of the owner's other machines are left alone without --all-machines. A machine that was brought back from the words is a new
+machine: what it backed up before counts as another's.
+With --json: {\"kept\":[{\"snapshot\":{..},\"reasons\":[..]}],\"forgotten\":[{\"snapshot\",\"link\",\"time\",..}],\"others\",\"pruned\"}: \"others\"
+  counts snapshots of other machines that were left alone, \"pruned\" is as of `libernet prune`, null without --prune")]
 pub(in crate::cli) struct Args {
     /// Snapshots to forget by name: the first digits of an id. The others stay unless there are rules.
     #[arg(value_name = "SNAPSHOT")]
@@ -90,6 +92,7 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
         output::json(&json!({
             "kept": reply.kept,
             "forgotten": reply.forgotten,
+            "others": reply.others,
             "pruned": pruned,
         }))?;
         return Ok(Exit::Done);
@@ -105,6 +108,13 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
         reply.kept.len(),
         reply.forgotten.len()
     ));
+    if reply.others > 0 {
+        context.notice(&format!(
+            "{} of the owner's other machines left alone, also those that this machine made before it was brought back from the words: \
+             --all-machines judges them, too",
+            show::count(reply.others, "snapshot")
+        ));
+    }
     match &pruned {
         Some(pruned) => prune::tell(pruned, false, context),
         None if !args.dry_run && !reply.forgotten.is_empty() => {

@@ -16,10 +16,7 @@ use crate::cli::{output, show};
 use crate::client::Client;
 use crate::node::api::{Backup, BackupReply, Forget, Snapshots};
 use crate::size::ByteSize;
-use crate::time::{Clock, SystemClock, Timestamp};
-
-/// How much too early a run by timer may be: the last one began a moment after its timer.
-const EARLY_MS: u64 = 5 * 60 * 1000;
+use crate::time::{Clock, SystemClock};
 
 /// Back up paths, or all sets, as snapshots.
 ///
@@ -194,8 +191,7 @@ async fn due(
             .filter(|info| info.set == set.name && is_own(&info.machine))
             .map(|info| info.time)
             .max();
-        let latest = Timestamp(now.0.saturating_add(EARLY_MS));
-        schedule.next_after(last, now, &zone) <= latest
+        schedule.is_due(last, now, &zone)
     };
     Ok(sets.into_iter().filter(is_due).collect())
 }
@@ -246,10 +242,16 @@ async fn one(
                 copies: args.copies.or(job.copies),
                 wait: args.wait,
                 timeout_s: args.timeout,
+                due: job.schedule.filter(|_| args.due),
             };
             client.backup(request, context.bar("backup")).await
         })
         .await?;
+    if reply.not_due {
+        let name = show::printable(&reply.set);
+        context.notice(&format!("{name}: was just backed up by the running node"));
+        return Ok(Exit::Done);
+    }
     let mut forgotten = None;
     if args.due && !args.dry_run && !job.keep.is_empty() {
         let reply = voice

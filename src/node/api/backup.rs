@@ -7,6 +7,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::{Call, Giver, Overwrite, Unreadable, call, path};
 use crate::backup::retention::Policy;
+use crate::backup::schedule::Schedule;
 pub use crate::backup::sets::Exclusions;
 use crate::block::Link;
 use crate::id::BlockId;
@@ -79,6 +80,10 @@ pub struct Backup {
     /// Seconds to wait for them at most.
     #[serde(default)]
     pub timeout_s: u64,
+    /// Only when this says that it is time, by when the set last ran. The node decides when the set's turn has come: who asked may not know
+    /// of a run that was under way.
+    #[serde(default)]
+    pub due: Option<Schedule>,
 }
 call!(Backup, "backup", BackupReply);
 
@@ -128,10 +133,13 @@ impl SetHealth {
 /// What [`Backup`] did.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BackupReply {
-    /// The snapshot's id in hex; empty after a dry run.
+    /// The snapshot's id in hex; empty after a dry run, and when nothing was due.
     pub snapshot: String,
-    /// Its link: who has it can pin and read the snapshot. Missing after a dry run.
+    /// Its link: who has it can pin and read the snapshot. Missing where there is no snapshot.
     pub link: Option<Link>,
+    /// Nothing was done: the set was not due.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub not_due: bool,
     /// Name of the set.
     pub set: String,
     /// Regular files.
@@ -463,6 +471,9 @@ pub struct ForgetReply {
     pub kept: Vec<KeptSnapshot>,
     /// Snapshots that are forgotten.
     pub forgotten: Vec<SnapshotInfo>,
+    /// Snapshots that the rules were not asked about, because the owner's other machines made them.
+    #[serde(default)]
+    pub others: u64,
 }
 
 /// A snapshot that stays.

@@ -47,6 +47,7 @@ impl Node {
                 })
                 .collect(),
             forgotten: forgot.forgotten.iter().map(describe).collect(),
+            others: forgot.others,
         })
     }
 

@@ -2,13 +2,15 @@
 
 mod care;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use jiff::tz::TimeZone;
 use tokio_util::io::ReaderStream;
 
 use super::api::*;
@@ -26,6 +28,7 @@ use crate::crypto::key::Key;
 use crate::depot::Session;
 use crate::monitor::{Monitor, Silent};
 use crate::store::Keep;
+use crate::time::Timestamp;
 use std::sync::Arc;
 
 /// Most files that an answer names one by one.
@@ -33,14 +36,67 @@ const MAX_NAMED: usize = 10_000;
 /// Bytes of an archive that wait for who reads it.
 const TAR_AHEAD_BYTES: usize = 1 << 20;
 /// How long to look for a log that should be here.
-const LOG_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const LOG_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The owner whose file was unlocked by a passphrase, for as long as the node runs.
 #[derive(Default)]
 pub(super) struct Unlocked(Mutex<Option<Membership>>);
 
+/// Turns for sets: each is backed up by one call at a time, whoever asks for it.
+#[derive(Default)]
+pub(super) struct Turns(Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>);
+
+impl Turns {
+    /// Waits for the turn of a set. It ends when what is returned is dropped.
+    async fn take(&self, set: &str) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = {
+            // Each change is whole before the lock is given back.
+            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            match turns.get(set).and_then(Weak::upgrade) {
+                Some(turn) => turn,
+                None => {
+                    let turn = Arc::default();
+                    turns.insert(set.to_owned(), Arc::downgrade(&turn));
+                    turn
+                }
+            }
+        };
+        turn.lock_owned().await
+    }
+}
+
+impl BackupReply {
+    /// Nothing was done.
+    fn not_due(set: String) -> Self {
+        Self {
+            snapshot: String::new(),
+            link: None,
+            not_due: true,
+            set,
+            files: 0,
+            bytes: 0,
+            new_bytes: 0,
+            unchanged: 0,
+            excluded: 0,
+            to_read: 0,
+            unreadable: Vec::new(),
+            copies: CopiesReply::default(),
+        }
+    }
+}
+
+/// When this machine last began to back up a set.
+pub(super) fn last_run(found: &Found, member: &Membership, set: &str) -> Option<Timestamp> {
+    let machine = member.machine().id();
+    let mut own = found.catalog.snapshots().iter().rev();
+    let last = own
+        .find(|listed| listed.machine == *machine.as_bytes() && listed.logged.summary.set == set);
+    last.map(|listed| listed.logged.summary.started)
+}
+
 impl Node {
-    /// Backs up some paths.
+    /// Backs up some paths. A set waits for its turn: it is never backed up twice at the same time.
     ///
     /// # Errors
     /// [`ErrorKind::NoOwner`], [`ErrorKind::OwnerLocked`], [`ErrorKind::Usage`] for a wrong pattern, [`ErrorKind::Full`]. What can't be read is
@@ -52,6 +108,17 @@ impl Node {
     ) -> Result<BackupReply, CallError> {
         let member = self.member(&request.speaker).await?;
         let archive = self.own_archive(&member);
+        let _turn = match request.set.is_empty() || request.dry_run {
+            true => None,
+            false => Some(self.inner.turns.take(&request.set).await),
+        };
+        if let Some(schedule) = request.due {
+            let found = archive.find(Search::Here, LOG_PATIENCE).await?;
+            let last = last_run(&found, &member, &request.set);
+            if !schedule.is_due(last, self.now(), &TimeZone::system()) {
+                return Ok(BackupReply::not_due(request.set));
+            }
+        }
         let exclusions = request.exclusions;
         let job = Job {
             paths: request.paths,
@@ -74,6 +141,7 @@ impl Node {
             return Ok(BackupReply {
                 snapshot: String::new(),
                 link: None,
+                not_due: false,
                 set: request.set,
                 files: survey.files,
                 bytes: survey.bytes,
@@ -92,6 +160,7 @@ impl Node {
         Ok(BackupReply {
             snapshot: done.link.id.to_hex(),
             link: Some(done.link),
+            not_due: false,
             set: request.set,
             files: done.report.files,
             bytes: done.report.bytes,
@@ -122,7 +191,7 @@ impl Node {
                 machine: owner::MachineId::new(*entry.machine()).to_string(),
                 name: names.get(entry.machine()).cloned().unwrap_or_default(),
                 sequence: entry.sequence(),
-                updated: crate::time::Timestamp(entry.time_ms()),
+                updated: Timestamp(entry.time_ms()),
                 missing: why.map(|(_, error)| chain(error)),
             }
         });
@@ -534,4 +603,30 @@ async fn entry_at(bundle: &Bundle, path: &str) -> Result<bundle::tree::Entry, Ca
         )
         .with_hint("`libernet ls SNAPSHOT:/` shows what there is")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_set_has_one_turn_at_a_time() {
+        let turns = Arc::new(Turns::default());
+        let first = turns.take("home").await;
+        // Another set does not wait.
+        drop(turns.take("photos").await);
+        let waiting = tokio::spawn({
+            let turns = turns.clone();
+            async move { drop(turns.take("home").await) }
+        });
+        for _ in 0..9 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!waiting.is_finished());
+        drop(first);
+        waiting.await.expect("it has its turn");
+        drop(turns.take("home").await);
+        let left = turns.0.lock().expect("nothing panicked").len();
+        assert!(left <= 1, "what nobody waits for is forgotten");
+    }
 }

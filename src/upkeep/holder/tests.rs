@@ -9,7 +9,7 @@ use crate::net::replica::{Request, State};
 use crate::net::{Net, NetConfig, Services};
 use crate::store::{Class, MemoryStore, StoreOptions};
 use crate::task::Workers;
-use crate::time::{ManualClock, Timestamp};
+use crate::time::{Clock, ManualClock, Timestamp};
 use ed25519_dalek::SigningKey;
 use libp2p::identity::Keypair;
 
@@ -603,4 +603,38 @@ async fn both_sides_write_down_what_was_served_and_what_it_costs() {
     let of_b = b.ledger().list();
     assert_eq!((of_b.len(), of_b[0].0), (1, a.net().peer_id()));
     assert_eq!((of_b[0].1.taken, of_b[0].1.served.blocks), (amount, 0));
+}
+
+/// A record that says nothing any more: the blocks stay until the lease ends, as far as the store itself knows, and the others go on.
+#[tokio::test]
+async fn a_damaged_record_keeps_its_blocks_until_the_lease_ends() {
+    let clock = clock();
+    let store = memory(&clock);
+    let all = blocks(2);
+    store.put(&all, crate::store::Keep::Cached).expect("fits");
+    let info = crate::store::LeaseInfo {
+        root: all[0].id(),
+        terms: bytes::Bytes::from_static(b"\xff not what was promised"),
+        until: clock.now().after(Duration::from_secs(60)),
+        blocks: 2,
+        bytes: 2000,
+        complete: true,
+    };
+    let lease = store.begin_lease(&info).expect("begun");
+    let ids: Vec<_> = all.iter().map(Block::id).collect();
+    store.add_lease_refs(lease, &ids).expect("leased");
+    let depot = node(store.clone()).await;
+    let workers = hold(&depot, &clock, 1 << 20);
+    let class = || {
+        store
+            .stat(ids[1])
+            .expect("reads")
+            .and_then(|stat| stat.class)
+    };
+    assert_eq!(class(), Some(Class::Leased));
+    assert_eq!(store.expire_leases(clock.now()).expect("looks"), 0);
+    clock.advance(Duration::from_secs(61));
+    store.expire_leases(clock.now()).expect("looks");
+    assert_eq!(class(), Some(Class::Cached));
+    workers.stop(LONG).await;
 }

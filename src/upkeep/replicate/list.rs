@@ -42,9 +42,12 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// Not a list that this program can read.
-    #[error("{} is damaged, or of a newer libernet", .0.display())]
+    /// Not a list.
+    #[error("{} is damaged", .0.display())]
     Malformed(PathBuf),
+    /// Not a list that this program can read.
+    #[error("{} was written by a newer libernet", .0.display())]
+    Newer(PathBuf),
     /// Past [`MAX_JOBS`] or [`MAX_COPIES`].
     #[error("at most {MAX_JOBS} backups with at most {MAX_COPIES} copies each")]
     TooMany,
@@ -196,7 +199,7 @@ impl Copies {
     /// Reads the file; there need not be one.
     ///
     /// # Errors
-    /// [`Error::File`], [`Error::Malformed`].
+    /// [`Error::File`], [`Error::Malformed`], [`Error::Newer`].
     pub fn open(path: &Path) -> Result<Self, Error> {
         let malformed = || Error::Malformed(path.to_owned());
         let failed = |source| Error::File {
@@ -209,7 +212,11 @@ impl Copies {
             Ok(metadata) if metadata.len() > MAX_FILE_BYTES => return Err(malformed()),
             Ok(_) => {
                 let bytes = fs::read(path).map_err(failed)?;
-                decode(&bytes).ok_or_else(malformed)?
+                match decode(&bytes) {
+                    Some(jobs) => jobs,
+                    None if is_newer(&bytes) => return Err(Error::Newer(path.to_owned())),
+                    None => return Err(malformed()),
+                }
             }
         };
         Ok(Self {
@@ -534,6 +541,15 @@ fn decode(bytes: &[u8]) -> Option<BTreeMap<BlockId, Kept>> {
         (well && kept.copies <= MAX_COPIES).then_some((root.parse().ok()?, kept))
     })
     .collect()
+}
+
+fn is_newer(bytes: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    // What else a newer file holds says nothing here.
+    serde_json::from_slice::<Versioned>(bytes).is_ok_and(|file| file.version > VERSION)
 }
 
 /// Replaces a file as a whole, durably.

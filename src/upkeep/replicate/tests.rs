@@ -289,7 +289,9 @@ fn the_file_reads_back_and_nonsense_is_refused() {
     assert_eq!(mode.mode() & 0o777, 0o600);
     let newer = text.replace("\"version\": 1", "\"version\": 2");
     let no_peer = text.replace("\"0a\"", "\"xx\"");
-    for bad in [newer.as_str(), no_peer.as_str(), "", "{}", &text[..50]] {
+    std::fs::write(&path, newer).expect("writes");
+    assert!(matches!(Copies::open(&path), Err(Error::Newer(_))));
+    for bad in [no_peer.as_str(), "", "{}", &text[..50], "version = 1"] {
         std::fs::write(&path, bad).expect("writes");
         assert!(matches!(Copies::open(&path), Err(Error::Malformed(_))));
     }
