@@ -103,6 +103,12 @@ fn lines(reply: &LeaveReply) -> Vec<String> {
             lines.push(format!("nobody took {blocks} {what}"));
         }
     }
+    if reply.leases_kept > 0 {
+        lines.push(
+            "leave it running, and try again when other members are online and have room; --force ends the leases as they are"
+                .to_owned(),
+        );
+    }
     for ring in &reply.rings {
         lines.push(format!("left the ring '{}'", show::printable(ring)));
     }

@@ -32,7 +32,7 @@ use crate::block::{BlockSource, GetError};
 use crate::depot::Depot;
 use crate::head::head_id;
 use crate::id::BlockId;
-use crate::net::replica::{Answer, Inbox, Incoming, Refusal, Request, State};
+use crate::net::replica::{Answer, Inbox, Incoming, Refusal, Request};
 use crate::store::{self, Keep, LeaseId, Store};
 use crate::task::WorkerState;
 use crate::time::Clock;
@@ -206,17 +206,16 @@ impl Holder {
         let _ = reply.send(answer);
     }
 
-    /// What a node that is leaving answers. It still tells what it has and lets go of it; that leases are not renewed makes their owners look for
-    /// other holders.
+    /// What a node that is leaving answers. It still tells what it has and lets go of it; that there is no room at all makes their owners look what
+    /// is left here, and for other holders.
     fn leaving(&self, request: &Request) -> Option<Answer> {
         if !self.depot.is_leaving() {
             return None;
         }
         match request {
-            Request::Keep { .. } | Request::Offer { .. } => {
+            Request::Keep { .. } | Request::Offer { .. } | Request::Room => {
                 Some(Answer::Refused(Refusal::Unwilling))
             }
-            Request::Room => Some(Answer::State(State::default())),
             _ => None,
         }
     }

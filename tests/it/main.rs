@@ -6,8 +6,10 @@ mod backup_killed;
 mod edges;
 mod heads;
 mod lan;
+mod leave;
 mod mesh;
 mod process;
+mod rings;
 mod sample;
 #[path = "../../src/small_disk.rs"]
 mod small_disk;

@@ -293,7 +293,8 @@ fn shortfall(copies: &CopiesReply, rings: &[RingInfo]) -> String {
         let members = show::count(online, "other member");
         format!("only {members} online; the rest is made when there are more")
     } else {
-        "the node goes on making them".to_owned()
+        "the node goes on making them; `libernet ring members RING` shows who has room for them"
+            .to_owned()
     };
     format!(
         "{} of {} copies on other machines: {why}",
