@@ -37,10 +37,14 @@ pub(super) struct Args {
     force: bool,
 }
 
-fn seconds(text: &str) -> Result<u64, String> {
-    let seconds = match text.parse::<u64>() {
-        Ok(seconds) => Some(seconds),
-        Err(_) => {
+/// Reads how long something may take: seconds, or with a unit. For other commands as well.
+pub(super) fn seconds(text: &str) -> Result<u64, String> {
+    let days = text.strip_suffix('d').and_then(|days| days.parse().ok());
+    let seconds = match (text.parse::<u64>(), days) {
+        (Ok(seconds), _) => Some(seconds),
+        // Of days the parser does not know how long they are.
+        (_, Some(days)) => Some(u64::saturating_mul(days, 24 * 3600)),
+        _ => {
             let time = text.parse::<jiff::SignedDuration>().ok();
             time.and_then(|time| u64::try_from(time.as_secs()).ok())
         }
@@ -48,7 +52,7 @@ fn seconds(text: &str) -> Result<u64, String> {
     match seconds {
         Some(seconds @ 1..=MAX_SECONDS) => Ok(seconds),
         Some(_) => Err("it is from 1 second to 7 days".to_owned()),
-        None => Err("it looks like 600, 10m or 2h".to_owned()),
+        None => Err("it looks like 600, 10m, 2h or 1d".to_owned()),
     }
 }
 
@@ -99,6 +103,12 @@ fn lines(reply: &LeaveReply) -> Vec<String> {
             lines.push(format!("nobody took {blocks} {what}"));
         }
     }
+    if reply.leases_kept > 0 {
+        lines.push(
+            "leave it running, and try again when other members are online and have room; --force ends the leases as they are"
+                .to_owned(),
+        );
+    }
     for ring in &reply.rings {
         lines.push(format!("left the ring '{}'", show::printable(ring)));
     }
@@ -115,15 +125,20 @@ mod tests {
     #[test]
     fn times_in_words() {
         for (text, expected) in [("600", 600), ("10m", 600), ("2h", 7200), ("7d", 604_800)] {
-            let parsed = seconds(text);
-            if text == "7d" {
-                // Days have no fixed length for everybody.
-                assert!(parsed.is_err() || parsed == Ok(expected), "{parsed:?}");
-            } else {
-                assert_eq!(parsed, Ok(expected), "{text}");
-            }
+            assert_eq!(seconds(text), Ok(expected), "{text}");
         }
-        for text in ["", "0", "-5m", "soon", "604801", "9999999999999999999999"] {
+        for text in [
+            "",
+            "0",
+            "-5m",
+            "8d",
+            "d",
+            "-1d",
+            "99999999999999999d",
+            "soon",
+            "604801",
+            "9999999999999999999999",
+        ] {
             assert!(seconds(text).is_err(), "{text}");
         }
     }

@@ -82,7 +82,6 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
 
 fn ledger(peers: &[LedgerPeer]) -> String {
     let head = [
-        "peer",
         "standing",
         "served",
         "taken",
@@ -90,6 +89,7 @@ fn ledger(peers: &[LedgerPeer]) -> String {
         "kept for it",
         "wrong",
         "last seen",
+        "peer",
     ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for peer in peers {
@@ -99,7 +99,6 @@ fn ledger(peers: &[LedgerPeer]) -> String {
             None => "-".to_owned(),
         };
         rows.push(vec![
-            peer.peer.clone(),
             peer.standing.name().to_owned(),
             ByteSize(peer.served.bytes).to_string(),
             ByteSize(peer.taken.bytes).to_string(),
@@ -107,9 +106,11 @@ fn ledger(peers: &[LedgerPeer]) -> String {
             ByteSize(peer.kept_for_it.bytes).to_string(),
             peer.wrong_blocks.to_string(),
             seen,
+            // The widest comes last: a narrow terminal breaks the line before it.
+            peer.peer.clone(),
         ]);
     }
-    show::table(&rows, &[2, 3, 4, 5, 6])
+    show::table(&rows, &[1, 2, 3, 4, 5])
 }
 
 fn text(peers: &[Peer]) -> String {

@@ -15,7 +15,7 @@ use super::exit::{Exit, Failure};
 use super::{output, show};
 use crate::client::Client;
 use crate::client::discovery::Token;
-use crate::config::Config;
+use crate::config::{Config, Lent};
 use crate::gateway::{Gateway, Options};
 use crate::node::{Node, NodeEvent, NodeOptions};
 
@@ -180,6 +180,12 @@ fn tell_ready(node: &Node, url: &str, config: &Config, context: &Context) {
     rows.push(vec!["browser".to_owned(), url.to_owned()]);
     let data = format!("{} (at most {})", context.data_dir.display(), config.quota);
     rows.push(vec!["data".to_owned(), data]);
+    if let Lent::Bytes(lent) = config.lend
+        && lent > config.quota
+    {
+        let text = format!("{lent} can't be lent: it is the whole quota, and no more");
+        rows.push(vec!["lent".to_owned(), text]);
+    }
     if config.bootstrap.is_empty() && !config.mdns {
         rows.push(vec![
             "mesh".to_owned(),

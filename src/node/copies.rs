@@ -217,12 +217,21 @@ impl Node {
     /// Ends leases by releases that the owner itself has signed.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for what is not a release; what writing the list says.
+    /// [`ErrorKind::Usage`] for what is not a release, or one of another owner; [`ErrorKind::NoOwner`]; what writing the list says.
     pub async fn lease_release(
         &self,
         request: LeaseRelease,
     ) -> Result<LeaseReleaseReply, CallError> {
         let wrong = || CallError::new(ErrorKind::Usage, "this is not a release of a lease");
+        // A holder does not know the leases of an owner that never had any, which looks as if they had ended.
+        let owner = Machine(Arc::downgrade(&self.inner)).owner();
+        let owner =
+            owner.ok_or_else(|| CallError::new(ErrorKind::NoOwner, "there is no owner here"))?;
+        let not_ours = || {
+            CallError::new(ErrorKind::Usage, "these words are those of another owner").with_hint(
+                "compare every word with your sheet; the order counts, the case does not",
+            )
+        };
         let mut reply = LeaseReleaseReply::default();
         let list = self.inner.copies.clone();
         for one in request.releases {
@@ -232,6 +241,9 @@ impl Node {
                 .decode(one.release.as_bytes())
                 .map_err(|_| wrong())?;
             let release = Release::decode(&bytes).map_err(|_| wrong())?;
+            if *release.owner() != owner {
+                return Err(not_ours());
+            }
             let asked = Request::Release(Box::new(release));
             let ended = match self.net().replica().ask(peer, asked).await {
                 Ok(Answer::State(_) | Answer::Refused(Refusal::Unknown)) => true,

@@ -198,6 +198,7 @@ impl Node {
             file: rings_file.clone(),
             saved: rings,
             name: rings::machine_name(&options.data_dir),
+            lent_bytes: config.lent_bytes(),
             clock: clock.clone(),
         };
         workers.spawn("rings", |c, s| upkeep::rings::run(job, c, s));

@@ -112,6 +112,14 @@ impl Node {
             )
             .with_hint("`libernet ring members RING` shows the names")
         })?;
+        if peer == self.net().peer_id() {
+            return Err(
+                CallError::new(ErrorKind::Usage, "this is this node itself").with_hint(format!(
+                    "`libernet ring leave {}` takes it out of the ring",
+                    request.ring
+                )),
+            );
+        }
         let now = self.now();
         let generation = self
             .change_rings(|rings| {

@@ -28,11 +28,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::book::{Book, Job};
 use super::popular::{Taker, accept};
-use crate::block::BlockSource;
+use crate::block::{BlockSource, GetError};
 use crate::depot::Depot;
 use crate::head::head_id;
 use crate::id::BlockId;
-use crate::net::replica::{Answer, Inbox, Incoming, Refusal, Request, State};
+use crate::net::replica::{Answer, Inbox, Incoming, Refusal, Request};
 use crate::store::{self, Keep, LeaseId, Store};
 use crate::task::WorkerState;
 use crate::time::Clock;
@@ -43,6 +43,8 @@ const EVERY: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long to look for the head of a lease's owner.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// How often what has come is made durable while a lease is being filled.
+const FLUSH_EVERY: Duration = Duration::from_secs(15);
 /// Leases that are being filled at the same time, and blocks of each.
 const PULLS_AT_ONCE: usize = 4;
 const BLOCKS_AT_ONCE: usize = 16;
@@ -204,17 +206,16 @@ impl Holder {
         let _ = reply.send(answer);
     }
 
-    /// What a node that is leaving answers. It still tells what it has and lets go of it; that leases are not renewed makes their owners look for
-    /// other holders.
+    /// What a node that is leaving answers. It still tells what it has and lets go of it; that there is no room at all makes their owners look what
+    /// is left here, and for other holders.
     fn leaving(&self, request: &Request) -> Option<Answer> {
         if !self.depot.is_leaving() {
             return None;
         }
         match request {
-            Request::Keep { .. } | Request::Offer { .. } => {
+            Request::Keep { .. } | Request::Offer { .. } | Request::Room => {
                 Some(Answer::Refused(Refusal::Unwilling))
             }
-            Request::Room => Some(Answer::State(State::default())),
             _ => None,
         }
     }
@@ -278,6 +279,9 @@ async fn pull(depot: &Depot, book: &Book, job: Job) -> Result<Pulled, store::Err
     }
     let missing = AtomicU64::new(0);
     let mut after = None;
+    // The list came in memory only; from here on a crash costs no more than the last blocks.
+    flush(depot).await?;
+    let mut flushed = Instant::now();
     loop {
         let store = depot.store().clone();
         let page = on_worker(move || page_of(&*store, job.lease, after)).await?;
@@ -289,24 +293,27 @@ async fn pull(depot: &Depot, book: &Book, job: Job) -> Result<Pulled, store::Err
         let fetched = futures::stream::iter(page.absent).map(|id| {
             let (session, missing, left) = (session.clone(), &missing, &job.missing);
             async move {
-                match session.get(id).await {
-                    Ok(_) => {
+                let had = had(depot, id, session.get(id).await).await?;
+                match had {
+                    Had::NoRoom => {}
+                    Had::Kept => {
                         // It may have come for another lease as well.
                         let less = |n: u64| n.checked_sub(1);
                         let _ = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-                        None
                     }
-                    Err(error) => {
-                        missing.fetch_add(1, Ordering::Relaxed);
-                        Some(error)
-                    }
+                    Had::Missing => drop(missing.fetch_add(1, Ordering::Relaxed)),
                 }
+                Ok(had)
             }
         });
         let mut fetched = std::pin::pin!(fetched.buffer_unordered(BLOCKS_AT_ONCE));
-        while let Some(failed) = fetched.next().await {
-            if let Some(crate::block::GetError::Store { .. }) = failed {
+        while let Some(had) = fetched.next().await {
+            if let Had::NoRoom = had? {
                 return Ok(Pulled::Full);
+            }
+            if flushed.elapsed() >= FLUSH_EVERY {
+                flush(depot).await?;
+                flushed = Instant::now();
             }
         }
     }
@@ -316,6 +323,35 @@ async fn pull(depot: &Depot, book: &Book, job: Job) -> Result<Pulled, store::Err
     }
     keep_head(depot, &job.owner).await;
     Ok(Pulled::All)
+}
+
+/// How fetching one block ended.
+enum Had {
+    Kept,
+    NoRoom,
+    Missing,
+}
+
+/// A reader gets its block whether or not there was room to keep it: that is looked up.
+async fn had<T>(depot: &Depot, id: BlockId, got: Result<T, GetError>) -> Result<Had, store::Error> {
+    match got {
+        Ok(_) => {
+            let store = depot.store().clone();
+            let has = on_worker(move || store.has(id).map(Some)).await?;
+            Ok(match has {
+                Some(true) => Had::Kept,
+                Some(false) => Had::NoRoom,
+                None => Had::Missing,
+            })
+        }
+        Err(GetError::Store { .. }) => Ok(Had::NoRoom),
+        Err(_) => Ok(Had::Missing),
+    }
+}
+
+async fn flush(depot: &Depot) -> Result<(), store::Error> {
+    let store = depot.store().clone();
+    on_worker(move || store.flush().map(Some)).await.map(drop)
 }
 
 /// Some blocks of a lease.

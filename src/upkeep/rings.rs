@@ -52,6 +52,8 @@ pub struct Job {
     pub saved: Rings,
     /// What members are told that this machine is called.
     pub name: String,
+    /// Most bytes that are lent to them.
+    pub lent_bytes: u64,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
 }
@@ -108,7 +110,8 @@ async fn look(job: &Job, state: &WorkerState) {
         let usage = job.depot.store().usage();
         // What is only cached makes room for what is to be kept.
         let used = usage.disk_bytes.saturating_sub(usage.cached_bytes);
-        view.set_local(&job.name, usage.quota.saturating_sub(used));
+        let lent = job.lent_bytes.saturating_sub(usage.leased_bytes);
+        view.set_local(&job.name, lent.min(usage.quota.saturating_sub(used)));
         view.refresh().await;
         let rings = view.rings();
         let ids: Vec<RingId> = rings.as_slice().iter().map(Ring::id).collect();

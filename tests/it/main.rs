@@ -8,8 +8,10 @@ mod due;
 mod edges;
 mod heads;
 mod lan;
+mod leave;
 mod mesh;
 mod process;
+mod rings;
 mod sample;
 #[path = "../../src/small_disk.rs"]
 mod small_disk;

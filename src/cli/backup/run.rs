@@ -14,7 +14,7 @@ use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show};
 use crate::client::Client;
-use crate::node::api::{Backup, BackupReply, Forget, Snapshots};
+use crate::node::api::{Backup, BackupReply, CopiesReply, Forget, RingInfo, RingList, Snapshots};
 use crate::size::ByteSize;
 use crate::time::{Clock, SystemClock};
 
@@ -60,8 +60,8 @@ pub(in crate::cli) struct Args {
     /// Wait until so many others have acknowledged that they keep the snapshot.
     #[arg(long)]
     wait: bool,
-    /// How long to wait for them at most, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    /// How long to wait for them at most: seconds, or with a unit such as 10m or 2h.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = crate::cli::leave::seconds)]
     timeout: u64,
     #[command(flatten)]
     passphrase: Passphrase,
@@ -273,16 +273,35 @@ async fn one(
     tell(&reply, forgotten, args.dry_run, context)?;
     let lacks_copies = args.wait && reply.copies.reached < reply.copies.asked;
     if lacks_copies {
-        context.warning(&format!(
-            "{} of {} copies on other machines: the node goes on making them",
-            reply.copies.reached, reply.copies.asked
-        ));
+        let rings = client.ring_list(RingList {}).await?.rings;
+        context.warning(&shortfall(&reply.copies, &rings));
     }
     Ok(if reply.unreadable.is_empty() && !lacks_copies {
         Exit::Done
     } else {
         Exit::Partial
     })
+}
+
+/// What is said when there are fewer copies than asked for: why, as far as known, and what happens next.
+fn shortfall(copies: &CopiesReply, rings: &[RingInfo]) -> String {
+    let online: u64 = rings.iter().map(|ring| ring.online).sum();
+    let why = if rings.is_empty() {
+        "this node is in no ring, so nobody keeps any: `libernet ring create NAME` makes one"
+            .to_owned()
+    } else if online == 0 {
+        "no other member of a ring is online; copies are made when one is".to_owned()
+    } else if online < u64::from(copies.asked) {
+        let members = show::count(online, "other member");
+        format!("only {members} online; the rest is made when there are more")
+    } else {
+        "the node goes on making them; `libernet ring members RING` shows who has room for them"
+            .to_owned()
+    };
+    format!(
+        "{} of {} copies on other machines: {why}",
+        copies.reached, copies.asked
+    )
 }
 
 fn tell(

@@ -7,7 +7,7 @@ use super::{Call, call};
 /// Lists the leases of this machine's backups.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct LeaseList {}
-call!(LeaseList, "lease/list", LeaseListReply);
+call!(LeaseList, "lease-list", LeaseListReply);
 
 /// What [`LeaseList`] found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ pub struct LeaseRelease {
     /// What to end.
     pub releases: Vec<OwnerRelease>,
 }
-call!(LeaseRelease, "lease/release", LeaseReleaseReply);
+call!(LeaseRelease, "lease-release", LeaseReleaseReply);
 
 /// The end of one lease.
 #[derive(Debug, Clone, Serialize, Deserialize)]

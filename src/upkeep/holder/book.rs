@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use libp2p::PeerId;
 
@@ -25,6 +26,9 @@ const REF_SHARE: u64 = 4;
 pub(super) const NEARLY_FULL_PERCENT: u64 = 80;
 /// Ids that are read from the store as one.
 const PAGE: usize = 4096;
+/// How long a lease that there was no room for is refused, and how many are remembered. Who asked makes a new lease when it asks again.
+const FULL_FOR: Duration = Duration::from_secs(3600);
+const MAX_FULL: usize = 1024;
 
 type Key = ([u8; 32], Name);
 
@@ -69,6 +73,8 @@ pub(super) struct Book {
     local: Vec<u8>,
     ledger: Arc<Ledger>,
     entries: Mutex<HashMap<Key, Entry>>,
+    /// Leases that there was no room for, and until when they are refused: whoever asks is to hear it, and not to begin again.
+    full: Mutex<HashMap<Key, Timestamp>>,
 }
 
 impl Book {
@@ -108,6 +114,7 @@ impl Book {
             local,
             ledger: Arc::default(),
             entries: Mutex::new(entries),
+            full: Mutex::default(),
         })
     }
 
@@ -264,8 +271,23 @@ impl Book {
     /// There is no room for a lease's blocks.
     pub(super) fn give_up(&self, lease: LeaseId) -> Result<(), store::Error> {
         tracing::info!(%lease, "there is no room for the blocks of a lease");
-        self.entries().retain(|_, entry| entry.lease != lease);
+        let now = self.clock.now();
+        let mut full = self.full();
+        full.retain(|_, until| *until > now);
+        self.entries().retain(|key, entry| {
+            let stays = entry.lease != lease;
+            if !stays && full.len() < MAX_FULL {
+                full.insert(*key, now.after(FULL_FOR));
+            }
+            stays
+        });
+        drop(full);
         self.store.remove_lease(lease).map(drop)
+    }
+
+    fn full(&self) -> MutexGuard<'_, HashMap<Key, Timestamp>> {
+        // It is whole between two statements.
+        self.full.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Answers a peer.
@@ -354,6 +376,9 @@ impl Book {
             if self.is_nearly_full() && self.ledger.standing(peer) < Standing::Newcomer {
                 return Err(No::Refused(Refusal::Full));
             }
+            if self.full().get(&key).is_some_and(|until| *until > now) {
+                return Err(No::Refused(Refusal::Full));
+            }
             let is_here = |entry: &Entry| {
                 let other = entry.held.lease();
                 (other.owner(), other.terms().root) == (lease.owner(), lease.terms().root)
@@ -437,8 +462,7 @@ impl Book {
         // Blocks that are here for somebody else cost nothing; of the others only the average size is known.
         let missing = entry.missing.load(Ordering::Relaxed);
         let expected = u128::from(terms.bytes) * u128::from(missing) / u128::from(terms.blocks);
-        let used = self.store.usage().leased_bytes;
-        if u128::from(used) + expected > u128::from(self.lend.bytes) {
+        if expected > u128::from(self.free_bytes()) {
             return Err(No::Refused(Refusal::Full));
         }
         entry.list = None;

@@ -143,7 +143,12 @@ async fn durable(from: &Depot, to: &Depot, name: u8) -> State {
 }
 
 async fn pair(clock: &Arc<ManualClock>) -> (Depot, Depot) {
-    let (a, b) = (node(memory(clock)).await, node(memory(clock)).await);
+    pair_with(memory(clock), clock).await
+}
+
+/// Two that are connected, the second with this store.
+async fn pair_with(store: Arc<dyn Store>, clock: &Arc<ManualClock>) -> (Depot, Depot) {
+    let (a, b) = (node(memory(clock)).await, node(store).await);
     let address = b.net().listen_addresses()[0].clone();
     a.net().peers().connect(address).await.expect("it connects");
     let mut connected = b.net().peers().watch_connected();
@@ -213,6 +218,49 @@ async fn what_is_leased_comes_stays_and_goes() {
     assert!(matches!(answer, Answer::State(_)), "{answer:?}");
     assert_eq!(b.store().usage().leased_bytes, 0);
     workers.stop(LONG).await;
+}
+
+/// The fetch of a block succeeds whether or not it could be kept.
+#[tokio::test]
+async fn a_store_that_fills_up_makes_no_copy_and_says_so() {
+    let clock = clock();
+    let small = Arc::new(MemoryStore::new(StoreOptions {
+        clock: clock.clone(),
+        quota: crate::size::ByteSize(6000),
+        ..StoreOptions::default()
+    }));
+    let (a, b) = pair_with(small, &clock).await;
+    let _workers = hold(&b, &clock, 1 << 30);
+    let blocks = blocks(9);
+    a.store().put(&blocks, Keep::Cached).expect("room");
+    let ids: Vec<_> = blocks.iter().map(Block::id).collect();
+    // It says that its blocks are small.
+    let mut terms = lease(b.net().peer_id(), 1, 1, &ids, clock.now())
+        .terms()
+        .clone();
+    terms.bytes = 9;
+    let lease = Lease::sign(&owner_key(), &machine(), &certificate(), terms);
+    let keep = || Request::Keep {
+        lease: Box::new(lease.clone()),
+        ids: ids.clone(),
+    };
+    let refused = async {
+        loop {
+            match ask(&a, &b, keep()).await {
+                Answer::State(state) => assert!(!state.durable, "{state:?}"),
+                Answer::Refused(refusal) => return refusal,
+                other => panic!("{other:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let refusal = tokio::time::timeout(LONG, refused).await.expect("it ends");
+    assert_eq!(refusal, Refusal::Full);
+    assert!(b.store().leases().expect("reads").is_empty());
+    // It does not begin again before an hour has passed.
+    assert_eq!(ask(&a, &b, keep()).await, Answer::Refused(Refusal::Full));
+    clock.advance(Duration::from_secs(3601));
+    assert!(matches!(ask(&a, &b, keep()).await, Answer::State(_)));
 }
 
 #[tokio::test]
@@ -525,7 +573,7 @@ async fn a_holder_that_leaves_takes_nothing_more_and_says_so() {
         assert_eq!(answer, Answer::Refused(Refusal::Unwilling));
     }
     let room = ask(&a, &b, Request::Room).await;
-    assert_eq!(room, Answer::State(State::default()));
+    assert_eq!(room, Answer::Refused(Refusal::Unwilling));
     assert!(
         durable(&a, &b, 1).await.durable,
         "what is here still counts"

@@ -97,6 +97,10 @@ impl Taker {
         let looked = tokio::task::spawn_blocking(move || {
             let rate = |id: &BlockId| depot.demand().rate(id, now);
             let seen = look(&**depot.store(), &asked, &mut taken, rate, &limits);
+            let seen = seen.and_then(|(room, is_here)| {
+                let own = own(&**depot.store(), why, &asked)?;
+                Ok((room, is_here, own))
+            });
             (taken, seen)
         });
         let Ok((taken, seen)) = looked.await else {
@@ -104,7 +108,7 @@ impl Taker {
             return Answer::Refused(Refusal::Busy);
         };
         self.taken = taken;
-        let (mut room, is_here) = match seen {
+        let (mut room, is_here, own) = match seen {
             Ok(seen) => seen,
             Err(error) => {
                 tracing::warn!(%error, %peer, "the store could not be read for an offer");
@@ -128,10 +132,13 @@ impl Taker {
             of_peer: self.coming.values().filter(|(of, _)| *of == peer).count(),
             all: self.coming.len(),
         };
-        let wishes = match self.taken.len() + self.coming.len() + MAX_OFFERED > MAX_TAKEN {
+        let mut wishes = match self.taken.len() + self.coming.len() + MAX_OFFERED > MAX_TAKEN {
             true => offered.iter().map(full).collect(),
             false => accept::decide(why, &offered, &room, &load, &self.limits),
         };
+        for (wish, _) in wishes.iter_mut().zip(own).filter(|(_, own)| *own) {
+            *wish = Wish::Refuse(Refusal::Unwilling);
+        }
         let mut new = Vec::new();
         for ((id, bytes), wish) in blocks.into_iter().zip(&wishes) {
             if *wish == Wish::Want && !self.coming.contains_key(&id) {
@@ -267,6 +274,16 @@ fn look(
         room.coldest = coldest(store, rate)?;
     }
     Ok((room, is_here))
+}
+
+/// Which of these are kept here for this node itself. That is no place to hand them over to: what a leaving holder keeps may be the copy of just
+/// this node's backup, and would be lost with it.
+fn own(store: &dyn Store, why: Why, blocks: &[(BlockId, u32)]) -> Result<Vec<bool>, store::Error> {
+    let is_own = |(id, _): &(BlockId, u32)| {
+        let stat = store.stat(*id)?;
+        Ok(why == Why::HandOver && stat.and_then(|stat| stat.class) == Some(Class::Pinned))
+    };
+    blocks.iter().map(is_own).collect()
 }
 
 /// The lowest rate of some cached blocks, chosen at random; infinite when none were met.

@@ -443,6 +443,26 @@ impl Copies {
         })
     }
 
+    /// What this peer keeps is to be audited again, but for what was after that time.
+    pub(super) fn doubt(&self, peer: &[u8], before: Timestamp) {
+        let peer = HEXLOWER.encode(peer);
+        let mut state = self.lock();
+        let mut any = false;
+        for place in state
+            .jobs
+            .values_mut()
+            .filter_map(|job| job.held.get_mut(&peer))
+        {
+            if place.audited.is_some_and(|audited| audited <= before) {
+                place.audited = None;
+                any = true;
+            }
+        }
+        if any {
+            state.unsaved = state.unsaved.max(Unsaved::Progress);
+        }
+    }
+
     /// This much time has passed, in which these were there.
     pub(super) fn waited(&self, time: Duration, online: &BTreeMap<PeerName, u64>) {
         let time_ms = time.as_millis() as u64;

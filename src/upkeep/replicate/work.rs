@@ -23,6 +23,8 @@ const TERM: Duration = Duration::from_secs(90 * 24 * 3600);
 const MINIMUM: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long a peer that refused is left in peace.
 const REFUSED: Duration = Duration::from_secs(3600);
+/// How often a holder that is about to leave is audited, in milliseconds.
+const DOUBT_EVERY_MS: u64 = 60_000;
 /// Blocks of one audit.
 const AUDITED: usize = 8;
 
@@ -43,7 +45,8 @@ struct Subject {
 }
 
 impl Worker {
-    /// Who is there, with the room that each lends.
+    /// Who is there, with the room that each lends. A holder that takes nothing more may be about to leave: what it keeps is not counted on
+    /// as audited any more.
     pub(super) async fn rooms(
         &self,
         peers: Vec<PeerId>,
@@ -52,6 +55,11 @@ impl Worker {
         let asked = futures::stream::iter(peers).map(|peer| async move {
             match self.depot.net().replica().ask(peer, Request::Room).await {
                 Ok(Answer::State(state)) => Some((peer.to_bytes(), state.free_bytes)),
+                Ok(Answer::Refused(Refusal::Unwilling)) => {
+                    let before = Timestamp(self.clock.now().0.saturating_sub(DOUBT_EVERY_MS));
+                    self.copies.doubt(&peer.to_bytes(), before);
+                    Some((peer.to_bytes(), 0))
+                }
                 _ => None,
             }
         });
