@@ -177,6 +177,14 @@ impl Store for Frail {
         self.inner.lost(after, limit)
     }
 
+    fn coldest(&self, limit: usize) -> Result<Vec<(BlockId, u32)>, store::Error> {
+        self.inner.coldest(limit)
+    }
+
+    fn mark_expendable(&self, ids: &[BlockId]) -> Result<usize, store::Error> {
+        self.inner.mark_expendable(ids)
+    }
+
     fn begin_pin(&self, name: &str) -> Result<PinId, store::Error> {
         let pin = self.write(|store| store.begin_pin(name))?;
         lock(&self.open).insert(pin);
