@@ -122,7 +122,9 @@ impl Passer {
             });
             let terms = one.lease.terms();
             (kept.copies, kept.bytes) = (terms.copies, terms.bytes);
-            if let Some((asker, at)) = &one.heard {
+            let is_sure =
+                |asker| one.is_proven || kept.asker.as_ref().is_none_or(|known| known == asker);
+            if let Some((asker, at)) = one.heard.as_ref().filter(|(asker, _)| is_sure(asker)) {
                 kept.asker = Some(asker.clone());
                 if *at > kept.owner.at {
                     kept.owner = Heard::now(*at);
@@ -233,7 +235,7 @@ impl Passer {
                 };
                 let is_known = listed < state.listed;
                 let (store, lease) = (self.depot.store().clone(), one.id);
-                let page = on_worker(move || Ok(Some(store.lease_blocks(lease, after, want)?)));
+                let page = on_worker(move || store.lease_blocks(lease, after, want));
                 let page = page.await?.unwrap_or_default();
                 let Some(last) = page.last() else {
                     return Ok(Some(Said::No));
