@@ -425,6 +425,21 @@ async fn holders_pass_a_lease_on_when_its_owner_is_gone() {
         }
     };
     tokio::time::timeout(LONG, told).await.expect("it is told");
+    // Who says it keeps a backup and can't show it does not count.
+    for id in &ids {
+        c.store().discard(*id).expect("it is here");
+    }
+    second.round(Duration::ZERO, true).await;
+    assert!(second.known.values().all(|kept| kept.others.is_empty()));
+    // What is known of a backup goes with it.
+    let shelf = b.store().records();
+    assert_eq!(shelf.len(crate::store::RecordTable::Circle), 1);
+    let kept = second.book.shared();
+    for mine in kept.values() {
+        second.book.give_up(mine.id).expect("it is here");
+    }
+    second.round(Duration::ZERO, true).await;
+    assert!(shelf.is_empty(crate::store::RecordTable::Circle));
     for workers in workers {
         workers.stop(LONG).await;
     }
