@@ -191,7 +191,8 @@ impl Holder {
         let answer = if let Some(answer) = self.leaving(&request) {
             answer
         } else if let Request::Offer { why, blocks } = request {
-            self.taker.answer(peer, why, blocks).await
+            let is_member = self.candidates.peers().contains(&peer);
+            self.taker.answer(peer, is_member, why, blocks).await
         } else if self.candidates.peers().contains(&peer) {
             let book = self.book.clone();
             let is_leaving = self.depot.is_leaving();
