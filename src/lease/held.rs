@@ -29,28 +29,19 @@ pub enum Renewal {
 }
 
 impl Held {
-    /// A valid lease, received now.
+    /// A valid lease, received now. However late it came or whoever passed it on, it ends when the owner said: or else it could be passed around, or
+    /// brought again, for ever.
     pub fn new(lease: Lease, now: Timestamp) -> Self {
+        let at_most = |term: u64, said: Timestamp| {
+            let own = now.0.saturating_add(term);
+            Timestamp(own.min(said.0.saturating_add(MAX_SKEW_MS)))
+        };
+        let terms = lease.terms();
         Self {
             received: now,
-            until: Timestamp(now.0.saturating_add(lease.term_ms())),
-            minimum_until: Timestamp(now.0.saturating_add(lease.minimum_ms())),
+            until: at_most(lease.term_ms(), terms.until),
+            minimum_until: at_most(lease.minimum_ms(), terms.minimum_until),
             lease,
-        }
-    }
-
-    /// As [`new`](Self::new), for a lease of another holder that was passed on: it ends when the owner said, or else it could be passed around
-    /// for ever.
-    pub fn passed(lease: Lease, now: Timestamp) -> Self {
-        let (until, minimum) = (lease.terms().until, lease.terms().minimum_until);
-        let at_most = |own: Timestamp, said: Timestamp| {
-            own.min(Timestamp(said.0.saturating_add(MAX_SKEW_MS)))
-        };
-        let held = Self::new(lease, now);
-        Self {
-            until: at_most(held.until, until),
-            minimum_until: at_most(held.minimum_until, minimum),
-            ..held
         }
     }
 

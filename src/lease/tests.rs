@@ -247,13 +247,13 @@ fn a_lease_is_passed_on_only_when_it_says_so_and_never_for_longer() {
     assert_eq!(shared.validate(b"another", NOW), Err(Error::OtherHolder));
     let until = shared.terms().until;
     let late = Timestamp(until.0 - DAY_MS);
-    let held = Held::passed(shared.clone(), late);
+    let held = Held::new(shared.clone(), late);
     assert_eq!(held.until(), Timestamp(until.0 + MAX_SKEW_MS));
-    assert!(Held::new(shared.clone(), late).until() > held.until());
-    let early = Held::passed(shared.clone(), NOW);
-    assert_eq!(early.until(), Held::new(shared.clone(), NOW).until());
+    // In time it is counted from when it came.
+    let early = Held::new(shared.clone(), NOW);
+    assert_eq!(early.until(), Timestamp(NOW.0 + shared.term_ms()));
     // Passed around, it does not get longer.
-    let again = early.renewed_by(Held::passed(shared, late));
+    let again = early.renewed_by(Held::new(shared, late));
     assert_eq!(again, Ok(Renewal::Nothing));
     let mut many = terms();
     many.copies = MAX_COPIES + 1;

@@ -41,15 +41,18 @@ pub enum RecordTable {
     Peers = 4,
     /// When other holders of what is leased here were heard.
     Circle = 5,
+    /// Leases that were ended before their time.
+    Released = 6,
 }
 
 impl RecordTable {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Values,
         Self::Providers,
         Self::Announced,
         Self::Peers,
         Self::Circle,
+        Self::Released,
     ];
 
     const fn index(self) -> usize {

@@ -7,7 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::block::BlockSource;
 use crate::depot::{Depot, PendingBlocks};
-use crate::store::Keep;
+use crate::id::BlockId;
+use crate::store::{self, Keep, Store};
 use crate::task::WorkerState;
 
 /// How long to look for one block.
@@ -16,11 +17,32 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Blocks that are looked for at the start at most; more are found as they are asked for.
 const MAX_AT_START: usize = 10_000;
 
+/// Blocks that are looked through as one.
+const PAGE: usize = 1024;
+
+/// Blocks that are gone and that pins refer to. What only leases refer to is fetched with its lease: anybody may name ids there.
+fn lost_of_pins(store: &dyn Store) -> Result<Vec<BlockId>, store::Error> {
+    let (mut found, mut after) = (Vec::new(), None);
+    while found.len() < MAX_AT_START {
+        let page = store.lost(after, PAGE)?;
+        let Some(last) = page.last().copied() else {
+            break;
+        };
+        for id in page {
+            if store.stat(id)?.is_some_and(|stat| stat.pins > 0) {
+                found.push(id);
+            }
+        }
+        after = Some(last);
+    }
+    Ok(found)
+}
+
 /// Runs until cancelled. Blocks that nobody has now are tried again when the next damaged block is found.
 pub async fn run(depot: Depot, cancel: CancellationToken, state: Arc<WorkerState>) {
     state.set("nothing is damaged");
     let store = depot.store().clone();
-    if let Ok(Ok(lost)) = tokio::task::spawn_blocking(move || store.lost(None, MAX_AT_START)).await
+    if let Ok(Ok(lost)) = tokio::task::spawn_blocking(move || lost_of_pins(&*store)).await
         && !lost.is_empty()
     {
         depot.wounded().add(lost);
@@ -56,5 +78,38 @@ pub async fn run(depot: Depot, cancel: CancellationToken, state: Arc<WorkerState
             () = cancel.cancelled() => return,
             () = round => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::Block;
+    use crate::store::{LeaseInfo, MemoryStore, StoreOptions};
+    use crate::time::Timestamp;
+
+    #[test]
+    fn ids_that_only_leases_name_are_left_to_the_leases() {
+        let store = MemoryStore::new(StoreOptions::default());
+        let block = |n: u32| Block::new(n.to_be_bytes().to_vec().into()).expect("a block");
+        let mut leased: Vec<_> = (0..2 * PAGE as u32).map(|n| block(n).id()).collect();
+        leased.sort_unstable();
+        let info = LeaseInfo {
+            root: leased[0],
+            terms: Vec::new().into(),
+            until: Timestamp(9),
+            blocks: 1,
+            bytes: 1,
+            complete: false,
+        };
+        let lease = store.begin_lease(&info).expect("begins");
+        store.add_lease_refs(lease, &leased).expect("room");
+        let pin = store.begin_pin("a pin").expect("begins");
+        let pinned = block(u32::MAX);
+        store
+            .put(std::slice::from_ref(&pinned), Keep::Pinned(pin))
+            .expect("room");
+        store.discard(pinned.id()).expect("it is here");
+        assert_eq!(lost_of_pins(&store).expect("reads"), [pinned.id()]);
     }
 }

@@ -17,7 +17,7 @@ mod pass;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -50,6 +50,8 @@ const PULLS_AT_ONCE: usize = 4;
 const BLOCKS_AT_ONCE: usize = 16;
 /// Blocks that are looked up in the store as one.
 const PAGE: usize = 1024;
+/// How long a lease is filled before others have their turn.
+const TURN: Duration = Duration::from_secs(60);
 
 /// Who may ask to keep blocks, and who can be asked.
 pub trait Candidates: Send + Sync + 'static {
@@ -122,6 +124,8 @@ pub async fn run(
         taker,
         pulls: JoinSet::new(),
         pulling: HashMap::new(),
+        paused: HashMap::new(),
+        turns: HashMap::new(),
         retry: HashMap::new(),
     };
     tokio::select! {
@@ -138,7 +142,11 @@ struct Holder {
     taker: Taker,
     /// Leases that are being filled.
     pulls: JoinSet<(LeaseId, Result<Pulled, store::Error>)>,
-    pulling: HashMap<LeaseId, ()>,
+    pulling: HashMap<LeaseId, Option<PeerId>>,
+    /// How far those are that others were given the turn of.
+    paused: HashMap<LeaseId, Progress>,
+    /// When each peer had a turn last.
+    turns: HashMap<Option<PeerId>, Instant>,
     /// When to try again those that could not be filled.
     retry: HashMap<LeaseId, Instant>,
 }
@@ -161,7 +169,7 @@ impl Holder {
                 fetched = self.taker.ended() => self.taker.settle(fetched),
                 _ = tick.tick() => {
                     let book = self.book.clone();
-                    let expired = tokio::task::spawn_blocking(move || book.expire()).await;
+                    let expired = tokio::task::spawn_blocking(move || book.expire(Instant::now())).await;
                     match expired {
                         Ok(Ok(_)) => {}
                         Ok(Err(error)) => state.fail(error.to_string()),
@@ -185,7 +193,8 @@ impl Holder {
         let answer = if let Some(answer) = self.leaving(&request) {
             answer
         } else if let Request::Offer { why, blocks } = request {
-            self.taker.answer(peer, why, blocks).await
+            let is_member = self.candidates.peers().contains(&peer);
+            self.taker.answer(peer, is_member, why, blocks).await
         } else if self.candidates.peers().contains(&peer) {
             let book = self.book.clone();
             let is_leaving = self.depot.is_leaving();
@@ -220,21 +229,40 @@ impl Holder {
         }
     }
 
+    /// Peers take turns: one that brought many leases, or such as can't be filled, holds up none of the others.
     fn start_pulls(&mut self) {
         let now = Instant::now();
         self.retry.retain(|_, until| *until > now);
-        for job in self.book.jobs() {
-            if self.pulling.len() >= PULLS_AT_ONCE {
+        let mut jobs = self.book.jobs();
+        self.paused
+            .retain(|lease, _| jobs.iter().any(|job| job.lease == *lease));
+        self.turns
+            .retain(|peer, _| jobs.iter().any(|job| job.from == *peer));
+        jobs.retain(|job| {
+            !self.pulling.contains_key(&job.lease) && !self.retry.contains_key(&job.lease)
+        });
+        while self.pulling.len() < PULLS_AT_ONCE {
+            let turn = |job: &Job| {
+                let running = self.pulling.values().filter(|peer| **peer == job.from);
+                let before = self.paused.get(&job.lease).and_then(|p| p.paused);
+                (
+                    running.count(),
+                    self.turns.get(&job.from).copied(),
+                    before,
+                    job.lease,
+                )
+            };
+            let next = (0..jobs.len()).min_by_key(|at| turn(&jobs[*at]));
+            let Some(job) = next.map(|at| jobs.swap_remove(at)) else {
                 return;
-            }
-            if self.pulling.contains_key(&job.lease) || self.retry.contains_key(&job.lease) {
-                continue;
-            }
-            self.pulling.insert(job.lease, ());
+            };
+            self.pulling.insert(job.lease, job.from);
+            self.turns.insert(job.from, now);
+            let progress = self.paused.remove(&job.lease).unwrap_or_default();
             let (depot, book) = (self.depot.clone(), self.book.clone());
             self.pulls.spawn(async move {
                 let lease = job.lease;
-                (lease, pull(&depot, &book, job).await)
+                (lease, pull(&depot, &book, job, progress).await)
             });
         }
     }
@@ -254,6 +282,10 @@ impl Holder {
                 tracing::debug!(%lease, missing, "not all blocks of a lease could be had");
                 Ok(Ok(()))
             }
+            Ok(Pulled::Paused(progress)) => {
+                self.paused.insert(lease, progress);
+                return;
+            }
             Err(error) => Ok(Err(error)),
         };
         self.retry.insert(lease, Instant::now() + EVERY);
@@ -269,46 +301,76 @@ enum Pulled {
     /// There is no room for it.
     Full,
     Missing(u64),
+    /// Others are to have a turn.
+    Paused(Progress),
 }
 
-/// Fetches what a lease lacks.
-async fn pull(depot: &Depot, book: &Book, job: Job) -> Result<Pulled, store::Error> {
+/// How far filling a lease is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// The last block that was tried.
+    after: Option<BlockId>,
+    /// Blocks that could not be had.
+    missing: u64,
+    /// Bytes that came.
+    bytes: u64,
+    /// Since when others have their turn.
+    paused: Option<Instant>,
+}
+
+/// Fetches what a lease lacks, for at most a turn.
+async fn pull(
+    depot: &Depot,
+    book: &Book,
+    job: Job,
+    mut progress: Progress,
+) -> Result<Pulled, store::Error> {
     let session = depot.session(PATIENCE, Keep::Cached);
     if let Some(peer) = job.from {
         session.prefer(peer);
     }
-    let missing = AtomicU64::new(0);
-    let mut after = None;
+    let began = Instant::now();
     // The list came in memory only; from here on a crash costs no more than the last blocks.
     flush(depot).await?;
     let mut flushed = Instant::now();
     loop {
-        let store = depot.store().clone();
+        let (store, after) = (depot.store().clone(), progress.after);
         let page = on_worker(move || page_of(&*store, job.lease, after)).await?;
+        let Some(page) = page else {
+            // Whether anything is missing is not known.
+            return Ok(Pulled::Missing(1));
+        };
         let Some(page) = page else { break };
-        after = Some(page.last);
-        if !page.absent.is_empty() && !book.has_room() {
-            return Ok(Pulled::Full);
-        }
-        let fetched = futures::stream::iter(page.absent).map(|id| {
-            let (session, missing, left) = (session.clone(), &missing, &job.missing);
-            async move {
-                let had = had(depot, id, session.get(id).await).await?;
-                match had {
-                    Had::NoRoom => {}
-                    Had::Kept => {
-                        // It may have come for another lease as well.
-                        let less = |n: u64| n.checked_sub(1);
-                        let _ = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-                    }
-                    Had::Missing => drop(missing.fetch_add(1, Ordering::Relaxed)),
-                }
-                Ok(had)
-            }
-        });
+        let tried = AtomicUsize::new(0);
+        let mut came = Vec::new();
+        // Neither the room nor the turn is overrun by more than what is under way.
+        let may_go_on = |_: &BlockId| {
+            let goes_on = began.elapsed() < TURN && book.has_room();
+            futures::future::ready(goes_on)
+        };
+        let fetched = futures::stream::iter(page.absent.clone())
+            .take_while(may_go_on)
+            .map(|id| {
+                tried.fetch_add(1, Ordering::Relaxed);
+                let session = session.clone();
+                async move { (id, session.get(id).await) }
+            });
         let mut fetched = std::pin::pin!(fetched.buffer_unordered(BLOCKS_AT_ONCE));
-        while let Some(had) = fetched.next().await {
-            if let Had::NoRoom = had? {
+        while let Some((id, got)) = fetched.next().await {
+            match got {
+                Ok(block) => {
+                    progress.bytes += block.bytes().len() as u64;
+                    came.push(id);
+                    // It may have come for another lease as well.
+                    let less = |n: u64| n.checked_sub(1);
+                    let left = &job.missing;
+                    let _ = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+                }
+                Err(GetError::Store { .. }) => return Ok(Pulled::Full),
+                Err(_) => progress.missing += 1,
+            }
+            if progress.bytes > job.bytes {
+                tracing::info!(lease = %job.lease, "the blocks of a lease are larger than it said");
                 return Ok(Pulled::Full);
             }
             if flushed.elapsed() >= FLUSH_EVERY {
@@ -316,37 +378,30 @@ async fn pull(depot: &Depot, book: &Book, job: Job) -> Result<Pulled, store::Err
                 flushed = Instant::now();
             }
         }
+        // A block that came is here only if there was room for it.
+        let store = depot.store().clone();
+        match on_worker(move || all_here(&*store, &came)).await? {
+            Some(true) => {}
+            Some(false) => return Ok(Pulled::Full),
+            None => return Ok(Pulled::Missing(1)),
+        }
+        let tried = tried.load(Ordering::Relaxed);
+        if tried < page.absent.len() {
+            if !book.has_room() {
+                return Ok(Pulled::Full);
+            }
+            let last = tried.checked_sub(1).map(|at| page.absent[at]);
+            progress.after = last.or(progress.after);
+            progress.paused = Some(Instant::now());
+            return Ok(Pulled::Paused(progress));
+        }
+        progress.after = Some(page.last);
     }
-    let missing = missing.into_inner();
-    if missing > 0 {
-        return Ok(Pulled::Missing(missing));
+    if progress.missing > 0 {
+        return Ok(Pulled::Missing(progress.missing));
     }
     keep_head(depot, &job.owner).await;
     Ok(Pulled::All)
-}
-
-/// How fetching one block ended.
-enum Had {
-    Kept,
-    NoRoom,
-    Missing,
-}
-
-/// A reader gets its block whether or not there was room to keep it: that is looked up.
-async fn had<T>(depot: &Depot, id: BlockId, got: Result<T, GetError>) -> Result<Had, store::Error> {
-    match got {
-        Ok(_) => {
-            let store = depot.store().clone();
-            let has = on_worker(move || store.has(id).map(Some)).await?;
-            Ok(match has {
-                Some(true) => Had::Kept,
-                Some(false) => Had::NoRoom,
-                None => Had::Missing,
-            })
-        }
-        Err(GetError::Store { .. }) => Ok(Had::NoRoom),
-        Err(_) => Ok(Had::Missing),
-    }
 }
 
 async fn flush(depot: &Depot) -> Result<(), store::Error> {
@@ -378,11 +433,23 @@ fn page_of(
     Ok(Some(Page { last, absent }))
 }
 
+fn all_here(store: &dyn Store, ids: &[BlockId]) -> Result<bool, store::Error> {
+    for id in ids {
+        if !store.has(*id)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Nothing when the work did not come to its end: the node is going down, or it panicked.
 async fn on_worker<T: Send + 'static>(
-    work: impl FnOnce() -> Result<Option<T>, store::Error> + Send + 'static,
+    work: impl FnOnce() -> Result<T, store::Error> + Send + 'static,
 ) -> Result<Option<T>, store::Error> {
-    // Only a node that is going down loses its worker threads; then nothing is left to do.
-    tokio::task::spawn_blocking(work).await.unwrap_or(Ok(None))
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map(Some),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Keeps the head of a lease's owner: how the owner finds the backup again. The job for heads does the rest, also when it is not found now.
@@ -405,3 +472,7 @@ async fn keep_head(depot: &Depot, owner: &[u8; 32]) {
 #[cfg(test)]
 #[path = "holder/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "holder/hostile_tests.rs"]
+mod hostile_tests;

@@ -6,16 +6,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use libp2p::PeerId;
+use tokio::time::Instant;
 
 use super::Lend;
 use super::circle::Subject;
 use crate::depot::ledger::{Amount, Ledger};
 use crate::id::BlockId;
-use crate::lease::{Held, Lease, ListDigest, Name, Release, Renewal, proof};
+use crate::lease::{Held, Lease, ListDigest, MAX_SKEW_MS, Name, Release, Renewal, proof};
 use crate::net::exchange::Standing;
 use crate::net::replica::{Answer, Refusal, Request, State, Wish};
 use crate::size::ByteSize;
-use crate::store::{self, LeaseId, LeaseInfo, Store};
+use crate::store::{self, LeaseId, LeaseInfo, RecordTable, Store};
 use crate::time::{Clock, Timestamp};
 
 /// What a block's reference takes in the index, about.
@@ -30,6 +31,20 @@ const PAGE: usize = 4096;
 const FULL_FOR: Duration = Duration::from_secs(3600);
 const MAX_FULL: usize = 1024;
 
+/// How long a lease has to be over while this node runs before it ends: a clock that is wrong for a while ends nothing. A machine that never
+/// runs for so long keeps more than it owes.
+pub(super) const OVER_FOR: Duration = Duration::from_secs(6 * 3600);
+/// How long a list may take to come while this node runs.
+pub(super) const LIST_TIME: Duration = Duration::from_secs(24 * 3600);
+/// How long a lease is kept open while this node runs and none of its blocks comes.
+pub(super) const FILL_TIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Of the references that are kept, one in so many may be of leases that one peer brought and that are not whole.
+const OPEN_SHARE: u64 = 4;
+/// So many may be in any case.
+const OPEN_BLOCKS: u64 = 512;
+/// Most owners that one peer brings leases of: each has a head that is kept beside what is lent.
+pub(super) const MAX_OWNERS_PER_PEER: usize = 64;
+
 type Key = ([u8; 32], Name);
 
 /// A lease whose blocks are yet to come.
@@ -39,6 +54,8 @@ pub(super) struct Job {
     pub(super) owner: [u8; 32],
     /// Who asked last.
     pub(super) from: Option<PeerId>,
+    /// Most bytes that its blocks may have.
+    pub(super) bytes: u64,
     /// Blocks that are yet to come.
     pub(super) missing: Arc<AtomicU64>,
 }
@@ -53,7 +70,18 @@ struct Entry {
     missing: Arc<AtomicU64>,
     from: Option<PeerId>,
     /// When the machine that the lease is of was heard about it, and which peer that is.
-    heard: Option<(PeerId, Timestamp)>,
+    heard: Option<Speaker>,
+    /// When the entry was made, or fewer blocks were missing than ever before; and how many those were.
+    moved: (Instant, u64),
+}
+
+/// Who speaks for the machine that a lease is of.
+#[derive(Clone, Copy)]
+struct Speaker {
+    peer: PeerId,
+    at: Timestamp,
+    /// Whether it brought something that only the machine had: a new lease, or a longer one.
+    is_proven: bool,
 }
 
 /// A whole lease that may be passed on.
@@ -62,6 +90,8 @@ pub(super) struct Mine {
     pub(super) lease: Box<Lease>,
     /// The peer of the machine that asked for it, and when it was heard last since this node started.
     pub(super) heard: Option<(Vec<u8>, Timestamp)>,
+    /// Whether that peer has brought something that only the machine had.
+    pub(super) is_proven: bool,
 }
 
 /// The leases.
@@ -75,6 +105,8 @@ pub(super) struct Book {
     entries: Mutex<HashMap<Key, Entry>>,
     /// Leases that there was no room for, and until when they are refused: whoever asks is to hear it, and not to begin again.
     full: Mutex<HashMap<Key, Timestamp>>,
+    /// Leases that are over by the clock, and since when that is seen.
+    over: Mutex<HashMap<LeaseId, Instant>>,
 }
 
 impl Book {
@@ -99,6 +131,7 @@ impl Book {
                 missing: Arc::default(),
                 from: None,
                 heard: None,
+                moved: (Instant::now(), u64::MAX),
                 held,
             };
             if !info.complete {
@@ -115,6 +148,7 @@ impl Book {
             ledger: Arc::default(),
             entries: Mutex::new(entries),
             full: Mutex::default(),
+            over: Mutex::default(),
         })
     }
 
@@ -182,6 +216,7 @@ impl Book {
                 lease: entry.lease,
                 owner: *entry.held.lease().owner(),
                 from: entry.from,
+                bytes: entry.held.lease().terms().bytes,
                 missing: entry.missing.clone(),
             })
             .collect();
@@ -202,7 +237,8 @@ impl Book {
                 let mine = Mine {
                     id: entry.lease,
                     lease: Box::new(lease.clone()),
-                    heard: entry.heard.map(|(peer, at)| (peer.to_bytes(), at)),
+                    heard: entry.heard.map(|by| (by.peer.to_bytes(), by.at)),
+                    is_proven: entry.heard.is_some_and(|by| by.is_proven),
                 };
                 shared.insert(subject, (until, mine));
             }
@@ -233,18 +269,74 @@ impl Book {
     fn heard(&self, peer: PeerId, key: &Key) {
         let now = self.clock.now();
         if let Some(entry) = self.entries().get_mut(key)
-            && entry.heard.is_none_or(|(asker, _)| asker == peer)
+            && entry.heard.is_none_or(|by| by.peer == peer)
         {
-            entry.heard = Some((peer, now));
+            let is_proven = entry.heard.is_some_and(|by| by.is_proven);
+            entry.heard = Some(Speaker {
+                peer,
+                at: now,
+                is_proven,
+            });
         }
     }
 
-    /// Ends the leases that are over.
-    pub(super) fn expire(&self) -> Result<u64, store::Error> {
+    /// Ends the leases that have been over for long enough, by the clock and by the time that this node ran, and those that don't get whole.
+    pub(super) fn expire(&self, uptime: Instant) -> Result<u64, store::Error> {
         let now = self.clock.now();
-        let expired = self.store.expire_leases(now)?;
-        self.entries().retain(|_, entry| !entry.held.is_over(now));
-        Ok(expired)
+        let leases = self.store.leases()?.into_iter();
+        let over = leases.filter(|(_, info)| info.until <= now);
+        let mut ended: Vec<LeaseId> = Vec::new();
+        {
+            let mut seen = self.over.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = std::mem::take(&mut *seen);
+            for (lease, _) in over {
+                let since = before.get(&lease).copied().unwrap_or(uptime);
+                seen.insert(lease, since);
+                if uptime.saturating_duration_since(since) >= OVER_FOR {
+                    ended.push(lease);
+                }
+            }
+        }
+        let mut entries = self.entries();
+        for entry in entries.values_mut().filter(|entry| !entry.complete) {
+            let missing = entry.missing.load(Ordering::Relaxed);
+            if entry.list.is_none() && missing < entry.moved.1 {
+                entry.moved = (uptime, missing);
+            }
+            let most = match entry.list {
+                Some(_) => LIST_TIME,
+                None => FILL_TIME,
+            };
+            if uptime.saturating_duration_since(entry.moved.0) >= most {
+                tracing::info!(lease = %entry.lease, "a lease does not get whole");
+                ended.push(entry.lease);
+            }
+        }
+        for lease in &ended {
+            self.remove(*lease)?;
+            entries.retain(|_, entry| entry.lease != *lease);
+        }
+        drop(entries);
+        self.forget_releases(now)?;
+        Ok(ended.len() as u64)
+    }
+
+    /// Forgets releases of leases that could not be brought again anyway.
+    fn forget_releases(&self, now: Timestamp) -> Result<(), store::Error> {
+        let shelf = self.store.records();
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = shelf.scan_prefix(RecordTable::Released, &[], after.as_deref(), PAGE)?;
+            let Some((last, _)) = page.last() else {
+                return Ok(());
+            };
+            after = Some(last.clone());
+            for (key, value) in &page {
+                if read_released(value).is_none_or(|(_, until)| until < now) {
+                    shelf.remove(RecordTable::Released, key)?;
+                }
+            }
+        }
     }
 
     /// Forgets leases that the store does not know any more.
@@ -255,34 +347,49 @@ impl Book {
         Ok(())
     }
 
-    /// All blocks of a lease are here: makes that last.
+    /// All blocks of a lease came: makes that last, if they are here. Blocks may have been found damaged meanwhile, or there was no room for one;
+    /// then the lease stays open.
     pub(super) fn complete(&self, lease: LeaseId) -> Result<(), store::Error> {
         let mut entries = self.entries();
         let Some(entry) = entries.values_mut().find(|entry| entry.lease == lease) else {
             return Ok(());
         };
+        let absent = absent_of(&*self.store, lease)?;
+        entry.missing.store(absent, Ordering::Relaxed);
+        if absent > 0 {
+            tracing::warn!(%lease, absent, "blocks of a lease came and are not here");
+            return Ok(());
+        }
         self.store
             .update_lease(lease, &info_of(&entry.held, true))?;
         entry.complete = true;
-        entry.missing.store(0, Ordering::Relaxed);
         Ok(())
     }
 
     /// There is no room for a lease's blocks.
     pub(super) fn give_up(&self, lease: LeaseId) -> Result<(), store::Error> {
         tracing::info!(%lease, "there is no room for the blocks of a lease");
+        let mut entries = self.entries();
+        self.remove(lease)?;
         let now = self.clock.now();
         let mut full = self.full();
         full.retain(|_, until| *until > now);
-        self.entries().retain(|key, entry| {
+        entries.retain(|key, entry| {
             let stays = entry.lease != lease;
             if !stays && full.len() < MAX_FULL {
                 full.insert(*key, now.after(FULL_FOR));
             }
             stays
         });
-        drop(full);
-        self.store.remove_lease(lease).map(drop)
+        Ok(())
+    }
+
+    /// Removes a lease from the store. What is gone already needs no removing.
+    fn remove(&self, lease: LeaseId) -> Result<(), store::Error> {
+        match self.store.remove_lease(lease) {
+            Ok(_) | Err(store::Error::NoSuchLease(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn full(&self) -> MutexGuard<'_, HashMap<Key, Timestamp>> {
@@ -355,7 +462,7 @@ impl Book {
         let passed = lease.terms().holder != self.local;
         let received = if passed {
             lease.validate_passed(now).map_err(invalid)?;
-            Held::passed(lease, now)
+            Held::new(lease, now)
         } else {
             lease.validate(&self.local, now).map_err(invalid)?;
             Held::new(lease, now)
@@ -363,10 +470,15 @@ impl Book {
         let lease = received.lease();
         let key = (*lease.owner(), lease.terms().name);
         let mut entries = self.entries();
+        let (mut is_from_machine, mut is_proven) = (!passed, !passed);
         if let Some(entry) = entries.get_mut(&key) {
+            // Who has been passed a lease has its message as well, and must not pass for the machine by sending it back.
+            is_from_machine &= entry.heard.is_none_or(|by| by.peer == peer);
+            is_proven &= entry.heard.is_some_and(|by| by.is_proven);
             match entry.held.renewed_by(received).map_err(invalid)? {
                 Renewal::Nothing => {}
                 Renewal::Longer(held) => {
+                    (is_from_machine, is_proven) = (!passed, !passed);
                     let info = info_of(&held, entry.complete);
                     self.store.update_lease(entry.lease, &info)?;
                     entry.held = *held;
@@ -386,7 +498,8 @@ impl Book {
             if received.is_over(now) || (passed && entries.values().any(is_here)) {
                 return Err(No::Refused(Refusal::Invalid));
             }
-            self.check_room(&entries, lease)?;
+            self.check_released(&key, lease)?;
+            self.check_room(&entries, peer, lease)?;
             let held = received;
             let entry = Entry {
                 lease: self.store.begin_lease(&info_of(&held, false))?,
@@ -397,6 +510,7 @@ impl Book {
                 missing: Arc::default(),
                 from: None,
                 heard: None,
+                moved: (Instant::now(), u64::MAX),
             };
             entries.insert(key, entry);
         }
@@ -404,31 +518,71 @@ impl Book {
             .get_mut(&key)
             .expect("it was there or put there above");
         entry.from = Some(peer);
-        if !passed {
-            entry.heard = Some((peer, now));
+        if is_from_machine {
+            entry.heard = Some(Speaker {
+                peer,
+                at: now,
+                is_proven,
+            });
         }
         match self.list(entry, ids) {
             Ok(()) => Ok(self.state(entry)),
+            // The store may do better the next time.
+            Err(No::Store(error)) => Err(No::Store(error)),
             Err(no) => {
                 // What does not fit its lease, or does not fit here, is not kept at all.
                 let lease = entry.lease;
+                self.remove(lease)?;
                 entries.remove(&key);
-                self.store.remove_lease(lease)?;
                 Err(no)
             }
         }
     }
 
-    fn check_room(&self, entries: &HashMap<Key, Entry>, lease: &Lease) -> Result<(), No> {
+    /// A lease that was ended does not come back by the message that once began it.
+    fn check_released(&self, key: &Key, lease: &Lease) -> Result<(), No> {
+        let stored = self
+            .store
+            .records()
+            .get(RecordTable::Released, &released_key(key))?;
+        match stored.and_then(|value| read_released(&value)) {
+            Some((sequence, _)) if lease.terms().sequence <= sequence => {
+                Err(No::Refused(Refusal::Invalid))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_room(
+        &self,
+        entries: &HashMap<Key, Entry>,
+        peer: PeerId,
+        lease: &Lease,
+    ) -> Result<(), No> {
         let of_owner = entries.keys().filter(|(owner, _)| owner == lease.owner());
         if of_owner.count() >= self.lend.leases_per_owner {
             return Err(No::Refused(Refusal::TooMany));
         }
-        let listed = entries
-            .values()
-            .map(|entry| entry.held.lease().terms().blocks);
-        let refs = listed.sum::<u64>().saturating_add(lease.terms().blocks);
-        if !self.has_room() || refs.saturating_mul(REF_BYTES) > self.lend.bytes / REF_SHARE {
+        let of_peer = entries.iter().filter(|(_, e)| e.from == Some(peer));
+        let owners: HashSet<&[u8; 32]> = of_peer.clone().map(|((owner, _), _)| owner).collect();
+        if owners.len() >= MAX_OWNERS_PER_PEER && !owners.contains(lease.owner()) {
+            return Err(No::Refused(Refusal::TooMany));
+        }
+        let blocks = |entry: &Entry| entry.held.lease().terms().blocks;
+        let refs = |listed: u64| {
+            let refs = listed.saturating_add(lease.terms().blocks);
+            refs.saturating_mul(REF_BYTES)
+        };
+        let most = self.lend.bytes / REF_SHARE;
+        let most_open = (most / OPEN_SHARE).max(OPEN_BLOCKS * REF_BYTES);
+        let all = refs(entries.values().map(blocks).sum());
+        // What is only said to come must not keep others away.
+        let open: Vec<u64> = of_peer
+            .filter(|(_, entry)| !entry.complete)
+            .map(|(_, entry)| blocks(entry))
+            .collect();
+        let is_too_open = !open.is_empty() && refs(open.iter().sum()) > most_open;
+        if !self.has_room() || all > most || is_too_open {
             return Err(No::Refused(Refusal::Full));
         }
         Ok(())
@@ -437,7 +591,8 @@ impl Book {
     /// Takes in the next ids of a lease's list. Those that are known already change nothing.
     fn list(&self, entry: &mut Entry, ids: &[BlockId]) -> Result<(), No> {
         let terms = entry.held.lease().terms();
-        let Some(list) = &mut entry.list else {
+        // The entry changes only once the store did.
+        let Some(mut list) = entry.list.clone() else {
             return Ok(());
         };
         let known = ids.iter().take_while(|id| entry.last >= Some(**id)).count();
@@ -453,10 +608,11 @@ impl Book {
             .missing
             .fetch_add(absent.len() as u64, Ordering::Relaxed);
         entry.last = new.last().copied().or(entry.last);
+        entry.list = Some(list.clone());
         if list.count() < terms.blocks {
             return Ok(());
         }
-        if list.clone().finish() != terms.digest {
+        if list.finish() != terms.digest {
             return Err(No::Refused(Refusal::Invalid));
         }
         // Blocks that are here for somebody else cost nothing; of the others only the average size is known.
@@ -476,7 +632,21 @@ impl Book {
         let entry = entries.get(&key).ok_or(No::Refused(Refusal::Unknown))?;
         let now = self.clock.now();
         entry.held.check_release(release, now).map_err(invalid)?;
-        self.store.remove_lease(entry.lease)?;
+        let until = Timestamp(
+            entry
+                .held
+                .lease()
+                .terms()
+                .until
+                .0
+                .saturating_add(MAX_SKEW_MS),
+        );
+        let value = [release.sequence().to_be_bytes(), until.0.to_be_bytes()].concat();
+        let shelf = self.store.records();
+        if let Err(error) = shelf.put(RecordTable::Released, &released_key(&key), &value) {
+            tracing::warn!(%error, "that a lease was ended is not remembered");
+        }
+        self.remove(entry.lease)?;
         entries.remove(&key);
         drop(entries);
         Ok(Answer::State(State {
@@ -489,19 +659,53 @@ impl Book {
         if !self.entries().contains_key(&key) {
             return Err(No::Refused(Refusal::Unknown));
         }
-        let mut proofs = Vec::new();
+        let (mut proofs, mut lost) = (Vec::new(), 0);
         for id in ids {
-            proofs.push(match self.store.get(*id) {
-                Ok(block) => block.map(|block| proof(nonce, block.bytes())),
+            let block = match self.store.get(*id) {
+                Ok(block) => block,
                 Err(store::Error::Corrupt { id }) => {
+                    tracing::warn!(%id, "a leased block is damaged: removing it, to fetch it again");
                     self.store.remove_corrupt(id)?;
                     None
                 }
                 Err(error) => return Err(error.into()),
-            });
+            };
+            if block.is_none() {
+                let stat = self.store.stat(*id)?;
+                lost += u64::from(stat.is_some_and(|stat| stat.leases > 0));
+            }
+            proofs.push(block.map(|block| proof(nonce, block.bytes())));
+        }
+        if lost > 0 {
+            self.reopen(&key, lost)?;
         }
         Ok(Answer::Proofs(proofs))
     }
+
+    /// Blocks of a whole lease are gone: it is filled again, and says so until it is.
+    fn reopen(&self, key: &Key, lost: u64) -> Result<(), store::Error> {
+        let mut entries = self.entries();
+        let Some(entry) = entries.get_mut(key).filter(|entry| entry.complete) else {
+            return Ok(());
+        };
+        self.store
+            .update_lease(entry.lease, &info_of(&entry.held, false))?;
+        entry.complete = false;
+        entry.missing.store(lost, Ordering::Relaxed);
+        entry.moved = (Instant::now(), u64::MAX);
+        Ok(())
+    }
+}
+
+fn released_key((owner, name): &Key) -> Vec<u8> {
+    [owner.as_slice(), name].concat()
+}
+
+/// The sequence that was ended, and until when that has to be known.
+fn read_released(value: &[u8]) -> Option<(u64, Timestamp)> {
+    let (sequence, until) = value.split_at_checked(8)?;
+    let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
+    Some((number(sequence)?, Timestamp(number(until)?)))
 }
 
 /// Why a peer does not get what it asked for.
@@ -530,6 +734,21 @@ fn info_of(held: &Held, complete: bool) -> LeaseInfo {
         blocks: terms.blocks,
         bytes: terms.bytes,
         complete,
+    }
+}
+
+/// How many blocks of a lease are not here.
+fn absent_of(store: &dyn Store, lease: LeaseId) -> Result<u64, store::Error> {
+    let (mut absent, mut after) = (0, None);
+    loop {
+        let ids = store.lease_blocks(lease, after, PAGE)?;
+        let Some(last) = ids.last().copied() else {
+            return Ok(absent);
+        };
+        for id in ids {
+            absent += u64::from(!store.has(id)?);
+        }
+        after = Some(last);
     }
 }
 

@@ -15,7 +15,10 @@ use tokio::time::Instant;
 use super::book::{Book, Mine};
 use super::circle::{self, Facts, Heard, Kept, Limits, PeerName, Subject};
 use super::{Candidates, on_worker};
+use crate::block::Block;
 use crate::depot::Depot;
+use crate::id::BlockId;
+use crate::net::exchange;
 use crate::net::replica::{Answer, MAX_OFFERED, MAX_PAGE_IDS, Refusal, Request, Wish};
 use crate::store::{self, RecordTable};
 use crate::time::{Clock, Timestamp};
@@ -24,6 +27,8 @@ use crate::time::{Clock, Timestamp};
 const EVERY: Duration = Duration::from_secs(60);
 /// How often members are asked what they keep, and what was heard is written.
 const TALK_EVERY: Duration = Duration::from_secs(30 * 60);
+/// How long to wait for the block that a member is to show.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most backups that are looked after in this way.
 const MAX_SUBJECTS: usize = 4096;
 /// Most other holders of one backup that are remembered.
@@ -112,7 +117,15 @@ impl Passer {
         let now = self.clock.now();
         let mine: BTreeMap<Subject, Mine> =
             self.book.shared().into_iter().take(MAX_SUBJECTS).collect();
-        self.known.retain(|subject, _| mine.contains_key(subject));
+        let gone = self
+            .known
+            .extract_if(.., |subject, _| !mine.contains_key(subject));
+        for (subject, _) in gone {
+            let shelf = self.depot.store().records();
+            if let Err(error) = shelf.remove(RecordTable::Circle, &key_of(&subject)) {
+                tracing::debug!(%error, "what was heard of other holders is not forgotten");
+            }
+        }
         for (subject, one) in &mine {
             let shelf = self.depot.store().records();
             let kept = self.known.entry(*subject).or_insert_with(|| {
@@ -122,7 +135,9 @@ impl Passer {
             });
             let terms = one.lease.terms();
             (kept.copies, kept.bytes) = (terms.copies, terms.bytes);
-            if let Some((asker, at)) = &one.heard {
+            let is_sure =
+                |asker| one.is_proven || kept.asker.as_ref().is_none_or(|known| known == asker);
+            if let Some((asker, at)) = one.heard.as_ref().filter(|(asker, _)| is_sure(asker)) {
                 kept.asker = Some(asker.clone());
                 if *at > kept.owner.at {
                     kept.owner = Heard::now(*at);
@@ -152,11 +167,44 @@ impl Passer {
                 };
                 let now = self.clock.now();
                 for (subject, wish) in page.iter().zip(wishes) {
-                    if let Some(kept) = self.known.get_mut(subject) {
-                        kept.told(peer.to_bytes(), wish == Wish::Have, now);
+                    let has = match mine.get(subject).filter(|_| wish == Wish::Have) {
+                        Some(one) => self.shows(peer, one).await,
+                        None => Some(false),
+                    };
+                    if let (Some(has), Some(kept)) = (has, self.known.get_mut(subject)) {
+                        kept.told(peer.to_bytes(), has, now);
                     }
                 }
             }
+        }
+    }
+
+    /// Whether a member that says it keeps a backup can show a block of it, chosen by chance; nothing when it can't be asked now.
+    async fn shows(&self, peer: PeerId, one: &Mine) -> Option<bool> {
+        let (store, lease) = (self.depot.store().clone(), one.id);
+        let chosen = on_worker(move || {
+            let mut digest = [0; 48];
+            digest[..32].copy_from_slice(&rand::random::<[u8; 32]>());
+            let start = BlockId::from_sha384(digest);
+            let found = store.lease_blocks(lease, Some(start), 1)?;
+            Ok(match found.is_empty() {
+                true => store.lease_blocks(lease, None, 1)?,
+                false => found,
+            })
+        });
+        let id = chosen.await.ok().flatten()?.first().copied()?;
+        let exchange = self.depot.net().exchange();
+        let answers = match exchange.fetch(peer, vec![id], PROOF_TIMEOUT).await {
+            Ok(answers) => answers,
+            Err(error) => return (!error.is_retryable()).then_some(false),
+        };
+        match answers.into_iter().next() {
+            Some((_, exchange::Answer::Block(bytes))) => {
+                let checked = tokio::task::spawn_blocking(move || Block::verify(id, bytes).is_ok());
+                checked.await.ok()
+            }
+            Some((_, exchange::Answer::Busy)) => None,
+            _ => Some(false),
         }
     }
 
@@ -187,7 +235,14 @@ impl Passer {
             let (Some(one), Ok(peer)) = (mine.get(&subject), PeerId::from_bytes(&name)) else {
                 continue;
             };
-            let said = self.offer(peer, one).await;
+            let mut said = self.offer(peer, one).await;
+            if matches!(said, Ok(Some(Said::Whole))) {
+                match self.shows(peer, one).await {
+                    Some(true) => {}
+                    Some(false) => said = Ok(Some(Said::No)),
+                    None => said = Ok(None),
+                }
+            }
             let Some(kept) = self.known.get_mut(&subject) else {
                 continue;
             };
@@ -233,7 +288,7 @@ impl Passer {
                 };
                 let is_known = listed < state.listed;
                 let (store, lease) = (self.depot.store().clone(), one.id);
-                let page = on_worker(move || Ok(Some(store.lease_blocks(lease, after, want)?)));
+                let page = on_worker(move || store.lease_blocks(lease, after, want));
                 let page = page.await?.unwrap_or_default();
                 let Some(last) = page.last() else {
                     return Ok(Some(Said::No));

@@ -21,6 +21,8 @@ pub struct Limits {
     pub popular_share: u64,
     /// Part of it that copies may take with those that are handed over: one in so many.
     pub hand_over_share: u64,
+    /// Part of either that what one stranger offered may take: one in so many.
+    pub stranger_share: u64,
     /// Part of the quota that stays free of copies for others: one in so many.
     pub spare_share: u64,
 }
@@ -32,6 +34,7 @@ impl Default for Limits {
             in_flight: 64,
             popular_share: 4,
             hand_over_share: 2,
+            stranger_share: 8,
             spare_share: 16,
         }
     }
@@ -48,6 +51,8 @@ pub struct Room {
     pub cached: u64,
     /// Cached blocks that others offered, and those that are on their way.
     pub taken: u64,
+    /// Those of them that the peer offered, when it is no member of a ring of ours.
+    pub of_stranger: Option<u64>,
     /// Decayed number of requests for the coldest cached block; infinite when there is none.
     pub coldest: f64,
 }
@@ -91,7 +96,8 @@ pub fn decide(
     let most_taken = (room.cached.saturating_add(room.free)) / share.max(1);
     let spare = room.quota / limits.spare_share.max(1);
     let mut free = room.free.saturating_sub(spare);
-    let mut taken = room.taken;
+    let (mut taken, mut of_stranger) = (room.taken, room.of_stranger);
+    let most_of_stranger = most_taken / limits.stranger_share.max(1);
     let mut load = *load;
     let mut seen: BTreeSet<BlockId> = BTreeSet::new();
     let wish = |(at, block): (usize, &Offered)| {
@@ -109,11 +115,13 @@ pub fn decide(
             return Wish::Refuse(Refusal::Busy);
         }
         let fits = bytes <= free || block.rate > room.coldest;
-        if !fits || taken.saturating_add(bytes) > most_taken {
+        let is_too_much = of_stranger.is_some_and(|of| of.saturating_add(bytes) > most_of_stranger);
+        if !fits || is_too_much || taken.saturating_add(bytes) > most_taken {
             return Wish::Refuse(Refusal::Full);
         }
         free = free.saturating_sub(bytes);
         taken = taken.saturating_add(bytes);
+        of_stranger = of_stranger.map(|of| of.saturating_add(bytes));
         load.of_peer += 1;
         load.all += 1;
         seen.insert(block.id);
@@ -151,6 +159,7 @@ mod tests {
             free: 1500 * MIB,
             cached: 100 * MIB,
             taken: 0,
+            of_stranger: None,
             coldest: 0.0,
         }
     }
@@ -266,6 +275,24 @@ mod tests {
     }
 
     #[test]
+    fn one_stranger_takes_only_a_part_of_the_share() {
+        let at = |of| Room {
+            taken: 60 * MIB,
+            of_stranger: Some(of),
+            ..room()
+        };
+        let two = [block(1, MIB as u32), block(2, MIB as u32)];
+        for (why, most) in [(Why::Popular, 50 * MIB), (Why::HandOver, 100 * MIB)] {
+            assert_eq!(say(why, &two, &at(most - MIB)), [Wish::Want, FULL]);
+            let member = Room {
+                of_stranger: None,
+                ..at(0)
+            };
+            assert_eq!(say(why, &two, &member), [Wish::Want, Wish::Want]);
+        }
+    }
+
+    #[test]
     fn a_full_store_takes_only_what_is_hotter() {
         let full = Room {
             free: 100 * MIB,
@@ -317,7 +344,8 @@ mod tests {
             all in 0usize..70,
         ) {
             let [quota, free, cached, taken] = numbers;
-            let room = Room { quota, free, cached, taken, coldest };
+            let of_stranger = is_popular.then_some(taken);
+            let room = Room { quota, free, cached, taken, of_stranger, coldest };
             let limits = Limits::default();
             let why = if is_popular { Why::Popular } else { Why::HandOver };
             let wishes = decide(why, &offered, &room, &Load { of_peer, all }, &limits);

@@ -438,6 +438,7 @@ impl Mesh<'_> {
             free: bytes(CACHE - node.cache.len()),
             cached: bytes(node.cache.len()),
             taken: bytes(node.taken.len()),
+            of_stranger: None,
             coldest: cached.fold(f64::INFINITY, f64::min),
         };
         let offered: Vec<Offered> = blocks

@@ -45,8 +45,8 @@ pub struct Taker {
     /// Blocks that are being fetched: from whom, and their sizes.
     coming: HashMap<BlockId, (PeerId, u32)>,
     fetches: JoinSet<Fetched>,
-    /// Blocks that were taken, and their sizes.
-    taken: HashMap<BlockId, u32>,
+    /// Blocks that were taken: from whom, and their sizes.
+    taken: HashMap<BlockId, (PeerId, u32)>,
     /// Peers that are not heard, and until when.
     resting: HashMap<PeerId, Instant>,
     /// Offers in the minute that began then.
@@ -86,8 +86,14 @@ impl Taker {
         }
     }
 
-    /// Answers an offer and starts to fetch what is taken.
-    pub async fn answer(&mut self, peer: PeerId, why: Why, blocks: Vec<(BlockId, u32)>) -> Answer {
+    /// Answers an offer and starts to fetch what is taken. Of what a peer that is no member of a ring offers, only so much is.
+    pub async fn answer(
+        &mut self,
+        peer: PeerId,
+        is_member: bool,
+        why: Why,
+        blocks: Vec<(BlockId, u32)>,
+    ) -> Answer {
         if let Err(refusal) = self.admit(peer, blocks.len()) {
             return Answer::Refused(refusal);
         }
@@ -117,6 +123,11 @@ impl Taker {
         };
         let coming = self.coming.values().map(|(_, bytes)| u64::from(*bytes));
         room.taken = room.taken.saturating_add(coming.sum());
+        room.of_stranger = (!is_member).then(|| {
+            let all = self.taken.values().chain(self.coming.values());
+            let of_peer = all.filter(|(of, _)| *of == peer);
+            of_peer.map(|(_, bytes)| u64::from(*bytes)).sum()
+        });
         let offered: Vec<Offered> = blocks
             .iter()
             .zip(is_here)
@@ -204,7 +215,7 @@ impl Taker {
             is_honest &= block.bytes == Some(block.said);
             if let (true, Some(bytes)) = (block.is_kept, block.bytes) {
                 kept += 1;
-                self.taken.insert(block.id, bytes);
+                self.taken.insert(block.id, (peer, bytes));
             }
         }
         Traffic::add(&self.depot.traffic().taken_blocks, kept);
@@ -229,7 +240,7 @@ fn full(block: &Offered) -> Wish {
 fn look(
     store: &dyn Store,
     blocks: &[(BlockId, u32)],
-    taken: &mut HashMap<BlockId, u32>,
+    taken: &mut HashMap<BlockId, (PeerId, u32)>,
     rate: impl Fn(&BlockId) -> f64,
     limits: &accept::Limits,
 ) -> Result<(Room, Vec<bool>), store::Error> {
@@ -251,11 +262,13 @@ fn look(
         quota: usage.quota,
         free,
         cached: usage.cached_bytes,
-        taken: taken.values().map(|bytes| u64::from(*bytes)).sum(),
+        taken: taken.values().map(|(_, bytes)| u64::from(*bytes)).sum(),
+        of_stranger: None,
         coldest: f64::INFINITY,
     };
     // Only when the answer may depend on it.
     let share = (room.cached.saturating_add(free)) / limits.popular_share.max(1);
+    let share = share / limits.stranger_share.max(1);
     if room.taken.saturating_add(offered) > share || taken.len() + 2 * MAX_OFFERED > MAX_TAKEN {
         let mut gone = Vec::new();
         for id in taken.keys() {
@@ -267,7 +280,7 @@ fn look(
         for id in gone {
             taken.remove(&id);
         }
-        room.taken = taken.values().map(|bytes| u64::from(*bytes)).sum();
+        room.taken = taken.values().map(|(_, bytes)| u64::from(*bytes)).sum();
     }
     let spare = room.quota / limits.spare_share.max(1);
     if free.saturating_sub(spare) < offered {

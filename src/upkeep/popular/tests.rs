@@ -264,14 +264,17 @@ async fn what_can_not_be_an_offer_is_refused_before_anything_else() {
         .map(|n| (BlockId::from_sha384([n; 48]), 9))
         .collect();
     let invalid = Answer::Refused(Refusal::Invalid);
-    assert_eq!(taker.answer(from, Why::Popular, Vec::new()).await, invalid);
     assert_eq!(
-        taker.answer(from, Why::Popular, many.clone()).await,
+        taker.answer(from, false, Why::Popular, Vec::new()).await,
+        invalid
+    );
+    assert_eq!(
+        taker.answer(from, false, Why::Popular, many.clone()).await,
         invalid
     );
     // Of as many as may be offered one peer's share is fetched; nobody has them, and the peer is not heard any more.
     let most = many[..MAX_OFFERED].to_vec();
-    let Answer::Wishes(wishes) = taker.answer(from, Why::HandOver, most).await else {
+    let Answer::Wishes(wishes) = taker.answer(from, false, Why::HandOver, most).await else {
         panic!("they are looked at");
     };
     let wanted = wishes.iter().filter(|wish| **wish == Wish::Want).count();
@@ -279,7 +282,9 @@ async fn what_can_not_be_an_offer_is_refused_before_anything_else() {
     mesh.b.stop();
     let fetched = taker.ended().await;
     taker.settle(fetched);
-    let answer = taker.answer(from, Why::HandOver, many[..1].to_vec()).await;
+    let answer = taker
+        .answer(from, false, Why::HandOver, many[..1].to_vec())
+        .await;
     assert_eq!(answer, Answer::Refused(Refusal::Unwilling));
     assert_eq!(mesh.b.traffic().taken_blocks.load(Ordering::Relaxed), 0);
     mesh.workers.stop(LONG).await;

@@ -1,0 +1,295 @@
+//! What goes wrong, or is done on purpose, to a holder and to those whose blocks it keeps.
+
+use super::tests::{
+    DAY_MS, LONG, ask, blocks, clock, hold, lease, machine, memory, node, owner, owner_key, pair,
+    shared_lease,
+};
+use super::*;
+use crate::block::Block;
+use crate::lease::{Lease, Release};
+use crate::net::replica::Request;
+use crate::store::{MemoryStore, StoreOptions};
+use crate::time::ManualClock;
+
+struct Bench {
+    clock: Arc<ManualClock>,
+    store: Arc<dyn Store>,
+    local: PeerId,
+    book: Book,
+}
+
+fn bench(lend: u64) -> Bench {
+    let clock = clock();
+    let store = memory(&clock);
+    let local = PeerId::random();
+    let lend = Lend::of_bytes(lend);
+    let book = Book::open(store.clone(), clock.clone(), lend, local.to_bytes()).expect("opens");
+    Bench {
+        clock,
+        store,
+        local,
+        book,
+    }
+}
+
+fn ids_of(blocks: &[Block]) -> Vec<BlockId> {
+    blocks.iter().map(Block::id).collect()
+}
+
+impl Bench {
+    fn keep(&self, peer: PeerId, lease: &Lease, ids: &[BlockId]) -> Answer {
+        let request = Request::Keep {
+            lease: Box::new(lease.clone()),
+            ids: ids.to_vec(),
+        };
+        self.book.answer(peer, request)
+    }
+
+    fn lease(&self, name: u8, sequence: u64, ids: &[BlockId]) -> Lease {
+        *shared_lease(self.local, name, sequence, ids, self.clock.now(), 2)
+    }
+
+    /// A whole lease of these blocks.
+    fn whole(&self, peer: PeerId, name: u8, blocks: &[Block]) -> Lease {
+        let ids = ids_of(blocks);
+        let lease = self.lease(name, 1, &ids);
+        let answer = self.keep(peer, &lease, &ids);
+        assert!(matches!(answer, Answer::State(_)), "{answer:?}");
+        self.store.put(blocks, Keep::Cached).expect("room");
+        let job = &self.book.jobs()[0];
+        self.book.complete(job.lease).expect("completes");
+        lease
+    }
+}
+
+#[tokio::test]
+async fn what_had_no_room_is_never_called_durable() {
+    let clock = clock();
+    let small: Arc<dyn Store> = Arc::new(MemoryStore::new(StoreOptions {
+        clock: clock.clone(),
+        quota: crate::size::ByteSize(100_000),
+        ..StoreOptions::default()
+    }));
+    let pin = small.begin_pin("most of it").expect("begins");
+    let mine = Block::new(vec![7; 90_000].into()).expect("a block");
+    small.put(&[mine], Keep::Pinned(pin)).expect("room");
+    let (a, b) = (node(memory(&clock)).await, node(small).await);
+    let address = b.net().listen_addresses()[0].clone();
+    a.net().peers().connect(address).await.expect("it connects");
+    let workers = hold(&b, &clock, 1 << 30);
+    let blocks = blocks(20);
+    a.store().put(&blocks, Keep::Cached).expect("room");
+    let ids = ids_of(&blocks);
+    let lease = lease(b.net().peer_id(), 1, 1, &ids, clock.now());
+    ask(&a, &b, Request::Keep { lease, ids }).await;
+    let given_up = async {
+        loop {
+            let request = Request::State {
+                owner: owner_key(),
+                name: [1; 16],
+            };
+            match ask(&a, &b, request).await {
+                Answer::State(state) => assert!(!state.durable, "{state:?}"),
+                Answer::Refused(Refusal::Unknown) => return,
+                other => panic!("{other:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LONG, given_up)
+        .await
+        .expect("it gives up");
+    workers.stop(LONG).await;
+}
+
+#[test]
+fn a_lease_is_whole_only_with_all_its_blocks() {
+    let bench = bench(1 << 30);
+    let blocks = blocks(5);
+    let ids = ids_of(&blocks);
+    bench.keep(PeerId::random(), &bench.lease(1, 1, &ids), &ids);
+    bench.store.put(&blocks[1..], Keep::Cached).expect("room");
+    let lease = bench.book.jobs()[0].lease;
+    bench.book.complete(lease).expect("reads");
+    assert_eq!(bench.book.jobs().len(), 1, "one is missing");
+    assert!(!bench.store.leases().expect("reads")[0].1.complete);
+}
+
+#[test]
+fn who_sends_back_a_lease_does_not_pass_for_the_owner() {
+    let bench = bench(1 << 30);
+    let (machine, thief) = (PeerId::random(), PeerId::random());
+    let lease = bench.whole(machine, 1, &blocks(3));
+    let heard = || {
+        let mut shared = bench.book.shared();
+        let (_, mine) = shared.pop_first().expect("one");
+        mine.heard.expect("somebody")
+    };
+    let before = (machine.to_bytes(), bench.clock.now());
+    bench.clock.advance(Duration::from_secs(3600));
+    bench.keep(thief, &lease, &[]);
+    assert_eq!(heard(), before);
+    bench.keep(machine, &lease, &[]);
+    assert_eq!(heard(), (machine.to_bytes(), bench.clock.now()));
+    // A longer lease is the machine's own, whatever its peer is called by now.
+    let ids = ids_of(&blocks(3));
+    let moved = PeerId::random();
+    bench.keep(moved, &bench.lease(1, 2, &ids), &[]);
+    assert_eq!(heard().0, moved.to_bytes());
+}
+
+#[test]
+fn what_is_only_said_to_come_does_not_hold_the_room_for_long() {
+    // References to 1600 blocks fit.
+    let bench = bench(1600 * 160 * 4);
+    let (liar, friend) = (PeerId::random(), PeerId::random());
+    let all = ids_of(&blocks(400));
+    let few = &all[..1];
+    for name in [1, 2] {
+        let lease = bench.lease(name, 1, &all);
+        let answer = bench.keep(liar, &lease, &[]);
+        let expected = Answer::Refused(Refusal::Full);
+        assert_eq!(answer == expected, name == 2, "{name}: {answer:?}");
+    }
+    let answer = bench.keep(friend, &bench.lease(3, 1, few), few);
+    assert!(matches!(answer, Answer::State(_)), "{answer:?}");
+    let up = Instant::now();
+    assert_eq!(bench.book.expire(up).expect("expires"), 0);
+    let at = up + book::LIST_TIME;
+    assert_eq!(bench.book.expire(at).expect("expires"), 1);
+    // The other one's list is whole; it is waited for longer.
+    assert_eq!(bench.book.jobs().len(), 1);
+    let at = up + book::FILL_TIME;
+    assert_eq!(bench.book.expire(at).expect("expires"), 1);
+    assert!(bench.store.leases().expect("reads").is_empty());
+}
+
+#[test]
+fn one_peer_brings_only_so_many_owners() {
+    let bench = bench(1 << 30);
+    let peer = PeerId::random();
+    let ids = ids_of(&blocks(1));
+    let of_owner = |n: u8| {
+        let owner = ed25519_dalek::SigningKey::from_bytes(&[100 + n; 32]);
+        let key = owner.verifying_key().to_bytes();
+        let certificate = crate::head::certify(&owner, &machine().verifying_key().to_bytes());
+        let terms = bench.lease(n, 1, &ids).terms().clone();
+        Lease::sign(&key, &machine(), &certificate, terms)
+    };
+    for n in 0..=book::MAX_OWNERS_PER_PEER as u8 {
+        let answer = bench.keep(peer, &of_owner(n), &ids);
+        let is_last = usize::from(n) == book::MAX_OWNERS_PER_PEER;
+        let refused = answer == Answer::Refused(Refusal::TooMany);
+        assert_eq!(refused, is_last, "{n}: {answer:?}");
+    }
+}
+
+#[test]
+fn a_lease_that_was_ended_does_not_come_back() {
+    let bench = bench(1 << 30);
+    let peer = PeerId::random();
+    let blocks = blocks(3);
+    let ids = ids_of(&blocks);
+    let lease = bench.whole(peer, 1, &blocks);
+    let release = Release::by_owner(&owner(), [1; 16], 1, bench.clock.now());
+    let answer = bench.book.answer(peer, Request::Release(Box::new(release)));
+    assert!(matches!(answer, Answer::State(_)), "{answer:?}");
+    let refused = Answer::Refused(Refusal::Invalid);
+    assert_eq!(bench.keep(peer, &lease, &ids), refused);
+    // Nor after a restart.
+    let again = Bench {
+        book: Book::open(
+            bench.store.clone(),
+            bench.clock.clone(),
+            Lend::of_bytes(1 << 30),
+            bench.local.to_bytes(),
+        )
+        .expect("opens"),
+        clock: bench.clock.clone(),
+        store: bench.store.clone(),
+        local: bench.local,
+    };
+    again.book.expire(Instant::now()).expect("expires");
+    assert_eq!(again.keep(peer, &lease, &ids), refused);
+    let newer = again.lease(1, 2, &ids);
+    assert!(matches!(again.keep(peer, &newer, &ids), Answer::State(_)));
+    // It is forgotten when the lease would be over.
+    let shelf = bench.store.records();
+    assert_eq!(shelf.len(crate::store::RecordTable::Released), 1);
+    bench.clock.advance(Duration::from_millis(92 * DAY_MS));
+    again.book.expire(Instant::now()).expect("expires");
+    assert!(shelf.is_empty(crate::store::RecordTable::Released));
+}
+
+#[test]
+fn a_block_that_is_found_missing_is_fetched_again() {
+    let bench = bench(1 << 30);
+    let peer = PeerId::random();
+    let blocks = blocks(3);
+    let ids = ids_of(&blocks);
+    bench.whole(peer, 1, &blocks);
+    bench.store.discard(ids[1]).expect("it is here");
+    let prove = || {
+        let prove = Request::Prove {
+            owner: owner_key(),
+            name: [1; 16],
+            nonce: [5; 32],
+            ids: ids.clone(),
+        };
+        match bench.book.answer(peer, prove) {
+            Answer::Proofs(proofs) => proofs.iter().filter(|proof| proof.is_some()).count(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(prove(), 2);
+    assert!(!bench.store.leases().expect("reads")[0].1.complete);
+    let job = bench.book.jobs().remove(0);
+    assert_eq!(job.missing.load(Ordering::Relaxed), 1);
+    bench.store.put(&blocks, Keep::Cached).expect("room");
+    bench.book.complete(job.lease).expect("completes");
+    assert_eq!((prove(), bench.book.jobs().len()), (3, 0));
+    // What no lease is about says nothing of a lease.
+    let other = Block::new(vec![1; 9].into()).expect("a block").id();
+    let prove = Request::Prove {
+        owner: owner_key(),
+        name: [1; 16],
+        nonce: [5; 32],
+        ids: vec![other],
+    };
+    bench.book.answer(peer, prove);
+    assert!(bench.book.jobs().is_empty());
+}
+
+/// Filling a lease of ids that nobody has ends after a turn, and goes on where it was.
+#[tokio::test]
+async fn made_up_leases_leave_turns_to_others() {
+    let clock = clock();
+    let (a, b) = pair(&clock).await;
+    let made_up = ids_of(&blocks(200));
+    let lease = lease(b.net().peer_id(), 1, 1, &made_up, clock.now());
+    let lend = Lend::of_bytes(1 << 30);
+    let local = b.net().peer_id().to_bytes();
+    let book = Book::open(b.store().clone(), clock.clone(), lend, local).expect("opens");
+    let keep = Request::Keep {
+        lease,
+        ids: made_up,
+    };
+    book.answer(a.net().peer_id(), keep);
+    tokio::time::pause();
+    let began = Instant::now();
+    let mut progress = Progress::default();
+    let mut turns = 0;
+    let missing = loop {
+        let job = book.jobs().remove(0);
+        let turn = Instant::now();
+        match pull(&b, &book, job, progress).await.expect("reads") {
+            Pulled::Paused(now) => progress = now,
+            Pulled::Missing(missing) => break missing,
+            Pulled::All | Pulled::Full => panic!("nobody has them"),
+        }
+        assert!(turn.elapsed() < TURN + 2 * PATIENCE, "{:?}", turn.elapsed());
+        turns += 1;
+    };
+    assert_eq!(missing, 200);
+    assert!(turns > 0, "all in one turn: {:?}", began.elapsed());
+}
