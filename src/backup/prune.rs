@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::journal::{Journal, JournalReader};
 use self::repack::Repack;
+pub use self::repack::Replacing;
 use super::archive::{Archive, Found, Search, blocking};
 use super::error::Error;
 use super::log::{Log, Logged};
@@ -57,6 +58,8 @@ pub struct PruneOptions {
     pub journal_dir: PathBuf,
     /// Packs of which less than this share, in percent, is used by snapshots of this machine are written anew. 0: none.
     pub repack_below_percent: u8,
+    /// Who is told what takes the place of what.
+    pub replacing: Option<Replacing>,
 }
 
 /// What a prune did; after a dry run, what one would do.
@@ -313,6 +316,7 @@ impl Prune<'_> {
             member: self.member,
             monitor: self.monitor,
             below_percent: options.repack_below_percent,
+            replacing: options.replacing.clone(),
         })
     }
 
