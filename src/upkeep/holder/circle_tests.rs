@@ -27,6 +27,7 @@ fn facts(owner: u32, others: &[(u8, u32)], online: &[u8]) -> Facts {
             .map(|(n, ago)| (vec![*n], heard(*ago)))
             .collect(),
         asked: BTreeMap::new(),
+        refused: BTreeMap::new(),
         short_since: Some(Timestamp(0)),
     };
     Facts {
