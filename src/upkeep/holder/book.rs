@@ -351,7 +351,7 @@ impl Book {
                 }
             }
         } else {
-            if self.is_nearly_full() && self.ledger.standing(peer) < Standing::Newcomer {
+            if self.is_nearly_full() && self.ledger.earned(peer) < Standing::Newcomer {
                 return Err(No::Refused(Refusal::Full));
             }
             let is_here = |entry: &Entry| {

@@ -43,6 +43,26 @@ fn passes(facts: &Facts) -> Vec<u8> {
 }
 
 #[test]
+fn who_did_not_want_it_is_left_in_peace_for_a_while() {
+    let mut facts = facts(25, &[(1, 25), (2, 1)], &[2, 3, 4]);
+    let first = passes(&facts)[0];
+    let kept = facts.kept.values_mut().next().expect("one is kept");
+    kept.refused.insert(vec![first], NOW.after(HOUR));
+    let second = passes(&facts)[0];
+    assert_ne!(first, second);
+    let kept = facts.kept.values_mut().next().expect("one is kept");
+    kept.refused.insert(vec![second], NOW.after(HOUR));
+    assert!(passes(&facts).is_empty());
+    kept_again(&facts, first);
+}
+
+/// Its time is over.
+fn kept_again(facts: &Facts, first: u8) {
+    let passes = choose(NOW.after(HOUR), facts, &Limits::default());
+    assert_eq!(passes[0].1, [first]);
+}
+
+#[test]
 fn holders_act_only_when_the_owner_and_one_of_them_are_gone() {
     let online = [2, 3, 4, 99];
     assert!(
