@@ -27,6 +27,7 @@ use self::journal::{Journal, JournalReader};
 use self::merge::Merge;
 use self::pins::{SnapshotPin, Sorted, adopt, local_snapshot, snapshot_pins};
 use self::repack::Repack;
+pub use self::repack::Replacing;
 use super::archive::{Archive, Found, Search, blocking};
 use super::error::Error;
 use super::owner::Membership;
@@ -55,6 +56,8 @@ pub struct PruneOptions {
     pub journal_dir: PathBuf,
     /// Packs of which less than this share, in percent, is used by snapshots of this machine are written anew. 0: none.
     pub repack_below_percent: u8,
+    /// Who is told what takes the place of what.
+    pub replacing: Option<Replacing>,
 }
 
 /// What a prune did; after a dry run, what one would do.
@@ -173,6 +176,7 @@ impl Prune<'_> {
             member: self.member,
             monitor: self.monitor,
             below_percent: options.repack_below_percent,
+            replacing: options.replacing.clone(),
         })
     }
 

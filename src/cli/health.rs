@@ -14,7 +14,7 @@ use crate::node::api::{Health, SetHealth};
   libernet health --json | jq '.sets[] | select(.copies_min < .copies_asked)'
 
 Ends with 0 only when all is as asked, with 3 when copies are missing.
-With --json: {\"sets\":[{\"name\",\"copies_min\",\"copies_asked\",\"survives\",\"audited_s_ago\"}]}; audited_s_ago is null before the first audit")]
+With --json: {\"sets\":[{\"name\",\"copies_min\",\"copies_asked\",\"survives\",\"lost\",\"audited_s_ago\"}]}; audited_s_ago is null before the first audit")]
 pub(super) struct Args {}
 
 pub(super) async fn run(_: Args, context: &Context) -> Result<Exit, Failure> {
@@ -57,8 +57,13 @@ pub(super) fn line(set: &SetHealth) -> String {
         ),
         None => "not audited yet".to_owned(),
     };
+    let lost = match set.lost {
+        0 => "",
+        1 => "; 1 backup is not on this machine any more",
+        _ => "; some backups are not on this machine any more",
+    };
     format!(
-        "{name}: {} of {} copies, {survives}, {audited}",
+        "{name}: {} of {} copies, {survives}, {audited}{lost}",
         set.copies_min, set.copies_asked
     )
 }
@@ -74,6 +79,7 @@ mod tests {
             copies_min: 3,
             copies_asked: 3,
             survives: 3,
+            lost: 0,
             audited_s_ago: None,
         };
         assert_eq!(
@@ -89,6 +95,9 @@ mod tests {
             text.starts_with("(no set): 0 of 3 copies, lost with this machine, audited "),
             "{text}"
         );
+        assert!(!set.is_as_asked());
+        (set.copies_min, set.lost) = (3, 1);
+        assert!(line(&set).ends_with("; 1 backup is not on this machine any more"));
         assert!(!set.is_as_asked());
     }
 }

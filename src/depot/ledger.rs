@@ -293,6 +293,14 @@ impl Ledger {
         standings.get(&peer).copied().unwrap_or(Standing::Newcomer)
     }
 
+    /// How a peer stands by what was exchanged with it, whether or not it is in a ring of ours.
+    pub fn earned(&self, peer: PeerId) -> Standing {
+        let book = self.lock();
+        book.0
+            .get(&peer)
+            .map_or(Standing::Newcomer, Entry::standing)
+    }
+
     /// Peers in it.
     pub fn len(&self) -> usize {
         self.lock().0.len()

@@ -24,7 +24,7 @@ pub struct Terms {
     pub holder: Vec<u8>,
     /// The lease's name: random.
     pub name: Name,
-    /// Counts the leases of this name; each renewal has a higher one.
+    /// Counts the leases of this name; each renewal has a higher one. At most a day's milliseconds ahead of `made`.
     pub sequence: u64,
     /// When it was made, by the machine's clock.
     pub made: Timestamp,
@@ -50,6 +50,10 @@ impl Terms {
         let wrong = |what| Err(Error::BadTerms(what));
         if self.until <= self.made || self.until.0 - self.made.0 > MAX_TERM_MS {
             return wrong("a lease lasts from a moment to 400 days");
+        }
+        if self.sequence > self.made.0.saturating_add(MAX_SKEW_MS) {
+            // With a higher one nothing that the owner sends later would ever count.
+            return wrong("a sequence that is ahead of its time");
         }
         if self.minimum_until > self.until {
             return wrong("the minimum is longer than the lease");

@@ -172,6 +172,19 @@ fn clocks_may_differ_a_day() {
 }
 
 #[test]
+fn a_sequence_is_not_ahead_of_its_time() {
+    let at = |sequence: u64| {
+        let mut terms = terms();
+        terms.sequence = sequence;
+        lease(terms).validate(HOLDER, NOW)
+    };
+    assert_eq!(at(NOW.0 + MAX_SKEW_MS), Ok(()));
+    for sequence in [NOW.0 + MAX_SKEW_MS + 1, u64::MAX] {
+        assert!(matches!(at(sequence), Err(Error::BadTerms(_))));
+    }
+}
+
+#[test]
 fn terms_at_the_limits() {
     let check = |change: fn(&mut Terms)| {
         let mut terms = terms();

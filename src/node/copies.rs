@@ -287,6 +287,7 @@ impl Node {
             copies_min: set.copies_min,
             copies_asked: set.copies_asked,
             survives: set.survives,
+            lost: set.lost,
             audited_s_ago: set.audited.map(|audited| now.since(audited).as_secs()),
         });
         Ok(HealthReply {

@@ -55,6 +55,7 @@ pub struct Setup {
 /// Runs until cancelled.
 pub async fn run(setup: Setup, cancel: CancellationToken, state: Arc<WorkerState>) {
     let worker = Worker {
+        local: Some(setup.depot.net().peer_id()),
         depot: setup.depot,
         clock: setup.clock,
         limits: setup.limits,

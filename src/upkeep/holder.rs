@@ -13,7 +13,7 @@
 
 mod book;
 pub(in crate::upkeep) mod circle;
-mod pass;
+pub(in crate::upkeep) mod pass;
 
 use std::collections::HashMap;
 use std::sync::Arc;

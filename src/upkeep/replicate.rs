@@ -171,7 +171,7 @@ async fn round(
     state: &WorkerState,
 ) -> bool {
     let passed = pace.step();
-    if let Err(error) = worker.reconcile().await {
+    if let Err(error) = worker.reconcile(limits).await {
         state.fail(error.to_string());
         return false;
     }

@@ -79,12 +79,35 @@ pub(super) async fn take_twins(
     Ok(twins)
 }
 
+/// Is told of each snapshot that was written anew, by the ids of the old and of the new one, before the old one is forgotten. May block on
+/// the disk. What it fails for stays as it was; that repacking is cut off after it was told is possible, and then the old one stays.
+#[derive(Clone)]
+pub struct Replacing(Arc<Told>);
+
+type Told = dyn Fn(BlockId, BlockId) -> Result<(), String> + Send + Sync;
+
+impl Replacing {
+    /// Calls this.
+    pub fn new(
+        told: impl Fn(BlockId, BlockId) -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(told))
+    }
+}
+
+impl std::fmt::Debug for Replacing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Replacing(..)")
+    }
+}
+
 /// One repacking.
 pub(super) struct Repack<'a> {
     pub(super) archive: &'a Archive,
     pub(super) member: &'a Membership,
     pub(super) monitor: &'a dyn Monitor,
     pub(super) below_percent: u8,
+    pub(super) replacing: Option<Replacing>,
 }
 
 /// A snapshot of this machine that its log names and that is pinned here.
@@ -122,7 +145,11 @@ impl Repack<'_> {
         let mut replaced = Vec::new();
         for Affected { kept, packs } in plan.affected {
             match self.write_anew(&kept, &plan.packs).await {
-                Ok(Some(link)) => replaced.push((kept, link, packs)),
+                Ok(Some(link)) => {
+                    if self.tell(kept.logged.snapshot.id, link.id).await? {
+                        replaced.push((kept, link, packs));
+                    }
+                }
                 Ok(None) => {}
                 // What can't be read stays as it is, for a check to find.
                 Err(error @ Error::Bundle(_)) if is_of_one_snapshot(&error) => {
@@ -160,6 +187,18 @@ impl Repack<'_> {
             }
             changed => changed,
         }
+    }
+
+    /// Whether the old one may be forgotten.
+    async fn tell(&self, old: BlockId, new: BlockId) -> Result<bool, Error> {
+        let Some(Replacing(told)) = self.replacing.clone() else {
+            return Ok(true);
+        };
+        let done = blocking(move || Ok(told(old, new))).await?;
+        if let Err(error) = &done {
+            self.warn(&format!("the snapshot {old} is not repacked: {error}"));
+        }
+        Ok(done.is_ok())
     }
 
     fn warn(&self, text: &str) {

@@ -6,6 +6,7 @@ use crate::backup::prune::{PruneOptions, PruneReport, adopt_orphans, prune};
 
 pub(super) fn options(node: &Node, dry_run: bool) -> PruneOptions {
     PruneOptions {
+        replacing: None,
         dry_run,
         journal_dir: node.dir.path().to_owned(),
         repack_below_percent: 0,

@@ -296,3 +296,42 @@ async fn packs_that_something_else_keeps_are_left_alone() {
     assert_all_there(&node, &kept, 0).await;
     assert!(old.iter().all(|id| !node.has(*id)));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_takes_the_place_of_what_is_told_before_anything_is_forgotten() {
+    use crate::backup::prune::Replacing;
+    let node = Node::new().await;
+    let (gone, kept) = mostly_dead(&node, 3).await;
+    node.forget(gone.link.id).await;
+    let before = logged(&node).await;
+    // Who can't note it is spared: the snapshots stay as they are.
+    let refusing = PruneOptions {
+        replacing: Some(Replacing::new(|_, _| Err("the disk is full".to_owned()))),
+        ..repacking(&node, 50, false)
+    };
+    let cancel = CancellationToken::new();
+    let refused = prune(&node.archive, &node.member, &refusing, &Silent, &cancel).await;
+    assert_eq!(refused.expect("it prunes").repacked_blocks, 0);
+    assert_eq!(logged(&node).await, before);
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (noted, store) = (told.clone(), node.depot().store().clone());
+    let replacing = Replacing::new(move |old, new| {
+        for id in [old, new] {
+            let stat = store.stat(id).expect("reads").expect("known");
+            assert!(stat.pins > 0, "both are here");
+        }
+        noted.lock().expect("not poisoned").push((old, new));
+        Ok(())
+    });
+    let noting = PruneOptions {
+        replacing: Some(replacing),
+        ..repacking(&node, 50, false)
+    };
+    let pruned = prune(&node.archive, &node.member, &noting, &Silent, &cancel).await;
+    assert!(pruned.expect("it prunes").repacked_blocks > 0);
+    let told: BTreeSet<_> = told.lock().expect("not poisoned").iter().copied().collect();
+    let ids = |logged: Vec<Logged>| logged.into_iter().map(|logged| logged.snapshot.id);
+    let pairs = kept.iter().map(|made| made.link.id);
+    let pairs: BTreeSet<_> = pairs.zip(ids(logged(&node).await)).collect();
+    assert_eq!(told, pairs);
+}

@@ -22,7 +22,7 @@ use crate::time::Timestamp;
   libernet lease release 1f3a2b4c --phrase
   libernet lease release --all --phrase-file words.txt
 
-A machine's key asks for copies and gives them back only once their minimum of 30 days is over. Before that only the owner's words do.
+A machine's key asks for copies and gives them back only once their minimum of 75 days is over. Before that only the owner's words do.
 With --json: list {\"leases\":[{\"snapshot\",\"set\",\"peer\",\"name\",\"sequence\"}]}, release {\"released\",\"unreachable\":[..],\"refused\":[..]}
 Release ends with 3 when some holders could not be asked or refused.")]
 pub(in crate::cli) struct Args {

@@ -119,14 +119,17 @@ pub struct SetHealth {
     pub copies_asked: u32,
     /// How many machines may be lost at the same time, whichever, without losing a backup.
     pub survives: u32,
+    /// Backups whose blocks are not on this machine any more, though nobody forgot them. Their copies stay where they are.
+    #[serde(default)]
+    pub lost: u32,
     /// Seconds since the copy that was audited longest ago was; missing when one never was.
     pub audited_s_ago: Option<u64>,
 }
 
 impl SetHealth {
-    /// Whether there are as many copies as were asked for.
+    /// Whether there are as many copies as were asked for, and what they are copies of.
     pub const fn is_as_asked(&self) -> bool {
-        self.copies_min >= self.copies_asked
+        self.copies_min >= self.copies_asked && self.lost == 0
     }
 }
 

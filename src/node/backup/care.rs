@@ -1,15 +1,19 @@
 //! Calls about backups that are there: forgetting, pruning, checking.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use super::super::Node;
 use super::super::api::*;
-use super::describe;
-use crate::backup;
+use super::super::failure::chain;
+use super::super::{Node, blocking};
+use super::{LOG_PATIENCE, describe};
 use crate::backup::forget::ForgetOptions;
+use crate::backup::prune::Replacing;
+use crate::backup::{self, Archive, Search};
+use crate::id::BlockId;
 use crate::monitor::Monitor;
 
 /// Where a prune that was cut off left its journal, below the data directory.
@@ -37,6 +41,9 @@ impl Node {
         };
         let zone = TimeZone::system();
         let forgot = backup::forget::forget(&archive, &member, &options, &zone).await?;
+        if !request.dry_run {
+            self.let_go(&archive).await?;
+        }
         Ok(ForgetReply {
             kept: forgot
                 .kept
@@ -71,9 +78,17 @@ impl Node {
             dry_run: request.dry_run,
             journal_dir: self.inner.options.data_dir.join(JOURNAL_DIR),
             repack_below_percent: request.repack_below_percent,
+            replacing: Some(self.replacing()),
         };
+        if !request.dry_run {
+            // The logs may drop what is gone everywhere, and then nobody knows that it was forgotten.
+            self.let_go(&archive).await?;
+        }
         let (cancel, _cancel_on_drop) = self.cancel_on_drop();
         let report = backup::prune::prune(&archive, &member, &options, &*monitor, &cancel).await?;
+        if !request.dry_run {
+            self.let_go(&archive).await?;
+        }
         Ok(PruneReply {
             snapshots: report.snapshots,
             adopted: report.adopted,
@@ -84,6 +99,21 @@ impl Node {
             disk_bytes_before: report.disk_bytes_before,
             disk_bytes: report.disk_bytes,
         })
+    }
+
+    /// What is written anew gets as many copies as what it replaces, which keeps its own until then.
+    fn replacing(&self) -> Replacing {
+        let copies = self.inner.copies.clone();
+        Replacing::new(move |old, new| copies.supersede(old, new).map_err(|error| chain(&error)))
+    }
+
+    /// Lets go of copies of what the logs that are here forget. Nothing else does: that a backup is not here any more is a loss.
+    async fn let_go(&self, archive: &Archive) -> Result<(), CallError> {
+        let found = archive.find(Search::Here, LOG_PATIENCE).await?;
+        let forgotten = found.logs.iter().flat_map(|log| log.forgotten());
+        let forgotten: HashSet<BlockId> = forgotten.copied().collect();
+        let copies = self.inner.copies.clone();
+        blocking(move || Ok(copies.forgotten(|root| forgotten.contains(root))?)).await
     }
 
     /// Checks the snapshots that are kept here, and mends what peers have.

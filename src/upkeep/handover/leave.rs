@@ -1,25 +1,33 @@
 //! A node leaves: what it keeps for others is handed over, as far as somebody takes it, and then let go.
 //!
 //! From the start on the node takes no new leases and no offers, which tells owners to look for other holders. The blocks of leases are offered
-//! to ring members, all that only this node has cached to the peers nearest to them. A lease ends here only when all its blocks that
-//! are here were found at another node (or by force); its owner sees at the next audit that this copy is gone, and makes up for it.
+//! to ring members, all that only this node has cached to the peers nearest to them. A lease that its owner lets holders pass on goes to
+//! a member that does not keep that backup yet, and ends here only when it is whole and durable there, or when without this node there are as
+//! many holders as were asked for (or by force). That the owner itself has the blocks, or another holder, is no reason: the copy
+//! would be missing. Of other leases the blocks are handed over to members that have nothing of the backup; its owner sees at the next audit that
+//! this copy is gone, and makes up for it.
 //! What is pinned here is this node's own and is not touched.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use libp2p::PeerId;
 use tokio::time::Instant;
 
 use super::on_worker;
-use super::policy::{Entry, Limits, Stage, Table};
-use super::work::Worker;
+use super::policy::{Entry, Limits, Said, Stage, Table};
+use super::work::{ASK_TIMEOUT, Worker};
 use crate::depot::Depot;
 use crate::id::BlockId;
+use crate::lease::{Held, Lease};
 use crate::monitor::{Monitor, Progress};
-use crate::store::{self, Class, LeaseId, Store};
+use crate::net::exchange;
+use crate::net::replica::{Answer, Request, Wish};
+use crate::store::{self, Class, LeaseId, LeaseInfo, Store};
 use crate::time::Clock;
 use crate::upkeep::holder::Candidates;
+use crate::upkeep::holder::pass::{self, send};
 
 /// Blocks that are handed over together.
 const PAGE: usize = 512;
@@ -102,6 +110,7 @@ pub async fn leave(order: Order, monitor: &dyn Monitor) -> Result<Left, store::E
             depot: order.depot,
             clock: order.clock,
             limits: order.limits,
+            local: None,
         },
         until,
         left: Left::default(),
@@ -116,8 +125,11 @@ pub async fn leave(order: Order, monitor: &dyn Monitor) -> Result<Left, store::E
         leaving.wait_for(&*order.members).await;
     }
     let mut ended = Vec::new();
-    for (lease, _) in leases {
-        let is_safe = leaving.lease(lease, &*order.members).await?;
+    for (lease, info) in leases {
+        let is_safe = match passable(&info) {
+            Some(signed) => leaving.pass_on(lease, &signed, &*order.members).await?,
+            None => leaving.lease(lease, info.root, &*order.members).await?,
+        };
         if is_safe || order.force {
             ended.push(lease);
         } else {
@@ -171,12 +183,134 @@ impl Leaving<'_> {
         self.left.count(table)
     }
 
+    /// Returns whether a lease is kept by another member in place of this node, or need not be.
+    async fn pass_on(
+        &mut self,
+        lease: LeaseId,
+        signed: &Lease,
+        members: &dyn Candidates,
+    ) -> Result<bool, store::Error> {
+        let (blocks, bytes) = (signed.terms().blocks, signed.terms().bytes);
+        let passed = self.passed(lease, signed, members.peers());
+        let passed = match tokio::time::timeout_at(self.until, passed).await {
+            Ok(passed) => passed?,
+            Err(_) => Passed::Nowhere,
+        };
+        match passed {
+            Passed::Nowhere => self.left.leased_alone += blocks,
+            Passed::Enough => self.left.leased_safe += blocks,
+            Passed::On => {
+                self.left.leased_safe += blocks;
+                self.left.handed_over += blocks;
+                self.left.handed_over_bytes += bytes;
+            }
+        }
+        self.done.blocks += blocks;
+        self.done.bytes += bytes;
+        self.monitor.progress(self.done);
+        Ok(!matches!(passed, Passed::Nowhere))
+    }
+
+    async fn passed(
+        &self,
+        lease: LeaseId,
+        signed: &Lease,
+        members: Vec<PeerId>,
+    ) -> Result<Passed, store::Error> {
+        let root = signed.terms().root;
+        let (mut holders, mut may) = (0, Vec::new());
+        for peer in members {
+            let request = Request::Holding {
+                owner: *signed.owner(),
+                roots: vec![root],
+            };
+            let said = self.worker.depot.net().replica().ask(peer, request).await;
+            let Ok(Answer::Wishes(wishes)) = said else {
+                continue;
+            };
+            match wishes.first() {
+                Some(Wish::Have) => holders += u32::from(self.shows(peer, lease).await?),
+                // Perhaps because it was passed on to it before; if not, it refuses.
+                Some(Wish::Want) => may.insert(0, peer),
+                // The owner has the snapshot's block.
+                Some(Wish::Refuse(_)) if !self.has(peer, root).await => may.push(peer),
+                _ => {}
+            }
+        }
+        if holders >= signed.terms().copies {
+            return Ok(Passed::Enough);
+        }
+        for peer in may {
+            if self.takes(peer, lease, signed).await? && self.shows(peer, lease).await? {
+                return Ok(Passed::On);
+            }
+        }
+        Ok(Passed::Nowhere)
+    }
+
+    /// Whether a member keeps a lease, whole, in the end.
+    async fn takes(
+        &self,
+        peer: PeerId,
+        lease: LeaseId,
+        signed: &Lease,
+    ) -> Result<bool, store::Error> {
+        let limits = &self.worker.limits;
+        let (mut fewest, mut moved) = (u64::MAX, Instant::now());
+        while moved.elapsed() < limits.patience {
+            match send(&self.worker.depot, peer, lease, signed).await? {
+                Some(pass::Said::Whole) => return Ok(true),
+                Some(pass::Said::No) => return Ok(false),
+                Some(pass::Said::Coming { missing }) if missing < fewest => {
+                    (fewest, moved) = (missing, Instant::now());
+                }
+                Some(pass::Said::Coming { .. }) | None => {}
+            }
+            tokio::time::sleep(limits.poll).await;
+        }
+        Ok(false)
+    }
+
+    /// Whether a peer shows one block of a lease, chosen by chance.
+    async fn shows(&self, peer: PeerId, lease: LeaseId) -> Result<bool, store::Error> {
+        let mut digest = [0; 48];
+        digest[..32].copy_from_slice(&rand::random::<[u8; 32]>());
+        let after = BlockId::from_sha384(digest);
+        let store = self.worker.depot.store().clone();
+        let some = on_worker(move || match store.lease_blocks(lease, Some(after), 1)? {
+            some if some.is_empty() => store.lease_blocks(lease, None, 1),
+            some => Ok(some),
+        });
+        Ok(match some.await?.first() {
+            Some(id) => self.worker.shows(peer, *id).await == Said::Have,
+            None => false,
+        })
+    }
+
+    async fn has(&self, peer: PeerId, id: BlockId) -> bool {
+        let exchange = self.worker.depot.net().exchange();
+        let answers = exchange.have(peer, vec![id], ASK_TIMEOUT).await;
+        answers.is_ok_and(|answers| {
+            let mut answers = answers.into_iter();
+            answers.any(|(_, answer)| matches!(answer, exchange::Answer::Have))
+        })
+    }
+
     /// Returns whether all blocks of a lease that are here are elsewhere, too.
     async fn lease(
         &mut self,
         lease: LeaseId,
+        root: BlockId,
         members: &dyn Candidates,
     ) -> Result<bool, store::Error> {
+        let mut others = Vec::new();
+        for peer in members.peers() {
+            // Who has the snapshot's block is the owner, or another holder.
+            if !self.has(peer, root).await {
+                others.push(peer);
+            }
+        }
+        let members = &Only(others);
         let mut after = None;
         let mut is_safe = true;
         loop {
@@ -227,6 +361,33 @@ impl Leaving<'_> {
             on_worker(move || store.mark_expendable(&safe)).await?;
         }
     }
+}
+
+/// What became of a lease.
+#[derive(Clone, Copy)]
+enum Passed {
+    /// Another member keeps it now.
+    On,
+    /// There are enough holders.
+    Enough,
+    /// No member took it.
+    Nowhere,
+}
+
+/// Some peers.
+struct Only(Vec<PeerId>);
+
+impl Candidates for Only {
+    fn peers(&self) -> Vec<PeerId> {
+        self.0.clone()
+    }
+}
+
+/// The lease as its owner signed it, if it is whole and may be passed on.
+fn passable(info: &LeaseInfo) -> Option<Lease> {
+    let held = Held::decode(&info.terms).ok()?;
+    let is_shared = held.lease().terms().copies > 0;
+    (info.complete && is_shared).then(|| held.lease().clone())
 }
 
 /// Some blocks, and the id to go on after.

@@ -59,6 +59,8 @@ pub struct Entry {
     pub stage: Stage,
     /// Peers that don't have it and don't take it.
     pub failed: BTreeSet<PeerId>,
+    /// Peers that have it and are further from it than this node.
+    pub further: BTreeSet<PeerId>,
 }
 
 impl Entry {
@@ -68,6 +70,7 @@ impl Entry {
             bytes,
             stage,
             failed: BTreeSet::new(),
+            further: BTreeSet::new(),
         }
     }
 }
@@ -178,8 +181,26 @@ pub fn choose(now: Timestamp, table: &Table, online: &[PeerId], limits: &Limits)
     actions
 }
 
-/// Notes what came of an action.
-pub fn apply(now: Timestamp, table: &mut Table, outcome: Outcome) {
+/// How many peers that are further from a block must have it.
+const FURTHER: usize = 2;
+
+/// Whether a peer that has a block is reason enough to drop it here. `local`: this node, when it may go on and is not about to leave. Two nodes
+/// that both drop a block because the other one has it lose it; so one is enough only if it is nearer to the block, which holds for one of the two.
+fn suffices(local: Option<PeerId>, id: &BlockId, entry: &mut Entry, peer: PeerId) -> bool {
+    let Some(local) = local else {
+        return true;
+    };
+    let target = KBucketKey::new(id.to_multihash().to_vec());
+    let distance = |peer: PeerId| KBucketKey::from(peer).distance(&target);
+    if distance(peer) < distance(local) {
+        return true;
+    }
+    entry.further.insert(peer);
+    entry.further.len() >= FURTHER
+}
+
+/// Notes what came of an action. `local`: this node, unless it is leaving.
+pub fn apply(now: Timestamp, table: &mut Table, outcome: Outcome, local: Option<PeerId>) {
     match outcome {
         Outcome::Sought(id, by) => {
             if let Some(entry) = table.get_mut(&id).filter(|e| e.stage == Stage::Unsought) {
@@ -194,10 +215,10 @@ pub fn apply(now: Timestamp, table: &mut Table, outcome: Outcome) {
                 let Some(entry) = table.get_mut(&id) else {
                     continue;
                 };
-                let Stage::Claimed(by) = &entry.stage else {
+                let Stage::Claimed(by) = entry.stage.clone() else {
                     continue;
                 };
-                if said == Said::Have {
+                if said == Said::Have && suffices(local, &id, entry, peer) {
                     entry.stage = Stage::Safe { handed: false };
                     continue;
                 }
@@ -205,28 +226,39 @@ pub fn apply(now: Timestamp, table: &mut Table, outcome: Outcome) {
                 entry.failed.insert(peer);
                 if by.iter().all(|peer| entry.failed.contains(peer)) {
                     entry.stage = Stage::Alone;
-                    // These don't have it: they may still want it.
-                    entry.failed.clear();
+                    // The rest don't have it: they may still want it.
+                    entry.failed = entry.further.clone();
                 }
             }
         }
         Outcome::Offered(peer, said) => {
             for (id, said) in said {
                 if let Some(entry) = table.get_mut(&id) {
-                    offered(now, entry, peer, said);
+                    offered(now, &id, entry, (peer, said), local);
                 }
             }
         }
     }
 }
 
-fn offered(now: Timestamp, entry: &mut Entry, peer: PeerId, said: Said) {
+fn offered(
+    now: Timestamp,
+    id: &BlockId,
+    entry: &mut Entry,
+    (peer, said): (PeerId, Said),
+    local: Option<PeerId>,
+) {
     let since = match &entry.stage {
         Stage::Alone => None,
         Stage::Wanted { by, since, .. } if *by == peer => Some(*since),
         _ => return,
     };
     entry.stage = match said {
+        Said::Have if !suffices(local, id, entry, peer) => {
+            // Another one as well.
+            entry.failed.insert(peer);
+            Stage::Alone
+        }
         Said::Have => Stage::Safe {
             // Who has it at once had it before.
             handed: since.is_some(),
@@ -262,6 +294,7 @@ pub fn settle(now: Timestamp, table: &mut Table, online: &[PeerId], limits: &Lim
             }
             Stage::Stuck(since) if now.since(since) >= limits.again => {
                 entry.failed.clear();
+                entry.further.clear();
                 entry.stage = Stage::Unsought;
             }
             _ => {}

@@ -21,7 +21,7 @@ fn a_block_that_nobody_else_has_goes_to_the_nearest() {
     let (now, online) = (Timestamp(1000), [peer(1), peer(2), peer(3)]);
     let mut table = table(1);
     assert_eq!(choose(now, &table, &online, &limits), [Action::Seek(id(0))]);
-    apply(now, &mut table, Outcome::Sought(id(0), Vec::new()));
+    apply(now, &mut table, Outcome::Sought(id(0), Vec::new()), None);
     let target = KBucketKey::new(id(0).to_multihash().to_vec());
     let mut sorted = online;
     sorted.sort_by_key(|peer| KBucketKey::from(*peer).distance(&target));
@@ -30,14 +30,14 @@ fn a_block_that_nobody_else_has_goes_to_the_nearest() {
         let offer = Action::Offer(*receiver, vec![(id(0), 9)]);
         assert_eq!(choose(now, &table, &online, &limits), [offer]);
         let said = vec![(id(0), Said::No)];
-        apply(now, &mut table, Outcome::Offered(*receiver, said));
+        apply(now, &mut table, Outcome::Offered(*receiver, said), None);
     }
     let said = |said| Outcome::Offered(sorted[2], vec![(id(0), said)]);
-    apply(now, &mut table, said(Said::Later));
+    apply(now, &mut table, said(Said::Later), None);
     assert!(choose(now, &table, &online, &limits).is_empty());
     let later = now.after(limits.poll);
     assert_eq!(choose(later, &table, &online, &limits).len(), 1);
-    apply(later, &mut table, said(Said::Have));
+    apply(later, &mut table, said(Said::Have), None);
     assert_eq!(table[&id(0)].stage, Stage::Safe { handed: true });
 }
 
@@ -64,14 +64,14 @@ fn announcements_that_are_not_true_don_t_count() {
     let (limits, now) = (Limits::default(), Timestamp(1));
     let mut table = table(1);
     let by = vec![peer(1), peer(2)];
-    apply(now, &mut table, Outcome::Sought(id(0), by.clone()));
+    apply(now, &mut table, Outcome::Sought(id(0), by.clone()), None);
     for peer in by {
         assert_eq!(
             choose(now, &table, &[], &limits),
             [Action::Ask(peer, vec![id(0)])]
         );
         let said = vec![(id(0), Said::No)];
-        apply(now, &mut table, Outcome::Asked(peer, said));
+        apply(now, &mut table, Outcome::Asked(peer, said), None);
     }
     assert_eq!(table[&id(0)].stage, Stage::Alone);
 }
@@ -127,7 +127,7 @@ proptest! {
                         Outcome::Offered(peer, blocks.iter().map(|(id, _)| say(id)).collect())
                     }
                 };
-                apply(now, &mut table, outcome);
+                apply(now, &mut table, outcome, None);
             }
             now = now.after(limits.poll);
         }
@@ -135,5 +135,40 @@ proptest! {
             let is_safe = matches!(entry.stage, Stage::Safe { .. });
             prop_assert!(!is_safe || had.contains(id));
         }
+    }
+}
+
+#[test]
+fn two_nodes_do_not_both_rely_on_each_other() {
+    let (a, b, c) = (PeerId::random(), PeerId::random(), PeerId::random());
+    let now = Timestamp(1);
+    let mut kept_by = [0, 0];
+    for n in 0..50 {
+        let safe = |local: PeerId, others: &[PeerId]| {
+            let mut table = Table::from([(id(n), Entry::new(9, Stage::Claimed(others.to_vec())))]);
+            for other in others {
+                let said = vec![(id(n), Said::Have)];
+                apply(now, &mut table, Outcome::Asked(*other, said), Some(local));
+            }
+            matches!(table[&id(n)].stage, Stage::Safe { .. })
+        };
+        let (a_drops, b_drops) = (safe(a, &[b]), safe(b, &[a]));
+        assert!(a_drops != b_drops, "one keeps it, the other one need not");
+        kept_by[usize::from(a_drops)] += 1;
+        assert!(safe(a, &[b, c]) && safe(b, &[c, a]), "two are enough");
+    }
+    assert!(kept_by.iter().all(|n| *n > 0), "{kept_by:?}");
+    // The same one twice is one.
+    let mut table = Table::from([(id(1), Entry::new(9, Stage::Alone))]);
+    let target = KBucketKey::new(id(1).to_multihash().to_vec());
+    let distance = |peer: &PeerId| KBucketKey::from(*peer).distance(&target);
+    let (near, far) = match distance(&a) < distance(&b) {
+        true => (a, b),
+        false => (b, a),
+    };
+    for _ in 0..2 {
+        let said = vec![(id(1), Said::Have)];
+        apply(now, &mut table, Outcome::Offered(far, said), Some(near));
+        assert_eq!(table[&id(1)].stage, Stage::Alone);
     }
 }

@@ -188,6 +188,7 @@ async fn without_takers_the_quota_holds_all_the_same() {
 
 fn worker(depot: &Depot, limits: Limits) -> Worker {
     Worker {
+        local: None,
         depot: depot.clone(),
         clock: Arc::new(SystemClock),
         limits,
@@ -314,6 +315,84 @@ async fn who_leaves_hands_over_and_lets_go() {
         assert_eq!(stat.class, Some(Class::Pinned));
         assert!(!b.store().has(id).expect("reads"));
     }
+}
+
+/// A lease of the first blocks that two holders are to keep.
+fn shared_lease(depot: &Depot, blocks: u8, name: u8) -> crate::store::LeaseId {
+    use crate::lease::{Held, Lease, ListDigest, Terms};
+    use ed25519_dalek::SigningKey;
+    let (owner, machine) = (
+        SigningKey::from_bytes(&[1; 32]),
+        SigningKey::from_bytes(&[2; 32]),
+    );
+    let certificate = crate::head::certify(&owner, &machine.verifying_key().to_bytes());
+    let mut ids: Vec<_> = (0..blocks).map(|n| block(n).id()).collect();
+    ids.sort_unstable();
+    let now = SystemClock.now();
+    let until = now.after(Duration::from_secs(1000));
+    let terms = Terms {
+        holder: depot.net().peer_id().to_bytes(),
+        name: [name; 16],
+        sequence: 1,
+        made: now,
+        until,
+        minimum_until: now,
+        root: block(0).id(),
+        blocks: ids.len() as u64,
+        bytes: ids.len() as u64 * BLOCK_BYTES as u64,
+        digest: ListDigest::of(&ids).expect("in order"),
+        copies: 2,
+    };
+    let owner = owner.verifying_key().to_bytes();
+    let lease = Lease::sign(&owner, &machine, &certificate, terms);
+    let info = LeaseInfo {
+        root: block(0).id(),
+        until,
+        blocks: ids.len() as u64,
+        bytes: lease.terms().bytes,
+        terms: Held::new(lease, now).encode().into(),
+        complete: true,
+    };
+    let lease = depot.store().begin_lease(&info).expect("leases");
+    depot.store().add_lease_refs(lease, &ids).expect("adds");
+    lease
+}
+
+#[tokio::test]
+async fn that_the_owner_or_another_holder_has_the_blocks_is_no_reason_to_let_go() {
+    use crate::upkeep::holder::{self, Lend};
+    let (a, owner, b) = (full(4).await, full(4).await, node(1 << 30).await);
+    let mut workers = Workers::default();
+    for depot in [&owner, &b] {
+        let (depot, clock) = (depot.clone(), Arc::new(SystemClock));
+        let candidates = Arc::new(Connected(depot.net().clone()));
+        workers.spawn("holder", |c, s| {
+            holder::run(depot, clock, Lend::of_quota(1 << 30), candidates, c, s)
+        });
+    }
+    connect(&a, &owner).await;
+    let first = shared_lease(&a, 4, 1);
+    let left = leave(order(&a, false, LONG), &Silent)
+        .await
+        .expect("leaves");
+    assert_eq!((left.leases_ended, left.leases_kept), (0, 1));
+    assert_eq!(a.store().leases().expect("reads")[0].0, first);
+    // A member that has nothing yet keeps it, durably, and not just its blocks.
+    connect(&a, &b).await;
+    let left = leave(order(&a, false, LONG), &Silent)
+        .await
+        .expect("leaves");
+    assert_eq!((left.leases_ended, left.handed_over), (1, 4));
+    let leases = b.store().leases().expect("reads");
+    assert!(leases.len() == 1 && leases[0].1.complete, "{leases:?}");
+    assert!(owner.store().leases().expect("reads").is_empty());
+    // Of two copies one must not be cut off because there is the other.
+    shared_lease(&a, 4, 2);
+    let left = leave(order(&a, false, LONG), &Silent)
+        .await
+        .expect("leaves");
+    assert_eq!((left.leases_ended, left.leases_kept), (0, 1));
+    workers.stop(LONG).await;
 }
 
 #[tokio::test]

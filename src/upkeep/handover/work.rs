@@ -22,7 +22,7 @@ const AT_ONCE: usize = 4;
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
 const PROVIDERS: usize = 4;
 /// How long a peer may take to say what it has, and to give one block.
-const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 const PROOF_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Sees to it that blocks are elsewhere.
@@ -31,6 +31,8 @@ pub(super) struct Worker {
     pub(super) depot: Depot,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: Limits,
+    /// This node, unless it is leaving.
+    pub(super) local: Option<PeerId>,
 }
 
 impl Worker {
@@ -43,7 +45,7 @@ impl Worker {
         let outcomes = futures::stream::iter(actions).map(|action| self.act(action));
         let mut outcomes = std::pin::pin!(outcomes.buffer_unordered(AT_ONCE));
         while let Some(outcome) = outcomes.next().await {
-            policy::apply(self.clock.now(), table, outcome);
+            policy::apply(self.clock.now(), table, outcome, self.local);
         }
         is_busy
     }
@@ -154,7 +156,8 @@ impl Worker {
         said
     }
 
-    async fn shows(&self, peer: PeerId, id: BlockId) -> Said {
+    /// Whether a peer gives a block.
+    pub(super) async fn shows(&self, peer: PeerId, id: BlockId) -> Said {
         let exchange = self.depot.net().exchange();
         let answers = exchange.fetch(peer, vec![id], PROOF_TIMEOUT).await;
         let answer = answers.map(|answers| answers.into_iter().next().map(|(_, answer)| answer));

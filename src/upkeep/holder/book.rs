@@ -485,7 +485,7 @@ impl Book {
                 }
             }
         } else {
-            if self.is_nearly_full() && self.ledger.standing(peer) < Standing::Newcomer {
+            if self.is_nearly_full() && self.ledger.earned(peer) < Standing::Newcomer {
                 return Err(No::Refused(Refusal::Full));
             }
             if self.full().get(&key).is_some_and(|until| *until > now) {

@@ -58,6 +58,8 @@ pub struct Kept {
     pub others: BTreeMap<PeerName, Heard>,
     /// Who was asked to keep it by this node, and when.
     pub asked: BTreeMap<PeerName, Timestamp>,
+    /// Who did not want it, and until when not to ask them again.
+    pub refused: BTreeMap<PeerName, Timestamp>,
     /// Since when there were too few, as far as this node knows.
     pub short_since: Option<Timestamp>,
 }
@@ -143,6 +145,7 @@ pub fn choose(now: Timestamp, facts: &Facts, limits: &Limits) -> Vec<Pass> {
         let nearest = room
             .iter()
             .filter(|(peer, free)| !taken.contains(peer) && **free >= kept.bytes)
+            .filter(|(peer, _)| kept.refused.get(*peer).is_none_or(|until| *until <= now))
             // Who was asked and did not get there comes last.
             .min_by_key(|(peer, _)| (kept.asked.get(*peer), distance(peer, subject)));
         let Some(peer) = nearest.map(|(peer, _)| peer.clone()) else {

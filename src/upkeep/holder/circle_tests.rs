@@ -27,6 +27,7 @@ fn facts(owner: u32, others: &[(u8, u32)], online: &[u8]) -> Facts {
             .map(|(n, ago)| (vec![*n], heard(*ago)))
             .collect(),
         asked: BTreeMap::new(),
+        refused: BTreeMap::new(),
         short_since: Some(Timestamp(0)),
     };
     Facts {
@@ -39,6 +40,26 @@ fn facts(owner: u32, others: &[(u8, u32)], online: &[u8]) -> Facts {
 fn passes(facts: &Facts) -> Vec<u8> {
     let passes = choose(NOW, facts, &Limits::default());
     passes.into_iter().map(|(_, peer)| peer[0]).collect()
+}
+
+#[test]
+fn who_did_not_want_it_is_left_in_peace_for_a_while() {
+    let mut facts = facts(25, &[(1, 25), (2, 1)], &[2, 3, 4]);
+    let first = passes(&facts)[0];
+    let kept = facts.kept.values_mut().next().expect("one is kept");
+    kept.refused.insert(vec![first], NOW.after(HOUR));
+    let second = passes(&facts)[0];
+    assert_ne!(first, second);
+    let kept = facts.kept.values_mut().next().expect("one is kept");
+    kept.refused.insert(vec![second], NOW.after(HOUR));
+    assert!(passes(&facts).is_empty());
+    kept_again(&facts, first);
+}
+
+/// Its time is over.
+fn kept_again(facts: &Facts, first: u8) {
+    let passes = choose(NOW.after(HOUR), facts, &Limits::default());
+    assert_eq!(passes[0].1, [first]);
 }
 
 #[test]

@@ -18,9 +18,10 @@ use super::{Candidates, on_worker};
 use crate::block::Block;
 use crate::depot::Depot;
 use crate::id::BlockId;
+use crate::lease::Lease;
 use crate::net::exchange;
 use crate::net::replica::{Answer, MAX_OFFERED, MAX_PAGE_IDS, Refusal, Request, Wish};
-use crate::store::{self, RecordTable};
+use crate::store::{self, LeaseId, RecordTable};
 use crate::time::{Clock, Timestamp};
 
 /// How often this is looked at.
@@ -29,6 +30,8 @@ const EVERY: Duration = Duration::from_secs(60);
 const TALK_EVERY: Duration = Duration::from_secs(30 * 60);
 /// How long to wait for the block that a member is to show.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a member that does not want a backup is left in peace with it.
+const REFUSED: Duration = Duration::from_secs(6 * 3600);
 /// Most backups that are looked after in this way.
 const MAX_SUBJECTS: usize = 4096;
 /// Most other holders of one backup that are remembered.
@@ -248,11 +251,14 @@ impl Passer {
             };
             match said {
                 Ok(Some(Said::Whole)) => kept.told(name, true, now),
-                Ok(Some(Said::Coming)) => {
+                Ok(Some(Said::Coming { .. })) => {
                     kept.asked.entry(name).or_insert(now);
                 }
-                // Another one is asked next; this one comes last.
-                Ok(Some(Said::No)) => drop(kept.asked.insert(name, Timestamp(0))),
+                // Another one is asked next.
+                Ok(Some(Said::No)) => {
+                    kept.asked.remove(&name);
+                    kept.refused.insert(name, now.after(REFUSED));
+                }
                 Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(%error, %peer, "a lease could not be passed on");
@@ -263,43 +269,7 @@ impl Passer {
 
     /// Sends a lease and its list; nothing when the peer can't be asked now.
     async fn offer(&self, peer: PeerId, one: &Mine) -> Result<Option<Said>, store::Error> {
-        let (mut ids, mut after, mut listed) = (Vec::new(), None, 0);
-        loop {
-            let request = Request::Keep {
-                lease: one.lease.clone(),
-                ids: std::mem::take(&mut ids),
-            };
-            let state = match self.depot.net().replica().ask(peer, request).await {
-                Ok(Answer::State(state)) => state,
-                Ok(Answer::Refused(Refusal::Busy)) | Err(_) => return Ok(None),
-                Ok(_) => return Ok(Some(Said::No)),
-            };
-            if state.durable {
-                return Ok(Some(Said::Whole));
-            }
-            if state.listed >= one.lease.terms().blocks {
-                return Ok(Some(Said::Coming));
-            }
-            // What the other side has listed already is skipped.
-            loop {
-                let want = match state.listed.saturating_sub(listed) {
-                    0 => MAX_PAGE_IDS,
-                    rest => rest.min(MAX_PAGE_IDS as u64) as usize,
-                };
-                let is_known = listed < state.listed;
-                let (store, lease) = (self.depot.store().clone(), one.id);
-                let page = on_worker(move || store.lease_blocks(lease, after, want));
-                let page = page.await?.unwrap_or_default();
-                let Some(last) = page.last() else {
-                    return Ok(Some(Said::No));
-                };
-                (after, listed) = (Some(*last), listed + page.len() as u64);
-                if !is_known {
-                    ids = page;
-                    break;
-                }
-            }
-        }
+        send(&self.depot, peer, one.id, &one.lease).await
     }
 
     /// Writes what was heard.
@@ -324,10 +294,65 @@ impl Passer {
     }
 }
 
-enum Said {
+/// What a member says to a lease that is passed on to it.
+pub(in crate::upkeep) enum Said {
+    /// It has all blocks.
     Whole,
-    Coming,
+    /// It fetches them.
+    Coming {
+        /// How many are yet to come.
+        missing: u64,
+    },
+    /// It does not want it.
     No,
+}
+
+/// Sends a lease that is kept here, and its list; nothing when the peer can't be asked now.
+pub(in crate::upkeep) async fn send(
+    depot: &Depot,
+    peer: PeerId,
+    lease: LeaseId,
+    signed: &Lease,
+) -> Result<Option<Said>, store::Error> {
+    let (mut ids, mut after, mut listed) = (Vec::new(), None, 0);
+    loop {
+        let request = Request::Keep {
+            lease: Box::new(signed.clone()),
+            ids: std::mem::take(&mut ids),
+        };
+        let state = match depot.net().replica().ask(peer, request).await {
+            Ok(Answer::State(state)) => state,
+            Ok(Answer::Refused(Refusal::Busy)) | Err(_) => return Ok(None),
+            Ok(_) => return Ok(Some(Said::No)),
+        };
+        if state.durable {
+            return Ok(Some(Said::Whole));
+        }
+        if state.listed >= signed.terms().blocks {
+            return Ok(Some(Said::Coming {
+                missing: state.missing,
+            }));
+        }
+        // What the other side has listed already is skipped.
+        loop {
+            let want = match state.listed.saturating_sub(listed) {
+                0 => MAX_PAGE_IDS,
+                rest => rest.min(MAX_PAGE_IDS as u64) as usize,
+            };
+            let is_known = listed < state.listed;
+            let store = depot.store().clone();
+            let page = on_worker(move || Ok(Some(store.lease_blocks(lease, after, want)?)));
+            let page = page.await?.unwrap_or_default();
+            let Some(last) = page.last() else {
+                return Ok(Some(Said::No));
+            };
+            (after, listed) = (Some(*last), listed + page.len() as u64);
+            if !is_known {
+                ids = page;
+                break;
+            }
+        }
+    }
 }
 
 impl Kept {
@@ -368,6 +393,7 @@ fn restore(stored: Option<&[u8]>, now: Timestamp) -> Kept {
         asker: None,
         others: BTreeMap::new(),
         asked: BTreeMap::new(),
+        refused: BTreeMap::new(),
         short_since: None,
     };
     if let Some(record) = record {

@@ -85,8 +85,14 @@ pub(super) struct Kept {
     /// By peer, in hex.
     #[serde(default)]
     pub(super) held: BTreeMap<String, Place>,
+    /// The backup that reads the same and takes the place of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) successor: Option<String>,
     #[serde(skip)]
     pub(super) refused: BTreeMap<PeerName, Timestamp>,
+    /// Whether its blocks are not here any more: what the holders have may be all that there is.
+    #[serde(skip)]
+    pub(super) lost: bool,
 }
 
 /// What a lease says of the list of blocks.
@@ -118,9 +124,11 @@ pub(super) struct Place {
     pub(super) missed_ms: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) unproven_ms: u64,
-    /// Blocks that were yet to come when last heard.
+    /// Fewest blocks that were yet to come, and most that were listed, of all that was heard.
     #[serde(skip)]
     pub(super) missing: Option<u64>,
+    #[serde(skip)]
+    pub(super) listed: u64,
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -163,6 +171,8 @@ pub struct SetHealth {
     pub copies_asked: u32,
     /// Machines that may be lost at the same time, this one among them, without losing a backup.
     pub survives: u32,
+    /// Backups whose blocks are not on this machine any more, though nobody forgot them.
+    pub lost: u32,
     /// When the copy that was audited longest ago was; none when one never was.
     pub audited: Option<Timestamp>,
 }
@@ -191,6 +201,8 @@ pub(super) enum Unsaved {
 pub struct Copies {
     path: PathBuf,
     state: Mutex<State>,
+    /// Held by who writes the file, longer than `state` is, and taken before it: who only looks does not wait for the disk.
+    file: Mutex<()>,
     wanted: watch::Sender<u64>,
     changed: watch::Sender<u64>,
 }
@@ -225,6 +237,7 @@ impl Copies {
                 jobs,
                 unsaved: Unsaved::Nothing,
             }),
+            file: Mutex::new(()),
             wanted: watch::Sender::new(0),
             changed: watch::Sender::new(0),
         })
@@ -233,6 +246,10 @@ impl Copies {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each change is whole before the lock is given back.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lock_file(&self) -> MutexGuard<'_, ()> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks for so many copies of a backup on other machines; none lets go of those there are, once their minimum is over. Blocks on the
@@ -244,24 +261,116 @@ impl Copies {
         if copies > MAX_COPIES {
             return Err(Error::TooMany);
         }
-        let mut state = self.lock();
-        if state.jobs.len() >= MAX_JOBS && !state.jobs.contains_key(&root) {
+        let file = self.lock_file();
+        let before = self.get(&root);
+        if before.is_none() && self.lock().jobs.len() >= MAX_JOBS {
             return Err(Error::TooMany);
         }
-        let new = || Kept {
-            set: set.to_owned(),
-            copies,
-            list: None,
-            held: BTreeMap::new(),
-            refused: BTreeMap::new(),
-        };
-        let mut after = state.jobs.get(&root).cloned().unwrap_or_else(new);
+        let mut after = before.unwrap_or_else(|| Kept::new(set, copies));
         after.copies = copies;
-        self.replace(&mut state, root, Some(after))?;
-        drop(state);
+        self.replace(&file, [(root, Some(after))].into())?;
+        drop(file);
         self.changed.send_modify(|n| *n += 1);
         self.wanted.send_modify(|n| *n += 1);
         Ok(())
+    }
+
+    /// Asks for as many copies of `new` as there are to be of `old`, which it takes the place of. The copies of `old` are let go when those of
+    /// `new` are there and `old` itself is gone; if `new` goes and `old` stays, everything is as before. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::TooMany`], [`Error::File`].
+    pub fn supersede(&self, old: BlockId, new: BlockId) -> Result<(), Error> {
+        let file = self.lock_file();
+        let Some(mut before) = self.get(&old).filter(|kept| kept.copies > 0) else {
+            return Ok(());
+        };
+        let later = match self.get(&new) {
+            Some(later) => Kept {
+                copies: before.copies.max(later.copies),
+                ..later
+            },
+            None if self.lock().jobs.len() >= MAX_JOBS => return Err(Error::TooMany),
+            None => Kept::new(&before.set, before.copies),
+        };
+        before.successor = Some(new.to_string());
+        self.replace(&file, [(old, Some(before)), (new, Some(later))].into())?;
+        drop(file);
+        self.changed.send_modify(|n| *n += 1);
+        self.wanted.send_modify(|n| *n += 1);
+        Ok(())
+    }
+
+    /// What was forgotten needs no copies: those there are go when their minimum is over. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn forgotten(&self, is_forgotten: impl Fn(&BlockId) -> bool) -> Result<(), Error> {
+        for root in self.wanted().into_iter().filter(is_forgotten) {
+            // What was written anew is let go when the copies of the new one are there.
+            self.update(&root, |kept| {
+                if kept.successor.is_none() {
+                    kept.copies = 0;
+                }
+            })?;
+        }
+        self.wanted.send_modify(|n| *n += 1);
+        Ok(())
+    }
+
+    /// Notes which backups are here. One that is not here and that nobody forgot is lost, which is no reason to let go of its copies. Blocks
+    /// on the disk.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub(super) fn reconcile(
+        &self,
+        here: &BTreeSet<BlockId>,
+        now: Timestamp,
+        limits: &Limits,
+    ) -> Result<(), Error> {
+        for root in self.wanted() {
+            let Some(kept) = self.get(&root) else {
+                continue;
+            };
+            let is_lost = !here.contains(&root);
+            if kept.lost != is_lost {
+                self.update(&root, |kept| kept.lost = is_lost)?;
+            }
+            let successor = kept.successor.as_deref();
+            let Some(new) = successor.and_then(|name| name.parse::<BlockId>().ok()) else {
+                continue;
+            };
+            if !is_lost && !here.contains(&new) {
+                // Writing it anew was cut off, and what was written is gone.
+                self.update(&root, |kept| kept.successor = None)?;
+                self.update(&new, |kept| kept.copies = 0)?;
+            } else if is_lost && self.is_as_asked(new, now, limits) {
+                self.update(&root, |kept| kept.copies = 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a backup, or the last of those that took its place one after the other, has its copies or needs none.
+    fn is_as_asked(&self, root: BlockId, now: Timestamp, limits: &Limits) -> bool {
+        let state = self.lock();
+        let mut at = root;
+        for _ in 0..MAX_JOBS {
+            let Some(kept) = state.jobs.get(&at) else {
+                return true;
+            };
+            let successor = kept.successor.as_deref();
+            match successor.and_then(|name| name.parse().ok()) {
+                Some(next) => at = next,
+                None => {
+                    let reached = policy::reached(&job_of(kept, BTreeMap::new()), now, limits);
+                    return reached >= kept.copies;
+                }
+            }
+        }
+        // They go round in a circle, which nobody writes.
+        false
     }
 
     /// Changes with each call of [`want`](Self::want).
@@ -286,7 +395,8 @@ impl Copies {
     pub(super) fn short(&self, now: Timestamp, limits: &Limits) -> usize {
         let state = self.lock();
         let short = state.jobs.values().filter(|kept| {
-            policy::reached(&job_of(kept, BTreeMap::new()), now, limits) < kept.copies
+            let reached = policy::reached(&job_of(kept, BTreeMap::new()), now, limits);
+            kept.is_told() && (kept.lost || reached < kept.copies)
         });
         short.count()
     }
@@ -294,7 +404,7 @@ impl Copies {
     /// How each set stands, by name.
     pub fn health(&self, now: Timestamp, limits: &Limits) -> Vec<SetHealth> {
         let mut sets: BTreeMap<String, SetHealth> = BTreeMap::new();
-        for kept in self.lock().jobs.values().filter(|kept| kept.copies > 0) {
+        for kept in self.lock().jobs.values().filter(|kept| kept.is_told()) {
             let job = job_of(kept, BTreeMap::new());
             let reached = policy::reached(&job, now, limits);
             let counted = || {
@@ -309,7 +419,9 @@ impl Copies {
                 name: kept.set.clone(),
                 copies_min: reached,
                 copies_asked: kept.copies,
-                survives: reached,
+                // What is not here either does not survive the loss of all holders.
+                survives: reached.saturating_sub(u32::from(kept.lost)),
+                lost: u32::from(kept.lost),
                 audited,
             };
             sets.entry(kept.set.clone())
@@ -317,12 +429,13 @@ impl Copies {
                     let lacks = |set: &SetHealth| set.copies_asked.saturating_sub(set.copies_min);
                     let audited = set.audited.min(this.audited);
                     let survives = set.survives.min(this.survives);
+                    let lost = set.lost + this.lost;
                     if lacks(&this) > lacks(set)
                         || (lacks(&this) == lacks(set) && this.copies_min < set.copies_min)
                     {
                         *set = this.clone();
                     }
-                    (set.audited, set.survives) = (audited, survives);
+                    (set.audited, set.survives, set.lost) = (audited, survives, lost);
                 })
                 .or_insert(this);
         }
@@ -411,36 +524,44 @@ impl Copies {
         root: &BlockId,
         change: impl FnOnce(&mut Kept),
     ) -> Result<(), Error> {
-        let mut state = self.lock();
-        if let Some(before) = state.jobs.get(root) {
+        let file = self.lock_file();
+        if let Some(before) = self.get(root) {
             let mut after = before.clone();
             change(&mut after);
             let is_done = after.copies == 0 && after.held.is_empty();
-            self.replace(&mut state, *root, (!is_done).then_some(after))?;
+            if is_done || after != before {
+                self.replace(&file, [(*root, (!is_done).then_some(after))].into())?;
+            }
         }
-        drop(state);
+        drop(file);
         self.changed.send_modify(|n| *n += 1);
         Ok(())
     }
 
-    fn replace(&self, state: &mut State, root: BlockId, after: Option<Kept>) -> Result<(), Error> {
-        let before = match &after {
-            Some(after) => state.jobs.insert(root, after.clone()),
-            None => state.jobs.remove(&root),
-        };
-        if before == after {
-            return Ok(());
-        }
-        if before.as_ref().map(Kept::vital) == after.as_ref().map(Kept::vital) {
+    /// Changes some; what is vital is in the file before it is in memory.
+    fn replace(
+        &self,
+        file: &MutexGuard<'_, ()>,
+        after: BTreeMap<BlockId, Option<Kept>>,
+    ) -> Result<(), Error> {
+        let mut state = self.lock();
+        let is_vital = after.iter().any(|(root, after)| {
+            let before = state.jobs.get(root);
+            before.map(Kept::vital) != after.as_ref().map(Kept::vital)
+        });
+        if is_vital {
+            let mut jobs = state.jobs.clone();
+            drop(state);
+            change(&mut jobs, after.clone());
+            self.write(file, &jobs)?;
+            state = self.lock();
+            // What became known meanwhile is that time passed.
+            state.unsaved = Unsaved::Nothing;
+        } else {
             state.unsaved = Unsaved::Progress;
-            return Ok(());
         }
-        self.write(state).inspect_err(|_| {
-            match before {
-                Some(before) => state.jobs.insert(root, before),
-                None => state.jobs.remove(&root),
-            };
-        })
+        change(&mut state.jobs, after);
+        Ok(())
     }
 
     /// What this peer keeps is to be audited again, but for what was after that time.
@@ -489,31 +610,71 @@ impl Copies {
     /// # Errors
     /// [`Error::File`].
     pub(super) fn flush(&self) -> Result<(), Error> {
+        let file = self.lock_file();
         let mut state = self.lock();
-        match state.unsaved {
-            Unsaved::Nothing => Ok(()),
-            Unsaved::Time | Unsaved::Progress => self.write(&mut state),
+        let unsaved = std::mem::take(&mut state.unsaved);
+        if unsaved == Unsaved::Nothing {
+            return Ok(());
         }
+        let jobs = state.jobs.clone();
+        drop(state);
+        self.write(&file, &jobs).inspect_err(|_| {
+            let mut state = self.lock();
+            state.unsaved = state.unsaved.max(unsaved);
+        })
     }
 
-    fn write(&self, state: &mut State) -> Result<(), Error> {
-        write(&self.path, &encode(&state.jobs)).map_err(|source| Error::File {
+    fn write(&self, _: &MutexGuard<'_, ()>, jobs: &BTreeMap<BlockId, Kept>) -> Result<(), Error> {
+        write(&self.path, &encode(jobs)).map_err(|source| Error::File {
             path: self.path.clone(),
             source,
-        })?;
-        state.unsaved = Unsaved::Nothing;
-        Ok(())
+        })
+    }
+}
+
+fn change(jobs: &mut BTreeMap<BlockId, Kept>, after: BTreeMap<BlockId, Option<Kept>>) {
+    for (root, after) in after {
+        match after {
+            Some(after) => drop(jobs.insert(root, after)),
+            None => drop(jobs.remove(&root)),
+        }
     }
 }
 
 impl Kept {
+    fn new(set: &str, copies: u32) -> Self {
+        Self {
+            set: set.to_owned(),
+            copies,
+            list: None,
+            held: BTreeMap::new(),
+            successor: None,
+            refused: BTreeMap::new(),
+            lost: false,
+        }
+    }
+
+    /// Whether it is told how this one stands. Of one that was written anew the new one tells.
+    fn is_told(&self) -> bool {
+        self.copies > 0 && self.successor.is_none()
+    }
+
     /// What a crash must not lose.
     #[allow(clippy::type_complexity)] // It is compared and nothing else.
-    fn vital(&self) -> (&str, u32, Option<&ListInfo>, Vec<(&str, &str, bool)>) {
+    fn vital(
+        &self,
+    ) -> (
+        &str,
+        u32,
+        Option<&str>,
+        Option<&ListInfo>,
+        Vec<(&str, &str, bool)>,
+    ) {
         let places = self.held.iter();
         (
             &self.set,
             self.copies,
+            self.successor.as_deref(),
             self.list.as_ref(),
             places
                 .map(|(peer, place)| (peer.as_str(), place.name.as_str(), place.failed))
@@ -532,6 +693,8 @@ fn job_of(kept: &Kept, near: BTreeMap<PeerName, u32>) -> Job {
             .collect(),
         near,
         refused: kept.refused.clone(),
+        is_lost: kept.lost,
+        is_replaced: kept.successor.is_some(),
     }
 }
 

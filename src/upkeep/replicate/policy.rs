@@ -7,12 +7,19 @@
 //! of the silence. A *new* copy is made only when this machine was itself up and in company for three quarters of that period and missed the holder, or
 //! had it there and got no answer ([`is_gone`]): a laptop that was asleep for days says that it knows nothing, and asks before it copies
 //! everything again.
+//!
+//! Clocks are set wrong and set right again: what is noted as of the future was not seen at all. A copy counts only once it was audited.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::id::BlockId;
 use crate::time::Timestamp;
+
+/// What is noted as of later than this is of a clock that was set wrong.
+const MAX_AHEAD: Duration = Duration::from_secs(5 * 60);
+/// A lease is renewed when no more than this is left of it.
+pub(super) const RENEW_BEFORE: Duration = Duration::from_secs(45 * 24 * 3600);
 
 /// A peer's name, as it orders: the bytes of its id.
 pub type PeerName = Vec<u8>;
@@ -62,6 +69,10 @@ pub struct Job {
     pub near: BTreeMap<PeerName, u32>,
     /// Peers that refused, and until when not to ask them again.
     pub refused: BTreeMap<PeerName, Timestamp>,
+    /// Whether its blocks are not here any more: no more copies are made, nothing can be audited, and what there is stays.
+    pub is_lost: bool,
+    /// Whether another backup takes its place: no more copies are made, and those there are stay until that one has its own.
+    pub is_replaced: bool,
 }
 
 /// What is known.
@@ -96,7 +107,7 @@ impl Default for Limits {
         Self {
             grace: 24 * HOUR,
             patience: HOUR,
-            renew_before: 45 * 24 * HOUR,
+            renew_before: RENEW_BEFORE,
             audit_every: 24 * HOUR,
             most_asked: 8,
             most_checks: 16,
@@ -121,15 +132,29 @@ pub enum Action {
     Forget(BlockId, PeerName),
 }
 
-/// Whether a copy counts: it was there, and its holder has not been away for too long.
+/// How long ago something was.
+fn age(now: Timestamp, at: Timestamp) -> Duration {
+    match at > now.after(MAX_AHEAD) {
+        true => Duration::MAX,
+        false => now.since(at),
+    }
+}
+
+/// When a copy last passed an audit.
+fn audited(copy: &Copy, now: Timestamp) -> Option<Timestamp> {
+    copy.audited.filter(|at| age(now, *at) < Duration::MAX)
+}
+
+/// Whether a copy counts: it was there, as an audit showed, and its holder has not been away for too long.
 pub fn counts(copy: &Copy, now: Timestamp, limits: &Limits) -> bool {
-    copy.stage == Stage::Held && copy.until > now && now.since(copy.seen) <= limits.grace
+    let is_held = copy.stage == Stage::Held && copy.until > now;
+    is_held && age(now, copy.seen) <= limits.grace && audited(copy, now).is_some()
 }
 
 /// Whether a holder has been away for so long that its copy is to be made anew.
 pub fn is_gone(copy: &Copy, now: Timestamp, limits: &Limits) -> bool {
     let most = limits.grace * 3 / 4;
-    now.since(copy.seen) > limits.grace && (copy.missed > most || copy.unproven > most)
+    age(now, copy.seen) > limits.grace && (copy.missed > most || copy.unproven > most)
 }
 
 /// Whether a copy that was asked for may still come soon. Time in which this machine itself was away is no delay of the holder's.
@@ -167,7 +192,10 @@ pub fn choose(now: Timestamp, facts: &Facts, limits: &Limits) -> Vec<Action> {
     order.sort_by_key(|(root, job)| (reached(job, now, limits), **root));
     for (root, job) in order {
         let looked = look(now, *root, job, facts, limits, &mut checks, &mut actions);
-        let wanted = (job.copies as usize).saturating_sub(looked.counted);
+        let wanted = match job.is_lost || job.is_replaced {
+            true => 0,
+            false => (job.copies as usize).saturating_sub(looked.counted),
+        };
         for _ in 0..wanted {
             if asked >= limits.most_asked {
                 break;
@@ -208,30 +236,49 @@ struct Looked {
     counted: usize,
 }
 
-/// Which copies are more than was asked for and may go: only as many as leave the asked number of copies that count and were audited, and
+/// Copies that are more than was asked for.
+#[derive(Default)]
+struct Surplus<'a> {
+    /// Those that go now.
+    go: BTreeSet<&'a PeerName>,
+    /// Those that are not renewed, and so can go once their minimum is over: with each renewal it would begin anew.
+    fade: BTreeSet<&'a PeerName>,
+}
+
+/// Which copies are more than was asked for and may go: only as many as leave the asked number of copies that count, and
 /// only where the minimum is over, because before it the holder would refuse. Those that keep related backups and those that
 /// were audited last stay.
-fn surplus<'a>(
-    now: Timestamp,
-    job: &'a Job,
-    facts: &Facts,
-    limits: &Limits,
-) -> BTreeSet<&'a PeerName> {
+fn surplus<'a>(now: Timestamp, job: &'a Job, facts: &Facts, limits: &Limits) -> Surplus<'a> {
+    if job.is_lost || job.is_replaced {
+        return Surplus::default();
+    }
     let proven = job
         .held
         .iter()
-        .filter(|(_, copy)| counts(copy, now, limits) && copy.audited.is_some());
+        .filter(|(_, copy)| counts(copy, now, limits));
     let more = proven.clone().count().saturating_sub(job.copies as usize);
     let mut may_go: Vec<_> = proven
+        .clone()
         .filter(|(peer, copy)| facts.online.contains_key(*peer) && copy.minimum_until <= now)
         .map(|(peer, copy)| (job.near.get(peer).copied(), copy.audited, peer))
         .collect();
     may_go.sort();
-    may_go
+    let go: BTreeSet<_> = may_go
         .into_iter()
         .take(more)
         .map(|(.., peer)| peer)
-        .collect()
+        .collect();
+    // The same ones each time, or else each would be renewed in its turn.
+    let mut may_fade: Vec<_> = proven
+        .filter(|(peer, _)| !go.contains(peer))
+        .map(|(peer, copy)| (copy.minimum_until, peer))
+        .collect();
+    may_fade.sort();
+    let fade = may_fade.into_iter().take(more - go.len());
+    Surplus {
+        fade: fade.map(|(_, peer)| peer).collect(),
+        go,
+    }
 }
 
 /// Decides about the copies that there are.
@@ -248,7 +295,7 @@ fn look(
     let surplus = surplus(now, job, facts, limits);
     for (peer, copy) in &job.held {
         let is_online = facts.online.contains_key(peer);
-        let silent = now.since(copy.seen);
+        let silent = age(now, copy.seen);
         let name = || peer.clone();
         if copy.stage == Stage::Failed || copy.until <= now {
             actions.push(Action::Forget(root, name()));
@@ -270,21 +317,28 @@ fn look(
             }
             continue;
         }
-        if surplus.contains(peer) {
+        if surplus.go.contains(peer) {
             actions.push(Action::Release(root, name()));
             continue;
         }
-        // One that comes back after its time counts again as soon as it was audited.
-        counted += usize::from(!is_gone(copy, now, limits));
-        let is_due = copy
-            .audited
-            .is_none_or(|audited| now.since(audited) >= limits.audit_every);
+        // One that comes back after its time counts again as soon as it was audited. One whose holder does not renew it is made up for in time.
+        let left = copy.until.since(now);
+        let is_ending = left <= limits.renew_before / 2;
+        counted += usize::from(!is_gone(copy, now, limits) && !is_ending);
+        let is_due = audited(copy, now).is_none_or(|at| age(now, at) >= limits.audit_every);
         if !is_online || *checks >= limits.most_checks {
             continue;
         }
-        if copy.until.since(now) <= limits.renew_before {
+        let may_renew = job.refused.get(peer).is_none_or(|until| *until <= now);
+        if left <= limits.renew_before && may_renew && !surplus.fade.contains(peer) {
             *checks += 1;
             actions.push(Action::Renew(root, name()));
+        } else if job.is_lost {
+            // Without the blocks nothing can be audited; the holder says how it stands.
+            if silent > limits.grace / 2 {
+                *checks += 1;
+                actions.push(Action::Poll(root, name()));
+            }
         } else if is_due || silent > limits.grace / 2 {
             *checks += 1;
             actions.push(Action::Audit(root, name()));

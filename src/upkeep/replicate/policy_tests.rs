@@ -213,6 +213,114 @@ fn a_failed_copy_is_forgotten_and_replaced_elsewhere() {
 }
 
 #[test]
+fn a_backup_that_is_not_here_any_more_keeps_its_copies() {
+    let mut job = job(2);
+    job.is_lost = true;
+    for n in 1..=3 {
+        job.held.insert(peer(n), copy(Stage::Held, NOW));
+    }
+    let facts = facts(job, &[(1, 50), (2, 50), (3, 50), (4, 50)]);
+    let after = |hours: u32| choose(NOW.after(hours * HOUR), &facts, &Limits::default());
+    assert!(after(12).is_empty(), "nothing is copied that is not here");
+    let all = |action: fn(BlockId, PeerName) -> Action| [1, 2, 3].map(|n| action(root(1), peer(n)));
+    assert_eq!(after(13), all(Action::Poll), "nothing can be audited");
+    assert_eq!(after(50 * 24), all(Action::Renew));
+    assert_eq!(
+        after(80 * 24),
+        all(Action::Renew),
+        "nothing is more than enough"
+    );
+    let mut replaced = facts.clone();
+    let job = replaced.jobs.get_mut(&root(1)).expect("it is there");
+    (job.is_lost, job.is_replaced, job.copies) = (false, true, 4);
+    assert!(choose(NOW, &replaced, &Limits::default()).is_empty());
+}
+
+#[test]
+fn what_was_noted_by_a_clock_that_ran_ahead_does_not_count() {
+    let limits = Limits::default();
+    let mut ahead = copy(Stage::Held, NOW);
+    let months = NOW.after(30 * 24 * HOUR);
+    let mut job = job(1);
+    (ahead.seen, ahead.audited) = (months, Some(months));
+    assert!(!counts(&ahead, NOW, &limits));
+    job.held.insert(peer(1), ahead.clone());
+    let due = facts(job.clone(), &[(1, 50)]);
+    assert_eq!(
+        choose(NOW, &due, &limits),
+        [Action::Audit(root(1), peer(1))]
+    );
+    // It was heard, but for a clock that is off by a little.
+    let little = NOW.after(MAX_AHEAD);
+    (ahead.seen, ahead.audited) = (little, Some(little));
+    assert!(counts(&ahead, NOW, &limits));
+    (ahead.seen, ahead.missed) = (months, 19 * HOUR);
+    assert!(is_gone(&ahead, NOW, &limits));
+}
+
+#[test]
+fn what_was_never_audited_does_not_count() {
+    let mut copy = copy(Stage::Held, NOW);
+    copy.audited = None;
+    assert!(!counts(&copy, NOW, &Limits::default()));
+    let mut job = job(1);
+    job.held.insert(peer(1), copy);
+    assert_eq!(reached(&job, NOW, &Limits::default()), 0);
+    // It is audited at once, and nobody else is asked meanwhile.
+    let facts = facts(job, &[(1, 50), (2, 50)]);
+    assert_eq!(
+        choose(NOW, &facts, &Limits::default()),
+        [Action::Audit(root(1), peer(1))]
+    );
+}
+
+#[test]
+fn a_copy_that_is_not_renewed_stays_and_is_made_up_for_in_time() {
+    let mut job = job(1);
+    job.held.insert(peer(1), copy(Stage::Held, NOW));
+    job.refused.insert(peer(1), Timestamp(u64::MAX));
+    let facts = facts(job, &[(1, 50), (2, 50)]);
+    let after = |days: u32| {
+        let now = NOW.after(days * 24 * HOUR);
+        let mut facts = facts.clone();
+        let copy = facts.jobs.get_mut(&root(1)).expect("it is there");
+        let copy = copy.held.get_mut(&peer(1)).expect("it is there");
+        (copy.seen, copy.audited) = (now, Some(now));
+        choose(now, &facts, &Limits::default())
+    };
+    assert!(after(60).is_empty());
+    assert_eq!(after(68), [Action::Ask(root(1), peer(2))]);
+}
+
+#[test]
+fn a_copy_too_many_is_not_renewed() {
+    let mut job = job(1);
+    for n in 1..=2 {
+        let mut copy = copy(Stage::Held, NOW);
+        copy.minimum_until = NOW.after((75 + u32::from(n)) * 24 * HOUR);
+        job.held.insert(peer(n), copy);
+    }
+    let facts = facts(job, &[(1, 50), (2, 50)]);
+    let after = |days: u32| {
+        let now = NOW.after(days * 24 * HOUR);
+        let mut facts = facts.clone();
+        let job = facts.jobs.get_mut(&root(1)).expect("it is there");
+        for copy in job.held.values_mut() {
+            (copy.seen, copy.audited) = (now, Some(now));
+        }
+        choose(now, &facts, &Limits::default())
+    };
+    assert_eq!(after(45), [Action::Renew(root(1), peer(2))]);
+    assert_eq!(
+        after(76),
+        [
+            Action::Release(root(1), peer(1)),
+            Action::Renew(root(1), peer(2))
+        ]
+    );
+}
+
+#[test]
 fn no_more_is_asked_for_at_once_than_the_limit() {
     let limits = Limits {
         most_asked: 3,

@@ -334,6 +334,7 @@ impl Mesh {
                 asker: Some(subject.0[..4].to_vec()),
                 others: BTreeMap::new(),
                 asked: BTreeMap::new(),
+                refused: BTreeMap::new(),
                 short_since: None,
             };
             let holder = self.machines.get_mut(&to).expect("it is there");

@@ -6,6 +6,7 @@ use crate::depot::serve::Server;
 use crate::head::certify;
 use crate::id::BlockId;
 use crate::net::providers::MemoryShelf;
+use crate::net::replica::{Answer, Refusal, Request, State};
 use crate::net::{Net, NetConfig, Services};
 use crate::store::{Keep, MemoryStore, PinInfo, Store, StoreOptions};
 use crate::task::Workers;
@@ -186,7 +187,7 @@ async fn copies_are_made_audited_and_made_again() {
 
     // Forgotten, nobody keeps it once its minimum is over.
     copies.want(root, "Documents", 0).expect("writes");
-    clock.advance(Duration::from_secs(31 * 24 * 3600));
+    clock.advance(Duration::from_secs(76 * 24 * 3600));
     copies.want(root, "Documents", 0).expect("writes");
     wait(&copies, || copies.get(&root).is_none()).await;
     workers.stop(LONG).await;
@@ -206,7 +207,276 @@ fn a_place() -> Place {
         missed_ms: 0,
         unproven_ms: 0,
         missing: None,
+        listed: 0,
     }
+}
+
+/// Says what it is told to say; never more than it has. Returns how often it was asked for what.
+fn answer(depot: &Depot, answers: Vec<Answer>) -> Arc<std::sync::Mutex<Vec<Request>>> {
+    let mut inbox = depot.net().replica().take_inbox().expect("nobody has it");
+    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (noted, mut answers) = (asked.clone(), answers.into_iter());
+    tokio::spawn(async move {
+        while let Some(incoming) = inbox.recv().await {
+            noted.lock().expect("not poisoned").push(incoming.request);
+            let answer = answers.next();
+            let _ = incoming
+                .reply
+                .send(answer.unwrap_or(Answer::Refused(Refusal::Busy)));
+        }
+    });
+    asked
+}
+
+/// An owner with a backup, and what a holder that says these things leads to: a worker, and the name of the copy.
+async fn with_holder(
+    place: Place,
+    answers: Vec<Answer>,
+) -> (Worker, BlockId, PeerId, tempfile::TempDir) {
+    let clock = Arc::new(ManualClock::default());
+    clock.advance(Duration::from_millis(place.since.0));
+    let (owner, holder) = (node(&clock).await, node(&clock).await);
+    drop(answer(&holder, answers));
+    let address = holder.net().listen_addresses()[0].clone();
+    owner
+        .net()
+        .peers()
+        .connect(address)
+        .await
+        .expect("connects");
+    let dir = tempfile::tempdir().expect("a directory");
+    let copies = Arc::new(Copies::open(&dir.path().join("copies")).expect("opens"));
+    let (root, peer) = (backup(&owner, 7), holder.net().peer_id());
+    copies.want(root, "set", 1).expect("writes");
+    let key = data_encoding::HEXLOWER.encode(&peer.to_bytes());
+    let fill = |kept: &mut Kept| {
+        kept.list = Some(ListInfo {
+            blocks: 30,
+            bytes: 30 * 600,
+            digest: "00".repeat(32),
+        });
+        kept.held.insert(key, place);
+    };
+    copies.update(&root, fill).expect("writes");
+    let worker = Worker {
+        copies,
+        depot: owner,
+        clock,
+        signer: Arc::new(Machine),
+        pin_name: PIN,
+    };
+    // It lives as long as its test.
+    std::mem::forget(holder);
+    (worker, root, peer, dir)
+}
+
+fn fresh_place() -> Place {
+    let now = Timestamp(1_000_000_000_000);
+    Place {
+        since: now,
+        seen: now,
+        sequence: now.0,
+        until: now.after(Duration::from_secs(90 * 24 * 3600)),
+        minimum_until: now.after(Duration::from_secs(75 * 24 * 3600)),
+        ..a_place()
+    }
+}
+
+fn said(listed: u64, missing: u64, durable: bool, days: u64) -> Answer {
+    Answer::State(State {
+        listed,
+        missing,
+        durable,
+        remaining: Duration::from_secs(days * 24 * 3600),
+        free_bytes: 0,
+    })
+}
+
+/// The only copy there is.
+fn copy_of(worker: &Worker, root: &BlockId) -> Option<Place> {
+    let kept = worker.copies.get(root).expect("it is there");
+    kept.held.into_values().next()
+}
+
+#[tokio::test]
+async fn a_renewal_that_is_refused_forgets_no_copy() {
+    let refuse = |refusal| vec![Answer::Refused(refusal)];
+    for (refusal, stays) in [(Refusal::Full, true), (Refusal::Unknown, false)] {
+        let (worker, root, peer, _dir) = with_holder(fresh_place(), refuse(refusal)).await;
+        let renew = Action::Renew(root, peer.to_bytes());
+        worker.act(renew).await.expect("asks");
+        assert_eq!(copy_of(&worker, &root).is_some(), stays);
+        let kept = worker.copies.get(&root).expect("it is there");
+        assert!(kept.refused.contains_key(&peer.to_bytes()));
+    }
+    // One that never came whole is none.
+    let place = Place {
+        whole: false,
+        ..fresh_place()
+    };
+    let (worker, root, peer, _dir) = with_holder(place, refuse(Refusal::Full)).await;
+    let poll = Action::Poll(root, peer.to_bytes());
+    worker.act(poll).await.expect("asks");
+    assert!(copy_of(&worker, &root).is_none());
+}
+
+#[tokio::test]
+async fn the_holder_says_how_long_it_keeps_what_it_keeps() {
+    let answers = vec![said(30, 0, true, 50), said(30, 0, true, 44)];
+    let (worker, root, peer, _dir) = with_holder(fresh_place(), answers).await;
+    for (days, is_failed) in [(50, false), (44, true)] {
+        let renew = Action::Renew(root, peer.to_bytes());
+        worker.act(renew).await.expect("asks");
+        let place = copy_of(&worker, &root).expect("it is there");
+        let until = fresh_place()
+            .since
+            .after(Duration::from_secs(days * 24 * 3600));
+        assert_eq!((place.until, place.failed), (until, is_failed));
+        assert!(place.minimum_until <= place.until);
+    }
+}
+
+#[tokio::test]
+async fn blocks_that_go_and_come_are_no_progress() {
+    let answers = [(0, 30), (30, 5), (30, 9), (30, 5), (30, 4)];
+    let counts = [true, true, false, false, true];
+    let (mut all, mut place) = (Vec::new(), fresh_place());
+    (place.whole, place.listed) = (false, 0);
+    for (listed, missing) in answers {
+        if listed == 0 {
+            // The list is sent, and heard of that.
+            all.push(said(0, missing, false, 90));
+            all.push(said(30, missing, false, 90));
+        } else {
+            all.push(said(listed, missing, false, 90));
+        }
+    }
+    let (worker, root, peer, _dir) = with_holder(place, all).await;
+    for (number, is_progress) in counts.into_iter().enumerate() {
+        worker.copies.waited(Duration::from_secs(7), &[].into());
+        let poll = Action::Poll(root, peer.to_bytes());
+        worker.act(poll).await.expect("asks");
+        let missed = copy_of(&worker, &root).expect("it is there").missed_ms;
+        assert_eq!(missed == 0, is_progress, "answer {number}");
+    }
+}
+
+#[test]
+fn a_backup_that_is_gone_is_lost_and_not_forgotten() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let copies = Copies::open(&dir.path().join("copies")).expect("opens");
+    let (one, two) = (root(1), root(2));
+    let (now, limits) = (fresh_place().since, Limits::default());
+    for root in [one, two] {
+        copies.want(root, "set", 1).expect("writes");
+        let hold = |kept: &mut Kept| drop(kept.held.insert("0a".to_owned(), held(now)));
+        copies.update(&root, hold).expect("writes");
+    }
+    let reconcile = |here: &[BlockId]| {
+        let here = here.iter().copied().collect();
+        copies.reconcile(&here, now, &limits).expect("writes");
+    };
+    // The store is empty, as after restoring the data directory without it.
+    reconcile(&[]);
+    assert_eq!((copies.wanted().len(), copies.short(now, &limits)), (2, 2));
+    let health = copies.health(now, &limits).remove(0);
+    assert_eq!((health.lost, health.copies_min, health.survives), (2, 1, 0));
+    let online = [(vec![10], 99), (vec![11], 99)].into();
+    let facts = Facts {
+        jobs: copies.jobs(),
+        online,
+    };
+    let later = now.after(Duration::from_secs(80 * 24 * 3600));
+    let actions = policy::choose(later, &facts, &limits);
+    assert!(
+        actions.iter().all(|a| matches!(a, Action::Renew(..))),
+        "{actions:?}"
+    );
+    reconcile(&[one, two]);
+    assert_eq!(copies.health(now, &limits)[0].lost, 0);
+    copies.forgotten(|root| *root == one).expect("writes");
+    assert_eq!(copies.wanted(), [two]);
+}
+
+fn root(n: u8) -> BlockId {
+    BlockId::from_sha384([n; 48])
+}
+
+/// A copy that counts.
+fn held(now: Timestamp) -> Place {
+    Place {
+        audited: Some(now),
+        ..fresh_place()
+    }
+}
+
+#[test]
+fn what_is_written_anew_keeps_its_copies_until_the_new_ones_are_there() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("copies");
+    let copies = Copies::open(&path).expect("opens");
+    let (old, new, newest) = (root(1), root(2), root(3));
+    let (now, limits) = (fresh_place().since, Limits::default());
+    copies.want(old, "set", 1).expect("writes");
+    let hold = |root: BlockId| {
+        let hold = |kept: &mut Kept| drop(kept.held.insert("0a".to_owned(), held(now)));
+        copies.update(&root, hold).expect("writes");
+    };
+    hold(old);
+    let reconcile = |here: &[BlockId]| {
+        let here = here.iter().copied().collect();
+        copies.reconcile(&here, now, &limits).expect("writes");
+    };
+    copies.supersede(old, new).expect("writes");
+    let on_disk = Copies::open(&path).expect("opens");
+    assert_eq!(on_disk.wanted(), [old, new]);
+    // Repacking was cut off: the new one went, and all is as it was.
+    reconcile(&[old]);
+    assert_eq!(copies.wanted(), [old]);
+    assert_eq!(copies.reached(&old, now, &limits), Some((1, 1)));
+    // It went on: the old one's copies stay as long as the new one has none.
+    copies.supersede(old, new).expect("writes");
+    reconcile(&[old, new]);
+    copies.forgotten(|root| *root == old).expect("writes");
+    reconcile(&[new]);
+    assert_eq!(copies.wanted(), [old, new]);
+    assert_eq!(copies.short(now, &limits), 1);
+    // And likewise when it is written anew once more.
+    copies.supersede(new, newest).expect("writes");
+    reconcile(&[newest]);
+    assert_eq!(copies.wanted(), [old, new, newest]);
+    hold(newest);
+    reconcile(&[newest]);
+    assert_eq!(copies.wanted(), [newest]);
+    assert_eq!(copies.short(now, &limits), 0);
+    assert!(copies.get(&new).is_none(), "it had no copies");
+    assert_eq!(copies.get(&old).map(|kept| kept.held.len()), Some(1));
+    // What is not copied is not copied anew.
+    copies.supersede(root(8), root(9)).expect("nothing to do");
+    assert_eq!(copies.wanted(), [newest]);
+}
+
+#[test]
+fn who_looks_does_not_wait_for_the_disk() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let copies = Copies::open(&dir.path().join("copies")).expect("opens");
+    copies.want(root(1), "set", 1).expect("writes");
+    let writing = copies.lock_file();
+    let looked = std::thread::scope(|scope| {
+        let (done, looked) = std::sync::mpsc::sync_channel(1);
+        scope.spawn(|| {
+            let now = Timestamp(1);
+            copies.jobs();
+            copies.kept_by_peer();
+            copies.short(now, &Limits::default());
+            copies.waited(Duration::ZERO, &[].into());
+            let _ = done.send(copies.reached(&root(1), now, &Limits::default()));
+            drop(done);
+        });
+        looked.recv_timeout(LONG)
+    });
+    assert_eq!(looked, Ok(Some((1, 0))));
+    drop(writing);
 }
 
 #[test]

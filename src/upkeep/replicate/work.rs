@@ -10,17 +10,25 @@ use libp2p::PeerId;
 
 use super::Signer;
 use super::list::{Copies, Error, Kept, ListInfo, Place};
-use super::policy::{Action, PeerName};
+use super::policy::{Action, Limits, PeerName, RENEW_BEFORE};
 use crate::depot::Depot;
 use crate::id::BlockId;
-use crate::lease::{Lease, ListDigest, Name, Terms, proof};
+use crate::lease::{Lease, ListDigest, MAX_SKEW_MS, Name, Terms, proof};
 use crate::net::replica::{Answer, MAX_PAGE_IDS, Refusal, Request, State};
 use crate::store::{PinId, Store};
 use crate::time::{Clock, Timestamp};
 
 /// How long a lease lasts, and for how long only the owner itself can end it.
 const TERM: Duration = Duration::from_secs(90 * 24 * 3600);
-const MINIMUM: Duration = Duration::from_secs(30 * 24 * 3600);
+const MINIMUM: Duration = Duration::from_secs(75 * 24 * 3600);
+/// A machine that is stolen ends no lease within this time of its last renewal being due.
+const SAFE: Duration = Duration::from_secs(30 * 24 * 3600);
+const _: () = assert!(
+    MINIMUM.as_secs() >= TERM.as_secs() - RENEW_BEFORE.as_secs() + SAFE.as_secs(),
+    "there is a time before each renewal in which the minimum is over"
+);
+/// A holder that renews for less than this does not renew.
+const SHORT: Duration = Duration::from_secs(TERM.as_secs() / 2);
 /// How long a peer that refused is left in peace.
 const REFUSED: Duration = Duration::from_secs(3600);
 /// How often a holder that is about to leave is audited, in milliseconds.
@@ -97,8 +105,8 @@ impl Worker {
     async fn start(&self, mut subject: Subject) -> Result<(), Error> {
         if subject.kept.list.is_none() {
             let Some(list) = self.count(subject.root).await? else {
-                // Its pin is gone: there is nothing to copy.
-                return self.update(subject.root, |kept| kept.copies = 0).await;
+                // Its pin is gone: there is nothing that could be copied.
+                return self.update(subject.root, |kept| kept.lost = true).await;
             };
             subject.kept.list = Some(list);
         }
@@ -117,6 +125,7 @@ impl Worker {
             missed_ms: 0,
             unproven_ms: 0,
             missing: None,
+            listed: 0,
         };
         subject.kept.held.insert(subject.key.clone(), place.clone());
         let (list, key) = (subject.kept.list.clone(), subject.key.clone());
@@ -139,7 +148,7 @@ impl Worker {
         let mut place = place.clone();
         let now = self.clock.now();
         if renew {
-            place.sequence = now.0.max(place.sequence + 1);
+            place.sequence = now.0.max(place.sequence.saturating_add(1));
             place.since = now;
             place.until = now.after(TERM);
             place.minimum_until = now.after(MINIMUM);
@@ -158,7 +167,10 @@ impl Worker {
             let state = match replica.ask(subject.peer, request).await {
                 Ok(Answer::State(state)) => state,
                 Ok(Answer::Refused(Refusal::Busy)) => return Ok(()),
-                Ok(_) => return self.refused(subject).await,
+                Ok(answer) => {
+                    let is_gone = matches!(answer, Answer::Refused(Refusal::Unknown));
+                    return self.refused(subject, is_gone || !place.whole).await;
+                }
                 // It may come back; until then nothing is known.
                 Err(_) => return Ok(()),
             };
@@ -174,7 +186,8 @@ impl Worker {
             }
             ids = self.page(subject.root, after, MAX_PAGE_IDS).await?;
             let Some(last) = ids.last() else {
-                return self.refused(subject).await;
+                // Without its list it can't be finished now.
+                return Ok(());
             };
             (after, listed) = (Some(*last), listed + ids.len() as u64);
         };
@@ -189,31 +202,63 @@ impl Worker {
         renew: bool,
     ) -> Result<(), Error> {
         let now = self.clock.now();
-        let is_progress = place.missing != Some(state.missing);
-        place.missing = Some(state.missing);
+        // Blocks that go and come again are none.
+        let is_progress = place.listed < state.listed
+            || place.missing.is_none_or(|fewest| state.missing < fewest);
+        place.missing = Some(
+            place
+                .missing
+                .map_or(state.missing, |n| n.min(state.missing)),
+        );
+        place.listed = place.listed.max(state.listed);
         if state.durable || is_progress {
             place.saw(now);
         }
-        if state.durable && !place.whole {
-            // That it came whole was seen by the holder a moment ago; whether it stays is audited from now on.
+        let is_new = state.durable && !place.whole;
+        if is_new {
+            // That it is there is for an audit to show, which follows at once.
             place.whole = true;
             place.audited = None;
         }
         if renew && !state.durable {
             place.whole = false;
         }
-        let key = subject.key;
+        // The holder's word counts for how long it keeps the blocks, as far as that is less than was asked for.
+        let until = now.after(state.remaining);
+        if until.0.saturating_add(MAX_SKEW_MS) < place.until.0 {
+            place.until = until;
+            place.minimum_until = place.minimum_until.min(until);
+        }
+        place.failed = place.until <= now || (renew && place.until <= now.after(SHORT));
+        let (key, peer, refused) = (
+            subject.key.clone(),
+            subject.peer.to_bytes(),
+            place.failed.then(|| now.after(REFUSED)),
+        );
+        let noted = place.clone();
         self.update(subject.root, move |kept| {
-            kept.held.insert(key, place);
+            kept.held.insert(key, noted);
+            if let Some(until) = refused {
+                kept.refused.insert(peer, until);
+            }
         })
-        .await
+        .await?;
+        if is_new && !place.failed {
+            let mut subject = subject;
+            subject.kept.held.insert(subject.key.clone(), place);
+            self.audit(subject).await?;
+        }
+        Ok(())
     }
 
-    async fn refused(&self, subject: Subject) -> Result<(), Error> {
+    /// A peer does not want to keep a backup, or not for longer. What it keeps already stays noted, for an audit to tell.
+    async fn refused(&self, subject: Subject, is_gone: bool) -> Result<(), Error> {
         let until = self.clock.now().after(REFUSED);
         let (key, peer) = (subject.key, subject.peer.to_bytes());
         self.update(subject.root, move |kept| {
-            kept.held.remove(&key);
+            if is_gone {
+                kept.held.remove(&key);
+            }
             kept.refused.insert(peer, until);
         })
         .await
@@ -309,10 +354,9 @@ impl Worker {
         on_worker(move || signer.lease(terms).ok_or(Error::Locked)).await
     }
 
-    /// Backups whose pins are gone were forgotten: their copies are not wanted any more.
-    pub(super) async fn reconcile(&self) -> Result<(), Error> {
-        let wanted: Vec<BlockId> = self.copies.wanted();
-        if wanted.is_empty() {
+    /// Notes which backups are here, as their pins tell.
+    pub(super) async fn reconcile(&self, limits: &Limits) -> Result<(), Error> {
+        if self.copies.wanted().is_empty() {
             return Ok(());
         }
         let (store, copies, pin_name) = (
@@ -320,14 +364,14 @@ impl Worker {
             self.copies.clone(),
             self.pin_name,
         );
+        let (now, limits) = (self.clock.now(), *limits);
         on_worker(move || {
             let pins = store.pins()?.into_iter();
             let here: BTreeSet<BlockId> = pins
                 .filter(|(_, info)| info.name == pin_name)
                 .map(|(_, info)| info.root)
                 .collect();
-            let mut forgotten = wanted.iter().filter(|root| !here.contains(root));
-            forgotten.try_for_each(|root| copies.update(root, |kept| kept.copies = 0))
+            copies.reconcile(&here, now, &limits)
         })
         .await
     }
