@@ -341,7 +341,7 @@ pub(in crate::upkeep) async fn send(
             };
             let is_known = listed < state.listed;
             let store = depot.store().clone();
-            let page = on_worker(move || Ok(Some(store.lease_blocks(lease, after, want)?)));
+            let page = on_worker(move || store.lease_blocks(lease, after, want));
             let page = page.await?.unwrap_or_default();
             let Some(last) = page.last() else {
                 return Ok(Some(Said::No));
