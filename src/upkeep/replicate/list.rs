@@ -4,25 +4,27 @@
 //! was found not to hold what it promised. Progress (who answered when) is written a few seconds later, or when the node stops: a crash
 //! loses it, and the holders are asked again.
 
+mod record;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use libp2p::PeerId;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::policy::{self, Copy, Job, Limits, PeerName, Stage};
+pub(super) use self::record::{Kept, ListInfo, Place};
+use self::record::{decode, encode, is_newer, job_of, peer_name, write};
+use super::policy::{self, Job, Limits, PeerName};
 use crate::depot::ledger::Amount;
 use crate::id::BlockId;
 use crate::store;
 use crate::time::Timestamp;
 
-const VERSION: u32 = 1;
 /// Largest file that is read.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Most backups that are copied.
@@ -63,101 +65,6 @@ pub enum Error {
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
-}
-
-/// What is stored of the whole.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    version: u32,
-    jobs: BTreeMap<String, Kept>,
-}
-
-/// What is stored of one backup.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Kept {
-    pub(super) set: String,
-    pub(super) copies: u32,
-    /// Counted when it is first copied.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) list: Option<ListInfo>,
-    /// By peer, in hex.
-    #[serde(default)]
-    pub(super) held: BTreeMap<String, Place>,
-    /// The backup that reads the same and takes the place of this one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) successor: Option<String>,
-    #[serde(skip)]
-    pub(super) refused: BTreeMap<PeerName, Timestamp>,
-    /// Whether its blocks are not here any more: what the holders have may be all that there is.
-    #[serde(skip)]
-    pub(super) lost: bool,
-}
-
-/// What a lease says of the list of blocks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ListInfo {
-    pub(super) blocks: u64,
-    pub(super) bytes: u64,
-    /// In hex.
-    pub(super) digest: String,
-}
-
-/// A copy, with its lease.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Place {
-    /// The lease's name, in hex.
-    pub(super) name: String,
-    pub(super) sequence: u64,
-    pub(super) whole: bool,
-    #[serde(default)]
-    pub(super) failed: bool,
-    pub(super) since: Timestamp,
-    pub(super) seen: Timestamp,
-    #[serde(default)]
-    pub(super) audited: Option<Timestamp>,
-    pub(super) until: Timestamp,
-    pub(super) minimum_until: Timestamp,
-    /// See [`Copy::missed`] and [`Copy::unproven`].
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub(super) missed_ms: u64,
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub(super) unproven_ms: u64,
-    /// Fewest blocks that were yet to come, and most that were listed, of all that was heard.
-    #[serde(skip)]
-    pub(super) missing: Option<u64>,
-    #[serde(skip)]
-    pub(super) listed: u64,
-}
-
-fn is_zero(n: &u64) -> bool {
-    *n == 0
-}
-
-impl Place {
-    /// The holder was heard of now.
-    pub(super) fn saw(&mut self, now: Timestamp) {
-        self.seen = now;
-        (self.missed_ms, self.unproven_ms) = (0, 0);
-    }
-
-    fn copy(&self) -> Copy {
-        Copy {
-            stage: match (self.failed, self.whole) {
-                (true, _) => Stage::Failed,
-                (false, true) => Stage::Held,
-                (false, false) => Stage::Asked,
-            },
-            since: self.since,
-            seen: self.seen,
-            missed: Duration::from_millis(self.missed_ms),
-            unproven: Duration::from_millis(self.unproven_ms),
-            audited: self.audited,
-            until: self.until,
-            minimum_until: self.minimum_until,
-        }
-    }
 }
 
 /// How the backups of one set stand.
@@ -638,115 +545,5 @@ fn change(jobs: &mut BTreeMap<BlockId, Kept>, after: BTreeMap<BlockId, Option<Ke
             Some(after) => drop(jobs.insert(root, after)),
             None => drop(jobs.remove(&root)),
         }
-    }
-}
-
-impl Kept {
-    fn new(set: &str, copies: u32) -> Self {
-        Self {
-            set: set.to_owned(),
-            copies,
-            list: None,
-            held: BTreeMap::new(),
-            successor: None,
-            refused: BTreeMap::new(),
-            lost: false,
-        }
-    }
-
-    /// Whether it is told how this one stands. Of one that was written anew the new one tells.
-    fn is_told(&self) -> bool {
-        self.copies > 0 && self.successor.is_none()
-    }
-
-    /// What a crash must not lose.
-    #[allow(clippy::type_complexity)] // It is compared and nothing else.
-    fn vital(
-        &self,
-    ) -> (
-        &str,
-        u32,
-        Option<&str>,
-        Option<&ListInfo>,
-        Vec<(&str, &str, bool)>,
-    ) {
-        let places = self.held.iter();
-        (
-            &self.set,
-            self.copies,
-            self.successor.as_deref(),
-            self.list.as_ref(),
-            places
-                .map(|(peer, place)| (peer.as_str(), place.name.as_str(), place.failed))
-                .collect(),
-        )
-    }
-}
-
-fn job_of(kept: &Kept, near: BTreeMap<PeerName, u32>) -> Job {
-    let held = kept.held.iter();
-    Job {
-        copies: kept.copies,
-        bytes: kept.list.as_ref().map_or(0, |list| list.bytes),
-        held: held
-            .filter_map(|(peer, place)| Some((peer_name(peer)?, place.copy())))
-            .collect(),
-        near,
-        refused: kept.refused.clone(),
-        is_lost: kept.lost,
-        is_replaced: kept.successor.is_some(),
-    }
-}
-
-fn peer_name(hex: &str) -> Option<PeerName> {
-    HEXLOWER.decode(hex.as_bytes()).ok()
-}
-
-fn encode(jobs: &BTreeMap<BlockId, Kept>) -> Vec<u8> {
-    let jobs = jobs.iter();
-    let file = File {
-        version: VERSION,
-        jobs: jobs
-            .map(|(root, kept)| (root.to_string(), kept.clone()))
-            .collect(),
-    };
-    serde_json::to_vec_pretty(&file).expect("strings and numbers are JSON")
-}
-
-fn decode(bytes: &[u8]) -> Option<BTreeMap<BlockId, Kept>> {
-    let file: File = serde_json::from_slice(bytes).ok()?;
-    if file.version != VERSION || file.jobs.len() > MAX_JOBS {
-        return None;
-    }
-    let jobs = file.jobs.into_iter();
-    jobs.map(|(root, kept)| {
-        let well = kept.held.keys().all(|peer| peer_name(peer).is_some());
-        (well && kept.copies <= MAX_COPIES).then_some((root.parse().ok()?, kept))
-    })
-    .collect()
-}
-
-fn is_newer(bytes: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Versioned {
-        version: u32,
-    }
-    // What else a newer file holds says nothing here.
-    serde_json::from_slice::<Versioned>(bytes).is_ok_and(|file| file.version > VERSION)
-}
-
-/// Replaces a file as a whole, durably.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let new = path.with_extension("new");
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    match path.parent() {
-        Some(dir) => fs::File::open(dir)?.sync_all(),
-        None => Ok(()),
     }
 }
