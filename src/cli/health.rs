@@ -14,7 +14,8 @@ use crate::node::api::{Health, SetHealth};
   libernet health --json | jq '.sets[] | select(.copies_min < .copies_asked)'
 
 Ends with 0 only when all is as asked, with 3 when copies are missing.
-With --json: {\"sets\":[{\"name\",\"copies_min\",\"copies_asked\",\"survives\",\"lost\",\"audited_s_ago\"}]}; audited_s_ago is null before the first audit")]
+With --json: {\"sets\":[{\"name\",\"copies_min\",\"copies_asked\",\"survives\",\"audited_s_ago\"}]}; audited_s_ago is null before the first audit;
+\"lost\" is there when backups of the set are not here any more")]
 pub(super) struct Args {}
 
 pub(super) async fn run(_: Args, context: &Context) -> Result<Exit, Failure> {

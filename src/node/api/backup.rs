@@ -120,10 +120,15 @@ pub struct SetHealth {
     /// How many machines may be lost at the same time, whichever, without losing a backup.
     pub survives: u32,
     /// Backups whose blocks are not on this machine any more, though nobody forgot them. Their copies stay where they are.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub lost: u32,
     /// Seconds since the copy that was audited longest ago was; missing when one never was.
     pub audited_s_ago: Option<u64>,
+}
+
+/// Numbers that say something only when they are not zero.
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl SetHealth {
