@@ -44,7 +44,7 @@ use crate::net::{self, Limits, Net, NetConfig, Services};
 use crate::ring::RingsFile;
 use crate::store::{RocksStore, Store, StoreOptions};
 use crate::task::{WorkerState, Workers};
-use crate::time::{Clock, SystemClock, Timestamp};
+use crate::time::{Clock, SteadyClock, SystemClock, Timestamp};
 use crate::upkeep;
 use api::*;
 
@@ -142,6 +142,8 @@ impl Node {
         );
         identity::make_data_dir(&options.data_dir)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        // For what fades or waits within this run.
+        let steady: Arc<dyn Clock> = Arc::new(SteadyClock::default());
         let store = open_store(&options, clock.clone()).await?;
         // The key is made only by who holds the store's lock.
         let key = identity::load_or_create(&options.data_dir)?;
@@ -149,7 +151,7 @@ impl Node {
         let rings = rings_file.load()?;
         let ledger = Ledger::open(&options.data_dir.join(LEDGER_FILE), clock.clone());
         let server = Server::with_ledger(store.clone(), Arc::new(ledger));
-        let server = Arc::new(server.with_clock(clock.clone()));
+        let server = Arc::new(server.with_clock(steady.clone()));
         let services = Services {
             blocks: server.clone(),
             records: Arc::new(shelf::Shelf(store.records().clone())),
@@ -210,10 +212,10 @@ impl Node {
         });
         let handover = leave::handover(&depot, &clock);
         workers.spawn("handover", |c, s| upkeep::handover::run(handover, c, s));
-        let (hot, now) = (depot.clone(), clock.clone());
+        let hot = depot.clone();
         workers.spawn("popular", |c, s| {
             let limits = upkeep::popular::policy::Limits::default();
-            upkeep::popular::run(hot, now, limits, c, s)
+            upkeep::popular::run(hot, limits, c, s)
         });
         let fairness = upkeep::fairness::Setup {
             depot: depot.clone(),

@@ -98,7 +98,7 @@ pub async fn run(
     };
     let local = depot.net().peer_id().to_bytes();
     let store = depot.store().clone();
-    let taker = Taker::new(depot.clone(), clock.clone(), accept::Limits::default());
+    let taker = Taker::new(depot.clone(), accept::Limits::default());
     let now = clock.clone();
     let opened = tokio::task::spawn_blocking(move || Book::open(store, now, lend, local)).await;
     let book = match opened {
