@@ -184,6 +184,8 @@ impl Client {
         ledger(Ledger) -> LedgerReply;
         /// Connects to a peer at an address.
         connect(Connect) -> ConnectReply;
+        /// Takes back that the node is leaving.
+        leave_cancel(LeaveCancel) -> LeaveCancelReply;
         /// Tells how the node is.
         status(Status) -> StatusReply;
         /// Stops keeping a bundle.

@@ -151,6 +151,7 @@ async fn dispatch(
         Prune => prune, monitor;
         Check => check, monitor;
         Leave => leave, monitor;
+        LeaveCancel => leave_cancel;
         Snapshots => snapshots;
         SnapshotTree => snapshot_tree;
         FindFile => find_file;

@@ -80,6 +80,7 @@ struct Inner {
     options: NodeOptions,
     depot: Depot,
     clock: Arc<dyn Clock>,
+    leaving: leave::Leaving,
     /// What this machine has of its owner's.
     home: Arc<Home>,
     unlocked: backup::Unlocked,
@@ -210,7 +211,7 @@ impl Node {
         workers.spawn("holder", |c, s| {
             upkeep::holder::run(held, now, lend, may, c, s)
         });
-        let handover = leave::handover(&depot, &clock);
+        let handover = leave::handover(&depot, &steady);
         workers.spawn("handover", |c, s| upkeep::handover::run(handover, c, s));
         let hot = depot.clone();
         workers.spawn("popular", |c, s| {
@@ -250,6 +251,7 @@ impl Node {
                 options,
                 depot,
                 clock,
+                leaving: leave::Leaving::new(steady),
                 started: Instant::now(),
                 events,
                 bootstrapped,

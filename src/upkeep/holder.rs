@@ -127,6 +127,7 @@ pub async fn run(
         paused: HashMap::new(),
         turns: HashMap::new(),
         retry: HashMap::new(),
+        leavings: 0,
     };
     tokio::select! {
         () = cancel.cancelled() => {}
@@ -149,6 +150,8 @@ struct Holder {
     turns: HashMap<Option<PeerId>, Instant>,
     /// When to try again those that could not be filled.
     retry: HashMap<LeaseId, Instant>,
+    /// How often the node had begun or ceased to leave when it was last made sure which leases there are: who leaves ends some without the book.
+    leavings: u64,
 }
 
 impl Holder {
@@ -168,8 +171,14 @@ impl Holder {
                 }
                 fetched = self.taker.ended() => self.taker.settle(fetched),
                 _ = tick.tick() => {
-                    let book = self.book.clone();
-                    let expired = tokio::task::spawn_blocking(move || book.expire(Instant::now())).await;
+                    let (book, has_left) = (self.book.clone(), self.depot.leavings() > 0);
+                    let expired = tokio::task::spawn_blocking(move || {
+                        if has_left {
+                            book.reconcile()?;
+                        }
+                        book.expire(Instant::now())
+                    });
+                    let expired = expired.await;
                     match expired {
                         Ok(Ok(_)) => {}
                         Ok(Err(error)) => state.fail(error.to_string()),
@@ -197,17 +206,23 @@ impl Holder {
             self.taker.answer(peer, is_member, why, blocks).await
         } else if self.candidates.peers().contains(&peer) {
             let book = self.book.clone();
-            let is_leaving = self.depot.is_leaving();
-            tokio::task::spawn_blocking(move || {
+            let leavings = self.depot.leavings();
+            let is_unsure = self.depot.is_leaving() || leavings != self.leavings;
+            let answer = tokio::task::spawn_blocking(move || {
                 // Leases may have ended without the book.
-                if is_leaving && let Err(error) = book.reconcile() {
+                if is_unsure && let Err(error) = book.reconcile() {
                     tracing::warn!(%error, "the store can't tell its leases");
-                    return Answer::Refused(Refusal::Busy);
+                    return (false, Answer::Refused(Refusal::Busy));
                 }
-                book.answer(peer, request)
-            })
-            .await
-            .unwrap_or(Answer::Refused(Refusal::Busy))
+                (true, book.answer(peer, request))
+            });
+            let (is_sure, answer) = answer
+                .await
+                .unwrap_or((false, Answer::Refused(Refusal::Busy)));
+            if is_sure {
+                self.leavings = leavings;
+            }
+            answer
         } else {
             Answer::Refused(Refusal::Unwilling)
         };

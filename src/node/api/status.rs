@@ -33,6 +33,9 @@ pub struct StatusReply {
     pub peers: u64,
     /// Whether the DHT has been joined.
     pub bootstrapped: bool,
+    /// Whether the node has left, or is about to: it takes nothing more for others.
+    #[serde(default)]
+    pub leaving: bool,
     /// Data directory.
     #[serde(with = "path")]
     pub data_dir: PathBuf,

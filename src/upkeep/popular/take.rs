@@ -21,9 +21,10 @@ use crate::store::{self, Class, Keep, Store};
 /// How long to look for one block.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Blocks of one offer that are fetched at the same time.
-const BLOCKS_AT_ONCE: usize = 4;
-/// Offers of one peer that are answered in a minute, and peers that are counted.
-pub(super) const OFFERS_PER_MINUTE: u32 = 30;
+const BLOCKS_AT_ONCE: usize = 8;
+/// Offers of one peer that are answered in a minute, and peers that are counted. Who hands over much offers the next blocks, and asks how far it is with
+/// those before, a few times a second.
+pub(super) const OFFERS_PER_MINUTE: u32 = 300;
 const MAX_COUNTED: usize = 1024;
 const MINUTE: Duration = Duration::from_secs(60);
 /// How long a peer that did not give what it offered is not heard, and how many are remembered.
