@@ -152,6 +152,7 @@ async fn dispatch(
         Check => check, monitor;
         Leave => leave, monitor;
         LeaveCancel => leave_cancel;
+        Reload => reload;
         Snapshots => snapshots;
         SnapshotTree => snapshot_tree;
         FindFile => find_file;

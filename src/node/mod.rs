@@ -19,9 +19,11 @@ mod mesh;
 mod pins;
 mod rings;
 mod schedule;
+mod settings;
 mod shelf;
 mod status;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -64,6 +66,8 @@ const EVENT_QUEUE: usize = 256;
 pub struct NodeOptions {
     /// Settings.
     pub config: Config,
+    /// Those of them that come from flags or the environment, by name: they hold whatever the file says when it is read again.
+    pub overrides: BTreeMap<String, String>,
     /// Where everything is kept; made when missing.
     pub data_dir: PathBuf,
     /// Base URL of the local HTTP server, for `status`.
@@ -78,6 +82,7 @@ pub struct Node {
 
 struct Inner {
     options: NodeOptions,
+    settings: settings::Settings,
     depot: Depot,
     clock: Arc<dyn Clock>,
     leaving: leave::Leaving,
@@ -158,9 +163,10 @@ impl Node {
             records: Arc::new(shelf::Shelf(store.records().clone())),
         };
         let (pace, zone) = (Pace::default(), TimeZone::system());
-        let bandwidth = upkeep::fairness::Bandwidth::of(config);
+        let settings = settings::Settings::new(config, options.overrides.clone());
+        let bandwidth = settings.bandwidth();
         // From the first block on.
-        bandwidth.apply(clock.now(), &zone, &pace);
+        bandwidth.borrow().apply(clock.now(), &zone, &pace);
         let net_config = NetConfig {
             pace: pace.clone(),
             rates: Rates {
@@ -201,13 +207,13 @@ impl Node {
             file: rings_file.clone(),
             saved: rings,
             name: rings::machine_name(&options.data_dir),
-            lent_bytes: config.lent_bytes(),
+            lent_bytes: settings.lent_bytes(),
             clock: clock.clone(),
         };
         workers.spawn("rings", |c, s| upkeep::rings::run(job, c, s));
         workers.spawn("maintain", |c, s| upkeep::maintain::run(store, c, s));
         let (held, now, may) = (depot.clone(), clock.clone(), candidates.clone());
-        let lend = upkeep::holder::Lend::of_bytes(config.lent_bytes());
+        let lend = upkeep::holder::Lend::watching(settings.lent_bytes());
         workers.spawn("holder", |c, s| {
             upkeep::holder::run(held, now, lend, may, c, s)
         });
@@ -249,6 +255,7 @@ impl Node {
                 copies,
                 rings_file,
                 options,
+                settings,
                 depot,
                 clock,
                 leaving: leave::Leaving::new(steady),

@@ -73,8 +73,8 @@ impl Node {
     }
 
     fn limits(&self) -> LimitsStatus {
-        let config = &self.inner.options.config;
-        let bandwidth = Bandwidth::of(config);
+        let config = self.inner.settings.current();
+        let bandwidth = Bandwidth::of(&config);
         LimitsStatus {
             up: bandwidth.up,
             down: bandwidth.down,

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use libp2p::PeerId;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -60,26 +61,35 @@ pub trait Candidates: Send + Sync + 'static {
 }
 
 /// What is lent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Lend {
-    /// Most bytes of blocks that only leases keep.
-    pub bytes: u64,
+    bytes: watch::Receiver<u64>,
     /// Most leases of one owner.
     pub leases_per_owner: usize,
 }
 
 impl Lend {
     /// The part of a quota that is lent unless the settings say otherwise: half.
-    pub const fn of_quota(quota: u64) -> Self {
+    pub fn of_quota(quota: u64) -> Self {
         Self::of_bytes(quota / 2)
     }
 
     /// So many bytes.
-    pub const fn of_bytes(bytes: u64) -> Self {
+    pub fn of_bytes(bytes: u64) -> Self {
+        Self::watching(watch::channel(bytes).1)
+    }
+
+    /// So many bytes as are said there. That it becomes less ends no lease.
+    pub const fn watching(bytes: watch::Receiver<u64>) -> Self {
         Self {
             bytes,
             leases_per_owner: 4096,
         }
+    }
+
+    /// Most bytes of blocks that only leases keep, now.
+    pub fn bytes(&self) -> u64 {
+        *self.bytes.borrow()
     }
 }
 

@@ -9,6 +9,7 @@ mod edges;
 mod heads;
 mod lan;
 mod leave;
+mod limits;
 mod mesh;
 mod process;
 mod rings;

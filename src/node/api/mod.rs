@@ -11,6 +11,7 @@ mod leave;
 mod ledger;
 mod path;
 mod rings;
+mod settings;
 mod status;
 
 use std::path::PathBuf;
@@ -46,6 +47,7 @@ pub use lease::*;
 pub use leave::*;
 pub use ledger::*;
 pub use rings::*;
+pub use settings::*;
 pub use status::*;
 
 /// Turns a file or directory into blocks and pins them.

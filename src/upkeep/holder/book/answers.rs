@@ -195,7 +195,7 @@ impl Book {
             let refs = listed.saturating_add(lease.terms().blocks);
             refs.saturating_mul(REF_BYTES)
         };
-        let most = self.lend.bytes / REF_SHARE;
+        let most = self.lend.bytes() / REF_SHARE;
         let most_open = (most / OPEN_SHARE).max(OPEN_BLOCKS * REF_BYTES);
         let all = refs(entries.values().map(blocks).sum());
         // What is only said to come must not keep others away.
