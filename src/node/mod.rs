@@ -17,6 +17,7 @@ mod keeper;
 mod leave;
 mod mesh;
 mod pins;
+mod release;
 mod rings;
 mod schedule;
 mod settings;
