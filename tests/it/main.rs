@@ -3,6 +3,7 @@
 mod architecture;
 mod backup;
 mod backup_killed;
+mod copies;
 mod damaged_files;
 mod due;
 mod edges;
