@@ -141,12 +141,12 @@ pub const SETTINGS: [(&str, &str, &str); 15] = [
     (
         "limit_up",
         "LIBERNET_LIMIT_UP",
-        "Most bytes of blocks sent in a second, such as 2MiB; 0: no limit.",
+        "Most bytes of blocks sent in a second, such as 2MiB; 0: no limit. What is no block, as the DHT, comes on top.",
     ),
     (
         "limit_down",
         "LIBERNET_LIMIT_DOWN",
-        "Most bytes of blocks fetched in a second, such as 2MiB; 0: no limit.",
+        "Most bytes of blocks fetched in a second, such as 2MiB; 0: no limit. What is no block, as the DHT, comes on top.",
     ),
     (
         "limit_hours",
@@ -318,6 +318,16 @@ impl Config {
         self.lend.of(self.quota)
     }
 
+    /// The settings in which another one differs, in the order of [`SETTINGS`].
+    pub fn differs_in(&self, other: &Self) -> Vec<&'static str> {
+        let table = |config| toml::Table::try_from(config).unwrap_or_default();
+        let (mine, others) = (table(self), table(other));
+        let names = SETTINGS.iter().map(|(name, ..)| *name);
+        names
+            .filter(|name| mine.get(*name) != others.get(*name))
+            .collect()
+    }
+
     /// Checks what types cannot express.
     ///
     /// # Errors
@@ -391,6 +401,20 @@ mod tests {
             config.set(name, &text).expect("a default reads back");
             assert_eq!(config, Config::default(), "{name}");
         }
+    }
+
+    #[test]
+    fn what_differs_is_named() {
+        let defaults = Config::default();
+        assert!(defaults.differs_in(&Config::default()).is_empty());
+        let mut other = Config::default();
+        for (name, value) in [("limit_up", "1MiB"), ("bootstrap", "/a"), ("lend", "1MiB")] {
+            other.set(name, value).expect("valid");
+        }
+        assert_eq!(
+            defaults.differs_in(&other),
+            ["bootstrap", "lend", "limit_up"]
+        );
     }
 
     #[test]

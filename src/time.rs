@@ -1,11 +1,13 @@
-//! Wall-clock time as a number that can be stored, and a clock that tests can set.
+//! Wall-clock time as a number that can be stored, a clock that only goes on, and one that tests can set.
 //!
-//! Policy never asks what time it is: it gets a [`Timestamp`] as an argument.
+//! Policy never asks what time it is: it gets a [`Timestamp`] as an argument. What fades or waits within one run goes by a [`SteadyClock`]; what is
+//! stored, or told to others, by the machine's.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 /// Milliseconds since 1970-01-01 UTC.
 #[derive(
@@ -45,6 +47,36 @@ impl Clock for SystemClock {
     }
 }
 
+/// A clock that is set once and then only goes on, whatever becomes of the machine's: nothing seems to grow again, or to wait for days, because that
+/// one was set back. It stands still while the machine sleeps. Its times mean nothing outside of this run.
+#[derive(Clone, Copy, Debug)]
+pub struct SteadyClock {
+    began: Instant,
+    at: Timestamp,
+}
+
+impl SteadyClock {
+    /// One that begins at this time.
+    pub fn starting_at(at: Timestamp) -> Self {
+        Self {
+            began: Instant::now(),
+            at,
+        }
+    }
+}
+
+impl Default for SteadyClock {
+    fn default() -> Self {
+        Self::starting_at(SystemClock.now())
+    }
+}
+
+impl Clock for SteadyClock {
+    fn now(&self) -> Timestamp {
+        self.at.after(self.began.elapsed())
+    }
+}
+
 /// A clock that stands still until it is set, for tests and simulations.
 #[derive(Debug, Default)]
 pub struct ManualClock(AtomicU64);
@@ -60,5 +92,21 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         Timestamp(self.0.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_steady_clock_goes_by_the_time_that_passes_alone() {
+        let clock = SteadyClock::starting_at(Timestamp(1000));
+        assert_eq!(clock.now(), Timestamp(1000));
+        tokio::time::advance(Duration::from_millis(500)).await;
+        assert_eq!(clock.now(), Timestamp(1500));
+        let last = SteadyClock::starting_at(Timestamp(u64::MAX));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(last.now(), Timestamp(u64::MAX));
     }
 }

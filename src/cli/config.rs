@@ -11,21 +11,26 @@ use serde_json::json;
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::output;
+use crate::client::Client;
 use crate::config::{Config, Error, FILE_NAME, SETTINGS};
+use crate::node::api::{Reload, ReloadReply};
 
 /// Show and change settings.
 ///
-/// Flags beat environment variables, which beat the file. A running node takes changes over when it is started again.
+/// Flags beat environment variables, which beat the file. A running node takes over `lend` and the limits on bandwidth at once, and everything else
+/// when it is started again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet config show                       # every setting, its value, where it is from, what it means
   libernet config set quota 100GiB
   libernet config set bootstrap /ip4/192.0.2.7/tcp/4384,/ip4/192.0.2.8/tcp/4384
   libernet config get quota
-  $EDITOR \"$(libernet config path)\"
+  $EDITOR \"$(libernet config path)\" && libernet config reload
 
+A file that is wrong changes nothing for the node that runs; what is wrong with it is said.
 With --json: show {\"path\",\"settings\":[{\"name\",\"value\",\"default\",\"source\",\"variable\",\"meaning\"}]}, get {\"name\",\"value\"},
-  path {\"path\"}, set {\"name\",\"value\"}")]
+  path {\"path\"}, set {\"name\",\"value\",\"node\"} where node is applied, waiting (for its next start), overridden (by its flags or
+  environment), unchanged or none, reload {\"applied\":[..],\"waiting\":[..],\"overridden\":[..]}")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -42,7 +47,9 @@ enum Command {
         /// Its name.
         name: String,
     },
-    /// Change one setting in the file; comments stay.
+    /// Have the running node read the file again, after it was edited.
+    Reload,
+    /// Change one setting in the file; comments stay. A running node is told.
     Set {
         /// Its name.
         name: String,
@@ -51,7 +58,7 @@ enum Command {
     },
 }
 
-pub(super) fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let path = context.data_dir.join(FILE_NAME);
     match args.command {
         Command::Path => {
@@ -71,19 +78,102 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
                 output::stdout(format!("{}\n", plain(value)).as_bytes())?;
             }
         }
-        Command::Set { name, value } => {
-            let value = set(&path, &name, &value)?;
-            if context.json {
-                output::json(&json!({ "name": name, "value": value }))?;
-            } else {
-                context.notice(&format!(
-                    "{name} = {value} in {}; a running node takes it over when it is started again",
-                    path.display()
-                ));
-            }
-        }
+        Command::Reload => reload(context).await?,
+        Command::Set { name, value } => change(context, &path, &name, &value).await?,
     }
     Ok(Exit::Done)
+}
+
+/// Changes one setting in the file, and tells the node that runs.
+async fn change(context: &Context, path: &Path, name: &str, text: &str) -> Result<(), Failure> {
+    let value = set(path, name, text)?;
+    let written = format!("{name} = {value} in {}", path.display());
+    let told = tell_node(context).await.map_err(|failure| Failure {
+        message: format!(
+            "{written}, but the running node did not take it over: {}",
+            failure.message
+        ),
+        ..failure
+    })?;
+    let heard = heard(name, told.as_ref());
+    if context.json {
+        return output::json(&json!({ "name": name, "value": value, "node": heard }));
+    }
+    context.notice(&match heard {
+        "applied" => format!("{written}; the running node goes by it from now on"),
+        "waiting" => {
+            format!("{written}; the running node takes it over when it is started again")
+        }
+        "overridden" => format!(
+            "{written}; the running node has {name} from its flags or its environment, which beat the file until it is started without"
+        ),
+        _ => written,
+    });
+    Ok(())
+}
+
+/// What became of a setting at the node that runs, in a word.
+fn heard(name: &str, told: Option<&ReloadReply>) -> &'static str {
+    let is_in = |names: &[String]| names.iter().any(|other| other == name);
+    match told {
+        None => "none",
+        Some(told) if is_in(&told.overridden) => "overridden",
+        Some(told) if is_in(&told.applied) => "applied",
+        Some(told) if is_in(&told.waiting) => "waiting",
+        Some(_) => "unchanged",
+    }
+}
+
+async fn reload(context: &Context) -> Result<(), Failure> {
+    let Some(told) = tell_node(context).await? else {
+        let text = format!("no node is running on {}", context.data_dir.display());
+        return Err(Failure::new(Exit::Failed, text)
+            .with_hint("there is nothing to tell: a node reads its settings when it starts"));
+    };
+    if context.json {
+        return output::json(&told);
+    }
+    for line in lines(&told) {
+        context.notice(&line);
+    }
+    Ok(())
+}
+
+fn lines(told: &ReloadReply) -> Vec<String> {
+    let mut lines = Vec::new();
+    if told.applied.is_empty() {
+        lines.push("nothing has changed that a running node takes over".to_owned());
+    } else {
+        let names = told.applied.join(", ");
+        lines.push(format!("the running node goes by {names} from now on"));
+    }
+    for (names, what) in [
+        (&told.waiting, "when the node is started again"),
+        (
+            &told.overridden,
+            "never, as long as it comes from the flags or the environment of the running node",
+        ),
+    ] {
+        if !names.is_empty() {
+            lines.push(format!("taken over {what}: {}", names.join(", ")));
+        }
+    }
+    lines
+}
+
+/// Has the node of this data directory read its settings; nothing when none runs.
+async fn tell_node(context: &Context) -> Result<Option<ReloadReply>, Failure> {
+    let told = async {
+        match Client::running(&context.data_dir).await? {
+            Some(client) => Ok(Some(client.reload(Reload {}).await?)),
+            None => Ok(None),
+        }
+    };
+    tokio::select! {
+        biased;
+        () = context.stop.cancelled() => Err(Failure::interrupted()),
+        told = told => told,
+    }
 }
 
 fn unknown(name: &str) -> Failure {
@@ -261,6 +351,28 @@ mod tests {
             );
         }
         assert_eq!(std::fs::read(&path).expect("there"), before);
+    }
+
+    #[test]
+    fn what_the_node_did_in_a_word() {
+        let told = ReloadReply {
+            applied: vec!["lend".to_owned(), "limit_up".to_owned()],
+            waiting: vec!["quota".to_owned()],
+            overridden: vec!["limit_up".to_owned()],
+        };
+        for (name, word) in [
+            ("lend", "applied"),
+            ("quota", "waiting"),
+            ("limit_up", "overridden"),
+            ("mdns", "unchanged"),
+        ] {
+            assert_eq!(heard(name, Some(&told)), word);
+        }
+        assert_eq!(heard("lend", None), "none");
+        let text = lines(&told).join("\n");
+        assert!(text.contains("goes by lend, limit_up"), "{text}");
+        assert!(text.contains("started again: quota"), "{text}");
+        assert!(lines(&ReloadReply::default())[0].contains("nothing has changed"));
     }
 
     #[test]

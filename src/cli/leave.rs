@@ -1,11 +1,13 @@
-//! `libernet leave`: hands over what this node keeps for others.
+//! `libernet leave`: hands over what this node keeps for others, and takes that back.
 
 use std::time::Duration;
 
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::{output, show};
-use crate::node::api::{Leave, LeaveReply};
+use crate::client::Client;
+use crate::net::providers::PROVIDER_TTL;
+use crate::node::api::{Leave, LeaveCancel, LeaveReply};
 use crate::size::ByteSize;
 
 /// Longest time that can be given, in seconds: a week.
@@ -13,28 +15,32 @@ const MAX_SECONDS: u64 = 7 * 24 * 3600;
 
 /// Hand over what this node keeps for others, before it goes for good.
 ///
-/// Blocks kept by leases are offered to the members of this node's rings, cached blocks that nobody else provides to the peers
-/// nearest to them. Leases end here when another node has all their blocks. From the start on, and until the node is started
-/// again, it takes nothing more for others. Its own backups and pins are not touched.
+/// Leases are passed on to members of this node's rings that keep nothing of the same backup, and end here when one of them keeps all their blocks.
+/// Cached blocks that nobody else provides are offered to the peers nearest to them. From the start on the node takes nothing more for others, until it
+/// is started again or told to stay with --cancel. Interrupted, or when it fails, it goes on as before. Its own backups and pins are not touched.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet leave
   libernet leave --timeout 2h --rings
+  libernet leave --cancel                    # the node stays after all
   libernet leave --json | jq .leased_alone
 
 Ends with 0 when other nodes have everything, with 3 when there is something that nobody took.
-With --json: {\"complete\",\"leases_ended\",\"leases_kept\",\"leased_safe\",\"leased_alone\",\"cached_safe\",\"cached_alone\",
-  \"handed_over\",\"handed_over_bytes\",\"rings\":[..]}")]
+With --json: {\"complete\",\"leases_ended\",\"leases_passed\",\"leases_spare\",\"leases_cached\",\"leases_dropped\",\"leases_kept\",\"leased_safe\",
+  \"leased_alone\",\"cached_safe\",\"cached_alone\",\"handed_over\",\"handed_over_bytes\",\"rings\":[..]}, with --cancel {\"was_leaving\"}")]
 pub(super) struct Args {
-    /// How long it may take: seconds, or with a unit such as 10m or 2h
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = seconds)]
-    timeout: u64,
+    /// How long it may take: seconds, or with a unit such as 10m or 2h [default: as long as something is handed over]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    timeout: Option<u64>,
     /// Leave all rings as well, at the end
     #[arg(long)]
     rings: bool,
-    /// End all leases, also those whose blocks nobody took. Others may lose copies of their backups
+    /// End all leases: what no member keeps is offered to everybody, as mere blocks. Others may lose copies of their backups
     #[arg(long)]
     force: bool,
+    /// Take back that the running node is leaving; ends a hand-over that is under way
+    #[arg(long, conflicts_with_all = ["timeout", "rings", "force"])]
+    cancel: bool,
 }
 
 /// Reads how long something may take: seconds, or with a unit. For other commands as well.
@@ -57,20 +63,31 @@ pub(super) fn seconds(text: &str) -> Result<u64, String> {
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    if args.cancel {
+        return cancel(context).await;
+    }
     let request = Leave {
         timeout_s: args.timeout,
         rings: args.rings,
         force: args.force,
     };
-    let within = show::duration(Duration::from_secs(args.timeout));
-    context.notice(&format!("handing over, for {within} at most"));
-    let reply = context
-        .with_client(async |client, _| Ok(client.leave(request, context.bar("leave")).await?))
+    context.notice(&match args.timeout {
+        Some(timeout) => {
+            let within = show::duration(Duration::from_secs(timeout));
+            format!("handing over, for {within} at most")
+        }
+        None => "handing over, for as long as somebody takes something".to_owned(),
+    });
+    let (reply, goes_on) = context
+        .with_client(async |client, _| {
+            let reply = client.leave(request, context.bar("leave")).await?;
+            Ok((reply, !client.is_embedded()))
+        })
         .await?;
     if context.json {
         output::json(&reply)?;
     } else {
-        for line in lines(&reply) {
+        for line in lines(&reply, goes_on) {
             context.notice(&line);
         }
     }
@@ -80,19 +97,61 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     })
 }
 
-fn lines(reply: &LeaveReply) -> Vec<String> {
+/// Has the running node stay.
+async fn cancel(context: &Context) -> Result<Exit, Failure> {
+    let told = async {
+        match Client::running(&context.data_dir).await? {
+            Some(client) => Ok(Some(client.leave_cancel(LeaveCancel {}).await?)),
+            None => Ok::<_, Failure>(None),
+        }
+    };
+    let told = tokio::select! {
+        biased;
+        () = context.stop.cancelled() => return Err(Failure::interrupted()),
+        told = told => told?,
+    };
+    let Some(reply) = told else {
+        let text = format!("no node is running on {}", context.data_dir.display());
+        return Err(Failure::new(Exit::Failed, text)
+            .with_hint("a node that is started takes blocks for others, also if it left before"));
+    };
+    if context.json {
+        output::json(&reply)?;
+    } else if reply.was_leaving {
+        context.notice("the node stays: it takes blocks for others again. What was handed over is at others; leases that ended here have ended");
+    } else {
+        context.notice("the node was not leaving");
+    }
+    Ok(Exit::Done)
+}
+
+/// What was done, for people. `goes_on`: whether the node runs on when the command ends.
+fn lines(reply: &LeaveReply, goes_on: bool) -> Vec<String> {
     let mut lines = vec![format!(
         "handed over {} ({}); {} more were at other nodes already",
         show::count(reply.handed_over, "block"),
         ByteSize(reply.handed_over_bytes),
         (reply.leased_safe + reply.cached_safe).saturating_sub(reply.handed_over)
     )];
-    if reply.leases_ended + reply.leases_kept > 0 {
-        lines.push(format!(
-            "{} ended, {} kept",
-            show::count(reply.leases_ended, "lease"),
-            reply.leases_kept
-        ));
+    for (count, what) in [
+        (reply.leases_passed, "that another member keeps now"),
+        (
+            reply.leases_spare,
+            "that as many others keep as were asked for",
+        ),
+        (
+            reply.leases_cached,
+            "whose blocks others have, though nobody promised to keep them (their owners have to make other copies)",
+        ),
+        (
+            reply.leases_dropped,
+            "that ended by force, with blocks that nobody has",
+        ),
+        (reply.leases_kept, "that nobody took, and that stay here"),
+    ] {
+        if count > 0 {
+            lines.push(format!("leases {what}: {count}"));
+        }
     }
     for (count, what) in [
         (reply.leased_alone, "kept for others' backups"),
@@ -103,17 +162,30 @@ fn lines(reply: &LeaveReply) -> Vec<String> {
             lines.push(format!("nobody took {blocks} {what}"));
         }
     }
-    if reply.leases_kept > 0 {
-        lines.push(
-            "leave it running, and try again when other members are online and have room; --force ends the leases as they are"
-                .to_owned(),
-        );
-    }
     for ring in &reply.rings {
         lines.push(format!("left the ring '{}'", show::printable(ring)));
     }
-    if reply.complete {
+    if reply.leases_kept > 0 {
+        let up = if goes_on {
+            "leave it running"
+        } else {
+            "start the node (`libernet up`)"
+        };
+        lines.push(format!(
+            "{up}, and try again when other members are online and have room; --force ends the leases as they are"
+        ));
+    } else if reply.complete {
         lines.push("nothing here is needed by others any more: the node can be stopped".to_owned());
+    }
+    let forget = show::duration(PROVIDER_TTL);
+    lines.push(format!(
+        "nothing but its own is announced from here any more; other nodes forget within {forget} what they heard before, and pass by a node that is off"
+    ));
+    if goes_on {
+        lines.push(
+            "until the node is started again it takes nothing more for others; `libernet leave --cancel` takes that back"
+                .to_owned(),
+        );
     }
     lines
 }
@@ -150,18 +222,30 @@ mod tests {
             handed_over: 2,
             leased_safe: 3,
             leases_ended: 1,
+            leases_passed: 1,
             ..LeaveReply::default()
         };
-        let text = lines(&reply).join("\n");
+        let text = lines(&reply, true).join("\n");
         assert!(
             text.contains("handed over 2 blocks") && text.contains("1 more"),
             "{text}"
         );
+        assert!(
+            text.contains("leases that another member keeps now: 1"),
+            "{text}"
+        );
         assert!(text.contains("can be stopped"), "{text}");
+        assert!(text.contains("leave --cancel"), "{text}");
         reply.complete = false;
         reply.leased_alone = 4;
-        let text = lines(&reply).join("\n");
+        reply.leases_kept = 1;
+        let text = lines(&reply, false).join("\n");
         assert!(text.contains("nobody took 4 blocks kept for"), "{text}");
+        assert!(text.contains("start the node"), "{text}");
         assert!(!text.contains("can be stopped"), "{text}");
+        assert!(!text.contains("--cancel"), "it has ended with the command");
+        reply.leases_cached = 2;
+        let text = lines(&reply, false).join("\n");
+        assert!(text.contains("nobody promised to keep them"), "{text}");
     }
 }

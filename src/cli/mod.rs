@@ -255,7 +255,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Drill(args) => Box::pin(backup::drill::run(args, context)).await,
         Command::Lease(args) => Box::pin(backup::lease::run(args, context)).await,
         Command::Ring(args) => Box::pin(ring::run(args, context)).await,
-        Command::Config(args) => config::run(args, context),
+        Command::Config(args) => Box::pin(config::run(args, context)).await,
         Command::Demo(args) => Box::pin(demo::run(args, context)).await,
         Command::Completions(args) => completions::run(&args),
     }

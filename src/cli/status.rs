@@ -14,7 +14,7 @@ use crate::size::ByteSize;
   libernet status
   libernet status --json | jq .store.disk_bytes
 
-With --json: {\"version\",\"peer\",\"network\",\"addresses\":[..],\"http\",\"pid\",\"uptime_s\",\"peers\",\"bootstrapped\",\"data_dir\",
+With --json: {\"version\",\"peer\",\"network\",\"addresses\":[..],\"http\",\"pid\",\"uptime_s\",\"peers\",\"bootstrapped\",\"leaving\",\"data_dir\",
   \"store\":{\"blocks\",\"block_bytes\",\"pinned_bytes\",\"leased_bytes\",\"cached_bytes\",\"disk_bytes\",\"quota\",\"pins\",\"corrupt\",\"evicted\",\"evicted_unsure\"},
   \"workers\":[{\"name\",\"state\",\"error\"}],
   \"exchange\":{\"served_blocks\",\"served_bytes\",\"fetched_blocks\",\"fetched_bytes\",\"wrong_blocks\"},
@@ -64,6 +64,10 @@ fn text(status: &StatusReply, health: &HealthReply) -> String {
         "mesh not joined yet"
     };
     row("peers", format!("{} ({mesh})", status.peers));
+    if status.leaving {
+        let text = "takes nothing more for others; `libernet leave --cancel` takes that back";
+        row("leaving", text.to_owned());
+    }
     row("data", status.data_dir.to_string_lossy().into_owned());
     numbers(status, &mut row);
     limits(&status.limits, &mut row);

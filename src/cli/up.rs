@@ -91,6 +91,8 @@ impl Args {
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let config = context.config(args.settings())?;
+    let mut overrides = context.environment.clone();
+    overrides.extend(args.settings());
     let address: SocketAddr = config.http.parse().expect("the settings have been checked");
     if args.until_stdin_ends {
         stop_when_stdin_ends(context.stop.clone());
@@ -100,6 +102,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     let url = gateway.url();
     let options = NodeOptions {
         config: config.clone(),
+        overrides,
         data_dir: context.data_dir.clone(),
         http: Some(url.clone()),
     };

@@ -11,6 +11,7 @@ pub mod frame;
 mod remote;
 pub mod url;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,6 +119,7 @@ impl Client {
             config: for_command(config),
             data_dir: data_dir.to_owned(),
             http: None,
+            overrides: BTreeMap::new(),
         };
         let deadline = tokio::time::Instant::now() + STARTING_TIMEOUT;
         loop {
@@ -184,6 +186,10 @@ impl Client {
         ledger(Ledger) -> LedgerReply;
         /// Connects to a peer at an address.
         connect(Connect) -> ConnectReply;
+        /// Has the node take over settings that have changed.
+        reload(Reload) -> ReloadReply;
+        /// Takes back that the node is leaving.
+        leave_cancel(LeaveCancel) -> LeaveCancelReply;
         /// Tells how the node is.
         status(Status) -> StatusReply;
         /// Stops keeping a bundle.

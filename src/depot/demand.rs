@@ -3,7 +3,8 @@
 //! A request counts one when it comes and half as much after each [`HALF_LIFE`]. Only what peers ask counts, never this node's own reads, and a
 //! peer that asks for the same block again counts only once every [`REPEAT_AFTER`], so that a single peer can't make a block popular.
 //!
-//! Invariant: a [`Table`] never has more blocks than it was made for; the coldest falls out. A table is pure: the time is an argument.
+//! Invariant: a [`Table`] never has more blocks than it was made for; the coldest falls out. A table is pure: the time is an argument. That of
+//! [`Demand`] never goes back: else what was counted would seem to grow, and nothing would fade until the clock has caught up.
 //!
 //! Deliberately absent: persistence. The store keeps lasting counters of each block; a rate is about the last hours, and after a restart it is
 //! learnt again in less than one.
@@ -17,7 +18,7 @@ use std::time::Duration;
 use libp2p::PeerId;
 
 use crate::id::BlockId;
-use crate::time::{Clock, SystemClock, Timestamp};
+use crate::time::{Clock, SteadyClock, Timestamp};
 
 /// Time after which a request counts half.
 pub const HALF_LIFE: Duration = Duration::from_secs(3600);
@@ -181,6 +182,14 @@ struct Tables {
     latest: Timestamp,
 }
 
+impl Tables {
+    /// The time: never before what it was last.
+    fn now(&mut self, clock: &dyn Clock) -> Timestamp {
+        self.latest = self.latest.max(clock.now());
+        self.latest
+    }
+}
+
 /// What peers ask of this node. Filled by [`Server`](super::serve::Server).
 pub struct Demand {
     clock: Arc<dyn Clock>,
@@ -189,7 +198,7 @@ pub struct Demand {
 
 impl Default for Demand {
     fn default() -> Self {
-        Self::new(Arc::new(SystemClock))
+        Self::new(Arc::new(SteadyClock::default()))
     }
 }
 
@@ -200,7 +209,7 @@ impl fmt::Debug for Demand {
 }
 
 impl Demand {
-    /// Nothing was asked for so far.
+    /// Nothing was asked for so far. The clock should be one that nobody sets back: as long as it is behind itself, time stands still.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
@@ -222,16 +231,8 @@ impl Demand {
         if given.is_empty() && missed.is_empty() {
             return;
         }
-        let now = self.clock.now();
         let mut tables = self.lock();
-        if tables.latest.since(now) > HALF_LIFE {
-            // The clock was set back: what was counted would seem to grow.
-            tables.given = Table::new(MAX_BLOCKS);
-            tables.missed = Table::new(MAX_MISSED);
-            tables.latest = now;
-        }
-        tables.latest = tables.latest.max(now);
-        let now = tables.latest;
+        let now = tables.now(&*self.clock);
         for id in given {
             tables.given.count(peer, *id, now);
         }
@@ -240,15 +241,23 @@ impl Demand {
         }
     }
 
+    /// The time by which is counted.
+    pub fn now(&self) -> Timestamp {
+        self.lock().now(&*self.clock)
+    }
+
     /// The decayed number of peers' requests for a block, whether it was here or not.
-    pub fn rate(&self, id: &BlockId, now: Timestamp) -> f64 {
-        let tables = self.lock();
+    pub fn rate(&self, id: &BlockId) -> f64 {
+        let mut tables = self.lock();
+        let now = tables.now(&*self.clock);
         tables.given.rate(id, now) + tables.missed.rate(id, now)
     }
 
-    /// Up to `count` blocks that were given most, the hottest first. Some may have been dropped since.
-    pub fn hottest(&self, count: usize, now: Timestamp) -> Vec<Hot> {
-        self.lock().given.hottest(count, now)
+    /// Up to `count` blocks that were given most, the hottest first, with times by [`now`](Self::now). Some may have been dropped since.
+    pub fn hottest(&self, count: usize) -> Vec<Hot> {
+        let mut tables = self.lock();
+        let now = tables.now(&*self.clock);
+        tables.given.hottest(count, now)
     }
 
     /// Forgets that a block was given, because it is not here any more.
@@ -403,13 +412,12 @@ mod tests {
             .map(id)
             .collect();
         demand.count(peer(1), &[], &missed);
-        let now = clock.now();
-        assert_eq!(demand.hottest(usize::MAX, now).len(), MAX_BLOCKS);
+        assert_eq!(demand.hottest(usize::MAX).len(), MAX_BLOCKS);
         assert_eq!(demand.lock().missed.len(), MAX_MISSED);
         let last = missed.last().expect("some");
-        assert!(is_near(demand.rate(last, now), 1.0));
+        assert!(is_near(demand.rate(last), 1.0));
         demand.forget(&given[9]);
-        assert_eq!(demand.hottest(usize::MAX, now).len(), MAX_BLOCKS - 1);
+        assert_eq!(demand.hottest(usize::MAX).len(), MAX_BLOCKS - 1);
     }
 
     /// A clock that may go back.
@@ -426,12 +434,31 @@ mod tests {
         let clock = Arc::new(Settable(START.into()));
         let set = |ms: u64| clock.0.store(ms, std::sync::atomic::Ordering::Relaxed);
         let demand = Demand::new(clock.clone());
+        let half_life = HALF_LIFE.as_millis() as u64;
         demand.count(peer(1), &[id(1)], &[]);
-        set(START - 1000);
+        for back in [1000, half_life, 100 * half_life] {
+            set(START - back);
+            assert_eq!(demand.now(), Timestamp(START));
+            assert!(is_near(demand.rate(&id(1)), 1.0), "it did not grow");
+        }
         demand.count(peer(2), &[id(1)], &[]);
-        assert!(is_near(demand.rate(&id(1), Timestamp(START)), 2.0));
-        set(START - 10 * HALF_LIFE.as_millis() as u64);
-        demand.count(peer(3), &[id(1)], &[]);
-        assert!(is_near(demand.rate(&id(1), clock.now()), 1.0));
+        let hot = demand.hottest(1);
+        assert!(is_near(hot[0].rate, 2.0));
+        assert_eq!(hot[0].askers[1].1, Timestamp(START));
+        set(START + half_life);
+        assert!(is_near(demand.rate(&id(1)), 1.0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_asked_for_fades_whatever_the_machine_says_of_the_time() {
+        let clock = SteadyClock::starting_at(Timestamp(START));
+        let demand = Demand::new(Arc::new(clock));
+        demand.count(peer(1), &[id(1)], &[id(2)]);
+        tokio::time::advance(HALF_LIFE).await;
+        assert!(is_near(demand.rate(&id(1)), 0.5));
+        assert!(is_near(demand.rate(&id(2)), 0.5));
+        // A peer that comes back after the time for that counts again.
+        demand.count(peer(1), &[id(1)], &[]);
+        assert!(is_near(demand.rate(&id(1)), 1.5));
     }
 }

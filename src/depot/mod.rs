@@ -24,7 +24,7 @@ mod verify;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -86,7 +86,8 @@ struct Inner {
     under_way: Mutex<HashMap<BlockId, Weak<tokio::sync::Mutex<()>>>>,
     verifier: verify::Verifier,
     stop: CancellationToken,
-    leaving: AtomicBool,
+    /// Counts how often this node began to leave or stayed after all: odd while it is leaving.
+    leaving: AtomicU64,
 }
 
 impl Depot {
@@ -110,7 +111,7 @@ impl Depot {
                 under_way: Mutex::default(),
                 verifier: verify::Verifier::new(cores),
                 stop: CancellationToken::new(),
-                leaving: AtomicBool::new(false),
+                leaving: AtomicU64::new(0),
             }),
         }
     }
@@ -176,12 +177,27 @@ impl Depot {
 
     /// Whether this node is leaving: it takes nothing more for others, and announces only what is its own.
     pub fn is_leaving(&self) -> bool {
+        self.leavings() % 2 == 1
+    }
+
+    /// How often that has changed. Whoever remembers what is kept for others has to look again when it has.
+    pub fn leavings(&self) -> u64 {
         self.inner.leaving.load(Ordering::Relaxed)
     }
 
-    /// From now until it is started again, this node is leaving.
+    /// From now until it is started again, or [stays](Self::set_staying) after all, this node is leaving.
     pub fn set_leaving(&self) {
-        self.inner.leaving.store(true, Ordering::Relaxed);
+        self.inner.leaving.fetch_or(1, Ordering::Relaxed);
+    }
+
+    /// This node is not leaving any more. What it has is announced again.
+    pub fn set_staying(&self) {
+        let odd = |count: u64| (count % 2 == 1).then_some(count.wrapping_add(1));
+        let leaving = &self.inner.leaving;
+        let was = leaving.fetch_update(Ordering::Relaxed, Ordering::Relaxed, odd);
+        if was.is_ok() {
+            self.inner.fresh.add_everything();
+        }
     }
 
     /// The lock of a block that is being fetched. Whoever holds it fetches; the others find the block in the store afterwards.

@@ -151,6 +151,8 @@ async fn dispatch(
         Prune => prune, monitor;
         Check => check, monitor;
         Leave => leave, monitor;
+        LeaveCancel => leave_cancel;
+        Reload => reload;
         Snapshots => snapshots;
         SnapshotTree => snapshot_tree;
         FindFile => find_file;

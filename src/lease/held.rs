@@ -108,7 +108,7 @@ impl Held {
     /// [`Error::OtherLease`], [`Error::Stale`], [`Error::TooEarly`].
     pub fn check_release(&self, release: &Release, now: Timestamp) -> Result<(), Error> {
         let terms = self.lease.terms();
-        if self.lease.owner() != release.owner() || terms.name != *release.name() {
+        if !release.covers(&self.lease) {
             return Err(Error::OtherLease);
         }
         if release.sequence() < terms.sequence {

@@ -24,7 +24,7 @@ use crate::id::BlockId;
 pub use held::{Held, MAX_HELD_BYTES, Renewal};
 pub use keeper::{KEEPER_BYTES, Keeper};
 pub use message::{Lease, Terms};
-pub use release::Release;
+pub use release::{Extent, Release};
 
 /// Longest lease or release in bytes.
 pub const MAX_LEASE_BYTES: usize = 1024;

@@ -1,23 +1,69 @@
-//! The end of a lease before its time.
+//! The end of a lease before its time, or of all leases of a backup or an owner.
+//!
+//! Who knows a lease ends it by its name. The owner's words end what nobody knows the names of any more, as when the machine that had the list is gone:
+//! such a release ends what was made up to its sequence, which is a time, and nothing later. So it ends nothing else when it is brought again.
 
 use ed25519_dalek::{Signer, SigningKey};
 use prost::Message;
 
 use super::message::verify;
-use super::{Error, MAX_LEASE_BYTES, Name, exact};
+use super::{Error, Lease, MAX_LEASE_BYTES, NAME_BYTES, Name, exact};
 use crate::head;
+use crate::id::BlockId;
 use crate::time::Timestamp;
 use crate::wire::lease as wire;
 
 const VERSION: u32 = 1;
 const DOMAIN: &[u8] = b"libernet release v1";
 
-/// Says that the blocks of a lease need not be kept any more.
+/// What a release ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// The lease of its name.
+    Lease,
+    /// All leases of the owner of the backup with this root.
+    Backup(BlockId),
+    /// All leases of the owner.
+    Everything,
+}
+
+impl Extent {
+    /// What stands for a name where there is none. No lease is called so but by a chance of one in 2 to the 128th.
+    pub fn name(&self) -> Option<Name> {
+        match self {
+            Self::Lease => None,
+            Self::Backup(root) => root.digest().first_chunk::<NAME_BYTES>().copied(),
+            Self::Everything => Some([0; NAME_BYTES]),
+        }
+    }
+
+    const fn code(&self) -> u32 {
+        match self {
+            Self::Lease => 0,
+            Self::Backup(_) => 1,
+            Self::Everything => 2,
+        }
+    }
+
+    fn of_wire(message: &wire::Release) -> Result<Self, Error> {
+        match (message.extent, message.root.is_empty()) {
+            (0, true) => Ok(Self::Lease),
+            (1, false) => BlockId::from_multihash(&message.root)
+                .map(Self::Backup)
+                .map_err(|_| Error::Malformed("a root that can't be")),
+            (2, true) => Ok(Self::Everything),
+            _ => Err(Error::Malformed("a release of what can't be")),
+        }
+    }
+}
+
+/// Says that the blocks of leases need not be kept any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Release {
     owner: [u8; 32],
     /// Key and certificate of the machine; none when the owner itself speaks.
     machine: Option<([u8; 32], [u8; 64])>,
+    extent: Extent,
     name: Name,
     sequence: u64,
     made: Timestamp,
@@ -35,26 +81,37 @@ impl Release {
         made: Timestamp,
     ) -> Self {
         let by = Some((machine.verifying_key().to_bytes(), *certificate));
-        Self::signed(*owner, by, machine, name, sequence, made)
+        let what = (Extent::Lease, name, sequence);
+        Self::signed(*owner, by, machine, what, made)
     }
 
     /// A release by the owner: counts at any time.
     pub fn by_owner(owner: &SigningKey, name: Name, sequence: u64, made: Timestamp) -> Self {
         let key = owner.verifying_key().to_bytes();
-        Self::signed(key, None, owner, name, sequence, made)
+        let what = (Extent::Lease, name, sequence);
+        Self::signed(key, None, owner, what, made)
+    }
+
+    /// A release by the owner of all leases of a backup, or of everything, that were made until now. Of an extent of one lease it ends none.
+    pub fn of_many(owner: &SigningKey, extent: Extent, made: Timestamp) -> Self {
+        let key = owner.verifying_key().to_bytes();
+        let name = extent.name().unwrap_or_default();
+        // Machines count the sequences of their leases by the time.
+        let what = (extent, name, made.0);
+        Self::signed(key, None, owner, what, made)
     }
 
     fn signed(
         owner: [u8; 32],
         machine: Option<([u8; 32], [u8; 64])>,
         signer: &SigningKey,
-        name: Name,
-        sequence: u64,
+        (extent, name, sequence): (Extent, Name, u64),
         made: Timestamp,
     ) -> Self {
         let mut release = Self {
             owner,
             machine,
+            extent,
             name,
             sequence,
             made,
@@ -69,7 +126,22 @@ impl Release {
         &self.owner
     }
 
-    /// The lease's name.
+    /// What it ends.
+    pub const fn extent(&self) -> Extent {
+        self.extent
+    }
+
+    /// Whether it is about a lease, however new that is.
+    pub fn covers(&self, lease: &Lease) -> bool {
+        let is_meant = match self.extent {
+            Extent::Lease => self.name == lease.terms().name,
+            Extent::Backup(root) => root == lease.terms().root,
+            Extent::Everything => true,
+        };
+        is_meant && self.owner == *lease.owner()
+    }
+
+    /// The lease's name, or what [stands for it](Extent::name).
     pub const fn name(&self) -> &Name {
         &self.name
     }
@@ -121,6 +193,11 @@ impl Release {
             sequence: self.sequence,
             made_ms: self.made.0,
             signature: self.signature.to_vec().into(),
+            extent: self.extent.code(),
+            root: match self.extent {
+                Extent::Backup(root) => root.to_multihash().into(),
+                Extent::Lease | Extent::Everything => Vec::new().into(),
+            },
         }
     }
 
@@ -149,7 +226,9 @@ impl Release {
                 exact(&message.certificate, "a certificate has 64 bytes")?,
             )),
         };
+        let extent = Extent::of_wire(&message)?;
         let release = Self {
+            extent,
             owner: exact(&message.owner, "an owner's key has 32 bytes")?,
             machine,
             name: exact(&message.name, "a lease's name has 16 bytes")?,
@@ -159,6 +238,13 @@ impl Release {
         };
         if release.encode() != bytes {
             return Err(Error::Malformed("not in its canonical form"));
+        }
+        if let Some(name) = extent.name()
+            && (release.machine.is_some() || release.name != name)
+        {
+            return Err(Error::Malformed(
+                "only the owner ends what it does not name",
+            ));
         }
         Ok(release)
     }

@@ -230,6 +230,50 @@ fn terms_at_the_limits() {
 }
 
 #[test]
+fn the_owner_ends_what_it_does_not_name_and_nobody_else_does() {
+    use crate::wire::lease as wire;
+    use prost::Message;
+    let held = Held::new(lease(terms()), NOW);
+    let terms = held.lease().terms();
+    let other = BlockId::from_sha384([0x55; 48]);
+    let after = Timestamp(terms.sequence);
+    let many = |extent, made| Release::of_many(&owner(), extent, made);
+    for (extent, ends) in [
+        (Extent::Everything, true),
+        (Extent::Backup(terms.root), true),
+        (Extent::Backup(other), false),
+        (Extent::Lease, false),
+    ] {
+        let release = many(extent, after);
+        assert_eq!(Release::decode(&release.encode()), Ok(release.clone()));
+        assert_eq!(release.validate(), Ok(()));
+        let expected = match ends {
+            true => Ok(()),
+            false => Err(Error::OtherLease),
+        };
+        assert_eq!(held.check_release(&release, NOW), expected, "{extent:?}");
+    }
+    // What was made later stays, however often it is brought.
+    let early = many(Extent::Everything, Timestamp(terms.sequence - 1));
+    assert_eq!(held.check_release(&early, NOW), Err(Error::Stale));
+    // Nor is a release of one lease one of more when bits change.
+    let mut message = wire::Release::decode(release(5, true).encode().as_slice()).expect("one");
+    message.extent = 2;
+    let wider = Release::decode(&message.encode_to_vec());
+    assert!(matches!(wider, Err(Error::Malformed(_))), "{wider:?}");
+    message.name = vec![0; NAME_BYTES].into();
+    let wider = Release::decode(&message.encode_to_vec()).expect("its form is right");
+    assert_eq!(wider.validate(), Err(Error::BadSignature));
+    let mut message = wire::Release::decode(release(5, false).encode().as_slice()).expect("one");
+    (message.extent, message.name) = (2, vec![0; NAME_BYTES].into());
+    let by_machine = Release::decode(&message.encode_to_vec());
+    assert!(
+        matches!(by_machine, Err(Error::Malformed(_))),
+        "{by_machine:?}"
+    );
+}
+
+#[test]
 fn releases_count_when_they_may() {
     let held = Held::new(lease(terms()), NOW);
     let early = Timestamp(held.minimum_until().0 - 1);
@@ -295,6 +339,8 @@ fn golden() {
         release(5, false).encode(),
         release(5, true).encode(),
         Held::new(lease(terms()), NOW).encode(),
+        Release::of_many(&owner(), Extent::Backup(id(1)), NOW).encode(),
+        Release::of_many(&owner(), Extent::Everything, NOW).encode(),
     ]
     .map(|bytes| HEXLOWER.encode(&bytes));
     assert_eq!(written.join("\n"), include_str!("golden_v1.txt").trim());

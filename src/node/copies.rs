@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use data_encoding::HEXLOWER;
 use libp2p::PeerId;
 
 use super::api::*;
@@ -13,7 +12,6 @@ use crate::backup::owner::{Membership, Vault};
 use crate::id::BlockId;
 use crate::lease::{Keeper, Lease, Name, Release, Terms};
 use crate::net::Net;
-use crate::net::replica::{Answer, Refusal, Request};
 use crate::time::Timestamp;
 use crate::upkeep::holder::Candidates;
 use crate::upkeep::replicate::{Copies, Error, Limits, Signer};
@@ -145,11 +143,6 @@ impl Signer for Machine {
     }
 }
 
-fn exact<const N: usize>(hex: &str) -> Option<[u8; N]> {
-    let bytes = HEXLOWER.decode(hex.as_bytes()).ok()?;
-    bytes.try_into().ok()
-}
-
 impl Node {
     /// Asks for copies of a new snapshot on other machines and, if told to, waits for them. A wait that ends without them is no error.
     pub(super) async fn copy(
@@ -212,67 +205,6 @@ impl Node {
         Ok(LeaseListReply {
             leases: leases.collect(),
         })
-    }
-
-    /// Ends leases by releases that the owner itself has signed.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Usage`] for what is not a release, or one of another owner; [`ErrorKind::NoOwner`]; what writing the list says.
-    pub async fn lease_release(
-        &self,
-        request: LeaseRelease,
-    ) -> Result<LeaseReleaseReply, CallError> {
-        let wrong = || CallError::new(ErrorKind::Usage, "this is not a release of a lease");
-        // A holder does not know the leases of an owner that never had any, which looks as if they had ended.
-        let owner = Machine(Arc::downgrade(&self.inner)).owner();
-        let owner =
-            owner.ok_or_else(|| CallError::new(ErrorKind::NoOwner, "there is no owner here"))?;
-        let not_ours = || {
-            CallError::new(ErrorKind::Usage, "these words are those of another owner").with_hint(
-                "compare every word with your sheet; the order counts, the case does not",
-            )
-        };
-        let mut reply = LeaseReleaseReply::default();
-        let list = self.inner.copies.clone();
-        for one in request.releases {
-            let root = BlockId::from_sha384(exact(&one.snapshot).ok_or_else(wrong)?);
-            let peer: PeerId = one.peer.parse().map_err(|_| wrong())?;
-            let bytes = HEXLOWER
-                .decode(one.release.as_bytes())
-                .map_err(|_| wrong())?;
-            let release = Release::decode(&bytes).map_err(|_| wrong())?;
-            if *release.owner() != owner {
-                return Err(not_ours());
-            }
-            let asked = Request::Release(Box::new(release));
-            let ended = match self.net().replica().ask(peer, asked).await {
-                Ok(Answer::State(_) | Answer::Refused(Refusal::Unknown)) => true,
-                Ok(Answer::Refused(Refusal::Busy)) | Err(_) => {
-                    reply.unreachable.push(one.peer);
-                    continue;
-                }
-                Ok(_) => {
-                    reply.refused.push(one.peer);
-                    false
-                }
-            };
-            if ended {
-                reply.released += 1;
-                let copies = list.clone();
-                blocking(move || {
-                    // Otherwise it would get another copy at once.
-                    if copies
-                        .reached(&root, Timestamp(0), &Limits::default())
-                        .is_some()
-                    {
-                        copies.want(root, "", 0)?;
-                    }
-                    Ok(copies.ended(&root, &peer.to_bytes())?)
-                })
-                .await?;
-            }
-        }
-        Ok(reply)
     }
 
     /// How the copies of each set's backups stand.

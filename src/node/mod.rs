@@ -17,11 +17,14 @@ mod keeper;
 mod leave;
 mod mesh;
 mod pins;
+mod release;
 mod rings;
 mod schedule;
+mod settings;
 mod shelf;
 mod status;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -44,7 +47,7 @@ use crate::net::{self, Limits, Net, NetConfig, Services};
 use crate::ring::RingsFile;
 use crate::store::{RocksStore, Store, StoreOptions};
 use crate::task::{WorkerState, Workers};
-use crate::time::{Clock, SystemClock, Timestamp};
+use crate::time::{Clock, SteadyClock, SystemClock, Timestamp};
 use crate::upkeep;
 use api::*;
 
@@ -64,6 +67,8 @@ const EVENT_QUEUE: usize = 256;
 pub struct NodeOptions {
     /// Settings.
     pub config: Config,
+    /// Those of them that come from flags or the environment, by name: they hold whatever the file says when it is read again.
+    pub overrides: BTreeMap<String, String>,
     /// Where everything is kept; made when missing.
     pub data_dir: PathBuf,
     /// Base URL of the local HTTP server, for `status`.
@@ -78,8 +83,10 @@ pub struct Node {
 
 struct Inner {
     options: NodeOptions,
+    settings: settings::Settings,
     depot: Depot,
     clock: Arc<dyn Clock>,
+    leaving: leave::Leaving,
     /// What this machine has of its owner's.
     home: Arc<Home>,
     unlocked: backup::Unlocked,
@@ -142,6 +149,8 @@ impl Node {
         );
         identity::make_data_dir(&options.data_dir)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        // For what fades or waits within this run.
+        let steady: Arc<dyn Clock> = Arc::new(SteadyClock::default());
         let store = open_store(&options, clock.clone()).await?;
         // The key is made only by who holds the store's lock.
         let key = identity::load_or_create(&options.data_dir)?;
@@ -149,15 +158,16 @@ impl Node {
         let rings = rings_file.load()?;
         let ledger = Ledger::open(&options.data_dir.join(LEDGER_FILE), clock.clone());
         let server = Server::with_ledger(store.clone(), Arc::new(ledger));
-        let server = Arc::new(server.with_clock(clock.clone()));
+        let server = Arc::new(server.with_clock(steady.clone()));
         let services = Services {
             blocks: server.clone(),
             records: Arc::new(shelf::Shelf(store.records().clone())),
         };
         let (pace, zone) = (Pace::default(), TimeZone::system());
-        let bandwidth = upkeep::fairness::Bandwidth::of(config);
+        let settings = settings::Settings::new(config, options.overrides.clone());
+        let bandwidth = settings.bandwidth();
         // From the first block on.
-        bandwidth.apply(clock.now(), &zone, &pace);
+        bandwidth.borrow().apply(clock.now(), &zone, &pace);
         let net_config = NetConfig {
             pace: pace.clone(),
             rates: Rates {
@@ -198,22 +208,22 @@ impl Node {
             file: rings_file.clone(),
             saved: rings,
             name: rings::machine_name(&options.data_dir),
-            lent_bytes: config.lent_bytes(),
+            lent_bytes: settings.lent_bytes(),
             clock: clock.clone(),
         };
         workers.spawn("rings", |c, s| upkeep::rings::run(job, c, s));
         workers.spawn("maintain", |c, s| upkeep::maintain::run(store, c, s));
         let (held, now, may) = (depot.clone(), clock.clone(), candidates.clone());
-        let lend = upkeep::holder::Lend::of_bytes(config.lent_bytes());
+        let lend = upkeep::holder::Lend::watching(settings.lent_bytes());
         workers.spawn("holder", |c, s| {
             upkeep::holder::run(held, now, lend, may, c, s)
         });
-        let handover = leave::handover(&depot, &clock);
+        let handover = leave::handover(&depot, &steady);
         workers.spawn("handover", |c, s| upkeep::handover::run(handover, c, s));
-        let (hot, now) = (depot.clone(), clock.clone());
+        let hot = depot.clone();
         workers.spawn("popular", |c, s| {
             let limits = upkeep::popular::policy::Limits::default();
-            upkeep::popular::run(hot, now, limits, c, s)
+            upkeep::popular::run(hot, limits, c, s)
         });
         let fairness = upkeep::fairness::Setup {
             depot: depot.clone(),
@@ -246,8 +256,10 @@ impl Node {
                 copies,
                 rings_file,
                 options,
+                settings,
                 depot,
                 clock,
+                leaving: leave::Leaving::new(steady),
                 started: Instant::now(),
                 events,
                 bootstrapped,

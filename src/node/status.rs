@@ -29,6 +29,7 @@ impl Node {
             uptime_s: inner.started.elapsed().as_secs(),
             peers: self.net().peers().connected().len() as u64,
             bootstrapped: inner.bootstrapped.load(Ordering::Relaxed),
+            leaving: inner.depot.is_leaving(),
             data_dir: inner.options.data_dir.clone(),
             store: StoreStatus {
                 blocks: usage.blocks,
@@ -72,8 +73,8 @@ impl Node {
     }
 
     fn limits(&self) -> LimitsStatus {
-        let config = &self.inner.options.config;
-        let bandwidth = Bandwidth::of(config);
+        let config = self.inner.settings.current();
+        let bandwidth = Bandwidth::of(&config);
         LimitsStatus {
             up: bandwidth.up,
             down: bandwidth.down,

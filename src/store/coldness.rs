@@ -21,6 +21,8 @@ const MIN_REQUESTS: u64 = 2;
 const WARM_PER_REQUEST: Duration = Duration::from_secs(3600);
 /// How long any number of requests does: what was popular once is not popular for ever.
 const MAX_WARM: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What was asked for later than this from now was counted by a clock that was set wrong.
+const MAX_AHEAD: Duration = Duration::from_secs(5 * 60);
 /// Warm blocks that one eviction passes by at most: bounds what it reads, and that it ends.
 pub(super) const MAX_SECOND_CHANCES: usize = 1024;
 /// Blocks that are marked at the same time at most: about 2 MiB.
@@ -34,6 +36,10 @@ pub(super) fn is_warm(requested: &Counter, now: Timestamp) -> bool {
         return false;
     };
     if requested.count < MIN_REQUESTS {
+        return false;
+    }
+    // Or else it would stay warm until the clock has caught up, and for its time on top of that.
+    if last > now.after(MAX_AHEAD) {
         return false;
     }
     let requests = u32::try_from(requested.count).unwrap_or(u32::MAX);
@@ -166,6 +172,13 @@ mod tests {
         assert!(!is_warm(&asked(2, 0), at(twice)));
         assert!(is_warm(&asked(u64::MAX, 0), Timestamp(at(MAX_WARM).0 - 1)));
         assert!(!is_warm(&asked(u64::MAX, 0), at(MAX_WARM)));
+    }
+
+    #[test]
+    fn what_a_clock_that_was_wrong_counted_is_not_warm_for_ever() {
+        let ahead = MAX_AHEAD.as_millis() as u64;
+        assert!(is_warm(&asked(9, ahead), Timestamp(0)));
+        assert!(!is_warm(&asked(9, ahead + 1), Timestamp(0)));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -66,8 +67,8 @@ pub struct Setup {
     pub depot: Depot,
     /// What others keep for us.
     pub copies: Arc<Copies>,
-    /// The limits.
-    pub bandwidth: Bandwidth,
+    /// The limits, whenever they change.
+    pub bandwidth: watch::Receiver<Bandwidth>,
     /// What they are set on.
     pub pace: Pace,
     /// Where the time comes from.
@@ -77,15 +78,18 @@ pub struct Setup {
 }
 
 /// Runs until cancelled; the ledger is written at the end.
-pub async fn run(setup: Setup, cancel: CancellationToken, state: Arc<WorkerState>) {
+pub async fn run(mut setup: Setup, cancel: CancellationToken, state: Arc<WorkerState>) {
     let mut saved = Instant::now();
     loop {
+        setup.bandwidth.mark_unchanged();
         look(&setup);
         let describe = || format!("{} peers in the ledger", setup.depot.ledger().len());
         state.set(describe());
         let stop = tokio::select! {
             () = cancel.cancelled() => true,
             () = tokio::time::sleep(EVERY) => false,
+            // The sender lives as long as the node.
+            Ok(()) = setup.bandwidth.changed() => false,
         };
         if stop || saved.elapsed() >= SAVE_EVERY {
             saved = Instant::now();
@@ -111,7 +115,8 @@ fn look(setup: &Setup) {
     let members = setup.depot.net().rings().online_members();
     ledger.refresh(&members.into_iter().collect());
     let now = setup.clock.now();
-    setup.bandwidth.apply(now, &setup.zone, &setup.pace);
+    let bandwidth = *setup.bandwidth.borrow();
+    bandwidth.apply(now, &setup.zone, &setup.pace);
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@
 pub mod policy;
 
 mod leave;
+mod left;
 mod work;
 
 use std::collections::BTreeSet;
@@ -29,7 +30,8 @@ use crate::store::{self, Usage};
 use crate::task::WorkerState;
 use crate::time::Clock;
 
-pub use leave::{Left, Order, leave};
+pub use leave::{Order, leave};
+pub use left::Left;
 pub use policy::Limits;
 
 /// The store is nearly full from this part on of what makes it evict, in percent.
@@ -44,7 +46,7 @@ const BATCH: usize = 256;
 pub struct Setup {
     /// Store and network.
     pub depot: Depot,
-    /// The clock.
+    /// A clock that only goes on.
     pub clock: Arc<dyn Clock>,
     /// Who can be offered blocks.
     pub receivers: Arc<dyn Candidates>,
@@ -71,7 +73,7 @@ pub async fn run(setup: Setup, cancel: CancellationToken, state: Arc<WorkerState
                 }
             };
             let limits = &worker.limits;
-            tokio::time::sleep(if is_busy { limits.poll } else { limits.every }).await;
+            tokio::time::sleep(if is_busy { limits.rest } else { limits.every }).await;
         }
     };
     tokio::select! {

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use libp2p::PeerId;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -60,26 +61,35 @@ pub trait Candidates: Send + Sync + 'static {
 }
 
 /// What is lent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Lend {
-    /// Most bytes of blocks that only leases keep.
-    pub bytes: u64,
+    bytes: watch::Receiver<u64>,
     /// Most leases of one owner.
     pub leases_per_owner: usize,
 }
 
 impl Lend {
     /// The part of a quota that is lent unless the settings say otherwise: half.
-    pub const fn of_quota(quota: u64) -> Self {
+    pub fn of_quota(quota: u64) -> Self {
         Self::of_bytes(quota / 2)
     }
 
     /// So many bytes.
-    pub const fn of_bytes(bytes: u64) -> Self {
+    pub fn of_bytes(bytes: u64) -> Self {
+        Self::watching(watch::channel(bytes).1)
+    }
+
+    /// So many bytes as are said there. That it becomes less ends no lease.
+    pub const fn watching(bytes: watch::Receiver<u64>) -> Self {
         Self {
             bytes,
             leases_per_owner: 4096,
         }
+    }
+
+    /// Most bytes of blocks that only leases keep, now.
+    pub fn bytes(&self) -> u64 {
+        *self.bytes.borrow()
     }
 }
 
@@ -98,7 +108,7 @@ pub async fn run(
     };
     let local = depot.net().peer_id().to_bytes();
     let store = depot.store().clone();
-    let taker = Taker::new(depot.clone(), clock.clone(), accept::Limits::default());
+    let taker = Taker::new(depot.clone(), accept::Limits::default());
     let now = clock.clone();
     let opened = tokio::task::spawn_blocking(move || Book::open(store, now, lend, local)).await;
     let book = match opened {
@@ -127,6 +137,7 @@ pub async fn run(
         paused: HashMap::new(),
         turns: HashMap::new(),
         retry: HashMap::new(),
+        leavings: 0,
     };
     tokio::select! {
         () = cancel.cancelled() => {}
@@ -149,6 +160,8 @@ struct Holder {
     turns: HashMap<Option<PeerId>, Instant>,
     /// When to try again those that could not be filled.
     retry: HashMap<LeaseId, Instant>,
+    /// How often the node had begun or ceased to leave when it was last made sure which leases there are: who leaves ends some without the book.
+    leavings: u64,
 }
 
 impl Holder {
@@ -168,8 +181,14 @@ impl Holder {
                 }
                 fetched = self.taker.ended() => self.taker.settle(fetched),
                 _ = tick.tick() => {
-                    let book = self.book.clone();
-                    let expired = tokio::task::spawn_blocking(move || book.expire(Instant::now())).await;
+                    let (book, has_left) = (self.book.clone(), self.depot.leavings() > 0);
+                    let expired = tokio::task::spawn_blocking(move || {
+                        if has_left {
+                            book.reconcile()?;
+                        }
+                        book.expire(Instant::now())
+                    });
+                    let expired = expired.await;
                     match expired {
                         Ok(Ok(_)) => {}
                         Ok(Err(error)) => state.fail(error.to_string()),
@@ -197,17 +216,23 @@ impl Holder {
             self.taker.answer(peer, is_member, why, blocks).await
         } else if self.candidates.peers().contains(&peer) {
             let book = self.book.clone();
-            let is_leaving = self.depot.is_leaving();
-            tokio::task::spawn_blocking(move || {
+            let leavings = self.depot.leavings();
+            let is_unsure = self.depot.is_leaving() || leavings != self.leavings;
+            let answer = tokio::task::spawn_blocking(move || {
                 // Leases may have ended without the book.
-                if is_leaving && let Err(error) = book.reconcile() {
+                if is_unsure && let Err(error) = book.reconcile() {
                     tracing::warn!(%error, "the store can't tell its leases");
-                    return Answer::Refused(Refusal::Busy);
+                    return (false, Answer::Refused(Refusal::Busy));
                 }
-                book.answer(peer, request)
-            })
-            .await
-            .unwrap_or(Answer::Refused(Refusal::Busy))
+                (true, book.answer(peer, request))
+            });
+            let (is_sure, answer) = answer
+                .await
+                .unwrap_or((false, Answer::Refused(Refusal::Busy)));
+            if is_sure {
+                self.leavings = leavings;
+            }
+            answer
         } else {
             Answer::Refused(Refusal::Unwilling)
         };

@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use libp2p::PeerId;
 use libp2p::multiaddr::Protocol;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -52,8 +53,8 @@ pub struct Job {
     pub saved: Rings,
     /// What members are told that this machine is called.
     pub name: String,
-    /// Most bytes that are lent to them.
-    pub lent_bytes: u64,
+    /// Most bytes that are lent to them, whenever that changes.
+    pub lent_bytes: watch::Receiver<u64>,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
 }
@@ -104,13 +105,14 @@ async fn keep_saved(job: &Job, mut saved: Rings, cancel: &CancellationToken, sta
 async fn look(job: &Job, state: &WorkerState) {
     let net = job.depot.net();
     let view = net.rings();
-    let mut changes = view.watch_rings();
+    let (mut changes, mut lent_bytes) = (view.watch_rings(), job.lent_bytes.clone());
     let mut announced: HashMap<BlockId, Instant> = HashMap::new();
     loop {
         let usage = job.depot.store().usage();
         // What is only cached makes room for what is to be kept.
         let used = usage.disk_bytes.saturating_sub(usage.cached_bytes);
-        let lent = job.lent_bytes.saturating_sub(usage.leased_bytes);
+        let lent = *lent_bytes.borrow_and_update();
+        let lent = lent.saturating_sub(usage.leased_bytes);
         view.set_local(&job.name, lent.min(usage.quota.saturating_sub(used)));
         view.refresh().await;
         let rings = view.rings();
@@ -132,7 +134,7 @@ async fn look(job: &Job, state: &WorkerState) {
             state.set("in no ring");
         }
         let deadline = Instant::now() + wait;
-        // Of what changes only other secrets are a reason to look earlier.
+        // Of what changes in rings only other secrets are a reason to look earlier.
         let other = async {
             loop {
                 if changes.changed().await.is_err() {
@@ -145,7 +147,12 @@ async fn look(job: &Job, state: &WorkerState) {
                 }
             }
         };
-        let _ = tokio::time::timeout_at(deadline, other).await;
+        tokio::select! {
+            () = tokio::time::sleep_until(deadline) => {}
+            () = other => {}
+            // Members are to know how much room there is.
+            Ok(()) = lent_bytes.changed() => {}
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! A real node keeps an owner's head: on disk, over real sockets, by its background job.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -44,6 +45,7 @@ async fn start(dir: &Path, bootstrap: Vec<String>) -> Node {
         config,
         data_dir: dir.to_owned(),
         http: None,
+        overrides: BTreeMap::new(),
     };
     Node::start(options).await.expect("the node starts")
 }

@@ -3,12 +3,14 @@
 mod architecture;
 mod backup;
 mod backup_killed;
+mod copies;
 mod damaged_files;
 mod due;
 mod edges;
 mod heads;
 mod lan;
 mod leave;
+mod limits;
 mod mesh;
 mod process;
 mod rings;

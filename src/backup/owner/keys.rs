@@ -172,6 +172,11 @@ impl OwnerKeys {
     pub fn release(&self, name: lease::Name, sequence: u64, made: Timestamp) -> lease::Release {
         lease::Release::by_owner(&self.signing, name, sequence, made)
     }
+
+    /// Ends all leases of a backup, or of everything, that were made until now.
+    pub fn release_all(&self, extent: lease::Extent, made: Timestamp) -> lease::Release {
+        lease::Release::of_many(&self.signing, extent, made)
+    }
 }
 
 fn certified(machine: &MachineId) -> Vec<u8> {

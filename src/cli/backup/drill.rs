@@ -195,6 +195,7 @@ async fn start(
         config: for_command(config),
         data_dir: scratch.join("node"),
         http: None,
+        overrides: BTreeMap::new(),
     };
     Ok(Node::start(options).await?)
 }

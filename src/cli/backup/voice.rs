@@ -70,12 +70,16 @@ impl Words {
         let source = self.phrase_file.as_deref();
         let phrase = init::words(source, ADVICE, terminal, context).await?;
         let keys = OwnerKeys::derive(&phrase);
-        let reading = ReadingKeys {
-            owner: keys.id().to_string(),
-            backup_root: keys.backup_root().to_base32(),
-            convergence: keys.convergence().to_base32(),
-        };
-        Ok(Some((keys.id(), reading)))
+        Ok(Some((keys.id(), reading(&keys))))
+    }
+}
+
+/// What of the keys reads.
+pub(super) fn reading(keys: &OwnerKeys) -> ReadingKeys {
+    ReadingKeys {
+        owner: keys.id().to_string(),
+        backup_root: keys.backup_root().to_base32(),
+        convergence: keys.convergence().to_base32(),
     }
 }
 

@@ -99,7 +99,7 @@ pub enum Request {
         /// The lease's name.
         name: Name,
     },
-    /// End a lease.
+    /// End a lease, or many.
     Release(Box<Release>),
     /// Show that blocks are there.
     Prove {
@@ -146,7 +146,8 @@ pub struct State {
 /// What a holder says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// To everything but challenges and offers. Of a lease that has ended all but the room is zero.
+    /// To everything but challenges and offers. Of a lease that has ended all but the room is zero. To a release: `listed` leases have ended, and
+    /// `missing` are newer than it and stay.
     State(State),
     /// To a challenge: one for each block, none for what is not there.
     Proofs(Vec<Option<[u8; 32]>>),

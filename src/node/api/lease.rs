@@ -31,7 +31,8 @@ pub struct LeaseEntry {
     pub sequence: u64,
 }
 
-/// Ends leases by releases that the owner itself has signed. No other copies are made of their snapshots.
+/// Ends leases by releases that the owner itself has signed. No other copies are made of their snapshots. Releases that name no holder go to all members
+/// of the rings of this node, whether or not it knows of any lease there.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LeaseRelease {
     /// What to end.
@@ -39,12 +40,12 @@ pub struct LeaseRelease {
 }
 call!(LeaseRelease, "lease-release", LeaseReleaseReply);
 
-/// The end of one lease.
+/// The end of one lease, or of all of a snapshot or of the owner.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OwnerRelease {
-    /// The snapshot's id, in hex.
+    /// The snapshot's id, in hex; empty for all.
     pub snapshot: String,
-    /// The holder.
+    /// The holder; empty for all members of the rings.
     pub peer: String,
     /// The signed release, in hex.
     pub release: String,
@@ -54,9 +55,41 @@ pub struct OwnerRelease {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct LeaseReleaseReply {
     /// Leases that their holders have ended.
+    #[serde(default)]
     pub released: u64,
     /// Holders that could not be asked. What they keep ends when its minimum is over, or its term.
     pub unreachable: Vec<String>,
     /// Holders that refused.
     pub refused: Vec<String>,
+    /// What each member of the rings said that was asked for all leases that it has.
+    #[serde(default)]
+    pub members: Vec<MemberRelease>,
+}
+
+/// What a member of a ring let go of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRelease {
+    /// The member.
+    pub peer: String,
+    /// What its machine is called.
+    pub name: String,
+    /// Leases that it has ended.
+    pub released: u64,
+    /// Leases that are newer than the release, and stay.
+    pub newer: u64,
+    /// `done`, `unreachable` or `refused`.
+    pub answer: ReleaseAnswer,
+}
+
+/// How a member answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleaseAnswer {
+    /// It has ended what it had, which may be nothing.
+    #[default]
+    Done,
+    /// It could not be asked.
+    Unreachable,
+    /// It refused.
+    Refused,
 }

@@ -1,23 +1,28 @@
 //! A node leaves: what it keeps for others is handed over, as far as somebody takes it, and then let go.
 //!
-//! From the start on the node takes no new leases and no offers, which tells owners to look for other holders. The blocks of leases are offered
-//! to ring members, all that only this node has cached to the peers nearest to them. A lease that its owner lets holders pass on goes to
-//! a member that does not keep that backup yet, and ends here only when it is whole and durable there, or when without this node there are as
-//! many holders as were asked for (or by force). That the owner itself has the blocks, or another holder, is no reason: the copy
-//! would be missing. Of other leases the blocks are handed over to members that have nothing of the backup; its owner sees at the next audit that
-//! this copy is gone, and makes up for it.
+//! From the start on the node takes no new leases and no offers, which tells owners to look for other holders. A lease that its owner lets holders pass
+//! on goes to a member that does not keep that backup yet, those with most room first, and ends here only when it is whole and durable there, or
+//! when without this node there are as many holders as were asked for. That the owner itself has the blocks, or another holder, is no reason: the copy
+//! would be missing. A lease that can't be passed on (it is not whole here, or was made for this holder alone) can only leave its blocks behind: they are
+//! offered to members that have nothing of the backup, where nothing keeps them but that they are new. That is counted apart; the owner sees at
+//! the next audit that this copy is gone, and makes up for it. By force every lease ends: what no member keeps by the lease itself is then
+//! offered to everybody as mere blocks. What only this node has cached goes to the peers nearest to it.
 //! What is pinned here is this node's own and is not touched.
+//!
+//! It goes on for as long as something is handed over now and then. A peer fetches at its own pace, several leases and many blocks at a time.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::StreamExt;
 use libp2p::PeerId;
 use tokio::time::Instant;
 
+use super::left::{Fate, Left, Tally};
 use super::on_worker;
 use super::policy::{Entry, Limits, Said, Stage, Table};
-use super::work::{ASK_TIMEOUT, Worker};
+use super::work::{ASK_TIMEOUT, Deadline, UnderWay, Worker};
 use crate::depot::Depot;
 use crate::id::BlockId;
 use crate::lease::{Held, Lease};
@@ -29,8 +34,12 @@ use crate::time::Clock;
 use crate::upkeep::holder::Candidates;
 use crate::upkeep::holder::pass::{self, send};
 
-/// Blocks that are handed over together.
+/// Blocks that are listed together, and about as many are dealt with at a time.
 const PAGE: usize = 512;
+/// Leases that are passed on at the same time: as many as a holder fills at once.
+const LEASES_AT_ONCE: usize = 4;
+/// A member that fills a lease may give others their turn before: so many times the patience with one block.
+const TURNS: u32 = 3;
 /// How long to wait for a first peer.
 const JOIN_PATIENCE: Duration = Duration::from_secs(30);
 const JOIN_POLL: Duration = Duration::from_millis(100);
@@ -39,7 +48,7 @@ const JOIN_POLL: Duration = Duration::from_millis(100);
 pub struct Order {
     /// Store and network.
     pub depot: Depot,
-    /// The clock.
+    /// A clock that only goes on.
     pub clock: Arc<dyn Clock>,
     /// Who is offered what is leased.
     pub members: Arc<dyn Candidates>,
@@ -47,98 +56,52 @@ pub struct Order {
     pub peers: Arc<dyn Candidates>,
     /// Limits.
     pub limits: Limits,
-    /// How long it may take.
+    /// How long it may take in all.
     pub timeout: Duration,
+    /// How long to go on when nothing is handed over.
+    pub patience: Duration,
     /// Whether leases end here even if nobody else took their blocks.
     pub force: bool,
 }
 
-/// What came of leaving.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Left {
-    /// Leases that ended here.
-    pub leases_ended: u64,
-    /// Leases that stay, because not all their blocks were found elsewhere.
-    pub leases_kept: u64,
-    /// Blocks of leases: at another node, and at none. One in two leases counts twice.
-    pub leased_safe: u64,
-    /// See `leased_safe`.
-    pub leased_alone: u64,
-    /// Cached blocks: at another node, and at none.
-    pub cached_safe: u64,
-    /// See `cached_safe`.
-    pub cached_alone: u64,
-    /// Blocks, of both kinds, that were given to another node now.
-    pub handed_over: u64,
-    /// Their bytes.
-    pub handed_over_bytes: u64,
-}
-
-impl Left {
-    /// Whether nothing stays that only this node has.
-    pub const fn is_complete(&self) -> bool {
-        self.leased_alone == 0 && self.cached_alone == 0
-    }
-
-    /// Adds what came of some blocks. Returns safe and alone.
-    fn count(&mut self, table: &Table) -> (u64, u64) {
-        let (mut safe, mut alone) = (0, 0);
-        for entry in table.values() {
-            match entry.stage {
-                Stage::Safe { handed } => {
-                    safe += 1;
-                    self.handed_over += u64::from(handed);
-                    self.handed_over_bytes += u64::from(handed) * u64::from(entry.bytes);
-                }
-                _ => alone += 1,
-            }
-        }
-        (safe, alone)
-    }
-}
-
-/// Hands over what is kept here for others, and lets go of it. Stays in force until the node stops: see [`Depot::set_leaving`].
+/// Hands over what is kept here for others, and lets go of it. Stays in force when it is done: see [`Depot::set_leaving`].
 ///
 /// # Errors
 /// Those of the store. What was handed over until then is.
+///
+/// # Cancel safety
+/// Dropped, what was handed over is at others, and no lease has ended here but those that are safe.
 pub async fn leave(order: Order, monitor: &dyn Monitor) -> Result<Left, store::Error> {
     let depot = order.depot.clone();
     depot.set_leaving();
-    let until = Instant::now() + order.timeout;
-    let mut leaving = Leaving {
+    let usage = depot.store().usage();
+    let leaving = Leaving {
         worker: Worker {
             depot: order.depot,
             clock: order.clock,
             limits: order.limits,
             local: None,
         },
-        until,
-        left: Left::default(),
-        done: Progress::default(),
+        members: order.members,
+        peers: order.peers,
+        force: order.force,
+        deadline: Deadline::new(order.timeout, order.patience),
+        done: Mutex::new(Progress {
+            bytes_total: usage.leased_bytes + usage.cached_bytes,
+            ..Progress::default()
+        }),
         monitor,
     };
-    let usage = depot.store().usage();
-    leaving.done.bytes_total = usage.leased_bytes + usage.cached_bytes;
-    let store = depot.store().clone();
-    let leases = on_worker(move || store.leases()).await?;
-    if !leases.is_empty() {
-        leaving.wait_for(&*order.members).await;
-    }
-    let mut ended = Vec::new();
-    for (lease, info) in leases {
-        let is_safe = match passable(&info) {
-            Some(signed) => leaving.pass_on(lease, &signed, &*order.members).await?,
-            None => leaving.lease(lease, info.root, &*order.members).await?,
-        };
-        if is_safe || order.force {
-            ended.push(lease);
-        } else {
-            leaving.left.leases_kept += 1;
-        }
-    }
+    let mut left = Left::default();
+    let ended = leaving.leases(&mut left).await?;
     if usage.cached_bytes > 0 {
-        leaving.wait_for(&*order.peers).await;
-        leaving.cached(&*order.peers).await?;
+        // However long the last lease was waited for.
+        leaving.deadline.moved();
+        leaving.wait_for(&*leaving.peers).await;
+        let cached = leaving.hand_over(Source::Cached, &*leaving.peers).await?;
+        left.cached_safe = cached.safe;
+        left.cached_alone = cached.alone;
+        left.handed(&cached);
     }
     for lease in ended {
         let store = depot.store().clone();
@@ -148,23 +111,27 @@ pub async fn leave(order: Order, monitor: &dyn Monitor) -> Result<Left, store::E
             Err(error) => Err(error),
         });
         removed.await?;
-        leaving.left.leases_ended += 1;
     }
     withdraw(&depot).await?;
-    Ok(leaving.left)
+    Ok(left)
 }
 
 struct Leaving<'a> {
     worker: Worker,
-    until: Instant,
-    left: Left,
-    done: Progress,
+    members: Arc<dyn Candidates>,
+    peers: Arc<dyn Candidates>,
+    force: bool,
+    deadline: Deadline,
+    done: Mutex<Progress>,
     monitor: &'a dyn Monitor,
 }
 
 impl Leaving<'_> {
     async fn wait_for(&self, receivers: &dyn Candidates) {
-        let until = self.until.min(Instant::now() + JOIN_PATIENCE);
+        let now = Instant::now();
+        // Half of the time is for what is to be done then.
+        let left = self.deadline.at().saturating_duration_since(now) / 2;
+        let until = now + left.min(JOIN_PATIENCE);
         let wait = async {
             while receivers.peers().is_empty() {
                 tokio::time::sleep(JOIN_POLL).await;
@@ -174,52 +141,88 @@ impl Leaving<'_> {
         let _ = tokio::time::timeout_at(until, wait).await;
     }
 
-    /// Hands some blocks over; what is open when the time is up counts as alone.
-    async fn hand_over(&mut self, table: &mut Table, receivers: &dyn Candidates) -> (u64, u64) {
-        self.worker.finish(table, receivers, self.until).await;
-        self.done.blocks += table.len() as u64;
-        self.done.bytes += table.values().map(|e| u64::from(e.bytes)).sum::<u64>();
-        self.monitor.progress(self.done);
-        self.left.count(table)
+    /// So much more is dealt with.
+    fn advance(&self, blocks: u64, bytes: u64) {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.blocks += blocks;
+        done.bytes += bytes;
+        self.monitor.progress(*done);
     }
 
-    /// Returns whether a lease is kept by another member in place of this node, or need not be.
-    async fn pass_on(
-        &mut self,
-        lease: LeaseId,
-        signed: &Lease,
-        members: &dyn Candidates,
-    ) -> Result<bool, store::Error> {
-        let (blocks, bytes) = (signed.terms().blocks, signed.terms().bytes);
-        let passed = self.passed(lease, signed, members.peers());
-        let passed = match tokio::time::timeout_at(self.until, passed).await {
-            Ok(passed) => passed?,
-            Err(_) => Passed::Nowhere,
-        };
-        match passed {
-            Passed::Nowhere => self.left.leased_alone += blocks,
-            Passed::Enough => self.left.leased_safe += blocks,
-            Passed::On => {
-                self.left.leased_safe += blocks;
-                self.left.handed_over += blocks;
-                self.left.handed_over_bytes += bytes;
+    /// Deals with all leases. Returns those that end here.
+    async fn leases(&self, left: &mut Left) -> Result<Vec<LeaseId>, store::Error> {
+        let store = self.worker.depot.store().clone();
+        let leases = on_worker(move || store.leases()).await?;
+        if leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.wait_for(&*self.members).await;
+        let members = self.roomiest().await;
+        let fates = futures::stream::iter(leases).map(|(lease, info)| {
+            let members = members.clone();
+            async move { (lease, self.lease(lease, &info, &members).await) }
+        });
+        let mut fates = std::pin::pin!(fates.buffer_unordered(LEASES_AT_ONCE));
+        let mut ended = Vec::new();
+        while let Some((lease, fate)) = fates.next().await {
+            let fate = fate?;
+            left.count(fate, self.force);
+            if fate.is_safe() || self.force {
+                ended.push(lease);
             }
         }
-        self.done.blocks += blocks;
-        self.done.bytes += bytes;
-        self.monitor.progress(self.done);
-        Ok(!matches!(passed, Passed::Nowhere))
+        Ok(ended)
+    }
+
+    /// The members that take leases, those with most room first.
+    async fn roomiest(&self) -> Vec<PeerId> {
+        let replica = &self.worker.depot.net().replica();
+        let rooms = self.members.peers().into_iter().map(|peer| async move {
+            match replica.ask(peer, Request::Room).await {
+                Ok(Answer::State(state)) => Some((state.free_bytes, peer)),
+                // Who is leaving itself takes nothing.
+                Ok(Answer::Refused(_)) => None,
+                _ => Some((0, peer)),
+            }
+        });
+        let rooms = self.deadline.within(futures::future::join_all(rooms));
+        let mut rooms: Vec<_> = rooms.await.unwrap_or_default();
+        rooms.sort_by_key(|room| std::cmp::Reverse(*room));
+        rooms.into_iter().flatten().map(|(_, peer)| peer).collect()
+    }
+
+    /// Finds another place for a lease.
+    async fn lease(
+        &self,
+        lease: LeaseId,
+        info: &LeaseInfo,
+        members: &[PeerId],
+    ) -> Result<Fate, store::Error> {
+        let mut alone = None;
+        if let Some(signed) = passable(info) {
+            let passed = self.passed(lease, &signed, members);
+            let blocks = signed.terms().blocks;
+            match self.deadline.within(passed).await.transpose()? {
+                Some(fate @ (Fate::Passed { .. } | Fate::Spare { .. })) => return Ok(fate),
+                _ => alone = Some(Fate::Alone { blocks }),
+            }
+        }
+        match alone.filter(|_| !self.force) {
+            Some(fate) => Ok(fate),
+            None => Ok(Fate::Blocks(self.blocks(lease, info.root).await?)),
+        }
     }
 
     async fn passed(
         &self,
         lease: LeaseId,
         signed: &Lease,
-        members: Vec<PeerId>,
-    ) -> Result<Passed, store::Error> {
-        let root = signed.terms().root;
+        members: &[PeerId],
+    ) -> Result<Fate, store::Error> {
+        let (root, blocks) = (signed.terms().root, signed.terms().blocks);
         let (mut holders, mut may) = (0, Vec::new());
-        for peer in members {
+        let mut begun = Vec::new();
+        for peer in members.iter().copied() {
             let request = Request::Holding {
                 owner: *signed.owner(),
                 roots: vec![root],
@@ -231,21 +234,23 @@ impl Leaving<'_> {
             match wishes.first() {
                 Some(Wish::Have) => holders += u32::from(self.shows(peer, lease).await?),
                 // Perhaps because it was passed on to it before; if not, it refuses.
-                Some(Wish::Want) => may.insert(0, peer),
+                Some(Wish::Want) => begun.push(peer),
                 // The owner has the snapshot's block.
                 Some(Wish::Refuse(_)) if !self.has(peer, root).await => may.push(peer),
                 _ => {}
             }
         }
         if holders >= signed.terms().copies {
-            return Ok(Passed::Enough);
+            self.advance(blocks, signed.terms().bytes);
+            return Ok(Fate::Spare { blocks });
         }
-        for peer in may {
+        for peer in begun.into_iter().chain(may) {
             if self.takes(peer, lease, signed).await? && self.shows(peer, lease).await? {
-                return Ok(Passed::On);
+                let bytes = signed.terms().bytes;
+                return Ok(Fate::Passed { blocks, bytes });
             }
         }
-        Ok(Passed::Nowhere)
+        Ok(Fate::Alone { blocks })
     }
 
     /// Whether a member keeps a lease, whole, in the end.
@@ -255,18 +260,35 @@ impl Leaving<'_> {
         lease: LeaseId,
         signed: &Lease,
     ) -> Result<bool, store::Error> {
-        let limits = &self.worker.limits;
-        let (mut fewest, mut moved) = (u64::MAX, Instant::now());
-        while moved.elapsed() < limits.patience {
+        let (limits, terms) = (&self.worker.limits, signed.terms());
+        let (mut fewest, mut moved) = (terms.blocks, Instant::now());
+        let mut told = 0;
+        // Of what came only the number is known.
+        let mut come = |missing: u64| {
+            let blocks = terms.blocks.saturating_sub(missing);
+            let all = u128::from(terms.blocks.max(1));
+            let share = u128::from(terms.bytes) * u128::from(blocks) / all;
+            let bytes = u64::try_from(share).unwrap_or(u64::MAX);
+            self.advance(0, bytes.saturating_sub(told));
+            told = told.max(bytes);
+        };
+        while moved.elapsed() < limits.patience * TURNS {
             match send(&self.worker.depot, peer, lease, signed).await? {
-                Some(pass::Said::Whole) => return Ok(true),
+                Some(pass::Said::Whole) => {
+                    come(0);
+                    self.advance(terms.blocks, 0);
+                    self.deadline.moved();
+                    return Ok(true);
+                }
                 Some(pass::Said::No) => return Ok(false),
                 Some(pass::Said::Coming { missing }) if missing < fewest => {
+                    come(missing);
                     (fewest, moved) = (missing, Instant::now());
+                    self.deadline.moved();
                 }
                 Some(pass::Said::Coming { .. }) | None => {}
             }
-            tokio::time::sleep(limits.poll).await;
+            tokio::time::sleep(limits.pause(moved.elapsed())).await;
         }
         Ok(false)
     }
@@ -296,82 +318,82 @@ impl Leaving<'_> {
         })
     }
 
-    /// Returns whether all blocks of a lease that are here are elsewhere, too.
-    async fn lease(
-        &mut self,
-        lease: LeaseId,
-        root: BlockId,
-        members: &dyn Candidates,
-    ) -> Result<bool, store::Error> {
+    /// Leaves the blocks of a lease that are here with members that have nothing of the backup; by force with anybody.
+    async fn blocks(&self, lease: LeaseId, root: BlockId) -> Result<Tally, store::Error> {
+        let mut asked: BTreeSet<PeerId> = self.members.peers().into_iter().collect();
+        if self.force {
+            asked.extend(self.peers.peers());
+        }
         let mut others = Vec::new();
-        for peer in members.peers() {
+        for peer in asked {
             // Who has the snapshot's block is the owner, or another holder.
             if !self.has(peer, root).await {
                 others.push(peer);
             }
         }
-        let members = &Only(others);
-        let mut after = None;
-        let mut is_safe = true;
-        loop {
-            let store = self.worker.depot.store().clone();
-            let page = on_worker(move || leased(&*store, lease, after)).await?;
-            let Some((last, blocks)) = page else {
-                return Ok(is_safe);
-            };
-            after = Some(last);
-            let entries = blocks.into_iter();
-            // Its owner counts copies: that somebody announced one is no reason not to offer this one.
-            let mut table = entries
-                .map(|(id, bytes)| (id, Entry::new(bytes, Stage::Alone)))
-                .collect();
-            let (safe, alone) = self.hand_over(&mut table, members).await;
-            self.left.leased_safe += safe;
-            self.left.leased_alone += alone;
-            is_safe &= alone == 0;
-        }
+        self.hand_over(Source::Lease(lease), &Only(others)).await
     }
 
-    async fn cached(&mut self, peers: &dyn Candidates) -> Result<(), store::Error> {
-        let mut after = None;
+    /// Hands over some blocks; what is open when the time is up counts as alone.
+    async fn hand_over(
+        &self,
+        source: Source,
+        receivers: &dyn Candidates,
+    ) -> Result<Tally, store::Error> {
+        let (mut tally, mut table) = (Tally::default(), Table::new());
+        let mut under_way = UnderWay::default();
+        let (mut after, mut is_all) = (None, false);
         loop {
-            let store = self.worker.depot.store().clone();
-            let page = on_worker(move || cached(&*store, after)).await?;
-            let Some((last, blocks)) = page else {
-                return Ok(());
-            };
-            after = Some(last);
-            if blocks.is_empty() {
-                continue;
+            while !is_all && table.len() < PAGE {
+                let store = self.worker.depot.store().clone();
+                let page = on_worker(move || source.page(&*store, after)).await?;
+                let Some((last, blocks)) = page else {
+                    is_all = true;
+                    break;
+                };
+                after = Some(last);
+                let entry = |(id, bytes)| (id, Entry::new(bytes, source.first_stage()));
+                table.extend(blocks.into_iter().map(entry));
             }
-            let entries = blocks.into_iter();
-            let mut table = entries
-                .map(|(id, bytes)| (id, Entry::new(bytes, Stage::Unsought)))
-                .collect();
-            let (safe, alone) = self.hand_over(&mut table, peers).await;
-            self.left.cached_safe += safe;
-            self.left.cached_alone += alone;
-            let is_safe = |entry: &Entry| matches!(entry.stage, Stage::Safe { .. });
-            let safe: Vec<BlockId> = table
-                .into_iter()
-                .filter(|(_, entry)| is_safe(entry))
-                .map(|(id, _)| id)
-                .collect();
-            let store = self.worker.depot.store().clone();
-            on_worker(move || store.mark_expendable(&safe)).await?;
+            if table.is_empty() {
+                return Ok(tally);
+            }
+            let step = self.worker.step(&mut table, receivers, &mut under_way);
+            let is_in_time = self.deadline.within(step).await.is_some();
+            let is_done = |entry: &mut Entry| !is_in_time || !entry.stage.is_open();
+            let done: BTreeMap<_, _> = table.extract_if(.., |_, entry| is_done(entry)).collect();
+            self.note(source, &done, &mut tally).await?;
         }
     }
-}
 
-/// What became of a lease.
-#[derive(Clone, Copy)]
-enum Passed {
-    /// Another member keeps it now.
-    On,
-    /// There are enough holders.
-    Enough,
-    /// No member took it.
-    Nowhere,
+    /// Takes in what became of some blocks.
+    async fn note(
+        &self,
+        source: Source,
+        done: &Table,
+        tally: &mut Tally,
+    ) -> Result<(), store::Error> {
+        if done.is_empty() {
+            return Ok(());
+        }
+        done.values().for_each(|entry| tally.add(entry));
+        let bytes = done.values().map(|entry| u64::from(entry.bytes));
+        self.advance(done.len() as u64, bytes.sum());
+        let is_safe = |entry: &Entry| matches!(entry.stage, Stage::Safe { .. });
+        let safe = done.iter().filter(|(_, entry)| is_safe(entry));
+        let safe: Vec<BlockId> = safe.map(|(id, _)| *id).collect();
+        if !safe.is_empty() {
+            self.deadline.moved();
+        }
+        match source {
+            Source::Lease(_) => Ok(()),
+            Source::Cached => {
+                let store = self.worker.depot.store().clone();
+                on_worker(move || store.mark_expendable(&safe)).await?;
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Some peers.
@@ -393,6 +415,32 @@ fn passable(info: &LeaseInfo) -> Option<Lease> {
 /// Some blocks, and the id to go on after.
 type Page = Option<(BlockId, Vec<(BlockId, u32)>)>;
 
+/// Which blocks.
+#[derive(Clone, Copy)]
+enum Source {
+    /// Those of a lease that are here.
+    Lease(LeaseId),
+    /// All that are only cached.
+    Cached,
+}
+
+impl Source {
+    fn page(self, store: &dyn Store, after: Option<BlockId>) -> Result<Page, store::Error> {
+        match self {
+            Self::Lease(lease) => leased(store, lease, after),
+            Self::Cached => of_classes(store, after, &[Class::Cached]),
+        }
+    }
+
+    /// Owners count copies: that somebody announced a block of theirs is no reason not to offer this one.
+    const fn first_stage(self) -> Stage {
+        match self {
+            Self::Lease(_) => Stage::Alone,
+            Self::Cached => Stage::Unsought,
+        }
+    }
+}
+
 fn leased(store: &dyn Store, lease: LeaseId, after: Option<BlockId>) -> Result<Page, store::Error> {
     let ids = store.lease_blocks(lease, after, PAGE)?;
     let Some(last) = ids.last().copied() else {
@@ -404,10 +452,6 @@ fn leased(store: &dyn Store, lease: LeaseId, after: Option<BlockId>) -> Result<P
         here.extend(bytes.map(|bytes| (id, bytes)));
     }
     Ok(Some((last, here)))
-}
-
-fn cached(store: &dyn Store, after: Option<BlockId>) -> Result<Page, store::Error> {
-    of_classes(store, after, &[Class::Cached])
 }
 
 fn of_classes(
@@ -429,7 +473,8 @@ fn of_classes(
     Ok(Some((last, fitting)))
 }
 
-/// Stops answering the DHT for all that is not this node's own. Other nodes forget the announcements when they expire.
+/// Stops answering the DHT for all that is not this node's own. No message of the DHT takes back what others were told: they forget it when the
+/// announcements expire, [`PROVIDER_TTL`](crate::net::providers::PROVIDER_TTL) after they were made.
 async fn withdraw(depot: &Depot) -> Result<(), store::Error> {
     let mut after = None;
     loop {

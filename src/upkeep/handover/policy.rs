@@ -3,6 +3,9 @@
 //! Each block goes one way: is it announced by others ([`Stage::Unsought`])? do those have it ([`Stage::Claimed`])? if nobody does, who takes it
 //! ([`Stage::Alone`], [`Stage::Wanted`])? It ends [`Stage::Safe`] or [`Stage::Stuck`]. Nothing here waits, asks or draws lots.
 //!
+//! A peer fetches what it wants at its own pace. It is given the next blocks whenever some have come, never more than a window of them, and is asked
+//! seldom while nothing comes: offers are limited at the other side.
+//!
 //! Invariant: a block is safe only by an [`Outcome`] in which a peer was found to have it; a peer that failed for a block is not asked for it again.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,10 +32,10 @@ pub enum Stage {
     Wanted {
         /// The peer.
         by: PeerId,
-        /// When it said so first.
+        /// When it said so first, or fetched another block since.
         since: Timestamp,
-        /// When it was asked last.
-        asked: Timestamp,
+        /// When to ask it how far it is.
+        ask_at: Timestamp,
     },
     /// It is at another peer, too.
     Safe {
@@ -85,23 +88,36 @@ pub struct Limits {
     pub searches: usize,
     /// Peers that are offered one block, one after the other.
     pub receivers: usize,
-    /// How long a peer that wants a block may take to fetch it.
+    /// Blocks that one peer is to fetch at the same time.
+    pub window: usize,
+    /// How long a peer that wants blocks may take until the next one of them has come.
     pub patience: Duration,
-    /// How often such a peer is asked.
+    /// How often such a peer is asked while blocks come.
     pub poll: Duration,
+    /// How often at least, and how long a peer that has no time is left in peace.
+    pub rest: Duration,
     /// How often is looked whether anything is about to go.
     pub every: Duration,
     /// How long a block that nobody took is left in peace.
     pub again: Duration,
 }
 
+impl Limits {
+    /// When to ask who has made no progress for so long.
+    pub fn pause(&self, waited: Duration) -> Duration {
+        (waited / 4).max(self.poll).min(self.rest.max(self.poll))
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            searches: 16,
+            searches: 32,
             receivers: 8,
+            window: 48,
             patience: Duration::from_secs(120),
-            poll: Duration::from_secs(2),
+            poll: Duration::from_millis(250),
+            rest: Duration::from_secs(2),
             every: Duration::from_secs(30),
             again: Duration::from_secs(15 * 60),
         }
@@ -124,8 +140,10 @@ pub enum Action {
 pub enum Said {
     /// It has it.
     Have,
-    /// It will fetch it, or has no time to say.
+    /// It will fetch it, or has no time for it now.
     Later,
+    /// It has no time to say anything.
+    Busy,
     /// It does not have it, does not want it, can't be reached, or lied.
     No,
 }
@@ -146,7 +164,16 @@ pub fn choose(now: Timestamp, table: &Table, online: &[PeerId], limits: &Limits)
     let mut actions = Vec::new();
     let mut asks: BTreeMap<PeerId, Vec<BlockId>> = BTreeMap::new();
     let mut offers: BTreeMap<PeerId, Vec<(BlockId, u32)>> = BTreeMap::new();
-    let places: Vec<_> = online.iter().map(|p| (*p, KBucketKey::from(*p))).collect();
+    let window = limits.window.min(MAX_OFFERED);
+    let loads = loads(table);
+    // Those that may hear of more: who has something to fetch is asked about all of it at once, and not too often.
+    let mut free: Vec<_> = online
+        .iter()
+        .filter_map(|peer| {
+            let (load, ask_at) = loads.get(peer).copied().unwrap_or_default();
+            (load < window && ask_at <= now).then(|| (*peer, KBucketKey::from(*peer), load))
+        })
+        .collect();
     for (id, entry) in table {
         match &entry.stage {
             Stage::Unsought if actions.len() < limits.searches => actions.push(Action::Seek(*id)),
@@ -155,17 +182,23 @@ pub fn choose(now: Timestamp, table: &Table, online: &[PeerId], limits: &Limits)
                     asks.entry(*peer).or_default().push(*id);
                 }
             }
-            Stage::Alone if entry.failed.len() < limits.receivers => {
+            Stage::Alone if entry.failed.len() < limits.receivers && !free.is_empty() => {
                 let target = KBucketKey::new(id.to_multihash().to_vec());
-                let may = places
-                    .iter()
-                    .filter(|(peer, _)| !entry.failed.contains(peer));
-                if let Some((peer, _)) = may.min_by_key(|(_, place)| place.distance(&target)) {
+                let may = free
+                    .iter_mut()
+                    .filter(|(peer, ..)| !entry.failed.contains(peer));
+                let nearest = may.min_by_key(|(_, place, _)| place.distance(&target));
+                if let Some((peer, _, load)) = nearest {
                     offers.entry(*peer).or_default().push((*id, entry.bytes));
+                    *load += 1;
                 }
+                free.retain(|(_, _, load)| *load < window);
             }
-            Stage::Wanted { by, asked, .. } if now.since(*asked) >= limits.poll => {
-                offers.entry(*by).or_default().push((*id, entry.bytes));
+            Stage::Wanted { by, .. } => {
+                let is_due = loads.get(by).is_some_and(|(_, ask_at)| *ask_at <= now);
+                if is_due {
+                    offers.entry(*by).or_default().push((*id, entry.bytes));
+                }
             }
             _ => {}
         }
@@ -179,6 +212,19 @@ pub fn choose(now: Timestamp, table: &Table, online: &[PeerId], limits: &Limits)
         Action::Offer(peer, blocks)
     }));
     actions
+}
+
+/// How much each peer has to fetch, and when to ask it next.
+fn loads(table: &Table) -> BTreeMap<PeerId, (usize, Timestamp)> {
+    let mut loads: BTreeMap<PeerId, (usize, Timestamp)> = BTreeMap::new();
+    for entry in table.values() {
+        if let Stage::Wanted { by, ask_at, .. } = entry.stage {
+            let (load, next) = loads.entry(by).or_default();
+            *load += 1;
+            *next = ask_at.max(*next);
+        }
+    }
+    loads
 }
 
 /// How many peers that are further from a block must have it.
@@ -200,7 +246,13 @@ fn suffices(local: Option<PeerId>, id: &BlockId, entry: &mut Entry, peer: PeerId
 }
 
 /// Notes what came of an action. `local`: this node, unless it is leaving.
-pub fn apply(now: Timestamp, table: &mut Table, outcome: Outcome, local: Option<PeerId>) {
+pub fn apply(
+    now: Timestamp,
+    table: &mut Table,
+    outcome: Outcome,
+    limits: &Limits,
+    local: Option<PeerId>,
+) {
     match outcome {
         Outcome::Sought(id, by) => {
             if let Some(entry) = table.get_mut(&id).filter(|e| e.stage == Stage::Unsought) {
@@ -232,9 +284,20 @@ pub fn apply(now: Timestamp, table: &mut Table, outcome: Outcome, local: Option<
             }
         }
         Outcome::Offered(peer, said) => {
+            let mut has_come = false;
             for (id, said) in said {
                 if let Some(entry) = table.get_mut(&id) {
-                    offered(now, &id, entry, (peer, said), local);
+                    let was_wanted = matches!(entry.stage, Stage::Wanted { .. });
+                    offered(now, &id, entry, (peer, said), limits, local);
+                    has_come |= was_wanted && matches!(entry.stage, Stage::Safe { .. });
+                }
+            }
+            for entry in table.values_mut().filter(|_| has_come) {
+                if let Stage::Wanted { by, since, ask_at } = &mut entry.stage
+                    && *by == peer
+                {
+                    *since = now;
+                    *ask_at = now.after(limits.poll);
                 }
             }
         }
@@ -246,6 +309,7 @@ fn offered(
     id: &BlockId,
     entry: &mut Entry,
     (peer, said): (PeerId, Said),
+    limits: &Limits,
     local: Option<PeerId>,
 ) {
     let since = match &entry.stage {
@@ -263,11 +327,18 @@ fn offered(
             // Who has it at once had it before.
             handed: since.is_some(),
         },
-        Said::Later => Stage::Wanted {
-            by: peer,
-            since: since.unwrap_or(now),
-            asked: now,
-        },
+        Said::Later | Said::Busy => {
+            let since = since.unwrap_or(now);
+            let pause = match said {
+                Said::Busy => limits.rest,
+                _ => limits.pause(now.since(since)),
+            };
+            Stage::Wanted {
+                by: peer,
+                since,
+                ask_at: now.after(pause),
+            }
+        }
         Said::No => {
             entry.failed.insert(peer);
             Stage::Alone

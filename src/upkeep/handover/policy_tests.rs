@@ -21,7 +21,13 @@ fn a_block_that_nobody_else_has_goes_to_the_nearest() {
     let (now, online) = (Timestamp(1000), [peer(1), peer(2), peer(3)]);
     let mut table = table(1);
     assert_eq!(choose(now, &table, &online, &limits), [Action::Seek(id(0))]);
-    apply(now, &mut table, Outcome::Sought(id(0), Vec::new()), None);
+    apply(
+        now,
+        &mut table,
+        Outcome::Sought(id(0), Vec::new()),
+        &limits,
+        None,
+    );
     let target = KBucketKey::new(id(0).to_multihash().to_vec());
     let mut sorted = online;
     sorted.sort_by_key(|peer| KBucketKey::from(*peer).distance(&target));
@@ -30,14 +36,20 @@ fn a_block_that_nobody_else_has_goes_to_the_nearest() {
         let offer = Action::Offer(*receiver, vec![(id(0), 9)]);
         assert_eq!(choose(now, &table, &online, &limits), [offer]);
         let said = vec![(id(0), Said::No)];
-        apply(now, &mut table, Outcome::Offered(*receiver, said), None);
+        apply(
+            now,
+            &mut table,
+            Outcome::Offered(*receiver, said),
+            &limits,
+            None,
+        );
     }
     let said = |said| Outcome::Offered(sorted[2], vec![(id(0), said)]);
-    apply(now, &mut table, said(Said::Later), None);
+    apply(now, &mut table, said(Said::Later), &limits, None);
     assert!(choose(now, &table, &online, &limits).is_empty());
     let later = now.after(limits.poll);
     assert_eq!(choose(later, &table, &online, &limits).len(), 1);
-    apply(later, &mut table, said(Said::Have), None);
+    apply(later, &mut table, said(Said::Have), &limits, None);
     assert_eq!(table[&id(0)].stage, Stage::Safe { handed: true });
 }
 
@@ -48,7 +60,7 @@ fn who_takes_too_long_or_is_gone_has_failed() {
     let wanted = Stage::Wanted {
         by: peer(1),
         since: now,
-        asked: now,
+        ask_at: now,
     };
     for (at, online) in [(now.after(limits.patience), &online[..]), (now, &[])] {
         let mut table = Table::from([(id(0), Entry::new(9, wanted.clone()))]);
@@ -60,18 +72,77 @@ fn who_takes_too_long_or_is_gone_has_failed() {
 }
 
 #[test]
+fn a_peer_gets_more_as_blocks_come_and_is_asked_seldom_while_none_do() {
+    let limits = Limits {
+        window: 3,
+        ..Limits::default()
+    };
+    let (mut now, online) = (Timestamp(1000), [peer(1)]);
+    let entries = (0..5).map(|n| (id(n), Entry::new(9, Stage::Alone)));
+    let mut table: Table = entries.collect();
+    let blocks = |range: std::ops::Range<u8>| range.map(|n| (id(n), 9)).collect::<Vec<_>>();
+    let offer = |range| vec![Action::Offer(peer(1), blocks(range))];
+    let says = |range: std::ops::Range<u8>, said| {
+        let said = range.map(|n| (id(n), said));
+        Outcome::Offered(peer(1), said.collect())
+    };
+    assert_eq!(choose(now, &table, &online, &limits), offer(0..3));
+    apply(now, &mut table, says(0..3, Said::Later), &limits, None);
+    assert!(choose(now, &table, &online, &limits).is_empty());
+    now = now.after(limits.poll);
+    assert_eq!(choose(now, &table, &online, &limits), offer(0..3));
+    // One has come: at the next time there is room for another one.
+    apply(now, &mut table, says(0..1, Said::Have), &limits, None);
+    apply(now, &mut table, says(1..3, Said::Later), &limits, None);
+    now = now.after(limits.poll);
+    assert_eq!(choose(now, &table, &online, &limits), offer(1..4));
+    apply(now, &mut table, says(1..4, Said::Busy), &limits, None);
+    assert!(choose(now.after(limits.poll), &table, &online, &limits).is_empty());
+    // Nothing comes: it is asked less and less often, and in the end given up.
+    let (began, mut asked) = (now, 0);
+    while table
+        .values()
+        .any(|e| matches!(e.stage, Stage::Wanted { .. }))
+    {
+        now = now.after(limits.poll);
+        settle(now, &mut table, &online, &limits);
+        for action in choose(now, &table, &online, &limits) {
+            let Action::Offer(_, blocks) = action else {
+                continue;
+            };
+            asked += 1;
+            let said = blocks.into_iter().map(|(id, _)| (id, Said::Later));
+            let outcome = Outcome::Offered(peer(1), said.collect());
+            apply(now, &mut table, outcome, &limits, None);
+        }
+        if asked > 1000 {
+            panic!("it goes on for ever");
+        }
+    }
+    let most = limits.patience.as_secs() / limits.rest.as_secs() * 3;
+    assert!(asked <= most, "{asked} times");
+    assert!(now.since(began) >= limits.patience);
+}
+
+#[test]
 fn announcements_that_are_not_true_don_t_count() {
     let (limits, now) = (Limits::default(), Timestamp(1));
     let mut table = table(1);
     let by = vec![peer(1), peer(2)];
-    apply(now, &mut table, Outcome::Sought(id(0), by.clone()), None);
+    apply(
+        now,
+        &mut table,
+        Outcome::Sought(id(0), by.clone()),
+        &limits,
+        None,
+    );
     for peer in by {
         assert_eq!(
             choose(now, &table, &[], &limits),
             [Action::Ask(peer, vec![id(0)])]
         );
         let said = vec![(id(0), Said::No)];
-        apply(now, &mut table, Outcome::Asked(peer, said), None);
+        apply(now, &mut table, Outcome::Asked(peer, said), &limits, None);
     }
     assert_eq!(table[&id(0)].stage, Stage::Alone);
 }
@@ -85,7 +156,12 @@ proptest! {
         answers in proptest::collection::vec((0u8..3, any::<bool>()), 1..40),
         peers in 0u8..6,
     ) {
-        let limits = Limits { receivers: 4, ..Limits::default() };
+        let limits = Limits {
+            receivers: 4,
+            window: 5,
+            patience: Duration::from_secs(1),
+            ..Limits::default()
+        };
         let everybody: Vec<_> = (0..peers).map(peer).collect();
         let mut table = table(count);
         let mut had = BTreeSet::new();
@@ -94,7 +170,7 @@ proptest! {
         let mut rounds = 0;
         while table.values().any(|entry| entry.stage.is_open()) {
             rounds += 1;
-            prop_assert!(rounds < 2000, "{table:?}");
+            prop_assert!(rounds < 10_000, "{table:?}");
             let is_away = answers.next().is_some_and(|(_, away)| away);
             let online = &everybody[usize::from(is_away && !everybody.is_empty())..];
             settle(now, &mut table, online, &limits);
@@ -103,7 +179,8 @@ proptest! {
                 let mut say = |id: &BlockId| {
                     let said = match answers.next() {
                         Some((0, _)) => Said::Have,
-                        Some((1, _)) => Said::Later,
+                        Some((1, true)) => Said::Busy,
+                        Some((1, false)) => Said::Later,
                         _ => Said::No,
                     };
                     if said == Said::Have {
@@ -127,7 +204,9 @@ proptest! {
                         Outcome::Offered(peer, blocks.iter().map(|(id, _)| say(id)).collect())
                     }
                 };
-                apply(now, &mut table, outcome, None);
+                apply(now, &mut table, outcome, &limits, None);
+                let most = loads(&table).values().map(|(load, _)| *load).max();
+                prop_assert!(most.unwrap_or(0) <= limits.window);
             }
             now = now.after(limits.poll);
         }
@@ -148,7 +227,13 @@ fn two_nodes_do_not_both_rely_on_each_other() {
             let mut table = Table::from([(id(n), Entry::new(9, Stage::Claimed(others.to_vec())))]);
             for other in others {
                 let said = vec![(id(n), Said::Have)];
-                apply(now, &mut table, Outcome::Asked(*other, said), Some(local));
+                apply(
+                    now,
+                    &mut table,
+                    Outcome::Asked(*other, said),
+                    &Limits::default(),
+                    Some(local),
+                );
             }
             matches!(table[&id(n)].stage, Stage::Safe { .. })
         };
@@ -168,7 +253,13 @@ fn two_nodes_do_not_both_rely_on_each_other() {
     };
     for _ in 0..2 {
         let said = vec![(id(1), Said::Have)];
-        apply(now, &mut table, Outcome::Offered(far, said), Some(near));
+        apply(
+            now,
+            &mut table,
+            Outcome::Offered(far, said),
+            &Limits::default(),
+            Some(near),
+        );
         assert_eq!(table[&id(1)].stage, Stage::Alone);
     }
 }

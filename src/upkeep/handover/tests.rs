@@ -3,6 +3,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::work::{Deadline, UnderWay};
 use super::*;
 use crate::block::{Block, BlockSource};
 use crate::depot::Pending;
@@ -61,6 +62,7 @@ fn block(number: u8) -> Block {
 fn limits() -> Limits {
     Limits {
         poll: Duration::from_millis(20),
+        rest: Duration::from_millis(200),
         every: Duration::from_millis(50),
         patience: Duration::from_secs(20),
         ..Limits::default()
@@ -202,8 +204,13 @@ fn alone(blocks: u8) -> Table {
 
 async fn finish(worker: &Worker, table: &mut Table) {
     let receivers = Connected(worker.depot.net().clone());
-    let until = tokio::time::Instant::now() + LONG;
-    worker.finish(table, &receivers, until).await;
+    let mut under_way = UnderWay::default();
+    let work = async {
+        while table.values().any(|entry| entry.stage.is_open()) {
+            worker.step(table, &receivers, &mut under_way).await;
+        }
+    };
+    tokio::time::timeout(LONG, work).await.expect("it ends");
 }
 
 #[tokio::test]
@@ -286,6 +293,7 @@ fn order(depot: &Depot, force: bool, timeout: Duration) -> Order {
         peers: Arc::new(Connected(depot.net().clone())),
         limits: limits(),
         timeout,
+        patience: LONG,
         force,
     }
 }
@@ -304,6 +312,8 @@ async fn who_leaves_hands_over_and_lets_go() {
         .expect("leaves");
     assert!(left.is_complete() && a.is_leaving());
     assert_eq!((left.leases_ended, left.leases_kept), (1, 0));
+    // It could not be passed on: nobody promised to keep its blocks.
+    assert_eq!((left.leases_cached, left.leases_passed), (1, 0));
     assert_eq!((left.leased_safe, left.cached_safe), (5, 5));
     assert_eq!(left.handed_over, 10);
     assert_eq!(left.handed_over_bytes, 10 * BLOCK_BYTES as u64);
@@ -319,6 +329,11 @@ async fn who_leaves_hands_over_and_lets_go() {
 
 /// A lease of the first blocks that two holders are to keep.
 fn shared_lease(depot: &Depot, blocks: u8, name: u8) -> crate::store::LeaseId {
+    shared_lease_of(depot, 0..blocks, name)
+}
+
+fn shared_lease_of(depot: &Depot, blocks: std::ops::Range<u8>, name: u8) -> crate::store::LeaseId {
+    let root = block(blocks.start).id();
     use crate::lease::{Held, Lease, ListDigest, Terms};
     use ed25519_dalek::SigningKey;
     let (owner, machine) = (
@@ -326,7 +341,7 @@ fn shared_lease(depot: &Depot, blocks: u8, name: u8) -> crate::store::LeaseId {
         SigningKey::from_bytes(&[2; 32]),
     );
     let certificate = crate::head::certify(&owner, &machine.verifying_key().to_bytes());
-    let mut ids: Vec<_> = (0..blocks).map(|n| block(n).id()).collect();
+    let mut ids: Vec<_> = blocks.map(|n| block(n).id()).collect();
     ids.sort_unstable();
     let now = SystemClock.now();
     let until = now.after(Duration::from_secs(1000));
@@ -337,7 +352,7 @@ fn shared_lease(depot: &Depot, blocks: u8, name: u8) -> crate::store::LeaseId {
         made: now,
         until,
         minimum_until: now,
-        root: block(0).id(),
+        root,
         blocks: ids.len() as u64,
         bytes: ids.len() as u64 * BLOCK_BYTES as u64,
         digest: ListDigest::of(&ids).expect("in order"),
@@ -346,7 +361,7 @@ fn shared_lease(depot: &Depot, blocks: u8, name: u8) -> crate::store::LeaseId {
     let owner = owner.verifying_key().to_bytes();
     let lease = Lease::sign(&owner, &machine, &certificate, terms);
     let info = LeaseInfo {
-        root: block(0).id(),
+        root,
         until,
         blocks: ids.len() as u64,
         bytes: lease.terms().bytes,
@@ -383,6 +398,7 @@ async fn that_the_owner_or_another_holder_has_the_blocks_is_no_reason_to_let_go(
         .await
         .expect("leaves");
     assert_eq!((left.leases_ended, left.handed_over), (1, 4));
+    assert_eq!((left.leases_passed, left.leases_cached), (1, 0));
     let leases = b.store().leases().expect("reads");
     assert!(leases.len() == 1 && leases[0].1.complete, "{leases:?}");
     assert!(owner.store().leases().expect("reads").is_empty());
@@ -410,7 +426,109 @@ async fn leases_that_nobody_takes_stay_unless_forced() {
     assert_eq!(a.store().leases().expect("reads")[0].0, kept);
     let left = leave(order(&a, true, LONG), &Silent).await.expect("leaves");
     assert_eq!((left.leases_ended, left.leased_alone), (1, 4));
+    assert_eq!(left.leases_dropped, 1);
     assert!(a.store().leases().expect("reads").is_empty());
+}
+
+#[tokio::test]
+async fn what_no_member_keeps_is_left_with_anybody_by_force_and_not_called_kept() {
+    let (a, b) = (full(4).await, node(1 << 30).await);
+    let _receiver = receive(&b, Manner::Honest);
+    connect(&a, &b).await;
+    shared_lease(&a, 4, 1);
+    let order = |force| Order {
+        members: Arc::new(Nobody),
+        ..order(&a, force, Duration::from_secs(6))
+    };
+    let left = leave(order(false), &Silent).await.expect("leaves");
+    assert_eq!((left.leases_kept, left.leased_alone), (1, 4));
+    assert_eq!(b.store().usage().blocks, 0, "it is for members");
+    let left = leave(order(true), &Silent).await.expect("leaves");
+    assert_eq!((left.leases_ended, left.leases_cached), (1, 1));
+    assert_eq!((left.leases_passed, left.leased_safe), (0, 4));
+    assert_eq!(b.store().usage().blocks, 4);
+}
+
+struct Nobody;
+
+impl Candidates for Nobody {
+    fn peers(&self) -> Vec<PeerId> {
+        Vec::new()
+    }
+}
+
+/// Who takes answers as a node does, with its limits of what one peer may offer.
+#[tokio::test]
+async fn much_is_handed_over_at_the_pace_of_who_takes_it() {
+    use crate::upkeep::holder::{self, Lend};
+    const BLOCKS: u8 = 240;
+    let (a, b) = (full(BLOCKS).await, node(1 << 30).await);
+    let mut workers = Workers::default();
+    let (depot, clock) = (b.clone(), Arc::new(SystemClock));
+    let members = Arc::new(Connected(b.net().clone()));
+    workers.spawn("holder", |c, s| {
+        holder::run(depot, clock, Lend::of_quota(1 << 30), members, c, s)
+    });
+    connect(&a, &b).await;
+    for name in 0..8 {
+        shared_lease_of(&a, 16 * name..16 * (name + 1), name);
+    }
+    let order = Order {
+        limits: Limits::default(),
+        ..order(&a, false, LONG)
+    };
+    let began = std::time::Instant::now();
+    let left = leave(order, &Silent).await.expect("leaves");
+    assert!(left.is_complete(), "{left:?}");
+    assert_eq!(left.leases_passed, 8, "{left:?}");
+    assert_eq!(left.cached_safe, u64::from(BLOCKS) - 8 * 16);
+    assert!(began.elapsed() < LONG / 3, "{:?}", began.elapsed());
+    workers.stop(LONG).await;
+}
+
+#[tokio::test]
+async fn a_deadline_moves_with_progress_up_to_the_time_that_there_is() {
+    let second = Duration::from_secs(1);
+    // Timers are a millisecond early or late.
+    let is_about =
+        |time: Duration, expected: Duration| time.abs_diff(expected) < Duration::from_millis(20);
+    tokio::time::pause();
+    let deadline = Deadline::new(10 * second, 3 * second);
+    let work = async {
+        for _ in 0..4 {
+            tokio::time::sleep(2 * second).await;
+            deadline.moved();
+        }
+    };
+    assert!(deadline.within(work).await.is_some(), "8 seconds, in steps");
+    let endless = async {
+        loop {
+            tokio::time::sleep(second).await;
+            deadline.moved();
+        }
+    };
+    let began = tokio::time::Instant::now();
+    assert!(deadline.within(endless).await.is_none());
+    assert!(is_about(began.elapsed(), 2 * second));
+    let idle = Deadline::new(10 * second, 3 * second);
+    let began = tokio::time::Instant::now();
+    assert!(idle.within(std::future::pending::<()>()).await.is_none());
+    assert!(is_about(began.elapsed(), 3 * second));
+}
+
+#[tokio::test]
+async fn who_stays_takes_and_announces_again() {
+    let a = full(2).await;
+    let _ = a.fresh().take();
+    a.set_staying();
+    assert!(!a.is_leaving() && a.leavings() == 0, "nothing has changed");
+    assert!(a.fresh().take().is_none());
+    a.set_leaving();
+    a.set_leaving();
+    assert!(a.is_leaving() && a.leavings() == 1);
+    a.set_staying();
+    assert!(!a.is_leaving() && a.leavings() == 2);
+    assert!(a.fresh().take().is_some());
 }
 
 #[tokio::test]

@@ -1,9 +1,12 @@
 //! Carries out what the policy decided.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use libp2p::PeerId;
 use tokio::time::Instant;
 
@@ -16,7 +19,7 @@ use crate::net::replica::{Answer, Refusal, Request, Why, Wish};
 use crate::time::Clock;
 use crate::upkeep::holder::Candidates;
 
-/// Actions at the same time.
+/// Actions of one round at the same time.
 const AT_ONCE: usize = 4;
 /// How long one search may take, and how many providers are enough.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,6 +38,74 @@ pub(super) struct Worker {
     pub(super) local: Option<PeerId>,
 }
 
+/// Actions that are under way. Their number is bounded by the limit of searches and by the peers that are there: each is asked one thing and offered
+/// one thing at a time.
+#[derive(Default)]
+pub(super) struct UnderWay {
+    actions: FuturesUnordered<BoxFuture<'static, (Subject, Outcome)>>,
+    subjects: BTreeSet<Subject>,
+}
+
+/// What an action is about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Search(BlockId),
+    Question(PeerId),
+    Offer(PeerId),
+}
+
+impl Subject {
+    const fn of(action: &Action) -> Self {
+        match action {
+            Action::Seek(id) => Self::Search(*id),
+            Action::Ask(peer, _) => Self::Question(*peer),
+            Action::Offer(peer, _) => Self::Offer(*peer),
+        }
+    }
+}
+
+/// Until when to go on: as long as there is progress now and then, and at most until a fixed time.
+pub(super) struct Deadline {
+    latest: Instant,
+    patience: Duration,
+    moved: Mutex<Instant>,
+}
+
+impl Deadline {
+    pub(super) fn new(most: Duration, patience: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            latest: now + most,
+            patience,
+            moved: Mutex::new(now),
+        }
+    }
+
+    /// There is progress.
+    pub(super) fn moved(&self) {
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    pub(super) fn at(&self) -> Instant {
+        let moved = *self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        self.latest.min(moved + self.patience)
+    }
+
+    /// What some work gives; nothing when it is not done in time. Progress of other work beside it counts, too.
+    pub(super) async fn within<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let until = self.at();
+            if let Ok(done) = tokio::time::timeout_at(until, &mut work).await {
+                return Some(done);
+            }
+            if self.at() <= until {
+                return None;
+            }
+        }
+    }
+}
+
 impl Worker {
     /// Decides and acts once. Returns whether anything was done.
     pub(super) async fn round(&self, table: &mut Table, receivers: &dyn Candidates) -> bool {
@@ -45,27 +116,44 @@ impl Worker {
         let outcomes = futures::stream::iter(actions).map(|action| self.act(action));
         let mut outcomes = std::pin::pin!(outcomes.buffer_unordered(AT_ONCE));
         while let Some(outcome) = outcomes.next().await {
-            policy::apply(self.clock.now(), table, outcome, self.local);
+            self.apply(table, outcome);
         }
         is_busy
     }
 
-    /// Goes on until nothing is open or the time is up.
-    pub(super) async fn finish(
+    fn apply(&self, table: &mut Table, outcome: Outcome) {
+        policy::apply(self.clock.now(), table, outcome, &self.limits, self.local);
+    }
+
+    /// Decides, starts what is to be done, and takes in what is done by now, or after a moment. A search that takes long holds up nothing else.
+    ///
+    /// # Cancel safety
+    /// Dropped, nothing is lost that is under way.
+    pub(super) async fn step(
         &self,
         table: &mut Table,
         receivers: &dyn Candidates,
-        until: Instant,
+        under_way: &mut UnderWay,
     ) {
-        while table.values().any(|entry| entry.stage.is_open()) {
-            let round = async {
-                if !self.round(table, receivers).await {
-                    tokio::time::sleep(self.limits.poll).await;
-                }
-            };
-            if tokio::time::timeout_at(until, round).await.is_err() {
-                return;
+        let (now, online) = (self.clock.now(), receivers.peers());
+        policy::settle(now, table, &online, &self.limits);
+        for action in policy::choose(now, table, &online, &self.limits) {
+            let subject = Subject::of(&action);
+            if under_way.subjects.insert(subject) {
+                let worker = self.clone();
+                let act = async move { (subject, worker.act(action).await) };
+                under_way.actions.push(act.boxed());
             }
+        }
+        let first = tokio::select! {
+            Some(first) = under_way.actions.next() => Some(first),
+            () = tokio::time::sleep(self.limits.poll) => None,
+        };
+        let mut next = first;
+        while let Some((subject, outcome)) = next {
+            under_way.subjects.remove(&subject);
+            self.apply(table, outcome);
+            next = under_way.actions.next().now_or_never().flatten();
         }
     }
 
@@ -126,9 +214,9 @@ impl Worker {
                 });
                 ids.into_iter().zip(said).collect()
             }
-            Ok(Answer::Refused(Refusal::Busy)) => all(ids, Said::Later),
+            Ok(Answer::Refused(Refusal::Busy)) => all(ids, Said::Busy),
             Ok(_) => all(ids, Said::No),
-            Err(error) if error.is_retryable() => all(ids, Said::Later),
+            Err(error) if error.is_retryable() => all(ids, Said::Busy),
             Err(_) => all(ids, Said::No),
         }
     }

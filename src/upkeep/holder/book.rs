@@ -175,7 +175,7 @@ impl Book {
     /// Whether there is too little left to lend for those who give nothing.
     fn is_nearly_full(&self) -> bool {
         let used = u128::from(self.store.usage().leased_bytes) * 100;
-        used >= u128::from(self.lend.bytes) * u128::from(NEARLY_FULL_PERCENT)
+        used >= u128::from(self.lend.bytes()) * u128::from(NEARLY_FULL_PERCENT)
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
@@ -185,14 +185,14 @@ impl Book {
 
     /// Whether more may be fetched.
     pub(super) fn has_room(&self) -> bool {
-        self.store.usage().leased_bytes < self.lend.bytes
+        self.store.usage().leased_bytes < self.lend.bytes()
     }
 
     fn free_bytes(&self) -> u64 {
         let usage = self.store.usage();
         let held = usage.pinned_bytes + usage.leased_bytes;
         // What is mine takes room, too.
-        let lent = self.lend.bytes.saturating_sub(usage.leased_bytes);
+        let lent = self.lend.bytes().saturating_sub(usage.leased_bytes);
         lent.min(usage.quota.saturating_sub(held))
     }
 

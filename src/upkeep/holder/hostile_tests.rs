@@ -6,10 +6,10 @@ use super::tests::{
 };
 use super::*;
 use crate::block::Block;
-use crate::lease::{Lease, Release};
+use crate::lease::{Extent, Lease, Release};
 use crate::net::replica::Request;
 use crate::store::{MemoryStore, StoreOptions};
-use crate::time::ManualClock;
+use crate::time::{ManualClock, Timestamp};
 
 struct Bench {
     clock: Arc<ManualClock>,
@@ -219,6 +219,46 @@ fn a_lease_that_was_ended_does_not_come_back() {
     bench.clock.advance(Duration::from_millis(92 * DAY_MS));
     again.book.expire(Instant::now()).expect("expires");
     assert!(shelf.is_empty(crate::store::RecordTable::Released));
+}
+
+#[test]
+fn the_owner_ends_leases_without_their_names_and_they_do_not_come_back() {
+    let bench = bench(1 << 30);
+    let peer = PeerId::random();
+    let (one, other) = (blocks(3), blocks(7)[4..].to_vec());
+    let first = bench.whole(peer, 1, &one);
+    let second = bench.whole(peer, 2, &other);
+    let now = bench.clock.now();
+    let release = |extent, made| {
+        let release = Release::of_many(&owner(), extent, made);
+        let answer = bench.book.answer(peer, Request::Release(Box::new(release)));
+        match answer {
+            Answer::State(state) => Ok((state.listed, state.missing)),
+            Answer::Refused(refusal) => Err(refusal),
+            other => panic!("{other:?}"),
+        }
+    };
+    let unknown = BlockId::from_sha384([0x55; 48]);
+    assert_eq!(release(Extent::Backup(unknown), now), Err(Refusal::Unknown));
+    let root = first.terms().root;
+    // What is newer than the release stays, and that is said.
+    assert_eq!(release(Extent::Backup(root), Timestamp(0)), Ok((0, 1)));
+    assert_eq!(release(Extent::Backup(root), now), Ok((1, 0)));
+    let refused = Answer::Refused(Refusal::Invalid);
+    assert_eq!(bench.keep(peer, &first, &ids_of(&one)), refused);
+    let leases = bench.store.leases().expect("reads");
+    assert_eq!(leases.len(), 1, "that of the other backup");
+    assert_eq!(release(Extent::Everything, now), Ok((1, 0)));
+    assert!(bench.store.leases().expect("reads").is_empty());
+    assert_eq!(bench.keep(peer, &second, &ids_of(&other)), refused);
+    // Another one of the same backup that was passed on meanwhile is no way back either.
+    let passed = bench.lease(3, 1, &ids_of(&one));
+    assert_eq!(bench.keep(peer, &passed, &ids_of(&one)), refused);
+    assert_eq!(release(Extent::Everything, now), Err(Refusal::Unknown));
+    // A backup that is made later is kept.
+    let later = bench.lease(4, now.0 + 1, &ids_of(&one));
+    let kept = bench.keep(peer, &later, &ids_of(&one));
+    assert!(matches!(kept, Answer::State(_)), "{kept:?}");
 }
 
 #[test]

@@ -59,8 +59,8 @@ pub(super) fn clock() -> Arc<ManualClock> {
 pub(super) fn hold(depot: &Depot, clock: &Arc<ManualClock>, bytes: u64) -> Workers {
     let mut workers = Workers::default();
     let lend = Lend {
-        bytes,
         leases_per_owner: 2,
+        ..Lend::of_bytes(bytes)
     };
     let candidates = Arc::new(Connected(depot.net().clone()));
     let (depot, clock) = (depot.clone(), clock.clone());
@@ -428,14 +428,14 @@ async fn holders_pass_a_lease_on_when_its_owner_is_gone() {
 
     let lend = Lend::of_quota(1 << 30);
     let local = b.net().peer_id().to_bytes();
-    let book = Book::open(b.store().clone(), clock.clone(), lend, local).expect("opens");
+    let book = Book::open(b.store().clone(), clock.clone(), lend.clone(), local).expect("opens");
     let passer = || pass::Passer {
         depot: b.clone(),
         book: Arc::new(
             Book::open(
                 b.store().clone(),
                 clock.clone(),
-                lend,
+                lend.clone(),
                 b.net().peer_id().to_bytes(),
             )
             .expect("opens"),

@@ -4,7 +4,6 @@
 //! a while.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -18,14 +17,14 @@ use crate::depot::{Depot, Traffic};
 use crate::id::BlockId;
 use crate::net::replica::{Answer, MAX_OFFERED, Refusal, Why, Wish};
 use crate::store::{self, Class, Keep, Store};
-use crate::time::Clock;
 
 /// How long to look for one block.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Blocks of one offer that are fetched at the same time.
-const BLOCKS_AT_ONCE: usize = 4;
-/// Offers of one peer that are answered in a minute, and peers that are counted.
-pub(super) const OFFERS_PER_MINUTE: u32 = 30;
+const BLOCKS_AT_ONCE: usize = 8;
+/// Offers of one peer that are answered in a minute, and peers that are counted. Who hands over much offers the next blocks, and asks how far it is with
+/// those before, a few times a second.
+pub(super) const OFFERS_PER_MINUTE: u32 = 300;
 const MAX_COUNTED: usize = 1024;
 const MINUTE: Duration = Duration::from_secs(60);
 /// How long a peer that did not give what it offered is not heard, and how many are remembered.
@@ -40,7 +39,6 @@ const SAMPLE_BLOCKS: usize = 4;
 /// Takes blocks that others offer. What it knows is forgotten with the process: then the share of the cache starts anew.
 pub struct Taker {
     depot: Depot,
-    clock: Arc<dyn Clock>,
     limits: accept::Limits,
     /// Blocks that are being fetched: from whom, and their sizes.
     coming: HashMap<BlockId, (PeerId, u32)>,
@@ -72,10 +70,9 @@ struct FetchedBlock {
 
 impl Taker {
     /// Nothing is under way.
-    pub fn new(depot: Depot, clock: Arc<dyn Clock>, limits: accept::Limits) -> Self {
+    pub fn new(depot: Depot, limits: accept::Limits) -> Self {
         Self {
             depot,
-            clock,
             limits,
             coming: HashMap::new(),
             fetches: JoinSet::new(),
@@ -99,9 +96,9 @@ impl Taker {
         }
         let mut taken = std::mem::take(&mut self.taken);
         let (depot, limits) = (self.depot.clone(), self.limits);
-        let (now, asked) = (self.clock.now(), blocks.clone());
+        let asked = blocks.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            let rate = |id: &BlockId| depot.demand().rate(id, now);
+            let rate = |id: &BlockId| depot.demand().rate(id);
             let seen = look(&**depot.store(), &asked, &mut taken, rate, &limits);
             let seen = seen.and_then(|(room, is_here)| {
                 let own = own(&**depot.store(), why, &asked)?;
@@ -136,7 +133,7 @@ impl Taker {
                 bytes: *bytes,
                 is_here,
                 is_coming: self.coming.contains_key(id),
-                rate: self.depot.demand().rate(id, now),
+                rate: self.depot.demand().rate(id),
             })
             .collect();
         let load = Load {

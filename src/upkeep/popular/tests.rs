@@ -257,8 +257,7 @@ async fn floods_are_put_off() {
 #[tokio::test]
 async fn what_can_not_be_an_offer_is_refused_before_anything_else() {
     let mesh = mesh().await;
-    let (depot, clock) = (mesh.b.clone(), mesh.clock.clone());
-    let mut taker = Taker::new(depot, clock, accept::Limits::default());
+    let mut taker = Taker::new(mesh.b.clone(), accept::Limits::default());
     let from = PeerId::random();
     let many: Vec<_> = (0..=MAX_OFFERED as u8)
         .map(|n| (BlockId::from_sha384([n; 48]), 9))
@@ -298,7 +297,7 @@ async fn what_is_asked_for_often_gets_a_copy_on_another_node() {
     let state = mesh.workers.states()[0].clone();
     let mut ledger = Ledger::default();
     let round = async |ledger: &mut Ledger, state: &WorkerState| {
-        work::round(&mesh.a, &*mesh.clock, &limits, ledger, state).await;
+        work::round(&mesh.a, &limits, ledger, state).await;
     };
     // Too few readers: nothing is offered.
     let few = limits.threshold.ceil() as usize - 1;

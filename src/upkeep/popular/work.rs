@@ -14,7 +14,7 @@ use crate::depot::{Depot, Traffic};
 use crate::net::replica::{self, Answer, Refusal, Request, Why, Wish};
 use crate::store::{self, Class, Store};
 use crate::task::WorkerState;
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 /// How often the hottest blocks are looked at. A look that finds nothing hot asks nobody.
 const EVERY: Duration = Duration::from_secs(30);
@@ -28,13 +28,7 @@ const FULL_REST: Duration = Duration::from_secs(30 * 60);
 const UNWILLING_REST: Duration = Duration::from_secs(6 * 3600);
 
 /// Runs until cancelled.
-pub async fn run(
-    depot: Depot,
-    clock: Arc<dyn Clock>,
-    limits: Limits,
-    cancel: CancellationToken,
-    state: Arc<WorkerState>,
-) {
+pub async fn run(depot: Depot, limits: Limits, cancel: CancellationToken, state: Arc<WorkerState>) {
     let work = async {
         let mut ledger = Ledger::default();
         let mut tick = tokio::time::interval(EVERY);
@@ -42,7 +36,7 @@ pub async fn run(
         state.set("nothing is asked for often");
         loop {
             tick.tick().await;
-            round(&depot, &*clock, &limits, &mut ledger, &state).await;
+            round(&depot, &limits, &mut ledger, &state).await;
         }
     };
     tokio::select! {
@@ -51,15 +45,15 @@ pub async fn run(
     }
 }
 
-/// Looks once, and offers.
+/// Looks once, and offers. All times are those by which demand is counted: one that never goes back.
 pub(super) async fn round(
     depot: &Depot,
-    clock: &dyn Clock,
     limits: &Limits,
     ledger: &mut Ledger,
     state: &WorkerState,
 ) {
-    let mut hottest = depot.demand().hottest(HOTTEST, clock.now());
+    let now = || depot.demand().now();
+    let mut hottest = depot.demand().hottest(HOTTEST);
     hottest.retain(|hot| policy::target_copies(hot.rate, limits) > 0);
     if hottest.is_empty() {
         state.set("nothing is asked for often");
@@ -83,7 +77,7 @@ pub(super) async fn round(
             .map(|peer| KBucketKey::from(*peer))
             .collect(),
     };
-    let offers = policy::choose(clock.now(), &facts, ledger, limits);
+    let offers = policy::choose(now(), &facts, ledger, limits);
     let asked = futures::stream::iter(offers).map(|offer| async {
         let request = Request::Offer {
             why: Why::Popular,
@@ -96,12 +90,12 @@ pub(super) async fn round(
     while let Some((offer, answer)) = asked.next().await {
         let traffic = depot.traffic();
         Traffic::add(&traffic.offered_blocks, offer.blocks.len() as u64);
-        let made = hear(ledger, &offer, answer, clock.now(), limits);
+        let made = hear(ledger, &offer, answer, now(), limits);
         Traffic::add(&traffic.copied_blocks, made);
     }
     let copies = facts.hot.iter();
     let copies: usize = copies
-        .map(|hot| ledger.copies(&hot.id, clock.now(), limits))
+        .map(|hot| ledger.copies(&hot.id, now(), limits))
         .sum();
     state.set(format!(
         "{} blocks are asked for often, with {copies} copies on other nodes",

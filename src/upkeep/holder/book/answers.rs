@@ -12,11 +12,10 @@ use super::{
     info_of, read_released, released_key,
 };
 use crate::id::BlockId;
-use crate::lease::{Held, Lease, ListDigest, MAX_SKEW_MS, Release, Renewal, proof};
+use crate::lease::{Extent, Held, Lease, ListDigest, MAX_SKEW_MS, Release, Renewal, proof};
 use crate::net::exchange::Standing;
 use crate::net::replica::{Answer, Refusal, Request, State};
 use crate::store::{self, RecordTable};
-use crate::time::Timestamp;
 
 impl Book {
     /// Answers a peer.
@@ -163,16 +162,17 @@ impl Book {
 
     /// A lease that was ended does not come back by the message that once began it.
     fn check_released(&self, key: &Key, lease: &Lease) -> Result<(), No> {
-        let stored = self
-            .store
-            .records()
-            .get(RecordTable::Released, &released_key(key))?;
-        match stored.and_then(|value| read_released(&value)) {
-            Some((sequence, _)) if lease.terms().sequence <= sequence => {
-                Err(No::Refused(Refusal::Invalid))
+        let many = [Extent::Backup(lease.terms().root), Extent::Everything];
+        let many = many.iter().filter_map(Extent::name);
+        for name in many.chain([key.1]) {
+            let shelf = self.store.records();
+            let stored = shelf.get(RecordTable::Released, &released_key(&(key.0, name)))?;
+            let released = stored.and_then(|value| read_released(&value));
+            if released.is_some_and(|(sequence, _)| lease.terms().sequence <= sequence) {
+                return Err(No::Refused(Refusal::Invalid));
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     fn check_room(
@@ -195,7 +195,7 @@ impl Book {
             let refs = listed.saturating_add(lease.terms().blocks);
             refs.saturating_mul(REF_BYTES)
         };
-        let most = self.lend.bytes / REF_SHARE;
+        let most = self.lend.bytes() / REF_SHARE;
         let most_open = (most / OPEN_SHARE).max(OPEN_BLOCKS * REF_BYTES);
         let all = refs(entries.values().map(blocks).sum());
         // What is only said to come must not keep others away.
@@ -247,34 +247,61 @@ impl Book {
         Ok(())
     }
 
+    /// Ends what a release covers. One that names no lease leaves what was made after it, and says how much that is.
     fn release(&self, release: &Release) -> Result<Answer, No> {
         release.validate().map_err(invalid)?;
-        let key = (*release.owner(), *release.name());
         let mut entries = self.entries();
-        let entry = entries.get(&key).ok_or(No::Refused(Refusal::Unknown))?;
-        let now = self.clock.now();
-        entry.held.check_release(release, now).map_err(invalid)?;
-        let until = Timestamp(
-            entry
-                .held
-                .lease()
-                .terms()
-                .until
-                .0
-                .saturating_add(MAX_SKEW_MS),
-        );
-        let value = [release.sequence().to_be_bytes(), until.0.to_be_bytes()].concat();
-        let shelf = self.store.records();
-        if let Err(error) = shelf.put(RecordTable::Released, &released_key(&key), &value) {
-            tracing::warn!(%error, "that a lease was ended is not remembered");
+        let covered = entries
+            .iter()
+            .filter(|(_, entry)| release.covers(entry.held.lease()));
+        let covered: Vec<Key> = covered.map(|(key, _)| *key).collect();
+        if covered.is_empty() {
+            return Err(No::Refused(Refusal::Unknown));
         }
-        self.remove(entry.lease)?;
-        entries.remove(&key);
+        let now = self.clock.now();
+        let (mut ended, mut newer) = (0, 0);
+        for key in covered {
+            let Some(entry) = entries.get(&key) else {
+                continue;
+            };
+            match entry.held.check_release(release, now) {
+                Ok(()) => {}
+                Err(crate::lease::Error::Stale) if release.extent() != Extent::Lease => {
+                    newer += 1;
+                    continue;
+                }
+                Err(error) => return Err(invalid(error)),
+            }
+            self.remember_release(release, entry.held.lease());
+            self.remove(entry.lease)?;
+            entries.remove(&key);
+            ended += 1;
+        }
         drop(entries);
         Ok(Answer::State(State {
+            listed: ended,
+            missing: newer,
             free_bytes: self.free_bytes(),
             ..State::default()
         }))
+    }
+
+    /// Takes note of a release that ends this lease.
+    fn remember_release(&self, release: &Release, ends: &Lease) {
+        let until = ends.terms().until.0.saturating_add(MAX_SKEW_MS);
+        let shelf = self.store.records();
+        let key = released_key(&(*release.owner(), *release.name()));
+        let before = shelf.get(RecordTable::Released, &key).ok().flatten();
+        let before = before.and_then(|value| read_released(&value));
+        // One release may end several leases: it has to be known for as long as the last of them.
+        let (sequence, until) = match before {
+            Some((sequence, at)) => (release.sequence().max(sequence), at.0.max(until)),
+            None => (release.sequence(), until),
+        };
+        let value = [sequence.to_be_bytes(), until.to_be_bytes()].concat();
+        if let Err(error) = shelf.put(RecordTable::Released, &key, &value) {
+            tracing::warn!(%error, "that a lease was ended is not remembered");
+        }
     }
 
     fn prove(&self, key: Key, nonce: &[u8; 32], ids: &[BlockId]) -> Result<Answer, No> {

@@ -1,0 +1,163 @@
+//! Calls that look after backups: forgetting, pruning, checking.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Call, SnapshotInfo, Speaker, call};
+use crate::backup::retention::Policy;
+use crate::id::BlockId;
+
+/// Forgets snapshots by a policy or by name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Forget {
+    /// Who speaks.
+    #[serde(default)]
+    pub speaker: Speaker,
+    /// Which to keep. Without a rule everything is kept.
+    #[serde(default)]
+    pub policy: Policy,
+    /// Snapshots to forget by name, besides.
+    #[serde(default)]
+    pub snapshots: Vec<String>,
+    /// Judge only snapshots of this set.
+    #[serde(default)]
+    pub set: Option<String>,
+    /// Judge only snapshots with this tag.
+    #[serde(default)]
+    pub tag: Option<String>,
+    /// Judge other machines' snapshots, too.
+    #[serde(default)]
+    pub all_machines: bool,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+call!(Forget, "forget", ForgetReply);
+
+/// What [`Forget`] did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ForgetReply {
+    /// Snapshots that stay, and which rules keep them.
+    pub kept: Vec<KeptSnapshot>,
+    /// Snapshots that are forgotten.
+    pub forgotten: Vec<SnapshotInfo>,
+    /// Snapshots that the rules were not asked about, because the owner's other machines made them.
+    #[serde(default)]
+    pub others: u64,
+}
+
+/// A snapshot that stays.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KeptSnapshot {
+    /// The snapshot.
+    pub snapshot: SnapshotInfo,
+    /// Rules that keep it.
+    pub reasons: Vec<String>,
+}
+
+/// Gives back the space of what was forgotten.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Prune {
+    /// Who speaks.
+    #[serde(default)]
+    pub speaker: Speaker,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Rewrite packs of which less than this share, in percent, is still used. 0: none.
+    #[serde(default)]
+    pub repack_below_percent: u8,
+}
+call!(Prune, "prune", PruneReply);
+
+/// What [`Prune`] did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct PruneReply {
+    /// Snapshots whose blocks were let go.
+    pub snapshots: u64,
+    /// Snapshots of runs that were cut off at the last moment, and that were taken into the log.
+    #[serde(default)]
+    pub adopted: u64,
+    /// Snapshots that are kept here and that nobody names, and that are not this machine's: they were left alone.
+    #[serde(default)]
+    pub left_alone: u64,
+    /// Blocks removed; after a dry run, that would be.
+    pub freed_blocks: u64,
+    /// Their bytes.
+    pub freed_bytes: u64,
+    /// Packs that were rewritten.
+    #[serde(default)]
+    pub repacked_blocks: u64,
+    /// Bytes on disk before.
+    pub disk_bytes_before: u64,
+    /// Bytes on disk afterwards.
+    pub disk_bytes: u64,
+}
+
+/// Checks an owner's backups.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Check {
+    /// Who speaks.
+    #[serde(default)]
+    pub speaker: Speaker,
+    /// Share of the data to read, in percent: 0 checks only that everything is there, 100 reads every byte.
+    pub read_data_percent: f64,
+    /// Ask connected peers which blocks of the snapshots they hold.
+    #[serde(default)]
+    pub remote: bool,
+    /// Only this snapshot.
+    #[serde(default)]
+    pub snapshot: Option<String>,
+    /// Seconds to look for a block that must be mended.
+    pub timeout_s: u64,
+}
+call!(Check, "check", CheckReply);
+
+/// What [`Check`] found.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct CheckReply {
+    /// Snapshots looked at.
+    pub snapshots: u64,
+    /// Snapshots that are not kept here and were not looked at.
+    #[serde(default)]
+    pub elsewhere: u64,
+    /// Distinct blocks looked at.
+    pub blocks: u64,
+    /// Blocks of which every byte was read.
+    pub read_blocks: u64,
+    /// Their bytes.
+    pub read_bytes: u64,
+    /// Damage that is still there.
+    pub errors: Vec<Damage>,
+    /// How much there is in all.
+    pub errors_total: u64,
+    /// Damage that was made good with a copy from a peer.
+    pub mended: Vec<Damage>,
+    /// How much of that there is in all.
+    pub mended_total: u64,
+    /// What peers hold, with `remote`.
+    pub holders: Vec<Holder>,
+}
+
+/// Damage of one block.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// The first snapshot that needs the block, in hex; empty for a log.
+    pub snapshot: String,
+    /// The first file or directory that needs it.
+    pub path: String,
+    /// The block.
+    pub block: BlockId,
+    /// What is wrong: `missing`, `corrupt`, `malformed`, and why it could not be mended.
+    pub reason: String,
+}
+
+/// What one peer holds of the snapshots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The peer.
+    pub peer: String,
+    /// Blocks that it says it has.
+    pub blocks: u64,
+    /// Blocks that it was asked for.
+    pub asked: u64,
+}

@@ -1,0 +1,121 @@
+//! The call that tells how the node is.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Call, LimitsStatus, call, path};
+use crate::size::ByteSize;
+
+/// Tells how the node is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Status {}
+call!(Status, "status", StatusReply);
+
+/// How the node is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StatusReply {
+    /// Program version.
+    pub version: String,
+    /// This node.
+    pub peer: String,
+    /// Name of the network.
+    pub network: String,
+    /// Where it listens, as full multiaddresses.
+    pub addresses: Vec<String>,
+    /// Base URL of the local HTTP server; missing for a node inside a command.
+    pub http: Option<String>,
+    /// The process.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Connected peers.
+    pub peers: u64,
+    /// Whether the DHT has been joined.
+    pub bootstrapped: bool,
+    /// Whether the node has left, or is about to: it takes nothing more for others.
+    #[serde(default)]
+    pub leaving: bool,
+    /// Data directory.
+    #[serde(with = "path")]
+    pub data_dir: PathBuf,
+    /// The store.
+    pub store: StoreStatus,
+    /// Background work.
+    pub workers: Vec<WorkerStatus>,
+    /// Blocks served to and taken from others since start.
+    pub exchange: ExchangeStatus,
+    /// Copies beyond those that were asked for, since start.
+    #[serde(default)]
+    pub popularity: PopularityStatus,
+    /// Limits on bandwidth and space, and rates.
+    #[serde(default)]
+    pub limits: LimitsStatus,
+}
+
+/// How the store is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Blocks.
+    pub blocks: u64,
+    /// Their bytes.
+    pub block_bytes: u64,
+    /// Bytes of blocks that are pinned.
+    pub pinned_bytes: u64,
+    /// Bytes of blocks that are kept for other owners.
+    #[serde(default)]
+    pub leased_bytes: u64,
+    /// Bytes of blocks that may be dropped.
+    pub cached_bytes: u64,
+    /// Bytes on disk, all in all.
+    pub disk_bytes: u64,
+    /// The limit for `disk_bytes`.
+    pub quota: ByteSize,
+    /// Pins.
+    pub pins: u64,
+    /// Damaged blocks found since start.
+    pub corrupt: u64,
+    /// Cached blocks that made room for others, ever.
+    #[serde(default)]
+    pub evicted: u64,
+    /// Those of them of which no other copy was known.
+    #[serde(default)]
+    pub evicted_unsure: u64,
+}
+
+/// How one background job is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its name.
+    pub name: String,
+    /// What it is doing, in a few words.
+    pub state: String,
+    /// Last error, if the last run failed.
+    pub error: Option<String>,
+}
+
+/// Traffic in blocks since start.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct ExchangeStatus {
+    /// Blocks given to peers.
+    pub served_blocks: u64,
+    /// Their bytes.
+    pub served_bytes: u64,
+    /// Blocks taken from peers.
+    pub fetched_blocks: u64,
+    /// Their bytes.
+    pub fetched_bytes: u64,
+    /// Answers that were not the block asked for.
+    pub wrong_blocks: u64,
+}
+
+/// Copies of what is asked for often, in blocks since start. They may be dropped at any time and never count as copies of a backup.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct PopularityStatus {
+    /// Blocks offered to peers, each as often as it was offered.
+    pub offered_blocks: u64,
+    /// Copies that peers made because of that.
+    pub copied_blocks: u64,
+    /// Blocks taken because peers offered them.
+    pub taken_blocks: u64,
+}

@@ -1,0 +1,164 @@
+//! Settings that a running node takes over when they change: the limits on bandwidth, and how much is lent.
+//!
+//! Flags and the environment of the running node beat the file for as long as it runs. A file that is wrong changes nothing at all. What a node is built
+//! with (addresses, names, the quota) waits for the next start, and the answer says so. Lending less ends no lease: what was promised is kept,
+//! and nothing new is taken until there is room again.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::api::*;
+use super::failure::chain;
+use super::{Node, blocking};
+use crate::config::{self, Config};
+use crate::upkeep::fairness::Bandwidth;
+
+/// Settings that change while the node runs.
+const LIVE: [&str; 4] = ["lend", "limit_up", "limit_down", "limit_hours"];
+
+/// The settings that hold now.
+pub(super) struct Settings {
+    /// From flags and the environment.
+    overrides: BTreeMap<String, String>,
+    current: Mutex<Config>,
+    bandwidth: watch::Sender<Bandwidth>,
+    lent_bytes: watch::Sender<u64>,
+}
+
+impl Settings {
+    pub(super) fn new(config: &Config, overrides: BTreeMap<String, String>) -> Self {
+        Self {
+            overrides,
+            bandwidth: watch::Sender::new(Bandwidth::of(config)),
+            lent_bytes: watch::Sender::new(config.lent_bytes()),
+            current: Mutex::new(config.clone()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Config> {
+        // A change is one assignment.
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What holds now.
+    pub(super) fn current(&self) -> Config {
+        self.lock().clone()
+    }
+
+    /// The limits on bandwidth, whenever they change.
+    pub(super) fn bandwidth(&self) -> watch::Receiver<Bandwidth> {
+        self.bandwidth.subscribe()
+    }
+
+    /// Most bytes that are lent, whenever that changes.
+    pub(super) fn lent_bytes(&self) -> watch::Receiver<u64> {
+        self.lent_bytes.subscribe()
+    }
+
+    /// Takes over what can be of settings that are valid.
+    fn take_over(&self, read: Config) -> ReloadReply {
+        let mut current = self.lock();
+        let changed = current.differs_in(&read);
+        let (applied, waiting): (Vec<&str>, Vec<&str>) =
+            changed.into_iter().partition(|name| LIVE.contains(name));
+        let new = Config {
+            lend: read.lend,
+            limit_up: read.limit_up,
+            limit_down: read.limit_down,
+            limit_hours: read.limit_hours,
+            ..current.clone()
+        };
+        self.bandwidth.send_replace(Bandwidth::of(&new));
+        self.lent_bytes.send_replace(new.lent_bytes());
+        *current = new;
+        let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+        ReloadReply {
+            applied: owned(applied),
+            waiting: owned(waiting),
+            overridden: self.overrides.keys().cloned().collect(),
+        }
+    }
+}
+
+impl Node {
+    /// Reads the settings file again, and takes over what can change while the node runs.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] and others for a file that is wrong or can't be read: then everything stays as it is.
+    pub async fn reload(&self, _: Reload) -> Result<ReloadReply, CallError> {
+        let node = self.clone();
+        let read = move || {
+            let settings = &node.inner.settings;
+            Ok(Config::load(
+                &node.inner.options.data_dir,
+                &settings.overrides,
+            )?)
+        };
+        let read = blocking(read).await?;
+        let reply = self.inner.settings.take_over(read);
+        if !reply.applied.is_empty() {
+            tracing::info!(settings = reply.applied.join(", "), "settings have changed");
+        }
+        Ok(reply)
+    }
+}
+
+impl From<config::Error> for CallError {
+    fn from(error: config::Error) -> Self {
+        let kind = match &error {
+            config::Error::Io { source, .. }
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                ErrorKind::Permission
+            }
+            config::Error::Io { .. } => ErrorKind::Failed,
+            _ => ErrorKind::Usage,
+        };
+        Self::new(kind, chain(&error)).with_hint(
+            "the running node goes on with the settings that it has; `libernet config reload` tells it once the file is right",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Lent;
+    use crate::size::{ByteSize, MIB};
+
+    #[test]
+    fn limits_are_taken_over_and_what_a_node_is_built_with_waits() {
+        let overrides = BTreeMap::from([("mdns".to_owned(), "false".to_owned())]);
+        let settings = Settings::new(&Config::default(), overrides);
+        let (bandwidth, lent) = (settings.bandwidth(), settings.lent_bytes());
+        let read = Config {
+            limit_up: ByteSize(2 * MIB),
+            lend: Lent::Bytes(ByteSize(3 * MIB)),
+            quota: ByteSize(MIB),
+            max_connections: 7,
+            ..Config::default()
+        };
+        let reply = settings.take_over(read.clone());
+        assert_eq!(reply.applied, ["lend", "limit_up"]);
+        assert_eq!(reply.waiting, ["quota", "max_connections"]);
+        assert_eq!(reply.overridden, ["mdns"]);
+        assert_eq!(bandwidth.borrow().up, 2 * MIB);
+        assert_eq!(*lent.borrow(), 3 * MIB, "the quota is that of the start");
+        let current = settings.current();
+        assert_eq!(current.quota, Config::default().quota);
+        let again = settings.take_over(read);
+        assert!(again.applied.is_empty());
+        assert_eq!(again.waiting, reply.waiting);
+        let back = settings.take_over(Config::default());
+        assert_eq!(back.applied, reply.applied);
+        assert_eq!(bandwidth.borrow().up, 0);
+    }
+
+    #[test]
+    fn every_live_setting_is_one() {
+        let documented = config::SETTINGS.map(|(name, ..)| name);
+        assert!(LIVE.iter().all(|name| documented.contains(name)));
+    }
+}
