@@ -1,8 +1,8 @@
 //! SHA-384 of several messages at once.
 //!
 //! One message can only be hashed step after step, and most of a processor's vector unit is idle meanwhile. Four messages side by
-//! side, one in each 64-bit lane of an AVX2 register, take about as long as one and a half: two to three times the rate. The technique is
-//! known as multi-buffer hashing (Gueron and Krasnov, "Simultaneous Hashing of Multiple Messages", 2012).
+//! side, one in each 64-bit lane of an AVX2 register, take about as long as one and a half: two to three times the rate, and twice that where AVX-512
+//! brings rotations and three-way logic to the same registers. The technique is known as multi-buffer hashing (Gueron and Krasnov, "Simultaneous Hashing of Multiple Messages", 2012).
 //!
 //! Messages may differ in length: a lane whose message ends takes the next. On processors without AVX2, and for what is left over when
 //! a single message is not finished yet, the `sha2` crate's own compression function does the work. Constants and steps are those of FIPS 180-4.
@@ -124,7 +124,7 @@ impl<M: AsRef<[u8]>> Lane<M> {
 /// Takes `steps` steps of each lane. `false`: this processor can't, and nothing was done.
 #[cfg(target_arch = "x86_64")]
 fn step_together<M: AsRef<[u8]>>(lanes: &mut [Lane<M>], steps: usize) -> bool {
-    let Some(simd) = pulp::x86::V3::try_new() else {
+    let Some(processor) = vector::Processor::detect() else {
         return false;
     };
     let Some(first) = lanes.first() else {
@@ -137,7 +137,7 @@ fn step_together<M: AsRef<[u8]>>(lanes: &mut [Lane<M>], steps: usize) -> bool {
         *message = &lane.rest().0[..steps];
         *state = lane.state;
     }
-    avx2::steps(simd, messages, &mut states);
+    vector::steps(processor, messages, &mut states);
     for (lane, state) in lanes.iter_mut().zip(states) {
         lane.state = state;
         lane.taken += steps;
@@ -151,8 +151,8 @@ fn step_together<M: AsRef<[u8]>>(_: &mut [Lane<M>], _: usize) -> bool {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use pulp::x86::V3;
+mod vector {
+    use pulp::x86::{V3, V4};
     use pulp::{NullaryFnOnce, u64x4};
 
     use super::{LANES, State, Step};
@@ -241,13 +241,41 @@ mod avx2 {
         0x6c44_198c_4a47_5817,
     ];
 
+    /// What the processor has.
+    #[derive(Clone, Copy)]
+    pub(super) enum Processor {
+        /// AVX2.
+        V3(V3),
+        /// AVX-512 for registers of 256 bits too.
+        V4(V4),
+    }
+
+    impl Processor {
+        pub(super) fn detect() -> Option<Self> {
+            let newer = V4::try_new().map(Self::V4);
+            newer.or_else(|| V3::try_new().map(Self::V3))
+        }
+    }
+
     /// The compression function of four messages. All have equally many steps.
-    pub(super) fn steps(simd: V3, messages: [&[Step]; LANES], states: &mut [State; LANES]) {
-        simd.vectorize(Steps {
-            simd,
-            messages,
-            states,
-        });
+    pub(super) fn steps(
+        processor: Processor,
+        messages: [&[Step]; LANES],
+        states: &mut [State; LANES],
+    ) {
+        match processor {
+            Processor::V3(simd) => simd.vectorize(Steps {
+                simd,
+                messages,
+                states,
+            }),
+            // The same steps: the compiler finds the rotations and the logic of three operands in them.
+            Processor::V4(wider) => wider.vectorize(Steps {
+                simd: *wider,
+                messages,
+                states,
+            }),
+        }
     }
 
     struct Steps<'a> {
@@ -259,7 +287,7 @@ mod avx2 {
     impl NullaryFnOnce for Steps<'_> {
         type Output = ();
 
-        // Everything below must be inlined into the function that `vectorize` compiles for AVX2.
+        // Everything below must be inlined into the function that `vectorize` compiles for the processor.
         #[inline(always)]
         fn call(self) {
             let Self {
