@@ -14,7 +14,7 @@ pub fn sha384_id(bytes: &[u8]) -> BlockId {
 }
 
 /// [`sha384_id`] of everything that `next` gives, until it gives nothing and all is done: several messages at a time, which is two to three
-/// times as fast as one after the other where the processor has AVX2. `done` gets each message with its id, in any order.
+/// times as fast as one after the other where the processor has AVX2, and more with AVX-512. `done` gets each message with its id, in any order.
 ///
 /// `next` is told how many messages are being worked on. It may wait when there are none; otherwise it should say at once whether
 /// there are more, for it is asked again soon.

@@ -1,8 +1,8 @@
 //! SHA-384 of several messages at once.
 //!
 //! One message can only be hashed step after step, and most of a processor's vector unit is idle meanwhile. Four messages side by
-//! side, one in each 64-bit lane of an AVX2 register, take about as long as one and a half: two to three times the rate. The technique is
-//! known as multi-buffer hashing (Gueron and Krasnov, "Simultaneous Hashing of Multiple Messages", 2012).
+//! side, one in each 64-bit lane of an AVX2 register, take about as long as one and a half: two to three times the rate, and twice that where AVX-512
+//! brings rotations and three-way logic to the same registers. The technique is known as multi-buffer hashing (Gueron and Krasnov, "Simultaneous Hashing of Multiple Messages", 2012).
 //!
 //! Messages may differ in length: a lane whose message ends takes the next. On processors without AVX2, and for what is left over when
 //! a single message is not finished yet, the `sha2` crate's own compression function does the work. Constants and steps are those of FIPS 180-4.
@@ -124,7 +124,7 @@ impl<M: AsRef<[u8]>> Lane<M> {
 /// Takes `steps` steps of each lane. `false`: this processor can't, and nothing was done.
 #[cfg(target_arch = "x86_64")]
 fn step_together<M: AsRef<[u8]>>(lanes: &mut [Lane<M>], steps: usize) -> bool {
-    let Some(simd) = pulp::x86::V3::try_new() else {
+    let Some(processor) = vector::Processor::detect() else {
         return false;
     };
     let Some(first) = lanes.first() else {
@@ -137,7 +137,7 @@ fn step_together<M: AsRef<[u8]>>(lanes: &mut [Lane<M>], steps: usize) -> bool {
         *message = &lane.rest().0[..steps];
         *state = lane.state;
     }
-    avx2::steps(simd, messages, &mut states);
+    vector::steps(processor, messages, &mut states);
     for (lane, state) in lanes.iter_mut().zip(states) {
         lane.state = state;
         lane.taken += steps;
@@ -151,8 +151,8 @@ fn step_together<M: AsRef<[u8]>>(_: &mut [Lane<M>], _: usize) -> bool {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use pulp::x86::V3;
+mod vector {
+    use pulp::x86::{V3, V4};
     use pulp::{NullaryFnOnce, u64x4};
 
     use super::{LANES, State, Step};
@@ -241,13 +241,41 @@ mod avx2 {
         0x6c44_198c_4a47_5817,
     ];
 
+    /// What the processor has.
+    #[derive(Clone, Copy)]
+    pub(super) enum Processor {
+        /// AVX2.
+        V3(V3),
+        /// AVX-512 for registers of 256 bits too.
+        V4(V4),
+    }
+
+    impl Processor {
+        pub(super) fn detect() -> Option<Self> {
+            let newer = V4::try_new().map(Self::V4);
+            newer.or_else(|| V3::try_new().map(Self::V3))
+        }
+    }
+
     /// The compression function of four messages. All have equally many steps.
-    pub(super) fn steps(simd: V3, messages: [&[Step]; LANES], states: &mut [State; LANES]) {
-        simd.vectorize(Steps {
-            simd,
-            messages,
-            states,
-        });
+    pub(super) fn steps(
+        processor: Processor,
+        messages: [&[Step]; LANES],
+        states: &mut [State; LANES],
+    ) {
+        match processor {
+            Processor::V3(simd) => simd.vectorize(Steps {
+                simd,
+                messages,
+                states,
+            }),
+            // The same steps: the compiler finds the rotations and the logic of three operands in them.
+            Processor::V4(wider) => wider.vectorize(Steps {
+                simd: *wider,
+                messages,
+                states,
+            }),
+        }
     }
 
     struct Steps<'a> {
@@ -259,7 +287,7 @@ mod avx2 {
     impl NullaryFnOnce for Steps<'_> {
         type Output = ();
 
-        // Everything below must be inlined into the function that `vectorize` compiles for AVX2.
+        // Everything below must be inlined into the function that `vectorize` compiles for the processor.
         #[inline(always)]
         fn call(self) {
             let Self {
@@ -299,48 +327,72 @@ mod avx2 {
 
     /// FIPS 180-4, 6.4.2, steps 1 to 3. The message schedule is kept as a ring of 16 words.
     #[inline(always)]
-    fn rounds(simd: V3, state: [u64x4; 8], mut words: [u64x4; 16]) -> [u64x4; 8] {
-        let add = |x, y| simd.wrapping_add_u64x4(x, y);
-        let xor3 = |x, y, z| simd.xor_u64x4(simd.xor_u64x4(x, y), z);
-        let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = state;
+    fn rounds(simd: V3, mut state: [u64x4; 8], mut words: [u64x4; 16]) -> [u64x4; 8] {
         for (sixteen, constants) in ROUNDS.as_chunks::<16>().0.iter().enumerate() {
-            for (at, constant) in constants.iter().enumerate() {
-                if sixteen > 0 {
-                    let (early, late) = (words[(at + 1) % 16], words[(at + 14) % 16]);
-                    let small0 = xor3(
-                        rotate::<1, 63>(simd, early),
-                        rotate::<8, 56>(simd, early),
-                        simd.shr_const_u64x4::<7>(early),
-                    );
-                    let small1 = xor3(
-                        rotate::<19, 45>(simd, late),
-                        rotate::<61, 3>(simd, late),
-                        simd.shr_const_u64x4::<6>(late),
-                    );
-                    words[at] = add(add(words[at], small0), add(words[(at + 9) % 16], small1));
-                }
-                let big1 = xor3(
-                    rotate::<14, 50>(simd, e),
-                    rotate::<18, 46>(simd, e),
-                    rotate::<41, 23>(simd, e),
-                );
-                let choice = simd.xor_u64x4(g, simd.and_u64x4(e, simd.xor_u64x4(f, g)));
-                let first = add(
-                    add(add(h, big1), choice),
-                    add(simd.splat_u64x4(*constant), words[at]),
-                );
-                let big0 = xor3(
-                    rotate::<28, 36>(simd, a),
-                    rotate::<34, 30>(simd, a),
-                    rotate::<39, 25>(simd, a),
-                );
-                let majority =
-                    simd.or_u64x4(simd.and_u64x4(a, b), simd.and_u64x4(c, simd.or_u64x4(a, b)));
-                (h, g, f, e) = (g, f, e, add(d, first));
-                (d, c, b, a) = (c, b, a, add(first, add(big0, majority)));
+            // Written out, so that each word and each variable has a register of its own where there are enough.
+            macro_rules! take {
+                ($($at:literal)*) => {$(
+                    if sixteen > 0 {
+                        extend::<$at>(simd, &mut words);
+                    }
+                    round::<$at>(simd, &mut state, words[$at], constants[$at]);
+                )*};
             }
+            take!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
         }
-        [a, b, c, d, e, f, g, h]
+        state
+    }
+
+    /// The word of the message schedule that follows the last 16, in the place of the oldest.
+    #[inline(always)]
+    fn extend<const AT: usize>(simd: V3, words: &mut [u64x4; 16]) {
+        let (early, late) = (words[(AT + 1) % 16], words[(AT + 14) % 16]);
+        let small0 = xor3(
+            simd,
+            rotate::<1, 63>(simd, early),
+            rotate::<8, 56>(simd, early),
+            simd.shr_const_u64x4::<7>(early),
+        );
+        let small1 = xor3(
+            simd,
+            rotate::<19, 45>(simd, late),
+            rotate::<61, 3>(simd, late),
+            simd.shr_const_u64x4::<6>(late),
+        );
+        let add = |x, y| simd.wrapping_add_u64x4(x, y);
+        words[AT] = add(add(words[AT], small0), add(words[(AT + 9) % 16], small1));
+    }
+
+    /// One round. The variables a to h stay where they are: from one round to the next their names move on by one place.
+    #[inline(always)]
+    fn round<const AT: usize>(simd: V3, state: &mut [u64x4; 8], word: u64x4, constant: u64) {
+        const { assert!(AT < 16) }
+        let place = |name: usize| (name + 16 - AT) % 8;
+        let [a, b, c, d, e, f, g, h] = std::array::from_fn(|name| state[place(name)]);
+        let add = |x, y| simd.wrapping_add_u64x4(x, y);
+        let big1 = xor3(
+            simd,
+            rotate::<14, 50>(simd, e),
+            rotate::<18, 46>(simd, e),
+            rotate::<41, 23>(simd, e),
+        );
+        let choice = simd.xor_u64x4(g, simd.and_u64x4(e, simd.xor_u64x4(f, g)));
+        let constant = add(simd.splat_u64x4(constant), word);
+        let first = add(add(h, constant), add(big1, choice));
+        let big0 = xor3(
+            simd,
+            rotate::<28, 36>(simd, a),
+            rotate::<34, 30>(simd, a),
+            rotate::<39, 25>(simd, a),
+        );
+        let majority = simd.or_u64x4(simd.and_u64x4(a, b), simd.and_u64x4(c, simd.or_u64x4(a, b)));
+        state[place(3)] = add(d, first);
+        state[place(7)] = add(first, add(big0, majority));
+    }
+
+    #[inline(always)]
+    fn xor3(simd: V3, x: u64x4, y: u64x4, z: u64x4) -> u64x4 {
+        simd.xor_u64x4(simd.xor_u64x4(x, y), z)
     }
 
     /// Rotates right by `RIGHT` bits; `LEFT` is 64 - `RIGHT`.
@@ -359,6 +411,31 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use sha2::{Digest, Sha384};
+
+    /// What the compression function makes of one step in each lane, with everything that this processor has.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn every_kind_of_register_gives_the_same() {
+        let messages: [Vec<Step>; LANES] = std::array::from_fn(|lane| {
+            let step = |at: usize| std::array::from_fn(|byte| (7 * lane + 31 * at + byte) as u8);
+            (0..5).map(step).collect()
+        });
+        let expected: [State; LANES] = std::array::from_fn(|lane| {
+            let mut state = INITIAL;
+            compress512(&mut state, &messages[lane]);
+            state
+        });
+        let kinds = [
+            pulp::x86::V3::try_new().map(vector::Processor::V3),
+            pulp::x86::V4::try_new().map(vector::Processor::V4),
+        ];
+        for processor in kinds.into_iter().flatten() {
+            let mut states = [INITIAL; LANES];
+            let slices = std::array::from_fn(|lane| messages[lane].as_slice());
+            vector::steps(processor, slices, &mut states);
+            assert_eq!(states, expected);
+        }
+    }
 
     fn all(messages: &[&[u8]]) -> Vec<[u8; 48]> {
         let mut digests = vec![[0; 48]; messages.len()];

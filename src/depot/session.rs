@@ -433,7 +433,10 @@ impl Session {
             let exchange = inner.net.exchange();
             // What was asked for and could not come within the limit in time would be asked for again, for nothing.
             let _ahead = exchange.pace().ahead().await;
-            let answer = match exchange.fetch(peer, vec![id], ATTEMPT_TIMEOUT).await {
+            let expected = inner.verifier.expect();
+            let fetched = exchange.fetch(peer, vec![id], ATTEMPT_TIMEOUT).await;
+            drop(expected);
+            let answer = match fetched {
                 Ok(answers) => match answers.into_iter().find(|(answered, _)| *answered == id) {
                     Some((_, Answer::Block(bytes))) => check(&inner, id, peer, bytes).await,
                     Some((_, Answer::Busy)) => Err(Attempt::Busy),

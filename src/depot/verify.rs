@@ -1,11 +1,13 @@
 //! Checks what peers sent, off the tasks that serve others, several blocks at a time.
 //!
 //! Whoever has bytes to check puts them in a line, and a worker goes through it with several blocks side by side: when blocks come faster
-//! than they can be checked one by one they are checked at two to three times that rate, and a block that comes alone waits for
-//! nobody. A second worker starts only when there is enough in the line to fill it: two half-empty ones take twice the time.
+//! than they can be checked one by one they are checked at several times that rate. A block that comes alone while others are on their way
+//! waits for them a moment; one that comes when no other is expected waits for nobody. A second worker starts only when there is enough in the line to
+//! fill it: two half-empty ones take twice the time.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -13,6 +15,9 @@ use tokio::sync::oneshot;
 use crate::block::{Block, VerifyError};
 use crate::crypto::hash::HASHES_AT_ONCE;
 use crate::id::BlockId;
+
+/// How long a block waits for company: about as long as it takes to check it alone.
+const LINGER: Duration = Duration::from_millis(3);
 
 type Checked = Result<Block, VerifyError>;
 
@@ -26,6 +31,28 @@ pub(super) struct Verifier {
 struct Line {
     waiting: VecDeque<Waiting>,
     workers: usize,
+    /// Blocks that are on their way.
+    expected: usize,
+}
+
+/// A block that is on its way, or is known not to be.
+pub(super) struct Expected(Arc<Mutex<Line>>);
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        lock(&self.0).expected -= 1;
+    }
+}
+
+/// When a block in the line is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// A worker is at it.
+    Soon,
+    /// One more worker is wanted, and counted already.
+    Now,
+    /// Others are expected, and there is no worker.
+    Later,
 }
 
 struct Waiting {
@@ -43,30 +70,66 @@ impl Verifier {
         }
     }
 
+    /// Says that bytes to check are on their way, as long as what is returned lives.
+    pub(super) fn expect(&self) -> Expected {
+        lock(&self.shared).expected += 1;
+        Expected(self.shared.clone())
+    }
+
     /// Whether `bytes` are the block `id`. `None`: the program is stopping. The line is as long as there are callers.
     ///
     /// # Cancel safety
     /// When dropped the block may still be checked, for nobody.
     pub(super) async fn verify(&self, id: BlockId, bytes: Bytes) -> Option<Checked> {
-        let (reply, answer) = oneshot::channel();
-        if self.join(Waiting { id, bytes, reply }) {
-            let worker = Worker {
-                shared: self.shared.clone(),
-                is_counted: true,
-            };
-            tokio::task::spawn_blocking(move || worker.run());
+        let (reply, mut answer) = oneshot::channel();
+        match self.join(Waiting { id, bytes, reply }) {
+            Turn::Soon => {}
+            Turn::Now => self.start(),
+            Turn::Later => {
+                tokio::select! {
+                    biased;
+                    checked = &mut answer => return checked.ok(),
+                    () = tokio::time::sleep(LINGER) => {}
+                }
+                if self.is_left_alone() {
+                    self.start();
+                }
+            }
         }
         answer.await.ok()
     }
 
-    /// Puts something in the line. `true`: one more worker is wanted, and counted already.
-    fn join(&self, one: Waiting) -> bool {
+    /// Puts something in the line.
+    fn join(&self, one: Waiting) -> Turn {
         let mut line = lock(&self.shared);
         line.waiting.push_back(one);
-        let wanted = line.workers == 0
-            || (line.workers < self.max_workers && line.waiting.len() >= HASHES_AT_ONCE);
-        line.workers += usize::from(wanted);
-        wanted
+        let is_full = line.waiting.len() >= HASHES_AT_ONCE;
+        if (line.workers == 0 && line.expected == 0) || (line.workers < self.max_workers && is_full)
+        {
+            line.workers += 1;
+            return Turn::Now;
+        }
+        match line.workers {
+            0 => Turn::Later,
+            _ => Turn::Soon,
+        }
+    }
+
+    /// Whether something waits and nobody works. A worker is then wanted, and counted already.
+    fn is_left_alone(&self) -> bool {
+        let mut line = lock(&self.shared);
+        let is_left_alone = line.workers == 0 && !line.waiting.is_empty();
+        line.workers += usize::from(is_left_alone);
+        is_left_alone
+    }
+
+    /// Starts a worker that is counted.
+    fn start(&self) {
+        let worker = Worker {
+            shared: self.shared.clone(),
+            is_counted: true,
+        };
+        tokio::task::spawn_blocking(move || worker.run());
     }
 }
 
@@ -148,7 +211,7 @@ mod tests {
         let block = Block::new(Bytes::from_static(b"x")).expect("small");
         let (reply, gone) = oneshot::channel();
         let (id, bytes) = (block.id(), block.bytes().clone());
-        assert!(verifier.join(Waiting { id, bytes, reply }));
+        assert_eq!(verifier.join(Waiting { id, bytes, reply }), Turn::Now);
         drop(gone);
         let checked = verifier.verify(id, block.bytes().clone());
         let worker = Worker {
@@ -169,9 +232,38 @@ mod tests {
             .filter(|_| {
                 let (reply, _) = oneshot::channel();
                 let (id, bytes) = (block.id(), block.bytes().clone());
-                verifier.join(Waiting { id, bytes, reply })
+                verifier.join(Waiting { id, bytes, reply }) == Turn::Now
             })
             .count();
         assert_eq!(wanted, 2);
+    }
+
+    /// Alone, a block waits for those that are expected as long as it may; a full line waits for nobody.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_expected_is_waited_for_a_moment() {
+        let verifier = Verifier::new(2);
+        let block = |byte: u8| Block::new(Bytes::from(vec![byte; 1000])).expect("small");
+        let verify = |byte| verifier.verify(block(byte).id(), block(byte).into_bytes());
+        let begin = tokio::time::Instant::now();
+        assert_eq!(verify(1).await, Some(Ok(block(1))));
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+
+        let expected = verifier.expect();
+        assert_eq!(verify(2).await, Some(Ok(block(2))));
+        assert!(begin.elapsed() >= LINGER);
+
+        let (begin, mut started) = (tokio::time::Instant::now(), 0);
+        for byte in 0..HASHES_AT_ONCE as u8 {
+            let (reply, _) = oneshot::channel();
+            let (id, bytes) = (block(byte).id(), block(byte).into_bytes());
+            let turn = verifier.join(Waiting { id, bytes, reply });
+            let is_last = usize::from(byte) + 1 == HASHES_AT_ONCE;
+            assert_eq!(turn, if is_last { Turn::Now } else { Turn::Later });
+            started += usize::from(turn == Turn::Now);
+        }
+        assert_eq!((started, begin.elapsed()), (1, Duration::ZERO));
+
+        drop(expected);
+        assert_eq!(lock(&verifier.shared).expected, 0);
     }
 }

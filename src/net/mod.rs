@@ -22,11 +22,14 @@ pub mod rings;
 
 mod address;
 mod config;
+mod cork;
 mod delegate;
 mod driver;
 mod error;
 mod frame;
+mod security;
 mod switchboard;
+mod tls;
 mod transport;
 
 #[cfg(test)]
@@ -114,8 +117,7 @@ impl Net {
             transport::memory(&config.key)
         } else {
             transport::sockets(&config.key)
-        };
-        let transport = transport.map_err(|error| Error::Transport(error.to_string()))?;
+        }?;
         let swarm_config = libp2p::swarm::Config::with_executor(tasks.clone())
             .with_idle_connection_timeout(IDLE_TIMEOUT);
         // Boxed: a swarm is large, and futures that hold it would be too.

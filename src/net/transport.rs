@@ -1,4 +1,4 @@
-//! The way bytes travel: TCP (noise, yamux) and QUIC with name resolution, or memory for tests; and the swarm on top.
+//! The way bytes travel: TCP (TLS or noise, yamux) and QUIC with name resolution, or memory for tests; and the swarm's tasks.
 
 use std::future::Future;
 use std::io;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::io::BufReader;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{
@@ -20,11 +21,16 @@ use libp2p::{Multiaddr, PeerId, Transport, dns, noise, quic, tcp, yamux};
 use tokio_util::task::TaskTracker;
 
 use super::address;
+use super::cork::Corked;
+use super::error::Error;
+use super::security::Security;
 
 /// How long setting up a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long QUIC waits for TCP to succeed first on near paths, where it would cost twice the CPU for no gain.
 const QUIC_DELAY: Duration = Duration::from_millis(150);
+/// What is read from a TCP connection at once, at most: both kinds of encryption alone read a few KiB a time.
+const READ_BYTES: usize = 64 << 10;
 /// Streams on one connection; each may hold a window of unread bytes.
 const MAX_STREAMS: usize = 512;
 
@@ -37,22 +43,24 @@ fn muxer() -> yamux::Config {
 }
 
 /// A transport inside this process.
-pub(super) fn memory(key: &Keypair) -> Result<Connection, noise::Error> {
+pub(super) fn memory(key: &Keypair) -> Result<Connection, Error> {
+    let noise = noise::Config::new(key).map_err(|error| Error::Transport(error.to_string()))?;
     let transport = MemoryTransport::default()
         .upgrade(Version::V1Lazy)
-        .authenticate(noise::Config::new(key)?)
+        .authenticate(noise)
         .multiplex(muxer())
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     Ok(TransportTimeout::new(transport, CONNECT_TIMEOUT).boxed())
 }
 
 /// TCP and QUIC.
-pub(super) fn sockets(key: &Keypair) -> Result<Connection, noise::Error> {
+pub(super) fn sockets(key: &Keypair) -> Result<Connection, Error> {
     // Nagle's algorithm is off by default: with it on, requests one at a time are 25 times slower.
     let tcp = tcp::tokio::Transport::new(tcp::Config::default())
+        .map(|stream, _| BufReader::with_capacity(READ_BYTES, stream))
         .upgrade(Version::V1Lazy)
-        .authenticate(noise::Config::new(key)?)
-        .multiplex(muxer())
+        .authenticate(Security::new(key).map_err(|error| Error::Transport(error.to_string()))?)
+        .multiplex(Corked(muxer()))
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
         .boxed();
     let quic = quic::tokio::Transport::new(quic::Config::new(key))
@@ -74,7 +82,7 @@ pub(super) fn sockets(key: &Keypair) -> Result<Connection, noise::Error> {
     let transport = match dns::tokio::Transport::system(MemoryTransport::default()) {
         Ok(_) => dns::tokio::Transport::system(both)
             .map(Transport::boxed)
-            .map_err(noise::Error::Io)?,
+            .map_err(|error| Error::Transport(error.to_string()))?,
         Err(error) => {
             tracing::info!(%error, "no name resolution: only numeric addresses can be dialled");
             both

@@ -1,4 +1,9 @@
-//! Names of protocols. Each carries the network's name, so that two networks never mix.
+//! Names of protocols. Each of ours carries the network's name, so that two networks never mix.
+
+/// libp2p's name of TLS.
+pub const TLS: &str = "/tls/1.0.0";
+/// What both ends of a TLS connection say that they speak inside, as libp2p's specification has it.
+pub const TLS_ALPN: &[u8] = b"libp2p";
 
 /// The Kademlia protocol of a network: `/<network>/kad/1.0.0`.
 pub fn kad(network: &str) -> String {

@@ -33,6 +33,8 @@ const BACKGROUND_JOBS: i32 = 8;
 const CACHE_BYTES: usize = 8 << 20;
 const BLOOM_BITS: f64 = 10.0;
 const MAX_OPEN_FILES: i32 = 256;
+/// What is written to a file is gathered up to this size; larger blocks are written from where they are, without another copy.
+const GATHERED_BYTES: u64 = 64 << 10;
 const MAX_LOG_BYTES: usize = 256 << 10;
 const MAX_MANIFEST_BYTES: usize = 4 << 20;
 /// Small files pile up at level 0 during bulk puts and are merged quickly afterwards: no reason to stall a writer.
@@ -415,6 +417,7 @@ fn database_options() -> Options {
     options.set_atomic_flush(true);
     options.set_max_background_jobs(BACKGROUND_JOBS);
     options.set_max_open_files(MAX_OPEN_FILES);
+    options.set_writable_file_max_buffer_size(GATHERED_BYTES);
     options.set_max_log_file_size(MAX_LOG_BYTES);
     options.set_keep_log_file_num(2);
     options.set_log_level(LogLevel::Warn);
