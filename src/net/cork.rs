@@ -1,10 +1,10 @@
 //! Few large writes instead of many small ones: what the multiplexer writes is held back until it has nothing more to write.
 //!
-//! Yamux flushes after each frame, of 16 KiB at most. Under it each flush is a record of its own, encrypted, and a system call. A [`Cork`] takes such
-//! flushes as promises: it keeps what it holds until it is full, or until the multiplexer turns to reading, which yamux does in the same turn once no stream has a frame
-//! to send. Nothing waits longer than that, so a single small frame leaves as soon as without it.
+//! Yamux flushes after each frame, of 16 KiB at most, and so each frame would be a record of its own to encrypt, and a system call. A [`Cork`] lets such a
+//! flush wait until it is full, or until the multiplexer turns to reading, which yamux does in the same turn as soon as no stream has a
+//! frame to send. Nothing waits longer than that: a single small frame leaves as soon as without it. The name is that of TCP_CORK in tcp(7).
 //!
-//! Invariant: after a flush, a read, or a write that returned "pending", what is held is being written as far as the stream below takes it.
+//! Invariant: once a read or a close was asked for, what is held is written as far as the stream below takes it, and the task is woken when it takes more.
 //! Deliberately not for other writers: one that flushes and never reads would wait for ever.
 
 use std::io;
@@ -126,7 +126,7 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Cork<C> {
         Poll::Ready(Ok(fits.len()))
     }
 
-    /// A promise: see the module.
+    /// Waits for the next read or close: see the module.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -134,5 +134,157 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Cork<C> {
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_uncork(cx))?;
         Pin::new(&mut self.stream).poll_close(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::task::noop_waker;
+    use proptest::prelude::*;
+
+    /// Takes so many bytes, and keeps a record of each write.
+    #[derive(Default)]
+    struct Below {
+        room: usize,
+        writes: Vec<Vec<u8>>,
+        flushed: usize,
+        is_closed: bool,
+    }
+
+    impl Below {
+        fn bytes(&self) -> Vec<u8> {
+            self.writes.concat()
+        }
+    }
+
+    impl AsyncRead for Below {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Below {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            if self.room == 0 {
+                return Poll::Pending;
+            }
+            let taken = bytes.len().min(self.room);
+            self.room -= taken;
+            self.writes.push(bytes[..taken].to_vec());
+            Poll::Ready(Ok(taken))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.flushed = self.bytes().len();
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.is_closed = true;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn with_room(room: usize) -> Cork<Below> {
+        Cork::new(Below {
+            room,
+            ..Below::default()
+        })
+    }
+
+    fn write(cork: &mut Cork<Below>, bytes: &[u8]) -> Option<usize> {
+        let waker = noop_waker();
+        let mut cx = Context::from_waker(&waker);
+        let written = match Pin::new(&mut *cork).poll_write(&mut cx, bytes) {
+            Poll::Ready(written) => Some(written.expect("it takes bytes")),
+            Poll::Pending => None,
+        };
+        assert!(Pin::new(cork).poll_flush(&mut cx).is_ready());
+        written
+    }
+
+    fn read(cork: &mut Cork<Below>) {
+        let waker = noop_waker();
+        let read = Pin::new(cork).poll_read(&mut Context::from_waker(&waker), &mut [0; 8]);
+        assert!(read.is_pending());
+    }
+
+    fn close(cork: &mut Cork<Below>) -> bool {
+        let waker = noop_waker();
+        let closed = Pin::new(cork).poll_close(&mut Context::from_waker(&waker));
+        closed.map(|closed| closed.expect("it closes")).is_ready()
+    }
+
+    #[test]
+    fn what_was_written_leaves_as_one_with_the_next_read() {
+        let mut cork = with_room(usize::MAX);
+        for part in [&b"head"[..], b"body", b"head", b"more"] {
+            assert_eq!(write(&mut cork, part), Some(4));
+        }
+        assert!(cork.stream.writes.is_empty());
+        read(&mut cork);
+        assert_eq!(cork.stream.writes, [b"headbodyheadmore"]);
+        assert_eq!(cork.stream.flushed, 16);
+        read(&mut cork);
+        assert_eq!(cork.stream.writes.len(), 1);
+    }
+
+    #[test]
+    fn it_holds_so_much_and_no_more() {
+        let mut cork = with_room(0);
+        let large = vec![1; HELD_BYTES + 1];
+        assert_eq!(write(&mut cork, &large), Some(HELD_BYTES));
+        assert_eq!(write(&mut cork, &large[..1]), None);
+        cork.stream.room = 10;
+        assert_eq!(write(&mut cork, &large[..1]), None);
+        cork.stream.room = usize::MAX;
+        assert_eq!(write(&mut cork, &large[..1]), Some(1));
+        assert!(close(&mut cork));
+        assert_eq!(cork.stream.bytes(), large);
+        assert!(cork.stream.is_closed);
+    }
+
+    #[test]
+    fn closing_waits_for_what_is_held() {
+        let mut cork = with_room(2);
+        assert_eq!(write(&mut cork, b"last"), Some(4));
+        assert!(!close(&mut cork));
+        assert!(!cork.stream.is_closed);
+        cork.stream.room = 2;
+        assert!(close(&mut cork));
+        assert_eq!((cork.stream.flushed, cork.stream.is_closed), (4, true));
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_stay_in_order(parts in proptest::collection::vec(
+            (proptest::collection::vec(any::<u8>(), 0..40_000), 0..90_000_usize, any::<bool>()), 0..20,
+        )) {
+            let mut cork = with_room(0);
+            let mut sent = Vec::new();
+            for (part, room, reads) in parts {
+                cork.stream.room += room;
+                if let Some(written) = write(&mut cork, &part) {
+                    sent.extend_from_slice(&part[..written]);
+                }
+                if reads {
+                    read(&mut cork);
+                }
+                prop_assert!(cork.held.len() <= HELD_BYTES);
+            }
+            cork.stream.room = usize::MAX;
+            read(&mut cork);
+            prop_assert_eq!(cork.stream.flushed, sent.len());
+            prop_assert_eq!(cork.stream.bytes(), sent);
+        }
     }
 }

@@ -16,7 +16,7 @@ use super::tls::Tls;
 use crate::wire::names;
 
 /// A stream that one of them encrypts.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(in crate::net) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 

@@ -250,3 +250,83 @@ impl ClientCertVerifier for Verifier {
         Self::schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::security::Stream;
+    use futures::{AsyncReadExt, AsyncWriteExt};
+    use tokio_util::compat::TokioAsyncReadCompatExt;
+
+    /// Two ends of a connection.
+    fn pair() -> (impl Stream, impl Stream) {
+        let (a, b) = tokio::io::duplex(1 << 16);
+        (a.compat(), b.compat())
+    }
+
+    fn node() -> (PeerId, Tls) {
+        let key = Keypair::generate_ed25519();
+        (key.public().to_peer_id(), Tls::new(&key).expect("set up"))
+    }
+
+    #[tokio::test]
+    async fn both_learn_who_is_there_and_take_the_fastest_cipher() {
+        let ((a, ours), (b, theirs)) = (node(), node());
+        let (near, far) = pair();
+        let met = futures::try_join!(ours.connect(near), theirs.accept(far));
+        let ((seen_b, mut near), (seen_a, mut far)) = met.expect("they meet");
+        assert_eq!((seen_a, seen_b), (a, b));
+        let suite = near.get_ref().1.negotiated_cipher_suite();
+        assert_eq!(suite, cipher_suites().first().copied());
+        let is_aes = suite != Some(cipher_suite::TLS13_CHACHA20_POLY1305_SHA256);
+        assert_eq!(is_aes, has_aes());
+        let sent = vec![7; 100_000];
+        let (written, read) = futures::join!(
+            async {
+                near.write_all(&sent).await?;
+                near.close().await
+            },
+            async {
+                let mut read = Vec::new();
+                // The end of a TLS connection is told; here it is cut off, as libp2p's connections are.
+                let _ = far.read_to_end(&mut read).await;
+                read
+            }
+        );
+        written.expect("sent");
+        assert_eq!(read, sent);
+    }
+
+    /// Who shows no certificate, or one that is not a libp2p node's, is nobody.
+    #[tokio::test]
+    async fn who_does_not_prove_who_it_is_does_not_get_in() {
+        let (_, ours) = node();
+        let nobody = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[&version::TLS13])
+            .expect("set up")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verifier));
+        let mut nobody = nobody.with_no_client_auth();
+        nobody.alpn_protocols = vec![names::TLS_ALPN.to_vec()];
+        let nobody = Tls {
+            connect: Arc::new(nobody).into(),
+            ..ours.clone()
+        };
+        let (near, far) = pair();
+        let (_, accepted) = futures::join!(nobody.connect(near), ours.accept(far));
+        let error = accepted.err().expect("refused").to_string();
+        assert!(error.contains("no certificates"), "{error}");
+
+        let garbage = CertificateDer::from(vec![1, 2, 3]);
+        assert!(Verifier::certificate(&garbage, &[]).is_err());
+        let key = Keypair::generate_ed25519();
+        let (good, _) = certificate::generate(&key).expect("made");
+        assert!(Verifier::certificate(&good, &[]).is_ok());
+        assert!(Verifier::certificate(&good, std::slice::from_ref(&good)).is_err());
+        // A certificate that was changed after it was signed.
+        let mut bytes = good.to_vec();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        assert!(Verifier::certificate(&CertificateDer::from(bytes), &[]).is_err());
+    }
+}

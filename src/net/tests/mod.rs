@@ -7,6 +7,7 @@ mod hostile;
 mod mesh;
 mod peers;
 mod rings;
+mod security;
 mod sockets;
 
 use std::collections::HashMap;

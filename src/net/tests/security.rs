@@ -1,0 +1,81 @@
+//! Encryption with nodes of other kinds, over TCP on loopback: those of stock libp2p that have only noise, or only its own TLS.
+
+use super::*;
+use crate::net::transport;
+use futures::StreamExt;
+use libp2p::core::Endpoint;
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::{Boxed, DialOpts, ListenerId, PortUse, TransportEvent};
+use libp2p::core::upgrade::Version;
+use libp2p::{Transport, noise, tcp, tls, yamux};
+
+type Connections = Boxed<(PeerId, StreamMuxerBox)>;
+
+fn ours() -> (PeerId, Connections) {
+    let key = Keypair::generate_ed25519();
+    let transport = transport::sockets(&key).expect("set up");
+    (key.public().to_peer_id(), transport)
+}
+
+fn only_noise() -> (PeerId, Connections) {
+    let key = Keypair::generate_ed25519();
+    let transport = tcp::tokio::Transport::default()
+        .upgrade(Version::V1)
+        .authenticate(noise::Config::new(&key).expect("set up"))
+        .multiplex(yamux::Config::default())
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    (key.public().to_peer_id(), transport.boxed())
+}
+
+fn only_tls() -> (PeerId, Connections) {
+    let key = Keypair::generate_ed25519();
+    let transport = tcp::tokio::Transport::default()
+        .upgrade(Version::V1)
+        .authenticate(tls::Config::new(&key).expect("set up"))
+        .multiplex(yamux::Config::default())
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    (key.public().to_peer_id(), transport.boxed())
+}
+
+/// One calls the other; each has to see who the other is.
+async fn meet(called: (PeerId, Connections), mut caller: (PeerId, Connections)) {
+    let (id, mut transport) = called;
+    let address = "/ip4/127.0.0.1/tcp/0".parse().expect("an address");
+    transport
+        .listen_on(ListenerId::next(), address)
+        .expect("listens");
+    let listening = loop {
+        match transport.next().await {
+            Some(TransportEvent::NewAddress { listen_addr, .. }) => break listen_addr,
+            Some(_) => {}
+            None => panic!("the listener ended"),
+        }
+    };
+    let accept = async {
+        loop {
+            if let Some(TransportEvent::Incoming { upgrade, .. }) = transport.next().await {
+                return upgrade.await.expect("accepted").0;
+            }
+        }
+    };
+    let opts = DialOpts {
+        role: Endpoint::Dialer,
+        port_use: PortUse::New,
+    };
+    let dial = caller.1.dial(listening, opts).expect("dials");
+    let (accepted, dialled) = within(async { futures::join!(accept, dial) }).await;
+    assert_eq!((accepted, dialled.expect("connected").0), (caller.0, id));
+}
+
+#[tokio::test]
+async fn noise_is_for_those_who_have_only_that() {
+    meet(ours(), only_noise()).await;
+    meet(only_noise(), ours()).await;
+}
+
+#[tokio::test]
+async fn tls_is_that_of_libp2p() {
+    meet(ours(), only_tls()).await;
+    meet(only_tls(), ours()).await;
+    meet(ours(), ours()).await;
+}
