@@ -26,6 +26,7 @@ use crate::net::exchange;
 use crate::net::replica::{Answer, Request, Wish};
 use crate::store::{self, Class, LeaseId, LeaseInfo, Store};
 use crate::time::Clock;
+use crate::upkeep::heads::is_head_lease;
 use crate::upkeep::holder::Candidates;
 use crate::upkeep::holder::pass::{self, send};
 
@@ -130,17 +131,19 @@ pub async fn leave(order: Order, monitor: &dyn Monitor) -> Result<Left, store::E
             Some(signed) => leaving.pass_on(lease, &signed, &*order.members).await?,
             None => leaving.lease(lease, info.root, &*order.members).await?,
         };
+        // The logs of an owner's head are handed over like blocks, and are no lease of the owner's.
+        let counts = u64::from(!is_head_lease(&info));
         if is_safe || order.force {
-            ended.push(lease);
+            ended.push((lease, counts));
         } else {
-            leaving.left.leases_kept += 1;
+            leaving.left.leases_kept += counts;
         }
     }
     if usage.cached_bytes > 0 {
         leaving.wait_for(&*order.peers).await;
         leaving.cached(&*order.peers).await?;
     }
-    for lease in ended {
+    for (lease, counts) in ended {
         let store = depot.store().clone();
         let removed = on_worker(move || match store.remove_lease(lease) {
             // Its owner may have been faster.
@@ -148,7 +151,7 @@ pub async fn leave(order: Order, monitor: &dyn Monitor) -> Result<Left, store::E
             Err(error) => Err(error),
         });
         removed.await?;
-        leaving.left.leases_ended += 1;
+        leaving.left.leases_ended += counts;
     }
     withdraw(&depot).await?;
     Ok(leaving.left)
