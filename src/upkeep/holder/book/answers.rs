@@ -9,14 +9,13 @@ use tokio::time::Instant;
 
 use super::{
     Book, Entry, Key, MAX_OWNERS_PER_PEER, OPEN_BLOCKS, OPEN_SHARE, REF_BYTES, REF_SHARE, Speaker,
-    info_of, read_released, released_key,
+    info_of, releases,
 };
 use crate::id::BlockId;
-use crate::lease::{Held, Lease, ListDigest, MAX_SKEW_MS, Release, Renewal, proof};
+use crate::lease::{self, Held, Lease, ListDigest, Release, Renewal, proof};
 use crate::net::exchange::Standing;
 use crate::net::replica::{Answer, Refusal, Request, State};
-use crate::store::{self, RecordTable};
-use crate::time::Timestamp;
+use crate::store;
 
 impl Book {
     /// Answers a peer.
@@ -82,13 +81,16 @@ impl Book {
     fn keep(&self, peer: PeerId, lease: Lease, ids: &[BlockId]) -> Result<Answer, No> {
         let now = self.clock.now();
         let passed = lease.terms().holder != self.local;
-        let received = if passed {
-            lease.validate_passed(now).map_err(invalid)?;
-            Held::new(lease, now)
-        } else {
-            lease.validate(&self.local, now).map_err(invalid)?;
-            Held::new(lease, now)
+        let valid = match passed {
+            true => lease.validate_passed(now),
+            false => lease.validate(&self.local, now),
         };
+        if !passed {
+            let is_clock = matches!(valid, Err(lease::Error::FromTheFuture | lease::Error::Over));
+            self.fits_time(peer, !is_clock);
+        }
+        valid.map_err(invalid)?;
+        let received = Held::new(lease, now);
         let lease = received.lease();
         let key = (*lease.owner(), lease.terms().name);
         let mut entries = self.entries();
@@ -120,7 +122,9 @@ impl Book {
             if received.is_over(now) || (passed && entries.values().any(is_here)) {
                 return Err(No::Refused(Refusal::Invalid));
             }
-            self.check_released(&key, lease)?;
+            if releases::is_released(self.store.records(), &key, lease.terms().sequence)? {
+                return Err(No::Refused(Refusal::Invalid));
+            }
             self.check_room(&entries, peer, lease)?;
             let held = received;
             let entry = Entry {
@@ -158,20 +162,6 @@ impl Book {
                 entries.remove(&key);
                 Err(no)
             }
-        }
-    }
-
-    /// A lease that was ended does not come back by the message that once began it.
-    fn check_released(&self, key: &Key, lease: &Lease) -> Result<(), No> {
-        let stored = self
-            .store
-            .records()
-            .get(RecordTable::Released, &released_key(key))?;
-        match stored.and_then(|value| read_released(&value)) {
-            Some((sequence, _)) if lease.terms().sequence <= sequence => {
-                Err(No::Refused(Refusal::Invalid))
-            }
-            _ => Ok(()),
         }
     }
 
@@ -254,20 +244,8 @@ impl Book {
         let entry = entries.get(&key).ok_or(No::Refused(Refusal::Unknown))?;
         let now = self.clock.now();
         entry.held.check_release(release, now).map_err(invalid)?;
-        let until = Timestamp(
-            entry
-                .held
-                .lease()
-                .terms()
-                .until
-                .0
-                .saturating_add(MAX_SKEW_MS),
-        );
-        let value = [release.sequence().to_be_bytes(), until.0.to_be_bytes()].concat();
-        let shelf = self.store.records();
-        if let Err(error) = shelf.put(RecordTable::Released, &released_key(&key), &value) {
-            tracing::warn!(%error, "that a lease was ended is not remembered");
-        }
+        // Before the lease goes: after a crash in between it is ended again.
+        self.remember_release(release, entry.held.lease());
         self.remove(entry.lease)?;
         entries.remove(&key);
         drop(entries);
@@ -331,7 +309,7 @@ impl From<store::Error> for No {
     }
 }
 
-fn invalid(error: crate::lease::Error) -> No {
+fn invalid(error: lease::Error) -> No {
     tracing::debug!(%error, "a peer's lease is refused");
     No::Refused(Refusal::Invalid)
 }

@@ -1,0 +1,115 @@
+//! Releases as they are remembered: so that a lease that was ended does not come back by the message that once began it, and that others hear of it
+//! also after a restart.
+//!
+//! They are on the store's shelf of small records, by owner and name: the sequence that was ended, until when that has to be known, and the release itself if
+//! its lease may have been passed on.
+
+use super::forward::{Forwards, MAX_FORWARDED};
+use super::{Book, Key, PAGE};
+use crate::lease::{Lease, MAX_SKEW_MS, Release};
+use crate::store::{self, RecordShelf, RecordTable};
+use crate::time::Timestamp;
+
+/// Most releases that are remembered.
+const MAX_REMEMBERED: u64 = 65_536;
+/// Bytes of a record before the release.
+const HEADER_BYTES: usize = 16;
+
+impl Book {
+    /// Takes note of a release that ends this lease, and passes it on if the lease may have been.
+    pub(super) fn remember_release(&self, release: &Release, ends: &Lease) {
+        let terms = ends.terms();
+        let until = Timestamp(terms.until.0.saturating_add(MAX_SKEW_MS));
+        let is_shared = terms.copies > 0;
+        let shelf = self.store.records();
+        let mut value = [release.sequence().to_be_bytes(), until.0.to_be_bytes()].concat();
+        if is_shared {
+            value.extend(release.encode());
+        }
+        let key = (*release.owner(), *release.name());
+        let stored = match shelf.len(RecordTable::Released) {
+            MAX_REMEMBERED.. => Err("there are too many".to_owned()),
+            _ => {
+                let put = shelf.put(RecordTable::Released, &key_of(&key), &value);
+                put.map_err(|error| error.to_string())
+            }
+        };
+        if let Err(error) = stored {
+            tracing::warn!(%error, "that a lease was ended is not remembered");
+        }
+        if is_shared {
+            self.forwards().add(release.clone(), until);
+        }
+    }
+
+    /// Forgets releases of leases that could not be brought again anyway.
+    pub(super) fn forget_releases(&self, now: Timestamp) -> Result<(), store::Error> {
+        let shelf = self.store.records();
+        each(shelf, |key, value| {
+            if read(value).is_none_or(|(_, until)| until < now) {
+                shelf.remove(RecordTable::Released, key)?;
+            }
+            Ok(true)
+        })
+    }
+}
+
+/// Whether a lease was ended here, up to a sequence of this height.
+pub(super) fn is_released(
+    shelf: &RecordShelf,
+    key: &Key,
+    sequence: u64,
+) -> Result<bool, store::Error> {
+    let stored = shelf.get(RecordTable::Released, &key_of(key))?;
+    let stored = stored.and_then(|value| read(&value));
+    Ok(stored.is_some_and(|(released, _)| sequence <= released))
+}
+
+/// The releases that are to be passed on after a restart.
+pub(super) fn load(shelf: &RecordShelf, now: Timestamp) -> Result<Forwards, store::Error> {
+    let mut forwards = Forwards::default();
+    let mut loaded = 0;
+    each(shelf, |_, value| {
+        let release = value.get(HEADER_BYTES..).map(Release::decode);
+        if let (Some(Ok(release)), Some((_, until))) = (release, read(value))
+            && until >= now
+        {
+            forwards.add(release, until);
+            loaded += 1;
+        }
+        Ok(loaded < MAX_FORWARDED)
+    })?;
+    Ok(forwards)
+}
+
+/// Visits all records, until `visit` returns false.
+fn each(
+    shelf: &RecordShelf,
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, store::Error>,
+) -> Result<(), store::Error> {
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let page = shelf.scan_prefix(RecordTable::Released, &[], after.as_deref(), PAGE)?;
+        let Some((last, _)) = page.last() else {
+            return Ok(());
+        };
+        after = Some(last.clone());
+        for (key, value) in &page {
+            if !visit(key, value)? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn key_of((owner, name): &Key) -> Vec<u8> {
+    [owner.as_slice(), name].concat()
+}
+
+/// The sequence that was ended, and until when that has to be known.
+fn read(value: &[u8]) -> Option<(u64, Timestamp)> {
+    let (sequence, rest) = value.split_first_chunk()?;
+    let (until, _) = rest.split_first_chunk()?;
+    let until = Timestamp(u64::from_be_bytes(*until));
+    Some((u64::from_be_bytes(*sequence), until))
+}
