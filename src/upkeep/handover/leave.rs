@@ -121,22 +121,27 @@ pub async fn leave(order: Order, monitor: &dyn Monitor) -> Result<Left, store::E
     let usage = depot.store().usage();
     leaving.done.bytes_total = usage.leased_bytes + usage.cached_bytes;
     let store = depot.store().clone();
-    let leases = on_worker(move || store.leases()).await?;
+    let mut leases = on_worker(move || store.leases()).await?;
+    // Those of heads come last: they are no leases of owners, and nothing waits for them.
+    leases.sort_by_key(|(_, info)| is_head_lease(info));
     if !leases.is_empty() {
         leaving.wait_for(&*order.members).await;
     }
     let mut ended = Vec::new();
     for (lease, info) in leases {
+        if is_head_lease(&info) {
+            leaving.head(lease, info.root, &*order.members).await?;
+            ended.push((lease, 0));
+            continue;
+        }
         let is_safe = match passable(&info) {
             Some(signed) => leaving.pass_on(lease, &signed, &*order.members).await?,
             None => leaving.lease(lease, info.root, &*order.members).await?,
         };
-        // The logs of an owner's head are handed over like blocks, and are no lease of the owner's.
-        let counts = u64::from(!is_head_lease(&info));
         if is_safe || order.force {
-            ended.push((lease, counts));
+            ended.push((lease, 1));
         } else {
-            leaving.left.leases_kept += counts;
+            leaving.left.leases_kept += 1;
         }
     }
     if usage.cached_bytes > 0 {
@@ -333,6 +338,19 @@ impl Leaving<'_> {
             self.left.leased_alone += alone;
             is_safe &= alone == 0;
         }
+    }
+
+    /// Hands over the logs of a head, as far as somebody takes them: whoever keeps the owner's backups keeps the head, too. That is not counted.
+    async fn head(
+        &mut self,
+        lease: LeaseId,
+        head: BlockId,
+        members: &dyn Candidates,
+    ) -> Result<(), store::Error> {
+        let left = self.left;
+        let handed_over = self.lease(lease, head, members).await;
+        self.left = left;
+        handed_over.map(drop)
     }
 
     async fn cached(&mut self, peers: &dyn Candidates) -> Result<(), store::Error> {
