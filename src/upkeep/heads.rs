@@ -128,14 +128,21 @@ pub async fn run(setup: Setup, cancel: CancellationToken, state: Arc<WorkerState
             changes.mark_unchanged();
             let again = match keeper.round(&mut seen, &state).await {
                 Ok(Round::Done) => next,
-                Ok(Round::Lonely) => Instant::now() + LONELY,
+                Ok(Round::Lonely) => Instant::now(),
                 Err(error) => {
                     state.fail(error.to_string());
                     next
                 }
             };
+            let wait = async {
+                tokio::time::sleep_until(again).await;
+                // Another round would find nothing to do.
+                while depot.net().peers().connected().is_empty() && Instant::now() < next {
+                    tokio::time::sleep(LONELY).await;
+                }
+            };
             tokio::select! {
-                () = tokio::time::sleep_until(again) => {}
+                () = wait => {}
                 // The sender lives as long as the depot's net.
                 _ = changes.changed() => {}
             }
