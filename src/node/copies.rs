@@ -17,7 +17,7 @@ use crate::net::Net;
 use crate::net::replica::{Answer, Refusal, Request};
 use crate::time::Timestamp;
 use crate::upkeep::heads::OwnHead;
-use crate::upkeep::holder::Candidates;
+use crate::upkeep::holder::{Candidates, tell_of_release};
 use crate::upkeep::replicate::{Copies, Error, Limits, Signer};
 
 /// Name of the list of copies in the data directory.
@@ -255,10 +255,18 @@ impl Node {
             if *release.owner() != owner {
                 return Err(not_ours());
             }
-            let asked = Request::Release(Box::new(release));
+            let asked = Request::Release(Box::new(release.clone()));
             let ended = match self.net().replica().ask(peer, asked).await {
                 Ok(Answer::State(_) | Answer::Refused(Refusal::Unknown)) => true,
-                Ok(Answer::Refused(Refusal::Busy)) | Err(_) => {
+                Ok(Answer::Refused(Refusal::Busy)) => {
+                    reply.unreachable.push(one.peer);
+                    continue;
+                }
+                Err(_) => {
+                    // While it was there it may have passed the lease on.
+                    let mut others = self.net().rings().online_members();
+                    others.retain(|other| *other != peer);
+                    tell_of_release(self.depot(), &others, &release).await;
                     reply.unreachable.push(one.peer);
                     continue;
                 }

@@ -41,6 +41,8 @@ use crate::store::{self, Keep, LeaseId, Store};
 use crate::task::WorkerState;
 use crate::time::Clock;
 
+pub use pass::tell_of_release;
+
 /// How often leases are looked through for those that are over, and unfinished ones are tried again.
 const EVERY: Duration = Duration::from_secs(60);
 /// How long to look for one block of a lease.

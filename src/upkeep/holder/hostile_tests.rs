@@ -332,6 +332,28 @@ fn a_lease_that_was_being_ended_is_ended_at_the_next_start() {
     );
 }
 
+/// Somebody brought leases and ended them until no more releases are remembered: one more ends its lease all the same.
+#[test]
+fn no_more_releases_are_remembered_than_may_be() {
+    use crate::store::RecordTable::Released;
+    let bench = bench(1 << 30);
+    let shelf = bench.store.records();
+    for n in 0..65_536u32 {
+        shelf
+            .put(Released, &n.to_be_bytes(), &[0xff; 16])
+            .expect("fits");
+    }
+    let peer = PeerId::random();
+    let ids = ids_of(&blocks(1));
+    bench.keep(peer, &bench.lease(1, 1, &ids), &ids);
+    let release = Release::by_owner(&owner(), [1; 16], 1, bench.clock.now());
+    let answer = bench.book.answer(peer, Request::Release(Box::new(release)));
+    assert!(matches!(answer, Answer::State(_)), "{answer:?}");
+    assert!(bench.store.leases().expect("reads").is_empty());
+    assert_eq!(shelf.len(Released), 65_536);
+    assert_eq!(bench.book.forwards().due(peer, false).len(), 1);
+}
+
 #[test]
 fn leases_that_do_not_fit_the_time_are_told_of() {
     let bench = bench(1 << 30);

@@ -23,7 +23,7 @@ use super::{Candidates, on_worker};
 use crate::block::Block;
 use crate::depot::Depot;
 use crate::id::BlockId;
-use crate::lease::Lease;
+use crate::lease::{Lease, Release};
 use crate::net::exchange;
 use crate::net::replica::{Answer, MAX_OFFERED, MAX_PAGE_IDS, Refusal, Request, Wish};
 use crate::store::{self, LeaseId, RecordTable};
@@ -403,6 +403,19 @@ pub(in crate::upkeep) async fn send(
             }
         }
     }
+}
+
+/// Tells members of a release whose lease was at a holder that can't be reached: it may have been passed on to them, and who has it tells others in turn.
+/// Returns how many had it.
+pub async fn tell_of_release(depot: &Depot, members: &[PeerId], release: &Release) -> usize {
+    let told = each(members, |member| async move {
+        let request = Request::Release(Box::new(release.clone()));
+        let replica = depot.net().replica();
+        let said = timeout(ANSWER_TIME, replica.ask(member, request)).await;
+        matches!(said, Ok(Ok(Answer::State(_))))
+    });
+    let told = told.await.into_iter();
+    told.filter(|(_, had)| *had == Some(true)).count()
 }
 
 /// Does something with several members at the same time, with each for at most [`MEMBER_TIME`]; nothing where it took longer.

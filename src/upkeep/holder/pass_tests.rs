@@ -168,6 +168,30 @@ async fn a_release_goes_the_way_that_its_lease_went() {
     workers.stop(LONG).await;
 }
 
+/// The holder that passed a lease on is gone for good when its owner ends it.
+#[tokio::test]
+async fn a_release_reaches_a_copy_whose_first_holder_is_gone() {
+    let clock = clock();
+    let (a, c) = pair(&clock).await;
+    let workers = hold(&c, &clock, 1 << 30);
+    let ids: Vec<_> = blocks(2).iter().map(Block::id).collect();
+    let gone = PeerId::random();
+    let keep = Request::Keep {
+        lease: shared_lease(gone, 1, 1, &ids, clock.now(), 2),
+        ids,
+    };
+    let answer = ask(&a, &c, keep).await;
+    assert!(matches!(answer, Answer::State(_)), "{answer:?}");
+    let other = Release::by_owner(&owner(), [2; 16], 1, clock.now());
+    let release = Release::by_owner(&owner(), [1; 16], 1, clock.now());
+    let members = [gone, c.net().peer_id()];
+    for (release, had) in [(&other, 0), (&release, 1), (&release, 0)] {
+        assert_eq!(tell_of_release(&a, &members, release).await, had);
+    }
+    assert!(c.store().leases().expect("reads").is_empty());
+    workers.stop(LONG).await;
+}
+
 #[tokio::test]
 async fn a_release_of_what_was_for_one_holder_alone_goes_no_further() {
     let clock = clock();

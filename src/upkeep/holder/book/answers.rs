@@ -122,10 +122,10 @@ impl Book {
             if received.is_over(now) || (passed && entries.values().any(is_here)) {
                 return Err(No::Refused(Refusal::Invalid));
             }
+            self.check_room(&entries, peer, lease)?;
             if releases::is_released(self.store.records(), &key, lease.terms().sequence)? {
                 return Err(No::Refused(Refusal::Invalid));
             }
-            self.check_room(&entries, peer, lease)?;
             let held = received;
             let entry = Entry {
                 lease: self.store.begin_lease(&info_of(&held, false))?,

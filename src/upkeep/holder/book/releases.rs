@@ -113,3 +113,43 @@ fn read(value: &[u8]) -> Option<(u64, Timestamp)> {
     let until = Timestamp(u64::from_be_bytes(*until));
     Some((u64::from_be_bytes(*sequence), until))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreOptions;
+    use ed25519_dalek::SigningKey;
+
+    #[test]
+    fn records_with_a_release_and_without_are_read_and_garbage_is_not() {
+        let owner = SigningKey::from_bytes(&[1; 32]);
+        let release = Release::by_owner(&owner, [2; 16], 5, Timestamp(3));
+        let header = [5u64.to_be_bytes(), 9u64.to_be_bytes()].concat();
+        let whole = [header.clone(), release.encode()].concat();
+        for value in [&header, &whole] {
+            assert_eq!(read(value), Some((5, Timestamp(9))));
+        }
+        assert_eq!(read(&header[..15]), None);
+        let shelf = RecordShelf::in_memory(&StoreOptions::default());
+        let cut = &whole[..whole.len() - 1];
+        for (n, value) in [&header[..], &whole, cut, b"", &[0xff; 99]]
+            .iter()
+            .enumerate()
+        {
+            let key = key_of(&([n as u8; 32], [0; 16]));
+            shelf.put(RecordTable::Released, &key, value).expect("fits");
+        }
+        let peer = libp2p::PeerId::random();
+        let due = |now| {
+            let forwards = load(&shelf, Timestamp(now)).expect("reads");
+            forwards.due(peer, false)
+        };
+        assert_eq!(due(9), [release]);
+        assert!(due(10).is_empty(), "its lease is over");
+        let key = ([1; 32], [0; 16]);
+        for (sequence, expected) in [(5, true), (6, false)] {
+            let known = is_released(&shelf, &key, sequence).expect("reads");
+            assert_eq!(known, expected);
+        }
+    }
+}
