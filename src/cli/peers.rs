@@ -22,7 +22,7 @@ With --json: {\"peers\":[{\"peer\",\"addresses\",\"agent\",\"rtt_ms\",\"connecte
 
 Standings: a member is in a ring with this node; even gave half of what it got or more; a free rider got more than 256 MiB beyond what it
 gave, which was less than an eighth, or sent wrong blocks; everybody else is a newcomer. When the node is busy the higher ones are served
-first, and a free rider still gets one turn in eight; when what is lent is nearly used up, nothing more is stored for free riders.")]
+first, and a free rider still gets one turn in eight; when it is nearly full, nothing more is stored for free riders.")]
 pub(super) struct Args {
     /// What this node and each peer have done for each other; peers that are not connected, too.
     #[arg(long)]

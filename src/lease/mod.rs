@@ -38,7 +38,9 @@ pub const MAX_BLOCKS: u64 = 4_000_000;
 pub const MAX_COPIES: u32 = 32;
 /// Longest time that one lease may ask for, in milliseconds. Renewed leases last as long as they are renewed.
 pub const MAX_TERM_MS: u64 = 400 * DAY_MS;
-/// How far the clocks of a machine and a holder may differ, in milliseconds.
+/// How far the clocks of a machine and a holder may differ, in milliseconds. Terms are counted by the holder's clock, but this bound is not to be
+/// done without: who could make leases of any time in the future could give them sequences above all that the owner will ever sign, and a lease that
+/// is kept for a term from whenever it comes could be brought again for ever.
 pub const MAX_SKEW_MS: u64 = DAY_MS;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;

@@ -268,6 +268,7 @@ fn rooms(
         limits: &config.limits,
         clock: config.clock.clone(),
     });
+    let standings = services.blocks.clone();
     let exchange = exchange::Behaviour::new(
         protocol(&config.network, names::exchange)?,
         services.blocks,
@@ -282,7 +283,8 @@ fn rooms(
         tally,
     )
     .map_err(Error::Thread)?;
-    let (replica, inbox) = replica::Behaviour::new(protocol(&config.network, names::replica)?);
+    let (replica, inbox) =
+        replica::Behaviour::new(protocol(&config.network, names::replica)?, standings);
     let rings = rings::Behaviour::new(local, protocol(&config.network, names::ring)?, roll);
     let rooms = Rooms {
         peers,

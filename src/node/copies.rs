@@ -9,10 +9,12 @@ use libp2p::PeerId;
 use super::api::*;
 use super::{Inner, Node, blocking, keeper};
 use crate::backup::owner::{Membership, Vault};
+use crate::head::head_id;
 use crate::id::BlockId;
 use crate::lease::{Keeper, Lease, Name, Release, Terms};
 use crate::net::Net;
 use crate::time::Timestamp;
+use crate::upkeep::heads::OwnHead;
 use crate::upkeep::holder::Candidates;
 use crate::upkeep::replicate::{Copies, Error, Limits, Signer};
 
@@ -45,6 +47,15 @@ pub(super) fn open(data_dir: &Path) -> Result<Arc<Copies>, CallError> {
         list => list?,
     };
     Ok(Arc::new(list))
+}
+
+/// The head of this machine's own owner, as its file says it at each time.
+pub(super) fn own_head(data_dir: &Path) -> OwnHead {
+    let dir = data_dir.to_owned();
+    Arc::new(move || {
+        let vault = Vault::open(&dir).ok()??;
+        Some(head_id(vault.owner().as_bytes()))
+    })
 }
 
 /// Who may keep copies for this node, and ask it to keep theirs: the members of its rings. Nobody without a ring: a stranger must not fill

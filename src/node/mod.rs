@@ -202,7 +202,13 @@ impl Node {
             upkeep::announce::run(parts.0, policy, c, s)
         });
         workers.spawn("heal", |c, s| upkeep::heal::run(parts.1, c, s));
-        workers.spawn("heads", |c, s| upkeep::heads::run(parts.2, now, c, s));
+        let heads = upkeep::heads::Setup {
+            depot: parts.2,
+            clock: now,
+            lent_bytes: config.lent_bytes(),
+            own: copies::own_head(&options.data_dir),
+        };
+        workers.spawn("heads", |c, s| upkeep::heads::run(heads, c, s));
         let job = upkeep::rings::Job {
             depot: depot.clone(),
             file: rings_file.clone(),

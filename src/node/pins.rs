@@ -14,7 +14,7 @@ use crate::head::head_id;
 use crate::id::BlockId;
 use crate::monitor::{Monitor, Progress};
 use crate::store::{Keep, PinId, PinInfo, Store};
-use crate::upkeep::heads::is_head_pin;
+use crate::upkeep::heads::{is_head_pin, keep_for_ours};
 
 /// Blocks of one bundle that are fetched at once.
 const FETCH_AT_ONCE: usize = 32;
@@ -183,6 +183,15 @@ impl Node {
             Ok(Ok(None)) | Err(_) => Ok(false),
             Ok(Err(error)) => Err(error),
         };
+        // It may be kept for its owner's leases already, and is to stay when those end.
+        let (store, now) = (self.store(), self.now());
+        let said = blocking(move || Ok(keep_for_ours(&*store, id, now)?)).await;
+        if let Err(error) = said {
+            let message = error.message;
+            monitor.warning(&format!(
+                "the head of the snapshot's owner may go when its leases end: {message}"
+            ));
+        }
         match kept {
             Ok(true) => {}
             Ok(false) => monitor.warning(

@@ -19,6 +19,7 @@ use crate::lease::{Extent, Release};
 use crate::net::replica::{Answer, Refusal, Request};
 use crate::ring::Ring;
 use crate::time::Timestamp;
+use crate::upkeep::holder::tell_of_release;
 use crate::upkeep::replicate::{Limits, Signer};
 
 /// Members that are asked at the same time.
@@ -155,6 +156,10 @@ impl Node {
                 self.forget_copies(one.root, vec![peer]).await
             }
             Said::Unreachable => {
+                // While it was there it may have passed the lease on.
+                let mut others = self.net().rings().online_members();
+                others.retain(|other| *other != peer);
+                tell_of_release(self.depot(), &others, &one.release).await;
                 reply.unreachable.push(peer.to_string());
                 Ok(())
             }

@@ -322,6 +322,10 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn is_durable(&self) -> bool {
+        true
+    }
+
     fn get(&self, id: BlockId) -> Result<Option<Block>, Error> {
         let state = self.state();
         let entry = state.blocks.get(&id);

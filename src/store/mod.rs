@@ -52,11 +52,17 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
     /// [`Error::NoSuchPin`]; [`Error::Backend`]. Some of the blocks may then be kept and others not.
     fn put(&self, blocks: &[Block], keep: Keep) -> Result<PutStats, Error>;
 
-    /// Returns once everything put before is on durable storage. Callers at the same time share one flush.
+    /// Returns once everything put before is on durable storage. Callers at the same time share one flush; when nothing was written since the last
+    /// one, there is none.
     ///
     /// # Errors
     /// [`Error::DiskFull`], [`Error::Backend`].
     fn flush(&self) -> Result<(), Error>;
+
+    /// Whether all that a reader sees is on durable storage. A look into memory; it may say no where a flush would find nothing to do.
+    fn is_durable(&self) -> bool {
+        false
+    }
 
     /// The block that `id` names, if it is here. Its bytes passed the store's checksum; they are not hashed again.
     ///

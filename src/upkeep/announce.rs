@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::heads::{MAX_PINNED_LOGS, is_head_pin};
+use super::heads::{MAX_PINNED_LOGS, is_head_pin, leased_logs};
 use crate::config::AnnouncePolicy;
 use crate::depot::{Depot, PendingBlocks};
 use crate::id::BlockId;
@@ -95,9 +95,16 @@ async fn announce(
             }
         }
         (AnnouncePolicy::Roots, _) => {
-            let store = depot.store().clone();
-            let roots = tokio::task::spawn_blocking(move || roots(store.as_ref())).await;
-            let roots = match roots {
+            let (store, is_leaving) = (depot.store().clone(), depot.is_leaving());
+            let roots = tokio::task::spawn_blocking(move || -> Result<_, store::Error> {
+                let mut roots = roots(store.as_ref())?;
+                if !is_leaving {
+                    // Logs of those whose backups are kept here.
+                    roots.extend(leased_logs(store.as_ref())?);
+                }
+                Ok(roots)
+            });
+            let roots = match roots.await {
                 Ok(Ok(roots)) => roots,
                 _ => Vec::new(),
             };

@@ -4,12 +4,18 @@
 //! For each kept head there is one pin, named after it, of the log blocks. When the logs change, a new pin is made before the old
 //! one is removed. As long as one of the logs can't be had, the logs of before stay pinned besides.
 //!
+//! A head that is kept because its owner's backups are leased here has a lease of its own in the pin's place (`hold`): its logs count within what is lent,
+//! and are fetched only while there is room. It is let go some time after the owner's last lease has ended here (`policy`).
+//!
 //! The pin outlives the list of kept heads should that be damaged: a pin without its head brings the head back. Hence a head that is
 //! released loses its pin without any network. Released while the node is about to stop, it may come back; release it again.
 //!
-//! Deliberately absent: which heads to keep; and what the logs say, which this node can't read.
+//! Deliberately absent: which other heads to keep; and what the logs say, which this node can't read.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+mod hold;
+mod policy;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,13 +23,20 @@ use futures::StreamExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::hold::{HeadHold, Hold, Reason};
+use self::policy::{Action, Facts, Leased, Owed};
 use crate::block::{BlockSource, GetError};
 use crate::depot::Depot;
-use crate::head::{HeadRecord, MAX_ENTRIES};
+use crate::head::{HeadRecord, MAX_ENTRIES, head_id};
 use crate::id::BlockId;
-use crate::store::{self, Keep, PinId, PinInfo, Store};
+use crate::lease::Held;
+use crate::store::{self, PinInfo, Store};
 use crate::task::WorkerState;
-use crate::time::Clock;
+use crate::time::{Clock, Timestamp};
+
+pub use hold::{is_head_lease, keep_for_ours};
+pub(in crate::upkeep) use hold::{keep_for_leases, leased_logs};
+pub use policy::GRACE;
 
 /// How often every head is looked after.
 pub const EVERY: Duration = Duration::from_secs(3600);
@@ -57,9 +70,32 @@ pub enum Error {
         /// One of them.
         first: BlockId,
     },
+    /// The logs of an owner whose backups are leased here don't fit into what is lent.
+    #[error("there is no room among what is lent for {missing} logs, such as {first}")]
+    Full {
+        /// How many.
+        missing: usize,
+        /// One of them.
+        first: BlockId,
+    },
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
+}
+
+/// Tells the head of this machine's own owner, if there is one. May read a file.
+pub type OwnHead = Arc<dyn Fn() -> Option<BlockId> + Send + Sync>;
+
+/// What the job works with.
+pub struct Setup {
+    /// Store and network.
+    pub depot: Depot,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Most bytes of blocks that only leases keep, those of owners among them.
+    pub lent_bytes: u64,
+    /// The head of this machine's own owner.
+    pub own: OwnHead,
 }
 
 /// Name of the pin of a head's logs.
@@ -73,16 +109,12 @@ pub fn is_head_pin(info: &PinInfo) -> bool {
 }
 
 /// Runs until cancelled: once for each head at the start, when it is kept and when it names other logs, and every [`EVERY`].
-pub async fn run(
-    depot: Depot,
-    clock: Arc<dyn Clock>,
-    cancel: CancellationToken,
-    state: Arc<WorkerState>,
-) {
+pub async fn run(setup: Setup, cancel: CancellationToken, state: Arc<WorkerState>) {
+    let depot = &setup.depot;
     let work = async {
         let keeper = Keeper {
-            depot: &depot,
-            clock: clock.as_ref(),
+            setup: &setup,
+            depot,
             patience: PATIENCE,
         };
         let mut changes = depot.net().heads().watch_kept();
@@ -96,14 +128,21 @@ pub async fn run(
             changes.mark_unchanged();
             let again = match keeper.round(&mut seen, &state).await {
                 Ok(Round::Done) => next,
-                Ok(Round::Lonely) => Instant::now() + LONELY,
+                Ok(Round::Lonely) => Instant::now(),
                 Err(error) => {
                     state.fail(error.to_string());
                     next
                 }
             };
+            let wait = async {
+                tokio::time::sleep_until(again).await;
+                // Another round would find nothing to do.
+                while depot.net().peers().connected().is_empty() && Instant::now() < next {
+                    tokio::time::sleep(LONELY).await;
+                }
+            };
             tokio::select! {
-                () = tokio::time::sleep_until(again) => {}
+                () = wait => {}
                 // The sender lives as long as the depot's net.
                 _ = changes.changed() => {}
             }
@@ -116,8 +155,8 @@ pub async fn run(
 }
 
 struct Keeper<'a> {
+    setup: &'a Setup,
     depot: &'a Depot,
-    clock: &'a dyn Clock,
     patience: Duration,
 }
 
@@ -125,7 +164,11 @@ struct Keeper<'a> {
 #[derive(Default)]
 struct Seen {
     /// Heads that were kept in this run.
-    kept: HashSet<BlockId>,
+    kept: BTreeSet<BlockId>,
+    /// Heads that were kept because of leases in this run.
+    leased: BTreeSet<BlockId>,
+    /// Heads that are over by the clock, and since when that is seen.
+    over: BTreeMap<BlockId, Instant>,
     /// Heads that were looked after in this hour, and the logs that they named then.
     done: HashMap<BlockId, BTreeSet<BlockId>>,
 }
@@ -137,43 +180,38 @@ enum Round {
     Lonely,
 }
 
-/// A pin of a head's logs.
-struct HeadPin {
-    pin: PinId,
+/// A head, and why it is looked after.
+#[derive(Clone, Copy)]
+struct Charge {
     head: BlockId,
-    logs: Vec<BlockId>,
+    is_kept: bool,
+    reason: Reason,
 }
 
 impl Keeper<'_> {
     /// Looks after every kept head, unless it was looked after in this hour.
     async fn round(&self, seen: &mut Seen, state: &WorkerState) -> Result<Round, Error> {
-        let kept: BTreeSet<BlockId> = self.depot.net().heads().kept().await?.into_iter().collect();
-        let mut ids = kept.clone();
-        for pin in self.pins().await? {
-            if kept.contains(&pin.head) {
-                continue;
-            }
-            if seen.kept.contains(&pin.head) {
-                // It has been released.
-                self.on_store(move |store| store.remove_pin(pin.pin))
-                    .await?;
-            } else {
-                ids.insert(pin.head);
-            }
-        }
-        seen.kept = kept.iter().copied().collect();
-        let mut due = BTreeSet::new();
-        for id in ids {
+        let charges = self.charges(seen).await?;
+        let mut due = Vec::new();
+        for charge in &charges {
+            let id = charge.head;
             // One that names other logs by now is looked after again at once: without its log, the newest head is worth nothing.
             let is_due = match seen.done.get(&id) {
                 None => true,
-                Some(logs) => kept.contains(&id) && self.logs(id).await? != *logs,
+                Some(logs) => charge.is_kept && self.logs(id).await? != *logs,
             };
             if is_due {
-                due.insert(id);
+                due.push(*charge);
             }
         }
-        state.set(format!("looking after {} heads", kept.len()));
+        let of_leases = charges.iter().filter(|one| one.reason != Reason::Ours);
+        state.set(match of_leases.count() {
+            0 => format!("looking after {} heads", charges.len()),
+            leased => format!(
+                "looking after {} heads, {leased} of them for leases",
+                charges.len()
+            ),
+        });
         if due.is_empty() {
             return Ok(Round::Done);
         }
@@ -181,9 +219,8 @@ impl Keeper<'_> {
             state.set("waiting for a first peer");
             return Ok(Round::Lonely);
         }
-        let kept = &kept;
         let mut looked = futures::stream::iter(due)
-            .map(|id| async move { (id, self.look_after(id, kept.contains(&id)).await) })
+            .map(|charge| async move { (charge.head, self.look_after(charge).await) })
             .buffer_unordered(HEADS_AT_ONCE);
         let mut failed = None;
         while let Some((id, result)) = looked.next().await {
@@ -196,6 +233,123 @@ impl Keeper<'_> {
         failed.map_or(Ok(Round::Done), Err)
     }
 
+    /// Which heads are to be looked after, and why. What is not to be kept any more is let go.
+    async fn charges(&self, seen: &mut Seen) -> Result<Vec<Charge>, Error> {
+        let mut facts = self.facts(seen).await?;
+        let now = self.setup.clock.now();
+        for action in policy::choose(now, &facts) {
+            self.act(action, &mut facts).await?;
+        }
+        let is_known = |head: &BlockId| facts.kept.contains(head);
+        let released = facts.pinned.iter().filter(|head| !is_known(head));
+        let released = released.filter(|head| facts.were_kept.contains(head));
+        let released: BTreeSet<BlockId> = released.copied().collect();
+        for hold in self.holds().await? {
+            if hold.reason == Reason::Ours && released.contains(&hold.head) {
+                self.remove(hold.hold).await?;
+            }
+        }
+        facts.pinned.retain(|head| !released.contains(head));
+        let is_leased = |head: &BlockId| !facts.is_ours(head) && facts.leased.contains_key(head);
+        seen.leased = facts.leased.keys().copied().filter(is_leased).collect();
+        seen.kept = facts.kept.clone();
+        let mut all: BTreeSet<BlockId> = facts.kept.union(&facts.pinned).copied().collect();
+        // What is over and not kept any more needs no looking for.
+        let is_over = |leased: &Leased| leased.over_for.is_some();
+        let leased = facts.leased.iter().filter(|(_, leased)| !is_over(leased));
+        all.extend(leased.map(|(head, _)| *head));
+        let charges = all.into_iter().map(|head| {
+            let leased = facts.leased.get(&head).filter(|_| is_leased(&head));
+            Charge {
+                head,
+                is_kept: facts.kept.contains(&head),
+                reason: leased.map_or(Reason::Ours, |leased| Reason::Leases(leased.until)),
+            }
+        });
+        Ok(charges.collect())
+    }
+
+    async fn facts(&self, seen: &mut Seen) -> Result<Facts, Error> {
+        let kept = self.depot.net().heads().kept().await?;
+        let own = self.setup.own.clone();
+        let own = tokio::task::spawn_blocking(move || own()).await;
+        let mut facts = Facts {
+            kept: kept.into_iter().collect(),
+            own: own.map_err(|_| Error::Stopping)?,
+            owed: self.on_store(owed).await?,
+            were_kept: seen.kept.clone(),
+            were_leased: seen.leased.clone(),
+            ..Facts::default()
+        };
+        let (now, uptime) = (self.setup.clock.now(), Instant::now());
+        let before = std::mem::take(&mut seen.over);
+        for hold in self.holds().await? {
+            let Reason::Leases(until) = hold.reason else {
+                facts.pinned.insert(hold.head);
+                continue;
+            };
+            let over_for = (until <= now).then(|| {
+                let since = before.get(&hold.head).copied().unwrap_or(uptime);
+                seen.over.insert(hold.head, since);
+                uptime.saturating_duration_since(since)
+            });
+            let leased = Leased {
+                until,
+                made: hold.made,
+                over_for,
+            };
+            // Of two, which a crash leaves behind, the one that lasts longer.
+            let known = facts.leased.entry(hold.head).or_insert(leased);
+            if known.until < until {
+                *known = leased;
+            }
+        }
+        Ok(facts)
+    }
+
+    async fn act(&self, action: Action, facts: &mut Facts) -> Result<(), Error> {
+        let now = self.setup.clock.now();
+        let leased = |until| Leased {
+            until,
+            made: now,
+            over_for: None,
+        };
+        match action {
+            Action::Keep(head, until) => {
+                let said =
+                    self.on_store(move |store| hold::keep_for_leases(store, head, until, now));
+                if said.await? {
+                    facts.leased.insert(head, leased(until));
+                }
+            }
+            Action::Change(head, until) => {
+                for hold in self.holds_of(head).await? {
+                    let Hold::Lease(_) = hold.hold else { continue };
+                    let size = (hold.logs.len() as u64, hold.bytes);
+                    self.on_store(move |store| {
+                        let reason = Reason::Leases(until);
+                        hold.hold.finish(store, head, reason, size, now)
+                    })
+                    .await?;
+                }
+                facts.leased.insert(head, leased(until));
+            }
+            Action::LetGo(head) => {
+                tracing::info!(%head, "a head is kept no more: its owner has no leases here");
+                // First the head: with its lease it would come back, without it would stay.
+                self.depot.net().heads().release(head).await?;
+                for hold in self.holds_of(head).await? {
+                    if let Hold::Lease(_) = hold.hold {
+                        self.remove(hold.hold).await?;
+                    }
+                }
+                facts.kept.remove(&head);
+                facts.leased.remove(&head);
+            }
+        }
+        Ok(())
+    }
+
     /// The logs that a head names as it is known here.
     async fn logs(&self, id: BlockId) -> Result<BTreeSet<BlockId>, Error> {
         let record = self.depot.net().heads().local(id).await?;
@@ -203,95 +357,113 @@ impl Keeper<'_> {
         Ok(entries.map(|entry| entry.log_id()).collect())
     }
 
-    async fn look_after(&self, id: BlockId, kept: bool) -> Result<(), Error> {
-        let heads = self.depot.net().heads();
+    async fn look_after(&self, charge: Charge) -> Result<(), Error> {
+        let (id, heads) = (charge.head, self.depot.net().heads());
         // What is found is merged into what is kept, there and then.
         let Some(record) = heads.find(id).await? else {
             return Ok(());
         };
-        if !kept {
-            // Only its pin is left, from a list of kept heads that was lost.
+        if !charge.is_kept {
+            // It was not found before, or only its pin is left, from a list of kept heads that was lost.
             heads.keep(record.clone()).await?;
         }
         // Neither is a reason to wait with the other, or to leave it.
-        let (pinned, report) =
-            futures::join!(self.pin_logs(id, &record), heads.publish(record.clone()));
+        let (held, report) = futures::join!(
+            self.hold_logs(id, &record, charge.reason),
+            heads.publish(record.clone())
+        );
         tracing::debug!(head = %id, ?report, "a head was published again");
         report?;
-        pinned
+        held
     }
 
-    /// Brings the pin of a head's logs in line with its record.
-    async fn pin_logs(&self, id: BlockId, record: &HeadRecord) -> Result<(), Error> {
+    /// Brings what holds a head's logs in line with its record.
+    async fn hold_logs(
+        &self,
+        id: BlockId,
+        record: &HeadRecord,
+        reason: Reason,
+    ) -> Result<(), Error> {
         let logs = record.entries().iter().map(|entry| entry.log_id());
         let logs: BTreeSet<BlockId> = logs.collect();
-        let mut old = self.pins().await?;
-        old.retain(|pin| pin.head == id);
-        let before: BTreeSet<BlockId> = old.iter().flat_map(|pin| pin.logs.clone()).collect();
-        if old.len() == 1 && before == logs {
+        let old = self.holds_of(id).await?;
+        let before: BTreeSet<BlockId> = old.iter().flat_map(|hold| hold.logs.clone()).collect();
+        let is_same = old.len() == 1 && old.iter().all(|hold| hold.is_for(reason));
+        if is_same && before == logs {
             return Ok(());
         }
-        let name = pin_name(&id);
-        let pin = self.on_store(move |store| store.begin_pin(&name)).await?;
-        match self.fill(pin, id, &logs, &before, old.len()).await {
+        let now = self.setup.clock.now();
+        let begun = self.on_store(move |store| Hold::begin(store, id, reason, now));
+        let hold = begun.await?;
+        let fill = Fill {
+            id,
+            hold,
+            reason,
+            logs: &logs,
+            before: &before,
+            may_stay: is_same || old.is_empty(),
+        };
+        match self.fill(fill).await {
             Ok(Filled { replaces, result }) => {
                 for old in old.into_iter().filter(|_| replaces) {
-                    self.on_store(move |store| store.remove_pin(old.pin))
-                        .await?;
+                    self.remove(old.hold).await?;
                 }
                 result
             }
             Err(error) => {
                 // What came stays, cached.
-                self.on_store(move |store| store.remove_pin(pin)).await?;
+                self.remove(hold).await?;
                 Err(error)
             }
         }
     }
 
-    /// Fetches the logs into a new pin and finishes it, unless it would keep no more than the old one.
-    async fn fill(
-        &self,
-        pin: PinId,
-        id: BlockId,
-        logs: &BTreeSet<BlockId>,
-        before: &BTreeSet<BlockId>,
-        old_pins: usize,
-    ) -> Result<Filled, Error> {
-        let session = self.depot.session(self.patience, Keep::Pinned(pin));
+    /// Fetches the logs for what is to hold them and makes that last, unless it would keep no more than the old one.
+    async fn fill(&self, fill: Fill<'_>) -> Result<Filled, Error> {
+        let Fill {
+            id,
+            hold,
+            reason,
+            logs,
+            before,
+            may_stay,
+        } = fill;
+        let session = self.depot.session(self.patience, hold.keep());
         let mut fetched = futures::stream::iter(logs.clone())
             .map(|log| {
                 let session = session.clone();
                 async move { (log, session.get(log).await) }
             })
             .buffer_unordered(LOGS_AT_ONCE);
-        let (mut here, mut bytes) = (BTreeSet::new(), 0);
+        let (mut here, mut bytes, mut no_room) = (BTreeSet::new(), 0, false);
         while let Some((log, block)) = fetched.next().await {
             match block {
                 Ok(block) => {
+                    let size = block.bytes().len() as u64;
+                    if !self.fits(hold, log, size).await? {
+                        no_room = true;
+                        continue;
+                    }
                     // What was here before came without the pin.
-                    let gone = self
-                        .on_store(move |store| store.add_refs(pin, &[log]))
-                        .await?;
+                    let gone = self.on_store(move |store| hold.add(store, &[log])).await?;
                     if gone.is_empty() {
                         here.insert(log);
-                        bytes += block.bytes().len() as u64;
+                        bytes += size;
                     }
                 }
                 Err(GetError::Stopping) => return Err(Error::Stopping),
                 Err(error) => tracing::debug!(head = %id, %log, %error, "a log is not to be had"),
             }
         }
-        let result = match logs.difference(&here).next() {
+        let missing = logs.len() - here.len();
+        let result = match logs.difference(&here).next().copied() {
             None => Ok(()),
-            Some(first) => Err(Error::Missing {
-                missing: logs.len() - here.len(),
-                first: *first,
-            }),
+            Some(first) if no_room => Err(Error::Full { missing, first }),
+            Some(first) => Err(Error::Missing { missing, first }),
         };
         if result.is_err() {
-            if here.is_subset(before) && old_pins <= 1 {
-                self.on_store(move |store| store.remove_pin(pin)).await?;
+            if here.is_subset(before) && may_stay {
+                self.remove(hold).await?;
                 return Ok(Filled {
                     replaces: false,
                     result,
@@ -300,19 +472,11 @@ impl Keeper<'_> {
             // Bounded, so that an owner whose logs are never to be had does not fill the disk.
             let stay: Vec<_> = before.iter().copied().take(MAX_ENTRIES).collect();
             here.extend(&stay);
-            self.on_store(move |store| store.add_refs(pin, &stay))
-                .await?;
+            self.on_store(move |store| hold.add(store, &stay)).await?;
         }
-        let info = PinInfo {
-            root: id,
-            link: None,
-            name: pin_name(&id),
-            bytes,
-            files: 0,
-            blocks: here.len() as u64,
-            created: self.clock.now(),
-        };
-        self.on_store(move |store| store.finish_pin(pin, &info))
+        let size = (here.len() as u64, bytes);
+        let now = self.setup.clock.now();
+        self.on_store(move |store| hold.finish(store, id, reason, size, now))
             .await?;
         Ok(Filled {
             replaces: true,
@@ -320,21 +484,34 @@ impl Keeper<'_> {
         })
     }
 
-    /// The pins of heads.
-    async fn pins(&self) -> Result<Vec<HeadPin>, Error> {
-        self.on_store(|store| {
-            let pins = store.pins()?.into_iter();
-            pins.filter(|(_, info)| is_head_pin(info))
-                .map(|(pin, info)| {
-                    Ok(HeadPin {
-                        pin,
-                        head: info.root,
-                        logs: store.pin_blocks(pin, None, MAX_PINNED_LOGS)?,
-                    })
-                })
-                .collect()
+    /// Whether a log may be kept: what is lent is a limit for logs as for all that leases keep.
+    async fn fits(&self, hold: Hold, log: BlockId, bytes: u64) -> Result<bool, Error> {
+        if let Hold::Pin(_) = hold {
+            return Ok(true);
+        }
+        let lent = self.setup.lent_bytes;
+        self.on_store(move |store| {
+            let stat = store.stat(log)?;
+            let costs_nothing = stat.is_some_and(|stat| stat.pins + stat.leases > 0);
+            Ok(costs_nothing || store.usage().leased_bytes.saturating_add(bytes) <= lent)
         })
         .await
+    }
+
+    /// What holds logs of heads.
+    async fn holds(&self) -> Result<Vec<HeadHold>, Error> {
+        self.on_store(hold::holds).await
+    }
+
+    /// What holds logs of one head.
+    async fn holds_of(&self, head: BlockId) -> Result<Vec<HeadHold>, Error> {
+        let mut holds = self.holds().await?;
+        holds.retain(|hold| hold.head == head);
+        Ok(holds)
+    }
+
+    async fn remove(&self, hold: Hold) -> Result<(), Error> {
+        self.on_store(move |store| hold.remove(store)).await
     }
 
     async fn on_store<T: Send + 'static>(
@@ -347,9 +524,42 @@ impl Keeper<'_> {
     }
 }
 
-/// What filling a pin came to.
+/// The heads of owners who have leases here, and how long those last.
+fn owed(store: &dyn Store) -> Result<BTreeMap<BlockId, Owed>, store::Error> {
+    let mut of_owner: HashMap<[u8; 32], Owed> = HashMap::new();
+    for (_, info) in store.leases()? {
+        // What can't be read says nothing of an owner.
+        let Ok(held) = Held::decode(&info.terms) else {
+            continue;
+        };
+        let owed = of_owner.entry(*held.lease().owner()).or_insert(Owed {
+            until: Timestamp(0),
+            is_whole: false,
+        });
+        owed.until = owed.until.max(info.until);
+        owed.is_whole |= info.complete;
+    }
+    let of_owner = of_owner.into_iter();
+    Ok(of_owner
+        .map(|(owner, owed)| (head_id(&owner), owed))
+        .collect())
+}
+
+/// What is to be filled.
+struct Fill<'a> {
+    id: BlockId,
+    hold: Hold,
+    reason: Reason,
+    logs: &'a BTreeSet<BlockId>,
+    /// The logs that are held already.
+    before: &'a BTreeSet<BlockId>,
+    /// Whether it may stay as it is: nothing holds them, or one of the same kind.
+    may_stay: bool,
+}
+
+/// What filling came to.
 struct Filled {
-    /// Whether the pin was finished and the old ones are of no more use.
+    /// Whether the new one was finished and the old ones are of no more use.
     replaces: bool,
     result: Result<(), Error>,
 }

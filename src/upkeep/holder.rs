@@ -2,12 +2,16 @@
 //! way and are handed to a [`Taker`].
 //!
 //! Times are counted by this node's clock from the moment that a lease came. A lease whose blocks have not all come stays across restarts, and
-//! its fetching goes on. Who keeps a backup keeps its owner's head, too.
+//! its fetching goes on. Who keeps a backup keeps its owner's head, too, within what is lent and as long as there are leases.
 //!
 //! Invariant: "durable" is said only after every block of the list was seen here and the store was flushed. What is kept for others takes at most
 //! [`Lend::bytes`], and only peers that [`Candidates`] names are heard, but for offers.
 //!
-//! While the owner's machine is gone, the holders of a backup keep up the number of its copies among themselves (`circle`, `pass`).
+//! While the owner's machine is gone, the holders of a backup keep up the number of its copies among themselves (`circle`, `pass`). A release goes the
+//! same way as the leases did.
+//!
+//! Once little is left, of what is lent or of the room for copies, peers that only take get no new lease kept and no offer taken. What was promised
+//! to them before stays, and is renewed.
 //!
 //! Deliberately absent: the choice of what is worth keeping; who may ask is decided elsewhere.
 
@@ -37,6 +41,8 @@ use crate::net::replica::{Answer, Inbox, Incoming, Refusal, Request};
 use crate::store::{self, Keep, LeaseId, Store};
 use crate::task::WorkerState;
 use crate::time::Clock;
+
+pub use pass::tell_of_release;
 
 /// How often leases are looked through for those that are over, and unfinished ones are tried again.
 const EVERY: Duration = Duration::from_secs(60);
@@ -346,7 +352,7 @@ struct Progress {
 /// Fetches what a lease lacks, for at most a turn.
 async fn pull(
     depot: &Depot,
-    book: &Book,
+    book: &Arc<Book>,
     job: Job,
     mut progress: Progress,
 ) -> Result<Pulled, store::Error> {
@@ -425,7 +431,7 @@ async fn pull(
     if progress.missing > 0 {
         return Ok(Pulled::Missing(progress.missing));
     }
-    keep_head(depot, &job.owner).await;
+    keep_head(depot, book, &job.owner).await;
     Ok(Pulled::All)
 }
 
@@ -478,25 +484,41 @@ async fn on_worker<T: Send + 'static>(
 }
 
 /// Keeps the head of a lease's owner: how the owner finds the backup again. The job for heads does the rest, also when it is not found now.
-async fn keep_head(depot: &Depot, owner: &[u8; 32]) {
+async fn keep_head(depot: &Depot, book: &Arc<Book>, owner: &[u8; 32]) {
     let heads = depot.net().heads();
     let id = head_id(owner);
+    // What is kept already stays for the reason that it is kept for.
+    if heads.kept().await.is_ok_and(|kept| kept.contains(&id)) {
+        return;
+    }
     let kept = tokio::time::timeout(HEAD_PATIENCE, async {
-        match heads.find(id).await {
-            Ok(Some(head)) => heads.keep(head).await.map(|_| true),
-            Ok(None) => Ok(false),
-            Err(error) => Err(error),
+        let Some(head) = heads.find(id).await? else {
+            return Ok(false);
+        };
+        let book = book.clone();
+        // First why it is kept: else it would be kept for ever.
+        if !matches!(on_worker(move || book.keep_head(id)).await, Ok(Some(true))) {
+            return Ok(false);
         }
+        heads.keep(head).await.map(|_| true)
     });
     match kept.await {
         Ok(Ok(true)) => {}
-        other => tracing::info!(head = %id, ?other, "the head of a lease's owner is not kept"),
+        other => tracing::info!(head = %id, ?other, "the head of a lease's owner is not kept yet"),
     }
 }
 
 #[cfg(test)]
 #[path = "holder/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "holder/pass_tests.rs"]
+mod pass_tests;
+
+#[cfg(test)]
+#[path = "holder/fair_tests.rs"]
+mod fair_tests;
 
 #[cfg(test)]
 #[path = "holder/hostile_tests.rs"]

@@ -12,30 +12,30 @@ use super::Standing;
 
 /// Bounds of an [`Admission`].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
+pub(in crate::net) struct Bounds {
     /// Bytes reserved in all.
-    pub(super) bytes: usize,
+    pub(in crate::net) bytes: usize,
     /// Bytes reserved for one peer.
-    pub(super) bytes_per_peer: usize,
+    pub(in crate::net) bytes_per_peer: usize,
     /// Requests started and not yet finished.
-    pub(super) started: usize,
+    pub(in crate::net) started: usize,
     /// Requests that wait, in all.
-    pub(super) waiting: usize,
+    pub(in crate::net) waiting: usize,
     /// Requests of one peer that wait.
-    pub(super) waiting_per_peer: usize,
+    pub(in crate::net) waiting_per_peer: usize,
 }
 
 /// A started request's reservation. Give it back with [`Admission::finish`].
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
-pub(super) struct Reservation {
-    pub(super) peer: PeerId,
+pub(in crate::net) struct Reservation {
+    pub(in crate::net) peer: PeerId,
     bytes: usize,
 }
 
 impl Reservation {
     /// What is reserved.
-    pub(super) const fn bytes(&self) -> usize {
+    pub(in crate::net) const fn bytes(&self) -> usize {
         self.bytes
     }
 }
@@ -62,7 +62,7 @@ const WHEEL: [Option<Standing>; 8] = [
 
 /// What has become of a request that was offered.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Offered<T> {
+pub(in crate::net) enum Offered<T> {
     /// It waits.
     Queued,
     /// It waits, in the place of another one, which must be told that we are busy.
@@ -85,7 +85,7 @@ struct Queue<T> {
 }
 
 /// Requests of type `T` that wait for their turn, and what is reserved.
-pub(super) struct Admission<T> {
+pub(in crate::net) struct Admission<T> {
     bounds: Bounds,
     reserved: HashMap<PeerId, usize>,
     reserved_bytes: usize,
@@ -110,7 +110,7 @@ enum Next<T> {
 }
 
 impl<T> Admission<T> {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    pub(in crate::net) fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
             reserved: HashMap::new(),
@@ -126,7 +126,7 @@ impl<T> Admission<T> {
 
     /// Lines up a request whose answer may take so many bytes. When the queue is full, it takes the place of the one that has waited longest
     /// among those of the lowest class, if that is lower than its own.
-    pub(super) fn offer(
+    pub(in crate::net) fn offer(
         &mut self,
         peer: PeerId,
         standing: Standing,
@@ -189,7 +189,7 @@ impl<T> Admission<T> {
     }
 
     /// The next request that may be started, if any; one whose answer takes at most so many bytes.
-    pub(super) fn start(&mut self, most_bytes: usize) -> Option<(Reservation, T)> {
+    pub(in crate::net) fn start(&mut self, most_bytes: usize) -> Option<(Reservation, T)> {
         if self.started >= self.bounds.started {
             return None;
         }
@@ -253,25 +253,25 @@ impl<T> Admission<T> {
     }
 
     /// The answer is known and takes only so many bytes.
-    pub(super) fn shrink(&mut self, reservation: &mut Reservation, bytes: usize) {
+    pub(in crate::net) fn shrink(&mut self, reservation: &mut Reservation, bytes: usize) {
         let freed = reservation.bytes.saturating_sub(bytes);
         reservation.bytes -= freed;
         self.give_back(reservation.peer, freed);
     }
 
     /// The answer is sent, or will never be.
-    pub(super) fn finish(&mut self, reservation: Reservation) {
+    pub(in crate::net) fn finish(&mut self, reservation: Reservation) {
         self.started -= 1;
         self.give_back(reservation.peer, reservation.bytes);
     }
 
     /// Whether nothing of a peer waits or is started.
-    pub(super) fn is_quiet(&self, peer: PeerId) -> bool {
+    pub(in crate::net) fn is_quiet(&self, peer: PeerId) -> bool {
         !self.queues.contains_key(&peer) && !self.reserved.contains_key(&peer)
     }
 
     /// Forgets what waits for a peer that is gone.
-    pub(super) fn forget(&mut self, peer: PeerId) {
+    pub(in crate::net) fn forget(&mut self, peer: PeerId) {
         if let Some(queue) = self.queues.remove(&peer) {
             self.waiting -= queue.requests.len();
             self.turns[queue.standing as usize].retain(|other| *other != peer);

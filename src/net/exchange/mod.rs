@@ -31,6 +31,7 @@ use super::pace::Meter;
 use super::switchboard::Mailbox;
 use crate::id::BlockId;
 
+pub(super) use admission::{Admission, Bounds, Offered, Reservation};
 pub(super) use behaviour::{Behaviour, Event};
 pub(super) use client::Ask;
 pub(super) use permits::{Permit, Permits};

@@ -1,7 +1,11 @@
 //! The replica room inside the swarm: libp2p's request-response, our requests, and those of peers.
+//!
+//! What peers ask waits as requests for blocks do, in the exchange's [`Admission`]: each peer has a share, peers take turns, and when there is no place
+//! left one of a higher standing takes that of a lower one. So strangers, however many they are, keep no member of a ring from being heard.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
@@ -16,11 +20,20 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::codec::{Asked, Codec};
 use super::{
-    Answer, Command, Error, Inbox, Incoming, MAX_DEADLINE, MAX_WAITING, MAX_WAITING_PER_PEER,
-    REQUESTS_PER_PEER, Refusal, Request,
+    Answer, Command, Error, Inbox, Incoming, MAX_DEADLINE, MAX_STARTED, MAX_STARTED_PER_PEER,
+    MAX_WAITING, MAX_WAITING_PER_PEER, REQUESTS_PER_PEER, Refusal, Request,
 };
 use crate::net::delegate::delegate_connections;
-use crate::net::exchange::Permit;
+use crate::net::exchange::{Admission, BlockService, Bounds, Offered, Permit, Reservation};
+
+/// Every request counts as one byte.
+const BOUNDS: Bounds = Bounds {
+    bytes: MAX_STARTED,
+    bytes_per_peer: MAX_STARTED_PER_PEER,
+    started: MAX_STARTED,
+    waiting: MAX_WAITING,
+    waiting_per_peer: MAX_WAITING_PER_PEER,
+};
 
 /// What others may want to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,22 +50,30 @@ struct Pending {
     _permit: Permit,
 }
 
-type Answered = (PeerId, ResponseChannel<Answer>, Answer);
+/// A request of a peer.
+struct Asking {
+    request: Request,
+    channel: ResponseChannel<Answer>,
+}
+
+type Answered = (Reservation, ResponseChannel<Answer>, Answer);
 
 /// The replica room's behaviour.
 pub(crate) struct Behaviour {
     inner: rr::Behaviour<Codec>,
     pending: HashMap<OutboundRequestId, Pending>,
+    /// Knows how peers stand.
+    service: Arc<dyn BlockService>,
+    admission: Admission<Asking>,
+    /// Has a place for every request that is started.
     inbox: mpsc::Sender<Incoming>,
     working: FuturesUnordered<BoxFuture<'static, Answered>>,
-    /// Requests of each peer in `working`.
-    of_peer: HashMap<PeerId, usize>,
     events: VecDeque<Event>,
 }
 
 impl Behaviour {
-    pub(crate) fn new(protocol: StreamProtocol) -> (Self, Inbox) {
-        let (inbox, requests) = mpsc::channel(MAX_WAITING);
+    pub(crate) fn new(protocol: StreamProtocol, service: Arc<dyn BlockService>) -> (Self, Inbox) {
+        let (inbox, requests) = mpsc::channel(MAX_STARTED);
         // Twice what a peer may have waiting, so that one who keeps to half of it hears "busy" and is not reset without a word.
         let config = rr::Config::default()
             .with_request_timeout(MAX_DEADLINE)
@@ -64,9 +85,10 @@ impl Behaviour {
                 config,
             ),
             pending: HashMap::new(),
+            service,
+            admission: Admission::new(BOUNDS),
             inbox,
             working: FuturesUnordered::new(),
-            of_peer: HashMap::new(),
             events: VecDeque::new(),
         };
         (behaviour, requests)
@@ -90,43 +112,60 @@ impl Behaviour {
 
     /// Whether nothing is under way to or from a peer.
     pub(crate) fn is_quiet(&self, peer: PeerId) -> bool {
-        !self.of_peer.contains_key(&peer)
-            && self.pending.values().all(|pending| pending.peer != peer)
+        self.admission.is_quiet(peer) && self.pending.values().all(|pending| pending.peer != peer)
     }
 
     fn asked(&mut self, peer: PeerId, request: Request, channel: ResponseChannel<Answer>) {
-        let (reply, answer) = oneshot::channel();
-        let incoming = Incoming {
-            peer,
-            request,
-            reply,
-        };
-        let waiting = self.of_peer.entry(peer).or_default();
-        if *waiting >= MAX_WAITING_PER_PEER || self.inbox.try_send(incoming).is_err() {
-            if *waiting == 0 {
-                self.of_peer.remove(&peer);
-            }
-            self.events.push_back(Event::TurnedAway { peer });
-            let busy = Answer::Refused(Refusal::Busy);
-            // On failure the peer is gone.
-            let _ = self.inner.send_response(channel, busy);
-            return;
+        let standing = self.service.standing(peer);
+        let asking = Asking { request, channel };
+        match self.admission.offer(peer, standing, 1, asking) {
+            Offered::Queued => {}
+            Offered::Displaced(other, asking) => self.turn_away(other, asking.channel),
+            Offered::TurnedAway(asking) => self.turn_away(peer, asking.channel),
         }
-        *waiting += 1;
-        let answered = async move {
-            let answer = answer.await.unwrap_or(Answer::Refused(Refusal::Busy));
-            (peer, channel, answer)
-        };
-        self.working.push(answered.boxed());
     }
 
-    fn answered(&mut self, (peer, channel, answer): Answered) {
-        if let Some(waiting) = self.of_peer.get_mut(&peer) {
-            *waiting -= 1;
-            if *waiting == 0 {
-                self.of_peer.remove(&peer);
+    fn turn_away(&mut self, peer: PeerId, channel: ResponseChannel<Answer>) {
+        self.events.push_back(Event::TurnedAway { peer });
+        self.answer(channel, Answer::Refused(Refusal::Busy));
+    }
+
+    /// Hands out the requests whose turn it is.
+    fn start(&mut self) {
+        while let Some((reservation, asking)) = self.admission.start(usize::MAX) {
+            let Asking { request, channel } = asking;
+            // Nobody waits any more for what has waited for too long.
+            if !channel.is_open() {
+                self.admission.finish(reservation);
+                continue;
             }
+            let (reply, answer) = oneshot::channel();
+            let peer = reservation.peer;
+            let incoming = Incoming {
+                peer,
+                request,
+                reply,
+            };
+            if self.inbox.try_send(incoming).is_err() {
+                // Who took the inbox has ended.
+                self.admission.finish(reservation);
+                self.turn_away(peer, channel);
+                continue;
+            }
+            let answered = async move {
+                let answer = answer.await.unwrap_or(Answer::Refused(Refusal::Busy));
+                (reservation, channel, answer)
+            };
+            self.working.push(answered.boxed());
         }
+    }
+
+    fn answered(&mut self, (reservation, channel, answer): Answered) {
+        self.admission.finish(reservation);
+        self.answer(channel, answer);
+    }
+
+    fn answer(&mut self, channel: ResponseChannel<Answer>, answer: Answer) {
         // On failure the peer is gone or the request timed out.
         let _ = self.inner.send_response(channel, answer);
     }
@@ -193,6 +232,11 @@ impl NetworkBehaviour for Behaviour {
     delegate_connections!(inner);
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
+        if let FromSwarm::ConnectionClosed(closed) = &event
+            && closed.remaining_established == 0
+        {
+            self.admission.forget(closed.peer_id);
+        }
         self.inner.on_swarm_event(event);
     }
 
@@ -201,8 +245,10 @@ impl NetworkBehaviour for Behaviour {
         cx: &mut Context<'_>,
     ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         loop {
+            self.start();
             while let Poll::Ready(Some(answered)) = self.working.poll_next_unpin(cx) {
                 self.answered(answered);
+                self.start();
             }
             if let Some(event) = self.events.pop_front() {
                 return Poll::Ready(ToSwarm::GenerateEvent(event));
@@ -216,5 +262,77 @@ impl NetworkBehaviour for Behaviour {
                 Poll::Pending => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::exchange::Standing;
+
+    /// Strangers who ask as much as they can, and nobody who answers.
+    fn flooded(standing: Standing) -> Admission<usize> {
+        let mut admission = Admission::new(BOUNDS);
+        for _ in 0..MAX_STARTED + MAX_WAITING {
+            let stranger = PeerId::random();
+            for n in 0..=MAX_WAITING_PER_PEER {
+                let offered = admission.offer(stranger, standing, 1, n);
+                assert!(
+                    !matches!(offered, Offered::Displaced(..)),
+                    "all stand alike"
+                );
+                let is_beyond_share = n == MAX_WAITING_PER_PEER;
+                assert!(!is_beyond_share || offered == Offered::TurnedAway(n));
+            }
+        }
+        let late = admission.offer(PeerId::random(), standing, 1, 0);
+        assert_eq!(late, Offered::TurnedAway(0), "there is no place left");
+        admission
+    }
+
+    #[test]
+    fn however_many_strangers_ask_a_member_is_heard_next() {
+        for standing in [Standing::FreeRider, Standing::Newcomer, Standing::Even] {
+            let mut admission = flooded(standing);
+            let member = PeerId::random();
+            for n in 0..MAX_WAITING_PER_PEER {
+                let offered = admission.offer(member, Standing::Member, 1, 1000 + n);
+                assert!(matches!(offered, Offered::Displaced(..)), "{standing:?}");
+            }
+            // More than its share is not even a member's.
+            let offered = admission.offer(member, Standing::Member, 1, 2000);
+            assert_eq!(offered, Offered::TurnedAway(2000));
+        }
+    }
+
+    #[test]
+    fn a_member_waits_for_no_more_than_what_is_started() {
+        let mut admission = Admission::new(BOUNDS);
+        let mut started = VecDeque::new();
+        for n in 0..MAX_WAITING {
+            let stranger = PeerId::random();
+            assert_eq!(
+                admission.offer(stranger, Standing::Newcomer, 1, n),
+                Offered::Queued
+            );
+        }
+        while let Some((reservation, _)) = admission.start(usize::MAX) {
+            started.push_back(reservation);
+        }
+        assert_eq!(started.len(), MAX_STARTED);
+        admission.offer(PeerId::random(), Standing::Member, 1, 1000);
+        // At most one of a lower standing goes before it.
+        let mut before = 0;
+        loop {
+            let done = started.pop_front().expect("some are being answered");
+            admission.finish(done);
+            let (reservation, number) = admission.start(usize::MAX).expect("some wait");
+            started.push_back(reservation);
+            if number == 1000 {
+                break;
+            }
+            before += 1;
+        }
+        assert!(before <= 1, "{before} went before it");
     }
 }

@@ -3,7 +3,8 @@
 //! Who wants blocks kept sends a signed [`Lease`] and the list of ids in pages; the holder then fetches what it lacks over the exchange, by its own
 //! pace, and is asked now and then how far it is. Blocks may be offered without a lease as well. Nothing is pushed, so that flow control, checks and retries are those of the exchange.
 //!
-//! Invariants: what a peer asks waits in one bounded queue, with a share for each peer; past that it hears "busy". An answer fits what was asked.
+//! Invariants: what peers ask waits in a bounded queue, with a share for each peer; past that it hears "busy". Peers take turns, members of our rings
+//! before others, whose places they take when there is none left. An answer fits what was asked.
 //!
 //! Deliberately absent: signatures, limits of what is kept, the pulling itself: whoever takes the [`Inbox`] does that.
 
@@ -37,9 +38,13 @@ pub const MAX_DEADLINE: Duration = Duration::from_secs(60);
 /// Our requests under way to one peer, and in all.
 const REQUESTS_PER_PEER: usize = 2;
 const REQUESTS: usize = 32;
-/// Requests of peers that wait or are worked on, in all and of one peer.
+/// Requests of peers that wait, in all and of one peer.
 const MAX_WAITING: usize = 64;
 const MAX_WAITING_PER_PEER: usize = 4;
+/// Those that are handed out to be answered, in all and of one peer. They are answered in the order in which they are handed out, so that a member
+/// of a ring waits for no more of others.
+const MAX_STARTED: usize = 8;
+const MAX_STARTED_PER_PEER: usize = 2;
 
 /// Why blocks are offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +58,7 @@ pub enum Why {
 /// What a peer says to one block that it was offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
-    /// It will fetch the block, from who offered it.
+    /// It will fetch the block, from who offered it; or it has it and does not know yet that it will stay: ask again.
     Want,
     /// The block is there, durably.
     Have,
@@ -213,7 +218,7 @@ pub struct Incoming {
     pub reply: oneshot::Sender<Answer>,
 }
 
-/// Requests of peers, in the order in which they came.
+/// Requests of peers, in the order in which they have their turns.
 pub type Inbox = mpsc::Receiver<Incoming>;
 
 /// Why a peer could not be asked, or gave no answer.
@@ -292,7 +297,7 @@ impl Replica {
         }
     }
 
-    /// What peers ask. The first caller gets it; as long as nobody has it they hear "busy".
+    /// What peers ask. The first caller gets it; as long as nobody has it they wait.
     pub fn take_inbox(&self) -> Option<Inbox> {
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         inbox.take()

@@ -7,6 +7,7 @@ use crate::net::exchange::{Error, Rates};
 use crate::net::pace::BURST_BYTES;
 use futures::future::join_all;
 use std::time::Instant;
+use tokio::task::JoinSet;
 
 fn wanting(wanted: u64) -> NetConfig {
     NetConfig {
@@ -163,4 +164,69 @@ async fn when_requests_wait_free_riders_are_served_last_and_make_room() {
     let served = shelf.served.lock().expect("not poisoned").clone();
     let (rider, member) = (rider.peer_id(), member.peer_id());
     assert_eq!(served, [rider, member, member]);
+}
+
+/// So many strangers ask a holder that no more of them are heard, and it answers slowly. A member is heard, soon.
+#[tokio::test]
+async fn a_flood_of_strangers_keeps_no_member_from_a_holder() {
+    use crate::net::replica::{Answer, Refusal, Request, State};
+    let shelf = Shelf::new();
+    let keeper = start(memory(), &shelf).await;
+    let peer = keeper.peer_id();
+    let mut inbox = keeper.replica().take_inbox().expect("nobody has it");
+    let busy = Ok(Answer::Refused(Refusal::Busy));
+    let (mut strangers, mut waiting) = (Vec::new(), JoinSet::new());
+    // Each asks for as much as it may at once; the first who hears "busy" finds it full.
+    let full = async {
+        let first = loop {
+            if let Some(answer) = waiting.try_join_next() {
+                break answer.expect("it ran");
+            }
+            let stranger = start(memory(), &Shelf::new()).await;
+            connect(&stranger, &keeper).await;
+            for _ in 0..2 {
+                let replica = stranger.replica();
+                waiting.spawn(async move { replica.ask(peer, Request::Room).await });
+            }
+            // Until they are there: an answer would have come by now.
+            let exchange = stranger.exchange();
+            let id = BlockId::from_sha384([1; 48]);
+            exchange
+                .have(peer, vec![id], PATIENCE)
+                .await
+                .expect("it answers");
+            strangers.push(stranger);
+        };
+        let other = waiting.join_next().await.expect("it asked twice");
+        assert_eq!(
+            (first, other.expect("it ran")),
+            (busy.clone(), busy.clone())
+        );
+    };
+    within(full).await;
+    assert!(strangers.len() > 30, "{} strangers", strangers.len());
+    let member = start(memory(), &Shelf::new()).await;
+    connect(&member, &keeper).await;
+    shelf.set_standing(member.peer_id(), Standing::Member);
+    let replica = member.replica();
+    let asked = tokio::spawn(async move { replica.ask(peer, Request::Room).await });
+    // It takes the place of a stranger, who hears so.
+    let displaced = within(waiting.join_next()).await.expect("one of many");
+    assert_eq!(displaced.expect("it ran"), busy);
+    let mut before = 0;
+    loop {
+        let incoming = within(inbox.recv()).await.expect("somebody asks");
+        let room = State {
+            free_bytes: 7,
+            ..State::default()
+        };
+        incoming.reply.send(Answer::State(room)).expect("it waits");
+        if incoming.peer == member.peer_id() {
+            break;
+        }
+        before += 1;
+    }
+    assert!(before <= 10, "{before} strangers had their turn before");
+    let answer = within(asked).await.expect("it ran").expect("an answer");
+    assert!(matches!(answer, Answer::State(state) if state.free_bytes == 7));
 }

@@ -14,6 +14,7 @@ use rocksdb::{
     WaitForCompactOptions, WriteBatch, WriteOptions, properties,
 };
 
+use super::flush::Written;
 use super::schema::BLOCKS_CF;
 use crate::store::error::Error;
 
@@ -57,6 +58,7 @@ pub struct Database {
     memtable_bytes: u64,
     /// The disk was full: RocksDB refuses writes until it has found room again by itself.
     starved: AtomicBool,
+    written: Written,
 }
 
 /// A file of the blocks' column family.
@@ -111,6 +113,7 @@ impl Database {
             dir: dir.to_owned(),
             memtable_bytes,
             starved: AtomicBool::new(false),
+            written: Written::default(),
         };
         database.write_holder()?;
         Ok(database)
@@ -186,7 +189,7 @@ impl Database {
         if self.starved.load(Ordering::Relaxed) {
             self.recover()?;
         }
-        self.write_once(batch)
+        self.written.write(|| self.write_once(batch))
     }
 
     fn write_once(&self, batch: WriteBatch) -> Result<(), Error> {
@@ -202,7 +205,12 @@ impl Database {
         if self.starved.load(Ordering::Relaxed) {
             self.recover()?;
         }
-        self.flush_once()
+        self.written.flush(|| self.flush_once())
+    }
+
+    /// Whether a flush would find nothing to write.
+    pub fn is_flushed(&self) -> bool {
+        self.written.is_flushed()
     }
 
     /// Waits for RocksDB to notice that the disk has room again, if it has: it looks every few seconds.

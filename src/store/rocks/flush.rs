@@ -1,5 +1,6 @@
-//! One flush for everybody who waits for one.
+//! One flush for everybody who waits for one, and none when there is nothing to flush.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Groups callers that want the same costly thing done, each after its own call began.
@@ -76,10 +77,50 @@ impl Drop for Turn<'_> {
     }
 }
 
+/// Whether anything was written since the last flush.
+///
+/// What is written while a flush begins counts as not flushed, whether the flush took it along or not.
+#[derive(Debug, Default)]
+pub struct Written {
+    begun: AtomicU64,
+    ended: AtomicU64,
+    /// Writes that had ended before the last flush that succeeded began.
+    flushed: AtomicU64,
+}
+
+impl Written {
+    /// Counts a write around it: whoever sees what it wrote finds it counted.
+    pub fn write<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let result = write();
+        self.ended.fetch_add(1, Ordering::SeqCst);
+        result
+    }
+
+    /// Takes note of a flush around it.
+    ///
+    /// # Errors
+    /// Those of the flush.
+    pub fn flush<E>(&self, flush: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        // In this order: when both are the same, no write was under way in between.
+        let ended = self.ended.load(Ordering::SeqCst);
+        let begun = self.begun.load(Ordering::SeqCst);
+        flush()?;
+        if begun == ended {
+            self.flushed.fetch_max(begun, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// Whether all that was written has been flushed.
+    pub fn is_flushed(&self) -> bool {
+        self.begun.load(Ordering::SeqCst) == self.flushed.load(Ordering::SeqCst)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::mpsc::sync_channel;
     use std::thread;
 
@@ -132,5 +173,25 @@ mod tests {
         let gate = FlushGate::default();
         assert_eq!(gate.pass(|| Err("disk")), Err("disk"));
         assert_eq!(gate.pass(|| Ok::<(), &str>(())), Ok(()));
+    }
+
+    #[test]
+    fn what_is_written_is_flushed_by_a_flush_that_began_later() {
+        let written = Written::default();
+        let flush = |result: Result<(), ()>| written.flush(|| result);
+        assert!(written.is_flushed(), "nothing was written");
+        written.write(|| assert!(!written.is_flushed(), "it is under way"));
+        assert!(!written.is_flushed());
+        assert!(flush(Err(())).is_err() && !written.is_flushed());
+        assert!(flush(Ok(())).is_ok() && written.is_flushed());
+        // Written while the flush ran, or begun before it and ended after.
+        let during = || -> Result<(), ()> {
+            written.write(|| ());
+            Ok(())
+        };
+        assert!(written.flush(during).is_ok() && !written.is_flushed());
+        written.write(|| assert!(flush(Ok(())).is_ok()));
+        assert!(!written.is_flushed());
+        assert!(flush(Ok(())).is_ok() && written.is_flushed());
     }
 }

@@ -135,9 +135,16 @@ impl Store for RocksStore {
     fn flush(&self) -> Result<(), Error> {
         self.write_pending();
         self.gate.pass(|| {
+            if self.db.is_flushed() {
+                return Ok(());
+            }
             self.disk.add_flush();
             self.db.flush()
         })
+    }
+
+    fn is_durable(&self) -> bool {
+        self.db.is_flushed()
     }
 
     fn get(&self, id: BlockId) -> Result<Option<Block>, Error> {

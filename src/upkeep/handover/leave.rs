@@ -31,6 +31,7 @@ use crate::net::exchange;
 use crate::net::replica::{Answer, Request, Wish};
 use crate::store::{self, Class, LeaseId, LeaseInfo, Store};
 use crate::time::Clock;
+use crate::upkeep::heads::is_head_lease;
 use crate::upkeep::holder::Candidates;
 use crate::upkeep::holder::pass::{self, send};
 
@@ -156,6 +157,9 @@ impl Leaving<'_> {
         if leases.is_empty() {
             return Ok(Vec::new());
         }
+        let (heads, leases): (Vec<_>, Vec<_>) = leases
+            .into_iter()
+            .partition(|(_, info)| is_head_lease(info));
         self.wait_for(&*self.members).await;
         let members = self.roomiest().await;
         let fates = futures::stream::iter(leases).map(|(lease, info)| {
@@ -170,6 +174,11 @@ impl Leaving<'_> {
             if fate.is_safe() || self.force {
                 ended.push(lease);
             }
+        }
+        // They are no leases of owners: whoever keeps the owner's backups keeps the head, too. What comes of their logs is not counted.
+        for (lease, info) in heads {
+            self.blocks(lease, info.root).await?;
+            ended.push(lease);
         }
         Ok(ended)
     }

@@ -1,8 +1,10 @@
 //! All leases of a holder: what they promise, and what is answered about them. Synchronous; for worker threads.
 
 mod answers;
+mod forward;
+mod releases;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use libp2p::PeerId;
 use tokio::time::Instant;
 
+use self::forward::Forwards;
 use super::Lend;
 use super::circle::Subject;
 use crate::depot::ledger::{Amount, Ledger};
@@ -17,8 +20,9 @@ use crate::id::BlockId;
 use crate::lease::{Held, Lease, ListDigest, Name};
 use crate::net::replica::{Answer, Refusal, Wish};
 use crate::size::ByteSize;
-use crate::store::{self, LeaseId, LeaseInfo, RecordTable, Store};
+use crate::store::{self, LeaseId, LeaseInfo, Store};
 use crate::time::{Clock, Timestamp};
+use crate::upkeep::heads::{self, is_head_lease};
 
 /// What a block's reference takes in the index, about.
 const REF_BYTES: u64 = 160;
@@ -43,7 +47,9 @@ pub(super) const FILL_TIME: Duration = Duration::from_secs(7 * 24 * 3600);
 const OPEN_SHARE: u64 = 4;
 /// So many may be in any case.
 const OPEN_BLOCKS: u64 = 512;
-/// Most owners that one peer brings leases of: each has a head that is kept beside what is lent.
+/// Most peers that are remembered because their leases don't fit the time.
+const MAX_OUT_OF_TIME: usize = 256;
+/// Most owners that one peer brings leases of: each has a head that is kept, and looked for again and again.
 pub(super) const MAX_OWNERS_PER_PEER: usize = 64;
 
 type Key = ([u8; 32], Name);
@@ -108,6 +114,10 @@ pub(super) struct Book {
     full: Mutex<HashMap<Key, Timestamp>>,
     /// Leases that are over by the clock, and since when that is seen.
     over: Mutex<HashMap<LeaseId, Instant>>,
+    /// Releases that others are told of.
+    forwards: Mutex<Forwards>,
+    /// Peers whose last lease was made after it came, or was over before: one of the clocks is wrong by more than a day.
+    out_of_time: Mutex<BTreeSet<PeerId>>,
 }
 
 impl Book {
@@ -120,6 +130,9 @@ impl Book {
     ) -> Result<Self, store::Error> {
         let mut entries = HashMap::new();
         for (lease, info) in store.leases()? {
+            if is_head_lease(&info) {
+                continue;
+            }
             let Ok(held) = Held::decode(&info.terms) else {
                 tracing::warn!(%lease, "a lease in the store can't be read: it is kept until it ends");
                 continue;
@@ -138,9 +151,16 @@ impl Book {
             if !info.complete {
                 read_list(&*store, &mut entry)?;
             }
-            let key = (*entry.held.lease().owner(), entry.held.lease().terms().name);
+            let terms = entry.held.lease().terms();
+            let key = (*entry.held.lease().owner(), terms.name);
+            if releases::is_released(store.records(), &key, terms)? {
+                // The process ended in between.
+                remove(&*store, lease)?;
+                continue;
+            }
             entries.insert(key, entry);
         }
+        let forwards = releases::load(store.records(), clock.now())?;
         Ok(Self {
             store,
             clock,
@@ -150,6 +170,8 @@ impl Book {
             entries: Mutex::new(entries),
             full: Mutex::default(),
             over: Mutex::default(),
+            forwards: Mutex::new(forwards),
+            out_of_time: Mutex::default(),
         })
     }
 
@@ -172,10 +194,10 @@ impl Book {
         (kept, entries.values().all(|entry| entry.from.is_some()))
     }
 
-    /// Whether there is too little left to lend for those who give nothing.
+    /// Whether there is too little left to lend for those who give nothing: of what is lent, or because of what is mine.
     fn is_nearly_full(&self) -> bool {
-        let used = u128::from(self.store.usage().leased_bytes) * 100;
-        used >= u128::from(self.lend.bytes()) * u128::from(NEARLY_FULL_PERCENT)
+        let left = u128::from(self.free_bytes()) * 100;
+        left <= u128::from(self.lend.bytes()) * u128::from(100 - NEARLY_FULL_PERCENT)
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
@@ -200,11 +222,17 @@ impl Book {
     pub(super) fn describe(&self) -> String {
         let entries = self.entries();
         let waiting = entries.values().filter(|entry| !entry.complete).count();
-        format!(
+        let keeping = format!(
             "keeping {} for {} leases, {waiting} of them not whole yet",
             ByteSize(self.store.usage().leased_bytes),
             entries.len()
-        )
+        );
+        match self.out_of_time().len() {
+            0 => keeping,
+            peers => format!(
+                "{keeping}; leases of {peers} peers don't fit the time: is the clock of this machine right?"
+            ),
+        }
     }
 
     /// Leases whose list is whole and whose blocks are not.
@@ -285,7 +313,8 @@ impl Book {
     pub(super) fn expire(&self, uptime: Instant) -> Result<u64, store::Error> {
         let now = self.clock.now();
         let leases = self.store.leases()?.into_iter();
-        let over = leases.filter(|(_, info)| info.until <= now);
+        // Those of heads end with their heads.
+        let over = leases.filter(|(_, info)| info.until <= now && !is_head_lease(info));
         let mut ended: Vec<LeaseId> = Vec::new();
         {
             let mut seen = self.over.lock().unwrap_or_else(PoisonError::into_inner);
@@ -320,24 +349,6 @@ impl Book {
         drop(entries);
         self.forget_releases(now)?;
         Ok(ended.len() as u64)
-    }
-
-    /// Forgets releases of leases that could not be brought again anyway.
-    fn forget_releases(&self, now: Timestamp) -> Result<(), store::Error> {
-        let shelf = self.store.records();
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let page = shelf.scan_prefix(RecordTable::Released, &[], after.as_deref(), PAGE)?;
-            let Some((last, _)) = page.last() else {
-                return Ok(());
-            };
-            after = Some(last.clone());
-            for (key, value) in &page {
-                if read_released(value).is_none_or(|(_, until)| until < now) {
-                    shelf.remove(RecordTable::Released, key)?;
-                }
-            }
-        }
     }
 
     /// Forgets leases that the store does not know any more.
@@ -385,12 +396,38 @@ impl Book {
         Ok(())
     }
 
-    /// Removes a lease from the store. What is gone already needs no removing.
+    /// Says that a head is kept because of leases of its owner. Returns whether it may be: there are only so many places.
+    pub(super) fn keep_head(&self, head: BlockId) -> Result<bool, store::Error> {
+        let now = self.clock.now();
+        // Until it is known how long the leases last.
+        heads::keep_for_leases(&*self.store, head, now.after(heads::GRACE), now)
+    }
+
     fn remove(&self, lease: LeaseId) -> Result<(), store::Error> {
-        match self.store.remove_lease(lease) {
-            Ok(_) | Err(store::Error::NoSuchLease(_)) => Ok(()),
-            Err(error) => Err(error),
+        remove(&*self.store, lease)
+    }
+
+    /// Releases that others are told of.
+    pub(super) fn forwards(&self) -> MutexGuard<'_, Forwards> {
+        // They are whole between two statements.
+        self.forwards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes whether a peer's lease fits the time of this machine.
+    fn fits_time(&self, peer: PeerId, fits: bool) {
+        let mut peers = self.out_of_time();
+        if fits {
+            peers.remove(&peer);
+        } else if peers.len() < MAX_OUT_OF_TIME {
+            peers.insert(peer);
         }
+    }
+
+    fn out_of_time(&self) -> MutexGuard<'_, BTreeSet<PeerId>> {
+        // It is whole between two statements.
+        self.out_of_time
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn full(&self) -> MutexGuard<'_, HashMap<Key, Timestamp>> {
@@ -399,15 +436,12 @@ impl Book {
     }
 }
 
-fn released_key((owner, name): &Key) -> Vec<u8> {
-    [owner.as_slice(), name].concat()
-}
-
-/// The sequence that was ended, and until when that has to be known.
-fn read_released(value: &[u8]) -> Option<(u64, Timestamp)> {
-    let (sequence, until) = value.split_at_checked(8)?;
-    let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
-    Some((number(sequence)?, Timestamp(number(until)?)))
+/// Removes a lease from the store. What is gone already needs no removing.
+fn remove(store: &dyn Store, lease: LeaseId) -> Result<(), store::Error> {
+    match store.remove_lease(lease) {
+        Ok(_) | Err(store::Error::NoSuchLease(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn info_of(held: &Held, complete: bool) -> LeaseInfo {

@@ -310,6 +310,7 @@ async fn made_up_leases_leave_turns_to_others() {
     let lend = Lend::of_bytes(1 << 30);
     let local = b.net().peer_id().to_bytes();
     let book = Book::open(b.store().clone(), clock.clone(), lend, local).expect("opens");
+    let book = Arc::new(book);
     let keep = Request::Keep {
         lease,
         ids: made_up,
@@ -332,4 +333,119 @@ async fn made_up_leases_leave_turns_to_others() {
     };
     assert_eq!(missing, 200);
     assert!(turns > 0, "all in one turn: {:?}", began.elapsed());
+}
+
+/// The process ends after a release is remembered and before its lease is gone.
+#[test]
+fn a_lease_that_was_being_ended_is_ended_at_the_next_start() {
+    let bench = bench(1 << 30);
+    let peer = PeerId::random();
+    bench.whole(peer, 1, &blocks(3));
+    let before = bench.store.leases().expect("reads").remove(0).1;
+    let release = Release::by_owner(&owner(), [1; 16], 1, bench.clock.now());
+    bench
+        .book
+        .answer(peer, Request::Release(Box::new(release.clone())));
+    bench.store.begin_lease(&before).expect("begins");
+    let open = || {
+        let (lend, local) = (Lend::of_bytes(1 << 30), bench.local.to_bytes());
+        Book::open(bench.store.clone(), bench.clock.clone(), lend, local).expect("opens")
+    };
+    let book = open();
+    assert!(bench.store.leases().expect("reads").is_empty());
+    // One that was renewed since stays.
+    let ids = ids_of(&blocks(3));
+    let newer = bench.lease(1, 2, &ids);
+    let request = Request::Keep {
+        lease: Box::new(newer),
+        ids,
+    };
+    let answer = book.answer(peer, request);
+    assert!(matches!(answer, Answer::State(_)), "{answer:?}");
+    open();
+    assert_eq!(bench.store.leases().expect("reads").len(), 1);
+    let late = Request::Release(Box::new(release));
+    assert_eq!(
+        open().answer(peer, late),
+        Answer::Refused(Refusal::Invalid),
+        "a newer one is not ended by it"
+    );
+}
+
+/// Somebody brought leases and ended them until no more releases are remembered: one more ends its lease all the same.
+#[test]
+fn no_more_releases_are_remembered_than_may_be() {
+    use crate::store::RecordTable::Released;
+    let bench = bench(1 << 30);
+    let shelf = bench.store.records();
+    for n in 0..65_536u32 {
+        shelf
+            .put(Released, &n.to_be_bytes(), &[0xff; 16])
+            .expect("fits");
+    }
+    let peer = PeerId::random();
+    let ids = ids_of(&blocks(1));
+    bench.keep(peer, &bench.lease(1, 1, &ids), &ids);
+    let release = Release::by_owner(&owner(), [1; 16], 1, bench.clock.now());
+    let answer = bench.book.answer(peer, Request::Release(Box::new(release)));
+    assert!(matches!(answer, Answer::State(_)), "{answer:?}");
+    assert!(bench.store.leases().expect("reads").is_empty());
+    assert_eq!(shelf.len(Released), 65_536);
+    assert_eq!(bench.book.forwards().due(peer, false).len(), 1);
+}
+
+#[test]
+fn leases_that_do_not_fit_the_time_are_told_of() {
+    let bench = bench(1 << 30);
+    let ids = ids_of(&blocks(1));
+    let (early, late) = (PeerId::random(), PeerId::random());
+    let is_told = || bench.book.describe().contains("is the clock");
+    let refused = Answer::Refused(Refusal::Invalid);
+    let day = Duration::from_millis(DAY_MS);
+    let lease_of_now = bench.lease(1, 1, &ids);
+    bench.clock.advance(day);
+    bench.clock.advance(day);
+    let lease_of_future = bench.lease(2, 1, &ids);
+    let back = ManualClock::default();
+    back.advance(Duration::from_secs(1_000_000_000));
+    let behind = Book::open(
+        memory(&bench.clock),
+        Arc::new(back),
+        Lend::of_bytes(1 << 30),
+        bench.local.to_bytes(),
+    )
+    .expect("opens");
+    let keep = |lease: &Lease| Request::Keep {
+        lease: Box::new(lease.clone()),
+        ids: ids.clone(),
+    };
+    assert_eq!(behind.answer(early, keep(&lease_of_future)), refused);
+    assert!(behind.describe().contains("leases of 1 peers"));
+    behind.answer(early, keep(&lease_of_now));
+    assert!(!behind.describe().contains("leases of 1 peers"));
+
+    assert!(!is_told());
+    bench.clock.advance(100 * day);
+    assert_eq!(bench.keep(late, &lease_of_now, &ids), refused);
+    assert!(is_told());
+    let of_today = bench.lease(3, 1, &ids);
+    bench.keep(late, &of_today, &ids);
+    assert!(!is_told());
+}
+
+/// Leases of heads, and what an older program left behind, say nothing to the book.
+#[test]
+fn a_lease_of_a_head_is_left_to_the_job_for_heads() {
+    let bench = bench(1 << 30);
+    let head = BlockId::from_sha384([9; 48]);
+    assert!(bench.book.keep_head(head).expect("writes"));
+    let (lend, local) = (Lend::of_bytes(1 << 30), bench.local.to_bytes());
+    let book = Book::open(bench.store.clone(), bench.clock.clone(), lend, local).expect("opens");
+    assert!(book.jobs().is_empty() && book.shared().is_empty());
+    bench.clock.advance(Duration::from_millis(1000 * DAY_MS));
+    let up = Instant::now();
+    for at in [up, up + book::OVER_FOR] {
+        assert_eq!(book.expire(at).expect("looks"), 0);
+    }
+    assert_eq!(bench.store.leases().expect("reads").len(), 1);
 }

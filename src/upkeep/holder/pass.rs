@@ -1,16 +1,21 @@
-//! Holders among themselves: asks other members what they keep of the same backups, and passes leases on as [`circle`] decides.
+//! Holders among themselves: asks other members what they keep of the same backups, passes leases on as [`circle`] decides, and releases to whoever may
+//! have got the leases that they end (`forward`).
+//!
+//! Several members are talked to at the same time, each for a limited time: one that is slow or silent holds up none of the others.
 //!
 //! What was heard of others is kept on the store's shelf of small records: without it every restart would begin a new grace period. Losing
 //! it costs just that.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use futures::StreamExt;
 use libp2p::PeerId;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::book::{Book, Mine};
 use super::circle::{self, Facts, Heard, Kept, Limits, PeerName, Subject};
@@ -18,7 +23,7 @@ use super::{Candidates, on_worker};
 use crate::block::Block;
 use crate::depot::Depot;
 use crate::id::BlockId;
-use crate::lease::Lease;
+use crate::lease::{Lease, Release};
 use crate::net::exchange;
 use crate::net::replica::{Answer, MAX_OFFERED, MAX_PAGE_IDS, Refusal, Request, Wish};
 use crate::store::{self, LeaseId, RecordTable};
@@ -28,6 +33,12 @@ use crate::time::{Clock, Timestamp};
 const EVERY: Duration = Duration::from_secs(60);
 /// How often members are asked what they keep, and what was heard is written.
 const TALK_EVERY: Duration = Duration::from_secs(30 * 60);
+/// Members that are talked to at the same time.
+const AT_ONCE: usize = 8;
+/// How long a member may take to answer one question.
+const ANSWER_TIME: Duration = Duration::from_secs(15);
+/// How long one member may take for all that it is asked in a round, or is sent. What was heard until then counts; it goes on in a later round.
+const MEMBER_TIME: Duration = Duration::from_secs(300);
 /// How long to wait for the block that a member is to show.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a member that does not want a backup is left in peace with it.
@@ -87,6 +98,7 @@ impl Passer {
     pub(super) async fn round(&mut self, passed: Duration, talks: bool) {
         let mine = self.take_in();
         let peers = self.candidates.peers();
+        self.forward(&peers, talks).await;
         if mine.is_empty() || peers.is_empty() {
             return;
         }
@@ -97,8 +109,13 @@ impl Passer {
             }
         }
         if talks {
-            for peer in &peers {
-                self.talk(*peer, &mine).await;
+            let heard = Mutex::new(Vec::new());
+            each(&peers, |peer| self.talk(peer, &mine, &heard)).await;
+            let now = self.clock.now();
+            for (peer, subject, has) in heard.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                if let Some(kept) = self.known.get_mut(&subject) {
+                    kept.told(peer.to_bytes(), has, now);
+                }
             }
             self.save().await;
         }
@@ -113,6 +130,34 @@ impl Passer {
             let online = self.rooms(&peers).await;
             self.pass(&mine, online, now).await;
         }
+    }
+
+    /// Tells members of leases that were ended here: they may have been passed on to them.
+    async fn forward(&self, peers: &[PeerId], again: bool) {
+        let (book, now) = (&self.book, self.clock.now());
+        book.forwards().forget(now);
+        let tell = |peer: PeerId| async move {
+            let due = book.forwards().due(peer, again);
+            for release in due {
+                let request = Request::Release(Box::new(release.clone()));
+                let Some(answer) = self.ask(peer, request).await else {
+                    return;
+                };
+                if !book.forwards().told(peer, &release, &answer) {
+                    return;
+                }
+            }
+        };
+        let is_due = |peer: &&PeerId| !book.forwards().due(**peer, again).is_empty();
+        let due: Vec<PeerId> = peers.iter().filter(is_due).copied().collect();
+        each(&due, tell).await;
+    }
+
+    /// What a member says, if it says anything in time.
+    async fn ask(&self, peer: PeerId, request: Request) -> Option<Answer> {
+        let replica = self.depot.net().replica();
+        let asked = timeout(ANSWER_TIME, replica.ask(peer, request)).await;
+        asked.ok()?.ok()
     }
 
     /// What is kept now; what was known of it before stays known.
@@ -150,8 +195,14 @@ impl Passer {
         mine
     }
 
-    /// Asks a member which of these it keeps.
-    async fn talk(&mut self, peer: PeerId, mine: &BTreeMap<Subject, Mine>) {
+    /// Asks a member which of these it keeps, and adds what makes a difference to what was heard.
+    async fn talk(
+        &self,
+        peer: PeerId,
+        mine: &BTreeMap<Subject, Mine>,
+        heard: &Mutex<Vec<(PeerId, Subject, bool)>>,
+    ) {
+        let name = peer.to_bytes();
         let mut of_owner: BTreeMap<[u8; 32], Vec<Subject>> = BTreeMap::new();
         for subject in mine.keys() {
             of_owner.entry(subject.0).or_default().push(*subject);
@@ -162,20 +213,20 @@ impl Passer {
                     owner,
                     roots: page.iter().map(|subject| subject.1).collect(),
                 };
-                let Ok(Answer::Wishes(wishes)) =
-                    self.depot.net().replica().ask(peer, request).await
-                else {
+                let Some(Answer::Wishes(wishes)) = self.ask(peer, request).await else {
                     // Nothing is known of who does not answer.
                     return;
                 };
-                let now = self.clock.now();
                 for (subject, wish) in page.iter().zip(wishes) {
                     let has = match mine.get(subject).filter(|_| wish == Wish::Have) {
                         Some(one) => self.shows(peer, one).await,
                         None => Some(false),
                     };
-                    if let (Some(has), Some(kept)) = (has, self.known.get_mut(subject)) {
-                        kept.told(peer.to_bytes(), has, now);
+                    let kept = self.known.get(subject);
+                    let was_known = kept.is_some_and(|kept| kept.others.contains_key(&name));
+                    if let Some(has) = has.filter(|has| *has || was_known) {
+                        let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+                        heard.push((peer, *subject, has));
                     }
                 }
             }
@@ -212,15 +263,12 @@ impl Passer {
     }
 
     async fn rooms(&self, peers: &[PeerId]) -> BTreeMap<PeerName, u64> {
-        let mut online = BTreeMap::new();
-        for peer in peers {
-            if let Ok(Answer::State(state)) =
-                self.depot.net().replica().ask(*peer, Request::Room).await
-            {
-                online.insert(peer.to_bytes(), state.free_bytes);
-            }
-        }
-        online
+        let rooms = each(peers, |peer| self.ask(peer, Request::Room)).await;
+        let rooms = rooms.into_iter().filter_map(|(peer, answer)| match answer {
+            Some(Some(Answer::State(state))) => Some((peer.to_bytes(), state.free_bytes)),
+            _ => None,
+        });
+        rooms.collect()
     }
 
     async fn pass(
@@ -234,42 +282,44 @@ impl Passer {
             kept: self.known.clone(),
             online,
         };
+        let mut of_peer: BTreeMap<PeerId, Vec<Subject>> = BTreeMap::new();
         for (subject, name) in circle::choose(now, &facts, &self.limits) {
-            let (Some(one), Ok(peer)) = (mine.get(&subject), PeerId::from_bytes(&name)) else {
-                continue;
-            };
-            let mut said = self.offer(peer, one).await;
-            if matches!(said, Ok(Some(Said::Whole))) {
-                match self.shows(peer, one).await {
-                    Some(true) => {}
-                    Some(false) => said = Ok(Some(Said::No)),
-                    None => said = Ok(None),
-                }
+            if let Ok(peer) = PeerId::from_bytes(&name) {
+                of_peer.entry(peer).or_default().push(subject);
             }
-            let Some(kept) = self.known.get_mut(&subject) else {
-                continue;
-            };
-            match said {
-                Ok(Some(Said::Whole)) => kept.told(name, true, now),
-                Ok(Some(Said::Coming { .. })) => {
-                    kept.asked.entry(name).or_insert(now);
-                }
-                // Another one is asked next.
-                Ok(Some(Said::No)) => {
-                    kept.asked.remove(&name);
-                    kept.refused.insert(name, now.after(REFUSED));
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(%error, %peer, "a lease could not be passed on");
-                }
+        }
+        let peers: Vec<PeerId> = of_peer.keys().copied().collect();
+        let heard = Mutex::new(Vec::new());
+        let (passer, of_peer, all) = (&*self, &of_peer, &heard);
+        let pass_to = |peer: PeerId| async move {
+            for subject in of_peer.get(&peer).into_iter().flatten() {
+                let Some(one) = mine.get(subject) else {
+                    continue;
+                };
+                let said = passer.offer(peer, one).await;
+                let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+                all.push((peer, *subject, said));
+            }
+        };
+        each(&peers, pass_to).await;
+        for (peer, subject, said) in heard.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            if let Some(kept) = self.known.get_mut(&subject) {
+                kept.answered(peer, said, now);
             }
         }
     }
 
-    /// Sends a lease and its list; nothing when the peer can't be asked now.
+    /// Sends a lease and its list; nothing when the peer can't be asked now. Who says it has all must show it.
     async fn offer(&self, peer: PeerId, one: &Mine) -> Result<Option<Said>, store::Error> {
-        send(&self.depot, peer, one.id, &one.lease).await
+        let said = send(&self.depot, peer, one.id, &one.lease).await?;
+        if !matches!(said, Some(Said::Whole)) {
+            return Ok(said);
+        }
+        Ok(match self.shows(peer, one).await {
+            Some(true) => said,
+            Some(false) => Some(Said::No),
+            None => None,
+        })
     }
 
     /// Writes what was heard.
@@ -355,7 +405,51 @@ pub(in crate::upkeep) async fn send(
     }
 }
 
+/// Tells members of a release whose lease was at a holder that can't be reached: it may have been passed on to them, and who has it tells others in turn.
+/// Returns how many had it.
+pub async fn tell_of_release(depot: &Depot, members: &[PeerId], release: &Release) -> usize {
+    let told = each(members, |member| async move {
+        let request = Request::Release(Box::new(release.clone()));
+        let replica = depot.net().replica();
+        let said = timeout(ANSWER_TIME, replica.ask(member, request)).await;
+        matches!(said, Ok(Ok(Answer::State(_))))
+    });
+    let told = told.await.into_iter();
+    told.filter(|(_, had)| *had == Some(true)).count()
+}
+
+/// Does something with several members at the same time, with each for at most [`MEMBER_TIME`]; nothing where it took longer.
+async fn each<F: Future>(
+    peers: &[PeerId],
+    with: impl Fn(PeerId) -> F,
+) -> Vec<(PeerId, Option<F::Output>)> {
+    let with = &with;
+    let done = futures::stream::iter(peers.to_vec())
+        .map(|peer| async move { (peer, timeout(MEMBER_TIME, with(peer)).await.ok()) });
+    done.buffer_unordered(AT_ONCE).collect().await
+}
+
 impl Kept {
+    /// What a member said to a lease that was passed on to it.
+    fn answered(&mut self, peer: PeerId, said: Result<Option<Said>, store::Error>, now: Timestamp) {
+        let name = peer.to_bytes();
+        match said {
+            Ok(Some(Said::Whole)) => self.told(name, true, now),
+            Ok(Some(Said::Coming { .. })) => {
+                self.asked.entry(name).or_insert(now);
+            }
+            // Another one is asked next.
+            Ok(Some(Said::No)) => {
+                self.asked.remove(&name);
+                self.refused.insert(name, now.after(REFUSED));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%error, %peer, "a lease could not be passed on");
+            }
+        }
+    }
+
     /// A member says whether it keeps this backup.
     fn told(&mut self, peer: PeerName, has: bool, now: Timestamp) {
         if !has {
@@ -404,4 +498,43 @@ fn restore(stored: Option<&[u8]>, now: Timestamp) -> Kept {
         kept.others = others.collect();
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of 40 members some answer at once, some after a while and half of them never.
+    #[tokio::test(start_paused = true)]
+    async fn slow_and_silent_members_hold_up_none_of_the_others() {
+        let peers: Vec<PeerId> = (0..40).map(|_| PeerId::random()).collect();
+        let began = Instant::now();
+        let started = Mutex::new(Vec::new());
+        let answered = each(&peers, |peer| {
+            let at = peers.iter().position(|other| *other == peer);
+            let wait = match at.expect("one of them") % 4 {
+                0 => Duration::ZERO,
+                1 => MEMBER_TIME / 2,
+                _ => MEMBER_TIME * 1000,
+            };
+            started.lock().expect("it is whole").push(began.elapsed());
+            tokio::time::sleep(wait)
+        });
+        let answered = answered.await;
+        let silent = answered.iter().filter(|(_, answer)| answer.is_none());
+        assert_eq!((answered.len(), silent.count()), (40, 20));
+        let started = started.lock().expect("it is whole");
+        let at_once = started.iter().filter(|after| **after < MEMBER_TIME / 2);
+        // Those that answer at once make room for the next ones; never are more talked to than may be.
+        assert!(
+            (AT_ONCE..2 * AT_ONCE).contains(&at_once.count()),
+            "{started:?}"
+        );
+        let rounds = peers.len().div_ceil(AT_ONCE) as u32;
+        assert!(
+            began.elapsed() <= MEMBER_TIME * rounds,
+            "{:?}",
+            began.elapsed()
+        );
+    }
 }

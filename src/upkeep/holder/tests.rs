@@ -131,7 +131,7 @@ pub(super) async fn ask(from: &Depot, to: &Depot, request: Request) -> Answer {
     asked.await.expect("an answer")
 }
 
-async fn durable(from: &Depot, to: &Depot, name: u8) -> State {
+pub(super) async fn durable(from: &Depot, to: &Depot, name: u8) -> State {
     let wait = async {
         loop {
             let request = Request::State {
@@ -399,132 +399,6 @@ async fn leases_are_renewed_and_expire_by_the_holders_clock() {
     assert_eq!(store.usage().leased_bytes, 0);
 }
 
-struct Only(PeerId);
-
-impl Candidates for Only {
-    fn peers(&self) -> Vec<PeerId> {
-        vec![self.0]
-    }
-}
-
-#[tokio::test]
-async fn holders_pass_a_lease_on_when_its_owner_is_gone() {
-    let clock = clock();
-    let (a, b) = pair(&clock).await;
-    let c = node(memory(&clock)).await;
-    let address = c.net().listen_addresses()[0].clone();
-    b.net().peers().connect(address).await.expect("it connects");
-    let workers = [hold(&b, &clock, 1 << 30), hold(&c, &clock, 1 << 30)];
-    let blocks = blocks(20);
-    a.store().put(&blocks, Keep::Cached).expect("room");
-    let ids: Vec<_> = blocks.iter().map(Block::id).collect();
-    let lease = shared_lease(b.net().peer_id(), 1, 1, &ids, clock.now(), 2);
-    let request = Request::Keep {
-        lease,
-        ids: ids.clone(),
-    };
-    ask(&a, &b, request).await;
-    durable(&a, &b, 1).await;
-
-    let lend = Lend::of_quota(1 << 30);
-    let local = b.net().peer_id().to_bytes();
-    let book = Book::open(b.store().clone(), clock.clone(), lend.clone(), local).expect("opens");
-    let passer = || pass::Passer {
-        depot: b.clone(),
-        book: Arc::new(
-            Book::open(
-                b.store().clone(),
-                clock.clone(),
-                lend.clone(),
-                b.net().peer_id().to_bytes(),
-            )
-            .expect("opens"),
-        ),
-        clock: clock.clone(),
-        candidates: Arc::new(Only(c.net().peer_id())),
-        limits: circle::Limits::default(),
-        known: std::collections::BTreeMap::new(),
-    };
-    assert_eq!(book.shared().len(), 1);
-    let mut first = passer();
-    first.round(Duration::ZERO, true).await;
-    let day = Duration::from_millis(DAY_MS);
-    clock.advance(day);
-    first.round(day, true).await;
-    assert!(c.store().leases().expect("reads").is_empty(), "not yet");
-    // After a restart what was heard is known still.
-    let mut second = passer();
-    clock.advance(day);
-    second.round(Duration::from_secs(60), true).await;
-    let has_all = || c.store().usage().leased_bytes == 20_000;
-    let comes = async {
-        while !has_all() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(LONG, comes).await.expect("it comes");
-    // Not longer than the owner asked for, and nobody else is asked.
-    let leases = c.store().leases().expect("reads");
-    let most = clock.now().0 + 89 * DAY_MS;
-    assert!(leases[0].1.until.0 <= most, "{:?}", leases[0].1.until);
-    let told = async {
-        while second.known.values().all(|kept| kept.others.is_empty()) {
-            second.round(Duration::ZERO, true).await;
-        }
-    };
-    tokio::time::timeout(LONG, told).await.expect("it is told");
-    // Who says it keeps a backup and can't show it does not count.
-    for id in &ids {
-        c.store().discard(*id).expect("it is here");
-    }
-    second.round(Duration::ZERO, true).await;
-    assert!(second.known.values().all(|kept| kept.others.is_empty()));
-    // What is known of a backup goes with it.
-    let shelf = b.store().records();
-    assert_eq!(shelf.len(crate::store::RecordTable::Circle), 1);
-    let kept = second.book.shared();
-    for mine in kept.values() {
-        second.book.give_up(mine.id).expect("it is here");
-    }
-    second.round(Duration::ZERO, true).await;
-    assert!(shelf.is_empty(crate::store::RecordTable::Circle));
-    for workers in workers {
-        workers.stop(LONG).await;
-    }
-}
-
-#[tokio::test]
-async fn a_flood_hears_busy_and_the_holder_lives_on() {
-    let clock = clock();
-    let (a, b) = pair(&clock).await;
-    let workers = hold(&b, &clock, 1 << 30);
-    let ids: Vec<_> = blocks(2).iter().map(Block::id).collect();
-    let replay = lease(b.net().peer_id(), 1, 1, &ids, clock.now());
-    let replica = a.net().replica();
-    let flood = (0..300).map(|n| {
-        let request = match n % 2 {
-            0 => Request::Room,
-            _ => Request::Keep {
-                lease: replay.clone(),
-                ids: ids.clone(),
-            },
-        };
-        replica.ask(b.net().peer_id(), request)
-    });
-    let answers = futures::future::join_all(flood).await;
-    let fits = |answer: &Result<Answer, _>| {
-        matches!(
-            answer,
-            Ok(Answer::State(_) | Answer::Refused(Refusal::Busy))
-        )
-    };
-    assert!(answers.iter().all(fits), "{answers:?}");
-    // The same lease so many times is one lease.
-    assert_eq!(b.store().leases().expect("reads").len(), 1);
-    assert!(matches!(ask(&a, &b, Request::Room).await, Answer::State(_)));
-    workers.stop(LONG).await;
-}
-
 #[tokio::test]
 async fn a_holder_that_stops_in_the_middle_goes_on_after_its_restart() {
     let clock = clock();
@@ -613,72 +487,6 @@ async fn a_holder_that_leaves_takes_nothing_more_and_says_so() {
         name: [1; 16],
     };
     assert_eq!(ask(&a, &b, gone).await, Answer::Refused(Refusal::Unknown));
-}
-
-/// How a lease of one block is answered when so many of 100 blocks that are lent are used.
-#[tokio::test]
-async fn when_little_is_left_free_riders_are_stored_for_last() {
-    use crate::depot::ledger::{ALLOWANCE_BYTES, Amount, Ledger};
-    let clock = clock();
-    let (rider, newcomer) = (PeerId::random(), PeerId::random());
-    let ledger = Arc::new(Ledger::default());
-    let got = Amount {
-        blocks: 1,
-        bytes: ALLOWANCE_BYTES + 1,
-    };
-    ledger.served(rider, got);
-    // All who may ask are members: what counts is what it gave.
-    ledger.refresh(&[rider].into());
-    let all = blocks(100);
-    let bytes = all.iter().map(|block| block.bytes().len() as u64).sum();
-    for (used, of_rider) in [(79, true), (80, false)] {
-        let store = memory(&clock);
-        let local = PeerId::random();
-        let lend = Lend::of_bytes(bytes);
-        let book = Book::open(store.clone(), clock.clone(), lend, local.to_bytes())
-            .expect("opens")
-            .with_ledger(ledger.clone());
-        let keep = |peer, name, blocks: &[Block]| {
-            let ids: Vec<_> = blocks.iter().map(Block::id).collect();
-            let lease = Box::new(*lease(local, name, 1, &ids, clock.now()));
-            book.answer(peer, Request::Keep { lease, ids })
-        };
-        let answer = keep(newcomer, 1, &all[..used]);
-        assert!(matches!(answer, Answer::State(_)), "{answer:?}");
-        store.put(&all[..used], Keep::Cached).expect("room");
-        let answer = keep(rider, 2, &all[99..]);
-        let expected = Answer::Refused(Refusal::Full);
-        assert_eq!(answer != expected, of_rider, "{used}: {answer:?}");
-        let answer = keep(newcomer, 3, &all[98..99]);
-        assert!(matches!(answer, Answer::State(_)), "{used}: {answer:?}");
-        let (kept, of_all) = book.kept();
-        assert!(of_all);
-        assert_eq!(kept[&newcomer].blocks, used as u64 + 1);
-        assert_eq!(kept.contains_key(&rider), of_rider);
-    }
-}
-
-#[tokio::test]
-async fn both_sides_write_down_what_was_served_and_what_it_costs() {
-    let clock = clock();
-    let (a, b) = pair(&clock).await;
-    let block = blocks(1).remove(0);
-    a.store()
-        .put(std::slice::from_ref(&block), Keep::Cached)
-        .expect("room");
-    let session = b.session(LONG, Keep::Cached);
-    session.prefer(a.net().peer_id());
-    session.get(block.id()).await.expect("it is there");
-    let amount = crate::depot::ledger::Amount {
-        blocks: 1,
-        bytes: block.bytes().len() as u64,
-    };
-    let of_a = a.ledger().list();
-    assert_eq!((of_a.len(), of_a[0].0), (1, b.net().peer_id()));
-    assert_eq!((of_a[0].1.served, of_a[0].1.taken.blocks), (amount, 0));
-    let of_b = b.ledger().list();
-    assert_eq!((of_b.len(), of_b[0].0), (1, a.net().peer_id()));
-    assert_eq!((of_b[0].1.taken, of_b[0].1.served.blocks), (amount, 0));
 }
 
 /// A record that says nothing any more: the blocks stay until the lease ends, as far as the store itself knows, and the others go on.

@@ -11,6 +11,7 @@
 pub mod accept;
 pub mod policy;
 
+mod flushes;
 mod take;
 mod work;
 

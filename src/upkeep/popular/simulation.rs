@@ -31,6 +31,7 @@ use super::accept::{self, Load, Offered, Room};
 use super::policy::{self, Facts, Heard, HotBlock, Ledger};
 use crate::depot::demand::Table;
 use crate::id::BlockId;
+use crate::net::exchange::Standing;
 use crate::net::replica::{Refusal, Why, Wish};
 use crate::time::Timestamp;
 
@@ -438,7 +439,8 @@ impl Mesh<'_> {
             free: bytes(CACHE - node.cache.len()),
             cached: bytes(node.cache.len()),
             taken: bytes(node.taken.len()),
-            of_stranger: None,
+            of_peer: 0,
+            of_strangers: 0,
             coldest: cached.fold(f64::INFINITY, f64::min),
         };
         let offered: Vec<Offered> = blocks
@@ -453,7 +455,8 @@ impl Mesh<'_> {
             .collect();
         assert_ne!(from, to, "nobody makes an offer to itself");
         let limits = accept::Limits::default();
-        accept::decide(Why::Popular, &offered, &room, &Load::default(), &limits)
+        let (standing, load) = (Standing::Member, Load::default());
+        accept::decide(Why::Popular, standing, &offered, &room, &load, &limits)
     }
 
     fn run(&mut self) -> Vec<Minute> {

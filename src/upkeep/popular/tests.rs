@@ -289,6 +289,89 @@ async fn what_can_not_be_an_offer_is_refused_before_anything_else() {
     mesh.workers.stop(LONG).await;
 }
 
+/// A flood of strangers: who has its share hears so without a look into the store, and a member is heard all the same.
+#[tokio::test]
+async fn strangers_beyond_their_share_cost_no_look_and_crowd_out_no_member() {
+    let mesh = mesh().await;
+    let limits = accept::Limits::default();
+    let mut taker = Taker::new(mesh.b.clone(), limits);
+    // No fetch ends while this test looks at what is under way.
+    let mut next = 0u16;
+    let mut offer = |count: usize| {
+        let block = |_| {
+            next += 1;
+            let mut digest = [7; 48];
+            digest[..2].copy_from_slice(&next.to_be_bytes());
+            (BlockId::from_sha384(digest), 9)
+        };
+        (0..count).map(block).collect::<Vec<_>>()
+    };
+    let busy = Answer::Refused(Refusal::Busy);
+    let of_one = limits.in_flight_per_peer;
+    let flooding = limits.in_flight_of_strangers / of_one;
+    for n in 0..flooding {
+        let stranger = PeerId::random();
+        let answer = taker.answer(stranger, false, Why::Popular, offer(of_one));
+        assert_eq!(answer.await, Answer::Wishes(vec![Wish::Want; of_one]));
+        let looks = taker.looks;
+        assert_eq!(looks, n as u64 + 1);
+        let more = taker.answer(stranger, false, Why::Popular, offer(1));
+        assert_eq!(more.await, busy);
+        assert_eq!(taker.looks, looks);
+    }
+    let looks = taker.looks;
+    // So many names that no more are counted.
+    for _ in 0..take::MAX_COUNTED {
+        let answer = taker.answer(PeerId::random(), false, Why::HandOver, offer(1));
+        assert_eq!(answer.await, busy);
+    }
+    assert_eq!(taker.looks, looks, "nothing of that was looked up");
+    let member = PeerId::random();
+    let answer = taker.answer(member, true, Why::HandOver, offer(of_one));
+    assert_eq!(answer.await, Answer::Wishes(vec![Wish::Want; of_one]));
+    mesh.b.stop();
+    mesh.workers.stop(LONG).await;
+}
+
+/// A peer that only took offers what is here and what is not, to a node that is nearly full and to one that is not.
+#[tokio::test]
+async fn a_nearly_full_node_takes_no_offers_of_free_riders() {
+    use crate::depot::ledger::{ALLOWANCE_BYTES, Amount};
+    let clock = Arc::new(ManualClock::default());
+    let depot = node(&clock).await;
+    let quota = depot.store().usage().quota;
+    let rider = PeerId::random();
+    let got = Amount {
+        blocks: 1,
+        bytes: ALLOWANCE_BYTES + 1,
+    };
+    depot.ledger().served(rider, got);
+    let offered = |n: u8| vec![(BlockId::from_sha384([n; 48]), 9)];
+    let limits = accept::Limits {
+        // Nearly full from the first byte on.
+        nearly_full_percent: 0,
+        ..accept::Limits::default()
+    };
+    assert!(quota > 0);
+    let mut full = Taker::new(depot.clone(), limits);
+    let mut empty = Taker::new(depot.clone(), accept::Limits::default());
+    for why in [Why::Popular, Why::HandOver] {
+        let answer = full.answer(rider, false, why, offered(1)).await;
+        assert_eq!(answer, Answer::Refused(Refusal::Full));
+        assert_eq!(full.looks, 0);
+    }
+    let want = Answer::Wishes(vec![Wish::Want]);
+    let newcomer = PeerId::random();
+    let answer = full.answer(newcomer, false, Why::Popular, offered(2));
+    assert_eq!(answer.await, want);
+    let answer = empty.answer(rider, false, Why::Popular, offered(3)).await;
+    assert_eq!(answer, want);
+    // A member is heard whatever it took.
+    let answer = full.answer(rider, true, Why::HandOver, offered(4)).await;
+    assert_eq!(answer, want);
+    depot.stop();
+}
+
 #[tokio::test]
 async fn what_is_asked_for_often_gets_a_copy_on_another_node() {
     let mesh = mesh().await;

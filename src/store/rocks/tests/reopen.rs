@@ -263,3 +263,27 @@ fn lowering_the_quota_refuses_new_blocks_only() {
     );
     store.remove_pin(pin).expect("removes, although it is full");
 }
+
+#[test]
+fn nothing_is_flushed_when_nothing_was_written() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = open(dir.path());
+    store.flush().expect("flushes");
+    assert!(store.is_durable());
+    let one = block(1, 100_000);
+    store
+        .put(std::slice::from_ref(&one), Keep::Cached)
+        .expect("fits");
+    assert!(!store.is_durable(), "it is in memory only");
+    store.disk.take_flushes();
+    for _ in 0..3 {
+        store.flush().expect("flushes");
+        assert!(store.is_durable());
+    }
+    assert_eq!(store.disk.take_flushes(), 1);
+    store
+        .put(std::slice::from_ref(&one), Keep::Cached)
+        .expect("it is here");
+    store.flush().expect("flushes");
+    assert!(store.is_durable());
+}

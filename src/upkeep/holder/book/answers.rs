@@ -9,13 +9,13 @@ use tokio::time::Instant;
 
 use super::{
     Book, Entry, Key, MAX_OWNERS_PER_PEER, OPEN_BLOCKS, OPEN_SHARE, REF_BYTES, REF_SHARE, Speaker,
-    info_of, read_released, released_key,
+    info_of, releases,
 };
 use crate::id::BlockId;
-use crate::lease::{Extent, Held, Lease, ListDigest, MAX_SKEW_MS, Release, Renewal, proof};
+use crate::lease::{self, Extent, Held, Lease, ListDigest, Release, Renewal, proof};
 use crate::net::exchange::Standing;
 use crate::net::replica::{Answer, Refusal, Request, State};
-use crate::store::{self, RecordTable};
+use crate::store;
 
 impl Book {
     /// Answers a peer.
@@ -81,13 +81,16 @@ impl Book {
     fn keep(&self, peer: PeerId, lease: Lease, ids: &[BlockId]) -> Result<Answer, No> {
         let now = self.clock.now();
         let passed = lease.terms().holder != self.local;
-        let received = if passed {
-            lease.validate_passed(now).map_err(invalid)?;
-            Held::new(lease, now)
-        } else {
-            lease.validate(&self.local, now).map_err(invalid)?;
-            Held::new(lease, now)
+        let valid = match passed {
+            true => lease.validate_passed(now),
+            false => lease.validate(&self.local, now),
         };
+        if !passed {
+            let is_clock = matches!(valid, Err(lease::Error::FromTheFuture | lease::Error::Over));
+            self.fits_time(peer, !is_clock);
+        }
+        valid.map_err(invalid)?;
+        let received = Held::new(lease, now);
         let lease = received.lease();
         let key = (*lease.owner(), lease.terms().name);
         let mut entries = self.entries();
@@ -119,8 +122,10 @@ impl Book {
             if received.is_over(now) || (passed && entries.values().any(is_here)) {
                 return Err(No::Refused(Refusal::Invalid));
             }
-            self.check_released(&key, lease)?;
             self.check_room(&entries, peer, lease)?;
+            if releases::is_released(self.store.records(), &key, lease.terms())? {
+                return Err(No::Refused(Refusal::Invalid));
+            }
             let held = received;
             let entry = Entry {
                 lease: self.store.begin_lease(&info_of(&held, false))?,
@@ -158,21 +163,6 @@ impl Book {
                 Err(no)
             }
         }
-    }
-
-    /// A lease that was ended does not come back by the message that once began it.
-    fn check_released(&self, key: &Key, lease: &Lease) -> Result<(), No> {
-        let many = [Extent::Backup(lease.terms().root), Extent::Everything];
-        let many = many.iter().filter_map(Extent::name);
-        for name in many.chain([key.1]) {
-            let shelf = self.store.records();
-            let stored = shelf.get(RecordTable::Released, &released_key(&(key.0, name)))?;
-            let released = stored.and_then(|value| read_released(&value));
-            if released.is_some_and(|(sequence, _)| lease.terms().sequence <= sequence) {
-                return Err(No::Refused(Refusal::Invalid));
-            }
-        }
-        Ok(())
     }
 
     fn check_room(
@@ -272,6 +262,7 @@ impl Book {
                 }
                 Err(error) => return Err(invalid(error)),
             }
+            // Before the lease goes: after a crash in between it is ended again.
             self.remember_release(release, entry.held.lease());
             self.remove(entry.lease)?;
             entries.remove(&key);
@@ -284,24 +275,6 @@ impl Book {
             free_bytes: self.free_bytes(),
             ..State::default()
         }))
-    }
-
-    /// Takes note of a release that ends this lease.
-    fn remember_release(&self, release: &Release, ends: &Lease) {
-        let until = ends.terms().until.0.saturating_add(MAX_SKEW_MS);
-        let shelf = self.store.records();
-        let key = released_key(&(*release.owner(), *release.name()));
-        let before = shelf.get(RecordTable::Released, &key).ok().flatten();
-        let before = before.and_then(|value| read_released(&value));
-        // One release may end several leases: it has to be known for as long as the last of them.
-        let (sequence, until) = match before {
-            Some((sequence, at)) => (release.sequence().max(sequence), at.0.max(until)),
-            None => (release.sequence(), until),
-        };
-        let value = [sequence.to_be_bytes(), until.to_be_bytes()].concat();
-        if let Err(error) = shelf.put(RecordTable::Released, &key, &value) {
-            tracing::warn!(%error, "that a lease was ended is not remembered");
-        }
     }
 
     fn prove(&self, key: Key, nonce: &[u8; 32], ids: &[BlockId]) -> Result<Answer, No> {
@@ -358,7 +331,7 @@ impl From<store::Error> for No {
     }
 }
 
-fn invalid(error: crate::lease::Error) -> No {
+fn invalid(error: lease::Error) -> No {
     tracing::debug!(%error, "a peer's lease is refused");
     No::Refused(Refusal::Invalid)
 }
