@@ -14,6 +14,7 @@ mod crowd;
 pub mod demand;
 pub mod ledger;
 mod pending;
+mod request;
 mod scout;
 pub mod serve;
 mod session;

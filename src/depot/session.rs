@@ -13,7 +13,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
@@ -25,17 +24,14 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use super::choice::Roster;
 use super::crowd::{Crowd, Standing};
 use super::ledger::Amount;
+use super::request::{ATTEMPT_TIMEOUT, Request};
 use super::scout;
 use super::serve::{self, Read};
 use super::{Depot, Traffic, sink};
 use crate::block::{Attempt, Block, BlockSource, GetError, PutError, Tried};
 use crate::id::BlockId;
-use crate::net::exchange::{self, Answer};
-use crate::net::peers::Misbehaviour;
 use crate::store::{Event, Keep};
 
-/// How long one peer may take to answer one request.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request stays silent before another peer is asked as well.
 const HEDGE_AFTER: Duration = Duration::from_secs(4);
 /// The same when there is a limit on what is fetched.
@@ -104,30 +100,6 @@ struct Patience {
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // Everything behind these locks is whole between two statements.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A request under way. Frees the peer's place when it is dropped without an answer.
-struct Request {
-    shared: Arc<Shared>,
-    peer: PeerId,
-    open: bool,
-}
-
-impl Request {
-    fn close(mut self, answer: impl FnOnce(&mut Peers)) {
-        self.open = false;
-        answer(&mut lock(&self.shared.peers));
-        self.shared.changed.notify_waiters();
-    }
-}
-
-impl Drop for Request {
-    fn drop(&mut self) {
-        if self.open {
-            lock(&self.shared.peers).roster.dropped(self.peer);
-            self.shared.changed.notify_waiters();
-        }
-    }
 }
 
 /// A block that is being fetched: peers are asked whether they have it.
@@ -412,11 +384,7 @@ impl Session {
             },
         };
         roster.asked(peer);
-        Next::Ask(Request {
-            shared: self.shared.clone(),
-            peer,
-            open: true,
-        })
+        Next::Ask(Request::new(self.shared.clone(), peer))
     }
 
     /// Asks one peer for one block and checks what comes, in a task of its own: the permits that it waits for are shared with
@@ -427,38 +395,8 @@ impl Session {
         request: Request,
         id: BlockId,
     ) -> AbortOnDropHandle<(PeerId, Result<Block, Attempt>)> {
-        let (inner, began) = (self.depot.inner.clone(), self.began);
-        AbortOnDropHandle::new(tokio::spawn(async move {
-            let peer = request.peer;
-            let exchange = inner.net.exchange();
-            // What was asked for and could not come within the limit in time would be asked for again, for nothing.
-            let _ahead = exchange.pace().ahead().await;
-            let expected = inner.verifier.expect();
-            let fetched = exchange.fetch(peer, vec![id], ATTEMPT_TIMEOUT).await;
-            drop(expected);
-            let answer = match fetched {
-                Ok(answers) => match answers.into_iter().find(|(answered, _)| *answered == id) {
-                    Some((_, Answer::Block(bytes))) => check(&inner, id, peer, bytes).await,
-                    Some((_, Answer::Busy)) => Err(Attempt::Busy),
-                    Some((_, Answer::DontHave)) => Err(Attempt::DontHave),
-                    Some((_, Answer::Have)) | None => Err(Attempt::Failed),
-                },
-                Err(error) => Err(attempt_of(&error)),
-            };
-            let now = began.elapsed();
-            request.close(|Peers { roster, crowd }| match &answer {
-                Ok(_) => roster.gave(peer),
-                Err(attempt) => {
-                    roster.failed(peer, *attempt, now);
-                    match attempt {
-                        Attempt::DontHave => crowd.heard(peer, id, false, now),
-                        Attempt::Busy => {}
-                        _ => crowd.lost(&peer),
-                    }
-                }
-            });
-            (peer, answer)
-        }))
+        let work = request.run(self.depot.inner.clone(), id, self.began);
+        AbortOnDropHandle::new(tokio::spawn(work))
     }
 
     /// Keeps a block that came from a peer.
@@ -556,62 +494,5 @@ impl Waits {
         if std::mem::take(&mut self.is_waiting) {
             crowd.waited(in_vain, now);
         }
-    }
-}
-
-/// Checks that the bytes are the block, off the tasks that serve others.
-async fn check(
-    inner: &super::Inner,
-    id: BlockId,
-    peer: PeerId,
-    bytes: Bytes,
-) -> Result<Block, Attempt> {
-    let checked = inner.verifier.verify(id, bytes).await;
-    match checked {
-        Some(Ok(block)) => Ok(block),
-        Some(Err(error)) => {
-            tracing::warn!(%peer, %error, "a peer sent wrong bytes");
-            Traffic::add(&inner.traffic.wrong_blocks, 1);
-            inner.ledger.wrong(peer);
-            inner
-                .net
-                .peers()
-                .report(peer, Misbehaviour::WrongBytes)
-                .await;
-            Err(Attempt::WrongBytes)
-        }
-        None => Err(Attempt::Failed),
-    }
-}
-
-fn attempt_of(error: &exchange::Error) -> Attempt {
-    match error {
-        exchange::Error::Unreachable { .. } => Attempt::Unreachable,
-        exchange::Error::TimedOut { .. } => Attempt::TimedOut,
-        exchange::Error::Busy { .. } => Attempt::Busy,
-        exchange::Error::RateTooLow { wanted, .. } => Attempt::RateTooLow { wanted: *wanted },
-        _ => Attempt::Failed,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_peer_that_wants_more_than_is_offered_is_named_with_what_it_wants() {
-        let peer = PeerId::random();
-        let attempt = attempt_of(&exchange::Error::RateTooLow { peer, wanted: 7 });
-        let error = GetError::NotFound {
-            id: BlockId::from_sha384([1; 48]),
-            after: Duration::from_secs(1),
-            tried: vec![Tried {
-                peer: "somebody".to_owned(),
-                attempt,
-            }],
-        };
-        let text = error.to_string();
-        let said = "somebody wants a rate of 7, more than is offered";
-        assert!(text.ends_with(said), "{text}");
     }
 }

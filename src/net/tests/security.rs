@@ -1,10 +1,14 @@
 //! Encryption with nodes of other kinds, over TCP on loopback: those of stock libp2p that have only noise, or only its own TLS.
 
+use std::cell::Cell;
+use std::pin::pin;
+
 use super::*;
 use crate::net::transport;
 use futures::StreamExt;
+use futures::future::Either;
 use libp2p::core::Endpoint;
-use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::muxing::{StreamMuxerBox, StreamMuxerExt};
 use libp2p::core::transport::{Boxed, DialOpts, ListenerId, PortUse, TransportEvent};
 use libp2p::core::upgrade::Version;
 use libp2p::{Transport, noise, tcp, tls, yamux};
@@ -63,8 +67,25 @@ async fn meet(called: (PeerId, Connections), mut caller: (PeerId, Connections)) 
         port_use: PortUse::New,
     };
     let dial = caller.1.dial(listening, opts).expect("dials");
-    let (accepted, dialled) = within(async { futures::join!(accept, dial) }).await;
-    assert_eq!((accepted, dialled.expect("connected").0), (caller.0, id));
+    let seen = Cell::new(None);
+    let dial = async {
+        let (peer, mut muxer) = dial.await.expect("connected");
+        seen.set(Some(peer));
+        // What is left of the negotiation goes along with the first bytes.
+        std::future::poll_fn(|cx| muxer.poll_unpin(cx)).await
+    };
+    let (accept, mut dial) = (pin!(accept), pin!(dial));
+    let met = within(futures::future::select(accept, dial.as_mut())).await;
+    let Either::Left((accepted, _)) = met else {
+        panic!("the connection ended");
+    };
+    assert_eq!(accepted, caller.0);
+    // Who is called may be done before the caller is.
+    while seen.get().is_none() {
+        assert!(futures::poll!(dial.as_mut()).is_pending());
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(seen.get(), Some(id));
 }
 
 #[tokio::test]
