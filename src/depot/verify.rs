@@ -2,7 +2,7 @@
 //!
 //! Whoever has bytes to check puts them in a line, and a worker goes through it with several blocks side by side: when blocks come faster
 //! than they can be checked one by one they are checked at several times that rate. A block that comes alone while others are on their way
-//! waits for them a moment; one that comes when no other is expected waits for nobody. A second worker starts only when there is enough in the line to
+//! waits for them a moment; a small one, and one that comes when no other is expected, waits for nobody. A second worker starts only when there is enough in the line to
 //! fill it: two half-empty ones take twice the time.
 
 use std::collections::VecDeque;
@@ -18,6 +18,9 @@ use crate::id::BlockId;
 
 /// How long a block waits for company: about as long as it takes to check it alone.
 const LINGER: Duration = Duration::from_millis(3);
+
+/// Up to this size a block is checked sooner than company would come.
+const ALONE_BYTES: usize = 64 << 10;
 
 type Checked = Result<Block, VerifyError>;
 
@@ -102,10 +105,11 @@ impl Verifier {
     /// Puts something in the line.
     fn join(&self, one: Waiting) -> Turn {
         let mut line = lock(&self.shared);
+        let is_small = one.bytes.len() <= ALONE_BYTES;
         line.waiting.push_back(one);
         let is_full = line.waiting.len() >= HASHES_AT_ONCE;
-        if (line.workers == 0 && line.expected == 0) || (line.workers < self.max_workers && is_full)
-        {
+        let waits_for_nobody = line.expected == 0 || is_small;
+        if (line.workers == 0 && waits_for_nobody) || (line.workers < self.max_workers && is_full) {
             line.workers += 1;
             return Turn::Now;
         }
@@ -147,7 +151,13 @@ struct Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         if self.is_counted {
-            lock(&self.shared).workers -= 1;
+            let mut line = lock(&self.shared);
+            line.workers -= 1;
+            let is_last = line.workers == 0;
+            let left = is_last.then(|| std::mem::take(&mut line.waiting));
+            drop(line);
+            // Whoever waits hears that nobody will come.
+            drop(left);
         }
     }
 }
@@ -238,32 +248,51 @@ mod tests {
         assert_eq!(wanted, 2);
     }
 
-    /// Alone, a block waits for those that are expected as long as it may; a full line waits for nobody.
-    #[tokio::test(start_paused = true)]
+    /// Alone, a block waits for those that are expected as long as it may; a small one and a full line wait for nobody.
+    #[tokio::test]
     async fn what_is_expected_is_waited_for_a_moment() {
         let verifier = Verifier::new(2);
-        let block = |byte: u8| Block::new(Bytes::from(vec![byte; 1000])).expect("small");
-        let verify = |byte| verifier.verify(block(byte).id(), block(byte).into_bytes());
-        let begin = tokio::time::Instant::now();
-        assert_eq!(verify(1).await, Some(Ok(block(1))));
-        assert_eq!(begin.elapsed(), Duration::ZERO);
-
+        let block = |byte: u8, size| Block::new(Bytes::from(vec![byte; size])).expect("allowed");
+        let join = |block: Block| {
+            let (reply, answer) = oneshot::channel();
+            let (id, bytes) = (block.id(), block.into_bytes());
+            (verifier.join(Waiting { id, bytes, reply }), answer)
+        };
+        let at_rest = || async {
+            while lock(&verifier.shared).workers > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
         let expected = verifier.expect();
-        assert_eq!(verify(2).await, Some(Ok(block(2))));
-        assert!(begin.elapsed() >= LINGER);
+        let large = block(1, ALONE_BYTES + 1);
+        // Without company it is checked all the same.
+        let checked = verifier.verify(large.id(), large.bytes().clone()).await;
+        assert_eq!(checked, Some(Ok(large)));
+        at_rest().await;
 
-        let (begin, mut started) = (tokio::time::Instant::now(), 0);
-        for byte in 0..HASHES_AT_ONCE as u8 {
-            let (reply, _) = oneshot::channel();
-            let (id, bytes) = (block(byte).id(), block(byte).into_bytes());
-            let turn = verifier.join(Waiting { id, bytes, reply });
-            let is_last = usize::from(byte) + 1 == HASHES_AT_ONCE;
-            assert_eq!(turn, if is_last { Turn::Now } else { Turn::Later });
-            started += usize::from(turn == Turn::Now);
+        let turns = (0..HASHES_AT_ONCE as u8).map(|byte| join(block(byte, ALONE_BYTES + 1)));
+        let (turns, answers): (Vec<_>, Vec<_>) = turns.unzip();
+        let (last, others) = turns.split_last().expect("several");
+        assert_eq!(*last, Turn::Now);
+        assert!(others.iter().all(|turn| *turn == Turn::Later), "{others:?}");
+        verifier.start();
+        for answer in answers {
+            assert!(answer.await.expect("checked").is_ok());
         }
-        assert_eq!((started, begin.elapsed()), (1, Duration::ZERO));
+        at_rest().await;
+
+        let (turn, answer) = join(block(9, ALONE_BYTES));
+        assert_eq!(turn, Turn::Now);
+        // Its worker ends without having looked at it.
+        drop(Worker {
+            shared: verifier.shared.clone(),
+            is_counted: true,
+        });
+        assert!(answer.await.is_err());
 
         drop(expected);
         assert_eq!(lock(&verifier.shared).expected, 0);
+        let (turn, _answer) = join(block(7, ALONE_BYTES + 1));
+        assert_eq!(turn, Turn::Now);
     }
 }

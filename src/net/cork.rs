@@ -66,7 +66,8 @@ impl<C> Cork<C> {
             stream,
             held: Vec::new(),
             taken: 0,
-            is_dirty: false,
+            // What was written before may not be flushed yet.
+            is_dirty: true,
         }
     }
 }
@@ -102,11 +103,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin> AsyncRead for Cork<C> {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        let was_clean = !self.is_dirty;
         // When the stream can't take it now, it wakes the task once it can, and the task reads again.
         if let Poll::Ready(Err(error)) = self.poll_uncork(cx) {
             return Poll::Ready(Err(error));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if was_clean && read.is_pending() {
+            // Nothing to write and nothing to read: an idle connection holds no memory.
+            self.held = Vec::new();
+        }
+        read
     }
 }
 
@@ -234,8 +241,10 @@ mod tests {
         read(&mut cork);
         assert_eq!(cork.stream.writes, [b"headbodyheadmore"]);
         assert_eq!(cork.stream.flushed, 16);
+        assert!(cork.held.capacity() > 0);
         read(&mut cork);
         assert_eq!(cork.stream.writes.len(), 1);
+        assert_eq!(cork.held.capacity(), 0);
     }
 
     #[test]

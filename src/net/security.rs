@@ -1,7 +1,8 @@
 //! How a TCP connection is encrypted and its two ends prove who they are: by TLS 1.3, or by noise with peers that have only that.
 //!
 //! Both bind the connection to the two peer ids (libp2p's specifications "tls" and "noise"). TLS is offered first: noise is bound to
-//! ChaCha20-Poly1305, and encrypting is most of what a transfer costs. See [`tls`](super::tls).
+//! ChaCha20-Poly1305, and encrypting is most of what a transfer costs. Having two to choose from costs a round trip more for each connection. See
+//! [`tls`](super::tls).
 
 use std::io;
 use std::iter::{Chain, Once, once};

@@ -34,7 +34,7 @@ const BACKGROUND_JOBS: i32 = 8;
 const CACHE_BYTES: usize = 8 << 20;
 const BLOOM_BITS: f64 = 10.0;
 const MAX_OPEN_FILES: i32 = 256;
-/// What is written to a file is gathered up to this size; larger blocks are written from where they are, without another copy.
+/// What is written to a file is gathered up to this size: of a block all but the beginning is written from where it is, without another copy.
 const GATHERED_BYTES: u64 = 64 << 10;
 const MAX_LOG_BYTES: usize = 256 << 10;
 const MAX_MANIFEST_BYTES: usize = 4 << 20;
