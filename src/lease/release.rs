@@ -37,7 +37,8 @@ impl Extent {
         }
     }
 
-    const fn code(&self) -> u32 {
+    /// The number that stands for its kind, also where it is stored.
+    pub const fn code(&self) -> u8 {
         match self {
             Self::Lease => 0,
             Self::Backup(_) => 1,
@@ -193,7 +194,7 @@ impl Release {
             sequence: self.sequence,
             made_ms: self.made.0,
             signature: self.signature.to_vec().into(),
-            extent: self.extent.code(),
+            extent: u32::from(self.extent.code()),
             root: match self.extent {
                 Extent::Backup(root) => root.to_multihash().into(),
                 Extent::Lease | Extent::Everything => Vec::new().into(),

@@ -205,7 +205,7 @@ impl Node {
         let heads = upkeep::heads::Setup {
             depot: parts.2,
             clock: now,
-            lent_bytes: config.lent_bytes(),
+            lent_bytes: settings.lent_bytes(),
             own: copies::own_head(&options.data_dir),
         };
         workers.spawn("heads", |c, s| upkeep::heads::run(heads, c, s));

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use self::leases::{
-    leased_blocks_may_be_yet_to_come, leases_keep_blocks_until_they_end,
-    leases_read_back_and_expire, leases_that_do_not_exist_are_refused,
+    leased_blocks_may_be_yet_to_come, leases_are_removed_together,
+    leases_keep_blocks_until_they_end, leases_read_back_and_expire,
+    leases_that_do_not_exist_are_refused,
 };
 use self::pins::{
     finished_pins_read_back, pins_keep_blocks, pins_that_do_not_exist_are_refused,
@@ -99,6 +100,7 @@ suite!(
     counts_what_happens,
     forgets_old_statistics,
     many_pending_counts_are_not_lost,
+    leases_are_removed_together,
     leases_keep_blocks_until_they_end,
     leased_blocks_may_be_yet_to_come,
     leases_read_back_and_expire,

@@ -237,6 +237,21 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
     /// [`Error::NoSuchLease`].
     fn remove_lease(&self, lease: LeaseId) -> Result<u64, Error>;
 
+    /// Removes several leases, which are made durable as one. What is gone already needs no removing. Returns how many blocks became cached.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush). Some may be removed then.
+    fn remove_leases(&self, leases: &[LeaseId]) -> Result<u64, Error> {
+        let mut freed = 0;
+        for lease in leases {
+            freed += match self.remove_lease(*lease) {
+                Err(Error::NoSuchLease(_)) => 0,
+                removed => removed?,
+            };
+        }
+        Ok(freed)
+    }
+
     /// Up to `limit` blocks of a lease, ordered by id, from the first after `after` on. Those that are not here are among them.
     ///
     /// # Errors

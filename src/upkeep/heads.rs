@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -93,7 +94,7 @@ pub struct Setup {
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// Most bytes of blocks that only leases keep, those of owners among them.
-    pub lent_bytes: u64,
+    pub lent_bytes: watch::Receiver<u64>,
     /// The head of this machine's own owner.
     pub own: OwnHead,
 }
@@ -432,13 +433,21 @@ impl Keeper<'_> {
         let mut fetched = futures::stream::iter(logs.clone())
             .map(|log| {
                 let session = session.clone();
-                async move { (log, session.get(log).await) }
+                async move {
+                    // How large a log is shows when it is here. While there is no room at all, none is looked for.
+                    if !self.fits(hold, log, 1).await? {
+                        return Ok((log, None));
+                    }
+                    Ok::<_, Error>((log, Some(session.get(log).await)))
+                }
             })
             .buffer_unordered(LOGS_AT_ONCE);
         let (mut here, mut bytes, mut no_room) = (BTreeSet::new(), 0, false);
-        while let Some((log, block)) = fetched.next().await {
+        while let Some(next) = fetched.next().await {
+            let (log, block) = next?;
             match block {
-                Ok(block) => {
+                None => no_room = true,
+                Some(Ok(block)) => {
                     let size = block.bytes().len() as u64;
                     if !self.fits(hold, log, size).await? {
                         no_room = true;
@@ -451,8 +460,10 @@ impl Keeper<'_> {
                         bytes += size;
                     }
                 }
-                Err(GetError::Stopping) => return Err(Error::Stopping),
-                Err(error) => tracing::debug!(head = %id, %log, %error, "a log is not to be had"),
+                Some(Err(GetError::Stopping)) => return Err(Error::Stopping),
+                Some(Err(error)) => {
+                    tracing::debug!(head = %id, %log, %error, "a log is not to be had");
+                }
             }
         }
         let missing = logs.len() - here.len();
@@ -489,7 +500,7 @@ impl Keeper<'_> {
         if let Hold::Pin(_) = hold {
             return Ok(true);
         }
-        let lent = self.setup.lent_bytes;
+        let lent = *self.setup.lent_bytes.borrow();
         self.on_store(move |store| {
             let stat = store.stat(log)?;
             let costs_nothing = stat.is_some_and(|stat| stat.pins + stat.leases > 0);

@@ -244,6 +244,10 @@ impl Store for Frail {
         self.write(|store| store.remove_lease(lease))
     }
 
+    fn remove_leases(&self, leases: &[LeaseId]) -> Result<u64, store::Error> {
+        self.write(|store| store.remove_leases(leases))
+    }
+
     fn lease_blocks(
         &self,
         lease: LeaseId,

@@ -56,6 +56,32 @@ pub(super) fn leases_keep_blocks_until_they_end(store: &Subject) {
     assert_eq!(sums(store), (0, 0, 300));
 }
 
+pub(super) fn leases_are_removed_together(store: &Subject) {
+    let blocks: Vec<_> = (0..4).map(|n| block(n, 100)).collect();
+    store.put(&blocks, Keep::Cached).expect("fits");
+    let leases: Vec<_> = blocks
+        .iter()
+        .map(|block| {
+            let lease = store.begin_lease(&lease_info(block.id(), 5));
+            let lease = lease.expect("leases");
+            let ids = [block.id(), blocks[3].id()];
+            store.add_lease_refs(lease, &ids).expect("adds");
+            lease
+        })
+        .collect();
+    store.remove_lease(leases[1]).expect("removes");
+    // One that is gone already, and one that comes twice; what another lease keeps stays leased.
+    let together = [leases[0], leases[1], leases[2], leases[0]];
+    assert_eq!(store.remove_leases(&together).expect("removes"), 2);
+    let left = store.leases().expect("reads");
+    assert_eq!(
+        left.iter().map(|(l, _)| *l).collect::<Vec<_>>(),
+        leases[3..]
+    );
+    assert_eq!(store.usage().leased_bytes, 100);
+    assert_eq!(store.remove_leases(&[]).expect("does nothing"), 0);
+}
+
 pub(super) fn leased_blocks_may_be_yet_to_come(store: &Subject) {
     let blocks: Vec<_> = (0..1500).map(|n| block(n, 40)).collect();
     let mut ids: Vec<_> = blocks.iter().map(Block::id).collect();

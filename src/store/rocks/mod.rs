@@ -248,6 +248,19 @@ impl Store for RocksStore {
         Ok(freed)
     }
 
+    fn remove_leases(&self, leases: &[LeaseId]) -> Result<u64, Error> {
+        let mut freed = 0;
+        for lease in leases {
+            match self.start_removing_lease(*lease) {
+                Err(Error::NoSuchLease(_)) => continue,
+                started => started?,
+            }
+            freed += self.go_on_removing(*lease)?;
+        }
+        self.flush()?;
+        Ok(freed)
+    }
+
     fn lease_blocks(
         &self,
         lease: LeaseId,

@@ -49,6 +49,28 @@ impl Bench {
         *shared_lease(self.local, name, sequence, ids, self.clock.now(), 2)
     }
 
+    /// After a restart.
+    fn reopened(&self) -> Self {
+        let (lend, local) = (Lend::of_bytes(1 << 30), self.local.to_bytes());
+        let book = Book::open(self.store.clone(), self.clock.clone(), lend, local);
+        Self {
+            book: book.expect("opens"),
+            clock: self.clock.clone(),
+            store: self.store.clone(),
+            local: self.local,
+        }
+    }
+
+    /// What comes of a release: how many leases it ended, and how many are newer.
+    fn release(&self, release: Release) -> Result<(u64, u64), Refusal> {
+        let request = Request::Release(Box::new(release));
+        match self.book.answer(PeerId::random(), request) {
+            Answer::State(state) => Ok((state.listed, state.missing)),
+            Answer::Refused(refusal) => Err(refusal),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// A whole lease of these blocks.
     fn whole(&self, peer: PeerId, name: u8, blocks: &[Block]) -> Lease {
         let ids = ids_of(blocks);
@@ -197,18 +219,7 @@ fn a_lease_that_was_ended_does_not_come_back() {
     let refused = Answer::Refused(Refusal::Invalid);
     assert_eq!(bench.keep(peer, &lease, &ids), refused);
     // Nor after a restart.
-    let again = Bench {
-        book: Book::open(
-            bench.store.clone(),
-            bench.clock.clone(),
-            Lend::of_bytes(1 << 30),
-            bench.local.to_bytes(),
-        )
-        .expect("opens"),
-        clock: bench.clock.clone(),
-        store: bench.store.clone(),
-        local: bench.local,
-    };
+    let again = bench.reopened();
     again.book.expire(Instant::now()).expect("expires");
     assert_eq!(again.keep(peer, &lease, &ids), refused);
     let newer = again.lease(1, 2, &ids);
@@ -229,15 +240,7 @@ fn the_owner_ends_leases_without_their_names_and_they_do_not_come_back() {
     let first = bench.whole(peer, 1, &one);
     let second = bench.whole(peer, 2, &other);
     let now = bench.clock.now();
-    let release = |extent, made| {
-        let release = Release::of_many(&owner(), extent, made);
-        let answer = bench.book.answer(peer, Request::Release(Box::new(release)));
-        match answer {
-            Answer::State(state) => Ok((state.listed, state.missing)),
-            Answer::Refused(refusal) => Err(refusal),
-            other => panic!("{other:?}"),
-        }
-    };
+    let release = |extent, made| bench.release(Release::of_many(&owner(), extent, made));
     let unknown = BlockId::from_sha384([0x55; 48]);
     assert_eq!(release(Extent::Backup(unknown), now), Err(Refusal::Unknown));
     let root = first.terms().root;
@@ -259,6 +262,95 @@ fn the_owner_ends_leases_without_their_names_and_they_do_not_come_back() {
     let later = bench.lease(4, now.0 + 1, &ids_of(&one));
     let kept = bench.keep(peer, &later, &ids_of(&one));
     assert!(matches!(kept, Answer::State(_)), "{kept:?}");
+}
+
+/// Whoever has a machine's key gives a lease the name that stands for all of an owner's or of a backup's, and ends it.
+#[test]
+fn a_machine_ends_no_more_than_the_lease_that_it_names() {
+    let bench = bench(1 << 30);
+    let (peer, thief) = (PeerId::random(), PeerId::random());
+    let list = blocks(3);
+    let ids = ids_of(&list);
+    let mine = bench.whole(peer, 1, &list);
+    let certificate = crate::head::certify(&owner(), &machine().verifying_key().to_bytes());
+    for extent in [Extent::Everything, Extent::Backup(mine.terms().root)] {
+        let mut terms = mine.terms().clone();
+        terms.name = extent.name().expect("something stands for it");
+        terms.minimum_until = terms.made;
+        let name = terms.name;
+        let bait = Lease::sign(&owner_key(), &machine(), &certificate, terms);
+        let kept = bench.keep(thief, &bait, &ids);
+        assert!(matches!(kept, Answer::State(_)), "{kept:?}");
+        let (key, now) = (owner_key(), bench.clock.now());
+        let release = Release::by_machine(&key, &machine(), &certificate, name, u64::MAX, now);
+        assert_eq!(bench.release(release), Ok((1, 0)));
+        let refused = Answer::Refused(Refusal::Invalid);
+        assert_eq!(bench.keep(thief, &bait, &ids), refused);
+    }
+    let again = bench.reopened();
+    assert_eq!(again.store.leases().expect("reads").len(), 1);
+    assert_eq!(again.book.shared().len(), 1);
+    let kept = again.keep(peer, &again.lease(2, 1, &ids), &ids);
+    assert!(matches!(kept, Answer::State(_)), "{kept:?}");
+    // The owner's own word counts beside it.
+    let all = Release::of_many(&owner(), Extent::Everything, again.clock.now());
+    assert_eq!(again.release(all), Ok((2, 0)));
+    let refused = Answer::Refused(Refusal::Invalid);
+    assert_eq!(again.reopened().keep(peer, &mine, &ids), refused);
+}
+
+#[test]
+fn a_release_of_many_leases_by_a_clock_that_is_ahead_ends_none() {
+    let bench = bench(1 << 30);
+    let list = blocks(3);
+    let lease = bench.whole(PeerId::random(), 1, &list);
+    let most = bench.clock.now().0 + DAY_MS;
+    for extent in [Extent::Everything, Extent::Backup(lease.terms().root)] {
+        for made in [most + 1, u64::MAX] {
+            let release = Release::of_many(&owner(), extent, Timestamp(made));
+            assert_eq!(bench.release(release), Err(Refusal::Invalid));
+        }
+    }
+    let later = bench.lease(2, most, &ids_of(&list));
+    let kept = bench.keep(PeerId::random(), &later, &[]);
+    assert!(matches!(kept, Answer::State(_)), "{kept:?}");
+    let release = Release::of_many(&owner(), Extent::Everything, Timestamp(most));
+    assert_eq!(bench.release(release), Ok((2, 0)));
+}
+
+/// The process ends after a release of leases that last differently long is remembered, and before any of them is gone.
+#[test]
+fn a_release_is_known_for_as_long_as_the_last_of_its_leases() {
+    let bench = bench(1 << 30);
+    let peer = PeerId::random();
+    let list = blocks(12);
+    let mut last = None;
+    for n in 0..4u8 {
+        let at = 3 * usize::from(n);
+        last = Some(bench.whole(peer, n, &list[at..at + 3]));
+        bench.clock.advance(Duration::from_millis(5 * DAY_MS));
+    }
+    let last = last.expect("the one that is over last");
+    let before = bench.store.leases().expect("reads");
+    let all = Release::of_many(&owner(), Extent::Everything, bench.clock.now());
+    assert_eq!(bench.release(all.clone()), Ok((4, 0)));
+    for (_, info) in &before {
+        bench.store.begin_lease(info).expect("begins");
+    }
+    let again = bench.reopened();
+    assert!(again.store.leases().expect("reads").is_empty());
+    let left = last.terms().until.0 - bench.clock.now().0;
+    bench.clock.advance(Duration::from_millis(left - 1));
+    again.book.expire(Instant::now()).expect("expires");
+    let refused = Answer::Refused(Refusal::Invalid);
+    assert_eq!(again.keep(peer, &last, &ids_of(&list[9..])), refused);
+    let shelf = again.store.records();
+    assert_eq!(shelf.len(crate::store::RecordTable::Released), 1);
+    for book in [&bench.book, &again.book, &again.reopened().book] {
+        book.forwards().forget(bench.clock.now());
+        let due = book.forwards().due(peer, false);
+        assert_eq!(due, std::slice::from_ref(&all));
+    }
 }
 
 #[test]
@@ -378,20 +470,33 @@ fn no_more_releases_are_remembered_than_may_be() {
     use crate::store::RecordTable::Released;
     let bench = bench(1 << 30);
     let shelf = bench.store.records();
-    for n in 0..65_536u32 {
+    for n in 1..65_536u32 {
         shelf
             .put(Released, &n.to_be_bytes(), &[0xff; 16])
             .expect("fits");
     }
     let peer = PeerId::random();
     let ids = ids_of(&blocks(1));
-    bench.keep(peer, &bench.lease(1, 1, &ids), &ids);
-    let release = Release::by_owner(&owner(), [1; 16], 1, bench.clock.now());
-    let answer = bench.book.answer(peer, Request::Release(Box::new(release)));
-    assert!(matches!(answer, Answer::State(_)), "{answer:?}");
-    assert!(bench.store.leases().expect("reads").is_empty());
-    assert_eq!(shelf.len(Released), 65_536);
-    assert_eq!(bench.book.forwards().due(peer, false).len(), 1);
+    let end = |name, sequence| {
+        bench.keep(peer, &bench.lease(name, sequence, &ids), &ids);
+        let release = Release::by_owner(&owner(), [name; 16], sequence, bench.clock.now());
+        let answer = bench.book.answer(peer, Request::Release(Box::new(release)));
+        assert!(matches!(answer, Answer::State(_)), "{answer:?}");
+        assert!(bench.store.leases().expect("reads").is_empty());
+        assert_eq!(shelf.len(Released), 65_536);
+    };
+    let comes_back = |name, sequence| {
+        let answer = bench.keep(peer, &bench.lease(name, sequence, &ids), &ids);
+        answer != Answer::Refused(Refusal::Invalid)
+    };
+    end(1, 1);
+    assert!(!comes_back(1, 1));
+    end(2, 1);
+    assert_eq!(bench.book.forwards().due(peer, false).len(), 2);
+    // What is remembered is so for longer all the same.
+    end(1, 2);
+    assert!(!comes_back(1, 2));
+    assert!(comes_back(2, 1));
 }
 
 #[test]

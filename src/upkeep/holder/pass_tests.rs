@@ -5,7 +5,7 @@ use super::tests::{
 };
 use super::*;
 use crate::block::Block;
-use crate::lease::Release;
+use crate::lease::{Extent, Release};
 
 struct Only(PeerId);
 
@@ -166,6 +166,69 @@ async fn a_release_goes_the_way_that_its_lease_went() {
     assert!(book.forwards().due(PeerId::random(), false).is_empty());
     assert!(open().forwards().due(to, false).is_empty());
     workers.stop(LONG).await;
+}
+
+/// One release ends leases that were for one holder alone, and others that were passed on: it goes on because of these, and ends both there, too.
+#[tokio::test]
+async fn a_release_of_many_leases_is_passed_on_if_one_of_them_was() {
+    for copies in [0, 2] {
+        let clock = clock();
+        let (b, c) = pair(&clock).await;
+        let workers = hold(&c, &clock, 1 << 30);
+        let (local, to) = (b.net().peer_id(), c.net().peer_id());
+        let ids: Vec<_> = blocks(4).iter().map(Block::id).collect();
+        let (one, other) = ids.split_at(2);
+        let open = || {
+            let lend = Lend::of_quota(1 << 30);
+            let book = Book::open(b.store().clone(), clock.clone(), lend, local.to_bytes());
+            Arc::new(book.expect("opens"))
+        };
+        let book = open();
+        let keep = |holder, name, ids: &[BlockId], copies| Request::Keep {
+            lease: shared_lease(holder, name, 1, ids, clock.now(), copies),
+            ids: ids.to_vec(),
+        };
+        for request in [keep(local, 1, one, copies), keep(local, 2, other, 0)] {
+            let answer = book.answer(PeerId::random(), request);
+            assert!(matches!(answer, Answer::State(_)), "{answer:?}");
+        }
+        // The other one has its own of the second backup, and of the first what may have been passed on.
+        let mut theirs = vec![keep(to, 3, other, 0)];
+        theirs.extend((copies > 0).then(|| keep(local, 1, one, copies)));
+        let count = theirs.len();
+        for request in theirs {
+            let answer = ask(&b, &c, request).await;
+            assert!(matches!(answer, Answer::State(_)), "{answer:?}");
+        }
+        let all = Release::of_many(&owner(), Extent::Everything, clock.now());
+        let request = Request::Release(Box::new(all.clone()));
+        let answer = book.answer(PeerId::random(), request);
+        assert!(matches!(answer, Answer::State(_)), "{answer:?}");
+        assert!(b.store().leases().expect("reads").is_empty());
+        for book in [book, open()] {
+            let due = book.forwards().due(to, false);
+            assert_eq!(due.contains(&all), copies > 0, "{copies}");
+        }
+        assert_eq!(c.store().leases().expect("reads").len(), count);
+        let mut passer = pass::Passer {
+            depot: b.clone(),
+            book: open(),
+            clock: clock.clone(),
+            candidates: Arc::new(Only(to)),
+            limits: circle::Limits::default(),
+            known: std::collections::BTreeMap::new(),
+        };
+        passer.round(Duration::ZERO, false).await;
+        let left = c.store().leases().expect("reads").len();
+        assert_eq!(left, usize::from(copies == 0), "{copies}");
+        assert!(passer.book.forwards().due(to, true).is_empty());
+        workers.stop(LONG).await;
+        // Who heard of it tells others in turn, as it is written.
+        let lend = Lend::of_quota(1 << 30);
+        let theirs = Book::open(c.store().clone(), clock.clone(), lend, to.to_bytes());
+        let due = theirs.expect("opens").forwards().due(local, false);
+        assert_eq!(due.contains(&all), copies > 0, "{copies}");
+    }
 }
 
 /// The holder that passed a lease on is gone for good when its owner ends it.

@@ -12,10 +12,10 @@ use super::{
     info_of, releases,
 };
 use crate::id::BlockId;
-use crate::lease::{self, Extent, Held, Lease, ListDigest, Release, Renewal, proof};
+use crate::lease::{self, Extent, Held, Lease, ListDigest, MAX_SKEW_MS, Release, Renewal, proof};
 use crate::net::exchange::Standing;
 use crate::net::replica::{Answer, Refusal, Request, State};
-use crate::store;
+use crate::store::{self, LeaseId};
 
 impl Book {
     /// Answers a peer.
@@ -240,41 +240,58 @@ impl Book {
     /// Ends what a release covers. One that names no lease leaves what was made after it, and says how much that is.
     fn release(&self, release: &Release) -> Result<Answer, No> {
         release.validate().map_err(invalid)?;
-        let mut entries = self.entries();
-        let covered = entries
-            .iter()
-            .filter(|(_, entry)| release.covers(entry.held.lease()));
-        let covered: Vec<Key> = covered.map(|(key, _)| *key).collect();
-        if covered.is_empty() {
-            return Err(No::Refused(Refusal::Unknown));
-        }
         let now = self.clock.now();
-        let (mut ended, mut newer) = (0, 0);
-        for key in covered {
-            let Some(entry) = entries.get(&key) else {
+        let is_wide = release.extent() != Extent::Lease;
+        // It ends all that is made before its time: by a clock that is ahead also what the owner is yet to make.
+        if is_wide && release.sequence() > now.0.saturating_add(MAX_SKEW_MS) {
+            return Err(invalid(lease::Error::FromTheFuture));
+        }
+        let mut entries = self.entries();
+        let (mut ended, mut newer) = (Vec::new(), 0);
+        for (key, entry) in &*entries {
+            if !release.covers(entry.held.lease()) {
                 continue;
-            };
+            }
             match entry.held.check_release(release, now) {
-                Ok(()) => {}
-                Err(crate::lease::Error::Stale) if release.extent() != Extent::Lease => {
-                    newer += 1;
-                    continue;
-                }
+                Ok(()) => ended.push(*key),
+                Err(lease::Error::Stale) if is_wide => newer += 1,
                 Err(error) => return Err(invalid(error)),
             }
-            // Before the lease goes: after a crash in between it is ended again.
-            self.remember_release(release, entry.held.lease());
-            self.remove(entry.lease)?;
-            entries.remove(&key);
-            ended += 1;
         }
-        drop(entries);
+        if ended.is_empty() && newer == 0 {
+            return Err(No::Refused(Refusal::Unknown));
+        }
+        if !ended.is_empty() {
+            // Before any lease goes: after a crash in between all are ended again, and that is known for as long as the last of them needs.
+            let leases = ended.iter().filter_map(|key| entries.get(key));
+            self.remember_release(release, leases.map(|entry| entry.held.lease()));
+            let taken = ended.iter().filter_map(|key| entries.remove_entry(key));
+            let taken: Vec<(Key, Entry)> = taken.collect();
+            // Others need not wait until that is on disk.
+            drop(entries);
+            self.end(taken)?;
+        }
         Ok(Answer::State(State {
-            listed: ended,
+            listed: ended.len() as u64,
             missing: newer,
             free_bytes: self.free_bytes(),
             ..State::default()
         }))
+    }
+
+    /// Removes the leases of entries that were taken out. Those that the store fails to remove are back then.
+    fn end(&self, taken: Vec<(Key, Entry)>) -> Result<(), store::Error> {
+        let leases: Vec<LeaseId> = taken.iter().map(|(_, entry)| entry.lease).collect();
+        let removed = self.store.remove_leases(&leases);
+        if removed.is_err() {
+            let mut entries = self.entries();
+            for (key, entry) in taken {
+                entries.entry(key).or_insert(entry);
+            }
+            drop(entries);
+            self.reconcile()?;
+        }
+        removed.map(drop)
     }
 
     fn prove(&self, key: Key, nonce: &[u8; 32], ids: &[BlockId]) -> Result<Answer, No> {

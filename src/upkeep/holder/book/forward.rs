@@ -29,16 +29,25 @@ struct Forward {
     told: BTreeMap<PeerId, u8>,
 }
 
-/// Releases that are passed on.
+/// Releases that are passed on, by what they end; a lease may be called as all of an owner's are.
 #[derive(Default)]
-pub(in crate::upkeep::holder) struct Forwards(BTreeMap<Key, Forward>);
+pub(in crate::upkeep::holder) struct Forwards(BTreeMap<(Key, u8), Forward>);
+
+fn key_of(release: &Release) -> (Key, u8) {
+    let key = (*release.owner(), *release.name());
+    (key, release.extent().code())
+}
 
 impl Forwards {
-    /// Passes one on from now on.
+    /// Passes one on from now on. One that is passed on already is for longer, if it ended a lease that lasts longer.
     pub(in crate::upkeep::holder) fn add(&mut self, release: Release, until: Timestamp) {
-        let key = (*release.owner(), *release.name());
-        let is_newer = |known: &Forward| known.release.sequence() < release.sequence();
-        if !self.0.get(&key).is_none_or(is_newer) {
+        let key = key_of(&release);
+        if let Some(known) = self.0.get_mut(&key)
+            && known.release.sequence() >= release.sequence()
+        {
+            if known.release == release {
+                known.until = known.until.max(until);
+            }
             return;
         }
         let forward = Forward {
@@ -72,8 +81,7 @@ impl Forwards {
         release: &Release,
         answer: &Answer,
     ) -> bool {
-        let key = (*release.owner(), *release.name());
-        let Some(forward) = self.0.get_mut(&key) else {
+        let Some(forward) = self.0.get_mut(&key_of(release)) else {
             return true;
         };
         let tries = forward.told.get(&peer).copied().unwrap_or(0);
@@ -97,6 +105,7 @@ impl Forwards {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lease::Extent;
     use crate::net::replica::State;
     use ed25519_dalek::SigningKey;
 
@@ -147,6 +156,41 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_again_is_passed_on_for_as_long_as_the_longest_needs() {
+        let mut forwards = Forwards::default();
+        let (one, peer) = (release(1, 5), PeerId::random());
+        forwards.add(one.clone(), Timestamp(100));
+        forwards.told(peer, &one, &DONE);
+        for until in [200, 150] {
+            forwards.add(one.clone(), Timestamp(until));
+        }
+        // Of an older one the lease is not the same.
+        forwards.add(release(1, 4), Timestamp(300));
+        assert!(forwards.due(peer, true).is_empty(), "it was told");
+        let other = PeerId::random();
+        forwards.forget(Timestamp(200));
+        assert_eq!(forwards.due(other, false), [one]);
+        forwards.forget(Timestamp(201));
+        assert!(forwards.due(other, false).is_empty());
+    }
+
+    #[test]
+    fn a_lease_that_is_called_as_all_are_holds_up_nothing() {
+        let owner = SigningKey::from_bytes(&[1; 32]);
+        let narrow = release(0, u64::MAX);
+        let wide = Release::of_many(&owner, Extent::Everything, Timestamp(5));
+        assert_eq!(narrow.name(), wide.name());
+        let mut forwards = Forwards::default();
+        for one in [&narrow, &wide] {
+            forwards.add(one.clone(), Timestamp(100));
+        }
+        let peer = PeerId::random();
+        assert_eq!(forwards.due(peer, false), [narrow.clone(), wide.clone()]);
+        forwards.told(peer, &narrow, &DONE);
+        assert_eq!(forwards.due(peer, false), [wide]);
+    }
+
+    #[test]
     fn bounds_hold() {
         let mut forwards = Forwards::default();
         let most = MAX_FORWARDED as u16;
@@ -154,7 +198,7 @@ mod tests {
             forwards.add(release(name, 1), Timestamp(1000 - u64::from(name)));
         }
         assert_eq!(forwards.0.len(), MAX_FORWARDED);
-        let key = |name| (*release(name, 1).owner(), *release(name, 1).name());
+        let key = |name| key_of(&release(name, 1));
         assert!(
             !forwards.0.contains_key(&key(most)),
             "it would be over first"

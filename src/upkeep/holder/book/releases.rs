@@ -2,7 +2,8 @@
 //! also after a restart.
 //!
 //! They are on the store's shelf of small records, by owner and name: the sequence that was ended, until when that has to be known, and the release itself if
-//! its lease may have been passed on.
+//! its lease may have been passed on. What stands for a name in a release of many leases is no secret, and a machine can give it to a lease: so the kind of such
+//! a release is part of its key, or a machine could end by its own word what only the owner's ends.
 
 use super::forward::{Forwards, MAX_FORWARDED};
 use super::{Book, Key, PAGE};
@@ -16,29 +17,36 @@ const MAX_REMEMBERED: u64 = 65_536;
 const HEADER_BYTES: usize = 16;
 
 impl Book {
-    /// Takes note of a release that ends this lease, and passes it on if the lease may have been.
-    pub(super) fn remember_release(&self, release: &Release, ends: &Lease) {
-        let terms = ends.terms();
-        let mut until = Timestamp(terms.until.0.saturating_add(MAX_SKEW_MS));
+    /// Takes note of a release that ends these leases, and passes it on if one of them may have been. It has to be known for as long as the last of them.
+    pub(super) fn remember_release<'a>(
+        &self,
+        release: &Release,
+        ends: impl Iterator<Item = &'a Lease>,
+    ) {
+        let (mut until, mut is_shared) = (Timestamp(0), false);
+        for terms in ends.map(Lease::terms) {
+            until = until.max(Timestamp(terms.until.0.saturating_add(MAX_SKEW_MS)));
+            is_shared |= terms.copies > 0;
+        }
         let mut sequence = release.sequence();
-        let mut is_shared = terms.copies > 0;
         let shelf = self.store.records();
-        let key = (*release.owner(), *release.name());
-        let before = shelf.get(RecordTable::Released, &key_of(&key));
-        let before = before.ok().flatten().unwrap_or_default();
-        // One release may end several leases: it has to be known for as long as the last of them.
-        if let Some((known, at)) = read(&before) {
+        let key = key_of(&(*release.owner(), *release.name()), &release.extent());
+        let before = shelf.get(RecordTable::Released, &key).ok().flatten();
+        // It may have ended others before.
+        if let Some((known, at)) = before.as_deref().and_then(read) {
             (sequence, until) = (sequence.max(known), until.max(at));
-            is_shared |= before.len() > HEADER_BYTES;
+            is_shared |= before
+                .as_ref()
+                .is_some_and(|value| value.len() > HEADER_BYTES);
         }
         let mut value = [sequence.to_be_bytes(), until.0.to_be_bytes()].concat();
         if is_shared {
             value.extend(release.encode());
         }
         let stored = match shelf.len(RecordTable::Released) {
-            MAX_REMEMBERED.. => Err("there are too many".to_owned()),
+            MAX_REMEMBERED.. if before.is_none() => Err("there are too many".to_owned()),
             _ => {
-                let put = shelf.put(RecordTable::Released, &key_of(&key), &value);
+                let put = shelf.put(RecordTable::Released, &key, &value);
                 put.map_err(|error| error.to_string())
             }
         };
@@ -68,10 +76,14 @@ pub(super) fn is_released(
     (owner, name): &Key,
     terms: &Terms,
 ) -> Result<bool, store::Error> {
-    let many = [Extent::Backup(terms.root), Extent::Everything];
-    let many = many.iter().filter_map(Extent::name);
-    for name in many.chain([*name]) {
-        let stored = shelf.get(RecordTable::Released, &key_of(&(*owner, name)))?;
+    let extents = [
+        Extent::Lease,
+        Extent::Backup(terms.root),
+        Extent::Everything,
+    ];
+    for extent in extents {
+        let key = (*owner, extent.name().unwrap_or(*name));
+        let stored = shelf.get(RecordTable::Released, &key_of(&key, &extent))?;
         let stored = stored.and_then(|value| read(&value));
         if stored.is_some_and(|(released, _)| terms.sequence <= released) {
             return Ok(true);
@@ -117,8 +129,12 @@ fn each(
     }
 }
 
-fn key_of((owner, name): &Key) -> Vec<u8> {
-    [owner.as_slice(), name].concat()
+fn key_of((owner, name): &Key, extent: &Extent) -> Vec<u8> {
+    let mut key = [owner.as_slice(), name].concat();
+    if extent.name().is_some() {
+        key.push(extent.code());
+    }
+    key
 }
 
 /// The sequence that was ended, and until when that has to be known.
@@ -153,7 +169,7 @@ mod tests {
             .iter()
             .enumerate()
         {
-            let key = key_of(&([n as u8; 32], [0; 16]));
+            let key = key_of(&([n as u8; 32], [4; 16]), &Extent::Lease);
             shelf.put(RecordTable::Released, &key, value).expect("fits");
         }
         let peer = libp2p::PeerId::random();
@@ -163,19 +179,22 @@ mod tests {
         };
         assert_eq!(due(9), [release]);
         assert!(due(10).is_empty(), "its lease is over");
-        let key = ([1; 32], [0; 16]);
+        let key = ([1; 32], [4; 16]);
         let id = BlockId::from_sha384([1; 48]);
         let is_known = |sequence| {
             let lease = lease(peer, 0, sequence, &[id], Timestamp(3));
             is_released(&shelf, &key, lease.terms()).expect("reads")
         };
         assert_eq!([5, 6].map(is_known), [true, false]);
-        // All of the owner's leases, up to a higher one.
+        // All of the owner's leases, up to a higher one; a lease that is called like that is one.
         let all = Extent::Everything.name().expect("it has a name");
         let value = [7u64.to_be_bytes(), 9u64.to_be_bytes()].concat();
-        shelf
-            .put(RecordTable::Released, &key_of(&(key.0, all)), &value)
-            .expect("fits");
-        assert_eq!([7, 8].map(is_known), [true, false]);
+        for (extent, ends) in [(Extent::Lease, false), (Extent::Everything, true)] {
+            let key = key_of(&(key.0, all), &extent);
+            shelf
+                .put(RecordTable::Released, &key, &value)
+                .expect("fits");
+            assert_eq!([7, 8].map(is_known), [ends, false], "{extent:?}");
+        }
     }
 }
