@@ -26,8 +26,8 @@ const MAX_SECONDS: u64 = 7 * 24 * 3600;
   libernet leave --json | jq .leased_alone
 
 Ends with 0 when other nodes have everything, with 3 when there is something that nobody took.
-With --json: {\"complete\",\"leases_ended\",\"leases_passed\",\"leases_spare\",\"leases_cached\",\"leases_dropped\",\"leases_kept\",\"leased_safe\",
-  \"leased_alone\",\"cached_safe\",\"cached_alone\",\"handed_over\",\"handed_over_bytes\",\"rings\":[..]}, with --cancel {\"was_leaving\"}")]
+With --json: {\"complete\",\"leases_ended\",\"leases_passed\",\"leases_spare\",\"leases_cached\",\"leases_unfinished\",\"leases_dropped\",
+  \"leases_kept\",\"leased_safe\",\"leased_alone\",\"cached_safe\",\"cached_alone\",\"handed_over\",\"handed_over_bytes\",\"rings\":[..]}, with --cancel {\"was_leaving\"}")]
 pub(super) struct Args {
     /// How long it may take: seconds, or with a unit such as 10m or 2h [default: as long as something is handed over]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
@@ -144,6 +144,10 @@ fn lines(reply: &LeaveReply, goes_on: bool) -> Vec<String> {
             "whose blocks others have, though nobody promised to keep them (their owners have to make other copies)",
         ),
         (
+            reply.leases_unfinished,
+            "that never got whole here, so that their owners were told of no copy",
+        ),
+        (
             reply.leases_dropped,
             "that ended by force, with blocks that nobody has",
         ),
@@ -244,8 +248,11 @@ mod tests {
         assert!(text.contains("start the node"), "{text}");
         assert!(!text.contains("can be stopped"), "{text}");
         assert!(!text.contains("--cancel"), "it has ended with the command");
+        assert!(!text.contains("never got whole"), "{text}");
         reply.leases_cached = 2;
+        reply.leases_unfinished = 3;
         let text = lines(&reply, false).join("\n");
         assert!(text.contains("nobody promised to keep them"), "{text}");
+        assert!(text.contains("were told of no copy: 3"), "{text}");
     }
 }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Node;
 use super::api::*;
-use super::copies::Members;
+use super::copies::{self, Members};
 use crate::depot::Depot;
 use crate::monitor::Monitor;
 use crate::net::Net;
@@ -126,6 +126,7 @@ impl Node {
             clock: self.leaving().clock.clone(),
             members: Arc::new(Members::new(self.net().clone())),
             peers: Arc::new(Connected(self.net().clone())),
+            own: copies::own_head(&self.inner.options.data_dir),
             limits: Limits::default(),
             timeout: match request.timeout_s {
                 Some(seconds) => Duration::from_secs(seconds).min(MAX_TIMEOUT),
@@ -178,6 +179,7 @@ fn reply(left: &Left, rings: Vec<String>) -> LeaveReply {
         leases_passed: left.leases_passed,
         leases_spare: left.leases_spare,
         leases_cached: left.leases_cached,
+        leases_unfinished: left.leases_unfinished,
         leases_dropped: left.leases_dropped,
         leases_kept: left.leases_kept,
         leased_safe: left.leased_safe,

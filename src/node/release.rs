@@ -18,9 +18,8 @@ use crate::id::BlockId;
 use crate::lease::{Extent, Release};
 use crate::net::replica::{Answer, Refusal, Request};
 use crate::ring::Ring;
-use crate::time::Timestamp;
 use crate::upkeep::holder::tell_of_release;
-use crate::upkeep::replicate::{Limits, Signer};
+use crate::upkeep::replicate::Signer;
 
 /// Members that are asked at the same time.
 const AT_ONCE: usize = 8;
@@ -112,23 +111,43 @@ impl Node {
         let asked: Vec<Asked> = asked.collect::<Result<_, _>>()?;
         let ours = Machine(Arc::downgrade(&self.inner)).owner();
         check_owner(&asked, ours)?;
-        let mut reply = LeaseReleaseReply::default();
         let (of_one, of_all): (Vec<_>, Vec<_>) = asked.iter().partition(|one| one.peer.is_some());
+        let members = match of_all.is_empty() {
+            true => BTreeMap::new(),
+            false => self.members_when_online().await?,
+        };
+        self.want_none(&asked, ours).await?;
+        let mut reply = LeaseReleaseReply::default();
         for one in of_one {
             if let Some(peer) = one.peer {
                 self.release_at(one, peer, &mut reply).await?;
             }
         }
-        if !of_all.is_empty() {
-            let members = self.members_when_online().await?;
-            for one in of_all {
-                let done = self.release_everywhere(one, &members, &mut reply).await;
-                if ours == Some(*one.release.owner()) {
-                    self.forget_copies(one.root, done).await?;
-                }
+        for one in of_all {
+            let done = self.release_everywhere(one, &members, &mut reply).await;
+            if ours == Some(*one.release.owner()) {
+                self.copies_ended(one.root, done).await?;
             }
         }
         Ok(reply)
+    }
+
+    /// Takes note that no more copies are wanted of what this machine's owner releases, before anybody is told: as soon as one is ended, another one would be
+    /// made. It holds also when nobody can be told now.
+    async fn want_none(&self, asked: &[Asked], ours: Option<[u8; 32]>) -> Result<(), CallError> {
+        let of_ours = asked
+            .iter()
+            .filter(|one| ours == Some(*one.release.owner()));
+        let roots: Vec<Option<BlockId>> = of_ours.map(|one| one.root).collect();
+        let copies = self.inner.copies.clone();
+        blocking(move || {
+            let is_concerned = |root: &BlockId| {
+                let mut roots = roots.iter();
+                roots.any(|one| one.is_none_or(|one| one == *root))
+            };
+            Ok(copies.unwant(is_concerned)?)
+        })
+        .await
     }
 
     async fn tell(&self, peer: PeerId, release: &Release) -> Said {
@@ -153,7 +172,7 @@ impl Node {
         match self.tell(peer, &one.release).await {
             Said::Done { .. } => {
                 reply.released += 1;
-                self.forget_copies(one.root, vec![peer]).await
+                self.copies_ended(one.root, vec![peer]).await
             }
             Said::Unreachable => {
                 // While it was there it may have passed the lease on.
@@ -254,8 +273,8 @@ impl Node {
         }
     }
 
-    /// Takes note that peers keep no copies of a snapshot, or of any, and that none are wanted any more: otherwise others would be made at once.
-    async fn forget_copies(
+    /// Takes note that peers keep no copies of a snapshot, or of any.
+    async fn copies_ended(
         &self,
         root: Option<BlockId>,
         peers: Vec<PeerId>,
@@ -263,15 +282,8 @@ impl Node {
         let copies = self.inner.copies.clone();
         blocking(move || {
             let roots: Vec<BlockId> = match root {
-                Some(root) => {
-                    let known = copies.reached(&root, Timestamp(0), &Limits::default());
-                    if known.is_some() {
-                        copies.want(root, "", 0)?;
-                    }
-                    vec![root]
-                }
+                Some(root) => vec![root],
                 None => {
-                    copies.forgotten(|_| true)?;
                     let leases = copies.leases().into_iter();
                     leases.map(|(root, ..)| root).collect()
                 }
@@ -304,6 +316,7 @@ fn note(members: &mut Vec<MemberRelease>, more: MemberRelease) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::Timestamp;
     use ed25519_dalek::SigningKey;
 
     #[test]

@@ -14,6 +14,7 @@ pub mod policy;
 
 mod leave;
 mod left;
+mod pages;
 mod work;
 
 use std::collections::BTreeSet;

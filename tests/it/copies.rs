@@ -174,6 +174,23 @@ fn copies_follow_a_snapshot_that_was_written_anew() {
     }
 }
 
+/// Otherwise another member would be asked for what nobody wants, and its lease would stay.
+#[test]
+fn what_is_released_is_not_copied_anew_though_its_holder_is_away() {
+    let scene = Scene::new(1 << 20);
+    let holder = scene.member("b", &[]);
+    let (made, _) = scene.backup(&["--copies", "1", "--wait"]);
+    let id = made["snapshot"].as_str().expect("an id").to_owned();
+    holder.stop();
+    let release = ["lease", "release", &id, "--phrase-file", utf8(&scene.words)];
+    fails(&scene.owner.run(&release), 3, "");
+    with_copies(scene, |list| {
+        let jobs = list["jobs"].as_object().expect("jobs");
+        let copies: Vec<_> = jobs.values().map(|job| &job["copies"]).collect();
+        assert_eq!(copies, [&json!(0)]);
+    });
+}
+
 #[test]
 fn the_words_alone_end_leases_that_no_list_tells_of() {
     let scene = Scene::new(1 << 20);

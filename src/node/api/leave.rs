@@ -25,7 +25,7 @@ call!(Leave, "leave", LeaveReply);
 pub struct LeaveReply {
     /// Whether another node has all that was kept here for others.
     pub complete: bool,
-    /// Leases that ended here: the sum of the next four.
+    /// Leases that ended here: the sum of the next five.
     pub leases_ended: u64,
     /// Those that another member keeps now.
     #[serde(default)]
@@ -36,6 +36,9 @@ pub struct LeaveReply {
     /// Those whose blocks others have only cached: nothing keeps them there.
     #[serde(default)]
     pub leases_cached: u64,
+    /// Those that never got whole here, so that their owners were told of no copy.
+    #[serde(default)]
+    pub leases_unfinished: u64,
     /// Those that ended by force, with blocks that nobody took.
     #[serde(default)]
     pub leases_dropped: u64,

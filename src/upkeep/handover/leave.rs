@@ -5,9 +5,12 @@
 //! when without this node there are as many holders as were asked for. That the owner itself has the blocks, or another holder, is no reason: the copy
 //! would be missing. A lease that can't be passed on (it is not whole here, or was made for this holder alone) can only leave its blocks behind: they are
 //! offered to members that have nothing of the backup, where nothing keeps them but that they are new. That is counted apart; the owner sees at
-//! the next audit that this copy is gone, and makes up for it. By force every lease ends: what no member keeps by the lease itself is then
+//! the next audit that this copy is gone, and makes up for it. One that is not whole here ends in any case: its owner was never told that
+//! there is a copy. By force every lease ends: what no member keeps by the lease itself is then
 //! offered to everybody as mere blocks. What only this node has cached goes to the peers nearest to it.
 //! What is pinned here is this node's own and is not touched.
+//!
+//! The head of an owner goes with the last of the owner's leases, unless it is kept for another reason as well.
 //!
 //! It goes on for as long as something is handed over now and then. A peer fetches at its own pace, several leases and many blocks at a time.
 
@@ -21,22 +24,22 @@ use tokio::time::Instant;
 
 use super::left::{Fate, Left, Tally};
 use super::on_worker;
+use super::pages::{PAGE, Page, Source, of_classes};
 use super::policy::{Entry, Limits, Said, Stage, Table};
 use super::work::{ASK_TIMEOUT, Deadline, UnderWay, Worker};
 use crate::depot::Depot;
+use crate::head::head_id;
 use crate::id::BlockId;
 use crate::lease::{Held, Lease};
 use crate::monitor::{Monitor, Progress};
 use crate::net::exchange;
 use crate::net::replica::{Answer, Request, Wish};
-use crate::store::{self, Class, LeaseId, LeaseInfo, Store};
+use crate::store::{self, Class, LeaseId, LeaseInfo};
 use crate::time::Clock;
-use crate::upkeep::heads::is_head_lease;
+use crate::upkeep::heads::{OwnHead, is_head_lease, is_head_pin};
 use crate::upkeep::holder::Candidates;
 use crate::upkeep::holder::pass::{self, send};
 
-/// Blocks that are listed together, and about as many are dealt with at a time.
-const PAGE: usize = 512;
 /// Leases that are passed on at the same time: as many as a holder fills at once.
 const LEASES_AT_ONCE: usize = 4;
 /// A member that fills a lease may give others their turn before: so many times the patience with one block.
@@ -55,6 +58,8 @@ pub struct Order {
     pub members: Arc<dyn Candidates>,
     /// Who is offered what is cached.
     pub peers: Arc<dyn Candidates>,
+    /// The head of this machine's own owner.
+    pub own: OwnHead,
     /// Limits.
     pub limits: Limits,
     /// How long it may take in all.
@@ -85,7 +90,9 @@ pub async fn leave(order: Order, monitor: &dyn Monitor) -> Result<Left, store::E
         },
         members: order.members,
         peers: order.peers,
+        own: order.own,
         force: order.force,
+        failed: Mutex::default(),
         deadline: Deadline::new(order.timeout, order.patience),
         done: Mutex::new(Progress {
             bytes_total: usage.leased_bytes + usage.cached_bytes,
@@ -94,7 +101,7 @@ pub async fn leave(order: Order, monitor: &dyn Monitor) -> Result<Left, store::E
         monitor,
     };
     let mut left = Left::default();
-    let ended = leaving.leases(&mut left).await?;
+    let Ended { leases, heads } = leaving.leases(&mut left).await?;
     if usage.cached_bytes > 0 {
         // However long the last lease was waited for.
         leaving.deadline.moved();
@@ -104,24 +111,44 @@ pub async fn leave(order: Order, monitor: &dyn Monitor) -> Result<Left, store::E
         left.cached_alone = cached.alone;
         left.handed(&cached);
     }
-    for lease in ended {
-        let store = depot.store().clone();
-        let removed = on_worker(move || match store.remove_lease(lease) {
-            // Its owner may have been faster.
-            Ok(_) | Err(store::Error::NoSuchLease(_)) => Ok(()),
-            Err(error) => Err(error),
-        });
-        removed.await?;
+    for lease in leases {
+        remove(&depot, lease).await?;
+    }
+    // After the owners' leases: as long as there is one, its head is kept anew.
+    for (lease, head) in heads {
+        leaving.end_head(lease, head).await?;
     }
     withdraw(&depot).await?;
     Ok(left)
+}
+
+async fn remove(depot: &Depot, lease: LeaseId) -> Result<(), store::Error> {
+    let store = depot.store().clone();
+    let removed = on_worker(move || match store.remove_lease(lease) {
+        // Its owner may have been faster.
+        Ok(_) | Err(store::Error::NoSuchLease(_)) => Ok(()),
+        Err(error) => Err(error),
+    });
+    removed.await
+}
+
+/// What ends here.
+#[derive(Default)]
+struct Ended {
+    /// Leases of owners.
+    leases: Vec<LeaseId>,
+    /// Leases of heads, each with its head.
+    heads: Vec<(LeaseId, BlockId)>,
 }
 
 struct Leaving<'a> {
     worker: Worker,
     members: Arc<dyn Candidates>,
     peers: Arc<dyn Candidates>,
+    own: OwnHead,
     force: bool,
+    /// Members that said they would fetch a lease, and did not in time.
+    failed: Mutex<BTreeSet<PeerId>>,
     deadline: Deadline,
     done: Mutex<Progress>,
     monitor: &'a dyn Monitor,
@@ -151,11 +178,11 @@ impl Leaving<'_> {
     }
 
     /// Deals with all leases. Returns those that end here.
-    async fn leases(&self, left: &mut Left) -> Result<Vec<LeaseId>, store::Error> {
+    async fn leases(&self, left: &mut Left) -> Result<Ended, store::Error> {
         let store = self.worker.depot.store().clone();
         let leases = on_worker(move || store.leases()).await?;
         if leases.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Ended::default());
         }
         let (heads, leases): (Vec<_>, Vec<_>) = leases
             .into_iter()
@@ -164,23 +191,47 @@ impl Leaving<'_> {
         let members = self.roomiest().await;
         let fates = futures::stream::iter(leases).map(|(lease, info)| {
             let members = members.clone();
-            async move { (lease, self.lease(lease, &info, &members).await) }
+            async move {
+                let fate = self.lease(lease, &info, &members).await;
+                (lease, head_of(&info), fate)
+            }
         });
         let mut fates = std::pin::pin!(fates.buffer_unordered(LEASES_AT_ONCE));
-        let mut ended = Vec::new();
-        while let Some((lease, fate)) = fates.next().await {
+        let (mut ended, mut needed) = (Ended::default(), BTreeSet::new());
+        while let Some((lease, head, fate)) = fates.next().await {
             let fate = fate?;
             left.count(fate, self.force);
-            if fate.is_safe() || self.force {
-                ended.push(lease);
+            match fate.may_end() || self.force {
+                true => ended.leases.push(lease),
+                false => needed.extend(head),
             }
         }
         // They are no leases of owners: whoever keeps the owner's backups keeps the head, too. What comes of their logs is not counted.
         for (lease, info) in heads {
-            self.blocks(lease, info.root).await?;
-            ended.push(lease);
+            if !needed.contains(&info.root) {
+                self.blocks(lease, None).await?;
+                ended.heads.push((lease, info.root));
+            }
         }
         Ok(ended)
+    }
+
+    /// Ends the lease of a head, and keeps the head no more if the lease is all that speaks for it.
+    async fn end_head(&self, lease: LeaseId, head: BlockId) -> Result<(), store::Error> {
+        let (store, own) = (self.worker.depot.store().clone(), self.own.clone());
+        let is_ours = on_worker(move || {
+            let mut pins = store.pins()?.into_iter();
+            let is_pinned = pins.any(|(_, info)| is_head_pin(&info) && info.root == head);
+            Ok(is_pinned || own() == Some(head))
+        });
+        if !is_ours.await? {
+            // First the head: kept without a lease it would count as kept by hand, and its logs would be pinned for good.
+            if let Err(error) = self.worker.depot.net().heads().release(head).await {
+                tracing::warn!(%head, %error, "a head could not be let go: it is kept until its lease ends");
+                return Ok(());
+            }
+        }
+        remove(&self.worker.depot, lease).await
     }
 
     /// The members that take leases, those with most room first.
@@ -218,7 +269,13 @@ impl Leaving<'_> {
         }
         match alone.filter(|_| !self.force) {
             Some(fate) => Ok(fate),
-            None => Ok(Fate::Blocks(self.blocks(lease, info.root).await?)),
+            None => {
+                let tally = self.blocks(lease, Some(info.root)).await?;
+                Ok(match info.complete {
+                    true => Fate::Blocks(tally),
+                    false => Fate::Unfinished(tally),
+                })
+            }
         }
     }
 
@@ -253,13 +310,22 @@ impl Leaving<'_> {
             self.advance(blocks, signed.terms().bytes);
             return Ok(Fate::Spare { blocks });
         }
-        for peer in begun.into_iter().chain(may) {
+        begun.extend(may);
+        while let Some(peer) = self.next_of(&mut begun) {
             if self.takes(peer, lease, signed).await? && self.shows(peer, lease).await? {
                 let bytes = signed.terms().bytes;
                 return Ok(Fate::Passed { blocks, bytes });
             }
         }
         Ok(Fate::Alone { blocks })
+    }
+
+    /// Takes out the first of some members, those last that made nothing of an earlier lease: each of them would be waited for anew with every lease.
+    fn next_of(&self, members: &mut Vec<PeerId>) -> Option<PeerId> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let good = members.iter().position(|peer| !failed.contains(peer));
+        let next = good.unwrap_or(0);
+        (next < members.len()).then(|| members.remove(next))
     }
 
     /// Whether a member keeps a lease, whole, in the end.
@@ -299,6 +365,8 @@ impl Leaving<'_> {
             }
             tokio::time::sleep(limits.pause(moved.elapsed())).await;
         }
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.insert(peer);
         Ok(false)
     }
 
@@ -327,19 +395,27 @@ impl Leaving<'_> {
         })
     }
 
-    /// Leaves the blocks of a lease that are here with members that have nothing of the backup; by force with anybody.
-    async fn blocks(&self, lease: LeaseId, root: BlockId) -> Result<Tally, store::Error> {
+    /// Leaves the blocks of a lease that are here with members that have nothing of the backup; by force with anybody. Without a `root` it is of no backup.
+    async fn blocks(&self, lease: LeaseId, root: Option<BlockId>) -> Result<Tally, store::Error> {
         let mut asked: BTreeSet<PeerId> = self.members.peers().into_iter().collect();
         if self.force {
             asked.extend(self.peers.peers());
         }
         let mut others = Vec::new();
-        for peer in asked {
-            // Who has the snapshot's block is the owner, or another holder.
-            if !self.has(peer, root).await {
-                others.push(peer);
+        let ask = async {
+            for peer in asked {
+                let has = match root {
+                    // Who has the snapshot's block is the owner, or another holder.
+                    Some(root) => self.has(peer, root).await,
+                    None => false,
+                };
+                if !has {
+                    others.push(peer);
+                }
             }
-        }
+        };
+        // When the time is up nobody is offered anything, and all counts as alone.
+        let _ = self.deadline.within(ask).await;
         self.hand_over(Source::Lease(lease), &Only(others)).await
     }
 
@@ -356,19 +432,31 @@ impl Leaving<'_> {
             while !is_all && table.len() < PAGE {
                 let store = self.worker.depot.store().clone();
                 let page = on_worker(move || source.page(&*store, after)).await?;
-                let Some((last, blocks)) = page else {
+                let Some(Page {
+                    last,
+                    blocks,
+                    absent,
+                }) = page
+                else {
                     is_all = true;
                     break;
                 };
                 after = Some(last);
+                tally.absent += absent;
                 let entry = |(id, bytes)| (id, Entry::new(bytes, source.first_stage()));
                 table.extend(blocks.into_iter().map(entry));
             }
             if table.is_empty() {
                 return Ok(tally);
             }
-            let step = self.worker.step(&mut table, receivers, &mut under_way);
-            let is_in_time = self.deadline.within(step).await.is_some();
+            // A step would start searches and offers before it is found to be late.
+            let is_in_time = Instant::now() < self.deadline.at() && {
+                let step = self.worker.step(&mut table, receivers, &mut under_way);
+                self.deadline.within(step).await.is_some()
+            };
+            if !is_in_time {
+                under_way = UnderWay::default();
+            }
             let is_done = |entry: &mut Entry| !is_in_time || !entry.stage.is_open();
             let done: BTreeMap<_, _> = table.extract_if(.., |_, entry| is_done(entry)).collect();
             self.note(source, &done, &mut tally).await?;
@@ -421,65 +509,10 @@ fn passable(info: &LeaseInfo) -> Option<Lease> {
     (info.complete && is_shared).then(|| held.lease().clone())
 }
 
-/// Some blocks, and the id to go on after.
-type Page = Option<(BlockId, Vec<(BlockId, u32)>)>;
-
-/// Which blocks.
-#[derive(Clone, Copy)]
-enum Source {
-    /// Those of a lease that are here.
-    Lease(LeaseId),
-    /// All that are only cached.
-    Cached,
-}
-
-impl Source {
-    fn page(self, store: &dyn Store, after: Option<BlockId>) -> Result<Page, store::Error> {
-        match self {
-            Self::Lease(lease) => leased(store, lease, after),
-            Self::Cached => of_classes(store, after, &[Class::Cached]),
-        }
-    }
-
-    /// Owners count copies: that somebody announced a block of theirs is no reason not to offer this one.
-    const fn first_stage(self) -> Stage {
-        match self {
-            Self::Lease(_) => Stage::Alone,
-            Self::Cached => Stage::Unsought,
-        }
-    }
-}
-
-fn leased(store: &dyn Store, lease: LeaseId, after: Option<BlockId>) -> Result<Page, store::Error> {
-    let ids = store.lease_blocks(lease, after, PAGE)?;
-    let Some(last) = ids.last().copied() else {
-        return Ok(None);
-    };
-    let mut here = Vec::new();
-    for id in ids {
-        let bytes = store.stat(id)?.and_then(|stat| stat.bytes);
-        here.extend(bytes.map(|bytes| (id, bytes)));
-    }
-    Ok(Some((last, here)))
-}
-
-fn of_classes(
-    store: &dyn Store,
-    after: Option<BlockId>,
-    classes: &[Class],
-) -> Result<Page, store::Error> {
-    let blocks = store.list(after, PAGE)?;
-    let Some((last, _)) = blocks.last().copied() else {
-        return Ok(None);
-    };
-    let mut fitting = Vec::new();
-    for (id, bytes) in blocks {
-        let class = store.stat(id)?.and_then(|stat| stat.class);
-        if class.is_some_and(|class| classes.contains(&class)) {
-            fitting.push((id, bytes));
-        }
-    }
-    Ok(Some((last, fitting)))
+/// The head of the owner whose lease it is. What can't be read says nothing of an owner.
+fn head_of(info: &LeaseInfo) -> Option<BlockId> {
+    let held = Held::decode(&info.terms).ok()?;
+    Some(head_id(held.lease().owner()))
 }
 
 /// Stops answering the DHT for all that is not this node's own. No message of the DHT takes back what others were told: they forget it when the
@@ -490,7 +523,7 @@ async fn withdraw(depot: &Depot) -> Result<(), store::Error> {
         let store = depot.store().clone();
         let others = [Class::Leased, Class::Cached];
         let page = on_worker(move || of_classes(&*store, after, &others)).await?;
-        let Some((last, blocks)) = page else {
+        let Some(Page { last, blocks, .. }) = page else {
             return Ok(());
         };
         after = Some(last);
@@ -500,3 +533,7 @@ async fn withdraw(depot: &Depot) -> Result<(), store::Error> {
         let _ = depot.net().providers().withdraw(keys).await;
     }
 }
+
+#[cfg(test)]
+#[path = "leave_tests.rs"]
+mod tests;

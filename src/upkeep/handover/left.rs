@@ -5,7 +5,7 @@ use super::policy::{Entry, Stage};
 /// What came of leaving.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Left {
-    /// Leases that ended here: the sum of the next four.
+    /// Leases that ended here: the sum of the next five.
     pub leases_ended: u64,
     /// Those that another member keeps in place of this node.
     pub leases_passed: u64,
@@ -13,11 +13,13 @@ pub struct Left {
     pub leases_spare: u64,
     /// Those whose blocks others have cached, and nothing more.
     pub leases_cached: u64,
+    /// Those that never got whole here, so that nobody was told of a copy. Of their blocks those count that are here.
+    pub leases_unfinished: u64,
     /// Those that ended by force, with blocks that nobody took.
     pub leases_dropped: u64,
     /// Leases that stay, because nobody took them or not all of their blocks.
     pub leases_kept: u64,
-    /// Blocks of leases: at another node, and at none. One in two leases counts twice.
+    /// Blocks of leases: at another node, and at none as far as is known. One in two leases counts twice.
     pub leased_safe: u64,
     /// See `leased_safe`.
     pub leased_alone: u64,
@@ -52,13 +54,19 @@ impl Left {
             }
             Fate::Alone { blocks } => self.leased_alone += blocks,
             Fate::Blocks(tally) => {
-                self.leases_cached += u64::from(tally.alone == 0);
+                self.leases_cached += u64::from(fate.may_end());
+                self.leased_safe += tally.safe;
+                self.leased_alone += tally.alone + tally.absent;
+                self.handed(&tally);
+            }
+            Fate::Unfinished(tally) => {
+                self.leases_unfinished += 1;
                 self.leased_safe += tally.safe;
                 self.leased_alone += tally.alone;
                 self.handed(&tally);
             }
         }
-        match (fate.is_safe(), force) {
+        match (fate.may_end(), force) {
             (true, _) => self.leases_ended += 1,
             (false, true) => {
                 self.leases_ended += 1;
@@ -80,6 +88,8 @@ impl Left {
 pub(super) struct Tally {
     pub(super) safe: u64,
     pub(super) alone: u64,
+    /// Those that are not here, so that nobody could be offered them.
+    pub(super) absent: u64,
     handed: u64,
     handed_bytes: u64,
 }
@@ -110,15 +120,17 @@ pub(super) enum Fate {
     Alone { blocks: u64 },
     /// Its blocks were offered, and no more.
     Blocks(Tally),
+    /// It never got whole here. Those of its blocks that came were offered, and no more.
+    Unfinished(Tally),
 }
 
 impl Fate {
-    /// Whether nothing of it is here alone.
-    pub(super) const fn is_safe(&self) -> bool {
+    /// Whether it may end without force: others have all of it, or nobody was told that it is kept here.
+    pub(super) const fn may_end(&self) -> bool {
         match self {
-            Self::Passed { .. } | Self::Spare { .. } => true,
+            Self::Passed { .. } | Self::Spare { .. } | Self::Unfinished(_) => true,
             Self::Alone { .. } => false,
-            Self::Blocks(tally) => tally.alone == 0,
+            Self::Blocks(tally) => tally.alone + tally.absent == 0,
         }
     }
 }
@@ -148,17 +160,21 @@ mod tests {
             Fate::Alone { blocks: 4 },
             Fate::Blocks(all),
             Fate::Blocks(some),
+            Fate::Blocks(Tally { absent: 5, ..all }),
+            Fate::Unfinished(Tally { absent: 9, ..some }),
         ];
         fates.iter().for_each(|fate| left.count(*fate, false));
-        assert_eq!((left.leases_ended, left.leases_kept), (3, 2));
+        assert_eq!((left.leases_ended, left.leases_kept), (4, 3));
+        assert_eq!(left.leases_unfinished, 1);
         assert_eq!((left.leases_passed, left.leases_spare), (1, 1));
         assert_eq!((left.leases_cached, left.leases_dropped), (1, 0));
-        assert_eq!((left.leased_safe, left.leased_alone), (13, 7));
+        assert_eq!((left.leased_safe, left.leased_alone), (18, 15));
         assert_eq!((left.handed_over, left.handed_over_bytes), (4, 40));
         assert!(!left.is_complete());
         let mut forced = Left::default();
         fates.iter().for_each(|fate| forced.count(*fate, true));
-        assert_eq!((forced.leases_ended, forced.leases_kept), (5, 0));
-        assert_eq!((forced.leases_cached, forced.leases_dropped), (1, 2));
+        assert_eq!((forced.leases_ended, forced.leases_kept), (7, 0));
+        assert_eq!((forced.leases_cached, forced.leases_dropped), (1, 3));
+        assert_eq!(forced.leases_unfinished, 1);
     }
 }

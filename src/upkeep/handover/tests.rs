@@ -19,11 +19,11 @@ use crate::time::{SystemClock, Timestamp};
 use libp2p::PeerId;
 use libp2p::identity::Keypair;
 
-const LONG: Duration = Duration::from_secs(90);
+pub(super) const LONG: Duration = Duration::from_secs(90);
 /// Bytes of a block under test, and what it counts in the store, about.
-const BLOCK_BYTES: usize = 10_000;
+pub(super) const BLOCK_BYTES: usize = 10_000;
 
-struct Connected(Net);
+pub(super) struct Connected(pub(super) Net);
 
 impl Candidates for Connected {
     fn peers(&self) -> Vec<PeerId> {
@@ -31,7 +31,7 @@ impl Candidates for Connected {
     }
 }
 
-async fn node(quota: u64) -> Depot {
+pub(super) async fn node(quota: u64) -> Depot {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new(StoreOptions {
         quota: ByteSize(quota),
         ..StoreOptions::default()
@@ -46,7 +46,7 @@ async fn node(quota: u64) -> Depot {
     Depot::new(store, net, &server, Arc::new(Pending::default()))
 }
 
-async fn connect(a: &Depot, b: &Depot) {
+pub(super) async fn connect(a: &Depot, b: &Depot) {
     let address = b.net().listen_addresses()[0].clone();
     a.net().peers().connect(address).await.expect("it connects");
     let (mut connected, other) = (b.net().peers().watch_connected(), a.net().peer_id());
@@ -55,11 +55,11 @@ async fn connect(a: &Depot, b: &Depot) {
     both.expect("it connects").expect("it lives");
 }
 
-fn block(number: u8) -> Block {
+pub(super) fn block(number: u8) -> Block {
     Block::new(vec![number; BLOCK_BYTES].into()).expect("a block")
 }
 
-fn limits() -> Limits {
+pub(super) fn limits() -> Limits {
     Limits {
         poll: Duration::from_millis(20),
         rest: Duration::from_millis(200),
@@ -83,7 +83,7 @@ fn hand_over(depot: &Depot) -> Workers {
 
 /// How a peer deals with offers.
 #[derive(Clone, Copy, PartialEq)]
-enum Manner {
+pub(super) enum Manner {
     /// Fetches what it is offered.
     Honest,
     /// Says that it has everything.
@@ -95,7 +95,10 @@ enum Manner {
 }
 
 /// Answers offers; counts them.
-fn receive(depot: &Depot, manner: Manner) -> (tokio::task::JoinHandle<()>, Arc<AtomicUsize>) {
+pub(super) fn receive(
+    depot: &Depot,
+    manner: Manner,
+) -> (tokio::task::JoinHandle<()>, Arc<AtomicUsize>) {
     let mut inbox = depot.net().replica().take_inbox().expect("nobody has it");
     let (depot, offers) = (depot.clone(), Arc::new(AtomicUsize::new(0)));
     let count = offers.clone();
@@ -138,7 +141,7 @@ async fn wait(fits: impl Fn() -> bool) {
 }
 
 /// Full to the watermark with blocks that only this node has.
-async fn full(blocks: u8) -> Depot {
+pub(super) async fn full(blocks: u8) -> Depot {
     let depot = node(u64::from(blocks) * 10_256 + 5000).await;
     for number in 0..blocks {
         depot
@@ -188,7 +191,7 @@ async fn without_takers_the_quota_holds_all_the_same() {
     );
 }
 
-fn worker(depot: &Depot, limits: Limits) -> Worker {
+pub(super) fn worker(depot: &Depot, limits: Limits) -> Worker {
     Worker {
         local: None,
         depot: depot.clone(),
@@ -270,7 +273,7 @@ async fn a_receiver_that_dies_or_does_nothing_is_replaced() {
     assert_eq!(honest.store().usage().blocks, 5);
 }
 
-fn lease(depot: &Depot, numbers: std::ops::Range<u8>) -> crate::store::LeaseId {
+pub(super) fn lease(depot: &Depot, numbers: std::ops::Range<u8>) -> crate::store::LeaseId {
     let ids: Vec<_> = numbers.map(|n| block(n).id()).collect();
     let info = LeaseInfo {
         root: ids[0],
@@ -285,12 +288,13 @@ fn lease(depot: &Depot, numbers: std::ops::Range<u8>) -> crate::store::LeaseId {
     lease
 }
 
-fn order(depot: &Depot, force: bool, timeout: Duration) -> Order {
+pub(super) fn order(depot: &Depot, force: bool, timeout: Duration) -> Order {
     Order {
         depot: depot.clone(),
         clock: Arc::new(SystemClock),
         members: Arc::new(Connected(depot.net().clone())),
         peers: Arc::new(Connected(depot.net().clone())),
+        own: Arc::new(|| None),
         limits: limits(),
         timeout,
         patience: LONG,
@@ -328,7 +332,7 @@ async fn who_leaves_hands_over_and_lets_go() {
 }
 
 /// A lease of the first blocks that two holders are to keep.
-fn shared_lease(depot: &Depot, blocks: u8, name: u8) -> crate::store::LeaseId {
+pub(super) fn shared_lease(depot: &Depot, blocks: u8, name: u8) -> crate::store::LeaseId {
     shared_lease_of(depot, 0..blocks, name)
 }
 
@@ -449,7 +453,7 @@ async fn what_no_member_keeps_is_left_with_anybody_by_force_and_not_called_kept(
     assert_eq!(b.store().usage().blocks, 4);
 }
 
-struct Nobody;
+pub(super) struct Nobody;
 
 impl Candidates for Nobody {
     fn peers(&self) -> Vec<PeerId> {

@@ -225,6 +225,19 @@ impl Copies {
         Ok(())
     }
 
+    /// No more copies are made of these, also of what another backup takes the place of. Those there are stay known until their holders have ended them.
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn unwant(&self, is_concerned: impl Fn(&BlockId) -> bool) -> Result<(), Error> {
+        for root in self.wanted().into_iter().filter(is_concerned) {
+            self.update(&root, |kept| kept.copies = 0)?;
+        }
+        self.wanted.send_modify(|n| *n += 1);
+        Ok(())
+    }
+
     /// Notes which backups are here. One that is not here and that nobody forgot is lost, which is no reason to let go of its copies. Blocks
     /// on the disk.
     ///

@@ -457,6 +457,24 @@ fn what_is_written_anew_keeps_its_copies_until_the_new_ones_are_there() {
 }
 
 #[test]
+fn what_nobody_wants_any_more_is_known_until_its_holders_have_ended_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let copies = Copies::open(&dir.path().join("copies")).expect("opens");
+    let (old, new, other) = (root(1), root(2), root(3));
+    copies.want(old, "set", 1).expect("writes");
+    let hold = |kept: &mut Kept| drop(kept.held.insert("0a".to_owned(), fresh_place()));
+    copies.update(&old, hold).expect("writes");
+    copies.supersede(old, new).expect("writes");
+    copies.want(other, "set", 1).expect("writes");
+    copies.unwant(|root| *root != other).expect("writes");
+    assert_eq!(copies.wanted(), [other]);
+    assert!(copies.get(&new).is_none(), "it had no copies");
+    assert_eq!(copies.leases().len(), 1);
+    copies.ended(&old, &[0x0a]).expect("writes");
+    assert!(copies.get(&old).is_none());
+}
+
+#[test]
 fn who_looks_does_not_wait_for_the_disk() {
     let dir = tempfile::tempdir().expect("a directory");
     let copies = Copies::open(&dir.path().join("copies")).expect("opens");

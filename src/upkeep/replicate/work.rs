@@ -131,10 +131,17 @@ impl Worker {
         let (list, key) = (subject.kept.list.clone(), subject.key.clone());
         self.update(subject.root, move |kept| {
             kept.list = list;
-            kept.held.insert(key, place);
+            if kept.copies > 0 {
+                kept.held.insert(key, place);
+            }
         })
         .await?;
-        self.offer(subject, false).await
+        let kept = self.copies.get(&subject.root);
+        match kept.is_some_and(|kept| kept.held.contains_key(&subject.key)) {
+            true => self.offer(subject, false).await,
+            // Meanwhile somebody said that no copies are wanted: a lease that nobody knows of would stay.
+            false => Ok(()),
+        }
     }
 
     /// Sends the lease, and of its list what the holder lacks; notes how it stands.
