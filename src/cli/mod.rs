@@ -214,6 +214,10 @@ fn start(cli: Cli) -> Result<Exit, Failure> {
         environment: context::environment(|name| std::env::var(name).ok()),
         stop: CancellationToken::new(),
     };
+    if std::env::var_os("SSLKEYLOGFILE").is_some() {
+        // That is libp2p's doing, for who debugs QUIC, and can't be switched off.
+        context.warning("SSLKEYLOGFILE is set: the keys of QUIC connections are written there");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
