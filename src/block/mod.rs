@@ -19,7 +19,9 @@ use crate::crypto::key::Key;
 use crate::id::{BlockId, HashKind};
 
 pub use link::{Link, LinkError};
-pub use seal::{Context, MAX_PLAINTEXT_BYTES, OpenError, SealError, Sealed, open, seal, seal_all};
+pub use seal::{
+    Context, MAX_PLAINTEXT_BYTES, OpenError, SealError, Sealed, open, open_in, seal, seal_all,
+};
 pub use traits::{
     Attempt, BlockSink, BlockSource, ChunkHash, ChunkIndex, GetError, IndexError, PutError,
     PutStats, Tried,

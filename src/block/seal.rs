@@ -11,6 +11,9 @@
 //! whether somebody has a known file. The zeros round the payload up to a few size classes (Padmé, from "Reducing Metadata
 //! Leakage from Encrypted Files and Communication with PURBs", 2019): at most 12% for small payloads, 3% from 1 MiB on.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::{Block, MAX_BLOCK_BYTES, Ref};
@@ -208,10 +211,42 @@ fn encrypt(context: &Context, plaintext: &[u8]) -> Result<Encrypted, SealError> 
 /// # Errors
 /// [`OpenError`]. Memory stays below [`MAX_BLOCK_BYTES`] plus [`MAX_PLAINTEXT_BYTES`] whatever the block holds.
 pub fn open(block: &Block, key: &Key) -> Result<Bytes, OpenError> {
+    let mut payload = Vec::new();
+    Ok(match unseal(block, key, &mut payload)? {
+        Content::Raw(range) => Bytes::from(payload).slice(range),
+        Content::Unpacked(plaintext) => plaintext,
+    })
+}
+
+/// The plaintext inside `block` as [`open`] gives it, in `buffer` where it need not be unpacked. For many blocks one after the other: memory that
+/// was just written is written again sooner than other memory.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn open_in<'a>(
+    block: &Block,
+    key: &Key,
+    buffer: &'a mut Vec<u8>,
+) -> Result<Cow<'a, [u8]>, OpenError> {
+    Ok(match unseal(block, key, buffer)? {
+        Content::Raw(range) => Cow::Borrowed(&buffer[range]),
+        Content::Unpacked(plaintext) => Cow::Owned(plaintext.into()),
+    })
+}
+
+/// What is in a block.
+enum Content {
+    /// The plaintext is this part of the payload.
+    Raw(Range<usize>),
+    /// It was compressed.
+    Unpacked(Bytes),
+}
+
+/// Decrypts a block's payload into `payload` and looks at it.
+fn unseal(block: &Block, key: &Key, payload: &mut Vec<u8>) -> Result<Content, OpenError> {
     let id = block.id();
     let malformed = |what| OpenError::Malformed { id, what };
-    let mut payload = block.bytes().to_vec();
-    aead::decrypt(key, &mut payload).map_err(|_| OpenError::WrongKey(id))?;
+    aead::decrypt(key, block.bytes(), payload).map_err(|_| OpenError::WrongKey(id))?;
     let header = payload
         .first_chunk::<HEADER_BYTES>()
         .copied()
@@ -225,8 +260,11 @@ pub fn open(block: &Block, key: &Key) -> Result<Bytes, OpenError> {
         return Err(malformed("the padding is not zero"));
     }
     match header[0] {
-        CODEC_RAW => Ok(Bytes::from(payload).slice(HEADER_BYTES..data_end)),
-        CODEC_ZSTD => decompress(&payload[HEADER_BYTES..data_end]).map_err(malformed),
+        CODEC_RAW => Ok(Content::Raw(HEADER_BYTES..data_end)),
+        CODEC_ZSTD => {
+            let unpacked = decompress(&payload[HEADER_BYTES..data_end]);
+            unpacked.map(Content::Unpacked).map_err(malformed)
+        }
         codec => Err(OpenError::UnknownCodec { id, codec }),
     }
 }
@@ -302,6 +340,12 @@ mod tests {
             for plaintext in [text(len), noise(len)] {
                 let sealed = seal(&context, &plaintext).expect("it fits");
                 assert!(sealed.block.bytes().len() <= MAX_BLOCK_BYTES);
+                // Whatever was in it before.
+                for held in [0, 7, MAX_BLOCK_BYTES] {
+                    let mut buffer = vec![1; held];
+                    let opened = open_in(&sealed.block, &sealed.key, &mut buffer);
+                    assert_eq!(opened.as_deref(), Ok(&plaintext[..]));
+                }
                 assert_eq!(open(&sealed.block, &sealed.key), Ok(plaintext.into()));
             }
         }

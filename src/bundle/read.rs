@@ -271,6 +271,16 @@ impl Piece {
 
 /// A range of a block's plaintext.
 pub(super) fn cut(plaintext: &Bytes, block: &Link, offset: u32, len: u32) -> Result<Bytes, Error> {
+    Ok(plaintext.slice(piece(plaintext, block, offset, len)?))
+}
+
+/// Where a piece is in a block's plaintext.
+pub(super) fn piece(
+    plaintext: &[u8],
+    block: &Link,
+    offset: u32,
+    len: u32,
+) -> Result<Range<usize>, Error> {
     let (from, to) = (offset as usize, offset as usize + len as usize);
     if to > plaintext.len() {
         return Err(Error::Malformed {
@@ -278,7 +288,7 @@ pub(super) fn cut(plaintext: &Bytes, block: &Link, offset: u32, len: u32) -> Res
             what: "it is shorter than the tree says",
         });
     }
-    Ok(plaintext.slice(from..to))
+    Ok(from..to)
 }
 
 /// Ends the stream after its first error.

@@ -25,17 +25,17 @@ pub fn encrypt(key: &Key, buffer: &mut Vec<u8>) {
     buffer.extend_from_slice(tag.as_ref());
 }
 
-/// Decrypts `buffer` (ciphertext and tag) where it is and removes the tag.
+/// Decrypts `sealed` (ciphertext and tag) into `plaintext`, in place of what that held.
 ///
 /// # Errors
-/// [`WrongKey`] when the tag does not fit; the buffer's content is then of no use.
-pub fn decrypt(key: &Key, buffer: &mut Vec<u8>) -> Result<(), WrongKey> {
-    let plaintext_len = cipher(key)
-        .open_in_place(nonce(), Aad::empty(), buffer)
-        .map_err(|_| WrongKey)?
-        .len();
-    buffer.truncate(plaintext_len);
-    Ok(())
+/// [`WrongKey`] when the tag does not fit; the plaintext is then of no use.
+pub fn decrypt(key: &Key, sealed: &[u8], plaintext: &mut Vec<u8>) -> Result<(), WrongKey> {
+    let (ciphertext, tag) = sealed.split_last_chunk::<TAG_BYTES>().ok_or(WrongKey)?;
+    // Only what it grows by is cleared.
+    plaintext.resize(ciphertext.len(), 0);
+    cipher(key)
+        .open_separate_gather(nonce(), Aad::empty(), ciphertext, tag, plaintext)
+        .map_err(|_| WrongKey)
 }
 
 fn cipher(key: &Key) -> LessSafeKey {
@@ -78,15 +78,16 @@ mod tests {
             for flip in 0..buffer.len() {
                 let mut broken = buffer.clone();
                 broken[flip] ^= 1;
-                assert_eq!(decrypt(&key, &mut broken), Err(WrongKey));
+                assert_eq!(decrypt(&key, &broken, &mut Vec::new()), Err(WrongKey));
             }
-            assert_eq!(
-                decrypt(&Key::new([2; 32]), &mut buffer.clone()),
-                Err(WrongKey)
-            );
-            decrypt(&key, &mut buffer).expect("the right key opens");
-            assert_eq!(buffer, plain);
+            let wrong = Key::new([2; 32]);
+            assert_eq!(decrypt(&wrong, &buffer, &mut Vec::new()), Err(WrongKey));
+            for held in [0, len, 2000] {
+                let mut opened = vec![7; held];
+                decrypt(&key, &buffer, &mut opened).expect("the right key opens");
+                assert_eq!(opened, plain);
+            }
         }
-        assert_eq!(decrypt(&key, &mut vec![0; 15]), Err(WrongKey));
+        assert_eq!(decrypt(&key, &[0; 15], &mut Vec::new()), Err(WrongKey));
     }
 }

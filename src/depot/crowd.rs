@@ -7,6 +7,7 @@
 //!
 //! Times are since the session began.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -70,11 +71,40 @@ impl Stock {
     }
 }
 
+/// Numbers of peers by block: the sum over all stocks would have to be made for each of many blocks, again and again.
+#[derive(Debug, Default)]
+struct Holders(HashMap<BlockId, usize>);
+
+impl Holders {
+    fn add<'a>(&mut self, ids: impl IntoIterator<Item = &'a BlockId>) {
+        for id in ids {
+            *self.0.entry(*id).or_default() += 1;
+        }
+    }
+
+    fn remove<'a>(&mut self, ids: impl IntoIterator<Item = &'a BlockId>) {
+        for id in ids {
+            if let Entry::Occupied(mut count) = self.0.entry(*id) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
+    }
+
+    fn count(&self, id: &BlockId) -> usize {
+        self.0.get(id).copied().unwrap_or(0)
+    }
+}
+
 /// What is known of the blocks of a session's peers.
 #[derive(Debug)]
 pub(super) struct Crowd {
     own: u64,
     stocks: HashMap<PeerId, Stock>,
+    /// How many peers with a part have each block.
+    holders: Holders,
     /// Blocks that will be wanted next.
     ahead: Vec<BlockId>,
     /// Blocks that are wanted now.
@@ -89,6 +119,7 @@ impl Crowd {
         Self {
             own: number(&own),
             stocks: HashMap::new(),
+            holders: Holders::default(),
             ahead: Vec::new(),
             under_way: HashSet::new(),
             wait: MAX_WAIT,
@@ -104,7 +135,7 @@ impl Crowd {
         let first = (0..ids.len())
             .min_by_key(|at| {
                 let id = &ids[*at];
-                let holders = self.holders(id);
+                let holders = self.holders.count(id);
                 let turn = if holders == 0 { self.turn(id, now) } else { 0 };
                 (turn, holders, weight(self.own, id))
             })
@@ -134,11 +165,16 @@ impl Crowd {
             ..Stock::default()
         });
         if !has {
-            stock.is_partial = true;
+            if !stock.is_partial {
+                stock.is_partial = true;
+                self.holders.add(&stock.has);
+            }
             if stock.has.remove(&id) {
+                self.holders.remove([&id]);
                 stock.broken += 1;
             }
             if !stock.is_believed() {
+                self.holders.remove(&stock.has);
                 stock.has.clear();
                 stock.gained_at = None;
             }
@@ -146,9 +182,15 @@ impl Crowd {
             // It says so again and again.
         } else if stock.has.insert(id) {
             stock.gained_at = Some(now);
+            if stock.is_partial {
+                self.holders.add([&id]);
+            }
             if stock.has.len() > MAX_STOCK {
                 let wanted: HashSet<&BlockId> = self.ahead.iter().chain(&self.under_way).collect();
-                stock.has.retain(|id| wanted.contains(id));
+                let gone: Vec<_> = stock.has.extract_if(|id| !wanted.contains(id)).collect();
+                if stock.is_partial {
+                    self.holders.remove(&gone);
+                }
             }
         }
     }
@@ -181,7 +223,7 @@ impl Crowd {
             .iter()
             .chain(self.ahead.iter().filter(|id| !self.under_way.contains(*id)))
             .filter(|id| stock.is_none_or(|stock| !stock.has.contains(id)))
-            .map(|id| (self.holders(id), weight(number, id), *id))
+            .map(|id| (self.holders.count(id), weight(number, id), *id))
             .collect();
         open.sort_unstable();
         open.truncate(MAX_IDS);
@@ -229,11 +271,6 @@ impl Crowd {
         } else {
             (self.wait * 2).min(MAX_WAIT)
         };
-    }
-
-    /// Peers with a part that have the block.
-    fn holders(&self, id: &BlockId) -> usize {
-        self.stocks.values().filter(|stock| stock.holds(id)).count()
     }
 
     /// How many others are to bring a block in before this node is.

@@ -159,6 +159,21 @@ fn broken_promises_are_counted() {
     assert_eq!(crowd.standing(&liar, &all[0]), Standing::Without);
     assert!(crowd.questions(&liar).is_empty());
     assert!(!crowd.is_growing(NOW));
+    assert!(crowd.holders.0.is_empty());
+}
+
+/// What is no longer wanted is forgotten, and not counted any more.
+#[test]
+fn a_stock_that_is_full_keeps_what_is_wanted() {
+    let (peer, all) = (PeerId::random(), ids(MAX_STOCK as u32 + 1));
+    let mut crowd = Crowd::new(PeerId::random());
+    crowd.first(&all[..10], NOW);
+    joins(&mut crowd, peer, &all[..MAX_STOCK - 1], NOW);
+    assert_eq!(crowd.holders.0.len(), MAX_STOCK);
+    crowd.heard(peer, all[MAX_STOCK], true, NOW);
+    assert_eq!(crowd.holders.0.len(), 10);
+    assert_eq!(crowd.standing(&peer, &all[9]), Standing::Holder);
+    assert_eq!(crowd.standing(&peer, &all[10]), Standing::Without);
 }
 
 proptest! {
@@ -176,6 +191,10 @@ proptest! {
             crowd.heard(all[peer], id(number), has, Duration::from_secs(at));
         }
         let ids = ids(offered);
+        for number in 0..2000 {
+            let holders = crowd.stocks.values().filter(|stock| stock.holds(&id(number))).count();
+            prop_assert_eq!(crowd.holders.count(&id(number)), holders);
+        }
         prop_assert!(crowd.first(&ids, NOW) < ids.len());
         prop_assert!(crowd.stocks.len() <= MAX_STOCKS);
         prop_assert!(crowd.ahead.len() <= MAX_AHEAD);

@@ -141,10 +141,17 @@ impl BlockSource for Session {
             Read::Damaged => true,
         };
         let fetching = self.depot.fetch_lock(id);
-        let _fetching = fetching.lock().await;
-        if let Read::Found(block) = self.read(id).await? {
-            return Ok(block);
-        }
+        let _fetching = match fetching.try_lock() {
+            Ok(first) => first,
+            Err(_) => {
+                let later = fetching.lock().await;
+                // Who was before has mostly fetched it.
+                if let Read::Found(block) = self.read(id).await? {
+                    return Ok(block);
+                }
+                later
+            }
+        };
         match self.fetch(id).await {
             Err(GetError::NotFound { tried, .. }) if damaged && tried.is_empty() => {
                 Err(GetError::Corrupt { id })

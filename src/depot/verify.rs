@@ -19,6 +19,9 @@ use crate::id::BlockId;
 /// How long a block waits for company: about as long as it takes to check it alone.
 const LINGER: Duration = Duration::from_millis(3);
 
+/// The same when enough others are on their way to fill the line: then the work that is spared counts for more than when it is done.
+const LONG_LINGER: Duration = Duration::from_millis(20);
+
 /// Up to this size a block is checked sooner than company would come.
 const ALONE_BYTES: usize = 64 << 10;
 
@@ -54,8 +57,8 @@ enum Turn {
     Soon,
     /// One more worker is wanted, and counted already.
     Now,
-    /// Others are expected, and there is no worker.
-    Later,
+    /// Others are expected, and there is no worker. They are waited for so long.
+    Later(Duration),
 }
 
 struct Waiting {
@@ -88,11 +91,11 @@ impl Verifier {
         match self.join(Waiting { id, bytes, reply }) {
             Turn::Soon => {}
             Turn::Now => self.start(),
-            Turn::Later => {
+            Turn::Later(linger) => {
                 tokio::select! {
                     biased;
                     checked = &mut answer => return checked.ok(),
-                    () = tokio::time::sleep(LINGER) => {}
+                    () = tokio::time::sleep(linger) => {}
                 }
                 if self.is_left_alone() {
                     self.start();
@@ -114,7 +117,8 @@ impl Verifier {
             return Turn::Now;
         }
         match line.workers {
-            0 => Turn::Later,
+            0 if line.waiting.len() + line.expected >= HASHES_AT_ONCE => Turn::Later(LONG_LINGER),
+            0 => Turn::Later(LINGER),
             _ => Turn::Soon,
         }
     }
@@ -274,7 +278,10 @@ mod tests {
         let (turns, answers): (Vec<_>, Vec<_>) = turns.unzip();
         let (last, others) = turns.split_last().expect("several");
         assert_eq!(*last, Turn::Now);
-        assert!(others.iter().all(|turn| *turn == Turn::Later), "{others:?}");
+        assert!(
+            others.iter().all(|turn| matches!(turn, Turn::Later(_))),
+            "{others:?}"
+        );
         verifier.start();
         for answer in answers {
             assert!(answer.await.expect("checked").is_ok());

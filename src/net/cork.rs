@@ -1,6 +1,6 @@
 //! Few large writes instead of many small ones: what the multiplexer writes is held back until it has nothing more to write.
 //!
-//! Yamux flushes after each frame, of 16 KiB at most, and so each frame would be a record of its own to encrypt, and a system call. A [`Cork`] lets such a
+//! Yamux writes the head of a frame, then its body, and flushes: each would be a record of its own to encrypt, and a system call. A [`Cork`] lets such a
 //! flush wait until it is full, or until the multiplexer turns to reading, which yamux does in the same turn as soon as no stream has a
 //! frame to send. Nothing waits longer than that: a single small frame leaves as soon as without it. The name is that of TCP_CORK in tcp(7).
 //!
@@ -12,43 +12,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use futures::{AsyncRead, AsyncWrite};
-use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
 
 /// Bytes that are held back at most: four full records of TLS.
 const HELD_BYTES: usize = 64 << 10;
-
-/// A multiplexer over a corked stream.
-#[derive(Clone)]
-pub(super) struct Corked<M>(pub(super) M);
-
-impl<M: UpgradeInfo> UpgradeInfo for Corked<M> {
-    type Info = M::Info;
-    type InfoIter = M::InfoIter;
-
-    fn protocol_info(&self) -> Self::InfoIter {
-        self.0.protocol_info()
-    }
-}
-
-impl<C, M: InboundConnectionUpgrade<Cork<C>>> InboundConnectionUpgrade<C> for Corked<M> {
-    type Output = M::Output;
-    type Error = M::Error;
-    type Future = M::Future;
-
-    fn upgrade_inbound(self, stream: C, info: Self::Info) -> Self::Future {
-        self.0.upgrade_inbound(Cork::new(stream), info)
-    }
-}
-
-impl<C, M: OutboundConnectionUpgrade<Cork<C>>> OutboundConnectionUpgrade<C> for Corked<M> {
-    type Output = M::Output;
-    type Error = M::Error;
-    type Future = M::Future;
-
-    fn upgrade_outbound(self, stream: C, info: Self::Info) -> Self::Future {
-        self.0.upgrade_outbound(Cork::new(stream), info)
-    }
-}
 
 /// A stream that holds writes back.
 pub(super) struct Cork<C> {
@@ -61,7 +27,7 @@ pub(super) struct Cork<C> {
 }
 
 impl<C> Cork<C> {
-    fn new(stream: C) -> Self {
+    pub(super) fn new(stream: C) -> Self {
         Self {
             stream,
             held: Vec::new(),

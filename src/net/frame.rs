@@ -14,7 +14,7 @@ use super::pace::Meter;
 
 /// Frames are written in parts of this size, each of which must get through within [`STALL_TIMEOUT`].
 const WRITE_BYTES: usize = 256 << 10;
-/// Paced frames are read in parts of this size, each once the limit allows it.
+/// Frames are read in parts of this size, paced ones each once the limit allows it.
 const READ_BYTES: usize = 64 << 10;
 /// How long a peer may take to accept one part.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -44,9 +44,20 @@ where
     if len > max_bytes {
         return Ok(Err(Malformed("a frame larger than allowed")));
     }
-    let mut frame = vec![0; len];
-    io.read_exact(&mut frame).await?;
+    let mut frame = Vec::with_capacity(len);
+    while frame.len() < len {
+        let part = grow(&mut frame, len);
+        io.read_exact(part).await?;
+    }
     Ok(Ok(frame.into()))
+}
+
+/// The next part of a frame that is to have `len` bytes. Part by part, so that what is cleared is still in the processor's cache when it is
+/// written over.
+fn grow(frame: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    let at = frame.len();
+    frame.resize(len.min(at + READ_BYTES), 0);
+    &mut frame[at..]
 }
 
 /// Reads a frame as [`read_frame`] does, no faster than `meter` allows.
@@ -64,8 +75,9 @@ where
     if len > max_bytes {
         return Ok(Err(Malformed("a frame larger than allowed")));
     }
-    let mut frame = vec![0; len];
-    for part in frame.chunks_mut(READ_BYTES) {
+    let mut frame = Vec::with_capacity(len);
+    while frame.len() < len {
+        let part = grow(&mut frame, len);
         meter.draw(part.len() as u64).await;
         io.read_exact(part).await?;
     }

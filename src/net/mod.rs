@@ -27,6 +27,7 @@ mod delegate;
 mod driver;
 mod error;
 mod frame;
+mod muxer;
 mod security;
 mod switchboard;
 mod tls;

@@ -17,12 +17,12 @@ use libp2p::core::transport::{
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::swarm::Executor;
-use libp2p::{Multiaddr, PeerId, Transport, dns, noise, quic, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, Transport, dns, noise, quic, tcp};
 use tokio_util::task::TaskTracker;
 
 use super::address;
-use super::cork::Corked;
 use super::error::Error;
+use super::muxer::Yamux;
 use super::security::Security;
 
 /// How long setting up a connection may take.
@@ -31,16 +31,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const QUIC_DELAY: Duration = Duration::from_millis(150);
 /// What is read from a TCP connection at once, at most: both kinds of encryption alone read a few KiB a time.
 const READ_BYTES: usize = 64 << 10;
-/// Streams on one connection; each may hold a window of unread bytes.
-const MAX_STREAMS: usize = 512;
 
 type Connection = Boxed<(PeerId, StreamMuxerBox)>;
-
-fn muxer() -> yamux::Config {
-    let mut config = yamux::Config::default();
-    config.set_max_num_streams(MAX_STREAMS);
-    config
-}
 
 /// A transport inside this process.
 pub(super) fn memory(key: &Keypair) -> Result<Connection, Error> {
@@ -48,7 +40,7 @@ pub(super) fn memory(key: &Keypair) -> Result<Connection, Error> {
     let transport = MemoryTransport::default()
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
-        .multiplex(muxer())
+        .multiplex(Yamux)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     Ok(TransportTimeout::new(transport, CONNECT_TIMEOUT).boxed())
 }
@@ -60,7 +52,7 @@ pub(super) fn sockets(key: &Keypair) -> Result<Connection, Error> {
         .map(|stream, _| BufReader::with_capacity(READ_BYTES, stream))
         .upgrade(Version::V1Lazy)
         .authenticate(Security::new(key).map_err(|error| Error::Transport(error.to_string()))?)
-        .multiplex(Corked(muxer()))
+        .multiplex(Yamux)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
         .boxed();
     let quic = quic::tokio::Transport::new(quic::Config::new(key))

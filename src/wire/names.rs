@@ -1,5 +1,7 @@
 //! Names of protocols. Each of ours carries the network's name, so that two networks never mix.
 
+/// libp2p's name of yamux.
+pub const YAMUX: &str = "/yamux/1.0.0";
 /// libp2p's name of TLS.
 pub const TLS: &str = "/tls/1.0.0";
 /// What both ends of a TLS connection say that they speak inside, as libp2p's specification has it.

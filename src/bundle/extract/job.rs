@@ -56,6 +56,8 @@ pub(super) struct Job {
     /// Permits for blocking work; who has them all knows that none is going on.
     workers: Arc<Semaphore>,
     worker_count: u32,
+    /// Memory for plaintext, one for each that works at most.
+    buffers: Mutex<Vec<Vec<u8>>>,
     stopped: AtomicBool,
     heard: CancellationToken,
     fatal: Mutex<Option<Error>>,
@@ -107,6 +109,7 @@ impl Job {
             verified: AtomicU64::new(0),
             workers: Arc::new(Semaphore::new(worker_count as usize)),
             worker_count,
+            buffers: Mutex::default(),
             stopped: AtomicBool::new(false),
             heard: CancellationToken::new(),
             fatal: Mutex::default(),
@@ -131,6 +134,16 @@ impl Job {
         tokio::task::spawn_blocking(run)
             .await
             .map_err(|_| Error::Worker)
+    }
+
+    /// Memory for one piece of [`work`](Self::work): what was given back last.
+    pub(super) fn buffer(&self) -> Vec<u8> {
+        lock(&self.buffers).pop().unwrap_or_default()
+    }
+
+    /// Gives memory back for the next.
+    pub(super) fn give_back(&self, buffer: Vec<u8>) {
+        lock(&self.buffers).push(buffer);
     }
 
     /// Waits until no work is going on.

@@ -41,7 +41,7 @@ use self::write::{Target, Write};
 use super::choose::Choice;
 use super::error::Error;
 use super::put::MAX_REPORTED;
-use super::read::{Bundle, cut};
+use super::read::{Bundle, piece};
 use super::root::BundleKind;
 use super::tree::{Content, File};
 use crate::block::{self, BlockSource, GetError, Link};
@@ -474,12 +474,17 @@ async fn write_block(
             return job.work(move || lack_all(&writes, link.id, &reason)).await;
         }
     };
-    job.work(move || match block::open(&block, &link.key) {
-        Ok(plaintext) => {
-            drop(block);
-            write_all(&plaintext, &link, writes);
+    let of_job = job.clone();
+    job.work(move || {
+        let mut buffer = of_job.buffer();
+        match block::open_in(&block, &link.key, &mut buffer) {
+            Ok(plaintext) => {
+                drop(block);
+                write_all(&plaintext, &link, writes);
+            }
+            Err(error) => lack_all(&writes, link.id, &error.to_string()),
         }
-        Err(error) => lack_all(&writes, link.id, &error.to_string()),
+        of_job.give_back(buffer);
     })
     .await?;
     job.blocks.fetch_add(1, Ordering::Relaxed);
@@ -487,10 +492,10 @@ async fn write_block(
     Ok(())
 }
 
-fn write_all(plaintext: &Bytes, link: &Link, writes: Vec<Write>) {
+fn write_all(plaintext: &[u8], link: &Link, writes: Vec<Write>) {
     for write in writes {
-        match cut(plaintext, link, write.offset, write.len) {
-            Ok(bytes) => write.target.write(write.at, &bytes),
+        match piece(plaintext, link, write.offset, write.len) {
+            Ok(piece) => write.target.write(write.at, &plaintext[piece]),
             Err(error) => write.target.lack(link.id, &error.to_string()),
         }
     }
