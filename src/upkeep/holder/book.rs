@@ -342,9 +342,10 @@ impl Book {
                 ended.push(entry.lease);
             }
         }
-        for lease in &ended {
-            self.remove(*lease)?;
-            entries.retain(|_, entry| entry.lease != *lease);
+        if !ended.is_empty() {
+            self.store.remove_leases(&ended)?;
+            let ended: HashSet<&LeaseId> = ended.iter().collect();
+            entries.retain(|_, entry| !ended.contains(&entry.lease));
         }
         drop(entries);
         self.forget_releases(now)?;

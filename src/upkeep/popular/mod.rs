@@ -13,6 +13,7 @@ pub mod policy;
 
 mod flushes;
 mod take;
+mod unsure;
 mod work;
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::accept::{self, Load, Offered, Room};
 use super::flushes::Flushes;
+use super::unsure::Unsure;
 use crate::block::BlockSource;
 use crate::depot::{Depot, Traffic};
 use crate::id::BlockId;
@@ -38,9 +39,8 @@ const MAX_RESTING: usize = 1024;
 const MAX_TAKEN: usize = 8192;
 /// How often it is looked up, for strangers whose share is used up, which of those are here still.
 const LOOK_THROUGH: Duration = Duration::from_secs(60);
-/// How often a flush is asked for because of blocks that are offered and are here already, and how many such blocks are remembered.
+/// How often a flush is asked for because of blocks that are offered and are here already.
 const FLUSH_EVERY: Duration = Duration::from_secs(10);
-const MAX_UNSURE: usize = 4096;
 /// Places at which the store is looked into to see how cold cached blocks are, and blocks at each.
 const SAMPLES: usize = 8;
 const SAMPLE_BLOCKS: usize = 4;
@@ -63,8 +63,8 @@ pub struct Taker {
     /// When it was looked up last which of the blocks that were taken are here still.
     looked_through: Option<Instant>,
     flushes: Arc<Flushes>,
-    /// Blocks that are here and were offered while they might not be durable, and since when that is known.
-    unsure: HashMap<BlockId, Instant>,
+    /// Blocks that are here and were offered while they might not be durable.
+    unsure: Unsure,
     /// When a flush was asked for last because of these.
     flushed: Option<Instant>,
     /// Offers for which the store was looked into.
@@ -123,7 +123,7 @@ impl Taker {
             minute: Instant::now(),
             looked_through: None,
             flushes: Arc::default(),
-            unsure: HashMap::new(),
+            unsure: Unsure::default(),
             flushed: None,
             #[cfg(test)]
             looks: 0,
@@ -159,7 +159,7 @@ impl Taker {
             offered.push(Offered {
                 id,
                 bytes,
-                is_here: is_here && self.is_durable(id, seen.is_durable),
+                is_here: is_here && self.is_durable(id, is_member, seen.is_durable),
                 // What came by another way is asked about again, like what comes from the peer itself.
                 is_coming: is_here || self.coming.contains_key(&id),
                 rate: self.depot.demand().rate(&id),
@@ -313,21 +313,13 @@ impl Taker {
     }
 
     /// Whether a block that is here stays after a crash: nothing was written since the last flush, or one began since it was seen.
-    fn is_durable(&mut self, id: BlockId, is_all_durable: bool) -> bool {
+    fn is_durable(&mut self, id: BlockId, is_member: bool, is_all_durable: bool) -> bool {
         // What was taken has been flushed.
         if is_all_durable || self.taken.contains_key(&id) {
-            self.unsure.remove(&id);
+            self.unsure.forget(&id);
             return true;
         }
-        if self.unsure.len() >= MAX_UNSURE && !self.unsure.contains_key(&id) {
-            self.unsure.clear();
-        }
-        let since = *self.unsure.entry(id).or_insert_with(Instant::now);
-        let is_durable = self.flushes.covers(since);
-        if is_durable {
-            self.unsure.remove(&id);
-        }
-        is_durable
+        self.unsure.is_durable(id, is_member, &self.flushes)
     }
 
     /// Asks for a flush if blocks are to become durable, now and then and whoever offered them. Nobody waits for it.
