@@ -75,15 +75,16 @@ impl Block {
     }
 
     /// [`verify`](Self::verify) of everything that `next` gives, until it gives nothing and all is done: faster than one after the other,
-    /// because the blocks are hashed several at a time. `done` gets each verdict with what came along with its bytes, in any order.
+    /// because the blocks are hashed several at a time. `next` is told how many are being hashed, and may wait for more to come. `done` gets each
+    /// verdict with what came along with its bytes, in any order.
     pub fn verify_all<T>(
-        mut next: impl FnMut() -> Option<(BlockId, Bytes, T)>,
+        mut next: impl FnMut(usize) -> Option<(BlockId, Bytes, T)>,
         done: impl FnMut(Result<Self, VerifyError>, T),
     ) {
         let done = std::cell::RefCell::new(done);
         hash::sha384_ids(
-            |_| loop {
-                let (id, bytes, tag) = next()?;
+            |busy| loop {
+                let (id, bytes, tag) = next(busy)?;
                 if id.kind() == HashKind::Sha384 && check_size(&bytes).is_ok() {
                     return Some(Claimed { id, bytes, tag });
                 }
@@ -192,7 +193,7 @@ mod tests {
         ]
         .into_iter();
         let mut results = vec![Err(VerifyError::Size(0)); 5];
-        Block::verify_all(|| given.next(), |verdict, at: usize| results[at] = verdict);
+        Block::verify_all(|_| given.next(), |verdict, at: usize| results[at] = verdict);
         assert_eq!(results[0], Ok(good(1)));
         assert_eq!(results[1], Err(VerifyError::Mismatch(good(2).id())));
         assert_eq!(results[2].as_ref().map(Block::id), Ok(old));

@@ -34,8 +34,7 @@ const STEPS_AT_ONCE: usize = 512;
 
 /// Hashes what `next` gives until it gives nothing and all is done; `done` gets each message with its digest, in any order.
 ///
-/// `next` is asked whenever a lane is free, and told how many are busy: it may wait for a message when none is, and should not
-/// otherwise.
+/// `next` is asked whenever a lane is free, and told how many are busy: it may wait for a message, and should not for long when some are.
 pub(super) fn sha384<M: AsRef<[u8]>>(
     mut next: impl FnMut(usize) -> Option<M>,
     mut done: impl FnMut(M, [u8; 48]),

@@ -135,15 +135,17 @@ impl BlockSource for Session {
     async fn get(&self, id: BlockId) -> Result<Block, GetError> {
         let depot = &self.depot.inner;
         depot.store.record(&[(id, Event::Requested)]);
+        let fetching = self.depot.fetch_lock(id);
+        // Taken before the look into the store, it leaves nothing to look for afterwards.
+        let first = fetching.try_lock().ok();
         let damaged = match self.read(id).await? {
             Read::Found(block) => return Ok(block),
             Read::Missing => false,
             Read::Damaged => true,
         };
-        let fetching = self.depot.fetch_lock(id);
-        let _fetching = match fetching.try_lock() {
-            Ok(first) => first,
-            Err(_) => {
+        let _fetching = match first {
+            Some(first) => first,
+            None => {
                 let later = fetching.lock().await;
                 // Who was before has mostly fetched it.
                 if let Read::Found(block) = self.read(id).await? {

@@ -1,13 +1,13 @@
 //! Checks what peers sent, off the tasks that serve others, several blocks at a time.
 //!
 //! Whoever has bytes to check puts them in a line, and a worker goes through it with several blocks side by side: when blocks come faster
-//! than they can be checked one by one they are checked at several times that rate. A block that comes alone while others are on their way
-//! waits for them a moment; a small one, and one that comes when no other is expected, waits for nobody. A second worker starts only when there is enough in the line to
-//! fill it: two half-empty ones take twice the time.
+//! than they can be checked one by one they are checked at several times that rate. A worker that has fewer than it could work on waits a moment for
+//! others that are on their way, if they come so fast that it is worth it: also in the middle, as the longest of several is left over alone. A small block
+//! waits for nobody. A second worker starts only when there is enough in the line to fill it: two half-empty ones take twice the time.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -16,11 +16,8 @@ use crate::block::{Block, VerifyError};
 use crate::crypto::hash::HASHES_AT_ONCE;
 use crate::id::BlockId;
 
-/// How long a block waits for company: about as long as it takes to check it alone.
-const LINGER: Duration = Duration::from_millis(3);
-
-/// The same when enough others are on their way to fill the line: then the work that is spared counts for more than when it is done.
-const LONG_LINGER: Duration = Duration::from_millis(20);
+/// Blocks that come further apart than this, on average, don't wait for one another.
+const MAX_INTERVAL: Duration = Duration::from_millis(40);
 
 /// Up to this size a block is checked sooner than company would come.
 const ALONE_BYTES: usize = 64 << 10;
@@ -29,8 +26,15 @@ type Checked = Result<Block, VerifyError>;
 
 /// The line and its workers.
 pub(super) struct Verifier {
-    shared: Arc<Mutex<Line>>,
+    shared: Arc<Shared>,
     max_workers: usize,
+}
+
+#[derive(Default)]
+struct Shared {
+    line: Mutex<Line>,
+    /// Something came, or nothing is on its way any more.
+    changed: Condvar,
 }
 
 #[derive(Default)]
@@ -39,32 +43,61 @@ struct Line {
     workers: usize,
     /// Blocks that are on their way.
     expected: usize,
+    pace: Pace,
 }
 
-/// A block that is on its way, or is known not to be.
-pub(super) struct Expected(Arc<Mutex<Line>>);
+/// How fast large blocks come.
+#[derive(Default)]
+struct Pace {
+    last: Option<Instant>,
+    /// The mean of the times between two, the latest ones counting most.
+    interval: Option<Duration>,
+}
 
-impl Drop for Expected {
-    fn drop(&mut self) {
-        lock(&self.0).expected -= 1;
+impl Pace {
+    fn came(&mut self, now: Instant) {
+        let Some(last) = self.last.replace(now) else {
+            return;
+        };
+        // One long pause says nothing about what follows it.
+        let since = now.saturating_duration_since(last).min(2 * MAX_INTERVAL);
+        let mean = self.interval.map_or(since, |mean| (7 * mean + since) / 8);
+        self.interval = Some(mean);
+    }
+
+    /// How long it is worth to wait for the next.
+    fn patience(&self) -> Duration {
+        match self.interval {
+            Some(interval) if interval <= MAX_INTERVAL => 2 * interval,
+            _ => Duration::ZERO,
+        }
     }
 }
 
-/// When a block in the line is looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    /// A worker is at it.
-    Soon,
-    /// One more worker is wanted, and counted already.
-    Now,
-    /// Others are expected, and there is no worker. They are waited for so long.
-    Later(Duration),
+/// A block that is on its way, or is known not to be.
+pub(super) struct Expected(Arc<Shared>);
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        let mut line = self.0.lock();
+        line.expected -= 1;
+        if line.expected == 0 {
+            self.0.changed.notify_all();
+        }
+    }
 }
 
 struct Waiting {
     id: BlockId,
     bytes: Bytes,
     reply: oneshot::Sender<Checked>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Line> {
+        // The line is whole between two statements.
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Verifier {
@@ -78,7 +111,7 @@ impl Verifier {
 
     /// Says that bytes to check are on their way, as long as what is returned lives.
     pub(super) fn expect(&self) -> Expected {
-        lock(&self.shared).expected += 1;
+        self.shared.lock().expected += 1;
         Expected(self.shared.clone())
     }
 
@@ -87,75 +120,42 @@ impl Verifier {
     /// # Cancel safety
     /// When dropped the block may still be checked, for nobody.
     pub(super) async fn verify(&self, id: BlockId, bytes: Bytes) -> Option<Checked> {
-        let (reply, mut answer) = oneshot::channel();
-        match self.join(Waiting { id, bytes, reply }) {
-            Turn::Soon => {}
-            Turn::Now => self.start(),
-            Turn::Later(linger) => {
-                tokio::select! {
-                    biased;
-                    checked = &mut answer => return checked.ok(),
-                    () = tokio::time::sleep(linger) => {}
-                }
-                if self.is_left_alone() {
-                    self.start();
-                }
-            }
+        let (reply, answer) = oneshot::channel();
+        if self.join(Waiting { id, bytes, reply }) {
+            let worker = Worker {
+                shared: self.shared.clone(),
+                is_counted: true,
+            };
+            tokio::task::spawn_blocking(move || worker.run());
         }
         answer.await.ok()
     }
 
-    /// Puts something in the line.
-    fn join(&self, one: Waiting) -> Turn {
-        let mut line = lock(&self.shared);
-        let is_small = one.bytes.len() <= ALONE_BYTES;
+    /// Puts something in the line. Whether one more worker is wanted: it is counted already.
+    fn join(&self, one: Waiting) -> bool {
+        let mut line = self.shared.lock();
+        if one.bytes.len() > ALONE_BYTES {
+            line.pace.came(Instant::now());
+        }
         line.waiting.push_back(one);
+        self.shared.changed.notify_one();
         let is_full = line.waiting.len() >= HASHES_AT_ONCE;
-        let waits_for_nobody = line.expected == 0 || is_small;
-        if (line.workers == 0 && waits_for_nobody) || (line.workers < self.max_workers && is_full) {
-            line.workers += 1;
-            return Turn::Now;
-        }
-        match line.workers {
-            0 if line.waiting.len() + line.expected >= HASHES_AT_ONCE => Turn::Later(LONG_LINGER),
-            0 => Turn::Later(LINGER),
-            _ => Turn::Soon,
-        }
+        let is_wanted = line.workers == 0 || (is_full && line.workers < self.max_workers);
+        line.workers += usize::from(is_wanted);
+        is_wanted
     }
-
-    /// Whether something waits and nobody works. A worker is then wanted, and counted already.
-    fn is_left_alone(&self) -> bool {
-        let mut line = lock(&self.shared);
-        let is_left_alone = line.workers == 0 && !line.waiting.is_empty();
-        line.workers += usize::from(is_left_alone);
-        is_left_alone
-    }
-
-    /// Starts a worker that is counted.
-    fn start(&self) {
-        let worker = Worker {
-            shared: self.shared.clone(),
-            is_counted: true,
-        };
-        tokio::task::spawn_blocking(move || worker.run());
-    }
-}
-
-fn lock(line: &Mutex<Line>) -> MutexGuard<'_, Line> {
-    // The line is whole between two statements.
-    line.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One that is counted as a worker, also when it is never run.
 struct Worker {
-    shared: Arc<Mutex<Line>>,
+    shared: Arc<Shared>,
     is_counted: bool,
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
         if self.is_counted {
-            let mut line = lock(&self.shared);
+            let mut line = self.shared.lock();
             line.workers -= 1;
             let is_last = line.workers == 0;
             let left = is_last.then(|| std::mem::take(&mut line.waiting));
@@ -168,13 +168,14 @@ impl Drop for Worker {
 
 impl Worker {
     fn run(mut self) {
+        let mut wait = Wait::default();
         loop {
             Block::verify_all(
-                || self.next(),
+                |busy| self.next(busy, &mut wait),
                 // Who asked may have gone.
                 |checked, reply| drop(reply.send(checked)),
             );
-            let mut line = lock(&self.shared);
+            let mut line = self.shared.lock();
             // Looked at under the same lock as whoever joins does: nobody is left in the line.
             if line.waiting.is_empty() {
                 line.workers -= 1;
@@ -185,15 +186,43 @@ impl Worker {
         }
     }
 
-    fn next(&self) -> Option<(BlockId, Bytes, oneshot::Sender<Checked>)> {
-        let mut line = lock(&self.shared);
+    /// The next in the line. While others are worked on, waits once for company after the last one came.
+    fn next(
+        &self,
+        busy: usize,
+        wait: &mut Wait,
+    ) -> Option<(BlockId, Bytes, oneshot::Sender<Checked>)> {
+        let mut line = self.shared.lock();
         loop {
-            let next = line.waiting.pop_front()?;
-            if !next.reply.is_closed() {
-                return Some((next.id, next.bytes, next.reply));
+            while let Some(next) = line.waiting.pop_front() {
+                if !next.reply.is_closed() {
+                    *wait = Wait {
+                        is_over: next.bytes.len() <= ALONE_BYTES,
+                        until: None,
+                    };
+                    return Some((next.id, next.bytes, next.reply));
+                }
             }
+            if busy == 0 || wait.is_over || line.expected == 0 {
+                return None;
+            }
+            let now = Instant::now();
+            let until = *wait.until.get_or_insert(now + line.pace.patience());
+            let Some(left) = until.checked_duration_since(now).filter(|d| !d.is_zero()) else {
+                wait.is_over = true;
+                return None;
+            };
+            let waited = self.shared.changed.wait_timeout(line, left);
+            line = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+}
+
+/// A worker's wait for company.
+#[derive(Default)]
+struct Wait {
+    is_over: bool,
+    until: Option<Instant>,
 }
 
 #[cfg(test)]
@@ -216,7 +245,7 @@ mod tests {
             };
             assert_eq!(checked, Some(expected));
         }
-        assert!(lock(&verifier.shared).waiting.is_empty());
+        assert!(verifier.shared.lock().waiting.is_empty());
     }
 
     #[tokio::test]
@@ -225,7 +254,7 @@ mod tests {
         let block = Block::new(Bytes::from_static(b"x")).expect("small");
         let (reply, gone) = oneshot::channel();
         let (id, bytes) = (block.id(), block.bytes().clone());
-        assert_eq!(verifier.join(Waiting { id, bytes, reply }), Turn::Now);
+        assert!(verifier.join(Waiting { id, bytes, reply }));
         drop(gone);
         let checked = verifier.verify(id, block.bytes().clone());
         let worker = Worker {
@@ -234,7 +263,7 @@ mod tests {
         };
         let (checked, ()) = futures::join!(checked, async { worker.run() });
         assert_eq!(checked, Some(Ok(block)));
-        assert_eq!(lock(&verifier.shared).workers, 0);
+        assert_eq!(verifier.shared.lock().workers, 0);
     }
 
     /// A second worker only for a full line, and none beyond the limit.
@@ -246,60 +275,109 @@ mod tests {
             .filter(|_| {
                 let (reply, _) = oneshot::channel();
                 let (id, bytes) = (block.id(), block.bytes().clone());
-                verifier.join(Waiting { id, bytes, reply }) == Turn::Now
+                verifier.join(Waiting { id, bytes, reply })
             })
             .count();
         assert_eq!(wanted, 2);
     }
 
-    /// Alone, a block waits for those that are expected as long as it may; a small one and a full line wait for nobody.
-    #[tokio::test]
-    async fn what_is_expected_is_waited_for_a_moment() {
-        let verifier = Verifier::new(2);
-        let block = |byte: u8, size| Block::new(Bytes::from(vec![byte; size])).expect("allowed");
-        let join = |block: Block| {
-            let (reply, answer) = oneshot::channel();
-            let (id, bytes) = (block.id(), block.into_bytes());
-            (verifier.join(Waiting { id, bytes, reply }), answer)
-        };
-        let at_rest = || async {
-            while lock(&verifier.shared).workers > 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        let expected = verifier.expect();
-        let large = block(1, ALONE_BYTES + 1);
-        // Without company it is checked all the same.
-        let checked = verifier.verify(large.id(), large.bytes().clone()).await;
-        assert_eq!(checked, Some(Ok(large)));
-        at_rest().await;
-
-        let turns = (0..HASHES_AT_ONCE as u8).map(|byte| join(block(byte, ALONE_BYTES + 1)));
-        let (turns, answers): (Vec<_>, Vec<_>) = turns.unzip();
-        let (last, others) = turns.split_last().expect("several");
-        assert_eq!(*last, Turn::Now);
-        assert!(
-            others.iter().all(|turn| matches!(turn, Turn::Later(_))),
-            "{others:?}"
-        );
-        verifier.start();
-        for answer in answers {
-            assert!(answer.await.expect("checked").is_ok());
+    /// A worker of nobody's, to be asked for the next in the line.
+    fn hand(verifier: &Verifier) -> Worker {
+        Worker {
+            shared: verifier.shared.clone(),
+            is_counted: false,
         }
-        at_rest().await;
+    }
 
-        let (turn, answer) = join(block(9, ALONE_BYTES));
-        assert_eq!(turn, Turn::Now);
-        // Its worker ends without having looked at it.
+    fn join(verifier: &Verifier, size: usize) -> oneshot::Receiver<Checked> {
+        let block = Block::new(Bytes::from(vec![1; size])).expect("allowed");
+        let (reply, answer) = oneshot::channel();
+        let (id, bytes) = (block.id(), block.into_bytes());
+        verifier.join(Waiting { id, bytes, reply });
+        answer
+    }
+
+    #[test]
+    fn what_comes_fast_enough_is_waited_for_and_no_longer() {
+        let verifier = Verifier::new(1);
+        let worker = hand(&verifier);
+        let began = Instant::now();
+        let mut pace = Pace::default();
+        assert_eq!(pace.patience(), Duration::ZERO);
+        pace.came(began);
+        assert_eq!(pace.patience(), Duration::ZERO);
+        pace.came(began + Duration::from_millis(10));
+        assert_eq!(pace.patience(), Duration::from_millis(20));
+        let apart = MAX_INTERVAL + Duration::from_millis(1);
+        for n in 1..50 {
+            pace.came(began + n * apart);
+        }
+        assert_eq!(pace.patience(), Duration::ZERO);
+
+        // One that is late ends the wait by coming.
+        let minute = Duration::from_secs(60);
+        let waits_a_minute = Pace {
+            last: None,
+            interval: Some(MAX_INTERVAL),
+        };
+        assert_eq!(waits_a_minute.patience(), 2 * MAX_INTERVAL);
+        verifier.shared.lock().pace = waits_a_minute;
+        let expected = verifier.expect();
+        let mut wait = Wait {
+            is_over: false,
+            until: Some(Instant::now() + minute),
+        };
+        let next = std::thread::scope(|scope| {
+            let next = scope.spawn(|| worker.next(1, &mut wait).is_some());
+            let _answer = join(&verifier, ALONE_BYTES + 1);
+            next.join().expect("no panic")
+        });
+        assert!(next);
+        assert!(!wait.is_over && wait.until.is_none());
+
+        // So does the news that none is on its way.
+        wait.until = Some(Instant::now() + minute);
+        let next = std::thread::scope(|scope| {
+            let next = scope.spawn(|| worker.next(1, &mut wait).is_some());
+            drop(expected);
+            next.join().expect("no panic")
+        });
+        assert!(!next);
+        assert!(worker.next(1, &mut wait).is_none());
+
+        // A wait that is over is not begun again before something came.
+        let _expected = verifier.expect();
+        wait.until = Some(Instant::now());
+        assert!(worker.next(1, &mut wait).is_none());
+        assert!(wait.is_over);
+        assert!(worker.next(1, &mut wait).is_none());
+        // With nothing in hand there is no wait at all.
+        assert!(worker.next(0, &mut Wait::default()).is_none());
+    }
+
+    #[test]
+    fn a_small_block_waits_for_nobody() {
+        let verifier = Verifier::new(1);
+        let worker = hand(&verifier);
+        let _expected = verifier.expect();
+        let _answers = [ALONE_BYTES + 1, ALONE_BYTES].map(|size| join(&verifier, size));
+        let mut wait = Wait::default();
+        assert!(worker.next(0, &mut wait).is_some());
+        assert!(!wait.is_over);
+        assert!(worker.next(1, &mut wait).is_some());
+        assert!(wait.is_over);
+    }
+
+    /// A worker that ends without having looked at its line says so to who waits.
+    #[tokio::test]
+    async fn who_waits_hears_that_nobody_comes() {
+        let verifier = Verifier::new(1);
+        let answer = join(&verifier, 1);
         drop(Worker {
             shared: verifier.shared.clone(),
             is_counted: true,
         });
         assert!(answer.await.is_err());
-
-        drop(expected);
-        assert_eq!(lock(&verifier.shared).expected, 0);
-        let (turn, _answer) = join(block(7, ALONE_BYTES + 1));
-        assert_eq!(turn, Turn::Now);
+        assert_eq!(verifier.shared.lock().workers, 0);
     }
 }

@@ -2,18 +2,25 @@
 //!
 //! libp2p's own way to use yamux cuts what is written into frames of 16 KiB and lets nobody change that. A block of 1 MiB is 64 of them, and each costs
 //! a buffer on both sides and a turn of every task on the way. Here a frame is [`FRAME_BYTES`]: what it takes a slow line to send is still
-//! little beside what the system's own buffers hold. Whoever speaks yamux takes frames up to the window that it granted.
+//! little beside what the system's own buffers hold. Whoever speaks yamux takes frames up to the window that it granted. How the connection is driven, and
+//! how many streams wait to be taken, is as in libp2p's `libp2p-yamux`.
+//!
+//! Invariant: closing ends, also when the other side takes nothing any more; what it has not taken within [`CLOSE_TIMEOUT`] is lost.
+//! Deliberately absent: finding out that a connection is stuck. That is the ping's work: two sides that both wait to write may stand still for ever
+//! (yamux stops reading while it can't answer a ping, <https://github.com/libp2p/rust-yamux/issues/227>).
 
 use std::collections::VecDeque;
-use std::future::{Ready, ready};
+use std::future::{Future, Ready};
 use std::io;
 use std::iter::{Once, once};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
+use tokio::time::{Sleep, sleep};
 use yamux::{Config, Connection, ConnectionError, Mode, Stream};
 
 use super::cork::Cork;
@@ -25,6 +32,9 @@ const FRAME_BYTES: usize = 64 << 10;
 const MAX_STREAMS: usize = 512;
 /// Streams that the other side opened and nobody has taken yet. It opens no more than so many by itself before they are acknowledged.
 const MAX_WAITING: usize = 256;
+
+/// How long the other side may take to take what is left when a connection is closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The two sides agree on yamux and start.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +52,7 @@ impl Yamux {
             connection: Connection::new(Cork::new(stream), config, mode),
             waiting: VecDeque::new(),
             taker: None,
+            closing: None,
         }
     }
 }
@@ -61,7 +72,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> InboundConnectionUpgrade<C> for Yamux {
     type Future = Ready<io::Result<Muxer<C>>>;
 
     fn upgrade_inbound(self, stream: C, _: &'static str) -> Self::Future {
-        ready(Ok(Self::start(stream, Mode::Server)))
+        std::future::ready(Ok(Self::start(stream, Mode::Server)))
     }
 }
 
@@ -71,7 +82,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> OutboundConnectionUpgrade<C> for Yamux {
     type Future = Ready<io::Result<Muxer<C>>>;
 
     fn upgrade_outbound(self, stream: C, _: &'static str) -> Self::Future {
-        ready(Ok(Self::start(stream, Mode::Client)))
+        std::future::ready(Ok(Self::start(stream, Mode::Client)))
     }
 }
 
@@ -82,6 +93,8 @@ pub(super) struct Muxer<C> {
     waiting: VecDeque<Stream>,
     /// Who was told that there are none.
     taker: Option<Waker>,
+    /// Ends the closing.
+    closing: Option<Pin<Box<Sleep>>>,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Muxer<C> {
@@ -121,7 +134,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Muxer<C> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), ConnectionError>> {
-        self.connection.poll_close(cx)
+        if let Poll::Ready(closed) = self.connection.poll_close(cx) {
+            return Poll::Ready(closed);
+        }
+        let end = self
+            .closing
+            .get_or_insert_with(|| Box::pin(sleep(CLOSE_TIMEOUT)));
+        ready!(end.as_mut().poll(cx));
+        Poll::Ready(Err(ConnectionError::Closed))
     }
 
     fn poll(
@@ -220,7 +240,8 @@ mod tests {
         B: StreamMuxer + Unpin,
         B::Error: std::fmt::Debug,
     {
-        let sent: Vec<u8> = (0..3 * FRAME_BYTES as u32 + 5).map(|n| n as u8).collect();
+        // More than a window.
+        let sent: Vec<u8> = (0..9 * FRAME_BYTES as u32 + 5).map(|n| n as u8).collect();
         let asked = ask(asking, &sent);
         let both = futures::future::select(Box::pin(asked), Box::pin(answer(answering)));
         let futures::future::Either::Left((mut answer, _)) = both.await else {
@@ -234,6 +255,57 @@ mod tests {
     async fn large_frames_go_both_ways() {
         let (a, b) = pipe();
         round_trip(Yamux::start(a, Mode::Client), Yamux::start(b, Mode::Server)).await;
+    }
+
+    #[tokio::test]
+    async fn a_frame_is_as_large_as_it_says() {
+        let (a, mut other) = pipe();
+        let mut muxer = Yamux::start(a, Mode::Client);
+        let opened = poll_fn(|cx| muxer.poll_outbound_unpin(cx)).await;
+        let mut stream = opened.expect("a stream");
+        let work = async {
+            let sent = [7; FRAME_BYTES + 1];
+            stream.write_all(&sent).await.expect("written");
+            let mut lens = Vec::new();
+            while lens.iter().sum::<usize>() < sent.len() {
+                let mut head = [0; 12];
+                other.read_exact(&mut head).await.expect("a head");
+                // Others tell of windows and pings.
+                if head[1] == 0 {
+                    let len = u32::from_be_bytes([head[8], head[9], head[10], head[11]]);
+                    let mut body = vec![0; len as usize];
+                    other.read_exact(&mut body).await.expect("a body");
+                    lens.push(body.len());
+                }
+            }
+            lens.retain(|len| *len > 0);
+            lens
+        };
+        assert_eq!(drive(&mut muxer, work).await, [FRAME_BYTES, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closing_ends_when_nobody_reads() {
+        let (a, _other) = pipe();
+        let mut muxer = Yamux::start(a, Mode::Client);
+        let opened = poll_fn(|cx| muxer.poll_outbound_unpin(cx)).await;
+        let mut stream = opened.expect("a stream");
+        let written = async { stream.write_all(&[7; 3 * FRAME_BYTES]).await };
+        drive(&mut muxer, written).await.expect("held");
+        let began = tokio::time::Instant::now();
+        let closed = poll_fn(|cx| muxer.poll_close_unpin(cx)).await;
+        assert!(matches!(closed, Err(ConnectionError::Closed)), "{closed:?}");
+        assert!(began.elapsed() >= CLOSE_TIMEOUT);
+
+        let (a, mut other) = pipe();
+        let mut muxer = Yamux::start(a, Mode::Client);
+        let mut rest = Vec::new();
+        let (closed, read) = futures::join!(
+            poll_fn(|cx| muxer.poll_close_unpin(cx)),
+            other.read_to_end(&mut rest)
+        );
+        closed.expect("closed at once");
+        assert!(read.expect("read to its end") > 0);
     }
 
     /// With libp2p's own, which takes frames of any size up to the window.

@@ -449,7 +449,15 @@ fn a_file_that_changes_is_kept_as_read_and_said_so() {
     fs::write(&still, b"still").expect("written");
     let (begun, begin) = std::sync::mpsc::sync_channel(1);
     let stop = AtomicBool::new(false);
+    /// Also when the test fails: its writer would go on for ever.
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let report = std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             let mut file = File::options().append(true).open(&log).expect("opens");
             while !stop.load(Ordering::Relaxed) {
@@ -467,7 +475,6 @@ fn a_file_that_changes_is_kept_as_read_and_said_so() {
         let noticed = (0..100)
             .map(put_once)
             .find(|(report, _)| report.unreadable_total > 0);
-        stop.store(true, Ordering::Relaxed);
         noticed.expect("the file changes while it is read")
     });
     let (report, memory) = report;

@@ -343,7 +343,12 @@ impl Book {
             }
         }
         if !ended.is_empty() {
-            self.store.remove_leases(&ended)?;
+            if let Err(error) = self.store.remove_leases(&ended) {
+                drop(entries);
+                // Some may be gone.
+                self.reconcile()?;
+                return Err(error);
+            }
             let ended: HashSet<&LeaseId> = ended.iter().collect();
             entries.retain(|_, entry| !ended.contains(&entry.lease));
         }

@@ -156,6 +156,10 @@ impl Taker {
         self.weigh(peer, &mut room);
         let mut offered = Vec::with_capacity(blocks.len());
         for ((id, bytes), is_here) in blocks.into_iter().zip(seen.is_here) {
+            if !is_here {
+                // What comes again is another copy.
+                self.unsure.forget(&id);
+            }
             offered.push(Offered {
                 id,
                 bytes,
