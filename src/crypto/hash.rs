@@ -8,6 +8,11 @@ use crate::id::{BlockId, HashKind};
 /// How many messages [`sha384_ids`] works on at once.
 pub const HASHES_AT_ONCE: usize = lanes::LANES;
 
+/// Whether [`sha384_ids`] takes less time for several messages than one after the other would, on this processor.
+pub fn gains_by_company() -> bool {
+    lanes::are_together()
+}
+
 /// The id of a block that libernet makes: SHA2-384 of `bytes`. About 3 ms a MiB.
 pub fn sha384_id(bytes: &[u8]) -> BlockId {
     BlockId::from_sha384(Sha384::digest(bytes).into())
@@ -16,8 +21,7 @@ pub fn sha384_id(bytes: &[u8]) -> BlockId {
 /// [`sha384_id`] of everything that `next` gives, until it gives nothing and all is done: several messages at a time, which is two to three
 /// times as fast as one after the other where the processor has AVX2, and more with AVX-512. `done` gets each message with its id, in any order.
 ///
-/// `next` is told how many messages are being worked on. It may wait when there are none; otherwise it should say at once whether
-/// there are more, for it is asked again soon.
+/// `next` is told how many messages are being worked on. While there are some it should not wait for long, and is asked again soon.
 pub fn sha384_ids<M: AsRef<[u8]>>(
     next: impl FnMut(usize) -> Option<M>,
     mut done: impl FnMut(M, BlockId),

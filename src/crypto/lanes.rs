@@ -17,6 +17,17 @@ type State = [u64; 8];
 /// How many messages are worked on at once.
 pub(super) const LANES: usize = 4;
 
+/// Whether this processor hashes several messages in less time than one after the other.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn are_together() -> bool {
+    vector::Processor::detect().is_some()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn are_together() -> bool {
+    false
+}
+
 /// FIPS 180-4, 5.3.4.
 const INITIAL: State = [
     0xcbbb_9d5d_c105_9ed8,

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::block::{Block, VerifyError};
-use crate::crypto::hash::HASHES_AT_ONCE;
+use crate::crypto::hash::{self, HASHES_AT_ONCE};
 use crate::id::BlockId;
 
 /// Blocks that come further apart than this, on average, don't wait for one another.
@@ -203,7 +203,7 @@ impl Worker {
                     return Some((next.id, next.bytes, next.reply));
                 }
             }
-            if busy == 0 || wait.is_over || line.expected == 0 {
+            if busy == 0 || wait.is_over || line.expected == 0 || !hash::gains_by_company() {
                 return None;
             }
             let now = Instant::now();
@@ -314,6 +314,10 @@ mod tests {
         }
         assert_eq!(pace.patience(), Duration::ZERO);
 
+        if !hash::gains_by_company() {
+            eprintln!("skipped: this processor hashes one message at a time, and no worker waits");
+            return;
+        }
         // One that is late ends the wait by coming.
         let minute = Duration::from_secs(60);
         let waits_a_minute = Pace {
