@@ -19,7 +19,7 @@ use crate::id::BlockId;
 /// Blocks that come further apart than this, on average, don't wait for one another.
 const MAX_INTERVAL: Duration = Duration::from_millis(40);
 
-/// Up to this size a block is checked sooner than company would come.
+/// Up to this size a block is checked sooner than company would come: within what is hashed between two looks for more.
 const ALONE_BYTES: usize = 64 << 10;
 
 type Checked = Result<Block, VerifyError>;
@@ -197,13 +197,16 @@ impl Worker {
             while let Some(next) = line.waiting.pop_front() {
                 if !next.reply.is_closed() {
                     *wait = Wait {
-                        is_over: next.bytes.len() <= ALONE_BYTES,
-                        until: None,
+                        has_small: wait.has_small || next.bytes.len() <= ALONE_BYTES,
+                        ..Wait::default()
                     };
                     return Some((next.id, next.bytes, next.reply));
                 }
             }
-            if busy == 0 || wait.is_over || line.expected == 0 || !hash::gains_by_company() {
+            // What is small is done before the next look.
+            let has_small = std::mem::take(&mut wait.has_small);
+            let is_pointless = line.expected == 0 || !hash::gains_by_company();
+            if busy == 0 || wait.is_over || has_small || is_pointless {
                 return None;
             }
             let now = Instant::now();
@@ -221,8 +224,11 @@ impl Worker {
 /// A worker's wait for company.
 #[derive(Default)]
 struct Wait {
+    /// It was in vain: nothing came since.
     is_over: bool,
     until: Option<Instant>,
+    /// A small block was taken since the last look that found nothing.
+    has_small: bool,
 }
 
 #[cfg(test)]
@@ -328,8 +334,8 @@ mod tests {
         verifier.shared.lock().pace = waits_a_minute;
         let expected = verifier.expect();
         let mut wait = Wait {
-            is_over: false,
             until: Some(Instant::now() + minute),
+            ..Wait::default()
         };
         let next = std::thread::scope(|scope| {
             let next = scope.spawn(|| worker.next(1, &mut wait).is_some());
@@ -359,17 +365,28 @@ mod tests {
         assert!(worker.next(0, &mut Wait::default()).is_none());
     }
 
+    /// Whether it came first or last: those that are in hand with it wait once it is done.
     #[test]
     fn a_small_block_waits_for_nobody() {
-        let verifier = Verifier::new(1);
-        let worker = hand(&verifier);
-        let _expected = verifier.expect();
-        let _answers = [ALONE_BYTES + 1, ALONE_BYTES].map(|size| join(&verifier, size));
-        let mut wait = Wait::default();
-        assert!(worker.next(0, &mut wait).is_some());
-        assert!(!wait.is_over);
-        assert!(worker.next(1, &mut wait).is_some());
-        assert!(wait.is_over);
+        let minute = Some(Instant::now() + Duration::from_secs(60));
+        for sizes in [
+            [ALONE_BYTES + 1, ALONE_BYTES],
+            [ALONE_BYTES, ALONE_BYTES + 1],
+        ] {
+            let verifier = Verifier::new(1);
+            let worker = hand(&verifier);
+            let _expected = verifier.expect();
+            let _answers = sizes.map(|size| join(&verifier, size));
+            let mut wait = Wait::default();
+            assert!(worker.next(0, &mut wait).is_some());
+            assert!(worker.next(1, &mut wait).is_some());
+            wait.until = minute;
+            assert!(worker.next(2, &mut wait).is_none());
+            assert!(!wait.has_small && !wait.is_over);
+            wait.until = Some(Instant::now());
+            assert!(worker.next(1, &mut wait).is_none());
+            assert_eq!(wait.is_over, hash::gains_by_company());
+        }
     }
 
     /// A worker that ends without having looked at its line says so to who waits.

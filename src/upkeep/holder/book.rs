@@ -13,8 +13,8 @@ use libp2p::PeerId;
 use tokio::time::Instant;
 
 use self::forward::Forwards;
-use super::Lend;
 use super::circle::Subject;
+use super::{Lend, page_of};
 use crate::depot::ledger::{Amount, Ledger};
 use crate::id::BlockId;
 use crate::lease::{Held, Lease, ListDigest, Name};
@@ -465,16 +465,11 @@ fn info_of(held: &Held, complete: bool) -> LeaseInfo {
 /// How many blocks of a lease are not here.
 fn absent_of(store: &dyn Store, lease: LeaseId) -> Result<u64, store::Error> {
     let (mut absent, mut after) = (0, None);
-    loop {
-        let ids = store.lease_blocks(lease, after, PAGE)?;
-        let Some(last) = ids.last().copied() else {
-            return Ok(absent);
-        };
-        for id in ids {
-            absent += u64::from(!store.has(id)?);
-        }
-        after = Some(last);
+    while let Some(page) = page_of(store, lease, after)? {
+        absent += page.absent.len() as u64;
+        after = Some(page.last);
     }
+    Ok(absent)
 }
 
 /// Reads the list of a lease that was being filled when the node stopped.
