@@ -125,11 +125,8 @@ async fn look(job: &Job, state: &WorkerState) {
             } else {
                 meet(job, &rings, &mut announced, state).await;
             }
-            let online = view.online_members().len();
-            state.set(format!(
-                "{} rings, {online} members online",
-                rings.as_slice().len()
-            ));
+            // Who is online changes sooner than this is said again.
+            state.set(format!("looking after {} rings", ids.len()));
         } else {
             state.set("in no ring");
         }
