@@ -243,8 +243,11 @@ impl Archive {
             Some(local) => local.merge(&written)?,
             None => written,
         };
-        if Some(&whole) != local.as_ref() {
-            heads.keep(whole.clone()).await?;
+        if Some(&whole) != local.as_ref()
+            && let Err(error) = heads.keep(whole.clone()).await
+        {
+            // It is in this machine's file all the same, and on a disk that can't be written backups can still be read.
+            tracing::warn!(%error, "the head of the backups is not among those that this node keeps");
         }
         Ok(Some(whole))
     }

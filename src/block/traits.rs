@@ -133,6 +133,9 @@ pub enum PutError {
     /// The disk is full.
     #[error("the disk is full")]
     DiskFull,
+    /// The disk or the store's directory is read-only.
+    #[error("the store can't be written: its disk or directory is read-only")]
+    ReadOnly,
     /// The store failed.
     #[error("the store could not write")]
     Store(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use serde_json::json;
 
-use super::context::Context;
+use super::context::{Context, Intent};
 use super::exit::{Exit, Failure};
 use super::{output, show, target};
 use crate::block::MAX_BLOCK_BYTES;
@@ -80,6 +80,17 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+}
+
+impl Args {
+    /// What the command does with the data directory.
+    pub(super) fn intent(&self) -> Intent {
+        match self.command {
+            Command::Get { .. } | Command::Put { .. } => Intent::Bring,
+            Command::Has { .. } | Command::Stat { .. } | Command::Ls { .. } => Intent::Ask,
+            Command::Rm { .. } => Intent::Remove,
+        }
+    }
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {

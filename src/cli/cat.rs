@@ -3,7 +3,7 @@
 use futures::TryStreamExt;
 use tokio::io::AsyncWriteExt;
 
-use super::context::Context;
+use super::context::{Context, Intent};
 use super::exit::{Exit, Failure};
 use super::{backup, output, target};
 use crate::node::api::Cat;
@@ -31,6 +31,13 @@ pub(super) struct Args {
     timeout: Option<u64>,
     #[command(flatten)]
     passphrase: backup::Passphrase,
+}
+
+impl Args {
+    /// What the command does with the data directory.
+    pub(super) fn intent(&self) -> Intent {
+        target::intent(&self.link)
+    }
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {

@@ -7,15 +7,27 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::exit::Failure;
+use super::exit::{Exit, Failure};
 use super::output;
 use super::progress::Bar;
 use crate::client::Client;
 use crate::config::{Config, SETTINGS};
+use crate::node::Purpose;
 use crate::node::api::Connect;
 
 /// How long a command's own node may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a command does with a data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    /// It brings something there: the directory is made when it is missing.
+    Bring,
+    /// It asks for what is there, and makes nothing.
+    Ask,
+    /// It removes something, which must work on a full disk too, and makes nothing.
+    Remove,
+}
 
 /// What every command shares.
 #[derive(Debug, Clone)]
@@ -28,6 +40,8 @@ pub struct Context {
     pub quiet: bool,
     /// Settings from the environment.
     pub environment: BTreeMap<String, String>,
+    /// What the command does with the data directory.
+    pub intent: Intent,
     /// Fires when the user or the system wants the command to end.
     pub stop: CancellationToken,
 }
@@ -89,7 +103,8 @@ impl Context {
     /// end. A signal ends the work.
     ///
     /// # Errors
-    /// What `work` says, or what keeps the node from starting.
+    /// What `work` says, or what keeps the node from starting. [`Exit::NotFound`] when there is no data directory and the
+    /// intent is not to bring something there.
     pub async fn with_client<T>(
         &self,
         work: impl AsyncFnOnce(&Client, &Config) -> Result<T, Failure>,
@@ -106,11 +121,18 @@ impl Context {
         bootstrap: &[String],
         work: impl AsyncFnOnce(&Client, &Config) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
+        if self.intent != Intent::Bring {
+            self.must_exist()?;
+        }
+        let purpose = match self.intent {
+            Intent::Bring | Intent::Ask => Purpose::Command,
+            Intent::Remove => Purpose::MakeRoom,
+        };
         let mut config = self.config(BTreeMap::new())?;
         config.bootstrap.extend(bootstrap.iter().cloned());
         let client = tokio::select! {
             biased;
-            client = Client::open(&self.data_dir, config.clone()) => client?,
+            client = Client::open(&self.data_dir, config.clone(), purpose) => client?,
             () = self.stop.cancelled() => return Err(Failure::interrupted()),
         };
         if client.is_embedded() {
@@ -137,6 +159,26 @@ impl Context {
             Err(_) => {
                 self.warning("the node of this command did not stop in time");
                 result
+            }
+        }
+    }
+
+    /// Refuses a data directory that does not exist. A mistyped one must not be made, and then seem to be empty.
+    fn must_exist(&self) -> Result<(), Failure> {
+        match self.data_dir.try_exists() {
+            Ok(false) => {
+                let what = format!("there is no data directory {}", self.data_dir.display());
+                Err(Failure::new(Exit::NotFound, what).with_hint(
+                    "is --data-dir (or LIBERNET_DATA) right? `libernet init`, `libernet put` and `libernet up` make one",
+                ))
+            }
+            Ok(true) => Ok(()),
+            Err(error) => {
+                let what = format!(
+                    "the data directory {} can't be used",
+                    self.data_dir.display()
+                );
+                Err(Failure::io(what, &error))
             }
         }
     }
@@ -173,6 +215,7 @@ mod tests {
                 let found = variables.iter().find(|(variable, _)| *variable == name);
                 found.map(|(_, value)| (*value).to_owned())
             }),
+            intent: Intent::Bring,
             stop: CancellationToken::new(),
         };
         let flags = BTreeMap::from([("max_connections".to_owned(), "3".to_owned())]);

@@ -171,7 +171,9 @@ impl Failure {
     /// A file of the user's could not be used. `what` names it.
     pub fn io(what: impl Into<String>, error: &std::io::Error) -> Self {
         let exit = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => Exit::Permission,
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                Exit::Permission
+            }
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Exit::Full,
             std::io::ErrorKind::AlreadyExists => Exit::Exists,
             _ => Exit::Failed,

@@ -5,6 +5,7 @@ use clap::Parser;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::cli::context::Intent;
 
 const NOBODY: Terminal = Terminal {
     screen: None,
@@ -23,6 +24,7 @@ fn context(dir: &Path) -> Context {
         json: true,
         quiet: true,
         environment: BTreeMap::new(),
+        intent: Intent::Bring,
         stop: CancellationToken::new(),
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::context::Context;
+use super::context::{Context, Intent};
 use super::exit::{Exit, Failure};
 use super::{backup, output, show, target};
 use crate::node::api::{Entry, Ls, LsReply};
@@ -32,6 +32,13 @@ pub(super) struct Args {
     timeout: Option<u64>,
     #[command(flatten)]
     passphrase: backup::Passphrase,
+}
+
+impl Args {
+    /// What the command does with the data directory.
+    pub(super) fn intent(&self) -> Intent {
+        target::intent(&self.link)
+    }
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {

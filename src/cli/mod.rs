@@ -42,7 +42,7 @@ use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use context::Context;
+use context::{Context, Intent};
 use exit::{Exit, Failure};
 
 /// How long threads that block (on standard input, say) may hold up the end of the program.
@@ -125,6 +125,43 @@ enum Command {
     Config(config::Args),
     Demo(demo::Args),
     Completions(completions::Args),
+}
+
+impl Command {
+    /// What the command does with the data directory.
+    fn intent(&self) -> Intent {
+        match self {
+            Self::Up(_)
+            | Self::Put(_)
+            | Self::Get(_)
+            | Self::Find(_)
+            | Self::Announce(_)
+            | Self::Id(_)
+            | Self::Init(_)
+            | Self::Owner(_)
+            | Self::Backup(_)
+            | Self::Config(_)
+            | Self::Demo(_)
+            | Self::Completions(_) => Intent::Bring,
+            Self::Peers(_)
+            | Self::Status(_)
+            | Self::Health(_)
+            | Self::Leave(_)
+            | Self::Check(_)
+            | Self::Drill(_)
+            | Self::Lease(_) => Intent::Ask,
+            Self::Forget(_) | Self::Prune(_) => Intent::Remove,
+            Self::Cat(args) => args.intent(),
+            Self::Ls(args) => args.intent(),
+            Self::Pin(args) => args.intent(),
+            Self::Block(args) => args.intent(),
+            Self::Ring(args) => args.intent(),
+            Self::Snapshots(args) => args.intent(),
+            Self::Restore(args) => args.intent(),
+            Self::FindFile(args) => args.intent(),
+            Self::Diff(args) => args.intent(),
+        }
+    }
 }
 
 /// The definition of the command line, with what is worked out at run time.
@@ -212,6 +249,7 @@ fn start(cli: Cli) -> Result<Exit, Failure> {
         json: cli.json,
         quiet: cli.quiet,
         environment: context::environment(|name| std::env::var(name).ok()),
+        intent: cli.command.intent(),
         stop: CancellationToken::new(),
     };
     if std::env::var_os("SSLKEYLOGFILE").is_some() {

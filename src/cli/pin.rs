@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::context::Context;
+use super::context::{Context, Intent};
 use super::exit::{Exit, Failure};
 use super::get::warn_missing;
 use super::{output, show, target};
@@ -44,6 +44,17 @@ enum Command {
     },
     /// List what is kept.
     Ls,
+}
+
+impl Args {
+    /// What the command does with the data directory.
+    pub(super) fn intent(&self) -> Intent {
+        match self.command {
+            Command::Add { .. } => Intent::Bring,
+            Command::Rm { .. } => Intent::Remove,
+            Command::Ls => Intent::Ask,
+        }
+    }
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {

@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal, Read};
 
 use zeroize::Zeroize;
 
-use super::context::Context;
+use super::context::{Context, Intent};
 use super::exit::{Exit, Failure};
 use super::{output, show};
 use crate::node::api::*;
@@ -74,6 +74,16 @@ enum Command {
 impl std::fmt::Debug for Command {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ring ..")
+    }
+}
+
+impl Args {
+    /// What the command does with the data directory.
+    pub(super) fn intent(&self) -> Intent {
+        match self.command {
+            Command::Create { .. } | Command::Join { .. } => Intent::Bring,
+            _ => Intent::Ask,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What people type to name things: identifiers, and links with a path behind them.
 
+use super::context::Intent;
 use super::exit::Failure;
 use crate::block::Link;
 use crate::client::url::percent_decode;
@@ -86,6 +87,15 @@ pub enum Target {
     Bundle(Link, String),
     /// A snapshot by its name, and a path in it.
     Snapshot(String, String),
+}
+
+/// What a command that reads a target does with the data directory: a bundle can be fetched by anybody, a snapshot is called by its
+/// name only on its owner's machines.
+pub fn intent(text: &str) -> Intent {
+    match tree(text) {
+        Ok(Target::Snapshot(..)) => Intent::Ask,
+        Ok(Target::Bundle(..)) | Err(_) => Intent::Bring,
+    }
 }
 
 /// A link and the path behind it, or a snapshot (`latest`, or the first digits of its id) and `:PATH`.

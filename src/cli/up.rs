@@ -17,7 +17,7 @@ use crate::client::Client;
 use crate::client::discovery::Token;
 use crate::config::{Config, Lent};
 use crate::gateway::{Gateway, Options};
-use crate::node::{Node, NodeEvent, NodeOptions};
+use crate::node::{Node, NodeEvent, NodeOptions, Purpose};
 
 /// How long the node may take to stop before the program ends without it.
 const STOP_TIMEOUT: Duration = Duration::from_millis(3500);
@@ -101,6 +101,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     let gateway = Gateway::bind(address).await?;
     let url = gateway.url();
     let options = NodeOptions {
+        purpose: Purpose::Serve,
         config: config.clone(),
         overrides,
         data_dir: context.data_dir.clone(),

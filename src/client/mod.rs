@@ -22,12 +22,13 @@ use futures::stream::BoxStream;
 use crate::config::Config;
 use crate::monitor::{Monitor, Silent};
 use crate::node::api::*;
-use crate::node::{Node, NodeOptions};
+use crate::node::{Node, NodeOptions, Purpose};
 use discovery::ApiFile;
 use remote::Remote;
 
-/// How long to wait for a node that holds the data directory but doesn't answer yet, as it is starting.
-const STARTING_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long to wait for a process that holds the data directory: a node that is starting and doesn't answer yet, or other commands,
+/// which are short.
+const STARTING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often to look in the meantime.
 const STARTING_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -111,11 +112,16 @@ impl Client {
     ///
     /// # Errors
     /// What starting a node says; [`ErrorKind::Locked`] when another process holds the directory and doesn't answer.
-    pub async fn open(data_dir: &Path, config: Config) -> Result<Self, CallError> {
+    pub async fn open(
+        data_dir: &Path,
+        config: Config,
+        purpose: Purpose,
+    ) -> Result<Self, CallError> {
         if let Some(client) = Self::running(data_dir).await? {
             return Ok(client);
         }
         let options = NodeOptions {
+            purpose,
             config: for_command(config),
             data_dir: data_dir.to_owned(),
             http: None,

@@ -423,8 +423,10 @@ impl Session {
         match stored {
             Ok(_) => self.depot.inner.fresh.add([id]),
             // What is only cached need not be kept: the reader has it.
-            Err(PutError::Full { .. } | PutError::DiskFull) if self.keep == Keep::Cached => {
-                tracing::debug!(%id, "no room to keep a fetched block");
+            Err(error @ (PutError::Full { .. } | PutError::DiskFull | PutError::ReadOnly))
+                if self.keep == Keep::Cached =>
+            {
+                tracing::debug!(%id, %error, "a fetched block is not kept");
             }
             Err(source) => {
                 return Err(GetError::Store {

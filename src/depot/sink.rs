@@ -86,6 +86,7 @@ pub(super) fn put_error(error: store::Error) -> PutError {
             needed,
         },
         store::Error::DiskFull => PutError::DiskFull,
+        store::Error::ReadOnly => PutError::ReadOnly,
         other => PutError::Store(Box::new(other)),
     }
 }

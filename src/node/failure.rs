@@ -6,6 +6,7 @@ use super::api::{CallError, ErrorKind};
 use super::identity;
 use crate::backup::owner;
 use crate::block::{GetError, OpenError, PutError};
+use crate::store::Unwritable;
 use crate::{backup, bundle, net, store};
 
 /// An error and what caused it, in one line.
@@ -25,22 +26,40 @@ pub(super) fn chain(error: &dyn StdError) -> String {
 }
 
 /// What to do when the disk is full.
-const DISK_FULL: &str = "make room on the disk, then run it again: it goes on from there";
+const DISK_FULL: &str = "make room on the disk, then run it again; `libernet pin rm`, `forget` and `prune` work on a full disk too";
 
 fn full() -> &'static str {
     "raise the quota (`libernet config set quota 100GiB`), or make room with `libernet pin rm`"
 }
 
+/// What to do when the store can't be written.
+const READ_ONLY: &str = "what is stored can be read all the same; to change it, make the disk and the data directory writable";
+
+/// What to do when the store's index is damaged.
+const REBUILD: &str = "put the file back from a copy if you have one; otherwise `libernet check --rebuild` makes the index again from the \
+                       files that hold the blocks, and keeps the old ones aside";
+
 impl From<store::Error> for CallError {
     fn from(error: store::Error) -> Self {
         let text = chain(&error);
+        match error.unwritable() {
+            Some(Unwritable::DiskFull) => {
+                return Self::new(ErrorKind::Full, text).with_hint(DISK_FULL);
+            }
+            Some(Unwritable::ReadOnly) => {
+                return Self::new(ErrorKind::Permission, text).with_hint(READ_ONLY);
+            }
+            None => {}
+        }
         match error {
             store::Error::Corrupt { id } => Self {
                 block: Some(id),
                 ..Self::new(ErrorKind::Damaged, text)
             },
             store::Error::Full { .. } => Self::new(ErrorKind::Full, text).with_hint(full()),
-            store::Error::DiskFull => Self::new(ErrorKind::Full, text).with_hint(DISK_FULL),
+            store::Error::Damaged { .. } | store::Error::BadIndex { .. } => {
+                Self::new(ErrorKind::Damaged, text).with_hint(REBUILD)
+            }
             store::Error::Locked { .. } => Self::new(ErrorKind::Locked, text).with_hint(
                 "use the running node (commands find it by themselves), or another --data-dir",
             ),
@@ -56,9 +75,7 @@ impl From<identity::Error> for CallError {
     fn from(error: identity::Error) -> Self {
         let text = error.to_string();
         match error {
-            identity::Error::Io { source, .. }
-                if source.kind() == std::io::ErrorKind::PermissionDenied =>
-            {
+            identity::Error::Io { source, .. } if io_kind(&source) == ErrorKind::Permission => {
                 Self::new(ErrorKind::Permission, text)
             }
             identity::Error::Exposed { path, .. } => Self::new(ErrorKind::Permission, text)
@@ -66,7 +83,7 @@ impl From<identity::Error> for CallError {
             identity::Error::Malformed(_) => Self::new(ErrorKind::Damaged, text).with_hint(
                 "restore it from a copy, or move it away: the node then gets a new name",
             ),
-            identity::Error::Io { .. } => Self::new(ErrorKind::Failed, text),
+            identity::Error::Io { source, .. } => Self::new(io_kind(&source), text),
         }
     }
 }
@@ -83,6 +100,7 @@ impl From<PutError> for CallError {
         match error {
             PutError::Full { .. } => Self::new(ErrorKind::Full, text).with_hint(full()),
             PutError::DiskFull => Self::new(ErrorKind::Full, text).with_hint(DISK_FULL),
+            PutError::ReadOnly => Self::new(ErrorKind::Permission, text).with_hint(READ_ONLY),
             PutError::Stopping => Self::new(ErrorKind::Unavailable, text),
             PutError::Store(_) => Self::new(ErrorKind::Failed, text),
         }
@@ -233,7 +251,9 @@ impl From<bundle::Error> for CallError {
 
 fn io_kind(error: &std::io::Error) -> ErrorKind {
     match error.kind() {
-        std::io::ErrorKind::PermissionDenied => ErrorKind::Permission,
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+            ErrorKind::Permission
+        }
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::Full,
         _ => ErrorKind::Failed,
     }

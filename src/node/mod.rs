@@ -1,6 +1,6 @@
 //! The composition root: builds a node from its parts, stops them in order, and answers calls.
 //!
-//! A [`Node`] holds the data directory (RocksDB's lock keeps everyone else out), listens on the network, and runs the background
+//! A [`Node`] holds the data directory (the store's lock keeps everyone else out), listens on the network, and runs the background
 //! work. Commands and the local HTTP server talk to it by the calls in [`api`], each a method of the same name.
 //!
 //! Order of starting: key, store, network, depot, background work. Order of stopping: searches end, calls are waited for, background
@@ -25,13 +25,14 @@ mod shelf;
 mod status;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
 use libp2p::Multiaddr;
+use libp2p::identity::Keypair;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,7 +46,7 @@ use crate::net::exchange::Rates;
 use crate::net::pace::Pace;
 use crate::net::{self, Limits, Net, NetConfig, Services};
 use crate::ring::RingsFile;
-use crate::store::{RocksStore, Store, StoreOptions};
+use crate::store::{Access, RocksStore, Store, StoreOptions};
 use crate::task::{WorkerState, Workers};
 use crate::time::{Clock, SteadyClock, SystemClock, Timestamp};
 use crate::upkeep;
@@ -62,9 +63,23 @@ const WORKER_PATIENCE: Duration = Duration::from_millis(1500);
 /// Events that a slow listener may be behind before it misses some.
 const EVENT_QUEUE: usize = 256;
 
+/// What a node is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Purpose {
+    /// To run until it is stopped: the data directory must be writable.
+    #[default]
+    Serve,
+    /// To carry out one command. Where the disk is full or read-only, it may still read.
+    Command,
+    /// To carry out one command that removes something. On a full disk it may use the room that is set aside for this.
+    MakeRoom,
+}
+
 /// How a node is started.
 #[derive(Debug, Clone)]
 pub struct NodeOptions {
+    /// What for.
+    pub purpose: Purpose,
     /// Settings.
     pub config: Config,
     /// Those of them that come from flags or the environment, by name: they hold whatever the file says when it is read again.
@@ -147,13 +162,12 @@ impl Node {
             addresses("listen", &config.listen)?,
             addresses("bootstrap", &config.bootstrap)?,
         );
-        identity::make_data_dir(&options.data_dir)?;
+        make_data_dir(&options)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         // For what fades or waits within this run.
         let steady: Arc<dyn Clock> = Arc::new(SteadyClock::default());
-        let store = open_store(&options, clock.clone()).await?;
-        // The key is made only by who holds the store's lock.
-        let key = identity::load_or_create(&options.data_dir)?;
+        let (store, access) = open_store(&options, clock.clone()).await?;
+        let key = identify(&options.data_dir, access)?;
         let rings_file = Arc::new(RingsFile::new(&options.data_dir));
         let rings = rings_file.load()?;
         let ledger = Ledger::open(&options.data_dir.join(LEDGER_FILE), clock.clone());
@@ -359,21 +373,54 @@ async fn blocking<T: Send + 'static>(
         .map_err(failure::stopped)?
 }
 
+/// Makes the data directory. On a disk that can't be written a node that only reads goes on without: what it needs may be there.
+fn make_data_dir(options: &NodeOptions) -> Result<(), CallError> {
+    match identity::make_data_dir(&options.data_dir) {
+        Err(_) if options.purpose != Purpose::Serve && options.data_dir.is_dir() => Ok(()),
+        made => Ok(made?),
+    }
+}
+
+/// Opens the store, or only to read when it can't be written and the purpose allows that.
 async fn open_store(
     options: &NodeOptions,
     clock: Arc<dyn Clock>,
-) -> Result<Arc<dyn Store>, CallError> {
+) -> Result<(Arc<dyn Store>, Access), CallError> {
     let dir = options.data_dir.join(STORE_DIR);
-    let store_options = StoreOptions {
+    let purpose = options.purpose;
+    let mut store_options = StoreOptions {
         quota: options.config.quota,
         clock,
+        access: match purpose {
+            Purpose::Serve | Purpose::Command => Access::Write,
+            Purpose::MakeRoom => Access::MakeRoom,
+        },
         ..StoreOptions::default()
     };
     blocking(move || {
-        let store: Arc<dyn Store> = Arc::new(RocksStore::open(&dir, store_options)?);
-        Ok(store)
+        let mut opened = RocksStore::open(&dir, store_options.clone());
+        if purpose != Purpose::Serve
+            && let Err(error) = &opened
+            && let Some(why) = error.unwritable()
+        {
+            tracing::warn!("{error}: what is stored can be read, and nothing can be stored");
+            store_options.access = Access::Read(why);
+            opened = RocksStore::open(&dir, store_options.clone());
+        }
+        Ok((Arc::new(opened?) as Arc<dyn Store>, store_options.access))
     })
     .await
+}
+
+/// The node's key. It is made only while the store's lock is held, and so by one process. Where it can't be kept, a node that only reads gets one
+/// for this time.
+fn identify(data_dir: &Path, access: Access) -> Result<Keypair, CallError> {
+    match (identity::load_or_create(data_dir), access) {
+        (Err(identity::Error::Io { action, .. }), Access::Read(_)) if action != "read" => {
+            Ok(Keypair::generate_ed25519())
+        }
+        (key, _) => Ok(key?),
+    }
 }
 
 fn addresses(setting: &str, texts: &[String]) -> Result<Vec<Multiaddr>, CallError> {

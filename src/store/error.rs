@@ -1,11 +1,12 @@
 //! What can go wrong in a store.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use crate::id::BlockId;
 use crate::size::ByteSize;
 
-use super::types::{LeaseId, MAX_LEASES, MAX_PINS, MAX_TERMS_BYTES, PinId};
+use super::types::{LeaseId, MAX_LEASES, MAX_PINS, MAX_TERMS_BYTES, PinId, Unwritable};
 
 /// Why a store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -96,10 +97,23 @@ pub enum Error {
         /// What does not decode.
         what: &'static str,
     },
+    /// A file of the store's index is missing or damaged. Nothing was changed.
+    #[error("the store's index is damaged: {} {problem}", .file.display())]
+    Damaged {
+        /// The file; the database's directory when it is not known which.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+        /// What the database said, if it was asked.
+        source: Option<rocksdb::Error>,
+    },
+    /// The store is open only for reading: its disk or directory is read-only.
+    #[error("the store can't be written: its disk or directory is read-only")]
+    ReadOnly,
     /// The directory can't be used.
     #[error("the store's directory {} cannot be used", .path.display())]
     Directory {
-        /// The path.
+        /// The directory, or the file in it.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
@@ -119,7 +133,41 @@ fn holder(pid: &Option<u32>) -> String {
     }
 }
 
+impl From<Unwritable> for Error {
+    fn from(why: Unwritable) -> Self {
+        match why {
+            Unwritable::DiskFull => Self::DiskFull,
+            Unwritable::ReadOnly => Self::ReadOnly,
+        }
+    }
+}
+
 impl Error {
+    /// A file that RocksDB was not asked about.
+    pub(super) const fn damaged(file: PathBuf, problem: &'static str) -> Self {
+        Self::Damaged {
+            file,
+            problem,
+            source: None,
+        }
+    }
+
+    /// Why the store can't be written, when that is all that is wrong: then it may still be read.
+    pub fn unwritable(&self) -> Option<Unwritable> {
+        match self {
+            Self::DiskFull => Some(Unwritable::DiskFull),
+            Self::ReadOnly => Some(Unwritable::ReadOnly),
+            Self::Directory { source, .. } => match source.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(Unwritable::DiskFull),
+                ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
+                    Some(Unwritable::ReadOnly)
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// Whether the same call may succeed later with nothing else changed.
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -136,6 +184,8 @@ impl Error {
             | Self::RecordTooLarge { .. }
             | Self::TooManyRecords(_)
             | Self::BadIndex { .. }
+            | Self::Damaged { .. }
+            | Self::ReadOnly
             | Self::Directory { .. }
             | Self::Stopped(_) => false,
         }

@@ -36,8 +36,9 @@ pub use memory::MemoryStore;
 pub use records::{MAX_RECORD_KEY_BYTES, MAX_RECORD_VALUE_BYTES, Record, RecordShelf, RecordTable};
 pub use rocks::RocksStore;
 pub use types::{
-    BlockStat, Check, Class, Counter, Event, Keep, LeaseId, LeaseInfo, MAX_LEASES,
-    MAX_PIN_NAME_BYTES, MAX_PINS, MAX_TERMS_BYTES, Maintained, PinId, PinInfo, StoreOptions, Usage,
+    Access, BlockStat, Check, Class, Counter, Event, Keep, LeaseId, LeaseInfo, MAX_LEASES,
+    MAX_PIN_NAME_BYTES, MAX_PINS, MAX_TERMS_BYTES, Maintained, PinId, PinInfo, StoreOptions,
+    Unwritable, Usage,
 };
 
 /// Where blocks are kept.

@@ -2,17 +2,20 @@
 //!
 //! It is a database of its own beside the blocks, so that a burst of block writes never makes a record wait. Losing it costs
 //! announcing again, never data: writes go to the operating system at once and to the disk when it sees fit, and a shelf that
-//! can't be read any more is started afresh.
+//! can't be read any more is put aside and started afresh.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::ops::Bound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rocksdb::{BlockBasedOptions, Cache, DB, ErrorKind, Options, ReadOptions, WriteBatch};
+use rocksdb::{BlockBasedOptions, Cache, DB, Options, ReadOptions, WriteBatch};
 
 use super::error::Error;
-use super::types::StoreOptions;
+use super::rocks::database;
+use super::rocks::files::{self, Found};
+use super::types::{Access, StoreOptions, Unwritable};
 
 /// Longest key of a record in bytes.
 pub const MAX_RECORD_KEY_BYTES: usize = 512;
@@ -71,11 +74,16 @@ struct Inner {
     backend: Backend,
     max_records: u64,
     /// Entries of each table; held while writing, so that counts and entries change together.
-    counts: Mutex<[u64; RecordTable::ALL.len()]>,
+    counts: Mutex<Counts>,
 }
+
+/// Entries of each table.
+type Counts = [u64; RecordTable::ALL.len()];
 
 enum Backend {
     Disk(DB),
+    /// A database that can't be written, and why.
+    ReadOnly(DB, Unwritable),
     Memory(Mutex<BTreeMap<Vec<u8>, Vec<u8>>>),
 }
 
@@ -95,30 +103,18 @@ impl RecordShelf {
         }))
     }
 
-    /// Opens or creates the shelf in `dir`, which nobody else may have open.
+    /// Opens the shelf in `dir`, which nobody else may have open, or makes it. One that is damaged is put aside under another name and made
+    /// anew: it must not keep anybody from the blocks.
     ///
     /// # Errors
-    /// [`Error::Backend`].
+    /// [`Error::DiskFull`], [`Error::ReadOnly`], [`Error::Directory`], when it can't be written.
     pub fn open(dir: &Path, options: &StoreOptions) -> Result<Self, Error> {
-        let database_options = database_options();
-        let db = match DB::open(&database_options, dir) {
-            Err(error) if error.kind() == ErrorKind::Corruption => {
-                tracing::warn!(%error, "the DHT records are damaged: starting afresh");
-                DB::destroy(&database_options, dir).map_err(Error::Backend)?;
-                DB::open(&database_options, dir)
-            }
-            other => other,
-        }
-        .map_err(Error::Backend)?;
-        let mut counts = [0; RecordTable::ALL.len()];
-        for table in RecordTable::ALL {
-            let stored = db.get(count_key(table)).map_err(Error::Backend)?;
-            counts[table.index()] = stored
-                .and_then(|bytes| bytes.try_into().ok())
-                .map_or(0, u64::from_be_bytes);
-        }
+        let (backend, counts) = match options.access {
+            Access::Read(why) => open_to_read(dir, why),
+            Access::Write | Access::MakeRoom => open_to_write(dir)?,
+        };
         Ok(Self(Arc::new(Inner {
-            backend: Backend::Disk(db),
+            backend,
             max_records: options.max_records,
             counts: Mutex::new(counts),
         })))
@@ -151,6 +147,7 @@ impl RecordShelf {
                 }
                 db.write(batch).map_err(Error::Backend)?;
             }
+            Backend::ReadOnly(_, why) => return Err((*why).into()),
             Backend::Memory(map) => {
                 lock(map).insert(full_key(table, key), value.to_vec());
             }
@@ -165,7 +162,9 @@ impl RecordShelf {
     /// [`Error::Backend`].
     pub fn get(&self, table: RecordTable, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         match &self.0.backend {
-            Backend::Disk(db) => db.get(full_key(table, key)).map_err(Error::Backend),
+            Backend::Disk(db) | Backend::ReadOnly(db, _) => {
+                db.get(full_key(table, key)).map_err(Error::Backend)
+            }
             Backend::Memory(map) => Ok(lock(map).get(&full_key(table, key)).cloned()),
         }
     }
@@ -187,6 +186,7 @@ impl RecordShelf {
                 batch.put(count_key(table), count.to_be_bytes());
                 db.write(batch).map_err(Error::Backend)?;
             }
+            Backend::ReadOnly(_, why) => return Err((*why).into()),
             Backend::Memory(map) => {
                 lock(map).remove(&full_key(table, key));
             }
@@ -218,7 +218,7 @@ impl RecordShelf {
         );
         let mut found = Vec::new();
         match &self.0.backend {
-            Backend::Disk(db) => {
+            Backend::Disk(db) | Backend::ReadOnly(db, _) => {
                 let mut iterator = db.raw_iterator_opt(ReadOptions::default());
                 iterator.seek(&start);
                 while found.len() < limit {
@@ -259,8 +259,85 @@ impl RecordShelf {
 }
 
 impl Inner {
-    fn counts(&self) -> MutexGuard<'_, [u64; RecordTable::ALL.len()]> {
+    fn counts(&self) -> MutexGuard<'_, Counts> {
         lock(&self.counts)
+    }
+}
+
+/// What an opened shelf is made of.
+type Opened = (Backend, Counts);
+
+fn open_to_write(dir: &Path) -> Result<Opened, Error> {
+    let problem = match open_database(dir) {
+        Ok((db, counts)) => return Ok((Backend::Disk(db), counts)),
+        Err(error) if error.unwritable().is_some() => return Err(error),
+        Err(error) => error,
+    };
+    let aside = put_aside(dir)?;
+    tracing::warn!(
+        error = %problem, aside = %aside.display(),
+        "the DHT records can't be read: they are put aside, and what this node announces is announced again"
+    );
+    match open_database(dir) {
+        Ok((db, counts)) => Ok((Backend::Disk(db), counts)),
+        Err(error) if error.unwritable().is_some() => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "the DHT records are kept in memory only");
+            Ok((Backend::Memory(Mutex::default()), Counts::default()))
+        }
+    }
+}
+
+fn open_to_read(dir: &Path, why: Unwritable) -> Opened {
+    let nothing = || (Backend::Memory(Mutex::default()), Counts::default());
+    let open = || -> Result<Opened, Error> {
+        // RocksDB would make the directory.
+        if files::look(dir)? == Found::Nothing {
+            return Ok(nothing());
+        }
+        let options = database_options();
+        let db = DB::open_for_read_only(&options, dir, false);
+        let db = db.map_err(|error| database::open_failed(dir, error))?;
+        let counts = read_counts(&db)?;
+        Ok((Backend::ReadOnly(db, why), counts))
+    };
+    open().unwrap_or_else(|error| {
+        tracing::debug!(%error, "the DHT records are left out");
+        nothing()
+    })
+}
+
+fn open_database(dir: &Path) -> Result<(DB, Counts), Error> {
+    let mut options = database_options();
+    options.create_if_missing(files::look(dir)? == Found::Nothing);
+    let db = DB::open(&options, dir).map_err(|error| database::open_failed(dir, error))?;
+    let counts = read_counts(&db)?;
+    Ok((db, counts))
+}
+
+fn read_counts(db: &DB) -> Result<Counts, Error> {
+    let mut counts = Counts::default();
+    for table in RecordTable::ALL {
+        let stored = db.get(count_key(table)).map_err(Error::Backend)?;
+        counts[table.index()] = stored
+            .and_then(|bytes| bytes.try_into().ok())
+            .map_or(0, u64::from_be_bytes);
+    }
+    Ok(counts)
+}
+
+/// Gives a directory the first free name of those that damaged ones get.
+fn put_aside(dir: &Path) -> Result<PathBuf, Error> {
+    let mut names = (1u32..).map(|number| dir.with_extension(format!("damaged-{number}")));
+    let aside = names
+        .find(|aside| !aside.exists())
+        .expect("a directory has not so many entries");
+    match fs::rename(dir, &aside) {
+        Ok(()) => Ok(aside),
+        Err(source) => Err(Error::Directory {
+            path: dir.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -287,7 +364,7 @@ fn database_options() -> Options {
     blocks.set_cache_index_and_filter_blocks(true);
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
     let mut options = Options::default();
-    options.create_if_missing(true);
+    options.create_if_missing(false);
     options.set_block_based_table_factory(&blocks);
     options.set_write_buffer_size(MEMTABLE_BYTES);
     options.set_max_write_buffer_number(2);
@@ -406,14 +483,64 @@ mod tests {
         );
     }
 
+    /// Whatever happens to a file of the shelf, it opens, and what could not be read is kept under another name.
     #[test]
-    fn a_damaged_shelf_starts_afresh() {
+    fn a_damaged_shelf_is_put_aside_and_starts_afresh() {
+        let hurt: [fn(&Path); 5] = [
+            |dir| fs::write(dir.join("CURRENT"), b"MANIFEST-nonsense").expect("written"),
+            |dir| fs::remove_file(dir.join("CURRENT")).expect("removed"),
+            |dir| fs::remove_file(named(dir, "MANIFEST-")).expect("removed"),
+            |dir| fs::write(named(dir, "MANIFEST-"), b"nonsense").expect("written"),
+            |dir| fs::remove_file(named(dir, ".sst")).expect("removed"),
+        ];
+        for (number, hurt) in hurt.into_iter().enumerate() {
+            let dir = tempfile::tempdir().expect("a directory");
+            let path = dir.path().join("records");
+            let shelf = RecordShelf::open(&path, &options(9)).expect("opens");
+            shelf.put(RecordTable::Peers, b"k", b"v").expect("writes");
+            drop(shelf);
+            // Opening again writes a table.
+            drop(RecordShelf::open(&path, &options(9)).expect("opens"));
+            hurt(&path);
+            let shelf = RecordShelf::open(&path, &options(9)).expect("opens all the same");
+            assert_eq!(shelf.len(RecordTable::Peers), 0, "{number}");
+            shelf.put(RecordTable::Peers, b"k2", b"v").expect("writes");
+            let aside = dir.path().join("records.damaged-1");
+            assert!(fs::read_dir(&aside).expect("kept").count() > 1, "{number}");
+        }
+    }
+
+    fn named(dir: &Path, part: &str) -> PathBuf {
+        let mut paths = fs::read_dir(dir)
+            .expect("reads")
+            .map(|entry| entry.expect("an entry").path());
+        let is_named = |path: &PathBuf| path.to_string_lossy().contains(part);
+        paths.find(is_named).expect("there is one")
+    }
+
+    #[test]
+    fn a_shelf_that_cannot_be_written_is_read() {
         let dir = tempfile::tempdir().expect("a directory");
-        let shelf = RecordShelf::open(dir.path(), &options(9)).expect("opens");
+        let path = dir.path().join("records");
+        let to_read = StoreOptions {
+            access: Access::Read(Unwritable::DiskFull),
+            ..options(9)
+        };
+        let shelf = RecordShelf::open(&path, &to_read).expect("opens");
+        assert!(shelf.is_empty(RecordTable::Peers) && !path.exists());
+        let shelf = RecordShelf::open(&path, &options(9)).expect("opens");
         shelf.put(RecordTable::Peers, b"k", b"v").expect("writes");
         drop(shelf);
-        std::fs::write(dir.path().join("CURRENT"), b"MANIFEST-nonsense").expect("writes");
-        let shelf = RecordShelf::open(dir.path(), &options(9)).expect("opens all the same");
-        shelf.put(RecordTable::Peers, b"k2", b"v").expect("writes");
+        let shelf = RecordShelf::open(&path, &to_read).expect("opens");
+        assert_eq!(
+            shelf.get(RecordTable::Peers, b"k").expect("reads"),
+            Some(b"v".to_vec())
+        );
+        for refused in [
+            shelf.put(RecordTable::Peers, b"k2", b"v").map(|()| true),
+            shelf.remove(RecordTable::Peers, b"k"),
+        ] {
+            assert!(matches!(refused, Err(Error::DiskFull)), "{refused:?}");
+        }
     }
 }

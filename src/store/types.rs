@@ -22,9 +22,32 @@ pub const MAX_LEASES: usize = 65_536;
 /// Most bytes of what a lease promises.
 pub const MAX_TERMS_BYTES: usize = 2048;
 
+/// What a store is opened for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// To read and write; on a disk without room it does not open.
+    #[default]
+    Write,
+    /// To make room: as [`Write`](Self::Write), and on a full disk the room that is set aside for this is given up first.
+    MakeRoom,
+    /// Only to read, as the store can't be written. Nothing on disk changes.
+    Read(Unwritable),
+}
+
+/// Why a store can't be written. Decides what a write is refused with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unwritable {
+    /// The disk is full.
+    DiskFull,
+    /// The disk or the directory is read-only.
+    ReadOnly,
+}
+
 /// How a store is opened.
 #[derive(Clone)]
 pub struct StoreOptions {
+    /// What for.
+    pub access: Access,
     /// Limit for everything in the store's directory, and for what is not written there yet.
     pub quota: ByteSize,
     /// Where the time comes from.
@@ -38,6 +61,7 @@ pub struct StoreOptions {
 impl Default for StoreOptions {
     fn default() -> Self {
         Self {
+            access: Access::default(),
             quota: ByteSize(50 * GIB),
             clock: Arc::new(SystemClock),
             max_gone_stats: 100_000,
@@ -49,6 +73,7 @@ impl Default for StoreOptions {
 impl fmt::Debug for StoreOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoreOptions")
+            .field("access", &self.access)
             .field("quota", &self.quota)
             .field("max_gone_stats", &self.max_gone_stats)
             .field("max_records", &self.max_records)

@@ -10,7 +10,7 @@ use libernet::config::Config;
 use libernet::crypto::key::Key;
 use libernet::head::{HeadEntry, HeadRecord, certify, sealing_key};
 use libernet::id::BlockId;
-use libernet::node::{Node, NodeOptions};
+use libernet::node::{Node, NodeOptions, Purpose};
 
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,6 +42,7 @@ async fn start(dir: &Path, bootstrap: Vec<String>) -> Node {
         ..Config::default()
     };
     let options = NodeOptions {
+        purpose: Purpose::Serve,
         config,
         data_dir: dir.to_owned(),
         http: None,

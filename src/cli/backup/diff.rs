@@ -1,7 +1,7 @@
 //! `libernet diff`: what changed between two snapshots.
 
 use super::voice::{Reader, Voice};
-use crate::cli::context::Context;
+use crate::cli::context::{Context, Intent};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show, target};
 use crate::node::api::{Diff, DiffReply};
@@ -31,6 +31,13 @@ pub(in crate::cli) struct Args {
     timeout: Option<u64>,
     #[command(flatten)]
     reader: Reader,
+}
+
+impl Args {
+    /// What the command does with the data directory.
+    pub(in crate::cli) fn intent(&self) -> Intent {
+        self.reader.intent()
+    }
 }
 
 pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {

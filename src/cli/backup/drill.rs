@@ -21,7 +21,7 @@ use crate::cli::{output, show};
 use crate::client::{Client, for_command};
 use crate::config::{AnnouncePolicy, Config};
 use crate::node::api::{Giver, Peers, SnapshotInfo, SnapshotRef, SnapshotTree, Status};
-use crate::node::{Node, NodeOptions};
+use crate::node::{Node, NodeOptions, Purpose};
 use crate::size::ByteSize;
 
 /// Files that are restored unless told otherwise.
@@ -192,6 +192,7 @@ async fn start(
     // It is gone in a moment: nobody shall look for anything here.
     config.announce = AnnouncePolicy::None;
     let options = NodeOptions {
+        purpose: Purpose::Serve,
         config: for_command(config),
         data_dir: scratch.join("node"),
         http: None,

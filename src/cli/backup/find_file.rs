@@ -2,7 +2,7 @@
 
 use super::voice::{Reader, Voice};
 use super::{local, short, warn_missing};
-use crate::cli::context::Context;
+use crate::cli::context::{Context, Intent};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show, target};
 use crate::node::api::{FindFile, FindFileReply};
@@ -35,6 +35,13 @@ pub(in crate::cli) struct Args {
     timeout: Option<u64>,
     #[command(flatten)]
     reader: Reader,
+}
+
+impl Args {
+    /// What the command does with the data directory.
+    pub(in crate::cli) fn intent(&self) -> Intent {
+        self.reader.intent()
+    }
 }
 
 pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {

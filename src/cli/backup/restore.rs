@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::voice::{Reader, Voice};
 use super::{local, short, snapshots, warn_missing};
-use crate::cli::context::Context;
+use crate::cli::context::{Context, Intent};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show, target};
 use crate::client::Client;
@@ -90,6 +90,16 @@ impl From<When> for Overwrite {
             When::Never => Self::Never,
             When::Changed => Self::Changed,
             When::Always => Self::Always,
+        }
+    }
+}
+
+impl Args {
+    /// What the command does with the data directory.
+    pub(in crate::cli) fn intent(&self) -> Intent {
+        match target::intent(&self.snapshot) {
+            Intent::Bring => Intent::Bring,
+            _ => self.reader.intent(),
         }
     }
 }

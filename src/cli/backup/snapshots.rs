@@ -2,7 +2,7 @@
 
 use super::voice::{Reader, Voice};
 use super::{contents, local, short};
-use crate::cli::context::Context;
+use crate::cli::context::{Context, Intent};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show};
 use crate::client::Client;
@@ -28,6 +28,13 @@ pub(in crate::cli) struct Args {
     /// Seconds to look for the owner's head and logs.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: Option<u64>,
+}
+
+impl Args {
+    /// What the command does with the data directory.
+    pub(in crate::cli) fn intent(&self) -> Intent {
+        self.reader.intent()
+    }
 }
 
 pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {

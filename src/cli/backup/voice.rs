@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::backup::owner::{OwnerId, OwnerKeys};
 use crate::cli::ask::{self, Terminal};
-use crate::cli::context::Context;
+use crate::cli::context::{Context, Intent};
 use crate::cli::exit::Failure;
 use crate::cli::init;
 use crate::node::api::{CallError, ErrorKind, ReadingKeys, Speaker};
@@ -71,6 +71,16 @@ impl Words {
         let phrase = init::words(source, ADVICE, terminal, context).await?;
         let keys = OwnerKeys::derive(&phrase);
         Ok(Some((keys.id(), reading(&keys))))
+    }
+}
+
+impl Reader {
+    /// What a command does with the data directory that reads for this reader: with the words, backups are read on any machine.
+    pub(super) const fn intent(&self) -> Intent {
+        match self.words.phrase || self.words.phrase_file.is_some() {
+            true => Intent::Bring,
+            false => Intent::Ask,
+        }
     }
 }
 

@@ -2,26 +2,39 @@
 
 use std::ffi::CStr;
 use std::fs::{self, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use prost::Message;
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
     CompactOptions, DB, DBPinnableSlice, ErrorKind, FlushOptions, LogLevel, Options, ReadOptions,
     WaitForCompactOptions, WriteBatch, WriteOptions, properties,
 };
 
+use super::files::{self, Found};
 use super::flush::Written;
-use super::schema::BLOCKS_CF;
+use super::lock::{self, StoreLock};
+use super::reserve;
+use super::schema::{BLOCKS_CF, SCHEMA_KEY, SCHEMA_VERSION};
 use crate::store::error::Error;
+use crate::store::types::{Access, Unwritable};
+use crate::wire::store as wire;
 
 /// Directory of the blocks' database inside the store's.
 const BLOCKS_DIR: &str = "blocks";
-/// Name of the file that names the process which has the store open.
-const HOLDER_FILE: &str = "holder";
+/// Where a database lies while it is made.
+const NEW_DIR: &str = "blocks.new";
+/// What a store has when it has been in use, besides its database.
+const TRACES: [&str; 4] = ["records", files::SEAL_FILE, reserve::RESERVE_FILE, "holder"];
+/// See bford.info/cachedir.
+const CACHE_TAG_FILE: &str = "CACHEDIR.TAG";
+const CACHE_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55
+# libernet keeps its blocks here. Copies of these files are no backup: `libernet backup` makes one.
+";
 const INDEX_CF: &str = rocksdb::DEFAULT_COLUMN_FAMILY_NAME;
 
 /// Values from this size on lie in blob files, where nothing rewrites them but garbage collection.
@@ -57,8 +70,24 @@ pub struct Database {
     dir: PathBuf,
     memtable_bytes: u64,
     /// The disk was full: RocksDB refuses writes until it has found room again by itself.
+    unwritable: Option<Unwritable>,
     starved: AtomicBool,
     written: Written,
+    /// These two are dropped last and in this order, when RocksDB has closed its files.
+    _seal: Option<SealWhenClosed>,
+    _lock: StoreLock,
+}
+
+/// Seals a database when it is dropped.
+struct SealWhenClosed {
+    store: PathBuf,
+    database: PathBuf,
+}
+
+impl Drop for SealWhenClosed {
+    fn drop(&mut self) {
+        files::seal(&self.store, &self.database);
+    }
 }
 
 /// A file of the blocks' column family.
@@ -73,50 +102,62 @@ pub struct BlocksFile {
 }
 
 impl Database {
-    /// Opens or creates the database below the store's directory `dir`.
-    pub fn open(dir: &Path, memtable_bytes: u64) -> Result<Self, Error> {
+    /// Opens the database below the store's directory `dir`, or makes it where there is no trace of one.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], [`Error::Damaged`], [`Error::DiskFull`], [`Error::ReadOnly`], [`Error::Directory`], [`Error::Backend`]. When
+    /// it is damaged, nothing on disk was changed.
+    pub fn open(dir: &Path, access: Access, memtable_bytes: u64) -> Result<Self, Error> {
         let path = dir.join(BLOCKS_DIR);
-        create_private_dir(dir)?;
-        create_private_dir(&path)?;
-        let cache = Cache::new_lru_cache(CACHE_BYTES);
+        let unwritable = match access {
+            Access::Read(why) => Some(why),
+            Access::Write | Access::MakeRoom => None,
+        };
+        let lock = match unwritable {
+            Some(_) => StoreLock::shared(dir)?,
+            None => {
+                create_private_dir(dir)?;
+                StoreLock::alone(dir)?
+            }
+        };
+        match (files::look(&path)?, unwritable) {
+            (Found::Database, _) => files::check_seal(dir, &path)?,
+            (Found::Nothing, Some(why)) => return Err(why.into()),
+            (Found::Nothing, None) => check_nothing_vanished(dir, &path)?,
+        }
+        if unwritable.is_none() {
+            reserve::make_way(dir, access)?;
+            mark_as_cache(dir);
+            if !path.join(files::CURRENT).exists() {
+                make(dir, &path, memtable_bytes)?;
+            }
+        }
         let options = database_options();
         // Families of a newer format are opened as they are, so that the schema's version can be read and named.
-        let mut names = vec![INDEX_CF.to_owned(), BLOCKS_CF.to_owned()];
-        if path.join("CURRENT").exists() {
-            let existing = DB::list_cf(&options, &path).map_err(failed)?;
-            names.extend(
-                existing
-                    .into_iter()
-                    .filter(|n| n != INDEX_CF && n != BLOCKS_CF),
-            );
-        }
-        let families = names.into_iter().map(|name| {
-            let options = if name == BLOCKS_CF {
-                blocks_options(memtable_bytes, &cache)
-            } else {
-                index_options(memtable_bytes, &cache)
-            };
-            ColumnFamilyDescriptor::new(name, options)
-        });
-        let db = DB::open_cf_descriptors(&options, &path, families).map_err(|error| {
-            if is_lock_error(&error) {
-                Error::Locked {
-                    dir: dir.to_owned(),
-                    pid: read_holder(dir),
-                }
-            } else {
-                failed(error)
-            }
-        })?;
-        let database = Self {
-            db,
+        let names = DB::list_cf(&options, &path).map_err(|error| open_failed(&path, error))?;
+        let families = families(&names, memtable_bytes);
+        let opened = match unwritable {
+            Some(_) => DB::open_cf_descriptors_read_only(&options, &path, families, false),
+            None => DB::open_cf_descriptors(&options, &path, families),
+        };
+        Ok(Self {
+            db: opened.map_err(|error| open_failed(&path, error))?,
             dir: dir.to_owned(),
             memtable_bytes,
+            unwritable,
             starved: AtomicBool::new(false),
             written: Written::default(),
-        };
-        database.write_holder()?;
-        Ok(database)
+            _seal: unwritable.is_none().then(|| SealWhenClosed {
+                store: dir.to_owned(),
+                database: path.clone(),
+            }),
+            _lock: lock,
+        })
+    }
+
+    /// Why the database can't be written, if it was opened only to be read.
+    pub const fn unwritable(&self) -> Option<Unwritable> {
+        self.unwritable
     }
 
     /// The store's directory.
@@ -186,10 +227,20 @@ impl Database {
 
     /// Writes a batch to memory: it lasts after the next [`flush`](Self::flush).
     pub fn write(&self, batch: WriteBatch) -> Result<(), Error> {
+        self.check_writable()?;
         if self.starved.load(Ordering::Relaxed) {
             self.recover()?;
         }
         self.written.write(|| self.write_once(batch))
+    }
+
+    /// # Errors
+    /// Those that every write is refused with when the database was opened only to be read.
+    pub fn check_writable(&self) -> Result<(), Error> {
+        match self.unwritable {
+            None => Ok(()),
+            Some(why) => Err(why.into()),
+        }
     }
 
     fn write_once(&self, batch: WriteBatch) -> Result<(), Error> {
@@ -202,6 +253,7 @@ impl Database {
 
     /// Writes all that is in memory to the disk and syncs it, both families as one.
     pub fn flush(&self) -> Result<(), Error> {
+        self.check_writable()?;
         if self.starved.load(Ordering::Relaxed) {
             self.recover()?;
         }
@@ -242,8 +294,7 @@ impl Database {
 
     /// Free bytes of the disk, when its file system tells.
     pub fn free_bytes(&self) -> Option<u64> {
-        let stat = rustix::fs::statvfs(&self.dir).ok()?;
-        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+        reserve::free_bytes(&self.dir)
     }
 
     fn flush_once(&self) -> Result<(), Error> {
@@ -343,26 +394,70 @@ impl Database {
         }
         Error::Backend(error)
     }
+}
 
-    fn write_holder(&self) -> Result<(), Error> {
-        let path = self.dir.join(HOLDER_FILE);
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let file = options.open(&path);
-        let written = file.and_then(|mut file| writeln!(file, "{}", std::process::id()));
-        written.map_err(|source| Error::Directory {
-            path: path.clone(),
-            source,
-        })
+/// Makes a database. It gets its name when it is whole: a process that is killed here leaves no database, and not half a one.
+fn make(dir: &Path, path: &Path, memtable_bytes: u64) -> Result<(), Error> {
+    let fresh = dir.join(NEW_DIR);
+    let unusable = |path: &Path, source| Error::Directory {
+        path: path.to_owned(),
+        source,
+    };
+    match fs::remove_dir_all(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(unusable(&fresh, error));
+        }
+        _ => {}
+    }
+    create_private_dir(&fresh)?;
+    let mut options = database_options();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    let names = [INDEX_CF.to_owned(), BLOCKS_CF.to_owned()];
+    let db = DB::open_cf_descriptors(&options, &fresh, families(&names, memtable_bytes));
+    let db = db.map_err(|error| open_failed(&fresh, error))?;
+    let version = wire::Schema {
+        version: SCHEMA_VERSION,
+    };
+    db.put(SCHEMA_KEY, version.encode_to_vec())
+        .and_then(|()| db.flush())
+        .map_err(failed)?;
+    drop(db);
+    fs::rename(&fresh, path)
+        .and_then(|()| fs::File::open(dir)?.sync_all())
+        .map_err(|error| unusable(path, error))
+}
+
+/// The column families of a database, each with its options.
+fn families(names: &[String], memtable_bytes: u64) -> Vec<ColumnFamilyDescriptor> {
+    let cache = Cache::new_lru_cache(CACHE_BYTES);
+    let families = names.iter().map(|name| {
+        let options = if name == BLOCKS_CF {
+            blocks_options(memtable_bytes, &cache)
+        } else {
+            index_options(memtable_bytes, &cache)
+        };
+        ColumnFamilyDescriptor::new(name, options)
+    });
+    families.collect()
+}
+
+/// A store that has been in use is not taken for a new one because its database is gone.
+fn check_nothing_vanished(dir: &Path, path: &Path) -> Result<(), Error> {
+    let has_been_used = TRACES.iter().any(|name| dir.join(name).exists());
+    match has_been_used {
+        true => Err(Error::damaged(path.to_owned(), "is missing")),
+        false => Ok(()),
     }
 }
 
-impl Drop for Database {
-    fn drop(&mut self) {
-        // While the lock is still held: afterwards the file may be another process's.
-        if let Err(error) = fs::remove_file(self.dir.join(HOLDER_FILE)) {
-            tracing::debug!(%error, "the store's holder file could not be removed");
-        }
+/// Marks the directory for programs that leave caches out, backups of libernet's own among them: what is here is not to be backed up as files.
+fn mark_as_cache(dir: &Path) {
+    let path = dir.join(CACHE_TAG_FILE);
+    if !path.exists()
+        && let Err(error) = fs::write(&path, CACHE_TAG)
+    {
+        tracing::debug!(%error, "the store is not marked as a cache");
     }
 }
 
@@ -379,15 +474,53 @@ fn create_private_dir(path: &Path) -> Result<(), Error> {
         })
 }
 
-fn read_holder(dir: &Path) -> Option<u32> {
-    let text = fs::read_to_string(dir.join(HOLDER_FILE)).ok()?;
-    text.trim().parse().ok()
+/// What it means that the database in the directory `database` does not open.
+pub fn open_failed(database: &Path, error: rocksdb::Error) -> Error {
+    let text = error.as_ref();
+    let says = |words: &[&str]| words.iter().any(|words| text.contains(words));
+    if is_lock_error(&error) {
+        let store = database.parent().unwrap_or(database);
+        return Error::Locked {
+            dir: store.to_owned(),
+            pid: lock::holder(store),
+        };
+    }
+    if is_no_space(&error) {
+        return Error::DiskFull;
+    }
+    if says(&[
+        "Read-only file system",
+        "Permission denied",
+        "Operation not permitted",
+    ]) {
+        return Error::ReadOnly;
+    }
+    let is_damage = match error.kind() {
+        ErrorKind::Corruption | ErrorKind::NotFound => true,
+        ErrorKind::IOError => says(&["No such file or directory"]),
+        _ => false,
+    };
+    match is_damage {
+        true => damaged(database, error),
+        false => Error::Backend(error),
+    }
 }
 
-/// What a failed read or open of the database means.
+fn damaged(database: &Path, error: rocksdb::Error) -> Error {
+    let file = files::named_file(database, error.as_ref());
+    Error::Damaged {
+        file: file.unwrap_or_else(|| database.to_owned()),
+        problem: "is damaged or missing",
+        source: Some(error),
+    }
+}
+
+/// What a failed read of the database means.
 pub fn failed(error: rocksdb::Error) -> Error {
     if is_no_space(&error) {
         Error::DiskFull
+    } else if error.kind() == ErrorKind::Corruption {
+        damaged(Path::new(BLOCKS_DIR), error)
     } else {
         Error::Backend(error)
     }
@@ -419,8 +552,8 @@ pub fn is_damage(error: &rocksdb::Error) -> bool {
 
 fn database_options() -> Options {
     let mut options = Options::default();
-    options.create_if_missing(true);
-    options.create_missing_column_families(true);
+    // A database is made only where there is no trace of one.
+    options.create_if_missing(false);
     // Without a log, this is what makes a crash lose a suffix of both families together.
     options.set_atomic_flush(true);
     options.set_max_background_jobs(BACKGROUND_JOBS);

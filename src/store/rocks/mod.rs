@@ -9,13 +9,16 @@
 mod blocks;
 mod change;
 mod chunks;
-mod database;
+pub(super) mod database;
 mod evict;
+pub(super) mod files;
 mod flush;
 mod leases;
+mod lock;
 mod open;
 mod pins;
 mod reclaim;
+mod reserve;
 mod room;
 mod schema;
 mod stats;
@@ -133,6 +136,10 @@ impl Store for RocksStore {
     }
 
     fn flush(&self) -> Result<(), Error> {
+        if self.db.unwritable().is_some() {
+            // Nothing was written.
+            return Ok(());
+        }
         self.write_pending();
         self.gate.pass(|| {
             if self.db.is_flushed() {
@@ -168,14 +175,18 @@ impl Store for RocksStore {
     }
 
     fn record(&self, events: &[(BlockId, Event)]) {
-        self.record_events(events);
+        if self.db.unwritable().is_none() {
+            self.record_events(events);
+        }
     }
 
     fn remove(&self, id: BlockId) -> Result<bool, Error> {
+        self.make_way_for_removing();
         self.remove_block(id)
     }
 
     fn discard(&self, id: BlockId) -> Result<bool, Error> {
+        self.make_way_for_removing();
         self.drop_one(id, false)
     }
 
@@ -209,6 +220,7 @@ impl Store for RocksStore {
     }
 
     fn remove_pin(&self, pin: PinId) -> Result<u64, Error> {
+        self.make_way_for_removing();
         self.start_removing(pin)?;
         let freed = self.go_on_removing(pin)?;
         self.flush()?;
@@ -242,6 +254,7 @@ impl Store for RocksStore {
     }
 
     fn remove_lease(&self, lease: LeaseId) -> Result<u64, Error> {
+        self.make_way_for_removing();
         self.start_removing_lease(lease)?;
         let freed = self.go_on_removing(lease)?;
         self.flush()?;
@@ -249,6 +262,7 @@ impl Store for RocksStore {
     }
 
     fn remove_leases(&self, leases: &[LeaseId]) -> Result<u64, Error> {
+        self.make_way_for_removing();
         let mut freed = 0;
         for lease in leases {
             match self.start_removing_lease(*lease) {
@@ -300,11 +314,15 @@ impl Store for RocksStore {
     }
 
     fn maintain(&self) -> Result<Maintained, Error> {
+        if self.db.unwritable().is_some() {
+            return Ok(Maintained::default());
+        }
         self.write_pending();
         let pins_wait = self.remove_holders_under_way()?;
         self.sweep_chunks()?;
         let mut maintained = self.tidy()?;
         maintained.more |= pins_wait;
+        self.set_room_aside();
         self.measure(&self.writer());
         Ok(maintained)
     }

@@ -4,9 +4,6 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Mutex;
 
-use prost::Message;
-use rocksdb::WriteBatch;
-
 use super::change::bucket;
 use super::database::Database;
 use super::flush::FlushGate;
@@ -27,15 +24,17 @@ const MIN_MEMTABLE_BYTES: u64 = 4 * MIB;
 const MAX_MEMTABLE_BYTES: u64 = 16 * MIB;
 
 impl RocksStore {
-    /// Opens or creates the store in `dir`, for this process alone. The directory is made private to its owner.
+    /// Opens the store in `dir`, for this process alone, or makes it where there is no trace of one. The directory is made private to
+    /// its owner. With [`Access::Read`](crate::store::Access::Read) nothing is made or changed, and others may read beside this process.
     ///
     /// # Errors
     /// [`Error::Locked`] when another process has it open, [`Error::UnknownFormat`] when a newer libernet wrote it,
+    /// [`Error::Damaged`] and [`Error::BadIndex`] when the index is damaged, [`Error::DiskFull`], [`Error::ReadOnly`],
     /// [`Error::Directory`], [`Error::Backend`].
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, Error> {
         let memtable_bytes =
             (options.quota.0 / MEMTABLE_SHARE).clamp(MIN_MEMTABLE_BYTES, MAX_MEMTABLE_BYTES);
-        let db = Database::open(dir, memtable_bytes)?;
+        let db = Database::open(dir, options.access, memtable_bytes)?;
         check_format(&db)?;
         let writer = load(&db)?;
         let records = RecordShelf::open(&dir.join(RECORDS_DIR), &options)?;
@@ -53,23 +52,20 @@ impl RocksStore {
             gate: FlushGate::default(),
         };
         store.measure(&store.writer());
-        store.abandon_unfinished_pins()?;
-        store.remove_holders_under_way()?;
+        if store.db.unwritable().is_none() {
+            store.abandon_unfinished_pins()?;
+            store.remove_holders_under_way()?;
+            store.set_room_aside();
+        }
         Ok(store)
     }
 }
 
 fn check_format(db: &Database) -> Result<(), Error> {
-    let stored = db.get(SCHEMA_KEY)?;
-    let Some(bytes) = stored else {
-        let version = wire::Schema {
-            version: SCHEMA_VERSION,
-        };
-        let mut batch = WriteBatch::default();
-        batch.put(SCHEMA_KEY, version.encode_to_vec());
-        db.write(batch)?;
-        return db.flush();
-    };
+    // It is written before the database gets its name.
+    let bytes = db.get(SCHEMA_KEY)?.ok_or(Error::BadIndex {
+        what: "the format is missing",
+    })?;
     let found = schema::decode::<wire::Schema>(&bytes, "the format")?.version;
     if found == SCHEMA_VERSION {
         return Ok(());

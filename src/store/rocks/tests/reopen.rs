@@ -12,7 +12,7 @@ use crate::crypto::key::Key;
 use crate::store::conformance::{block, info, lease_info};
 use crate::store::rocks::database::Database;
 use crate::store::rocks::schema::{self, SCHEMA_KEY, Tag};
-use crate::store::{Class, Error, Event, Keep, RecordTable, RocksStore, Store};
+use crate::store::{Access, Class, Error, Event, Keep, RecordTable, RocksStore, Store};
 use crate::wire::store as wire;
 
 #[test]
@@ -124,22 +124,17 @@ fn a_second_holder_is_refused_and_told_who_has_it() {
         "{error}"
     );
     assert!(error.is_retryable());
-    fs::remove_file(dir.path().join("holder")).expect("it is there");
-    let error = refusal(dir.path());
-    assert!(
-        matches!(error, Error::Locked { pid: None, .. }),
-        "{error:?}"
-    );
     drop(store);
     drop(open(dir.path()));
-    assert!(!dir.path().join("holder").exists(), "closing removes it");
+    let lock = fs::read(dir.path().join("lock")).expect("it stays");
+    assert_eq!(lock, b"", "closing takes the name out of it");
 }
 
 #[test]
 fn a_newer_format_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     drop(open(dir.path()));
-    let db = Database::open(dir.path(), 4 << 20).expect("opens");
+    let db = Database::open(dir.path(), Access::Write, 4 << 20).expect("opens");
     let mut batch = WriteBatch::default();
     batch.put(SCHEMA_KEY, wire::Schema { version: 2 }.encode_to_vec());
     db.write(batch).expect("writes");
@@ -170,7 +165,7 @@ fn only_the_owner_may_enter() {
         metadata.permissions().mode() & 0o777
     };
     assert_eq!(
-        (mode(""), mode("blocks"), mode("holder")),
+        (mode(""), mode("blocks"), mode("lock")),
         (0o700, 0o700, 0o600)
     );
 }
