@@ -1,6 +1,6 @@
 //! Copies on the members of a ring that are not needed any more, or are of another snapshot than before.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use libp2p::PeerId;
 use serde_json::{Value, json};
@@ -260,11 +260,10 @@ fn the_words_alone_end_leases_that_no_list_tells_of() {
     assert!(leased(&stays) > Some(1 << 20));
 
     let data = goes.data.clone();
-    let (name, started) = (goes.peer.clone(), std::time::Instant::now());
+    let name = goes.peer.clone();
     goes.stop();
     let (partly, code) = release(&fresh, &["--everywhere"]);
     assert_eq!((&partly["released"], code), (&json!(1), 3), "{partly}");
-    assert!(started.elapsed() < Duration::from_secs(60));
     let away = partly["members"].as_array().expect("a list").iter();
     let away: Vec<_> = away.filter(|m| m["answer"] == "unreachable").collect();
     assert!(away.iter().any(|m| m["peer"] == name.as_str()), "{partly}");

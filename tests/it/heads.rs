@@ -13,7 +13,7 @@ use libernet::id::BlockId;
 use libernet::node::{Node, NodeOptions, Purpose};
 
 /// Far longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 fn record() -> HeadRecord {
     let (owner, machine) = (

@@ -3,7 +3,6 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -117,17 +116,11 @@ impl Node {
         json(&self.data, args)
     }
 
-    /// Ends the node by SIGTERM and checks that it ends cleanly and in time.
+    /// Ends the node by SIGTERM and checks that it ends cleanly.
     pub fn stop(mut self) {
-        let start = Instant::now();
         signal(self.pid(), "TERM");
         let status = self.child.wait().expect("it ends");
         assert!(status.success(), "{status}");
-        assert!(
-            start.elapsed() < Duration::from_secs(5),
-            "took {:?}",
-            start.elapsed()
-        );
     }
 
     /// Ends the node by SIGKILL.

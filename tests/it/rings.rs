@@ -9,7 +9,7 @@ use crate::process::{Node, fails};
 use crate::sample::noise;
 
 /// Longest wait for what takes a second or two.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(180);
 
 pub fn utf8(path: &Path) -> &str {
     path.to_str().expect("utf-8")

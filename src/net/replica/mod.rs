@@ -36,7 +36,7 @@ const REFUSED_WISH: u32 = 16;
 /// How long one request may take, with connecting.
 pub const MAX_DEADLINE: Duration = Duration::from_secs(60);
 /// Our requests under way to one peer, and in all.
-const REQUESTS_PER_PEER: usize = 2;
+pub(super) const REQUESTS_PER_PEER: usize = 2;
 const REQUESTS: usize = 32;
 /// Requests of peers that wait, in all and of one peer.
 const MAX_WAITING: usize = 64;
@@ -45,6 +45,9 @@ const MAX_WAITING_PER_PEER: usize = 4;
 /// of a ring waits for no more of others.
 const MAX_STARTED: usize = 8;
 const MAX_STARTED_PER_PEER: usize = 2;
+/// Requests of peers that are handed out or wait, at most.
+#[cfg(test)]
+pub(super) const MAX_UNDER_WAY: usize = MAX_STARTED + MAX_WAITING;
 
 /// Why blocks are offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

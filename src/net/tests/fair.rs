@@ -166,56 +166,44 @@ async fn when_requests_wait_free_riders_are_served_last_and_make_room() {
     assert_eq!(served, [rider, member, member]);
 }
 
-/// So many strangers ask a holder that no more of them are heard, and it answers slowly. A member is heard, soon.
+/// Strangers fill a holder's queue, and it answers slowly. A member takes the place of one of them
+/// and is answered before most of the others.
 #[tokio::test]
 async fn a_flood_of_strangers_keeps_no_member_from_a_holder() {
-    use crate::net::replica::{Answer, Refusal, Request, State};
+    use crate::net::replica::{Answer, MAX_UNDER_WAY, REQUESTS_PER_PEER, Refusal, Request, State};
     let shelf = Shelf::new();
     let keeper = start(memory(), &shelf).await;
     let peer = keeper.peer_id();
     let mut inbox = keeper.replica().take_inbox().expect("nobody has it");
     let busy = Ok(Answer::Refused(Refusal::Busy));
+    // Each stranger asks for as much as it may at once: two more of them than there is room for.
     let (mut strangers, mut waiting) = (Vec::new(), JoinSet::new());
-    // Each asks for as much as it may at once; the first who hears "busy" finds it full.
-    let full = async {
-        let first = loop {
-            if let Some(answer) = waiting.try_join_next() {
-                break answer.expect("it ran");
-            }
-            let stranger = start(memory(), &Shelf::new()).await;
-            connect(&stranger, &keeper).await;
-            for _ in 0..2 {
-                let replica = stranger.replica();
-                waiting.spawn(async move { replica.ask(peer, Request::Room).await });
-            }
-            // Until they are there: an answer would have come by now.
-            let exchange = stranger.exchange();
-            let id = BlockId::from_sha384([1; 48]);
-            exchange
-                .have(peer, vec![id], PATIENCE)
-                .await
-                .expect("it answers");
-            strangers.push(stranger);
-        };
-        let other = waiting.join_next().await.expect("it asked twice");
-        assert_eq!(
-            (first, other.expect("it ran")),
-            (busy.clone(), busy.clone())
-        );
-    };
-    within(full).await;
-    assert!(strangers.len() > 30, "{} strangers", strangers.len());
+    for _ in 0..MAX_UNDER_WAY / REQUESTS_PER_PEER + 2 {
+        let stranger = start(memory(), &Shelf::new()).await;
+        connect(&stranger, &keeper).await;
+        for _ in 0..REQUESTS_PER_PEER {
+            let replica = stranger.replica();
+            waiting.spawn(async move { replica.ask(peer, Request::Room).await });
+        }
+        strangers.push(stranger);
+    }
+    // All requests have arrived once the surplus was turned away: the rest fills the queue.
+    for _ in 0..2 * REQUESTS_PER_PEER {
+        let answer = within(waiting.join_next()).await.expect("one of many");
+        assert_eq!(answer.expect("it ran"), busy);
+    }
+    assert_eq!(waiting.len(), MAX_UNDER_WAY);
     let member = start(memory(), &Shelf::new()).await;
     connect(&member, &keeper).await;
     shelf.set_standing(member.peer_id(), Standing::Member);
     let replica = member.replica();
     let asked = tokio::spawn(async move { replica.ask(peer, Request::Room).await });
-    // It takes the place of a stranger, who hears so.
+    // The member takes the place of a stranger, which hears so: from here on the member waits.
     let displaced = within(waiting.join_next()).await.expect("one of many");
     assert_eq!(displaced.expect("it ran"), busy);
     let mut before = 0;
     loop {
-        let incoming = within(inbox.recv()).await.expect("somebody asks");
+        let incoming = within(inbox.recv()).await.expect("a request");
         let room = State {
             free_bytes: 7,
             ..State::default()

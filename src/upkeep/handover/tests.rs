@@ -481,12 +481,10 @@ async fn much_is_handed_over_at_the_pace_of_who_takes_it() {
         limits: Limits::default(),
         ..order(&a, false, LONG)
     };
-    let began = std::time::Instant::now();
     let left = leave(order, &Silent).await.expect("leaves");
     assert!(left.is_complete(), "{left:?}");
     assert_eq!(left.leases_passed, 8, "{left:?}");
     assert_eq!(left.cached_safe, u64::from(BLOCKS) - 8 * 16);
-    assert!(began.elapsed() < LONG / 3, "{:?}", began.elapsed());
     workers.stop(LONG).await;
 }
 
