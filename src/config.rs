@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::file;
 use crate::size::{ByteSize, GIB, KIB};
 
 mod hours;
@@ -218,28 +219,26 @@ impl Config {
     /// [`Error`], naming the file or the setting.
     pub fn load(data_dir: &Path, overrides: &BTreeMap<String, String>) -> Result<Self, Error> {
         let path = data_dir.join(FILE_NAME);
-        let text = match std::fs::metadata(&path) {
-            Ok(meta) if meta.len() > MAX_FILE_BYTES => {
-                return Err(Error::Parse {
-                    path,
-                    message: "it is too large".to_owned(),
-                });
-            }
-            Ok(_) => std::fs::read_to_string(&path).map_err(|source| Error::Io {
-                path: path.clone(),
-                source,
-            })?,
-            Err(source) if source.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(Error::Io { path, source }),
-        };
-        let mut config: Self = toml::from_str(&text).map_err(|error| Error::Parse {
-            path,
-            message: error.to_string().trim().to_owned(),
-        })?;
+        let text = read_text(&path)?.unwrap_or_default();
+        let mut config = Self::parse(&text).map_err(|message| Error::Parse { path, message })?;
         for (name, value) in overrides {
             config.set(name, value)?;
         }
         config.check()?;
+        Ok(config)
+    }
+
+    /// Reads a file's text. The error says what is wrong with it, with the line.
+    fn parse(text: &str) -> Result<Self, String> {
+        let message = |error: toml::de::Error| error.to_string().trim().to_owned();
+        let config: Self = toml::from_str(text).map_err(message)?;
+        config.check().map_err(|error| match &error {
+            Error::Value { name, .. } => match line_of(text, name) {
+                Some(line) => format!("line {line}: {error}"),
+                None => error.to_string(),
+            },
+            _ => error.to_string(),
+        })?;
         Ok(config)
     }
 
@@ -374,6 +373,32 @@ impl Config {
     }
 }
 
+/// The text of a settings file; `None` when there is no file.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Parse`] for one that is too large or no text.
+pub fn read_text(path: &Path) -> Result<Option<String>, Error> {
+    match file::read_text(path, MAX_FILE_BYTES) {
+        Ok(text) => Ok(text.map(|text| text.as_str().to_owned())),
+        Err(error) if file::is_damage(&error) => Err(Error::Parse {
+            path: path.to_owned(),
+            message: error.to_string(),
+        }),
+        Err(source) => Err(Error::Io {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// The line on which a settings file says what a setting is.
+fn line_of(text: &str, name: &str) -> Option<usize> {
+    let parsed = toml::de::DeTable::parse(text).ok()?;
+    let mut keys = parsed.get_ref().iter();
+    let (key, _) = keys.find(|(key, _)| key.get_ref().as_ref() == name)?;
+    Some(file::line_at(text.as_bytes(), key.span().start))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -462,6 +487,17 @@ mod tests {
         std::fs::write(dir.path().join(FILE_NAME), "qouta = 1\n").expect("written");
         let error = Config::load(dir.path(), &BTreeMap::new()).expect_err("unknown setting");
         assert!(error.to_string().contains("qouta"), "{error}");
+        for (text, words) in [
+            ("mdns = true\nquota = \n", "line 2"),
+            ("mdns = true\n\nhttp = \"0.0.0.0:80\"\n", "line 3"),
+            ("network = \"a/b\"", "line 1"),
+        ] {
+            std::fs::write(dir.path().join(FILE_NAME), text).expect("written");
+            let error = Config::load(dir.path(), &BTreeMap::new()).expect_err("wrong");
+            assert!(matches!(error, Error::Parse { .. }), "{error:?}");
+            assert!(error.to_string().contains(words), "{error}");
+            assert!(error.to_string().contains(FILE_NAME), "{error}");
+        }
         for (name, value) in [
             ("http", "0.0.0.0:80"),
             ("http", "nonsense"),

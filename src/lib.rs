@@ -13,7 +13,7 @@
 //! | 3 | [`store`], [`bundle`], [`net`] |
 //! | 2 | [`block`]; above it [`head`], [`ring`]; above that [`lease`] |
 //! | 1 | [`crypto`], [`wire`], [`task`], [`config`] |
-//! | 0 | [`id`], [`size`], [`time`], [`monitor`] |
+//! | 0 | [`file`], [`id`], [`size`], [`time`], [`monitor`] |
 
 pub mod backup;
 pub mod block;
@@ -23,6 +23,7 @@ pub mod client;
 pub mod config;
 pub mod crypto;
 pub mod depot;
+pub mod file;
 pub mod gateway;
 pub mod head;
 pub mod id;

@@ -71,6 +71,14 @@ pub enum Error {
     /// A pattern or a schedule that can't be read.
     #[error("{0}")]
     Setting(String),
+    /// A file of this room's own was read, and is not what it should be.
+    #[error("the file {} is wrong: {what}", .path.display())]
+    DamagedFile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it, with the line.
+        what: String,
+    },
     /// A file of this room's own could not be read or written.
     #[error("{what} {}", .path.display())]
     File {
@@ -126,6 +134,7 @@ impl Error {
             | Self::Ambiguous { .. }
             | Self::Setting(_)
             | Self::Stranger
+            | Self::DamagedFile { .. }
             | Self::File { .. }
             | Self::Head(_)
             | Self::Put(_)

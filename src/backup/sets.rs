@@ -4,8 +4,8 @@
 //! never ignored: a misspelt exclusion must not be found out years later. Deliberately absent: the times of past runs, which the snapshots
 //! tell.
 
-use std::fs::{DirBuilder, File};
-use std::io::{self, Read, Write};
+use std::fs::DirBuilder;
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::error::Error;
 use super::retention::Policy;
 use super::schedule::Schedule;
+use crate::file;
 
 /// Name of the file in the data directory.
 pub const FILE_NAME: &str = "backup.toml";
@@ -99,29 +100,41 @@ impl Sets {
     /// Reads the file in `data_dir`; when there is none, there are no sets.
     ///
     /// # Errors
-    /// [`Error::File`] when it can't be read, [`Error::Setting`] when it is wrong.
+    /// [`Error::File`] when it can't be read, [`Error::DamagedFile`] when it is wrong.
     pub fn load(data_dir: &Path) -> Result<Self, Error> {
         let path = data_dir.join(FILE_NAME);
-        let failed = |source| file_error("could not read", &path, source);
-        let mut text = String::new();
-        match File::open(&path) {
-            Ok(file) => file
-                .take(MAX_FILE_BYTES + 1)
-                .read_to_string(&mut text)
-                .map_err(failed)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(failed(error)),
+        let damaged = |what: String| Error::DamagedFile {
+            path: path.clone(),
+            what,
         };
-        Self::parse(&text).map_err(|message| {
-            Error::Setting(format!("the file {} is wrong: {message}", path.display()))
-        })
+        let text = match file::read_text(&path, MAX_FILE_BYTES) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(Self::default()),
+            Err(error) if file::is_damage(&error) => return Err(damaged(error.to_string())),
+            Err(error) => return Err(file_error("could not read", &path, error)),
+        };
+        Self::parse(&text).map_err(damaged)
+    }
+
+    /// Changes the sets that the file in `data_dir` says. Nobody else changes them at the same time.
+    ///
+    /// # Errors
+    /// What `change` says, and those of [`load`](Self::load) and [`save`](Self::save); the file stays as it was then.
+    pub fn edit<T>(
+        data_dir: &Path,
+        change: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let failed = |source| file_error("could not write", &data_dir.join(FILE_NAME), source);
+        make_private(data_dir).map_err(failed)?;
+        let _turn = file::Turn::take(data_dir).map_err(failed)?;
+        let mut sets = Self::load(data_dir)?;
+        let changed = change(&mut sets)?;
+        sets.save(data_dir)?;
+        Ok(changed)
     }
 
     /// Reads the file's text. The error says what is wrong with it.
     fn parse(text: &str) -> Result<Self, String> {
-        if text.len() as u64 > MAX_FILE_BYTES {
-            return Err("it is too large".to_owned());
-        }
         #[derive(Deserialize)]
         struct Versioned {
             version: Option<u32>,
@@ -158,22 +171,8 @@ impl Sets {
         };
         let text = toml::to_string_pretty(&form)
             .map_err(|error| Error::Setting(format!("the sets can't be written: {error}")))?;
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(data_dir)
-            .map_err(failed)?;
-        // Temporary files are made with mode 0600.
-        let mut file = tempfile::Builder::new()
-            .prefix(".backup-")
-            .tempfile_in(data_dir)
-            .map_err(failed)?;
-        file.write_all(text.as_bytes())
-            .and_then(|()| file.as_file().sync_all())
-            .map_err(failed)?;
-        file.persist(&path).map_err(|error| failed(error.error))?;
-        File::open(data_dir)
-            .and_then(|dir| dir.sync_all())
+        make_private(data_dir)
+            .and_then(|()| file::replace(&path, text.as_bytes()))
             .map_err(failed)
     }
 
@@ -255,6 +254,13 @@ impl Sets {
             ))),
         }
     }
+}
+
+fn make_private(data_dir: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data_dir)
 }
 
 fn file_error(what: &'static str, path: &Path, source: io::Error) -> Error {
@@ -354,9 +360,56 @@ mod tests {
             let message = Sets::parse(&text).expect_err(&text);
             assert!(message.contains(words), "{message}");
         }
+    }
+
+    #[test]
+    fn a_damaged_file_is_told_with_its_line_and_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join(FILE_NAME);
         let blanks = " ".repeat(MAX_FILE_BYTES as usize - "version = 1".len());
-        assert!(Sets::parse(&format!("version = 1{blanks}")).is_ok());
-        assert!(Sets::parse(&format!("version = 1{blanks} ")).is_err());
+        for (bytes, words) in [
+            (b"version = 1\n[[set]\n".to_vec(), "line 2"),
+            (b"version = 1\n\xff".to_vec(), "line 2"),
+            (format!("version = 1{blanks} ").into_bytes(), "bytes"),
+        ] {
+            std::fs::write(&path, &bytes).expect("written");
+            for result in [
+                Sets::load(dir.path()).map(drop),
+                Sets::edit(dir.path(), |_| Ok(())),
+            ] {
+                let error = result.expect_err("damaged");
+                assert!(matches!(error, Error::DamagedFile { .. }), "{error:?}");
+                assert!(error.to_string().contains(words), "{error}");
+            }
+            assert_eq!(std::fs::read(&path).expect("read"), bytes);
+        }
+        let largest = format!("version = 1{blanks}");
+        std::fs::write(&path, largest).expect("written");
+        assert!(Sets::load(dir.path()).is_ok());
+        // Saved by an editor that marks its texts.
+        std::fs::write(&path, "\u{feff}version = 1\r\n").expect("written");
+        assert!(Sets::load(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn sets_that_are_added_at_the_same_time_are_all_there() {
+        const THREADS: usize = 4;
+        const EACH: usize = 8;
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = dir.path().join("new");
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let data = &data;
+                scope.spawn(move || {
+                    for n in 0..EACH {
+                        let one = set(&format!("{thread} {n}"), &["/a"]);
+                        Sets::edit(data, |sets| sets.add(one)).expect("added");
+                    }
+                });
+            }
+        });
+        let sets = Sets::load(&data).expect("read");
+        assert_eq!(sets.as_slice().len(), THREADS * EACH);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::ops::Range;
 use std::path::Path;
 
@@ -12,7 +11,8 @@ use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::output;
 use crate::client::Client;
-use crate::config::{Config, Error, FILE_NAME, SETTINGS};
+use crate::config::{self, Config, Error, FILE_NAME, SETTINGS};
+use crate::file;
 use crate::node::api::{Reload, ReloadReply};
 
 /// Show and change settings.
@@ -214,8 +214,7 @@ fn source(name: &str, variable: &str, context: &Context, file: &toml::Table) -> 
 fn show(context: &Context, path: &Path) -> Result<(), Failure> {
     let config = context.config(BTreeMap::new())?;
     // The file was read just now and is valid; missing is as good as empty.
-    let file: toml::Table = std::fs::read_to_string(path)
-        .ok()
+    let file: toml::Table = config::read_text(path)?
         .and_then(|text| text.parse().ok())
         .unwrap_or_default();
     let (values, defaults) = (table(&config), table(&Config::default()));
@@ -260,27 +259,16 @@ fn set(path: &Path, name: &str, text: &str) -> Result<toml::Value, Failure> {
             error,
         )
     };
-    let old = match std::fs::read_to_string(path) {
-        Ok(old) => old,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(io(&error)),
-    };
+    let directory = path.parent().unwrap_or(Path::new("."));
+    // Of two commands at once each would write what it read, and one change would be lost.
+    let turn = std::fs::create_dir_all(directory).and_then(|()| file::Turn::take(directory));
+    let _turn = turn.map_err(|error| io(&error))?;
+    let old = config::read_text(path)?.unwrap_or_default();
     let new = edit(&old, name, &value).map_err(|message| Error::Parse {
         path: path.to_owned(),
         message,
     })?;
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let replace = || {
-        std::fs::create_dir_all(directory)?;
-        let mut file = tempfile::Builder::new()
-            .prefix(".config-")
-            .tempfile_in(directory)?;
-        file.write_all(new.as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
-    };
-    replace().map_err(|error: std::io::Error| io(&error))?;
+    file::replace(path, new.as_bytes()).map_err(|error| io(&error))?;
     Ok(value)
 }
 
@@ -343,6 +331,12 @@ mod tests {
         let config = Config::load(path.parent().expect("below"), &BTreeMap::new()).expect("valid");
         assert_eq!(config.quota.0, 3 << 30);
         assert_eq!(config.bootstrap, ["/a", "/b"]);
+        // Saved since by an editor that marks its texts.
+        let marked = format!("\u{feff}{}", std::fs::read_to_string(&path).expect("there"));
+        std::fs::write(&path, marked).expect("written");
+        set(&path, "lend", "1GiB").expect("set");
+        let config = Config::load(path.parent().expect("below"), &BTreeMap::new()).expect("valid");
+        assert_eq!((config.quota.0, config.lent_bytes()), (3 << 30, 1 << 30));
         let before = std::fs::read(&path).expect("there");
         for (name, value) in [("quota", "lots"), ("nothing", "1"), ("http", "0.0.0.0:1")] {
             assert_eq!(
@@ -351,6 +345,36 @@ mod tests {
             );
         }
         assert_eq!(std::fs::read(&path).expect("there"), before);
+    }
+
+    #[test]
+    fn settings_that_are_changed_at_the_same_time_are_all_changed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join(FILE_NAME);
+        let values = [
+            ("quota", "3 GiB"),
+            ("lend", "1 GiB"),
+            ("network", "here"),
+            ("announce", "roots"),
+        ];
+        for _ in 0..8 {
+            std::fs::write(&path, "").expect("written");
+            let start = std::sync::Barrier::new(values.len());
+            std::thread::scope(|scope| {
+                for (name, value) in values {
+                    let (path, start) = (&path, &start);
+                    scope.spawn(move || {
+                        start.wait();
+                        set(path, name, value).expect("set");
+                    });
+                }
+            });
+            let config = Config::load(dir.path(), &BTreeMap::new()).expect("valid");
+            let table = table(&config);
+            for (name, value) in values {
+                assert_eq!(plain(&table[name]), value, "{name}");
+            }
+        }
     }
 
     #[test]

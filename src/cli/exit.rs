@@ -310,7 +310,8 @@ impl From<config::Error> for Failure {
                 Exit::Permission
             }
             config::Error::Io { .. } => Exit::Failed,
-            _ => Exit::Usage,
+            config::Error::Parse { .. } => Exit::Damaged,
+            config::Error::Value { .. } => Exit::Usage,
         };
         let mut failure = Self::new(exit, error.to_string())
             .with_hint("`libernet config show` lists every setting and what it means");
@@ -375,6 +376,9 @@ impl From<backup::Error> for Failure {
     fn from(error: backup::Error) -> Self {
         let mut failure = match &error {
             backup::Error::Setting(_) => Self::usage(error.to_string()),
+            backup::Error::DamagedFile { .. } => {
+                Self::new(Exit::Damaged, error.to_string()).with_hint(backup::DAMAGED_FILE_HINT)
+            }
             backup::Error::File { source, .. } => return Self::io(error.to_string(), source),
             _ => Self::new(Exit::Failed, error.to_string()),
         };

@@ -3,8 +3,6 @@
 //! Works on the data directory alone; no node is needed. The words exist on paper, on the terminal for a moment, and in files
 //! that the user names; they are never printed to a stream that is no terminal.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -19,6 +17,7 @@ use crate::backup::owner::{
     self, MAX_NAME_BYTES, MAX_TEXT_BYTES, MachineId, Membership, OwnerId, OwnerKeys, Phrase, Vault,
     WORDS, sheet,
 };
+use crate::file;
 
 /// Words that are asked back.
 const ASKED_WORDS: usize = 3;
@@ -185,7 +184,7 @@ pub(super) async fn words(
         let bytes = ask::read_secret(&path, "the words", MAX_TEXT_BYTES)?;
         let text = std::str::from_utf8(&bytes)
             .map_err(|_| Failure::usage("the words are not text in UTF-8"))?;
-        Ok(Phrase::parse(text).map_err(owner::Error::from)?)
+        Ok(Phrase::parse(file::without_mark(text)).map_err(owner::Error::from)?)
     })
     .await
 }
@@ -402,16 +401,9 @@ impl NewFiles {
         let failed = |error: &std::io::Error| {
             Failure::io(format!("{} could not be written", path.display()), error)
         };
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(|error| failed(&error))?;
+        file::create(path, bytes).map_err(|error| failed(&error))?;
         self.0.push(path.to_owned());
-        file.write_all(bytes)
-            .and_then(|()| file.sync_all())
-            .map_err(|error| failed(&error))
+        Ok(())
     }
 
     fn keep(&mut self) {

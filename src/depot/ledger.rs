@@ -9,8 +9,7 @@
 //! Deliberately absent: debts, payments, and what third parties say of a peer: anybody could say anything.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -18,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use libp2p::PeerId;
 use serde::{Deserialize, Serialize};
 
+use crate::file;
 use crate::net::exchange::Standing;
 use crate::size::MIB;
 use crate::time::{Clock, SystemClock, Timestamp};
@@ -160,6 +160,8 @@ pub struct Ledger {
     path: Option<PathBuf>,
     book: Mutex<Book>,
     changed: AtomicBool,
+    /// Held by who writes the file.
+    turn: Mutex<()>,
     /// As of the last [`refresh`](Self::refresh). The lock is held for no longer than one look or one swap.
     standings: RwLock<Arc<HashMap<PeerId, Standing>>>,
 }
@@ -171,6 +173,7 @@ impl Default for Ledger {
             path: None,
             book: Mutex::default(),
             changed: AtomicBool::new(false),
+            turn: Mutex::default(),
             standings: RwLock::default(),
         }
     }
@@ -334,11 +337,13 @@ impl Ledger {
         let Some(path) = &self.path else {
             return Ok(());
         };
+        // Of two at once the one that comes last writes what is newest.
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.changed.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
         let bytes = self.lock().encode();
-        write(path, &bytes).inspect_err(|_| self.changed.store(true, Ordering::Relaxed))
+        file::replace(path, &bytes).inspect_err(|_| self.changed.store(true, Ordering::Relaxed))
     }
 }
 
@@ -357,24 +362,10 @@ fn read(path: &Path) -> io::Result<Option<Book>> {
             "it is damaged, or of a newer libernet",
         )
     };
-    match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-        Ok(metadata) if metadata.len() > MAX_FILE_BYTES => Err(damaged()),
-        Ok(_) => Book::decode(&fs::read(path)?).map(Some).ok_or_else(damaged),
+    match file::read(path, MAX_FILE_BYTES)? {
+        Some(bytes) => Book::decode(&bytes).map(Some).ok_or_else(damaged),
+        None => Ok(None),
     }
-}
-
-/// Replaces a file as a whole.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let new = path.with_extension("new");
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)
 }
 
 #[cfg(test)]

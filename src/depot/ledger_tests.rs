@@ -1,5 +1,7 @@
 //! The ledger's bound, file and standings.
 
+use std::fs;
+
 use super::*;
 use crate::time::ManualClock;
 use proptest::prelude::*;

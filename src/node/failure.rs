@@ -80,8 +80,8 @@ impl From<identity::Error> for CallError {
             }
             identity::Error::Exposed { path, .. } => Self::new(ErrorKind::Permission, text)
                 .with_hint(format!("chmod 600 {}", path.display())),
-            identity::Error::Malformed(_) => Self::new(ErrorKind::Damaged, text).with_hint(
-                "restore it from a copy, or move it away: the node then gets a new name",
+            identity::Error::Damaged { .. } => Self::new(ErrorKind::Damaged, text).with_hint(
+                "bring it back from a copy, or move it away: the node then gets a new name, and others have to get to know it anew",
             ),
             identity::Error::Io { source, .. } => Self::new(io_kind(&source), text),
         }
@@ -193,6 +193,9 @@ impl From<backup::Error> for CallError {
                 ),
             Error::Stranger => Self::new(ErrorKind::NoOwner, text),
             Error::Stopping => Self::new(ErrorKind::Unavailable, text),
+            Error::DamagedFile { .. } => {
+                Self::new(ErrorKind::Damaged, text).with_hint(backup::DAMAGED_FILE_HINT)
+            }
             Error::File { ref source, .. } => Self::new(io_kind(source), text),
             _ => Self::new(ErrorKind::Failed, text),
         }

@@ -1,20 +1,29 @@
 //! The node's key: an ed25519 key made on first use and kept in the data directory.
 //!
 //! It names the node on the network (its PeerId) and proves that name in handshakes. It opens no data.
+//!
+//! Bytes of the file: what it is and its version, the secret, and the beginning of the SHA-256 of both: with a bit of it changed a node would be
+//! another one without a word. Files of version 1 end with the secret.
 
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use ed25519_dalek::SigningKey;
 use libp2p::identity::Keypair;
 use zeroize::Zeroizing;
+
+use crate::crypto::hash;
+use crate::file;
 
 /// Name of the key file in the data directory.
 pub const FILE_NAME: &str = "node.key";
 /// First bytes of the file: what it is and its version.
-const MAGIC: &[u8; 16] = b"libernet-key v1\n";
-const FILE_BYTES: usize = MAGIC.len() + 32;
+const MAGIC: &[u8; 16] = b"libernet-key v2\n";
+/// The same of a file without a checksum.
+const MAGIC_1: &[u8; 16] = b"libernet-key v1\n";
+const SECRET_BYTES: usize = 32;
+const CHECKSUM_BYTES: usize = 8;
+const FILE_BYTES: usize = MAGIC.len() + SECRET_BYTES + CHECKSUM_BYTES;
 
 /// What is wrong with the key or its place.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +39,14 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// The file is not a key of this version.
-    #[error("{0} is not a node key that this version knows")]
-    Malformed(PathBuf),
+    /// The file is not what was written, or is of another version.
+    #[error("the node's key {} is damaged: {what}", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// Others may read the file.
     #[error("{path} may be read by others (mode {mode:o})")]
     Exposed {
@@ -66,7 +80,7 @@ pub fn make_data_dir(dir: &Path) -> Result<(), Error> {
 pub fn load_or_create(dir: &Path) -> Result<Keypair, Error> {
     let path = dir.join(FILE_NAME);
     match std::fs::File::open(&path) {
-        Ok(file) => load(&path, file),
+        Ok(file) => load(&path, &file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => create(dir, &path),
         Err(source) => Err(Error::Io {
             action: "read",
@@ -76,7 +90,7 @@ pub fn load_or_create(dir: &Path) -> Result<Keypair, Error> {
     }
 }
 
-fn load(path: &Path, file: std::fs::File) -> Result<Keypair, Error> {
+fn load(path: &Path, file: &std::fs::File) -> Result<Keypair, Error> {
     let unreadable = |source| Error::Io {
         action: "read",
         path: path.to_owned(),
@@ -93,44 +107,57 @@ fn load(path: &Path, file: std::fs::File) -> Result<Keypair, Error> {
     file.take(FILE_BYTES as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(unreadable)?;
-    let secret = bytes
+    let damaged = |what| Error::Damaged {
+        path: path.to_owned(),
+        what,
+    };
+    let secret = decode(&bytes).map_err(damaged)?;
+    Keypair::ed25519_from_bytes(secret.to_vec()).map_err(|_| damaged("it is no key"))
+}
+
+/// The secret in a file's bytes, or what is wrong with them.
+fn decode(bytes: &[u8]) -> Result<Zeroizing<[u8; SECRET_BYTES]>, &'static str> {
+    let as_secret = |rest: &[u8]| rest.try_into().map(Zeroizing::new);
+    if let Some(rest) = bytes.strip_prefix(MAGIC_1.as_slice()) {
+        return as_secret(rest).map_err(|_| "it is cut off, or has bytes too many");
+    }
+    let rest = bytes
         .strip_prefix(MAGIC.as_slice())
-        .filter(|secret| secret.len() == 32)
-        .ok_or_else(|| Error::Malformed(path.to_owned()))?;
-    Keypair::ed25519_from_bytes(secret.to_vec()).map_err(|_| Error::Malformed(path.to_owned()))
+        .ok_or("it is not a node key that this version knows")?;
+    let (secret, sum) = rest.split_at_checked(SECRET_BYTES).ok_or("it is cut off")?;
+    if *sum != checksum(secret) {
+        return Err("its checksum does not match");
+    }
+    as_secret(secret).map_err(|_| "it is cut off")
+}
+
+fn encode(secret: &[u8; SECRET_BYTES]) -> Zeroizing<Vec<u8>> {
+    let sum = checksum(secret);
+    Zeroizing::new([MAGIC.as_slice(), secret, &sum].concat())
+}
+
+fn checksum(secret: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let hash = hash::sha256(&[MAGIC, secret]);
+    let mut sum = [0; CHECKSUM_BYTES];
+    sum.copy_from_slice(&hash[..CHECKSUM_BYTES]);
+    sum
 }
 
 fn create(dir: &Path, path: &Path) -> Result<Keypair, Error> {
-    let failed = |source| Error::Io {
-        action: "written",
-        path: path.to_owned(),
-        source,
-    };
-    let secret = Zeroizing::new(rand::random::<[u8; 32]>());
-    let key = SigningKey::from_bytes(&secret);
-    // Written beside and renamed, so that a crash leaves no half a key; a rename never replaces a key made meanwhile.
-    let beside = dir.join(format!("{FILE_NAME}.{}", std::process::id()));
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)
-        .map_err(failed)?;
-    file.write_all(MAGIC).map_err(failed)?;
-    file.write_all(key.as_bytes()).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
-    let linked = std::fs::hard_link(&beside, path);
-    std::fs::remove_file(&beside).map_err(failed)?;
-    match linked {
+    let secret = Zeroizing::new(rand::random::<[u8; SECRET_BYTES]>());
+    match file::create(path, &encode(&secret)) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return load_or_create(dir),
-        Err(source) => return Err(failed(source)),
+        Err(source) => {
+            return Err(Error::Io {
+                action: "written",
+                path: path.to_owned(),
+                source,
+            });
+        }
     }
-    std::fs::File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(failed)?;
-    Keypair::ed25519_from_bytes(secret.to_vec()).map_err(|_| Error::Malformed(path.to_owned()))
+    let key = Keypair::ed25519_from_bytes(secret.to_vec());
+    Ok(key.expect("every 32 bytes are the secret of an ed25519 key"))
 }
 
 #[cfg(test)]
@@ -157,16 +184,21 @@ mod tests {
         let path = dir.path().join(FILE_NAME);
         load_or_create(dir.path()).expect("made");
         let good = std::fs::read(&path).expect("read");
-        for bad in [
-            &good[..20],
-            &[good.as_slice(), b"x"].concat(),
-            b"libernet-key v2\n",
-        ] {
-            std::fs::write(&path, bad).expect("written");
-            assert!(matches!(
-                load_or_create(dir.path()),
-                Err(Error::Malformed(_))
-            ));
+        let mut bad: Vec<Vec<u8>> = (0..good.len()).map(|len| good[..len].to_vec()).collect();
+        bad.push([good.as_slice(), b"x"].concat());
+        bad.extend((0..8 * good.len()).map(|bit| {
+            let mut flipped = good.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            flipped
+        }));
+        bad.push([MAGIC_1.as_slice(), &[7; SECRET_BYTES - 1]].concat());
+        for bad in bad {
+            std::fs::write(&path, &bad).expect("written");
+            let refused = load_or_create(dir.path());
+            assert!(
+                matches!(refused, Err(Error::Damaged { .. })),
+                "{bad:?}: {refused:?}"
+            );
             assert_eq!(std::fs::read(&path).expect("read"), bad);
         }
         std::fs::write(&path, &good).expect("written");
@@ -175,5 +207,23 @@ mod tests {
             load_or_create(dir.path()),
             Err(Error::Exposed { mode: 0o644, .. })
         ));
+    }
+    #[test]
+    fn the_formats_are_fixed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join(FILE_NAME);
+        let old = [b"libernet-key v1\n".as_slice(), &[7; 32]].concat();
+        file::replace(&path, &old).expect("written");
+        let key = load_or_create(dir.path()).expect("a file of version 1");
+        assert_eq!(
+            key.public().to_peer_id().to_string(),
+            "12D3KooWRawPbxPtP1eZaJpumGnyWX2DcUyd3RQnydr3eAto4Az7"
+        );
+        let sum = [64, 68, 240, 53, 173, 211, 147, 108];
+        let new = [b"libernet-key v2\n".as_slice(), &[7; 32], &sum].concat();
+        assert_eq!(*encode(&[7; 32]), new);
+        file::replace(&path, &new).expect("written");
+        let again = load_or_create(dir.path()).expect("a file of version 2");
+        assert_eq!(key.public(), again.public());
     }
 }

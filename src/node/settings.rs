@@ -86,7 +86,7 @@ impl Node {
     /// Reads the settings file again, and takes over what can change while the node runs.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] and others for a file that is wrong or can't be read: then everything stays as it is.
+    /// [`ErrorKind::Damaged`] and others for a file that is wrong or can't be read: then everything stays as it is.
     pub async fn reload(&self, _: Reload) -> Result<ReloadReply, CallError> {
         let node = self.clone();
         let read = move || {
@@ -114,7 +114,8 @@ impl From<config::Error> for CallError {
                 ErrorKind::Permission
             }
             config::Error::Io { .. } => ErrorKind::Failed,
-            _ => ErrorKind::Usage,
+            config::Error::Parse { .. } => ErrorKind::Damaged,
+            config::Error::Value { .. } => ErrorKind::Usage,
         };
         Self::new(kind, chain(&error)).with_hint(
             "the running node goes on with the settings that it has; `libernet config reload` tells it once the file is right",

@@ -2,8 +2,7 @@
 //!
 //! It holds secrets, so what is said about a wrong one never repeats its text.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -15,6 +14,7 @@ use super::Error;
 use super::group::{MAX_GENERATIONS, MAX_MEMBERS, MAX_REMOVED, Past, Ring, Rings};
 use super::member::{Known, clean_addresses, clean_name};
 use super::secret::Seed;
+use crate::file;
 use crate::time::Timestamp;
 
 /// Name of the file in the data directory.
@@ -163,17 +163,20 @@ impl RingForm {
 impl Rings {
     /// Reads the file's text. The error says what is wrong with it.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        if text.len() as u64 > MAX_FILE_BYTES {
-            return Err("it is too large".to_owned());
-        }
         #[derive(Deserialize)]
         struct Versioned {
             version: Option<u32>,
         }
         // The error's own message only: its `Display` shows the line, which may hold a seed.
-        let message = |error: toml::de::Error| match error.span() {
-            Some(span) => format!("{} (at byte {})", first_words(error.message()), span.start),
-            None => first_words(error.message()),
+        let message = |error: toml::de::Error| {
+            let words = first_words(error.message());
+            match error.span() {
+                Some(span) => {
+                    let line = file::line_at(text.as_bytes(), span.start);
+                    format!("line {line}: {words}")
+                }
+                None => words,
+            }
         };
         match toml::from_str::<Versioned>(text).map_err(message)?.version {
             Some(VERSION) => {}
@@ -231,20 +234,16 @@ impl RingsFile {
     /// # Errors
     /// [`Error::File`], [`Error::Malformed`].
     pub fn load(&self) -> Result<Rings, Error> {
-        let failed = |source| self.failed("read", source);
-        let mut text = Zeroizing::new(String::new());
-        match File::open(&self.path) {
-            Ok(file) => file
-                .take(MAX_FILE_BYTES + 1)
-                .read_to_string(&mut text)
-                .map_err(failed)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Rings::default()),
-            Err(error) => return Err(failed(error)),
-        };
-        Rings::parse(&text).map_err(|what| Error::Malformed {
+        let malformed = |what: String| Error::Malformed {
             path: self.path.clone(),
             what,
-        })
+        };
+        match file::read_text(&self.path, MAX_FILE_BYTES) {
+            Ok(Some(text)) => Rings::parse(&text).map_err(malformed),
+            Ok(None) => Ok(Rings::default()),
+            Err(error) if file::is_damage(&error) => Err(malformed(error.to_string())),
+            Err(error) => Err(self.failed("read", error)),
+        }
     }
 
     /// Replaces it by what `rings` gives when it is this call's turn.
@@ -255,21 +254,7 @@ impl RingsFile {
         // Nothing is left half-done by who panics: the file is replaced as a whole.
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let text = rings().to_text();
-        let failed = |source| self.failed("write", source);
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        // Temporary files are made with mode 0600.
-        let mut file = tempfile::Builder::new()
-            .prefix(".rings-")
-            .tempfile_in(dir)
-            .map_err(failed)?;
-        file.write_all(text.as_bytes())
-            .and_then(|()| file.as_file().sync_all())
-            .map_err(failed)?;
-        file.persist(&self.path)
-            .map_err(|error| failed(error.error))?;
-        File::open(dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(failed)
+        file::replace(&self.path, text.as_bytes()).map_err(|source| self.failed("write", source))
     }
 
     fn failed(&self, what: &'static str, source: io::Error) -> Error {

@@ -417,6 +417,8 @@ fn the_file_reads_back_is_private_and_keeps_its_secrets() {
     ] {
         let message = Rings::parse(&bad).expect_err(words);
         assert!(message.contains(words), "{message}");
+        let is_of_toml = ["hex", "invalid type", "unknown field"].contains(&words);
+        assert_eq!(message.contains("line "), is_of_toml, "{message}");
         assert!(!message.contains("01"), "{message}");
     }
 }

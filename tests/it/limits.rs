@@ -41,15 +41,16 @@ fn a_running_node_takes_limits_over_and_nothing_that_is_wrong() {
     let right = std::fs::read_to_string(&path).expect("there");
     let before = limits(&node);
     for (wrong, words) in [
-        ("limit_down = \"1MiB\"\nlimit_dwon = 1\n", "limit_dwon"),
+        ("limit_dwon = 1\nlimit_down = \"1MiB\"\n", "limit_dwon"),
         ("limit_down = \"12 parsecs\"\n", "12 parsecs"),
         ("limit_down = \"1\"\n", "128 KiB"),
         ("limit_down = ", "line 1"),
     ] {
         std::fs::write(&path, wrong).expect("written");
         let refused = node.run(&["config", "reload"]);
-        fails(&refused, 2, words);
-        fails(&refused, 2, "goes on with the settings that it has");
+        fails(&refused, 5, words);
+        fails(&refused, 5, "line 1");
+        fails(&refused, 5, "goes on with the settings that it has");
         std::fs::write(&path, &right).expect("written");
         assert_eq!(limits(&node), before, "{wrong}");
     }

@@ -8,7 +8,7 @@
 //! and the owner's signing key, which no machine keeps.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,7 @@ use super::keys::{MachineId, MachineKeys, Membership, OwnerId, is_name};
 use crate::crypto::kdf::{Cost, StretchError, stretch};
 use crate::crypto::key::Key;
 use crate::crypto::{hash, secretbox};
+use crate::file;
 use crate::wire::owner as proto;
 
 /// Name of the file in its directory.
@@ -110,15 +111,13 @@ impl Vault {
             .mode(0o700)
             .create(dir)
             .map_err(failed("made", dir))?;
-        let file = write_beside(dir, &bytes)?;
-        file.persist_noclobber(&path).map_err(|error| {
-            if error.error.kind() == io::ErrorKind::AlreadyExists {
+        file::create(&path, &bytes).map_err(|error| {
+            if error.kind() == io::ErrorKind::AlreadyExists {
                 Error::Exists(path.clone())
             } else {
-                failed("written", &path)(error.error)
+                failed("written", &path)(error)
             }
-        })?;
-        sync_directory(dir)
+        })
     }
 
     /// Reads the file in `dir`; none when there is none.
@@ -207,12 +206,11 @@ impl Vault {
         cost: Cost,
     ) -> Result<(), Error> {
         let path = dir.join(FILE_NAME);
+        // Of two changes at once the later one has to know the passphrase of the earlier one.
+        let _turn = file::Turn::take(dir).map_err(failed("written", &path))?;
         let membership = Self::load(dir, old)?;
         let bytes = encode(&path, &membership, new, cost)?;
-        write_beside(dir, &bytes)?
-            .persist(&path)
-            .map_err(|error| failed("written", &path)(error.error))?;
-        sync_directory(dir)
+        file::replace(&path, &bytes).map_err(failed("written", &path))
     }
 }
 
@@ -279,26 +277,6 @@ fn stretch_failed(path: &Path) -> impl FnOnce(StretchError) -> Error {
 
 fn authenticated(header: &[u8]) -> Vec<u8> {
     [SEAL_DOMAIN, header].concat()
-}
-
-/// A file that its user alone can read, on disk but without its name yet. Removed again unless it gets one.
-fn write_beside(dir: &Path, bytes: &[u8]) -> Result<tempfile::NamedTempFile, Error> {
-    let write = || {
-        let mut file = tempfile::Builder::new()
-            .prefix(".owner-")
-            .permissions(fs::Permissions::from_mode(0o600))
-            .tempfile_in(dir)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        Ok(file)
-    };
-    write().map_err(failed("written", &dir.join(FILE_NAME)))
-}
-
-fn sync_directory(dir: &Path) -> Result<(), Error> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(failed("written", dir))
 }
 
 /// The file's bytes.

@@ -17,6 +17,7 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use rustix::fs::{self, FileType, Mode, OFlags};
 
 use crate::bundle::error::Error;
+use crate::file;
 
 /// Most bytes of a `.gitignore` that are read.
 const MAX_IGNORE_FILE_BYTES: u64 = 1 << 20;
@@ -169,7 +170,7 @@ impl Filter for Rules {
             return Inside::Alike;
         };
         let mut builder = GitignoreBuilder::new(path);
-        for line in String::from_utf8_lossy(&bytes).lines() {
+        for line in file::without_mark(&String::from_utf8_lossy(&bytes)).lines() {
             // As git does: a line that makes no sense says nothing.
             let _ = builder.add_line(None, line);
         }

@@ -14,6 +14,7 @@ use crate::backup::sets::{Exclusions, Removed, Set, Sets};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show};
+use crate::file;
 use crate::size::ByteSize;
 
 /// Largest file of patterns that is read, in bytes.
@@ -75,23 +76,15 @@ impl Leave {
 
 /// The patterns of a file.
 fn patterns(path: &Path) -> Result<Vec<String>, Failure> {
-    use std::io::Read;
-    let mut text = String::new();
-    std::fs::File::open(path)
-        .and_then(|file| {
-            file.take(MAX_PATTERN_FILE_BYTES + 1)
-                .read_to_string(&mut text)
-        })
-        .map_err(|error| {
-            let what = format!("the patterns in {} could not be read", path.display());
-            Failure::io(what, &error)
-        })?;
-    if text.len() as u64 > MAX_PATTERN_FILE_BYTES {
-        return Err(Failure::usage(format!(
-            "{} is too large to be a file of patterns",
-            path.display()
-        )));
-    }
+    let what = format!("the patterns in {} could not be read", path.display());
+    let text = match file::read_text(path, MAX_PATTERN_FILE_BYTES) {
+        Ok(Some(text)) => text,
+        Ok(None) => return Err(Failure::io(what, &std::io::ErrorKind::NotFound.into())),
+        Err(error) if file::is_damage(&error) => {
+            return Err(Failure::usage(format!("{what}: {error}")));
+        }
+        Err(error) => return Err(Failure::io(what, &error)),
+    };
     let is_pattern = |line: &&str| !line.trim().is_empty() && !line.starts_with('#');
     Ok(text.lines().filter(is_pattern).map(str::to_owned).collect())
 }
@@ -168,13 +161,16 @@ fn add(args: &Add, context: &Context) -> Result<(), Failure> {
         copies: args.copies,
         keep: args.keep.policy(),
     };
-    let mut sets = Sets::load(&context.data_dir)?;
-    if args.name.is_none() && sets.get(&name).is_some() {
+    let add = |sets: &mut Sets| {
+        if sets.get(&name).is_some() {
+            return Ok(false);
+        }
+        sets.add(set.clone()).map(|()| true)
+    };
+    if !Sets::edit(&context.data_dir, add)? {
         return Err(Failure::usage(format!("there is a set '{name}' already"))
             .with_hint("give it another name with --name NAME"));
     }
-    sets.add(set.clone())?;
-    sets.save(&context.data_dir)?;
     if context.json {
         return output::json(&json!(set));
     }
@@ -191,10 +187,9 @@ fn add(args: &Add, context: &Context) -> Result<(), Failure> {
 }
 
 fn remove(name: &str, context: &Context) -> Result<(), Failure> {
-    let mut sets = Sets::load(&context.data_dir)?;
     let path = Context::absolute(Path::new(name)).ok();
-    let removed = sets.remove(name, path.as_deref())?;
-    sets.save(&context.data_dir)?;
+    let remove = |sets: &mut Sets| sets.remove(name, path.as_deref());
+    let removed = Sets::edit(&context.data_dir, remove)?;
     let (set, whole) = match &removed {
         Removed::Set(set) => (set, true),
         Removed::Path(set) => (set, false),
@@ -263,6 +258,9 @@ mod tests {
         assert_eq!(found.exclude, ["a", "*.o", "\\#odd"]);
         assert_eq!(found.max_file_bytes, Some(7));
         assert!(leave.is_given() && !Leave::default().is_given());
+        // Saved by an editor that marks its texts and ends lines in its own way.
+        std::fs::write(&path, "\u{feff}*.o\r\n*.tmp\r\n").expect("written");
+        assert_eq!(patterns(&path).expect("read"), ["*.o", "*.tmp"]);
         std::fs::write(&path, " ".repeat(MAX_PATTERN_FILE_BYTES as usize)).expect("written");
         assert!(patterns(&path).is_ok(), "at the limit");
         std::fs::write(&path, " ".repeat(MAX_PATTERN_FILE_BYTES as usize + 1)).expect("written");

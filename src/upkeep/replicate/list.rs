@@ -7,7 +7,6 @@
 mod record;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,9 +17,10 @@ use libp2p::PeerId;
 use tokio::sync::watch;
 
 pub(super) use self::record::{Kept, ListInfo, Place};
-use self::record::{decode, encode, is_newer, job_of, peer_name, write};
+use self::record::{decode, encode, is_newer, job_of, peer_name};
 use super::policy::{self, Job, Limits, PeerName};
 use crate::depot::ledger::Amount;
+use crate::file;
 use crate::id::BlockId;
 use crate::store;
 use crate::time::Timestamp;
@@ -125,18 +125,15 @@ impl Copies {
             path: path.to_owned(),
             source,
         };
-        let jobs = match fs::metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+        let jobs = match file::read(path, MAX_FILE_BYTES) {
+            Ok(None) => BTreeMap::new(),
+            Ok(Some(bytes)) => match decode(&bytes) {
+                Some(jobs) => jobs,
+                None if is_newer(&bytes) => return Err(Error::Newer(path.to_owned())),
+                None => return Err(malformed()),
+            },
+            Err(error) if file::is_damage(&error) => return Err(malformed()),
             Err(error) => return Err(failed(error)),
-            Ok(metadata) if metadata.len() > MAX_FILE_BYTES => return Err(malformed()),
-            Ok(_) => {
-                let bytes = fs::read(path).map_err(failed)?;
-                match decode(&bytes) {
-                    Some(jobs) => jobs,
-                    None if is_newer(&bytes) => return Err(Error::Newer(path.to_owned())),
-                    None => return Err(malformed()),
-                }
-            }
         };
         Ok(Self {
             path: path.to_owned(),
@@ -238,21 +235,24 @@ impl Copies {
         Ok(())
     }
 
-    /// Notes which backups are here. One that is not here and that nobody forgot is lost, which is no reason to let go of its copies. Blocks
-    /// on the disk.
+    /// Notes which backups are here, as `look` says when it is called. One that is not here and that nobody forgot is lost, which is no reason to let
+    /// go of its copies. Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::File`].
+    /// [`Error::File`], and what `look` says.
     pub(super) fn reconcile(
         &self,
-        here: &BTreeSet<BlockId>,
+        look: impl FnOnce() -> Result<BTreeSet<BlockId>, Error>,
         now: Timestamp,
         limits: &Limits,
     ) -> Result<(), Error> {
-        for root in self.wanted() {
-            let Some(kept) = self.get(&root) else {
-                continue;
-            };
+        // A backup is pinned before its copies are wanted: one that is wanted before the look and not seen by it is not just coming.
+        let wanted = self.wanted().into_iter();
+        let wanted: Vec<(BlockId, Kept)> = wanted
+            .filter_map(|root| Some((root, self.get(&root)?)))
+            .collect();
+        let here = look()?;
+        for (root, kept) in wanted {
             let is_lost = !here.contains(&root);
             if kept.lost != is_lost {
                 self.update(&root, |kept| kept.lost = is_lost)?;
@@ -263,7 +263,12 @@ impl Copies {
             };
             if !is_lost && !here.contains(&new) {
                 // Writing it anew was cut off, and what was written is gone.
-                self.update(&root, |kept| kept.successor = None)?;
+                let cut_off = kept.successor;
+                self.update(&root, |kept| {
+                    if kept.successor == cut_off {
+                        kept.successor = None;
+                    }
+                })?;
                 self.update(&new, |kept| kept.copies = 0)?;
             } else if is_lost && self.is_as_asked(new, now, limits) {
                 self.update(&root, |kept| kept.copies = 0)?;
@@ -545,7 +550,7 @@ impl Copies {
     }
 
     fn write(&self, _: &MutexGuard<'_, ()>, jobs: &BTreeMap<BlockId, Kept>) -> Result<(), Error> {
-        write(&self.path, &encode(jobs)).map_err(|source| Error::File {
+        file::replace(&self.path, &encode(jobs)).map_err(|source| Error::File {
             path: self.path.clone(),
             source,
         })

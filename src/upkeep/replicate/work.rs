@@ -1,6 +1,6 @@
 //! Carries out what the policy decided, one action at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -373,12 +373,12 @@ impl Worker {
         );
         let (now, limits) = (self.clock.now(), *limits);
         on_worker(move || {
-            let pins = store.pins()?.into_iter();
-            let here: BTreeSet<BlockId> = pins
-                .filter(|(_, info)| info.name == pin_name)
-                .map(|(_, info)| info.root)
-                .collect();
-            copies.reconcile(&here, now, &limits)
+            let look = || {
+                let pins = store.pins()?.into_iter();
+                let here = pins.filter(|(_, info)| info.name == pin_name);
+                Ok(here.map(|(_, info)| info.root).collect())
+            };
+            copies.reconcile(look, now, &limits)
         })
         .await
     }

@@ -1,9 +1,6 @@
 //! What is stored of copies: one JSON document, with a version, that is replaced as a whole.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Write};
-use std::path::Path;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
@@ -204,20 +201,4 @@ pub(super) fn is_newer(bytes: &[u8]) -> bool {
     }
     // What else a newer file holds says nothing here.
     serde_json::from_slice::<Versioned>(bytes).is_ok_and(|file| file.version > VERSION)
-}
-
-/// Replaces a file as a whole, durably.
-pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let new = path.with_extension("new");
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    match path.parent() {
-        Some(dir) => fs::File::open(dir)?.sync_all(),
-        None => Ok(()),
-    }
 }
