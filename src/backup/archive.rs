@@ -4,8 +4,6 @@
 //! pin goes; the new head is published. Cut off anywhere, either the old log or the new one is what the head names, and that one is pinned.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +18,7 @@ use super::snapshot::Snapshot;
 use crate::block::{self, Block, BlockSource, Context, Link};
 use crate::crypto::key::Key;
 use crate::depot::Depot;
+use crate::file;
 use crate::head::{HeadEntry, HeadRecord, MAX_RECORD_BYTES, head_id, sealing_key};
 use crate::id::BlockId;
 use crate::store::{Keep, PinId, PinInfo, Store};
@@ -382,12 +381,9 @@ impl Archive {
         let store = self.depot.store().clone();
         let root = link.id;
         blocking(move || {
-            for (pin, info) in store.pins()? {
-                if info.name == LOG_PIN && info.root != root && info.link.is_some() {
-                    store.remove_pin(pin)?;
-                }
-            }
-            Ok(())
+            let mut is_older =
+                |info: &PinInfo| info.name == LOG_PIN && info.root != root && info.link.is_some();
+            Ok(store.remove_pins(None, &mut is_older).map(drop)?)
         })
         .await?;
         Ok(record)
@@ -527,15 +523,15 @@ fn read_head(path: &Path) -> Result<Option<HeadRecord>, Error> {
         path: path.to_owned(),
         source,
     };
-    let file = match fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+    let bytes = match file::read(path, MAX_RECORD_BYTES as u64) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(None),
+        Err(error) if file::is_damage(&error) => {
+            tracing::warn!(%error, path = %path.display(), "the file with the head is damaged and not used");
+            return Ok(None);
+        }
         Err(error) => return Err(failed(error)),
     };
-    let mut bytes = Vec::new();
-    file.take(MAX_RECORD_BYTES as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
     let record = HeadRecord::decode(&bytes).and_then(|record| {
         record.validate(&record.id())?;
         Ok(record)
@@ -551,17 +547,7 @@ fn read_head(path: &Path) -> Result<Option<HeadRecord>, Error> {
 
 /// Replaces the file in one step, durably.
 fn write_head(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let write = || {
-        let dir = path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::Builder::new()
-            .prefix(".backup.head-")
-            .tempfile_in(dir)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        fs::File::open(dir)?.sync_all()
-    };
-    write().map_err(|source| Error::File {
+    file::replace(path, bytes).map_err(|source| Error::File {
         what: "writing",
         path: path.to_owned(),
         source,

@@ -73,6 +73,10 @@ pub struct CheckReport {
     pub mended: Vec<Damage>,
     /// How much of that there is in all.
     pub mended_total: u64,
+    /// Blocks that can't be read now, which says nothing about them: the first [`MAX_REPORTED`]. They stay.
+    pub unreadable: Vec<Damage>,
+    /// How many there are in all.
+    pub unreadable_total: u64,
     /// What connected peers have of the blocks, when they were asked.
     pub holders: Vec<Holder>,
 }
@@ -109,6 +113,8 @@ pub enum Wrong {
     Missing,
     /// Its bytes are not those that its name stands for.
     Corrupt,
+    /// It is here, and the disk does not give it now. It stays.
+    Unreadable,
     /// It is what it was when it was made, and that is not what it should be.
     Malformed,
     /// It is here, and nothing keeps it from being dropped.
@@ -121,6 +127,7 @@ impl Wrong {
         match self {
             Self::Missing => "missing",
             Self::Corrupt => "corrupt",
+            Self::Unreadable => "not readable now",
             Self::Malformed => "malformed",
             Self::Unpinned => "not pinned",
         }
@@ -159,6 +166,9 @@ impl CheckReport {
     fn add(&mut self, damage: Damage, is_mended: bool) {
         let (list, total) = match is_mended {
             true => (&mut self.mended, &mut self.mended_total),
+            false if damage.wrong == Wrong::Unreadable => {
+                (&mut self.unreadable, &mut self.unreadable_total)
+            }
             false => (&mut self.errors, &mut self.errors_total),
         };
         *total += 1;
@@ -264,7 +274,7 @@ async fn check_logs(
         .flat_map(|head| head.entries())
     {
         let (store, id) = (archive.depot().store().clone(), entry.log_id());
-        if blocking(move || blocks::take_out_if_corrupt(&*store, id)).await? {
+        if let blocks::Read::Corrupt = blocking(move || blocks::read(&*store, id)).await? {
             corrupt.push(id);
         }
     }
@@ -294,6 +304,7 @@ async fn check_logs(
                 let wrong = match error {
                     _ if was_corrupt => Wrong::Corrupt,
                     Error::Get(GetError::Corrupt { .. }) => Wrong::Corrupt,
+                    Error::Get(GetError::Store { .. }) => Wrong::Unreadable,
                     Error::Get(_) => Wrong::Missing,
                     _ => Wrong::Malformed,
                 };

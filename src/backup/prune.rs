@@ -2,7 +2,8 @@
 //!
 //! In this order: snapshots whose run was cut off just before it wrote its log are taken in; what the pins of forgotten snapshots
 //! alone keep is noted in a journal; the pins go; the noted blocks go, unless something refers to them again by then; mentions of
-//! snapshots that are gone everywhere are dropped from the log; the store gets the space back. Cut off anywhere, the next prune goes on.
+//! snapshots that are gone everywhere are dropped from the log; the store gets the space back. What runs that were cut off had stored goes as
+//! well. Cut off anywhere, the next prune goes on.
 //! On request packs of which little is used are then written anew ([`repack`]), and what they leave behind goes the same way.
 //!
 //! Invariants: no pin goes unless a log that was read forgets its snapshot. A block goes only when nothing refers to it, which the
@@ -35,6 +36,7 @@ use super::stopped;
 use crate::id::BlockId;
 use crate::monitor::{Monitor, Progress};
 use crate::store::{self, PinId, Store};
+use crate::time::Timestamp;
 
 pub use self::pins::adopt_orphans;
 
@@ -56,6 +58,8 @@ pub struct PruneOptions {
     pub journal_dir: PathBuf,
     /// Packs of which less than this share, in percent, is used by snapshots of this machine are written anew. 0: none.
     pub repack_below_percent: u8,
+    /// How long what interrupted runs stored is left for the next run, which goes on with it; `None`: not at all.
+    pub spare_interrupted_for: Option<Duration>,
     /// Who is told what takes the place of what.
     pub replacing: Option<Replacing>,
 }
@@ -73,6 +77,8 @@ pub struct PruneReport {
     pub freed_blocks: u64,
     /// Their bytes.
     pub freed_bytes: u64,
+    /// Those of them that runs which were cut off had stored, and no snapshot came to need.
+    pub interrupted_blocks: u64,
     /// Packs that were written anew, without what nobody uses.
     pub repacked_blocks: u64,
     /// Bytes on disk before.
@@ -121,7 +127,7 @@ impl Prune<'_> {
 
     async fn run(&self, options: &PruneOptions) -> Result<PruneReport, Error> {
         let mut report = PruneReport {
-            disk_bytes_before: self.store().usage().disk_bytes,
+            disk_bytes_before: self.disk_bytes().await?,
             ..PruneReport::default()
         };
         if options.dry_run {
@@ -130,6 +136,7 @@ impl Prune<'_> {
             let gone = self.gone(&found, &mut sorted).await?;
             let leaving: Vec<PinId> = gone.iter().map(|pin| pin.pin).collect();
             self.count(gone, &mut report).await?;
+            self.remove_interrupted(options, &mut report).await?;
             if let Some(repack) = self.repack(options) {
                 report.repacked_blocks = repack.count(&found, &leaving).await?;
             }
@@ -153,6 +160,7 @@ impl Prune<'_> {
             }
             Err(error) => return Err(error),
         }
+        self.remove_interrupted(options, &mut report).await?;
         let journal = self.sweep(journal, &found, gone, &mut report).await?;
         if let Some(repack) = self.repack(options) {
             let snapshots = report.snapshots;
@@ -166,8 +174,18 @@ impl Prune<'_> {
             report.snapshots = snapshots;
             report.repacked_blocks = repacked?;
         }
-        report.disk_bytes = self.store().usage().disk_bytes;
+        if report.freed_blocks > 0 {
+            let store = self.store().clone();
+            blocking(move || Ok(store.compact_index()?)).await?;
+        }
+        report.disk_bytes = self.disk_bytes().await?;
         Ok(report)
+    }
+
+    /// Bytes on disk, measured.
+    async fn disk_bytes(&self) -> Result<u64, Error> {
+        let store = self.store().clone();
+        blocking(move || Ok(store.measured_usage()?.disk_bytes)).await
     }
 
     fn repack(&self, options: &PruneOptions) -> Option<Repack<'_>> {
@@ -248,6 +266,38 @@ impl Prune<'_> {
                 named.into_iter().try_for_each(|id| log.forget(id))
             })
             .await
+    }
+
+    /// Removes what runs that were cut off left, which is cached and would only go when the quota is used up. What came from other nodes stays in
+    /// the cache. With [`PruneOptions::dry_run`] it is only counted.
+    async fn remove_interrupted(
+        &self,
+        options: &PruneOptions,
+        report: &mut PruneReport,
+    ) -> Result<(), Error> {
+        if !options.dry_run {
+            // A large pin that was given up goes bit by bit.
+            self.maintain().await?;
+        }
+        let now = self.archive.clock().now();
+        let before = match options.spare_interrupted_for {
+            Some(spared) => Timestamp(now.0.saturating_sub(spared.as_millis() as u64)),
+            // All of it, also what a clock that was ahead wrote.
+            None => Timestamp(u64::MAX),
+        };
+        let (is_dry, mut after) = (options.dry_run, None);
+        loop {
+            let store = self.store().clone();
+            let step = move || interrupted_page(&*store, before, after, is_dry);
+            let Some((last, blocks, bytes)) = blocking(step).await? else {
+                return Ok(());
+            };
+            after = Some(last);
+            report.interrupted_blocks += blocks;
+            report.freed_blocks += blocks;
+            report.freed_bytes += bytes;
+            self.progress(report);
+        }
     }
 
     /// Removes what an earlier prune noted and did not come to.
@@ -427,6 +477,39 @@ async fn on<W: Send + 'static, T: Send + 'static>(
     .await
 }
 
+/// Removes, or counts, a page of what runs that were cut off left: the last id, and blocks and bytes. `None`: there was nothing left.
+fn interrupted_page(
+    store: &dyn Store,
+    before: Timestamp,
+    after: Option<BlockId>,
+    is_dry: bool,
+) -> Result<Option<(BlockId, u64, u64)>, Error> {
+    let page = store.leftovers(before, after, PAGE)?;
+    let Some((last, _)) = page.last().copied() else {
+        return Ok(None);
+    };
+    let (mut blocks, mut freed) = (0, 0);
+    for (id, bytes) in page {
+        let stat = store.stat(id)?;
+        if stat.is_some_and(|stat| stat.downloaded.count > 0) {
+            continue;
+        }
+        if is_dry || or_held(store.remove(id))? {
+            blocks += 1;
+            freed += u64::from(bytes);
+        }
+    }
+    Ok(Some((last, blocks, freed)))
+}
+
+/// Whether a block was removed. One that something needs again was not.
+fn or_held(removed: Result<bool, store::Error>) -> Result<bool, store::Error> {
+    match removed {
+        Err(store::Error::Held { .. }) => Ok(false),
+        removed => removed,
+    }
+}
+
 /// Removes a page of what the journal names. `None`: there was nothing left.
 fn remove_page(reader: &mut JournalReader, store: &dyn Store) -> Result<Option<(u64, u64)>, Error> {
     let page = reader.page(PAGE);
@@ -435,14 +518,9 @@ fn remove_page(reader: &mut JournalReader, store: &dyn Store) -> Result<Option<(
     }
     let (mut blocks, mut freed) = (0, 0);
     for (id, bytes) in page {
-        match store.remove(id) {
-            Ok(true) => {
-                blocks += 1;
-                freed += u64::from(bytes);
-            }
-            // Held: something needs it again.
-            Ok(false) | Err(store::Error::Held { .. }) => {}
-            Err(error) => return Err(error.into()),
+        if or_held(store.remove(id))? {
+            blocks += 1;
+            freed += u64::from(bytes);
         }
     }
     Ok(Some((blocks, freed)))

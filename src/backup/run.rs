@@ -4,7 +4,7 @@
 //! open pin -> tree, block by block -> snapshot block -> the pin is finished (durable) -> log -> head
 //! ```
 //!
-//! Killed before the pin is finished nothing has happened, but what was stored is found again by the next run. Killed before the log is written
+//! Killed before the pin is finished nothing has happened, but what was stored is found again by the next run, unless it was pruned before. Killed before the log is written
 //! the snapshot is whole and pinned, and the next run or prune puts it into the log.
 
 use std::os::unix::ffi::OsStrExt;
@@ -270,7 +270,7 @@ async fn previous(
     }
 }
 
-/// The pin of a snapshot in the making. Dropped before it is finished it goes; what it kept stays, cached.
+/// The pin of a snapshot in the making. Dropped before it is finished it is abandoned: what it kept stays, cached, until the next prune.
 pub(super) struct OpenPin {
     store: Arc<dyn Store>,
     pub(super) number: PinId,
@@ -331,7 +331,7 @@ impl Drop for OpenPin {
         if self.is_open {
             let (store, number) = (self.store.clone(), self.number);
             let remove = move || {
-                if let Err(error) = store.remove_pin(number) {
+                if let Err(error) = store.abandon_pin(number) {
                     tracing::warn!(%error, "an unfinished pin could not be removed; the next start does it");
                 }
             };

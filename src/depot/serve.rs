@@ -157,6 +157,8 @@ fn give(
             store.record(&[(id, Event::Requested)]);
             Answer::DontHave
         }
+        // It may be read the next time: whoever asks is to ask again.
+        Ok(Read::Unreadable(_)) => Answer::Busy,
         Err(error) => {
             tracing::warn!(%id, %error, "the store could not be read");
             Answer::Busy
@@ -172,9 +174,11 @@ pub(super) enum Read {
     Missing,
     /// It was here, and damaged.
     Damaged,
+    /// It is here, and can't be read now.
+    Unreadable(store::Error),
 }
 
-/// Reads a block; a damaged one is removed, counted, and put on the list of what to fetch again.
+/// Reads a block; a damaged one is removed, counted, and put on the list of what to fetch again. One that can't be read now stays.
 pub(super) fn read(
     store: &dyn Store,
     traffic: &Traffic,
@@ -190,6 +194,12 @@ pub(super) fn read(
             store.remove_corrupt(id)?;
             wounded.add([id]);
             Ok(Read::Damaged)
+        }
+        Err(error @ store::Error::Unreadable { .. }) => {
+            let source = std::error::Error::source(&error);
+            let why = source.map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(%id, why, "a stored block can't be read now: it stays, and is tried again");
+            Ok(Read::Unreadable(error))
         }
         Err(error) => Err(error),
     }

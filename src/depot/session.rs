@@ -138,10 +138,11 @@ impl BlockSource for Session {
         let fetching = self.depot.fetch_lock(id);
         // Taken before the look into the store, it leaves nothing to look for afterwards.
         let first = fetching.try_lock().ok();
-        let damaged = match self.read(id).await? {
+        let here = match self.read(id).await? {
             Read::Found(block) => return Ok(block),
-            Read::Missing => false,
-            Read::Damaged => true,
+            Read::Missing => None,
+            Read::Damaged => Some(GetError::Corrupt { id }),
+            Read::Unreadable(error) => Some(unreadable(id, error)),
         };
         let _fetching = match first {
             Some(first) => first,
@@ -154,11 +155,17 @@ impl BlockSource for Session {
                 later
             }
         };
-        match self.fetch(id).await {
-            Err(GetError::NotFound { tried, .. }) if damaged && tried.is_empty() => {
-                Err(GetError::Corrupt { id })
+        match (self.fetch(id).await, here) {
+            (Err(GetError::NotFound { .. }), Some(GetError::Store { .. })) => {
+                // Nobody else has it, and what is here may be read by now.
+                match self.read(id).await? {
+                    Read::Found(block) => Ok(block),
+                    Read::Unreadable(error) => Err(unreadable(id, error)),
+                    Read::Missing | Read::Damaged => Err(GetError::Corrupt { id }),
+                }
             }
-            other => other,
+            (Err(GetError::NotFound { tried, .. }), Some(here)) if tried.is_empty() => Err(here),
+            (fetched, _) => fetched,
         }
     }
 
@@ -169,6 +176,14 @@ impl BlockSource for Session {
             return 0;
         }
         peers.crowd.first(ids, self.began.elapsed())
+    }
+}
+
+/// The block is here, and the disk does not give it.
+fn unreadable(id: BlockId, error: crate::store::Error) -> GetError {
+    GetError::Store {
+        id,
+        source: Box::new(error),
     }
 }
 

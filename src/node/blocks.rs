@@ -38,12 +38,7 @@ impl Node {
             })?;
             let id = block.id();
             let name = "block";
-            if store
-                .stat(id)?
-                .is_some_and(|stat| stat.local && stat.pins > 0)
-            {
-                return Ok(id);
-            }
+            // A pin of its own, whatever else keeps the block: that may go at any moment.
             let pin = store.begin_pin(name)?;
             let info = PinInfo {
                 root: id,
@@ -54,9 +49,9 @@ impl Node {
                 blocks: 1,
                 created: now,
             };
-            let kept = store
-                .put(&[block], Keep::Pinned(pin))
-                .and_then(|_| store.finish_pin(pin, &info));
+            let kept = store.put(&[block], Keep::Pinned(pin)).and_then(|_| {
+                store.finish_pin_in_place_of(pin, &info, &mut |known| is_alone(known, id))
+            });
             if let Err(error) = kept {
                 store.remove_pin(pin)?;
                 return Err(error.into());
@@ -182,10 +177,11 @@ fn alike(
 
 /// Drops a block and the pin that was made for it alone, if there is one.
 fn forget(store: &dyn store::Store, id: BlockId) -> Result<bool, CallError> {
-    for (pin, info) in store.pins()? {
-        if info.root == id && info.link.is_none() {
-            store.remove_pin(pin)?;
-        }
-    }
+    store.remove_pins(None, &mut |info| is_alone(info, id))?;
     Ok(store.discard(id)?)
+}
+
+/// Whether a pin was made for that block alone.
+fn is_alone(info: &PinInfo, id: BlockId) -> bool {
+    info.root == id && info.link.is_none()
 }

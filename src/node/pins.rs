@@ -23,7 +23,7 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(30);
 /// Missing blocks that are named one by one.
 const MAX_MISSING: usize = 1000;
 
-/// A pin that is being made. Dropped before it is finished, it is removed again: what it kept stays, cached.
+/// A pin that is being made. Dropped before it is finished it is abandoned: what it kept stays, cached, until the next prune.
 pub(super) struct Unfinished {
     store: Arc<dyn Store>,
     pin: PinId,
@@ -49,17 +49,12 @@ impl Unfinished {
     pub(super) async fn finish(mut self, info: PinInfo) -> Result<(), CallError> {
         let (store, pin) = (self.store.clone(), self.pin);
         blocking(move || {
-            store.finish_pin(pin, &info)?;
-            for (other, known) in store.pins()? {
-                if other != pin
-                    && known.name != SNAPSHOT_PIN
+            let mut is_same = |known: &PinInfo| {
+                known.name != SNAPSHOT_PIN
                     && known.root == info.root
                     && known.link.is_some() == info.link.is_some()
-                {
-                    store.remove_pin(other)?;
-                }
-            }
-            Ok(())
+            };
+            Ok(store.finish_pin_in_place_of(pin, &info, &mut is_same)?)
         })
         .await?;
         self.open = false;
@@ -72,7 +67,7 @@ impl Drop for Unfinished {
         if self.open {
             let (store, pin) = (self.store.clone(), self.pin);
             let remove = move || {
-                if let Err(error) = store.remove_pin(pin) {
+                if let Err(error) = store.abandon_pin(pin) {
                     tracing::warn!(%error, "an unfinished pin could not be removed; the next start does it");
                 }
             };
@@ -210,30 +205,27 @@ impl Node {
     pub async fn pin_rm(&self, request: PinRm) -> Result<PinRmReply, CallError> {
         let (store, id) = (self.store(), request.id);
         let (reply, is_head) = blocking(move || {
-            let mut blocks = 0;
-            let (mut found, mut is_head) = (false, false);
-            for (pin, info) in store.pins()? {
-                if info.root == request.id {
-                    if info.name == SNAPSHOT_PIN {
-                        return Err(CallError::new(
-                            ErrorKind::Usage,
-                            format!("{} is a snapshot of this machine's backups", request.id),
-                        )
-                        .with_hint("`libernet forget` and `libernet prune` let go of it"));
-                    }
-                    blocks += store.remove_pin(pin)?;
-                    found = true;
-                    is_head |= is_head_pin(&info);
-                }
+            let (mut is_snapshot, mut is_head) = (false, false);
+            let mut chosen = |info: &PinInfo| {
+                let is_named = info.root == request.id;
+                is_snapshot |= is_named && info.name == SNAPSHOT_PIN;
+                is_head |= is_named && is_head_pin(info);
+                is_named && info.name != SNAPSHOT_PIN
+            };
+            let removed = store.remove_pins(None, &mut chosen)?;
+            if removed.pins > 0 {
+                let blocks = removed.freed_blocks;
+                return Ok((PinRmReply { blocks }, is_head));
             }
-            if !found {
-                return Err(CallError::new(
-                    ErrorKind::NotFound,
-                    format!("{} is not pinned here", request.id),
-                )
-                .with_hint("`libernet pin ls` lists what is"));
-            }
-            Ok((PinRmReply { blocks }, is_head))
+            let id = request.id;
+            Err(if is_snapshot {
+                let message = format!("{id} is a snapshot of this machine's backups");
+                CallError::new(ErrorKind::Usage, message)
+                    .with_hint("`libernet forget` and `libernet prune` let go of it")
+            } else {
+                CallError::new(ErrorKind::NotFound, format!("{id} is not pinned here"))
+                    .with_hint("`libernet pin ls` lists what is")
+            })
         })
         .await?;
         if is_head {

@@ -159,6 +159,8 @@ async fn back_up(node: &Node, set: &Set) -> Result<(), CallError> {
             speaker: Speaker::default(),
             dry_run: false,
             repack_below_percent: 0,
+            // Another set's first run may be in the middle of it, over several nights.
+            spare_interrupted: true,
         };
         node.prune(prune, Arc::new(Silent)).await?;
     }

@@ -12,12 +12,12 @@ use tempfile::TempDir;
 
 use self::leases::{
     leased_blocks_may_be_yet_to_come, leases_are_removed_together,
-    leases_keep_blocks_until_they_end, leases_read_back_and_expire,
-    leases_that_do_not_exist_are_refused,
+    leases_keep_blocks_until_they_end, leases_read_back, leases_that_do_not_exist_are_refused,
 };
 use self::pins::{
-    finished_pins_read_back, pins_keep_blocks, pins_that_do_not_exist_are_refused,
-    removing_a_large_pin_in_batches,
+    a_finished_pin_takes_the_place_of_others, finished_pins_read_back, pins_keep_blocks,
+    pins_that_do_not_exist_are_refused, removing_a_large_pin_in_batches,
+    the_same_content_is_pinned_by_several_at_once, what_an_abandoned_pin_leaves_is_known,
 };
 use self::room::{
     cached_blocks_give_way, cold_blocks_go_before_warm_ones, evictions_are_counted,
@@ -94,6 +94,9 @@ suite!(
     removing_a_large_pin_in_batches,
     pins_that_do_not_exist_are_refused,
     finished_pins_read_back,
+    a_finished_pin_takes_the_place_of_others,
+    the_same_content_is_pinned_by_several_at_once,
+    what_an_abandoned_pin_leaves_is_known,
     removed_blocks_are_gone,
     discarded_blocks_are_lost_until_put_again,
     well_blocks_are_not_removed_as_corrupt,
@@ -103,7 +106,7 @@ suite!(
     leases_are_removed_together,
     leases_keep_blocks_until_they_end,
     leased_blocks_may_be_yet_to_come,
-    leases_read_back_and_expire,
+    leases_read_back,
     leases_that_do_not_exist_are_refused,
     chunks_show_only_with_their_block,
     cached_blocks_give_way,

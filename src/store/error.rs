@@ -18,6 +18,14 @@ pub enum Error {
         /// The block.
         id: BlockId,
     },
+    /// A block is here and can't be read now: the disk, or the way to it, fails. The block stays, and the next read may succeed.
+    #[error("block {id} can't be read now")]
+    Unreadable {
+        /// The block.
+        id: BlockId,
+        /// What the database said.
+        source: rocksdb::Error,
+    },
     /// The quota is used up, even after evicting what may be evicted.
     #[error(
         "the store is full: {} of {} are used and {} more are needed; raise the quota or remove pins",
@@ -171,7 +179,9 @@ impl Error {
     /// Whether the same call may succeed later with nothing else changed.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::DiskFull | Self::Locked { .. } | Self::Backend(_) => true,
+            Self::DiskFull | Self::Locked { .. } | Self::Unreadable { .. } | Self::Backend(_) => {
+                true
+            }
             Self::Corrupt { .. }
             | Self::Full { .. }
             | Self::UnknownFormat { .. }

@@ -17,7 +17,7 @@ use super::error::Error;
 use super::records::RecordShelf;
 use super::types::{
     BlockStat, Class, Event, Holder, Keep, LeaseId, LeaseInfo, MAX_LEASES, MAX_PINS,
-    MAX_TERMS_BYTES, Maintained, PinId, PinInfo, StoreOptions, Usage,
+    MAX_TERMS_BYTES, Maintained, PinId, PinInfo, RemovedPins, StoreOptions, Usage,
 };
 use super::{Store, types};
 use crate::block::{Block, ChunkHash, ChunkIndex, IndexError, PutStats, Ref};
@@ -49,6 +49,8 @@ struct State {
     /// Cached blocks of which there are copies elsewhere.
     marks: Marks,
     pins: BTreeMap<PinId, Pin>,
+    /// Cached blocks that came for pins which were never finished, and when these were given up.
+    leftovers: BTreeMap<BlockId, Timestamp>,
     leases: BTreeMap<LeaseId, Lease>,
     chunks: HashMap<ChunkHash, Ref>,
     counters: HashMap<BlockId, Counters>,
@@ -100,6 +102,7 @@ impl MemoryStore {
         let class = state.class(&id);
         state.account(class, entry.bytes.len() as u64, false);
         state.cached.remove(&entry.arrival);
+        state.leftovers.remove(&id);
         let now = self.options.clock.now();
         state.counters.entry(id).or_default().purged.add(now);
         state.note_gone(id, self.options.max_gone_stats);
@@ -179,6 +182,7 @@ impl State {
             self.hand = self.hand.min(arrival);
         } else {
             self.cached.remove(&arrival);
+            self.leftovers.remove(id);
         }
     }
 
@@ -394,9 +398,14 @@ impl Store for MemoryStore {
         Ok(self.drop_block(&mut self.state(), id))
     }
 
-    fn remove_corrupt(&self, _id: BlockId) -> Result<bool, Error> {
-        // Memory has no checksums: what is here reads well.
-        Ok(false)
+    fn remove_corrupt(&self, id: BlockId) -> Result<bool, Error> {
+        let Err(Error::Corrupt { .. }) = self.get_verified(id) else {
+            return Ok(false);
+        };
+        let mut state = self.state();
+        let removed = self.drop_block(&mut state, id);
+        state.usage.corrupt += u64::from(removed);
+        Ok(removed)
     }
 
     fn lost(&self, after: Option<BlockId>, limit: usize) -> Result<Vec<BlockId>, Error> {
@@ -453,6 +462,62 @@ impl Store for MemoryStore {
         let record = state.pins.remove(&pin).ok_or(Error::NoSuchPin(pin))?;
         state.usage.pins -= 1;
         Ok(state.remove_refs(pin.into(), record.blocks))
+    }
+
+    fn abandon_pin(&self, pin: PinId) -> Result<u64, Error> {
+        let mut state = self.state();
+        let record = state.pins.remove(&pin).ok_or(Error::NoSuchPin(pin))?;
+        state.usage.pins -= 1;
+        let freed = state.remove_refs(pin.into(), record.blocks.clone());
+        if record.info.is_none() {
+            let now = self.options.clock.now();
+            for id in record.blocks {
+                if state.blocks.contains_key(&id) && state.class(&id) == Class::Cached {
+                    state.leftovers.insert(id, now);
+                }
+            }
+        }
+        Ok(freed)
+    }
+
+    fn leftovers(
+        &self,
+        before: Timestamp,
+        after: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, u32)>, Error> {
+        let state = self.state();
+        let found = state.leftovers.range(above(after));
+        let found = found.filter(|(_, since)| **since <= before).take(limit);
+        let size = |id| state.blocks.get(id).map_or(0, |entry| entry.bytes.len());
+        Ok(found.map(|(id, _)| (*id, size(id) as u32)).collect())
+    }
+
+    fn remove_pins(
+        &self,
+        beside: Option<PinId>,
+        chosen: &mut dyn FnMut(&PinInfo) -> bool,
+    ) -> Result<RemovedPins, Error> {
+        let mut state = self.state();
+        let is_finished = |pin| state.pins.get(&pin).is_some_and(|pin| pin.info.is_some());
+        if beside.is_some_and(|pin| !is_finished(pin)) {
+            return Ok(RemovedPins::default());
+        }
+        let others = state.pins.iter().filter(|(pin, _)| Some(**pin) != beside);
+        let going: Vec<PinId> = others
+            .filter(|(_, pin)| pin.info.as_ref().is_some_and(&mut *chosen))
+            .map(|(pin, _)| *pin)
+            .collect();
+        let mut removed = RemovedPins::default();
+        for pin in going {
+            let Some(record) = state.pins.remove(&pin) else {
+                continue;
+            };
+            state.usage.pins -= 1;
+            removed.pins += 1;
+            removed.freed_blocks += state.remove_refs(pin.into(), record.blocks);
+        }
+        Ok(removed)
     }
 
     fn pin_blocks(

@@ -37,8 +37,8 @@ pub use records::{MAX_RECORD_KEY_BYTES, MAX_RECORD_VALUE_BYTES, Record, RecordSh
 pub use rocks::RocksStore;
 pub use types::{
     Access, BlockStat, Check, Class, Counter, Event, Keep, LeaseId, LeaseInfo, MAX_LEASES,
-    MAX_PIN_NAME_BYTES, MAX_PINS, MAX_TERMS_BYTES, Maintained, PinId, PinInfo, StoreOptions,
-    Unwritable, Usage,
+    MAX_PIN_NAME_BYTES, MAX_PINS, MAX_TERMS_BYTES, Maintained, PinId, PinInfo, RemovedPins,
+    StoreOptions, Unwritable, Usage,
 };
 
 /// Where blocks are kept.
@@ -68,7 +68,8 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
     /// The block that `id` names, if it is here. Its bytes passed the store's checksum; they are not hashed again.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] when the stored bytes are damaged: call [`remove_corrupt`](Self::remove_corrupt) then.
+    /// [`Error::Corrupt`] when the stored bytes are damaged: call [`remove_corrupt`](Self::remove_corrupt) then. [`Error::Unreadable`]
+    /// when they can't be read now, which says nothing about them.
     fn get(&self, id: BlockId) -> Result<Option<Block>, Error>;
 
     /// As [`get`](Self::get), and hashes the bytes: about 3 ms a MiB.
@@ -125,11 +126,11 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
     /// [`Error::Backend`].
     fn discard(&self, id: BlockId) -> Result<bool, Error>;
 
-    /// As [`discard`](Self::discard), for a block that [`get`](Self::get) found damaged, and counts it. A block that reads well by
-    /// now is left alone. Returns whether it was removed.
+    /// As [`discard`](Self::discard), for a block that [`get`](Self::get) or [`get_verified`](Self::get_verified) found damaged, and counts it.
+    /// It is read and hashed once more: one that reads well by now is left alone. Returns whether it was removed.
     ///
     /// # Errors
-    /// [`Error::Backend`].
+    /// [`Error::Unreadable`]: it stays. [`Error::Backend`].
     fn remove_corrupt(&self, id: BlockId) -> Result<bool, Error>;
 
     /// Up to `limit` blocks that something refers to and that are not here, ordered by id, from the first after `after` on.
@@ -138,11 +139,11 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
     /// [`Error::Backend`].
     fn lost(&self, after: Option<BlockId>, limit: usize) -> Result<Vec<BlockId>, Error>;
 
-    /// Reads up to `limit` blocks after `after` and tells which are damaged. With `hash` their ids are checked too, not only
-    /// the store's checksums. Removes nothing.
+    /// Reads up to `limit` blocks after `after` and tells which are damaged, and which can't be read now. With `hash` their ids are checked too,
+    /// not only the store's checksums. Removes nothing.
     ///
     /// # Errors
-    /// [`Error::Backend`]. Damage is a result, not an error.
+    /// [`Error::Backend`]. What is wrong with blocks is a result, not an error.
     fn check(&self, after: Option<BlockId>, limit: usize, hash: bool) -> Result<Check, Error> {
         let mut check = Check::default();
         for (id, _) in self.list(after, limit)? {
@@ -154,6 +155,7 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
             match read {
                 Ok(_) => {}
                 Err(Error::Corrupt { id }) => check.corrupt.push(id),
+                Err(Error::Unreadable { id, .. }) => check.unreadable.push(id),
                 Err(error) => return Err(error),
             }
             check.checked += 1;
@@ -163,8 +165,8 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
     }
 
     /// Starts a pin, to be filled by [`put`](Self::put) and [`add_refs`](Self::add_refs) and finished by
-    /// [`finish_pin`](Self::finish_pin). `name` helps to recognise it in logs. A pin that its process did not finish is dropped when
-    /// the store is opened again; its blocks stay, cached.
+    /// [`finish_pin`](Self::finish_pin). `name` helps to recognise it in logs. A pin that its process did not finish is
+    /// [abandoned](Self::abandon_pin) when the store is opened again.
     ///
     /// # Errors
     /// [`Error::TooManyPins`].
@@ -182,6 +184,22 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
     /// [`Error::NoSuchPin`], and as [`flush`](Self::flush).
     fn finish_pin(&self, pin: PinId, info: &PinInfo) -> Result<(), Error>;
 
+    /// As [`finish_pin`](Self::finish_pin); then the finished pins that `replaces` picks go. Of callers that finish pins of the same content at
+    /// the same time one pin stays: a pin whose place was taken by then takes nobody's. `replaces` must not call the store.
+    ///
+    /// # Errors
+    /// As [`finish_pin`](Self::finish_pin): then no other pin was removed.
+    fn finish_pin_in_place_of(
+        &self,
+        pin: PinId,
+        info: &PinInfo,
+        replaces: &mut dyn FnMut(&PinInfo) -> bool,
+    ) -> Result<(), Error> {
+        // The others go when this pin is durable and not before: each of them may be what an acknowledged put relies on.
+        self.finish_pin(pin, info)?;
+        self.remove_pins(Some(pin), replaces).map(drop)
+    }
+
     /// The finished pins, oldest first. At most [`MAX_PINS`].
     ///
     /// # Errors
@@ -194,6 +212,36 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
     /// # Errors
     /// [`Error::NoSuchPin`].
     fn remove_pin(&self, pin: PinId) -> Result<u64, Error>;
+
+    /// As [`remove_pin`](Self::remove_pin), for one whose work was cut off: the blocks of it that nothing else keeps are remembered as
+    /// [`leftovers`](Self::leftovers), until something keeps them or they go. Of a finished one nothing is.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPin`].
+    fn abandon_pin(&self, pin: PinId) -> Result<u64, Error>;
+
+    /// Up to `limit` cached blocks, with their sizes in bytes, that came for pins which were abandoned at `before` or earlier, ordered by id, from
+    /// the first after `after` on.
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    fn leftovers(
+        &self,
+        before: Timestamp,
+        after: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, u32)>, Error>;
+
+    /// Removes the finished pins that `chosen` picks, chosen and let go in one step: a pin that is finished beside this call is either seen or
+    /// stays. With `beside`, that pin stays, and nothing is removed unless it is a finished pin itself. `chosen` must not call the store.
+    ///
+    /// # Errors
+    /// [`Error::Backend`], [`Error::DiskFull`].
+    fn remove_pins(
+        &self,
+        beside: Option<PinId>,
+        chosen: &mut dyn FnMut(&PinInfo) -> bool,
+    ) -> Result<RemovedPins, Error>;
 
     /// Up to `limit` blocks of a pin, ordered by id, from the first after `after` on. Lost ones are among them.
     ///
@@ -264,25 +312,6 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<BlockId>, Error>;
 
-    /// Removes the leases that are over at `now`. Returns how many.
-    ///
-    /// # Errors
-    /// As [`remove_lease`](Self::remove_lease).
-    fn expire_leases(&self, now: Timestamp) -> Result<u64, Error> {
-        let mut expired = 0;
-        for (lease, info) in self.leases()? {
-            if info.until > now {
-                continue;
-            }
-            match self.remove_lease(lease) {
-                // Somebody else may have been faster.
-                Ok(_) | Err(Error::NoSuchLease(_)) => expired += 1,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(expired)
-    }
-
     /// Up to `limit` blocks, with their sizes in bytes, that eviction would take next of those that are not marked as expendable. Changes
     /// nothing. Warm blocks are not among them.
     ///
@@ -306,6 +335,23 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
     /// # Errors
     /// [`Error::Backend`], [`Error::DiskFull`].
     fn maintain(&self) -> Result<Maintained, Error>;
+
+    /// Gets the space back that records of what is gone take in the index: rewrites all of it, if there is room for a second one. What follows a large
+    /// removal; [`maintain`](Self::maintain) does without.
+    ///
+    /// # Errors
+    /// [`Error::Backend`], [`Error::DiskFull`].
+    fn compact_index(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// As [`usage`](Self::usage), measured: everything is on disk before, and what is being deleted is waited for a moment.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    fn measured_usage(&self) -> Result<Usage, Error> {
+        Ok(self.usage())
+    }
 
     /// The shelf of small records for the DHT.
     fn records(&self) -> &RecordShelf;

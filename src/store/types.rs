@@ -272,6 +272,15 @@ pub struct Usage {
     pub evicted_unsure: u64,
 }
 
+/// What one call of `remove_pins` did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RemovedPins {
+    /// Pins that were removed.
+    pub pins: u64,
+    /// Blocks that nothing keeps any more.
+    pub freed_blocks: u64,
+}
+
 /// What one call of `maintain` did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Maintained {
@@ -288,6 +297,8 @@ pub struct Check {
     pub checked: u64,
     /// Those that are damaged.
     pub corrupt: Vec<BlockId>,
+    /// Those that can't be read now.
+    pub unreadable: Vec<BlockId>,
     /// The last id read: where to go on. Missing when there was nothing to read.
     pub last: Option<BlockId>,
 }

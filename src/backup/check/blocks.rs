@@ -78,30 +78,31 @@ impl Share {
     }
 }
 
-/// Takes a block out of the store when its bytes are wrong. Returns whether they were.
-pub(super) fn take_out_if_corrupt(store: &dyn Store, id: BlockId) -> Result<bool, Error> {
-    match store.get_verified(id) {
-        Ok(_) => Ok(false),
-        Err(store::Error::Corrupt { .. }) => {
-            // The store's own checksum may find it well: it keeps what it was given.
-            if !store.remove_corrupt(id)? {
-                store.discard(id)?;
-            }
-            Ok(true)
-        }
-        Err(error) => Err(error.into()),
-    }
+/// A block as it is here.
+pub(super) enum Read {
+    Well(Block),
+    Missing,
+    /// It was damaged, and is taken out.
+    Corrupt,
+    /// It can't be read now, and stays: why.
+    Unreadable(String),
 }
 
-/// A block as it is here. Damaged ones are taken out.
-fn read(store: &dyn Store, id: BlockId) -> Result<Result<Block, Wrong>, Error> {
-    match store.get_verified(id) {
-        Ok(Some(block)) => Ok(Ok(block)),
-        Ok(None) => Ok(Err(Wrong::Missing)),
-        Err(store::Error::Corrupt { .. }) => {
-            take_out_if_corrupt(store, id)?;
-            Ok(Err(Wrong::Corrupt))
+/// Reads and hashes a block. A damaged one is taken out.
+pub(super) fn read(store: &dyn Store, id: BlockId) -> Result<Read, Error> {
+    let mut read = store.get_verified(id);
+    if let Err(store::Error::Corrupt { .. }) = read {
+        match store.remove_corrupt(id) {
+            Ok(true) => return Ok(Read::Corrupt),
+            // The way from the disk was wrong, not what is on it.
+            Ok(false) => read = store.get_verified(id),
+            Err(error) => read = Err(error),
         }
+    }
+    match read {
+        Ok(Some(block)) => Ok(Read::Well(block)),
+        Ok(None) => Ok(Read::Missing),
+        Err(store::Error::Unreadable { source, .. }) => Ok(Read::Unreadable(source.to_string())),
         Err(error) => Err(error.into()),
     }
 }
@@ -133,7 +134,23 @@ impl Blocks {
     /// Reads, hashes and opens a block; fetches it first when that is needed.
     pub(super) async fn look(&self, link: &Link) -> Result<Look, Error> {
         let (store, id) = (self.store.clone(), link.id);
-        let (block, mut trouble) = match blocking(move || read(&*store, id)).await? {
+        let wrong = match blocking(move || read(&*store, id)).await? {
+            Read::Well(block) => Ok(block),
+            Read::Missing => Err(Wrong::Missing),
+            Read::Corrupt => Err(Wrong::Corrupt),
+            Read::Unreadable(detail) => {
+                let trouble = Trouble {
+                    wrong: Wrong::Unreadable,
+                    detail,
+                    is_mended: false,
+                };
+                return Ok(Look {
+                    plaintext: None,
+                    trouble: Some(trouble),
+                });
+            }
+        };
+        let (block, mut trouble) = match wrong {
             Ok(block) => (Some(block), None),
             Err(wrong) => {
                 let (block, trouble) = self.mend(id, wrong).await?;

@@ -5,7 +5,9 @@ use std::sync::{Mutex, MutexGuard};
 
 use super::*;
 use crate::block::{Block, ChunkHash, IndexError, PutStats, Ref};
-use crate::store::{self, BlockStat, Event, LeaseId, LeaseInfo, Maintained, RecordShelf, Usage};
+use crate::store::{
+    self, BlockStat, Event, LeaseId, LeaseInfo, Maintained, RecordShelf, RemovedPins, Usage,
+};
 
 pub(super) struct Frail {
     inner: MemoryStore,
@@ -49,7 +51,7 @@ impl Frail {
         self.has_failed.store(false, Ordering::SeqCst);
         for pin in std::mem::take(&mut *lock(&self.open)) {
             // A removal that was under way may have been faster.
-            let _ = self.inner.remove_pin(pin);
+            let _ = self.inner.abandon_pin(pin);
         }
     }
 
@@ -166,10 +168,9 @@ impl Store for Frail {
     }
 
     fn remove_corrupt(&self, id: BlockId) -> Result<bool, store::Error> {
-        let is_spoilt = lock(&self.spoilt).contains(&id);
-        match is_spoilt {
-            true => self.discard(id),
-            false => Ok(false),
+        match self.get_verified(id) {
+            Err(store::Error::Corrupt { .. }) => self.discard(id),
+            _ => Ok(false),
         }
     }
 
@@ -209,6 +210,29 @@ impl Store for Frail {
         let left = self.write(|store| store.remove_pin(pin))?;
         lock(&self.open).remove(&pin);
         Ok(left)
+    }
+
+    fn abandon_pin(&self, pin: PinId) -> Result<u64, store::Error> {
+        let left = self.write(|store| store.abandon_pin(pin))?;
+        lock(&self.open).remove(&pin);
+        Ok(left)
+    }
+
+    fn leftovers(
+        &self,
+        before: Timestamp,
+        after: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, u32)>, store::Error> {
+        self.inner.leftovers(before, after, limit)
+    }
+
+    fn remove_pins(
+        &self,
+        beside: Option<PinId>,
+        chosen: &mut dyn FnMut(&PinInfo) -> bool,
+    ) -> Result<RemovedPins, store::Error> {
+        self.write(|store| store.remove_pins(beside, chosen))
     }
 
     fn pin_blocks(

@@ -10,6 +10,7 @@ pub(super) fn options(node: &Node, dry_run: bool) -> PruneOptions {
         dry_run,
         journal_dir: node.dir.path().to_owned(),
         repack_below_percent: 0,
+        spare_interrupted_for: None,
     }
 }
 
@@ -368,4 +369,43 @@ async fn on_disk_space_comes_back_also_after_a_restart() {
         "{report:?}"
     );
     node.assert_reads_back(&kept).await;
+}
+
+/// What a run that was killed stored is cached by then, and nothing else would ever give its space back.
+#[tokio::test]
+async fn what_an_interrupted_run_stored_goes_unless_it_is_spared() {
+    let node = Node::new().await;
+    let whole = node.back_up(files(1, 30, 1)).await;
+    let store = node.store();
+    let block = |n: u8| crate::block::Block::new(vec![n; 1000].into()).expect("a block");
+    let blocks: Vec<_> = (0..6).map(block).collect();
+    let id = |n: usize| blocks[n].id();
+    let pin = store.begin_pin(SNAPSHOT_PIN).expect("pins");
+    store.put(&blocks[..5], Keep::Pinned(pin)).expect("fits");
+    let shared: Vec<_> = whole.blocks.iter().copied().take(3).collect();
+    store.add_refs(pin, &shared).expect("adds");
+    store.put(&blocks[5..], Keep::Cached).expect("fits");
+    store.abandon_pin(pin).expect("it is given up");
+    // One is needed again, one came from another node.
+    let again = store.begin_pin("another's").expect("pins");
+    store.add_refs(again, &[id(0)]).expect("adds");
+    store.record(&[(id(1), crate::store::Event::Downloaded)]);
+
+    let here = || -> Vec<bool> { (0..6).map(|n| node.has(id(n))).collect() };
+    let cancel = CancellationToken::new();
+    let spared = PruneOptions {
+        spare_interrupted_for: Some(Duration::from_secs(1)),
+        ..options(&node, false)
+    };
+    let report = prune(&node.archive, &node.member, &spared, &Silent, &cancel).await;
+    assert_eq!(report.expect("it prunes").freed_blocks, 0);
+    let dry = dry_run(&node).await;
+    assert_eq!((dry.interrupted_blocks, dry.freed_bytes), (3, 3000));
+    assert_eq!(here(), [true; 6]);
+    let report = prune_on(&node).await;
+    let counts = (report.snapshots, report.freed_blocks, report.freed_bytes);
+    assert_eq!((report.interrupted_blocks, counts), (3, (0, 3, 3000)));
+    assert_eq!(here(), [true, true, false, false, false, true]);
+    node.assert_reads_back(&whole).await;
+    assert_eq!(prune_on(&node).await.freed_blocks, 0);
 }

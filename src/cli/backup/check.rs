@@ -16,9 +16,9 @@ use crate::size::ByteSize;
   libernet check --read-data-subset 5%       # reads a random share
   libernet check --remote                    # asks connected nodes what they hold
 
-Exit code 5 when there is damage that could not be made good.
+Exit code 5 when there is damage that could not be made good, 3 when blocks could not be read now: they stay as they are.
 With --json: {\"snapshots\",\"blocks\",\"read_blocks\",\"read_bytes\",\"errors\":[{\"snapshot\",\"path\",\"block\",\"reason\"}],\"errors_total\",
-  \"mended\":[..],\"mended_total\",\"holders\":[{\"peer\",\"blocks\",\"asked\"}]}")]
+  \"mended\":[..],\"mended_total\",\"unreadable\":[..],\"unreadable_total\",\"holders\":[{\"peer\",\"blocks\",\"asked\"}]}")]
 pub(in crate::cli) struct Args {
     /// Read all data, not only the names of what there is.
     #[arg(long, conflicts_with = "read_data_subset")]
@@ -77,15 +77,21 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
         .await?;
     warn(&reply.errors, reply.errors_total, "damage", context);
     warn(&reply.mended, reply.mended_total, "mended", context);
+    warn(
+        &reply.unreadable,
+        reply.unreadable_total,
+        "not checked",
+        context,
+    );
     if context.json {
         output::json(&reply)?;
     } else {
         tell(&reply, context)?;
     }
-    Ok(if reply.errors.is_empty() && reply.errors_total == 0 {
-        Exit::Done
-    } else {
-        Exit::Damaged
+    Ok(match (reply.errors_total, reply.unreadable_total) {
+        (0, 0) => Exit::Done,
+        (0, _) => Exit::Partial,
+        _ => Exit::Damaged,
     })
 }
 
@@ -121,6 +127,13 @@ fn tell(reply: &CheckReply, context: &Context) -> Result<(), Failure> {
             holder.blocks,
             show::count(holder.asked, "block")
         ));
+    }
+    if reply.unreadable_total > 0 {
+        text.push_str(&format!(
+            "{} could not be read: nothing was dropped\n",
+            show::count(reply.unreadable_total, "block")
+        ));
+        context.notice("look at the disk, its cable and its permissions, and run it again");
     }
     if reply.errors_total > 0 {
         context.notice("connect to a node that has a copy and run it again: what is damaged is fetched from there");

@@ -11,14 +11,15 @@ use crate::size::ByteSize;
 
 /// Give back the space of forgotten snapshots.
 ///
-/// Removes from this machine what no snapshot, pin or lease needs any more. What is shared with another snapshot stays.
+/// Removes from this machine what no snapshot, pin or lease needs any more. What is shared with another snapshot stays. What interrupted backups and
+/// puts stored goes as well: run them to their end before, if they are to go on where they were.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet prune
   libernet prune --dry-run
   libernet prune --repack-below 50           # also rewrites packs of which less than half is used
 
-With --json: {\"snapshots\",\"freed_blocks\",\"freed_bytes\",\"repacked_blocks\",\"disk_bytes_before\",\"disk_bytes\"}")]
+With --json: {\"snapshots\",\"freed_blocks\",\"freed_bytes\",\"interrupted_blocks\",\"repacked_blocks\",\"disk_bytes_before\",\"disk_bytes\"}")]
 pub(in crate::cli) struct Args {
     /// Only say what would be done.
     #[arg(long)]
@@ -59,6 +60,7 @@ pub(super) async fn prune(
                 speaker,
                 dry_run,
                 repack_below_percent,
+                spare_interrupted: false,
             };
             client.prune(request, context.bar("prune")).await
         })
@@ -77,6 +79,17 @@ pub(super) fn tell(reply: &PruneReply, dry_run: bool, context: &Context) {
         show::count(reply.freed_blocks, "block"),
         show::count(reply.snapshots, "forgotten snapshot"),
     ));
+    if reply.interrupted_blocks > 0 {
+        context.notice(&format!(
+            "{} of them {} of backups that were interrupted",
+            reply.interrupted_blocks,
+            if reply.interrupted_blocks == 1 {
+                "is"
+            } else {
+                "are"
+            },
+        ));
+    }
     if reply.repacked_blocks > 0 {
         context.notice(&format!(
             "{} rewritten",

@@ -66,6 +66,9 @@ pub struct Prune {
     /// Rewrite packs of which less than this share, in percent, is still used. 0: none.
     #[serde(default)]
     pub repack_below_percent: u8,
+    /// Leave what interrupted runs stored for a week: the next run goes on with it.
+    #[serde(default)]
+    pub spare_interrupted: bool,
 }
 call!(Prune, "prune", PruneReply);
 
@@ -82,6 +85,9 @@ pub struct PruneReply {
     pub left_alone: u64,
     /// Blocks removed; after a dry run, that would be.
     pub freed_blocks: u64,
+    /// Those of them that interrupted runs had stored.
+    #[serde(default)]
+    pub interrupted_blocks: u64,
     /// Their bytes.
     pub freed_bytes: u64,
     /// Packs that were rewritten.
@@ -134,6 +140,12 @@ pub struct CheckReply {
     pub mended: Vec<Damage>,
     /// How much of that there is in all.
     pub mended_total: u64,
+    /// Blocks that can't be read now, which says nothing about them: the first of them. They stay.
+    #[serde(default)]
+    pub unreadable: Vec<Damage>,
+    /// How many there are in all.
+    #[serde(default)]
+    pub unreadable_total: u64,
     /// What peers hold, with `remote`.
     pub holders: Vec<Holder>,
 }
@@ -147,7 +159,7 @@ pub struct Damage {
     pub path: String,
     /// The block.
     pub block: BlockId,
-    /// What is wrong: `missing`, `corrupt`, `malformed`, and why it could not be mended.
+    /// What is wrong: `missing`, `corrupt`, `not readable now`, `malformed`, and why it could not be mended.
     pub reason: String,
 }
 

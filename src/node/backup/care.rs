@@ -18,6 +18,8 @@ use crate::monitor::Monitor;
 
 /// Where a prune that was cut off left its journal, below the data directory.
 const JOURNAL_DIR: &str = "prune";
+/// How long a prune that nobody asked for leaves what interrupted runs stored.
+const SPARE_INTERRUPTED_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Whole shares of a hundredth of a percent.
 const FULL_PERCENT: f64 = 100.0;
 /// Whole shares of a percent.
@@ -78,6 +80,7 @@ impl Node {
             dry_run: request.dry_run,
             journal_dir: self.inner.options.data_dir.join(JOURNAL_DIR),
             repack_below_percent: request.repack_below_percent,
+            spare_interrupted_for: request.spare_interrupted.then_some(SPARE_INTERRUPTED_FOR),
             replacing: Some(self.replacing()),
         };
         if !request.dry_run {
@@ -95,6 +98,7 @@ impl Node {
             left_alone: report.left_alone,
             freed_blocks: report.freed_blocks,
             freed_bytes: report.freed_bytes,
+            interrupted_blocks: report.interrupted_blocks,
             repacked_blocks: report.repacked_blocks,
             disk_bytes_before: report.disk_bytes_before,
             disk_bytes: report.disk_bytes,
@@ -154,6 +158,8 @@ impl Node {
             errors_total: report.errors_total,
             mended: report.mended.iter().map(damage).collect(),
             mended_total: report.mended_total,
+            unreadable: report.unreadable.iter().map(damage).collect(),
+            unreadable_total: report.unreadable_total,
             holders: report
                 .holders
                 .iter()

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 
 use super::change::Change;
-use super::database::{failed, is_damage};
 use super::schema::{self, Tag};
 use super::{RocksStore, Writer};
 use crate::block::{Block, PutStats};
 use crate::id::BlockId;
+use crate::store::Store;
 use crate::store::error::Error;
 use crate::store::types::Keep;
 use crate::wire::store as wire;
@@ -121,10 +121,10 @@ impl RocksStore {
                     )));
                 }
                 Ok(_) => {}
-                Err(error) if is_damage(&error) => {
-                    tracing::debug!(%id, %error, "a block could not be read");
+                Err(error) if self.db.is_damage(&error) => {
+                    tracing::debug!(%id, %error, "a block is damaged");
                 }
-                Err(error) => return Err(failed(error)),
+                Err(source) => return Err(Error::Unreadable { id, source }),
             }
             // The bytes may be missing because the block was dropped, and perhaps put again, since its record was read.
             let again = self.block_record(&id)?;
@@ -155,6 +155,15 @@ impl RocksStore {
         drop(writer);
         self.trim_gone()?;
         Ok(true)
+    }
+
+    /// Drops a block if it is still damaged when it is read once more.
+    pub(super) fn remove_if_corrupt(&self, id: BlockId) -> Result<bool, Error> {
+        match self.get_verified(id) {
+            Err(Error::Corrupt { .. }) => self.drop_one(id, true),
+            Ok(_) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Drops a block whatever refers to it; counts it as damaged if it is.
@@ -245,7 +254,7 @@ fn check_pin(writer: &Writer, keep: Keep) -> Result<(), Error> {
 }
 
 /// The first key behind that of `after`, or the first of its kind.
-fn after_key(tag: Tag, after: Option<BlockId>) -> Vec<u8> {
+pub(super) fn after_key(tag: Tag, after: Option<BlockId>) -> Vec<u8> {
     after.map_or_else(
         || tag.start(),
         |id| {

@@ -119,6 +119,7 @@ impl<'a> Change<'a> {
             }
             if before.class() == Class::Cached && (moved || after.class() != Class::Cached) {
                 self.delete(schema::number_key(Tag::Cached, before.arrival));
+                self.forget_leftover(id)?;
             }
         }
         if after.is_here() {
@@ -151,6 +152,22 @@ impl<'a> Change<'a> {
         }
         self.blocks.insert(*id, after);
         Ok(())
+    }
+
+    /// A block that something keeps, or that is gone, is left over from nothing any more.
+    fn forget_leftover(&mut self, id: &BlockId) -> Result<(), Error> {
+        let key = schema::id_key(Tag::Leftover, id);
+        // Most blocks never are: a look is cheaper than the end of a record that never was.
+        if self.db.contains(&key)? {
+            self.delete(key);
+        }
+        Ok(())
+    }
+
+    /// Notes that a cached block came for a pin that was never finished.
+    pub fn leave_over(&mut self, id: &BlockId, since_ms: u64) {
+        let leftover = wire::Leftover { since_ms };
+        self.put(schema::id_key(Tag::Leftover, id), &leftover.encode_to_vec());
     }
 
     fn set_lost(&mut self, id: &BlockId, before: &wire::Block, after: &wire::Block) {

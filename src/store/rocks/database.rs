@@ -207,7 +207,8 @@ impl Database {
         iterator.status().map_err(failed)
     }
 
-    /// The bytes that came at an arrival number. The raw error tells damage from other failures: see [`is_damage`].
+    /// The bytes that came at an arrival number. The raw error tells damage from other failures: see
+    /// [`is_damage`](Self::is_damage).
     pub fn get_bytes(&self, arrival: u64) -> Result<Option<DBPinnableSlice<'_>>, rocksdb::Error> {
         let mut options = ReadOptions::default();
         options.fill_cache(false);
@@ -313,6 +314,21 @@ impl Database {
         let (first, last) = (first.to_be_bytes(), last.to_be_bytes());
         self.db
             .compact_range_cf_opt(self.blocks(), Some(first), Some(last), &options);
+        self.wait_for_compactions()
+    }
+
+    /// Rewrites the whole index without what was deleted from it.
+    pub fn compact_index(&self) -> Result<(), Error> {
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        self.db
+            .compact_range_cf_opt(self.index(), None::<&[u8]>, None::<&[u8]>, &options);
+        self.wait_for_compactions()
+    }
+
+    /// Waits until no compaction is under way and their files are deleted.
+    fn wait_for_compactions(&self) -> Result<(), Error> {
         let mut wait = WaitForCompactOptions::default();
         wait.set_timeout(COMPACTION_PATIENCE.as_micros() as u64);
         self.db
@@ -381,6 +397,30 @@ impl Database {
             .map(|bytes| bytes.ok().flatten().unwrap_or(0))
             .sum();
         on_disk > live
+    }
+
+    /// Whether a failed read of a block's bytes means that these bytes are damaged or gone. Everything else that a read may fail of is about the
+    /// disk, the way to it, or this process, and passes: a loose cable, a server that is away, too few descriptors, permissions.
+    pub fn is_damage(&self, error: &rocksdb::Error) -> bool {
+        // RocksDB calls it corruption, too, when it can't get at a file that it needs.
+        let is_of_system = error.as_ref().contains("IO error");
+        match error.kind() {
+            ErrorKind::Corruption => !is_of_system || self.is_gone(error),
+            ErrorKind::IOError => self.is_gone(error),
+            _ => false,
+        }
+    }
+
+    /// Whether the file that a read failed of is gone for good: its name is not there, and the rest of the database is.
+    fn is_gone(&self, error: &rocksdb::Error) -> bool {
+        let dir = self.dir.join(BLOCKS_DIR);
+        let Some(path) = file_in_text(error.as_ref(), &dir) else {
+            return false;
+        };
+        // A link that leads nowhere is there: what it leads to may come back.
+        let is_missing =
+            fs::symlink_metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        is_missing && dir.join(files::CURRENT).is_file()
     }
 
     fn write_failed(&self, error: rocksdb::Error) -> Error {
@@ -539,15 +579,14 @@ fn is_lock_error(error: &rocksdb::Error) -> bool {
     error.kind() == ErrorKind::IOError && words.iter().any(|words| error.as_ref().contains(words))
 }
 
-/// Whether a failed read of a block's bytes means that these bytes are damaged or gone, and not that the process is short of
-/// something.
-pub fn is_damage(error: &rocksdb::Error) -> bool {
-    let shortage = ["Too many open files", "Cannot allocate memory"];
-    match error.kind() {
-        ErrorKind::Corruption | ErrorKind::NotFound => true,
-        ErrorKind::IOError => !shortage.iter().any(|words| error.as_ref().contains(words)),
-        _ => false,
-    }
+/// The database's file in the directory `dir` that an error's text names.
+fn file_in_text(text: &str, dir: &Path) -> Option<PathBuf> {
+    let dir = dir.to_str()?;
+    let (_, rest) = text.split_once(dir)?;
+    let rest = rest.strip_prefix('/')?;
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '.';
+    let end = rest.find(|c| !is_of_name(c)).unwrap_or(rest.len());
+    Some(Path::new(dir).join(&rest[..end]))
 }
 
 fn database_options() -> Options {
@@ -605,4 +644,30 @@ fn blocks_options(memtable_bytes: u64, cache: &Cache) -> Options {
     options.set_blob_gc_force_threshold(1.0);
     options.set_disable_auto_compactions(true);
     options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_that_an_error_names() {
+        let dir = Path::new("/a b: c/blocks");
+        for (text, name) in [
+            (
+                "IO error: No such file or directory: While open a file for random read: /a b: c/blocks/000012.blob: No such file or directory",
+                Some("000012.blob"),
+            ),
+            (
+                "Corruption: block checksum mismatch in /a b: c/blocks/7.sst",
+                Some("7.sst"),
+            ),
+            ("IO error: /a b: c/blocks", None),
+            ("IO error: /elsewhere/000012.blob", None),
+            ("", None),
+        ] {
+            let expected = name.map(|name| dir.join(name));
+            assert_eq!(file_in_text(text, dir), expected, "{text}");
+        }
+    }
 }

@@ -39,10 +39,12 @@ use super::counters::Pending;
 use super::error::Error;
 use super::records::RecordShelf;
 use super::types::{
-    BlockStat, Event, Keep, LeaseId, LeaseInfo, Maintained, PinId, PinInfo, StoreOptions, Usage,
+    BlockStat, Event, Keep, LeaseId, LeaseInfo, Maintained, PinId, PinInfo, RemovedPins,
+    StoreOptions, Usage,
 };
 use crate::block::{Block, PutStats};
 use crate::id::BlockId;
+use crate::time::Timestamp;
 use crate::wire::store as wire;
 
 /// A store in a directory, held by this process alone.
@@ -191,11 +193,7 @@ impl Store for RocksStore {
     }
 
     fn remove_corrupt(&self, id: BlockId) -> Result<bool, Error> {
-        match self.get_verified(id) {
-            Err(Error::Corrupt { .. }) => self.drop_one(id, true),
-            Ok(_) => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.remove_if_corrupt(id)
     }
 
     fn lost(&self, after: Option<BlockId>, limit: usize) -> Result<Vec<BlockId>, Error> {
@@ -221,10 +219,45 @@ impl Store for RocksStore {
 
     fn remove_pin(&self, pin: PinId) -> Result<u64, Error> {
         self.make_way_for_removing();
-        self.start_removing(pin)?;
+        self.start_removing(pin, false)?;
         let freed = self.go_on_removing(pin)?;
         self.flush()?;
         Ok(freed)
+    }
+
+    fn abandon_pin(&self, pin: PinId) -> Result<u64, Error> {
+        self.make_way_for_removing();
+        self.start_removing(pin, true)?;
+        let freed = self.go_on_removing(pin)?;
+        self.flush()?;
+        Ok(freed)
+    }
+
+    fn leftovers(
+        &self,
+        before: Timestamp,
+        after: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, u32)>, Error> {
+        self.leftover_blocks(before, after, limit)
+    }
+
+    fn remove_pins(
+        &self,
+        beside: Option<PinId>,
+        chosen: &mut dyn FnMut(&PinInfo) -> bool,
+    ) -> Result<RemovedPins, Error> {
+        self.make_way_for_removing();
+        let going = self.start_removing_chosen(beside, chosen)?;
+        let mut removed = RemovedPins::default();
+        for pin in going {
+            removed.pins += 1;
+            removed.freed_blocks += self.go_on_removing(pin)?;
+        }
+        if removed.pins > 0 {
+            self.flush()?;
+        }
+        Ok(removed)
     }
 
     fn pin_blocks(
@@ -325,6 +358,15 @@ impl Store for RocksStore {
         self.set_room_aside();
         self.measure(&self.writer());
         Ok(maintained)
+    }
+
+    fn compact_index(&self) -> Result<(), Error> {
+        self.rewrite_index()
+    }
+
+    fn measured_usage(&self) -> Result<Usage, Error> {
+        self.measure_at_rest()?;
+        Ok(self.usage())
     }
 
     fn records(&self) -> &RecordShelf {

@@ -22,6 +22,8 @@ const RECORDS_DIR: &str = "records";
 const MEMTABLE_SHARE: u64 = 16;
 const MIN_MEMTABLE_BYTES: u64 = 4 * MIB;
 const MAX_MEMTABLE_BYTES: u64 = 16 * MIB;
+/// From so many files on it is looked for small ones as a store is opened. One of many large blocks has more: such a look costs milliseconds.
+const MANY_FILES: usize = 64;
 
 impl RocksStore {
     /// Opens the store in `dir`, for this process alone, or makes it where there is no trace of one. The directory is made private to
@@ -56,6 +58,12 @@ impl RocksStore {
             store.abandon_unfinished_pins()?;
             store.remove_holders_under_way()?;
             store.set_room_aside();
+            // Of many short commands none stays for as long as it takes until a store is looked after.
+            if store.db.blocks_files()?.len() >= MANY_FILES
+                && let Err(error) = store.merge_small_files()
+            {
+                tracing::warn!(%error, "small files of the store could not be merged");
+            }
         }
         Ok(store)
     }

@@ -4,12 +4,14 @@ use std::ops::ControlFlow;
 
 use prost::Message;
 
+use super::blocks::after_key;
 use super::change::Change;
 use super::schema::{self, Tag};
 use super::{RocksStore, Writer};
 use crate::id::BlockId;
 use crate::store::error::Error;
 use crate::store::types::{Holder, MAX_PIN_NAME_BYTES, MAX_PINS, PinId, PinInfo};
+use crate::time::Timestamp;
 use crate::wire::store as wire;
 use crate::wire::store::pin::State;
 
@@ -27,6 +29,24 @@ impl Writer {
             Some(State::Removing) | None => Err(Error::NoSuchPin(pin)),
         }
     }
+
+    fn is_being_removed(&self, holder: Holder) -> bool {
+        use wire::lease::State as LeaseState;
+        match holder {
+            Holder::Pin(pin) => self.pins.get(&pin) == Some(&State::Removing),
+            Holder::Lease(lease) => self.leases.get(&lease) == Some(&LeaseState::Removing),
+        }
+    }
+}
+
+/// What is left of a pin that is being removed; `abandoned_ms` as the record has it.
+fn removing_record(abandoned_ms: u64) -> Vec<u8> {
+    let record = wire::Pin {
+        state: State::Removing.into(),
+        abandoned_ms,
+        ..wire::Pin::default()
+    };
+    record.encode_to_vec()
 }
 
 impl RocksStore {
@@ -142,19 +162,47 @@ impl RocksStore {
         Ok(record.state() != State::Removing)
     }
 
-    /// Marks a pin as being removed: nobody sees it or adds to it any more, and a crash does not bring it back half empty.
-    pub(super) fn start_removing(&self, pin: PinId) -> Result<(), Error> {
+    /// Marks a pin as being removed: nobody sees it or adds to it any more, and a crash does not bring it back half empty. What one that was not
+    /// finished leaves is noted if it is `given_up`.
+    pub(super) fn start_removing(&self, pin: PinId, given_up: bool) -> Result<(), Error> {
         let mut writer = self.writer();
         writer.check_pin(pin)?;
+        let is_abandoned = given_up && writer.pins.get(&pin) == Some(&State::Open);
+        // 0 would say that it was not.
+        let abandoned_ms = self.options.clock.now().0.max(1);
+        let record = removing_record(if is_abandoned { abandoned_ms } else { 0 });
         let mut change = Change::new(&self.db, &mut writer);
-        let record = wire::Pin {
-            state: State::Removing.into(),
-            ..wire::Pin::default()
-        };
-        change.put(schema::number_key(Tag::Pin, pin.0), &record.encode_to_vec());
+        change.put(schema::number_key(Tag::Pin, pin.0), &record);
         self.commit(change)?;
         writer.pins.insert(pin, State::Removing);
         Ok(())
+    }
+
+    /// Marks the finished pins that `chosen` picks as being removed, all in one change, and returns them. With `beside`, that pin stays, and none
+    /// is marked unless it is finished.
+    pub(super) fn start_removing_chosen(
+        &self,
+        beside: Option<PinId>,
+        chosen: &mut dyn FnMut(&PinInfo) -> bool,
+    ) -> Result<Vec<PinId>, Error> {
+        let mut writer = self.writer();
+        if beside.is_some_and(|pin| writer.pins.get(&pin) != Some(&State::Finished)) {
+            return Ok(Vec::new());
+        }
+        let others = self.finished_pins()?.into_iter();
+        let going: Vec<PinId> = others
+            .filter(|(pin, info)| Some(*pin) != beside && chosen(info))
+            .map(|(pin, _)| pin)
+            .collect();
+        let mut change = Change::new(&self.db, &mut writer);
+        let record = removing_record(0);
+        for pin in &going {
+            change.put(schema::number_key(Tag::Pin, pin.0), &record);
+        }
+        self.commit(change)?;
+        let going_now = going.iter().map(|pin| (*pin, State::Removing));
+        writer.pins.extend(going_now);
+        Ok(going)
     }
 
     /// Removes all references of a holder that is being removed, then the holder. Returns how many blocks nothing keeps any more.
@@ -177,16 +225,25 @@ impl RocksStore {
     ) -> Result<ControlFlow<(), Vec<u8>>, Error> {
         let holder = holder.into();
         let mut writer = self.writer();
+        if !writer.is_being_removed(holder) {
+            // Another thread that removes the same holder was faster: the holder must not be counted out twice.
+            return Ok(ControlFlow::Break(()));
+        }
         let end = schema::prefix_end(&schema::holder_prefix(holder));
         let mut ids = Vec::new();
         self.db.scan(start, end, |key, _| {
             ids.push(schema::id_of_holder_block_key(key)?);
             Ok(ids.len() < BATCH_REFS)
         })?;
+        let abandoned_ms = self.abandoned_ms(holder)?;
         let mut change = Change::new(&self.db, &mut writer);
         let mut batch_freed = 0;
         for id in &ids {
-            batch_freed += u64::from(change.remove_ref(holder, id)?);
+            let is_free = change.remove_ref(holder, id)?;
+            batch_freed += u64::from(is_free);
+            if is_free && abandoned_ms > 0 {
+                change.leave_over(id, abandoned_ms);
+            }
         }
         let is_last = ids.len() < BATCH_REFS;
         if is_last {
@@ -215,11 +272,45 @@ impl RocksStore {
         }
     }
 
+    /// When a pin that is being removed was given up unfinished; 0 for every other holder.
+    fn abandoned_ms(&self, holder: Holder) -> Result<u64, Error> {
+        let Holder::Pin(pin) = holder else {
+            return Ok(0);
+        };
+        let Some(record) = self.db.get(&schema::number_key(Tag::Pin, pin.0))? else {
+            return Ok(0);
+        };
+        Ok(schema::decode::<wire::Pin>(&record, "a pin")?.abandoned_ms)
+    }
+
+    pub(super) fn leftover_blocks(
+        &self,
+        before: Timestamp,
+        after: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, u32)>, Error> {
+        let mut found = Vec::new();
+        if limit == 0 {
+            return Ok(found);
+        }
+        let start = after_key(Tag::Leftover, after);
+        self.db.scan(start, Tag::Leftover.end(), |key, value| {
+            let leftover: wire::Leftover = schema::decode(value, "a leftover")?;
+            if leftover.since_ms <= before.0 {
+                let id = schema::id_of_key(key)?;
+                let bytes = self.block_record(&id)?.map_or(0, |block| block.bytes);
+                found.push((id, bytes));
+            }
+            Ok(found.len() < limit)
+        })?;
+        Ok(found)
+    }
+
     /// Starts removing the pins that a process began and did not finish.
     pub(super) fn abandon_unfinished_pins(&self) -> Result<(), Error> {
         for pin in self.pins_in(State::Open) {
             tracing::info!(%pin, "dropping a pin that was not finished; its blocks stay cached");
-            self.start_removing(pin)?;
+            self.start_removing(pin, true)?;
         }
         Ok(())
     }

@@ -10,10 +10,9 @@
 use rocksdb::WriteBatch;
 
 use super::change::{Change, bucket};
-use super::database::{BlocksFile, failed, is_damage};
+use super::database::BlocksFile;
 use super::schema::{self, Tag};
 use super::{RocksStore, lock};
-use crate::block::MAX_BLOCK_BYTES;
 use crate::id::BlockId;
 use crate::store::error::Error;
 use crate::store::types::Maintained;
@@ -29,10 +28,13 @@ const LOOK_PERCENT: u64 = 10;
 const MAX_MOVED_BYTES: u64 = 512 << 20;
 /// Entries of one run at most: bounds the memory that it takes to tens of MiB.
 const MAX_RUN_ENTRIES: u64 = 200_000;
-/// A file with this many entries or fewer is small: it came from a flush that somebody waited for.
-const SMALL_FILE_ENTRIES: u64 = 8;
+/// A file that holds less than this part of a memtable is small: it came from a flush that somebody waited for.
+const SMALL_SHARE: u64 = 4;
 /// Small neighbouring files are merged from this many on.
 const MIN_SMALL_FILES: usize = 8;
+/// Files are merged with those of about their size: in so many steps, each [`MIN_SMALL_FILES`] times the one below, so that no block is moved more
+/// often than that before its file is small no more.
+const SIZE_STEPS: u32 = 4;
 
 /// Neighbouring files, and what they hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,6 +50,10 @@ struct Run {
 impl Run {
     fn dead_percent(&self) -> u64 {
         100 * self.dead_bytes / (self.dead_bytes + self.live_bytes).max(1)
+    }
+
+    fn is_in(&self, other: &Self) -> bool {
+        other.first <= self.first && self.last <= other.last
     }
 
     fn join(&mut self, next: &Self) {
@@ -117,9 +123,7 @@ impl RocksStore {
             maintained.reclaimed_bytes = reclaimed;
             maintained.more = more;
         }
-        if self.disk.take_flushes() >= MIN_SMALL_FILES as u64 {
-            self.merge_small_files()?;
-        }
+        maintained.more |= self.merge_small_files()?;
         Ok(maintained)
     }
 
@@ -133,9 +137,9 @@ impl RocksStore {
     fn reclaim(&self, wanted: u64, max_moved: u64, percent: u64) -> Result<(u64, bool), Error> {
         // What was dropped before it ever reached the disk must get there to be found in files.
         self.db.flush()?;
-        let mut runs = joined(&self.runs_with_dead()?, self.memtable_bytes, |run| {
-            run.dead_bytes > 0 && run.dead_percent() >= percent
-        });
+        let parts = self.runs_with_dead()?;
+        let is_wanted = |run: &Run| run.dead_bytes > 0 && run.dead_percent() >= percent;
+        let mut runs = joined(&parts, self.memtable_bytes, is_wanted);
         runs.sort_by_key(|run| std::cmp::Reverse(run.dead_percent()));
         let (mut reclaimed, mut moved) = (0, 0);
         for run in runs {
@@ -149,31 +153,72 @@ impl RocksStore {
                 continue;
             }
             moved += run.live_bytes;
-            reclaimed += self.compact(&run)?;
+            if let Some(bytes) = self.compact(&run)? {
+                reclaimed += bytes;
+                continue;
+            }
+            // A block that can't be read now keeps no more than the file that it is in.
+            for part in parts
+                .iter()
+                .filter(|part| **part != run && part.is_in(&run))
+            {
+                reclaimed += self.compact(part)?.unwrap_or(0);
+            }
         }
         Ok((reclaimed, false))
     }
 
-    /// Merges files of few blocks, which flushes that somebody waited for leave behind.
-    fn merge_small_files(&self) -> Result<(), Error> {
-        let mut runs = disjoint(&self.db.blocks_files()?);
-        for run in &mut runs {
-            // Upper bounds are enough here, and cost nothing.
-            run.live_bytes = run.entries * MAX_BLOCK_BYTES as u64;
-        }
-        let is_small = |run: &Run| run.entries <= SMALL_FILE_ENTRIES;
+    /// Merges small neighbouring files, which flushes that somebody waited for leave behind, in this process or an earlier one. Bounded work; returns
+    /// whether there is more.
+    pub(super) fn merge_small_files(&self) -> Result<bool, Error> {
         let mut moved = 0;
-        for run in joined(&runs, 4 * self.memtable_bytes, is_small) {
-            if run.files < MIN_SMALL_FILES || !self.can_move(run.live_bytes) {
-                continue;
+        for step in (0..SIZE_STEPS).rev() {
+            let small_bytes =
+                self.memtable_bytes / SMALL_SHARE / (MIN_SMALL_FILES as u64).pow(step);
+            let files = self.db.blocks_files()?;
+            if files.len() < MIN_SMALL_FILES {
+                return Ok(false);
             }
-            moved += run.live_bytes;
-            self.compact(&run)?;
-            if moved >= MAX_MOVED_BYTES {
-                return Ok(());
+            let mut runs = disjoint(&files);
+            for run in &mut runs {
+                run.live_bytes = self.bytes_up_to(run, small_bytes)?;
             }
+            let is_small = |run: &Run| run.live_bytes < small_bytes;
+            for run in joined(&runs, self.memtable_bytes, is_small) {
+                if run.files < MIN_SMALL_FILES || !self.can_move(run.live_bytes) {
+                    continue;
+                }
+                if moved >= MAX_MOVED_BYTES {
+                    return Ok(true);
+                }
+                moved += run.live_bytes;
+                self.compact(&run)?;
+            }
+        }
+        Ok(false)
+    }
+
+    pub(super) fn rewrite_index(&self) -> Result<(), Error> {
+        let _turn = lock(&self.reclaiming);
+        // Records that are not in files yet would be left out.
+        self.db.flush()?;
+        if self.can_move(self.db.index_bytes()) {
+            self.db.compact_index()?;
         }
         Ok(())
+    }
+
+    /// Bytes of the living blocks of a run. Counts no further than to `limit`.
+    fn bytes_up_to(&self, run: &Run, limit: u64) -> Result<u64, Error> {
+        let mut bytes = 0;
+        let start = schema::number_key(Tag::Arrival, run.first);
+        let end = schema::number_key(Tag::Arrival, run.last.saturating_add(1));
+        self.db.scan(start, end, |_, value| {
+            let record: wire::Arrival = schema::decode(value, "an arrival")?;
+            bytes += u64::from(record.bytes);
+            Ok(bytes < limit)
+        })?;
+        Ok(bytes)
     }
 
     /// Whether there is room for a second copy of `bytes` for a while.
@@ -197,10 +242,9 @@ impl RocksStore {
 
     fn live_in(&self, run: &Run) -> Result<Vec<Living>, Error> {
         let mut living = Vec::new();
-        self.scan_arrivals(Tag::Arrival, run, |arrival, value| {
+        self.scan_arrivals(Tag::Arrival, run, |_, value| {
             let record: wire::Arrival = schema::decode(value, "an arrival")?;
             living.push(Living {
-                arrival,
                 id: schema::read_id(&record.id)?,
                 bytes: record.bytes,
             });
@@ -233,9 +277,11 @@ impl RocksStore {
         })
     }
 
-    /// Compacts a run. Returns the bytes that came back.
-    fn compact(&self, run: &Run) -> Result<u64, Error> {
-        self.drop_damaged(run)?;
+    /// Compacts a run. Returns the bytes that came back; `None` when a block of it can't be read now, and all stays as it is.
+    fn compact(&self, run: &Run) -> Result<Option<u64>, Error> {
+        if !self.drop_damaged(run)? {
+            return Ok(None);
+        }
         let dead = self.dead_in(run)?;
         if !dead.is_empty() {
             self.write_tombstones(&dead)?;
@@ -247,7 +293,7 @@ impl RocksStore {
             change.unbury(*arrival, *bytes);
         }
         self.commit(change)?;
-        Ok(dead.iter().map(|(_, bytes)| u64::from(*bytes)).sum())
+        Ok(Some(dead.iter().map(|(_, bytes)| u64::from(*bytes)).sum()))
     }
 
     fn write_tombstones(&self, dead: &[(u64, u32)]) -> Result<(), Error> {
@@ -262,30 +308,45 @@ impl RocksStore {
         self.db.flush()
     }
 
-    /// Drops the damaged ones of the blocks that would have to be moved; their references stay.
-    fn drop_damaged(&self, run: &Run) -> Result<(), Error> {
+    /// Drops the damaged ones of the blocks that would have to be moved; their references stay. Returns whether all others can be read, and so moved.
+    fn drop_damaged(&self, run: &Run) -> Result<bool, Error> {
         for living in self.live_in(run)? {
-            let is_damaged = match self.db.get_bytes(living.arrival) {
-                Ok(found) => found.is_none_or(|bytes| bytes.len() != living.bytes as usize),
-                Err(error) if is_damage(&error) => true,
-                Err(error) => return Err(failed(error)),
+            let read = match self.get_block(living.id) {
+                Err(Error::Corrupt { .. }) => {
+                    let removed = self.remove_if_corrupt(living.id);
+                    if matches!(removed, Ok(true)) {
+                        tracing::warn!(id = %living.id, "a stored block was damaged: it is removed");
+                    }
+                    removed.map(drop)
+                }
+                read => read.map(drop),
             };
-            let is_still_here = || -> Result<bool, Error> {
-                let record = self.block_record(&living.id)?;
-                Ok(record.is_some_and(|block| block.arrival == living.arrival))
-            };
-            if is_damaged && is_still_here()? {
-                tracing::warn!(id = %living.id, "a stored block is damaged: removing it");
-                self.drop_one(living.id, true)?;
+            match read {
+                Ok(()) => {}
+                Err(error @ Error::Unreadable { .. }) => {
+                    tracing::warn!(
+                        error = %chain(&error),
+                        "the space of dropped blocks beside a block waits until that one can be read"
+                    );
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(true)
+    }
+}
+
+/// An error and what it comes from, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
     }
 }
 
 /// A block that is here.
 struct Living {
-    arrival: u64,
     id: BlockId,
     bytes: u32,
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{RocksStore, Writer, lock};
+use crate::store::Store;
 use crate::store::error::Error;
 
 /// A write takes at most this part more on disk than in its batch.
@@ -26,7 +27,6 @@ const SETTLE_POLL: Duration = Duration::from_millis(5);
 pub struct Disk {
     measured: AtomicU64,
     added: AtomicU64,
-    flushes: AtomicU64,
 }
 
 impl Disk {
@@ -39,12 +39,6 @@ impl Disk {
     /// Notes a flush.
     pub fn add_flush(&self) {
         self.added.fetch_add(FLUSH_BYTES, Ordering::Relaxed);
-        self.flushes.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Flushes since this was asked last.
-    pub fn take_flushes(&self) -> u64 {
-        self.flushes.swap(0, Ordering::Relaxed)
     }
 
     /// Bytes on disk and in memory, at most.
@@ -134,6 +128,17 @@ impl RocksStore {
         }
     }
 
+    /// Measures the directory once everything is in it and files under way have come to rest.
+    pub(super) fn measure_at_rest(&self) -> Result<(), Error> {
+        self.flush()?;
+        let deadline = Instant::now() + SETTLE_PATIENCE;
+        while self.db.has_files_under_way() && Instant::now() < deadline {
+            std::thread::sleep(SETTLE_POLL);
+        }
+        self.measure(&self.writer());
+        Ok(())
+    }
+
     /// Whether `needed` bytes of blocks fit once files under way have come to rest: a flush counts twice while it runs, and
     /// a file that a compaction has emptied stays until its last reader is done. Nothing is evicted for what goes by itself.
     fn settle(&self, needed: u64) -> Result<(), Error> {
@@ -192,7 +197,6 @@ mod tests {
         disk.add(OVERHEAD_SHARE);
         disk.add_flush();
         assert_eq!(disk.used(), 1000 + OVERHEAD_SHARE + 1 + FLUSH_BYTES);
-        assert_eq!((disk.take_flushes(), disk.take_flushes()), (1, 0));
         disk.set(7);
         assert_eq!(disk.used(), 7);
     }

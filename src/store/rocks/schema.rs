@@ -10,6 +10,7 @@
 //! | `A` arrival | `Arrival` | a block that is here |
 //! | `C` arrival | id | a block that may be evicted |
 //! | `D` arrival | `Dead` | bytes that still take space |
+//! | `O` id | `Leftover` | a cached block that came for a pin which was never finished |
 //! | `W` id | | a lost block: referred to and not here |
 //! | `P` pin | `Pin` | a pin |
 //! | `L` lease | `Lease` | a lease |
@@ -55,6 +56,7 @@ pub enum Tag {
     Arrival = b'A',
     Cached = b'C',
     Dead = b'D',
+    Leftover = b'O',
     Lost = b'W',
     Pin = b'P',
     Lease = b'L',
@@ -87,7 +89,7 @@ fn key(tag: Tag, parts: &[&[u8]]) -> Vec<u8> {
     key
 }
 
-/// A key made of an id: tags `Block`, `Lost`, `Stat`.
+/// A key made of an id: tags `Block`, `Leftover`, `Lost`, `Stat`.
 pub fn id_key(tag: Tag, id: &BlockId) -> Vec<u8> {
     key(tag, &[&id.to_multihash()])
 }
@@ -158,7 +160,7 @@ pub fn id_in_key(key: &[u8], skip: usize) -> Result<BlockId, Error> {
     BlockId::from_multihash(id).map_err(|_| BAD_KEY)
 }
 
-/// Reads the id of a key with one of the tags `Block`, `Lost`, `Stat`.
+/// Reads the id of a key with one of the tags `Block`, `Leftover`, `Lost`, `Stat`.
 pub fn id_of_key(key: &[u8]) -> Result<BlockId, Error> {
     id_in_key(key, 1)
 }
@@ -280,6 +282,7 @@ pub fn write_finished_pin(info: PinInfo) -> wire::Pin {
         files: info.files,
         blocks: info.blocks,
         created_ms: info.created.0,
+        abandoned_ms: 0,
     }
 }
 

@@ -312,6 +312,8 @@ impl Book {
     /// Ends the leases that have been over for long enough, by the clock and by the time that this node ran, and those that don't get whole.
     pub(super) fn expire(&self, uptime: Instant) -> Result<u64, store::Error> {
         let now = self.clock.now();
+        // Before the look, so that no lease is renewed between the look and the deed.
+        let mut entries = self.entries();
         let leases = self.store.leases()?.into_iter();
         // Those of heads end with their heads.
         let over = leases.filter(|(_, info)| info.until <= now && !is_head_lease(info));
@@ -327,7 +329,6 @@ impl Book {
                 }
             }
         }
-        let mut entries = self.entries();
         for entry in entries.values_mut().filter(|entry| !entry.complete) {
             let missing = entry.missing.load(Ordering::Relaxed);
             if entry.list.is_none() && missing < entry.moved.1 {

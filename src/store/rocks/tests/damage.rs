@@ -216,3 +216,92 @@ fn damage_to_small_blocks_is_named_too() {
             .is_empty()
     );
 }
+
+/// Ways in which a file that is there can't be read, as with a disk that comes and goes. Root may read everything, so that permissions are no
+/// such way here.
+#[derive(Clone, Copy, Debug)]
+enum Ailing {
+    /// It opens, and reading fails (EISDIR).
+    Directory,
+    /// It is a link to what is away (ENOENT, though the name is there).
+    LeadsNowhere,
+    /// It can't be opened (ELOOP).
+    LeadsInCircles,
+}
+
+impl Ailing {
+    const ALL: [Self; 3] = [Self::Directory, Self::LeadsNowhere, Self::LeadsInCircles];
+
+    fn begin(self, path: &Path, aside: &Path) {
+        use std::os::unix::fs::symlink;
+        fs::rename(path, aside).expect("moved");
+        match self {
+            Self::Directory => fs::create_dir(path),
+            Self::LeadsNowhere => symlink("/nonexistent/away", path),
+            Self::LeadsInCircles => symlink(path.file_name().expect("a name"), path),
+        }
+        .expect("made");
+    }
+
+    fn end(self, path: &Path, aside: &Path) {
+        match self {
+            Self::Directory => fs::remove_dir(path),
+            _ => fs::remove_file(path),
+        }
+        .expect("removed");
+        fs::rename(aside, path).expect("moved back");
+    }
+}
+
+/// What can't be read is told as that; it is never dropped, and it is read as soon as the disk gives it again.
+#[test]
+fn a_disk_that_fails_for_a_while_costs_no_block() {
+    for ailing in Ailing::ALL {
+        let dir = filled();
+        let path = blob_file(dir.path());
+        let away = tempfile::tempdir().expect("a directory");
+        let aside = away.path().join("aside");
+        let store = open(dir.path());
+        ailing.begin(&path, &aside);
+        for number in 0..COUNT {
+            let id = numbered(number).id();
+            for read in [store.get(id), store.get_verified(id)] {
+                let is_told =
+                    matches!(read, Err(Error::Unreadable { id: named, .. }) if named == id);
+                assert!(is_told, "{ailing:?}: {read:?}");
+            }
+            let removed = store.remove_corrupt(id);
+            assert!(
+                matches!(removed, Err(Error::Unreadable { .. })),
+                "{ailing:?}: {removed:?}"
+            );
+            assert!(store.has(id).expect("reads"));
+        }
+        let check = store.check(None, 99, true).expect("a result, no failure");
+        assert_eq!((check.checked, check.corrupt.len()), (16, 0), "{ailing:?}");
+        assert_eq!(check.unreadable.len(), COUNT as usize, "{ailing:?}");
+
+        // Space beside them waits; other space comes back, and the database goes on.
+        for number in [1, 2, 3, 4, COUNT, COUNT + 1, COUNT + 2, COUNT + 3] {
+            store.discard(numbered(number).id()).expect("drops");
+        }
+        store.maintain().expect("maintains");
+        let waiting = 4 * BLOCK_BYTES as u64;
+        assert_eq!(store.usage().dead_bytes, waiting, "{ailing:?}");
+        store.put(&[numbered(99)], Keep::Cached).expect("fits");
+        store.flush().expect("the database still writes");
+
+        ailing.end(&path, &aside);
+        store.maintain().expect("maintains");
+        assert_eq!(store.usage().dead_bytes, 0, "{ailing:?}");
+        for number in [0, 5, 6, 7] {
+            let found = store.get_verified(numbered(number).id()).expect("reads");
+            assert_eq!(found, Some(numbered(number)), "{ailing:?}");
+        }
+        assert_eq!(store.usage().corrupt, 0, "{ailing:?}");
+        drop(store);
+        let check = open(dir.path()).check(None, 99, true).expect("reads");
+        let found = (check.checked, check.corrupt.len(), check.unreadable.len());
+        assert_eq!(found, (9, 0, 0), "{ailing:?}");
+    }
+}

@@ -8,7 +8,7 @@ use crate::block::Block;
 use crate::size::MIB;
 use crate::small_disk::{self, Filler};
 use crate::store::conformance::{block, info};
-use crate::store::{Error, Keep, RocksStore, Store};
+use crate::store::{Error, Keep, RocksStore, Store, StoreOptions};
 
 fn on_disk(dir: &Path) -> u64 {
     let entries = std::fs::read_dir(dir).expect("reads");
@@ -213,6 +213,87 @@ fn reading_while_space_is_made() {
         .map(|(_, b)| u64::from(*b))
         .sum();
     assert_eq!(store.usage().cached_bytes, listed);
+}
+
+/// A group of small blocks that somebody waits for is a file, also when the blocks are more than a few. Merging them costs a bounded number of
+/// copies, whatever their number.
+#[test]
+fn many_small_groups_of_blocks_end_in_few_files() {
+    const GROUPS: u32 = 600;
+    const GROUP: u32 = 12;
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = store_of(dir.path(), 1024 * MIB);
+    for group in 0..GROUPS {
+        let blocks: Vec<_> = (0..GROUP).map(|n| block(group * GROUP + n, 600)).collect();
+        store.put(&blocks, Keep::Cached).expect("fits");
+        store.flush().expect("flushes");
+        if group % 50 == 49 {
+            while store.maintain().expect("maintains").more {}
+        }
+    }
+    let files = store.db.blocks_files().expect("reads").len();
+    assert!(files <= 40, "{files} files");
+    let content = u64::from(GROUPS * GROUP * 600);
+    let used = store.measured_usage().expect("measures").disk_bytes;
+    assert!(used < 4 * content, "{used} bytes on disk for {content}");
+    for number in (0..GROUPS * GROUP).step_by(97) {
+        let one = block(number, 600);
+        let found = store.get_verified(one.id()).expect("reads");
+        assert_eq!(found, Some(one));
+    }
+}
+
+/// Short commands that each leave a small file: the next one finds them and merges them.
+#[test]
+fn small_files_of_earlier_processes_are_merged() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut most = 0;
+    for number in 0..150 {
+        let store = store_of(dir.path(), 1024 * MIB);
+        store
+            .put(&[block(number, 600)], Keep::Cached)
+            .expect("fits");
+        store.flush().expect("flushes");
+        most = most.max(store.db.blocks_files().expect("reads").len());
+    }
+    assert!(most <= 70, "{most} files");
+    let store = store_of(dir.path(), 1024 * MIB);
+    let check = store.check(None, 999, true).expect("reads");
+    assert_eq!((check.checked, check.corrupt.len()), (150, 0));
+}
+
+/// What is left of many small blocks that are gone is not their index.
+#[test]
+fn the_index_gives_its_space_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let few_stats = StoreOptions {
+        max_gone_stats: 100,
+        ..options(256 * MIB)
+    };
+    let store = RocksStore::open(dir.path(), few_stats).expect("opens");
+    let pin = store.begin_pin("p").expect("pins");
+    let ids: Vec<_> = (0..20u32)
+        .flat_map(|part| {
+            let blocks: Vec<_> = (0..1000).map(|n| block(part * 1000 + n, 40)).collect();
+            store.put(&blocks, Keep::Pinned(pin)).expect("fits");
+            blocks.into_iter().map(|block| block.id())
+        })
+        .collect();
+    let before = store.measured_usage().expect("measures").disk_bytes;
+    store.remove_pin(pin).expect("removes");
+    for id in ids {
+        store.remove(id).expect("removes");
+    }
+    while store.maintain().expect("maintains").more {}
+    store.compact_index().expect("compacts");
+    let after = store.measured_usage().expect("measures").disk_bytes;
+    assert!(after * 4 < before, "{before} bytes before, {after} after");
+    assert_eq!(store.usage().disk_bytes, after);
+    let measured = on_disk(dir.path());
+    assert!(
+        measured <= after,
+        "{measured} bytes are on disk, not {after}"
+    );
 }
 
 /// A flush that somebody waits for leaves small files behind: they are merged.
