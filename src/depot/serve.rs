@@ -185,16 +185,26 @@ pub(super) fn read(
     wounded: &Pending,
     id: BlockId,
 ) -> Result<Read, store::Error> {
-    match store.get(id) {
+    let mut read = store.get(id);
+    if let Err(store::Error::Corrupt { .. }) = read {
+        match store.remove_corrupt(id) {
+            // The way from the disk was wrong, not what is on it.
+            Ok(false) => read = store.get(id),
+            Err(error @ store::Error::Unreadable { .. }) => read = Err(error),
+            removed => {
+                tracing::warn!(%id, "a stored block is damaged: removing it, to fetch it again");
+                Traffic::add(&traffic.corrupt_blocks, 1);
+                if let Err(error) = removed {
+                    tracing::warn!(%id, %error, "the damaged block can't be removed now");
+                }
+                wounded.add([id]);
+                return Ok(Read::Damaged);
+            }
+        }
+    }
+    match read {
         Ok(Some(block)) => Ok(Read::Found(block)),
         Ok(None) => Ok(Read::Missing),
-        Err(store::Error::Corrupt { .. }) => {
-            tracing::warn!(%id, "a stored block is damaged: removing it, to fetch it again");
-            Traffic::add(&traffic.corrupt_blocks, 1);
-            store.remove_corrupt(id)?;
-            wounded.add([id]);
-            Ok(Read::Damaged)
-        }
         Err(error @ store::Error::Unreadable { .. }) => {
             let source = std::error::Error::source(&error);
             let why = source.map(ToString::to_string).unwrap_or_default();
