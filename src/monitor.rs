@@ -17,6 +17,15 @@ pub struct Progress {
     pub blocks: u64,
 }
 
+/// A peer that gives blocks to one piece of work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Giver {
+    /// The peer, as text.
+    pub peer: String,
+    /// Bytes that it gave so far.
+    pub bytes: u64,
+}
+
 /// Hears about the progress of one piece of work.
 ///
 /// Called from worker threads and often: an implementation must return at once.
@@ -26,6 +35,14 @@ pub trait Monitor: Send + Sync {
 
     /// Something went wrong with one part (a file, a block) and the work goes on without it.
     fn warning(&self, message: &str);
+
+    /// Peers have given blocks: all so far, those that gave most first.
+    fn givers(&self, _givers: &[Giver]) {}
+
+    /// Whether somebody looks at totals, which may cost work to find.
+    fn wants_totals(&self) -> bool {
+        true
+    }
 }
 
 /// A monitor that hears nothing.
@@ -35,4 +52,7 @@ pub struct Silent;
 impl Monitor for Silent {
     fn progress(&self, _: Progress) {}
     fn warning(&self, _: &str) {}
+    fn wants_totals(&self) -> bool {
+        false
+    }
 }

@@ -26,7 +26,7 @@ use super::snapshot::{
 };
 use crate::block::{self, Link};
 use crate::bundle::{
-    FilterOptions, Previous, PutOptions, PutReport, Rules, Survey, put_paths, survey,
+    Beside, FilterOptions, Previous, PutOptions, PutReport, Rules, Survey, put_paths, survey,
 };
 use crate::head::HeadEntry;
 use crate::monitor::Monitor;
@@ -152,6 +152,8 @@ pub async fn run(
     let pin = OpenPin::begin(depot.store().clone()).await?;
     let keep = Keep::Pinned(pin.number);
     let (sink, index) = (depot.sink(keep), depot.index(keep));
+    let beside = Beside::begin(&job.paths, &options, monitor);
+    let monitor = beside.monitor();
     let report = put_paths(&job.paths, options, sink, index, monitor, cancel).await?;
     let snapshot = Snapshot {
         owner: *member.owner().as_bytes(),

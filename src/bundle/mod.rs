@@ -56,8 +56,8 @@ pub use extract::{
     DEFAULT_WINDOW, ExtractOptions, ExtractReport, Failed, Missing, Overwrite, extract,
 };
 pub use put::{
-    DEFAULT_IN_FLIGHT_BYTES, Filter, FilterOptions, Inside, MAX_REPORTED, Previous, PutOptions,
-    PutReport, Rules, Survey, Unreadable, put, put_paths, put_reader, rewrite, survey,
+    Beside, DEFAULT_IN_FLIGHT_BYTES, Filter, FilterOptions, Inside, MAX_REPORTED, Previous,
+    PutOptions, PutReport, Rules, Survey, Unreadable, put, put_paths, put_reader, rewrite, survey,
 };
 pub use read::{Bundle, Walked};
 pub use root::{BundleKind, Root, Totals};

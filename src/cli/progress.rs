@@ -1,16 +1,19 @@
-//! Progress on a terminal: a bar with rate and time left. In a pipe there is none; warnings are told either way.
+//! Progress on a terminal: a bar with rate and time left, and which peers give. In a pipe there is
+//! none; warnings are told either way.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::output;
-use super::show::printable;
-use crate::monitor::{Monitor, Progress};
+use super::show::{self, printable};
+use crate::monitor::{Giver, Monitor, Progress};
 
 /// How often the bar is redrawn.
 const REDRAW: Duration = Duration::from_millis(100);
+/// Characters at the end of a peer's id that it is named by: the beginnings are all alike.
+const PEER_CHARS: usize = 8;
 
 /// Shows progress and warnings on stderr.
 #[derive(Debug)]
@@ -18,6 +21,26 @@ pub struct Bar {
     bar: ProgressBar,
     verb: &'static str,
     warnings: bool,
+    shown: Mutex<Shown>,
+}
+
+/// What stands behind the bar.
+#[derive(Debug, Default)]
+struct Shown {
+    files: String,
+    givers: String,
+}
+
+impl Shown {
+    fn message(&self) -> String {
+        let parts = [&self.files, &self.givers];
+        let parts: Vec<&str> = parts
+            .into_iter()
+            .map(String::as_str)
+            .filter(|part| !part.is_empty())
+            .collect();
+        parts.join(" ")
+    }
 }
 
 impl Bar {
@@ -37,12 +60,25 @@ impl Bar {
             bar,
             verb,
             warnings,
+            shown: Mutex::default(),
         })
     }
 
     /// Takes the bar off the screen.
     pub fn clear(&self) {
         self.bar.finish_and_clear();
+    }
+
+    /// Writes a line of its own above the bar.
+    pub fn line(&self, text: &str) {
+        self.bar.suspend(|| output::stderr(&format!("{text}\n")));
+    }
+
+    fn show(&self, change: impl FnOnce(&mut Shown)) {
+        // Texts are whole between two statements.
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut shown);
+        self.bar.set_message(shown.message());
     }
 }
 
@@ -63,6 +99,30 @@ fn style(with_total: bool) -> ProgressStyle {
         .progress_chars("=> ")
 }
 
+/// How many files are done.
+fn files(progress: &Progress) -> String {
+    match (progress.files_total, progress.files) {
+        (0, 0) => String::new(),
+        (0, files) => show::count(files, "file"),
+        (total, files) => format!("{files}/{}", show::count(total, "file")),
+    }
+}
+
+/// Which peer gives most, and how many others give.
+fn from(givers: &[Giver]) -> String {
+    let Some(first) = givers.first() else {
+        return String::new();
+    };
+    let chars: Vec<char> = first.peer.chars().collect();
+    let end: String = chars[chars.len().saturating_sub(PEER_CHARS)..]
+        .iter()
+        .collect();
+    match givers.len() - 1 {
+        0 => format!("from {end}"),
+        others => format!("from {end} and {}", show::count(others as u64, "other")),
+    }
+}
+
 impl Monitor for Bar {
     fn progress(&self, progress: Progress) {
         if self.bar.is_hidden() {
@@ -75,20 +135,22 @@ impl Monitor for Bar {
             self.bar.set_length(progress.bytes_total);
         }
         self.bar.set_position(progress.bytes);
-        let message = match (progress.files_total, progress.files) {
-            (0, 0) => String::new(),
-            (0, files) => format!("{files} files"),
-            (total, files) => format!("{files}/{total} files"),
-        };
-        self.bar.set_message(message);
+        self.show(|shown| shown.files = files(&progress));
     }
 
     fn warning(&self, message: &str) {
         if self.warnings {
             let verb = self.verb;
-            let text = format!("warning: {verb}: {}\n", printable(message));
-            self.bar.suspend(|| output::stderr(&text));
+            self.line(&format!("warning: {verb}: {}", printable(message)));
         }
+    }
+
+    fn givers(&self, givers: &[Giver]) {
+        self.show(|shown| shown.givers = from(givers));
+    }
+
+    fn wants_totals(&self) -> bool {
+        !self.bar.is_hidden()
     }
 }
 
@@ -106,6 +168,33 @@ mod tests {
             ..Progress::default()
         });
         bar.warning("nothing");
-        assert!(bar.bar.is_hidden());
+        bar.givers(&[]);
+        assert!(bar.bar.is_hidden() && !bar.wants_totals());
+    }
+
+    #[test]
+    fn files_and_givers_stand_behind_the_bar() {
+        let giver = |peer: &str| Giver {
+            peer: peer.to_owned(),
+            bytes: 1,
+        };
+        let mut shown = Shown::default();
+        assert_eq!(shown.message(), "");
+        let mut progress = Progress::default();
+        assert_eq!(files(&progress), "");
+        progress.files = 1;
+        assert_eq!(files(&progress), "1 file");
+        progress.files_total = 3;
+        shown.files = files(&progress);
+        assert_eq!(shown.message(), "1/3 files");
+        assert_eq!(from(&[]), "");
+        shown.givers = from(&[giver("12D3KooWabcdefgh")]);
+        assert_eq!(shown.message(), "1/3 files from abcdefgh");
+        assert_eq!(
+            from(&[giver("short"), giver("b")]),
+            "from short and 1 other"
+        );
+        let three = [giver("a"), giver("b"), giver("c")];
+        assert_eq!(from(&three), "from a and 2 others");
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The running node's HTTP server writes the file, readable by its owner only. The token in it is what the server asks
 //! for. A file may be stale, and its port may belong to another program by now: so the server has to prove that it knows
-//! the token before a client sends it anything. Nothing outside the loopback interface is ever contacted.
+//! the token before a client sends it anything. A port that says nothing counts as the node only while the process that
+//! wrote the file lives. Nothing outside the loopback interface is ever contacted.
 
 use std::fmt;
 use std::io::Write;
@@ -10,6 +11,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -90,6 +93,23 @@ impl ApiFile {
     pub fn address(&self) -> Option<SocketAddr> {
         let address: SocketAddr = self.url.strip_prefix("http://")?.parse().ok()?;
         address.ip().is_loopback().then_some(address)
+    }
+
+    /// Whether the process that wrote the file may still run: there is one with its number, and no
+    /// other program has that number now.
+    pub fn is_process_alive(&self) -> bool {
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else {
+            return false;
+        };
+        if test_kill_process(pid) == Err(Errno::SRCH) {
+            return false;
+        }
+        // Where there is no /proc the number alone has to do.
+        let name = |pid: &str| std::fs::read(format!("/proc/{pid}/comm")).ok();
+        match (name(&self.pid.to_string()), name("self")) {
+            (Some(theirs), Some(ours)) => theirs == ours,
+            _ => true,
+        }
     }
 
     /// Reads the file of `data_dir`. A missing, damaged or oversized one is none: the next node replaces it.
@@ -213,6 +233,22 @@ mod tests {
         std::fs::remove_file(&path).expect("removed");
         std::fs::create_dir(&path).expect("made");
         assert_eq!(ApiFile::read(dir.path()), None, "a directory");
+    }
+
+    #[test]
+    fn a_process_lives_while_its_number_is_its_own() {
+        let mut file = sample("http://127.0.0.1:1");
+        file.pid = std::process::id();
+        assert!(file.is_process_alive());
+        for gone in [0, i32::MAX as u32, u32::MAX] {
+            file.pid = gone;
+            assert!(!file.is_process_alive(), "{gone}");
+        }
+        if Path::new("/proc/self/comm").exists() {
+            file.pid = 1;
+            let name = |pid: &str| std::fs::read(format!("/proc/{pid}/comm")).expect("there");
+            assert_eq!(file.is_process_alive(), name("1") == name("self"));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How an answer travels over HTTP: lines of JSON, or bytes with an error behind them.
 //!
-//! - JSON answers are newline-delimited: any number of `{"progress":{..}}` and `{"warning":".."}`, then exactly one
-//!   `{"done":{..}}` or `{"error":{..}}`.
+//! - JSON answers are newline-delimited: any number of `{"progress":{..}}`, `{"givers":[..]}` and `{"warning":".."}`,
+//!   then exactly one `{"done":{..}}` or `{"error":{..}}`.
 //! - Byte answers are the bytes. An error that comes after the first byte is the trailer [`ERROR_TRAILER`]: its JSON as
 //!   base64url.
 //!
@@ -11,9 +11,11 @@ use bytes::{Bytes, BytesMut};
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::monitor::Progress;
+use crate::monitor::{Giver, Progress};
 use crate::node::api::{CallError, ErrorKind};
 
+/// Request header of a client whose user looks at progress: totals may be counted for it.
+pub const WATCHED_HEADER: &str = "x-libernet-watched";
 /// Longest line in bytes, without its end. The largest answers are listings of some thousand entries.
 pub const MAX_LINE_BYTES: usize = 16 << 20;
 /// The trailer that carries an error behind a byte answer.
@@ -29,6 +31,8 @@ const CUT_MESSAGE_CHARS: usize = 500;
 pub enum Frame<R> {
     /// The work has come this far.
     Progress(Progress),
+    /// These peers have given blocks.
+    Givers(Vec<Giver>),
     /// Something went wrong with one part and the work goes on.
     Warning(String),
     /// The work is done; the last line.

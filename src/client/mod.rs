@@ -89,7 +89,7 @@ impl Client {
     /// A client of the node that `file` describes; `None` when that node is gone.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] when something accepts connections there and says nothing.
+    /// [`ErrorKind::Unavailable`] when the node's process lives and says nothing.
     pub async fn remote(file: &ApiFile) -> Result<Option<Self>, CallError> {
         Ok(Remote::find(file).await?.map(|remote| Self {
             inner: Arc::new(Inner::Remote(remote)),
@@ -405,5 +405,26 @@ mod tests {
         let secret = token.to_header();
         assert!(seen.starts_with("GET /api/v1/hello?nonce="), "{seen}");
         assert!(!seen.contains(secret.strip_prefix("Bearer ").expect("the scheme")));
+    }
+
+    /// A port that accepts connections and says nothing: a node only while its process lives.
+    #[tokio::test]
+    async fn a_silent_stranger_is_no_node_unless_the_process_lives() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let address = listener.local_addr().expect("bound");
+        tokio::time::pause();
+        let mut file = ApiFile::new(address, Token::random());
+        let living = file.write(dir.path()).expect("written");
+        let error = Client::running(dir.path()).await.err().expect("it lives");
+        assert_eq!(error.kind, ErrorKind::Unavailable);
+        drop(living);
+        file.pid = i32::MAX as u32;
+        let _dead = file.write(dir.path()).expect("written");
+        let began = tokio::time::Instant::now();
+        assert!(Client::running(dir.path()).await.expect("stale").is_none());
+        assert!(began.elapsed() < Duration::from_secs(2));
     }
 }

@@ -25,7 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 use zeroize::Zeroizing;
 
 use super::discovery::{ApiFile, Token};
-use super::frame::{ERROR_TRAILER, Frame, Lines, error_from_trailer};
+use super::frame::{ERROR_TRAILER, Frame, Lines, WATCHED_HEADER, error_from_trailer};
 use super::url::percent_encode;
 use crate::block::MAX_BLOCK_BYTES;
 use crate::monitor::Monitor;
@@ -35,6 +35,8 @@ use crate::node::api::{BlockPutReply, Call, CallError, ErrorKind, PutReply, PutS
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a node may take to prove that it is the one of the file.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same when the process that wrote the file is gone: another program has its port, mostly.
+const STRANGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Largest error answer in bytes.
 const MAX_ERROR_BYTES: usize = 1 << 20;
 /// Bytes of a usual request.
@@ -72,11 +74,12 @@ struct Hello {
 }
 
 impl Remote {
-    /// The node that `file` describes. `None` when there is none any more: nobody listens, or somebody who doesn't know the
-    /// token.
+    /// The node that `file` describes. `None` when there is none any more: nobody listens, or a
+    /// program that does not know the token, or one that says nothing in place of a node that is
+    /// gone.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] when something accepts connections and then says nothing.
+    /// [`ErrorKind::Unavailable`] when the node's process lives and says nothing.
     pub(super) async fn find(file: &ApiFile) -> Result<Option<Self>, CallError> {
         let Some(address) = file.address() else {
             return Ok(None);
@@ -105,8 +108,16 @@ impl Remote {
             let proof = HEXLOWER.decode(hello.proof.as_bytes()).ok()?;
             (proof == remote.token.prove(&nonce)).then_some(())
         };
-        match tokio::time::timeout(HELLO_TIMEOUT, hello).await {
+        let is_alive = file.is_process_alive();
+        let patience = match is_alive {
+            true => HELLO_TIMEOUT,
+            false => STRANGER_TIMEOUT,
+        };
+        match tokio::time::timeout(patience, hello).await {
             Ok(known) => Ok(known.map(|()| remote)),
+            // If a node runs after all, where its process can't be seen from, it holds the lock of
+            // the data directory: the command says so when it opens that.
+            Err(_) if !is_alive => Ok(None),
             Err(_) => Err(CallError::new(
                 ErrorKind::Unavailable,
                 format!(
@@ -126,7 +137,8 @@ impl Remote {
         call: &C,
         monitor: Arc<dyn Monitor>,
     ) -> Result<C::Reply, CallError> {
-        let answer = self.post(C::NAME, json(call)?).await?;
+        let is_watched = monitor.wants_totals();
+        let answer = self.post_as(C::NAME, json(call)?, is_watched).await?;
         read_frames(self, answer, &*monitor).await
     }
 
@@ -217,10 +229,19 @@ impl Remote {
     }
 
     async fn post(&self, path: &str, body: Body) -> Result<Answer, CallError> {
-        let request = self
+        self.post_as(path, body, false).await
+    }
+
+    /// `is_watched`: whether a person looks at the progress.
+    async fn post_as(&self, path: &str, body: Body, is_watched: bool) -> Result<Answer, CallError> {
+        let mut request = self
             .request(Method::POST, path)
             .header(AUTHORIZATION, self.token.to_header())
-            .header(CONTENT_TYPE, "application/json")
+            .header(CONTENT_TYPE, "application/json");
+        if is_watched {
+            request = request.header(WATCHED_HEADER, "1");
+        }
+        let request = request
             .body(body)
             .expect("the parts of the request are valid");
         let answer = self.exchange(request).await?;
@@ -332,6 +353,7 @@ async fn read_frames<R: serde::de::DeserializeOwned>(
         while let Some(line) = lines.next_line().map_err(strange)? {
             match Frame::<R>::from_line(&line).map_err(strange)? {
                 Frame::Progress(progress) => monitor.progress(progress),
+                Frame::Givers(givers) => monitor.givers(&givers),
                 Frame::Warning(message) => monitor.warning(&message),
                 Frame::Done(reply) => return Ok(reply),
                 Frame::Error(error) => return Err(error),

@@ -35,6 +35,8 @@ struct Known {
     /// Times in a row that it was busy.
     busy: u32,
     rests_until: Duration,
+    /// It is connected and did not say in time whether it has a block.
+    is_silent: bool,
 }
 
 impl Default for Known {
@@ -47,6 +49,7 @@ impl Default for Known {
             failures: 0,
             busy: 0,
             rests_until: Duration::ZERO,
+            is_silent: false,
         }
     }
 }
@@ -65,8 +68,20 @@ impl Roster {
         }
     }
 
-    /// The best peer for a block that the peers in `tried` did not give: those of the lowest rank first, then idle ones, then those that gave most
-    /// of what they were asked for. A peer that was only busy may be asked again; one without a rank is not asked.
+    /// Remembers a peer that probably has blocks of this session and said nothing when it was
+    /// asked: all others come before it.
+    pub(super) fn add_silent(&mut self, peer: PeerId) {
+        if !self.contains(&peer) {
+            self.add(peer);
+            if let Some(known) = self.peers.get_mut(&peer) {
+                known.is_silent = true;
+            }
+        }
+    }
+
+    /// The best peer for a block that the peers in `tried` did not give: those of the lowest rank
+    /// first, then idle ones, then those that gave most of what they were asked for. A peer that
+    /// was only busy may be asked again; a peer without a rank is not asked.
     pub(super) fn choose<R: Ord + Copy>(
         &self,
         tried: &BTreeMap<PeerId, Attempt>,
@@ -84,6 +99,7 @@ impl Roster {
                 let barren = known.did_not > 4 * (known.gave + 1);
                 let was_busy = tried.contains_key(*peer);
                 (
+                    known.is_silent,
                     *rank,
                     barren,
                     was_busy,
@@ -121,6 +137,7 @@ impl Roster {
         if let Some(known) = self.peers.get_mut(&peer) {
             known.in_flight = known.in_flight.saturating_sub(1);
             known.gave += 1;
+            known.is_silent = false;
             known.window = (known.window + 1).min(MAX_WINDOW);
             known.failures = 0;
             known.busy = 0;
@@ -275,6 +292,25 @@ mod tests {
             roster.choose(&BTreeMap::new(), Duration::from_secs(1 << 40), |_| Some(())),
             Some(peers[1])
         );
+    }
+
+    #[test]
+    fn a_silent_peer_is_asked_after_all_others_until_it_gives() {
+        let (mut roster, peers) = roster(1);
+        let silent = PeerId::random();
+        roster.add_silent(silent);
+        roster.add_silent(peers[0]);
+        let choose = |roster: &Roster| roster.choose(&BTreeMap::new(), NOW, |_| Some(()));
+        for _ in 0..FIRST_WINDOW {
+            assert_eq!(choose(&roster), Some(peers[0]), "it was known before");
+            roster.asked(peers[0]);
+        }
+        assert_eq!(choose(&roster), Some(silent));
+        roster.asked(silent);
+        roster.gave(silent);
+        roster.gave(peers[0]);
+        roster.gave(peers[0]);
+        assert_eq!(choose(&roster), Some(silent), "it has less to do");
     }
 
     #[test]

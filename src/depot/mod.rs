@@ -9,9 +9,11 @@
 //! Invariant: bytes from the network become a [`Block`](crate::block::Block) by a hash check on a worker thread before anything else sees
 //! them. Deliberately absent: files, policy of what to keep, the announcing itself.
 
+mod absent;
 mod choice;
 mod crowd;
 pub mod demand;
+mod fetch;
 pub mod ledger;
 mod pending;
 mod request;
@@ -26,16 +28,20 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use libp2p::PeerId;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::block::Attempt;
 use crate::id::BlockId;
 use crate::net::Net;
 use crate::store::{Keep, Store};
 
 pub use pending::{Pending, PendingBlocks};
+use session::lock;
 pub use session::{Gift, Session};
 pub use sink::{Index, Sink};
 
@@ -83,8 +89,11 @@ struct Inner {
     fresh: Arc<Pending>,
     wounded: Arc<Pending>,
     demand: Arc<demand::Demand>,
-    /// One lock a block that is being fetched, so that two readers of it make one transfer.
-    under_way: Mutex<HashMap<BlockId, Weak<tokio::sync::Mutex<()>>>>,
+    /// The blocks that are being fetched, so that two readers of one make one transfer.
+    under_way: Mutex<HashMap<BlockId, Weak<fetch::UnderWay>>>,
+    /// Peers that did not answer lately.
+    absent: Mutex<absent::Absent>,
+    began: Instant,
     verifier: verify::Verifier,
     stop: CancellationToken,
     /// Counts how often this node began to leave or stayed after all: odd while it is leaving.
@@ -110,6 +119,8 @@ impl Depot {
                 wounded: server.wounded(),
                 demand: server.demand(),
                 under_way: Mutex::default(),
+                absent: Mutex::default(),
+                began: Instant::now(),
                 verifier: verify::Verifier::new(cores),
                 stop: CancellationToken::new(),
                 leaving: AtomicU64::new(0),
@@ -201,22 +212,42 @@ impl Depot {
         }
     }
 
-    /// The lock of a block that is being fetched. Whoever holds it fetches; the others find the block in the store afterwards.
-    fn fetch_lock(&self, id: BlockId) -> Arc<tokio::sync::Mutex<()>> {
-        let mut under_way = self
-            .inner
-            .under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        // Bounded by the fetches under way: entries of finished ones are dropped whenever the table has doubled.
+    /// The state of a block that is being fetched. The session whose turn it is fetches; the others
+    /// find the block in the store afterwards, or give up at their own deadline.
+    fn under_way(&self, id: BlockId) -> Arc<fetch::UnderWay> {
+        let mut under_way = lock(&self.inner.under_way);
+        // Bounded by the fetches under way: entries of finished ones are dropped whenever the table
+        // has doubled.
         if under_way.len() >= 64 && under_way.len().is_power_of_two() {
-            under_way.retain(|_, lock| lock.strong_count() > 0);
+            under_way.retain(|_, fetch| fetch.strong_count() > 0);
         }
-        if let Some(lock) = under_way.get(&id).and_then(Weak::upgrade) {
-            return lock;
+        if let Some(fetch) = under_way.get(&id).and_then(Weak::upgrade) {
+            return fetch;
         }
-        let lock = Arc::new(tokio::sync::Mutex::new(()));
-        under_way.insert(id, Arc::downgrade(&lock));
-        lock
+        let fetch = Arc::default();
+        under_way.insert(id, Arc::downgrade(&fetch));
+        fetch
+    }
+}
+
+impl Inner {
+    /// A peer that was asked answered, or failed in this way.
+    fn heard(&self, peer: PeerId, failed: Option<Attempt>) {
+        let mut absent = lock(&self.absent);
+        match failed {
+            None | Some(Attempt::DontHave | Attempt::WrongBytes | Attempt::RateTooLow { .. }) => {
+                absent.answered(&peer);
+            }
+            Some(Attempt::Unreachable | Attempt::TimedOut) => {
+                absent.missed(peer, self.began.elapsed());
+            }
+            // These say nothing for sure: too much may be under way on our side.
+            Some(Attempt::Busy | Attempt::Failed) => {}
+        }
+    }
+
+    /// Whether a peer is to be asked after all others.
+    fn rests(&self, peer: &PeerId) -> bool {
+        lock(&self.absent).rests(peer, self.began.elapsed())
     }
 }

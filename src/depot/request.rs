@@ -14,6 +14,7 @@ use super::{Inner, Traffic};
 use crate::block::{Attempt, Block};
 use crate::id::BlockId;
 use crate::net::exchange::{self, Answer};
+use crate::net::pace::Arrivals;
 use crate::net::peers::Misbehaviour;
 
 /// How long one peer may take to answer one request.
@@ -36,19 +37,23 @@ impl Request {
         }
     }
 
-    /// Asks, waits and checks. `began`: when the session did.
+    /// Asks, waits and checks. `began`: when the session did. `arrivals` counts the bytes that come.
     pub(super) async fn run(
         self,
         inner: Arc<Inner>,
         id: BlockId,
         began: Instant,
+        arrivals: Arc<Arrivals>,
     ) -> (PeerId, Result<Block, Attempt>) {
         let peer = self.peer;
         let exchange = inner.net.exchange();
-        // What was asked for and could not come within the limit in time would be asked for again, for nothing.
+        // A block that was asked for and could not come within the limit in time would be asked for
+        // again, for nothing.
         let _ahead = exchange.pace().ahead().await;
         let expected = inner.verifier.expect();
-        let fetched = exchange.fetch(peer, vec![id], ATTEMPT_TIMEOUT).await;
+        let fetched = exchange
+            .fetch_counted(peer, vec![id], ATTEMPT_TIMEOUT, arrivals)
+            .await;
         drop(expected);
         let answer = match fetched {
             Ok(answers) => match answers.into_iter().find(|(answered, _)| *answered == id) {
@@ -59,6 +64,7 @@ impl Request {
             },
             Err(error) => Err(attempt_of(&error)),
         };
+        inner.heard(peer, answer.as_ref().err().copied());
         let now = began.elapsed();
         self.close(|Peers { roster, crowd }| match &answer {
             Ok(_) => roster.gave(peer),
@@ -110,7 +116,7 @@ async fn check(inner: &Inner, id: BlockId, peer: PeerId, bytes: Bytes) -> Result
     }
 }
 
-fn attempt_of(error: &exchange::Error) -> Attempt {
+pub(super) fn attempt_of(error: &exchange::Error) -> Attempt {
     match error {
         exchange::Error::Unreachable { .. } => Attempt::Unreachable,
         exchange::Error::TimedOut { .. } => Attempt::TimedOut,

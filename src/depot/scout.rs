@@ -2,27 +2,36 @@
 //!
 //! Deliberately absent: what follows from it, which is [`crowd`](super::crowd)'s.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
 use libp2p::kad::KBucketKey;
 use tokio::time::Instant;
 
 use super::Depot;
+use super::choice::Roster;
+use super::fetch::UnderWay;
+use super::request::attempt_of;
 use super::session::{Shared, lock};
+use crate::block::Attempt;
 use crate::id::BlockId;
 use crate::net::exchange::{Answer, MAX_IDS};
+use crate::net::providers::MAX_FOUND;
 
-/// How long connected peers may take to say whether they have a block.
+/// How long a peer may take to say whether it has a block, connecting included.
 const HAVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connected peers that are asked whether they have a block, and how many of them at once.
 const MAX_HAVE_PEERS: usize = 32;
-const HAVE_AT_ONCE: usize = 8;
-/// Providers that one search collects.
+const HAVE_AT_ONCE: usize = 16;
+/// Providers that one search finds to have the block before it ends.
 const MAX_PROVIDERS: usize = 20;
+/// Providers that one search asks at once, and how many more that did not answer lately.
+const PROVIDERS_AT_ONCE: usize = 16;
+const RESTING_AT_ONCE: usize = 4;
 /// How often a crowd is asked what it has by now.
 const ROUND: Duration = Duration::from_millis(300);
 /// How often while nobody gets more.
@@ -33,53 +42,114 @@ const STRANGER_ROUNDS: u32 = 5;
 const FIRST_LOOKUP: Duration = Duration::from_secs(1);
 const MAX_LOOKUP: Duration = Duration::from_secs(64);
 
-/// Asks connected peers whether they have the block, nearest to its id first.
-pub(super) async fn ask_connected(
-    depot: &Depot,
-    shared: &Shared,
-    id: BlockId,
-    tried: &HashSet<PeerId>,
-) {
-    let target = KBucketKey::new(id.to_multihash());
-    let mut peers: Vec<PeerId> = depot
-        .inner
-        .net
-        .peers()
-        .connected()
-        .iter()
-        .filter(|peer| !tried.contains(peer))
-        .copied()
-        .collect();
-    peers.sort_by_cached_key(|peer| KBucketKey::from(*peer).distance(&target));
-    peers.truncate(MAX_HAVE_PEERS);
-    futures::stream::iter(peers)
-        .for_each_concurrent(HAVE_AT_ONCE, |peer| async move {
-            let exchange = depot.inner.net.exchange();
-            if let Ok(answers) = exchange.have(peer, vec![id], HAVE_TIMEOUT).await
-                && answers
-                    .iter()
-                    .any(|(answered, answer)| *answered == id && matches!(answer, Answer::Have))
-            {
-                lock(&shared.peers).roster.add(peer);
-                shared.changed.notify_waiters();
-            }
-        })
-        .await;
+/// One look for peers that have one block.
+pub(super) struct Search<'a> {
+    pub(super) depot: &'a Depot,
+    pub(super) shared: &'a Shared,
+    pub(super) id: BlockId,
+    /// Hears which providers did not have it, or did not answer.
+    pub(super) under_way: &'a UnderWay,
 }
 
-/// Looks up providers in the DHT.
-pub(super) async fn ask_mesh(depot: &Depot, shared: &Shared, id: BlockId) {
-    let net = &depot.inner.net;
-    let own = net.peer_id();
-    let providers = net.providers().find(id.to_multihash(), MAX_PROVIDERS);
-    let mut providers = std::pin::pin!(providers);
-    while let Some(provider) = providers.next().await {
-        if provider.peer == own {
-            continue;
+impl Search<'_> {
+    /// Asks connected peers whether they have the block: those nearest to its id first, those that
+    /// did not answer lately last.
+    pub(super) async fn ask_connected(&self, connected: &[PeerId], tried: &HashSet<PeerId>) {
+        let target = KBucketKey::new(self.id.to_multihash());
+        let untried = connected.iter().filter(|peer| !tried.contains(peer));
+        let mut peers: Vec<PeerId> = untried.copied().collect();
+        peers.sort_by_cached_key(|peer| {
+            let distance = KBucketKey::from(*peer).distance(&target);
+            (self.depot.inner.rests(peer), distance)
+        });
+        peers.truncate(MAX_HAVE_PEERS);
+        futures::stream::iter(peers)
+            .for_each_concurrent(HAVE_AT_ONCE, |peer| async move {
+                if self.has(peer).await == Ok(Answer::Have) {
+                    self.add(|roster| roster.add(peer));
+                }
+            })
+            .await;
+    }
+
+    /// Looks up providers in the DHT and asks them, many at once: most of them may be long gone.
+    /// The net connects to them by itself.
+    pub(super) async fn ask_mesh(&self) {
+        let net = &self.depot.inner.net;
+        let mut providers = net.providers().find(self.id.to_multihash(), MAX_FOUND);
+        let mut is_looking = true;
+        let (mut asks, mut last) = (FuturesUnordered::new(), VecDeque::new());
+        let (mut good, mut resting) = (0, 0);
+        while good < MAX_PROVIDERS {
+            // Peers that did not answer lately never take the places of others.
+            if resting < RESTING_AT_ONCE
+                && let Some(peer) = last.pop_front()
+            {
+                resting += 1;
+                asks.push(self.ask_provider(peer, true));
+                continue;
+            }
+            tokio::select! {
+                found = providers.next(), if is_looking && asks.len() - resting < PROVIDERS_AT_ONCE => {
+                    match found.map(|provider| provider.peer) {
+                        None => is_looking = false,
+                        Some(peer) if peer == net.peer_id() => {}
+                        Some(peer) if self.depot.inner.rests(&peer) => last.push_back(peer),
+                        Some(peer) => asks.push(self.ask_provider(peer, false)),
+                    }
+                }
+                Some((is_good, was_resting)) = asks.next(), if !asks.is_empty() => {
+                    good += usize::from(is_good);
+                    resting -= usize::from(was_resting);
+                }
+                else => break,
+            }
         }
-        // The net remembers its addresses: the request dials it by itself.
-        lock(&shared.peers).roster.add(provider.peer);
-        shared.changed.notify_waiters();
+    }
+
+    /// Asks one provider, which has `rested` or not. Whether the block may be had from it.
+    async fn ask_provider(&self, peer: PeerId, rested: bool) -> (bool, bool) {
+        let is_good = match self.has(peer).await {
+            Ok(Answer::DontHave) => {
+                self.under_way.note(peer, Attempt::DontHave);
+                false
+            }
+            Ok(_) | Err(Attempt::Busy | Attempt::RateTooLow { .. }) => {
+                self.add(|roster| roster.add(peer));
+                true
+            }
+            Err(attempt) => {
+                self.under_way.note(peer, attempt);
+                let is_connected = self.depot.inner.net.peers().connected().contains(&peer);
+                if attempt == Attempt::TimedOut && is_connected {
+                    // It may only have too much to do.
+                    self.add(|roster| roster.add_silent(peer));
+                }
+                false
+            }
+        };
+        (is_good, rested)
+    }
+
+    /// Asks one peer whether it has the block, connecting to it first where needed.
+    async fn has(&self, peer: PeerId) -> Result<Answer, Attempt> {
+        let exchange = self.depot.inner.net.exchange();
+        let asked = exchange.have(peer, vec![self.id], HAVE_TIMEOUT).await;
+        let answer = match asked {
+            Ok(answers) => {
+                let answer = answers.into_iter().find(|(id, _)| *id == self.id);
+                answer.map(|(_, answer)| answer).ok_or(Attempt::Failed)
+            }
+            Err(error) => Err(attempt_of(&error)),
+        };
+        let failed = answer.as_ref().err().copied();
+        self.depot.inner.heard(peer, failed);
+        answer
+    }
+
+    fn add(&self, add: impl FnOnce(&mut Roster)) {
+        add(&mut lock(&self.shared.peers).roster);
+        self.shared.changed.notify_waiters();
     }
 }
 
@@ -133,9 +203,10 @@ impl Scout {
                 .find(self.root.to_multihash(), MAX_PROVIDERS);
             providers
                 .for_each_concurrent(HAVE_AT_ONCE, |provider| async move {
-                    let is_new = !lock(&self.shared.peers).roster.contains(&provider.peer);
-                    if provider.peer != own && is_new {
-                        self.ask(provider.peer).await;
+                    let peer = provider.peer;
+                    let is_new = !lock(&self.shared.peers).roster.contains(&peer);
+                    if peer != own && is_new && !self.depot.inner.rests(&peer) {
+                        self.ask(peer).await;
                     }
                 })
                 .await;
@@ -175,7 +246,10 @@ impl Scout {
             ids.push(self.root);
         }
         let exchange = self.depot.inner.net.exchange();
-        let Ok(answers) = exchange.have(peer, ids, HAVE_TIMEOUT).await else {
+        let asked = exchange.have(peer, ids, HAVE_TIMEOUT).await;
+        let failed = asked.as_ref().err().map(attempt_of);
+        self.depot.inner.heard(peer, failed);
+        let Ok(answers) = asked else {
             lock(&self.shared.peers).crowd.lost(&peer);
             return;
         };

@@ -1,56 +1,48 @@
 //! One piece of work that needs blocks: a restore, a page, a pin.
 //!
-//! For each block: the store; then the peers that gave blocks of this session before; then connected peers that say they have it,
-//! nearest to the block's id first; then providers from the DHT. One request a block is under way; when it stays silent
-//! another peer is asked as well. Of larger works others who fetch the same are looked for: they share the load, see [`crowd`](super::crowd). A
-//! session gives up on a block when its patience has passed, unless a peer that should have it is
-//! merely busy and blocks of the session still arrive.
+//! For each block: the store; then the peers that gave blocks of this session before; then
+//! connected peers that say they have it, nearest to the block's id first; then providers from the
+//! DHT: see [`fetch`](super::fetch). Of larger works others that fetch the same are looked for:
+//! they share the load, see [`crowd`](super::crowd).
+//!
+//! Invariant: a reader waits no longer than the session's patience once nothing arrives, whatever
+//! stalls and whoever else fetches the same block.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::pin::pin;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::Instant;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::TaskTracker;
 
 use super::choice::Roster;
-use super::crowd::{Crowd, Standing};
+use super::crowd::Crowd;
+use super::fetch::{Fetch, UnderWay};
 use super::ledger::Amount;
-use super::request::{ATTEMPT_TIMEOUT, Request};
-use super::scout;
 use super::serve::{self, Read};
-use super::{Depot, Traffic, sink};
-use crate::block::{Attempt, Block, BlockSource, GetError, PutError, Tried};
+use super::{Depot, Traffic, scout, sink};
+use crate::block::{Block, BlockSource, GetError, PutError};
 use crate::id::BlockId;
+use crate::net::pace::Arrivals;
 use crate::store::{Event, Keep};
 
-/// How long a request stays silent before another peer is asked as well.
-const HEDGE_AFTER: Duration = Duration::from_secs(4);
-/// The same when there is a limit on what is fetched.
-const LIMITED_HEDGE_AFTER: Duration = Duration::from_secs(20);
-/// Requests for one block at once.
-const MAX_ATTEMPTS_AT_ONCE: usize = 3;
 /// Longest single search.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(20);
 /// Searches of one session at once.
 const MAX_SEARCHES: usize = 8;
-/// Pause between two searches for the same block; doubles each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const MAX_PAUSE: Duration = Duration::from_secs(8);
-/// How often a block that waits for a loaded peer looks again.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// Others who fetch the same are looked for once so many blocks have come: what is small is had sooner than they are found.
+/// Others that fetch the same are looked for once so many blocks have come: what is small is had
+/// sooner than they are found.
 const SCOUT_AFTER_BLOCKS: u64 = 4;
-/// Patience after a block was given up and nothing came since: the next ones are probably missing for the same reason.
+/// Patience after a block was given up and none came since: the next ones are probably missing for
+/// the same reason. Halves with each that is given up, so that a tree of many missing blocks ends.
 const SHORT_PATIENCE: Duration = Duration::from_secs(5);
+const SHORTEST_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Blocks that one peer gave.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -63,13 +55,13 @@ pub struct Gift {
 
 /// A source of blocks for one piece of work. Dropping it ends its searches.
 pub struct Session {
-    depot: Depot,
+    pub(super) depot: Depot,
     patience: Duration,
     keep: Keep,
-    began: Instant,
-    shared: Arc<Shared>,
+    pub(super) began: Instant,
+    pub(super) shared: Arc<Shared>,
     searches: TaskTracker,
-    stop: CancellationToken,
+    pub(super) stop: CancellationToken,
     _stop_on_drop: DropGuard,
 }
 
@@ -78,6 +70,8 @@ pub(super) struct Shared {
     /// Fires when a peer was added or became free, or is known to have something.
     pub(super) changed: Notify,
     gifts: Mutex<HashMap<PeerId, Gift>>,
+    /// Counts the bytes that come for this session.
+    pub(super) arrivals: Arc<Arrivals>,
     progress: Mutex<Patience>,
     /// Blocks that came from peers.
     fetched: AtomicU64,
@@ -92,9 +86,37 @@ pub(super) struct Peers {
     pub(super) crowd: Crowd,
 }
 
+/// How long to wait for what does not come. Pure: times are since the session began.
+#[derive(Debug, Default)]
 struct Patience {
-    last_block: Instant,
-    gave_up: bool,
+    /// Bytes that had come when they were last looked at.
+    bytes: u64,
+    /// When more were seen than before.
+    came_at: Option<Duration>,
+    /// Blocks given up since the last one came.
+    given_up: u32,
+}
+
+impl Patience {
+    /// Whether bytes came within the last `lately`. `bytes`: how many have come by now.
+    fn is_flowing(&mut self, bytes: u64, lately: Duration, now: Duration) -> bool {
+        if bytes != self.bytes {
+            self.bytes = bytes;
+            self.came_at = Some(now);
+        }
+        self.came_at.is_some_and(|at| now < at + lately)
+    }
+
+    /// How long to look for the next block, of `whole` at most.
+    fn next(&self, whole: Duration) -> Duration {
+        match self.given_up.checked_sub(1) {
+            None => whole,
+            Some(halvings) => {
+                let short = SHORT_PATIENCE / 2u32.pow(halvings.min(8));
+                whole.min(short.max(SHORTEST_PATIENCE))
+            }
+        }
+    }
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -102,60 +124,41 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A block that is being fetched: peers are asked whether they have it.
-struct Wanted<'a> {
-    shared: &'a Shared,
-    id: BlockId,
-}
-
-impl<'a> Wanted<'a> {
-    fn new(shared: &'a Shared, id: BlockId) -> Self {
-        lock(&shared.peers).crowd.begin(id);
-        Self { shared, id }
-    }
-}
-
-impl Drop for Wanted<'_> {
-    fn drop(&mut self) {
-        lock(&self.shared.peers).crowd.end(&self.id);
-    }
-}
-
-/// What to do about a block now.
-enum Next {
-    Ask(Request),
-    /// Somebody else is about to have it, or to have time for it.
-    Wait,
-    /// Nobody can be asked now.
-    Nobody,
-}
-
 #[async_trait]
 impl BlockSource for Session {
     async fn get(&self, id: BlockId) -> Result<Block, GetError> {
-        let depot = &self.depot.inner;
-        depot.store.record(&[(id, Event::Requested)]);
-        let fetching = self.depot.fetch_lock(id);
+        let start = Instant::now();
+        self.depot.inner.store.record(&[(id, Event::Requested)]);
+        let under_way = self.depot.under_way(id);
         // Taken before the look into the store, it leaves nothing to look for afterwards.
-        let first = fetching.try_lock().ok();
+        let first = under_way.turn.try_lock().ok();
         let here = match self.read(id).await? {
             Read::Found(block) => return Ok(block),
             Read::Missing => None,
             Read::Damaged => Some(GetError::Corrupt { id }),
             Read::Unreadable(error) => Some(unreadable(id, error)),
         };
-        let _fetching = match first {
+        let _turn = match first {
             Some(first) => first,
             None => {
-                let later = fetching.lock().await;
-                // Who was before has mostly fetched it.
+                // The session that fetches it may have far more patience than this one.
+                let turn = tokio::select! {
+                    biased;
+                    turn = under_way.turn.lock() => turn,
+                    () = self.stop.cancelled() => return Err(GetError::Stopping),
+                    () = sleep_until(start + self.patience_now()) => {
+                        return Err(self.give_up(id, start, &under_way));
+                    }
+                };
+                // That session has mostly fetched it.
                 if let Read::Found(block) = self.read(id).await? {
                     return Ok(block);
                 }
-                later
+                turn
             }
         };
-        match (self.fetch(id).await, here) {
+        let fetched = Fetch::new(self, id, start, &under_way).run().await;
+        match (fetched, here) {
             (Err(GetError::NotFound { .. }), Some(GetError::Store { .. })) => {
                 // Nobody else has it, and what is here may be read by now.
                 match self.read(id).await? {
@@ -203,10 +206,8 @@ impl Session {
                 }),
                 changed: Notify::new(),
                 gifts: Mutex::default(),
-                progress: Mutex::new(Patience {
-                    last_block: Instant::now(),
-                    gave_up: false,
-                }),
+                arrivals: Arc::default(),
+                progress: Mutex::default(),
                 fetched: AtomicU64::new(0),
                 root: OnceLock::new(),
                 search_slots: Semaphore::new(MAX_SEARCHES),
@@ -246,209 +247,67 @@ impl Session {
         })
     }
 
-    async fn fetch(&self, id: BlockId) -> Result<Block, GetError> {
-        let _wanted = Wanted::new(&self.shared, id);
-        let mut waits = Waits::default();
-        let start = Instant::now();
-        let patience = self.patience_now();
-        let mut tried: BTreeMap<PeerId, Attempt> = BTreeMap::new();
-        let mut attempts = FuturesUnordered::new();
-        let mut last_ask = start;
-        let mut search: Option<tokio::task::JoinHandle<()>> = None;
-        let mut next_search = start;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let mut changed = pin!(self.shared.changed.notified());
-            // Listens from here on: what changes while we look at the roster is not missed.
-            changed.as_mut().enable();
-            let now = Instant::now();
-            let silent = now.duration_since(last_ask) >= self.hedge_after();
-            if attempts.is_empty() || (silent && attempts.len() < MAX_ATTEMPTS_AT_ONCE) {
-                let waited = attempts.is_empty().then(|| now.duration_since(start));
-                match self.choose(id, waited, &mut waits, &mut tried) {
-                    Next::Ask(request) => {
-                        // While this one is under way the peer counts as tried, so that a second request goes elsewhere.
-                        tried.insert(request.peer, Attempt::TimedOut);
-                        attempts.push(self.ask(request, id));
-                        last_ask = now;
-                    }
-                    Next::Nobody
-                        if search.is_none()
-                            && now >= next_search
-                            && self.needs_others(start, &tried) =>
-                    {
-                        search = Some(self.search(id, tried.keys().copied().collect()));
-                    }
-                    Next::Wait | Next::Nobody => {}
-                }
-            }
-            if attempts.is_empty() && self.out_of_patience(start, patience, &tried) {
-                lock(&self.shared.progress).gave_up = true;
-                return Err(GetError::NotFound {
-                    id,
-                    after: start.elapsed(),
-                    tried: tried
-                        .into_iter()
-                        .map(|(peer, attempt)| Tried {
-                            peer: peer.to_string(),
-                            attempt,
-                        })
-                        .collect(),
-                });
-            }
-            tokio::select! {
-                () = self.stop.cancelled() => return Err(GetError::Stopping),
-                Some(Ok((peer, answer))) = attempts.next(), if !attempts.is_empty() => match answer {
-                    Ok(block) => return self.accept(id, peer, block).await,
-                    // Who is too slow while others come is loaded, and may be asked again when nobody else can be.
-                    Err(Attempt::TimedOut) if self.is_flowing(ATTEMPT_TIMEOUT) => { tried.insert(peer, Attempt::Busy); }
-                    Err(attempt) => { tried.insert(peer, attempt); }
-                },
-                _ = async { search.as_mut().expect("guarded").await }, if search.is_some() => {
-                    search = None;
-                    next_search = Instant::now() + pause;
-                    pause = (2 * pause).min(MAX_PAUSE);
-                    // Who could not be reached or was not there yet may be by now.
-                    tried.retain(|_, attempt| matches!(attempt, Attempt::DontHave | Attempt::WrongBytes | Attempt::TimedOut | Attempt::RateTooLow { .. }));
-                }
-                () = changed => {}
-                () = tokio::time::sleep(LOOK_AGAIN) => {}
-            }
+    /// How long to look for a block that is asked for now.
+    pub(super) fn patience_now(&self) -> Duration {
+        lock(&self.shared.progress).next(self.patience)
+    }
+
+    /// Whether bytes of the session came lately.
+    pub(super) fn is_flowing(&self, lately: Duration) -> bool {
+        let bytes = self.shared.arrivals.bytes();
+        lock(&self.shared.progress).is_flowing(bytes, lately, self.began.elapsed())
+    }
+
+    /// Ends the wait for a block that did not come.
+    pub(super) fn give_up(&self, id: BlockId, start: Instant, under_way: &UnderWay) -> GetError {
+        let mut progress = lock(&self.shared.progress);
+        progress.given_up = progress.given_up.saturating_add(1);
+        GetError::NotFound {
+            id,
+            after: start.elapsed(),
+            tried: under_way.tried(),
         }
     }
 
-    /// With a limit, silence is mostly our own doing, and a second copy of a block would take the place of another block.
-    fn hedge_after(&self) -> Duration {
-        if self.depot.inner.net.exchange().pace().is_limited() {
-            LIMITED_HEDGE_AFTER
-        } else {
-            HEDGE_AFTER
-        }
-    }
-
-    /// Whether waiting for the known peers is not enough: none of them may still give the block, or it takes them too long.
-    fn needs_others(&self, start: Instant, tried: &BTreeMap<PeerId, Attempt>) -> bool {
-        start.elapsed() >= self.hedge_after()
-            || !lock(&self.shared.peers)
-                .roster
-                .has_later(tried, |_| Some(()))
-    }
-
-    fn patience_now(&self) -> Duration {
-        if lock(&self.shared.progress).gave_up {
-            self.patience.min(SHORT_PATIENCE)
-        } else {
-            self.patience
-        }
-    }
-
-    fn out_of_patience(
-        &self,
-        start: Instant,
-        patience: Duration,
-        tried: &BTreeMap<PeerId, Attempt>,
-    ) -> bool {
-        if start.elapsed() < patience {
-            return false;
-        }
-        !(self.is_flowing(patience)
-            && lock(&self.shared.peers)
-                .roster
-                .has_later(tried, |_| Some(())))
-    }
-
-    /// Whether a block of the session came lately.
-    fn is_flowing(&self, lately: Duration) -> bool {
-        lock(&self.shared.progress).last_block.elapsed() < lately
-    }
-
-    /// Whom to ask for a block. `waited`: how long nobody has been asked for it; nothing while somebody is silent.
-    fn choose(
+    /// Keeps a block that came from a peer. If the block is only to be cached, a disk that stalls
+    /// holds the reader up for the session's patience at most.
+    pub(super) async fn accept(
         &self,
         id: BlockId,
-        waited: Option<Duration>,
-        waits: &mut Waits,
-        tried: &mut BTreeMap<PeerId, Attempt>,
-    ) -> Next {
-        let now = self.began.elapsed();
-        let mut peers = lock(&self.shared.peers);
-        let Peers { roster, crowd } = &mut *peers;
-        // Who did not have it may have got it.
-        tried.retain(|peer, attempt| {
-            *attempt != Attempt::DontHave || crowd.standing(peer, &id) != Standing::Holder
-        });
-        let rank =
-            |peer: &PeerId| Some(crowd.standing(peer, &id)).filter(|s| *s != Standing::Without);
-        let peer = match roster.choose(tried, now, rank) {
-            Some(peer) if rank(&peer) == Some(Standing::Holder) => {
-                waits.end(crowd, false, now);
-                peer
-            }
-            Some(peer) => {
-                let is_holder = |peer: &PeerId| rank(peer).filter(|s| *s == Standing::Holder);
-                let is_held = roster.has_later(tried, is_holder);
-                let wait = match is_held {
-                    true => crowd.wait(),
-                    false => crowd.wait_for(&id, now),
-                };
-                if waited.is_some_and(|waited| waited < wait) {
-                    // That somebody has much to do says nothing against waiting for others.
-                    waits.is_waiting |= !is_held;
-                    return Next::Wait;
-                }
-                waits.end(crowd, true, now);
-                peer
-            }
-            // Who has it has much to do.
-            None if roster.has_later(tried, rank) => return Next::Nobody,
-            // Nobody is known to have it.
-            None => match roster.choose(tried, now, |_| Some(())) {
-                Some(peer) => peer,
-                None => return Next::Nobody,
-            },
-        };
-        roster.asked(peer);
-        Next::Ask(Request::new(self.shared.clone(), peer))
-    }
-
-    /// Asks one peer for one block and checks what comes, in a task of its own: the permits that it waits for are shared with
-    /// other reads, and a reader that is not polled for a while (a stream whose consumer is busy) must not sit on one that
-    /// was handed to it.
-    fn ask(
-        &self,
-        request: Request,
-        id: BlockId,
-    ) -> AbortOnDropHandle<(PeerId, Result<Block, Attempt>)> {
-        let work = request.run(self.depot.inner.clone(), id, self.began);
-        AbortOnDropHandle::new(tokio::spawn(work))
-    }
-
-    /// Keeps a block that came from a peer.
-    async fn accept(&self, id: BlockId, peer: PeerId, block: Block) -> Result<Block, GetError> {
+        peer: PeerId,
+        block: Block,
+    ) -> Result<Block, GetError> {
         let inner = self.depot.inner.clone();
         let bytes = block.bytes().len() as u64;
         let (keep, kept) = (self.keep, block.clone());
-        let stored = tokio::task::spawn_blocking(move || {
+        let mut storing = tokio::task::spawn_blocking(move || {
             inner.store.record(&[(id, Event::Downloaded)]);
-            inner.store.put(&[kept], keep)
-        })
-        .await
-        .map_err(|_| GetError::Stopping)?
-        .map_err(sink::put_error);
+            let stored = inner.store.put(&[kept], keep);
+            if stored.is_ok() {
+                inner.fresh.add([id]);
+            }
+            stored
+        });
+        let stored = match self.keep {
+            Keep::Cached => timeout(self.patience, &mut storing).await.ok(),
+            _ => Some(storing.await),
+        };
         match stored {
-            Ok(_) => self.depot.inner.fresh.add([id]),
-            // What is only cached need not be kept: the reader has it.
-            Err(error @ (PutError::Full { .. } | PutError::DiskFull | PutError::ReadOnly))
-                if self.keep == Keep::Cached =>
-            {
-                tracing::debug!(%id, %error, "a fetched block is not kept");
-            }
-            Err(source) => {
-                return Err(GetError::Store {
-                    id,
-                    source: Box::new(source),
-                });
-            }
+            Some(Ok(Ok(_))) => {}
+            Some(Ok(Err(error))) => match sink::put_error(error) {
+                // A block that is only cached need not be kept: the reader has it.
+                error @ (PutError::Full { .. } | PutError::DiskFull | PutError::ReadOnly)
+                    if self.keep == Keep::Cached =>
+                {
+                    tracing::debug!(%id, %error, "a fetched block is not kept");
+                }
+                source => {
+                    let source = Box::new(source);
+                    return Err(GetError::Store { id, source });
+                }
+            },
+            Some(Err(_)) => return Err(GetError::Stopping),
+            None => tracing::debug!(%id, "the disk is slow to keep a fetched block"),
         }
         Traffic::add(&self.depot.inner.traffic.fetched_blocks, 1);
         Traffic::add(&self.depot.inner.traffic.fetched_bytes, bytes);
@@ -461,10 +320,7 @@ impl Session {
         gift.blocks += 1;
         gift.bytes += bytes;
         drop(gifts);
-        let mut progress = lock(&self.shared.progress);
-        progress.last_block = Instant::now();
-        progress.gave_up = false;
-        drop(progress);
+        lock(&self.shared.progress).given_up = 0;
         let root = *self.shared.root.get_or_init(|| id);
         if self.shared.fetched.fetch_add(1, Ordering::Relaxed) + 1 == SCOUT_AFTER_BLOCKS {
             self.scout(root);
@@ -484,21 +340,35 @@ impl Session {
         });
     }
 
-    /// Looks for peers that have a block and adds them to the roster. Goes on after the first is found, so that the session has
+    /// Looks for peers that have a block and adds them to the roster: `newcomers` alone, or the
+    /// connected peers and the DHT. Goes on after the first is found, so that the session has
     /// several to share its load among.
-    fn search(&self, id: BlockId, tried: HashSet<PeerId>) -> tokio::task::JoinHandle<()> {
+    pub(super) fn search(
+        &self,
+        id: BlockId,
+        under_way: Arc<UnderWay>,
+        newcomers: Option<Vec<PeerId>>,
+        tried: HashSet<PeerId>,
+    ) -> JoinHandle<()> {
         let depot = self.depot.clone();
         let shared = self.shared.clone();
         let stop = self.stop.clone();
         self.searches.spawn(async move {
+            let search = scout::Search {
+                depot: &depot,
+                shared: &shared,
+                id,
+                under_way: &under_way,
+            };
             let work = async {
+                if let Some(newcomers) = newcomers {
+                    return search.ask_connected(&newcomers, &tried).await;
+                }
                 let Ok(_slot) = shared.search_slots.acquire().await else {
                     return;
                 };
-                futures::join!(
-                    scout::ask_connected(&depot, &shared, id, &tried),
-                    scout::ask_mesh(&depot, &shared, id)
-                );
+                let connected = depot.inner.net.peers().connected();
+                futures::join!(search.ask_connected(&connected, &tried), search.ask_mesh());
             };
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -509,16 +379,43 @@ impl Session {
     }
 }
 
-/// Whether a block waits for another peer to bring it in.
-#[derive(Default)]
-struct Waits {
-    is_waiting: bool,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Waits {
-    fn end(&mut self, crowd: &mut Crowd, in_vain: bool, now: Duration) {
-        if std::mem::take(&mut self.is_waiting) {
-            crowd.waited(in_vain, now);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn patience_shrinks_with_each_block_that_is_given_up() {
+        let mut patience = Patience::default();
+        let whole = 60 * SECOND;
+        assert_eq!(patience.next(whole), whole);
+        let mut last = whole;
+        for given_up in 1..100 {
+            patience.given_up = given_up;
+            let next = patience.next(whole);
+            assert!(next <= last && next >= SHORTEST_PATIENCE);
+            last = next;
         }
+        assert_eq!(last, SHORTEST_PATIENCE);
+        patience.given_up = 1;
+        assert_eq!(patience.next(whole), SHORT_PATIENCE);
+        assert_eq!(
+            patience.next(SECOND),
+            SECOND,
+            "never more than was asked for"
+        );
+        patience.given_up = 0;
+        assert_eq!(patience.next(whole), whole);
+    }
+
+    #[test]
+    fn bytes_flow_until_none_came_for_a_while() {
+        let mut patience = Patience::default();
+        assert!(!patience.is_flowing(0, SECOND, SECOND));
+        assert!(patience.is_flowing(7, SECOND, SECOND));
+        assert!(patience.is_flowing(7, 2 * SECOND, 2 * SECOND));
+        assert!(!patience.is_flowing(7, SECOND, 2 * SECOND));
+        assert!(patience.is_flowing(8, SECOND, 3 * SECOND));
     }
 }

@@ -1,6 +1,7 @@
 //! Crowds in a simulated network: many fetch the same from one, over links with a pace.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use libp2p::identity::Keypair;
 
 use super::serve::Server;
 use super::{Depot, Pending};
-use crate::block::{Block, BlockSink, BlockSource};
+use crate::block::{Attempt, Block, BlockSink, BlockSource, GetError};
 use crate::id::BlockId;
 use crate::net::exchange::{Answer, BlockService, Want};
 use crate::net::providers::MemoryShelf;
@@ -33,6 +34,8 @@ enum Manners {
     Empty,
     /// Says that it has every block and never answers when asked for one.
     Silent,
+    /// Never answers anything.
+    Mute,
 }
 
 /// A node's uplink: one block after the other.
@@ -51,6 +54,7 @@ impl BlockService for Uplink {
             return match self.manners {
                 Manners::Honest => self.server.blocks(peer, ids, want, max).await,
                 Manners::Empty | Manners::Silent => vec![Answer::Have; ids.len()],
+                Manners::Mute => std::future::pending().await,
             };
         }
         self.asked.fetch_add(1, Ordering::Relaxed);
@@ -61,7 +65,7 @@ impl BlockService for Uplink {
                 self.server.blocks(peer, ids, want, max).await
             }
             Manners::Empty => vec![Answer::DontHave; ids.len()],
-            Manners::Silent => std::future::pending().await,
+            Manners::Silent | Manners::Mute => std::future::pending().await,
         }
     }
 }
@@ -227,4 +231,102 @@ async fn alone_each_block_is_asked_for_once_and_at_once() {
     assert!(took < pace + pace / 10, "{took:?} in place of {pace:?}");
     assert_eq!(nodes[0].asked.load(Ordering::Relaxed), ids.len());
     stop(nodes).await;
+}
+
+/// How long a session with so much patience looks for a block, and what it says.
+async fn look(node: &Node, id: BlockId, patience: Duration) -> (Duration, Result<Block, GetError>) {
+    let began = tokio::time::Instant::now();
+    let session = node.depot.session(patience, Keep::Cached);
+    let got = session.get(id).await;
+    (began.elapsed(), got)
+}
+
+const SHORT: Duration = Duration::from_secs(1);
+
+/// As when a `get` wants what the heal job is looking for.
+#[tokio::test]
+async fn a_reader_ends_at_its_own_deadline_behind_one_with_more_patience() {
+    let (nodes, _) = crowd(&[]).await;
+    let nowhere = BlockId::from_sha384([7; 48]);
+    let patient = nodes[0].depot.session(PATIENCE, Keep::Cached);
+    let mut other = pin!(patient.get(nowhere));
+    tokio::select! {
+        _ = &mut other => panic!("nobody has it"),
+        () = tokio::time::sleep(SHORT) => {}
+    }
+    let looks = async {
+        let (took, got) = look(&nodes[0], nowhere, SHORT).await;
+        assert!(matches!(got, Err(GetError::NotFound { .. })));
+        assert!(took >= SHORT && took < 2 * SHORT, "{took:?}");
+    };
+    tokio::select! {
+        _ = &mut other => panic!("it has more patience"),
+        () = looks => {}
+    }
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_reader_ends_at_its_own_deadline_while_a_peer_is_silent() {
+    let (nodes, _) = crowd(&[Manners::Silent, Manners::Honest]).await;
+    let nowhere = BlockId::from_sha384([7; 48]);
+    let (took, got) = look(&nodes[2], nowhere, SHORT).await;
+    let Err(GetError::NotFound { tried, .. }) = got else {
+        panic!("nobody gives it");
+    };
+    assert!(took >= SHORT && took < 2 * SHORT, "{took:?}");
+    let silent = nodes[1].net.peer_id().to_string();
+    let said = tried.iter().find(|one| one.peer == silent);
+    assert_eq!(said.map(|one| one.attempt), Some(Attempt::TimedOut));
+    stop(nodes).await;
+}
+
+/// After the first blocks that nobody gives the next ones are given up sooner and sooner.
+#[tokio::test]
+async fn many_missing_blocks_take_no_patience_each() {
+    let (nodes, _) = crowd(&[Manners::Silent]).await;
+    let session = nodes[0].depot.session(PATIENCE, Keep::Cached);
+    session.prefer(nodes[1].net.peer_id());
+    let began = tokio::time::Instant::now();
+    for n in 0..20 {
+        let got = session.get(BlockId::from_sha384([n; 48])).await;
+        assert!(matches!(got, Err(GetError::NotFound { .. })));
+    }
+    let took = began.elapsed();
+    assert!(took < 2 * PATIENCE, "{took:?}");
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn many_that_never_answer_hide_no_holder() {
+    let (nodes, ids) = crowd(&[&[Manners::Mute; 22][..], &[Manners::Honest]].concat()).await;
+    let reader = nodes.last().expect("the last");
+    let (took, got) = look(reader, ids[0], PATIENCE).await;
+    got.expect("one has it");
+    assert!(took < Duration::from_secs(12), "{took:?}");
+    // They are remembered: another piece of work asks them last.
+    let (took, got) = look(reader, ids[1], PATIENCE).await;
+    got.expect("one has it");
+    assert!(took < SHORT, "{took:?}");
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_connects_later_is_asked_at_once() {
+    let (nodes, ids) = crowd(&[]).await;
+    let late = Node::start(Manners::Honest, &[]).await;
+    let looks = look(&late, ids[0], Duration::from_secs(3600));
+    let comes = async {
+        // By now searches are far apart.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let address = nodes[0].net.listen_addresses()[0].clone();
+        late.net.peers().connect(address).await.expect("it answers");
+        tokio::time::Instant::now()
+    };
+    let began = tokio::time::Instant::now();
+    let ((took, got), came) = futures::join!(looks, comes);
+    got.expect("it is there by now");
+    assert!(began + took < came + SHORT, "{took:?}");
+    stop(nodes).await;
+    stop(vec![late]).await;
 }

@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::Json;
@@ -26,11 +26,12 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroize;
 
+use super::connections::Guest;
 use super::{Shared, error, guard};
 use crate::block::MAX_BLOCK_BYTES;
 use crate::client::Client;
-use crate::client::frame::{ERROR_TRAILER, Frame, FrameError, error_to_trailer};
-use crate::monitor::{Monitor, Progress};
+use crate::client::frame::{ERROR_TRAILER, Frame, FrameError, WATCHED_HEADER, error_to_trailer};
+use crate::monitor::{Giver, Monitor, Progress};
 use crate::node::api::*;
 
 /// Largest JSON request in bytes.
@@ -81,6 +82,9 @@ pub(super) async fn call(
     if let Err(refusal) = guard::check_token(request.headers(), &shared.options.token) {
         return error::refused(refusal);
     }
+    if let Some(guest) = request.extensions().get::<Arc<Guest>>() {
+        guest.trust();
+    }
     let Ok(permit) = Arc::clone(&shared.calls).try_acquire_owned() else {
         return error::of_call(&error::busy());
     };
@@ -110,8 +114,8 @@ async fn dispatch(
         ($($request:ident => $method:ident $(, $monitor:ident)?;)*) => {
             match name {
                 $(<$request as Call>::NAME => {
+                    let relay = Arc::new(Relay::of(request.headers()));
                     let call: $request = read_json(request).await?;
-                    let relay = Arc::new(Relay::default());
                     $(let $monitor: Arc<dyn Monitor> = relay.clone();)?
                     let work = async move { client.$method(call $(, $monitor)?).await };
                     Ok(frames(work.boxed(), relay, slot))
@@ -238,41 +242,64 @@ async fn read_json<C: serde::de::DeserializeOwned>(request: Request) -> Result<C
 
 /// Keeps what the work says until the next line is sent.
 #[derive(Default)]
-struct Relay(Mutex<Said>);
+struct Relay {
+    said: Mutex<Said>,
+    /// A person looks at the progress.
+    is_watched: bool,
+}
 
 #[derive(Default)]
 struct Said {
     progress: Option<Progress>,
+    givers: Option<Vec<Giver>>,
     warnings: Vec<String>,
     dropped: u64,
 }
 
 impl Monitor for Relay {
     fn progress(&self, progress: Progress) {
-        self.0
-            .lock()
-            .expect("nobody panics while holding it")
-            .progress = Some(progress);
+        self.lock().progress = Some(progress);
     }
 
     fn warning(&self, message: &str) {
-        let mut said = self.0.lock().expect("nobody panics while holding it");
+        let mut said = self.lock();
         if said.warnings.len() < MAX_WARNINGS {
             said.warnings.push(message.to_owned());
         } else {
             said.dropped += 1;
         }
     }
+
+    fn givers(&self, givers: &[Giver]) {
+        self.lock().givers = Some(givers.to_vec());
+    }
+
+    fn wants_totals(&self) -> bool {
+        self.is_watched
+    }
 }
 
 impl Relay {
+    /// The relay of a call that was made with these headers.
+    fn of(headers: &HeaderMap) -> Self {
+        Self {
+            is_watched: headers.contains_key(WATCHED_HEADER),
+            ..Self::default()
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().expect("nobody panics while holding it")
+    }
+
     /// What was said since the last time, as lines.
     fn take_lines(&self) -> BytesMut {
-        let said = std::mem::take(&mut *self.0.lock().expect("nobody panics while holding it"));
+        let said = std::mem::take(&mut *self.lock());
         let mut frames: Vec<Frame<()>> = said.warnings.into_iter().map(Frame::Warning).collect();
         if said.dropped > 0 {
             frames.push(Frame::Warning(format!("{} more warnings", said.dropped)));
         }
+        frames.extend(said.givers.map(Frame::Givers));
         frames.extend(said.progress.map(Frame::Progress));
         let mut lines = BytesMut::new();
         for frame in frames {

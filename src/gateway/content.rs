@@ -134,15 +134,24 @@ fn parse(uri_path: &str) -> Result<Target, CallError> {
     )))
 }
 
-/// Whether the client has this version already.
-fn is_known(headers: &HeaderMap, etag: &str) -> bool {
+/// The versions that the client has, as it says.
+fn known(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     headers
         .get_all(header::IF_NONE_MATCH)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(|tag| tag.trim().trim_start_matches("W/"))
-        .any(|tag| tag == etag || tag == "*")
+}
+
+/// Whether the client has this version already. What a version names never changes.
+fn is_known(headers: &HeaderMap, etag: &str) -> bool {
+    known(headers).any(|tag| tag == etag)
+}
+
+/// Whether the client has some version: that holds for what is there, and only for that.
+fn is_any_known(headers: &HeaderMap) -> bool {
+    known(headers).any(|tag| tag == "*")
 }
 
 fn not_modified(etag: &str, cache: HeaderValue) -> Response {
@@ -211,15 +220,22 @@ async fn block(asked: Asked, id: BlockId) -> Result<Response, CallError> {
     }
     let media = "application/octet-stream";
     let client = &asked.shared.client;
-    if asked.head_only {
+    let is_any_known = is_any_known(&asked.headers);
+    if asked.head_only || is_any_known {
         // A block that is here need not be read to tell its size.
         let stat = client.block_stat(BlockStat { id }).await?;
         if let (true, Some(total)) = (stat.local, stat.bytes) {
+            if is_any_known {
+                return Ok(not_modified(&etag, FOREVER));
+            }
             return Ok(head(&asked, &etag, total, media, FOREVER).response);
         }
     }
     let timeout_s = asked.shared.options.timeout_s;
     let bytes = client.block_get(BlockGet { id, timeout_s }).await?;
+    if is_any_known {
+        return Ok(not_modified(&etag, FOREVER));
+    }
     let mut head = head(&asked, &etag, bytes.len() as u64, media, FOREVER);
     if !asked.head_only {
         let offset = usize::try_from(head.offset).expect("within a block");
@@ -267,6 +283,10 @@ async fn bundle(
     let Some(this) = &reply.this else {
         return directory(asked, link, path, slash, &reply).await;
     };
+    let is_shown = this.kind == "file" || (this.kind == "dir" && slash);
+    if is_shown && is_any_known(&asked.headers) {
+        return Ok(not_modified(&etag, FOREVER_PRIVATE));
+    }
     match this.kind.as_str() {
         "dir" => directory(asked, link, path, slash, &reply).await,
         "file" => file(asked, link, path, this.clone()).await,
@@ -524,6 +544,7 @@ mod tests {
             HeaderValue::from_static("\"b\", W/\"a\""),
         );
         assert!(is_known(&headers, "\"a\"") && !is_known(&headers, "\"c\""));
+        assert!(!is_any_known(&headers));
         assert_ne!(etag_of(&link(), "a"), etag_of(&link(), "b"));
         headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
         assert_eq!(

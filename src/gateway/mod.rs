@@ -14,6 +14,7 @@
 //! network or the store. Deliberately absent: TLS, cookies, CORS, anything for other machines.
 
 mod api;
+mod connections;
 mod content;
 mod error;
 mod guard;
@@ -32,24 +33,25 @@ use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
+use connections::{Connections, Guest};
+use hyper::body::Incoming;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::client::discovery::{ApiFile, Published, Token};
 
-/// Most connections at once. Further ones wait to be accepted.
-const MAX_CONNECTIONS: usize = 128;
 /// Most API calls at once. Further ones are refused as busy.
 const MAX_CALLS: usize = 64;
 /// Most requests for blocks and content at once. Further ones are refused as busy.
 const MAX_READS: usize = 32;
 /// How long a client may take to send the head of a request, and may keep a connection open between two.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest head of a request in bytes.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 /// How long requests may go on after the server is told to stop. Calls end sooner by themselves, with an error that says why.
@@ -148,15 +150,15 @@ impl Gateway {
             reads: Arc::new(Semaphore::new(MAX_READS)),
         };
         let service = TowerToHyperService::new(routes(shared));
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let guests = Arc::new(Connections::default());
         let mut connections = JoinSet::new();
-        while let Some((stream, slot)) = accept(&self.listener, &slots, &stop).await {
+        while let Some(stream) = accept(&self.listener, &stop).await {
             while connections.try_join_next().is_some() {}
             connections.spawn(serve_connection(
                 stream,
                 service.clone(),
                 stop.clone(),
-                slot,
+                guests.admit(),
             ));
         }
         drop(self.listener);
@@ -168,20 +170,12 @@ impl Gateway {
     }
 }
 
-/// The next connection and its slot; `None` once the server is to stop.
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-    stop: &CancellationToken,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+/// The next connection; `None` once the server is to stop.
+async fn accept(listener: &TcpListener, stop: &CancellationToken) -> Option<TcpStream> {
     let next = async {
-        let slot = Arc::clone(slots)
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => return (stream, slot),
+                Ok((stream, _)) => return stream,
                 Err(error) => {
                     tracing::warn!(%error, "a local HTTP connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -200,9 +194,16 @@ async fn serve_connection(
     stream: TcpStream,
     service: TowerToHyperService<Router>,
     stop: CancellationToken,
-    _slot: OwnedSemaphorePermit,
+    guest: Guest,
 ) {
     let _ = stream.set_nodelay(true);
+    let guest = Arc::new(guest);
+    let known = guest.clone();
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        known.asked();
+        request.extensions_mut().insert(known.clone());
+        service.call(request)
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -211,6 +212,7 @@ async fn serve_connection(
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = guest.cut.cancelled() => return,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await

@@ -154,7 +154,7 @@ impl Scripted {
                 json!({ "id": link().id, "hex": "", "bytes": body.len() }),
             )),
             "block-stat" => result(Ok(json!({
-                "id": link().id, "local": true, "bytes": 10, "pins": 0, "requested": {"count": 0},
+                "id": link().id, "local": call["id"] == json!(link().id), "bytes": 10, "pins": 0, "requested": {"count": 0},
                 "downloaded": {"count": 0}, "served": {"count": 0}, "purged": {"count": 0},
             }))),
             "block-ls" => result(Ok(
@@ -298,10 +298,17 @@ impl Fixture {
 
     /// Serves on a socket; gives a client of it.
     async fn serve(&self) -> (Client, tokio::task::JoinHandle<()>) {
+        let (client, server, _) = self.serve_at().await;
+        (client, server)
+    }
+
+    /// As [`serve`](Self::serve), and where it listens.
+    async fn serve_at(&self) -> (Client, tokio::task::JoinHandle<()>, SocketAddr) {
         let gateway = Gateway::bind(([127, 0, 0, 1], 0).into())
             .await
             .expect("a port");
         let dir = tempfile::tempdir().expect("a directory");
+        let address = gateway.address;
         let options = Options {
             token: Token::random(),
             timeout_s: 1,
@@ -312,7 +319,7 @@ impl Fixture {
         let server =
             tokio::spawn(gateway.serve(self.shared.client.clone(), options, self.stop.clone()));
         let client = Client::running(dir.path()).await.expect("answers");
-        (client.expect("proves"), server)
+        (client.expect("proves"), server, address)
     }
 }
 
@@ -391,6 +398,39 @@ async fn what_must_not_come_in_is_turned_away() {
         );
         assert!(!answer.headers.contains_key("access-control-allow-origin"));
     }
+}
+
+/// Heads of requests that are never finished, more than there may be connections, and complete
+/// requests whose connections stay open.
+#[tokio::test]
+async fn half_sent_heads_keep_no_command_out() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let fixture = Fixture::new(None).await;
+    let (client, server, address) = fixture.serve_at().await;
+    let mut open = Vec::new();
+    for n in 0..3 * connections::MAX_CONNECTIONS {
+        let mut stream = TcpStream::connect(address).await.expect("accepted");
+        let head = format!("GET / HTTP/1.1\r\nhost: {address}\r\n");
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        if n % 3 == 0 {
+            // It may have given way to others already.
+            let _ = stream.write_all(b"\r\n").await;
+        }
+        open.push(stream);
+    }
+    let ls = Ls {
+        link: link(),
+        path: String::new(),
+        skip: 0,
+        limit: 1,
+        timeout_s: 1,
+    };
+    client.ls(ls).await.expect("it is heard");
+    // The first of them have given way: they hear the end, perhaps after an answer.
+    let mut first = open.swap_remove(1);
+    let _ = first.read_to_end(&mut Vec::new()).await;
+    fixture.stop.cancel();
+    server.await.expect("it ends");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes};
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::pace::Meter;
+use super::pace::{Arrivals, Meter};
 
 /// Frames are written in parts of this size, each of which must get through within [`STALL_TIMEOUT`].
 const WRITE_BYTES: usize = 256 << 10;
@@ -60,11 +60,12 @@ fn grow(frame: &mut Vec<u8>, len: usize) -> &mut [u8] {
     &mut frame[at..]
 }
 
-/// Reads a frame as [`read_frame`] does, no faster than `meter` allows.
+/// Reads a frame as [`read_frame`] does, no faster than `meter` allows. `arrivals` counts its parts as they come.
 pub(in crate::net) async fn read_frame_paced<T>(
     io: &mut T,
     max_bytes: usize,
     meter: &Meter,
+    arrivals: &Arrivals,
 ) -> io::Result<Result<Bytes, Malformed>>
 where
     T: AsyncRead + Unpin + Send,
@@ -78,8 +79,10 @@ where
     let mut frame = Vec::with_capacity(len);
     while frame.len() < len {
         let part = grow(&mut frame, len);
-        meter.draw(part.len() as u64).await;
+        let bytes = part.len() as u64;
+        meter.draw(bytes).await;
         io.read_exact(part).await?;
+        arrivals.add(bytes);
     }
     Ok(Ok(frame.into()))
 }

@@ -168,6 +168,37 @@ impl Drop for Ahead {
     }
 }
 
+/// Bytes of blocks that have come for one piece of work, counted while a response is still under way.
+#[derive(Debug, Default)]
+pub struct Arrivals {
+    bytes: AtomicU64,
+    /// The larger piece of work that this one is a part of.
+    whole: Option<Arc<Self>>,
+}
+
+impl Arrivals {
+    /// A count of its own whose bytes are counted in `whole` as well.
+    pub fn part_of(whole: Arc<Self>) -> Self {
+        Self {
+            bytes: AtomicU64::new(0),
+            whole: Some(whole),
+        }
+    }
+
+    /// Bytes that have come so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Counts bytes that have come.
+    pub(crate) fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.add(bytes);
+        }
+    }
+}
+
 /// Both directions. Clones share their meters.
 #[derive(Debug, Clone, Default)]
 pub struct Pace {

@@ -8,9 +8,10 @@ use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use tokio_util::io::StreamReader;
 use tokio_util::sync::DropGuard;
 
+use super::Node;
 use super::api::*;
+use super::giving::{Giving, givers};
 use super::pins::{Unfinished, info_of};
-use super::{Node, givers};
 use crate::backup::{self, read_snapshot};
 use crate::block::{Context, Link};
 use crate::bundle::tree::{self, Content};
@@ -50,6 +51,9 @@ impl Node {
         let (pin, keep) = self.begin(request.pin, &name).await?;
         let (sink, index) = (self.depot().sink(keep), self.depot().index(keep));
         let (cancel, _cancel_on_drop) = self.cancel_on_drop();
+        let paths = std::slice::from_ref(&request.path);
+        let beside = bundle::Beside::begin(paths, &options, monitor);
+        let monitor = beside.monitor();
         let report = bundle::put(&request.path, options, sink, index, monitor, cancel).await?;
         self.finish_put(pin, name, report, request.announce).await
     }
@@ -168,7 +172,7 @@ impl Node {
                 timeout_s: request.timeout_s,
             };
             // What is missing turns up again below, by path.
-            let added = self.pin_add(pin, Arc::new(crate::monitor::Silent)).await?;
+            let added = self.pin_add(pin, monitor.clone()).await?;
             pinned = added.missing.is_empty();
         }
         let session = self.depot().session(patience, Keep::Cached);
@@ -191,6 +195,7 @@ impl Node {
             ..ExtractOptions::default()
         };
         let (cancel, _cancel_on_drop) = self.cancel_on_drop();
+        let monitor = Giving::watch(session.clone(), monitor);
         let report = bundle::extract(&bundle, &output, options, monitor, cancel).await?;
         let mut missing: Vec<Missing> = report
             .missing

@@ -12,6 +12,7 @@ mod blocks;
 mod copies;
 mod failure;
 mod files;
+mod giving;
 pub mod identity;
 mod keeper;
 mod leave;
@@ -41,7 +42,7 @@ use crate::backup::Home;
 use crate::config::Config;
 use crate::depot::ledger::Ledger;
 use crate::depot::serve::Server;
-use crate::depot::{Depot, Pending, Session};
+use crate::depot::{Depot, Pending};
 use crate::net::exchange::Rates;
 use crate::net::pace::Pace;
 use crate::net::{self, Limits, Net, NetConfig, Services};
@@ -438,19 +439,6 @@ fn addresses(setting: &str, texts: &[String]) -> Result<Vec<Multiaddr>, CallErro
                     "it looks like /ip4/192.0.2.7/tcp/4384 or /ip4/192.0.2.7/udp/4384/quic-v1",
                 )
             })
-        })
-        .collect()
-}
-
-/// The peers that gave blocks to a piece of work.
-fn givers(session: &Session) -> Vec<Giver> {
-    session
-        .gifts()
-        .into_iter()
-        .map(|(peer, gift)| Giver {
-            peer: peer.to_string(),
-            blocks: gift.blocks,
-            bytes: gift.bytes,
         })
         .collect()
 }

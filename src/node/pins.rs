@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures::StreamExt;
 
 use super::api::*;
-use super::{Node, blocking, givers};
+use super::giving::{Giving, givers};
+use super::{Node, blocking};
 use crate::backup::{self, SNAPSHOT_PIN};
 use crate::block::{BlockSource, GetError, Link};
 use crate::bundle::Bundle;
@@ -103,6 +104,7 @@ impl Node {
         };
         let tree = snapshot.as_ref().map_or(&link, |snapshot| &snapshot.tree);
         let bundle = Bundle::open(session.clone(), tree.clone()).await?;
+        let monitor = Giving::watch(session.clone(), monitor);
         let mut reply = PinAddReply {
             blocks: 0,
             bytes: 0,

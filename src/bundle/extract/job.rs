@@ -44,6 +44,8 @@ pub(super) struct Job {
     pub(super) files: AtomicU64,
     pub(super) entries: AtomicU64,
     pub(super) bytes: AtomicU64,
+    /// Bytes that were written to files that are not done yet.
+    pub(super) under_way: AtomicU64,
     pub(super) blocks: AtomicU64,
     pub(super) unchanged: AtomicU64,
     pub(super) left_out: AtomicU64,
@@ -98,6 +100,7 @@ impl Job {
             files: AtomicU64::new(0),
             entries: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            under_way: AtomicU64::new(0),
             blocks: AtomicU64::new(0),
             unchanged: AtomicU64::new(0),
             left_out: AtomicU64::new(0),
@@ -258,7 +261,7 @@ impl Job {
         self.monitor.progress(Progress {
             files: self.files.load(Ordering::Relaxed),
             files_total: self.totals.files,
-            bytes: self.bytes.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed) + self.under_way.load(Ordering::Relaxed),
             bytes_total: self.totals.bytes,
             blocks: self.blocks.load(Ordering::Relaxed),
         });

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -45,6 +45,8 @@ pub(super) struct Target {
     is_created: AtomicBool,
     is_broken: AtomicBool,
     is_done: AtomicBool,
+    /// Bytes written so far: they count as progress before the file is done.
+    written: AtomicU64,
     /// What each piece should be, if it is read back.
     checks: Mutex<Vec<Check>>,
     /// The block that was last found missing.
@@ -97,6 +99,7 @@ impl Target {
             is_created: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
             is_done: AtomicBool::new(false),
+            written: AtomicU64::new(0),
             checks: Mutex::default(),
             lacking: Mutex::default(),
         })
@@ -150,6 +153,7 @@ impl Target {
                 Ok(opened) => match opened.write_all_at(bytes, at) {
                     Ok(()) => {
                         self.remember(at, bytes);
+                        self.count(bytes.len() as u64);
                         file = Some(opened);
                     }
                     Err(error) => self.refuse(error),
@@ -197,6 +201,18 @@ impl Target {
             }
         }
         Ok(fs::openat(&*dir, name, flags, Mode::empty())?.into())
+    }
+
+    /// Counts bytes as progress.
+    fn count(&self, bytes: u64) {
+        self.written.fetch_add(bytes, Ordering::Relaxed);
+        self.job.under_way.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The file is whole or gone: what was counted counts as part of it, or not at all.
+    fn uncount(&self) {
+        let bytes = self.written.swap(0, Ordering::Relaxed);
+        self.job.under_way.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     fn remember(&self, at: u64, bytes: &[u8]) {
@@ -250,6 +266,7 @@ impl Target {
         match result {
             Ok(()) => {
                 self.set_done();
+                self.uncount();
                 self.job.file_written(self.size, self.replaces);
             }
             Err(error) => {
@@ -284,6 +301,7 @@ impl Target {
     }
 
     fn take_away(&self) {
+        self.uncount();
         if self.is_created.swap(false, Ordering::Relaxed)
             && let Ok(dir) = self.place.fd()
             && let Err(error) = unlink(&dir, self.written_name())
@@ -367,8 +385,11 @@ mod tests {
                 file.expect("begun").write_all_at(b"x", 7).expect("written");
             }
             target.write(0, b"12345");
+            assert_eq!(job.under_way.load(Ordering::Relaxed), 10, "not done yet");
             target.end_plan();
+            assert_eq!(job.under_way.load(Ordering::Relaxed), 0);
         }
+        assert_eq!(job.bytes.load(Ordering::Relaxed), 10, "of the good one");
         assert_eq!(job.verified.load(Ordering::Relaxed), 1);
         let good = std::fs::read(dir.path().join("good")).expect("there");
         assert_eq!(good, b"1234567890");

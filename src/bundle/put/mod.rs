@@ -18,6 +18,7 @@
 
 mod assemble;
 mod attributes;
+mod beside;
 mod build;
 mod chunk;
 mod collect;
@@ -33,6 +34,7 @@ mod start;
 mod survey;
 mod walk;
 
+pub use self::beside::Beside;
 pub(super) use self::chunk::may_be_packed;
 pub(super) use self::filter::patterns;
 pub use self::filter::{Filter, FilterOptions, Inside, Rules};

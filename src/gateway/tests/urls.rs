@@ -20,6 +20,9 @@ async fn blocks_by_url() {
         .send("GET", &path, &[("if-none-match", &etag)])
         .await;
     assert_eq!((known.status.as_u16(), known.text().as_str()), (304, ""));
+    let any = [("if-none-match", "*")];
+    let known = fixture.send("GET", &path, &any).await;
+    assert_eq!((known.status.as_u16(), known.text().as_str()), (304, ""));
     let head = fixture.send("HEAD", &path, &[]).await;
     assert_eq!(
         (
@@ -46,6 +49,8 @@ async fn blocks_by_url() {
         (&error["hint"], &error["tried"][0]["peer"]),
         (&json!("wait"), &json!("12D3"))
     );
+    let missing = fixture.send("GET", &nowhere, &any).await;
+    assert_eq!(missing.status.as_u16(), 504, "any version of nothing");
     let person = fixture
         .send("GET", &nowhere, &[("accept", "text/html")])
         .await;
@@ -110,6 +115,11 @@ async fn content_by_url() {
         )
         .await;
     assert_eq!(known.status.as_u16(), 304);
+    for (path, status) in [("page.html", 304), ("sub/", 304), ("nothing", 404)] {
+        let path = format!("{root}/{path}");
+        let any = fixture.send("GET", &path, &[("if-none-match", "*")]).await;
+        assert_eq!(any.status.as_u16(), status, "{path}");
+    }
     let part = fixture
         .send("GET", &format!("{root}/ten.txt"), &[("range", "bytes=-3")])
         .await;

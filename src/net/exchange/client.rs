@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
+use std::sync::Arc;
 
 use libp2p::PeerId;
 use libp2p::request_response::{self as rr, OutboundFailure, OutboundRequestId};
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::codec::{Codec, Parcel, Request, Response};
 use super::{Answer, Error, Event, Permit, Want};
 use crate::id::BlockId;
+use crate::net::pace::Arrivals;
 
 /// What to ask whom, and until when.
 #[derive(Clone, Debug)]
@@ -21,6 +23,7 @@ pub(crate) struct Ask {
     pub(crate) want: Want,
     pub(crate) until: Instant,
     pub(crate) abandoned: CancellationToken,
+    pub(crate) arrivals: Arc<Arrivals>,
 }
 
 type Answers = Result<Vec<(BlockId, Answer)>, Error>;
@@ -71,6 +74,7 @@ impl Client {
             request: Request::new(ask.ids.clone(), ask.want).with_rate(self.rate),
             until: ask.until,
             abandoned: ask.abandoned.clone(),
+            arrivals: ask.arrivals.clone(),
         };
         let id = inner.send_request(&ask.peer, Ok(parcel));
         self.pending.insert(id, pending);

@@ -21,7 +21,7 @@ use super::{Answer, MAX_DEADLINE, MAX_IDS, Want};
 use crate::block::MAX_BLOCK_BYTES;
 use crate::id::BlockId;
 use crate::net::frame::{Malformed, read_frame_paced, read_frame_within, write_frame};
-use crate::net::pace::Meter;
+use crate::net::pace::{Arrivals, Meter};
 use crate::wire::exchange as wire;
 
 /// Largest request frame in bytes: 64 ids of 50 bytes with their tags.
@@ -66,6 +66,8 @@ pub(crate) struct Parcel {
     pub(super) until: Instant,
     /// Cancelled when nobody waits for the answer any more.
     pub(super) abandoned: CancellationToken,
+    /// Counts the bytes of the answer as they come.
+    pub(super) arrivals: Arc<Arrivals>,
 }
 
 /// A request as it went out or came in. One that breaks the protocol is handed on as what is wrong with it.
@@ -297,6 +299,7 @@ impl libp2p::request_response::Codec for Codec {
             request,
             until: Instant::now() + MAX_DEADLINE,
             abandoned: CancellationToken::new(),
+            arrivals: Arc::default(),
         }))
     }
 
@@ -308,8 +311,9 @@ impl libp2p::request_response::Codec for Codec {
             .asked
             .take()
             .ok_or_else(|| io::Error::other("a response without a request"))?;
+        let max_bytes = asked.request.max_response_bytes();
         let frame = tokio::select! {
-            frame = read_frame_paced(io, asked.request.max_response_bytes(), &self.down) => frame??,
+            frame = read_frame_paced(io, max_bytes, &self.down, &asked.arrivals) => frame??,
             () = sleep_until(asked.until) => return Err(ErrorKind::TimedOut.into()),
             () = asked.abandoned.cancelled() => return Err(ErrorKind::Interrupted.into()),
         };
@@ -452,19 +456,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_comes_is_read_at_the_pace_that_is_set() {
-        let meter = Meter::default();
+        let (meter, arrivals) = (Meter::default(), Arrivals::default());
         meter.set_rate(1 << 20);
         let len = 6 << 20;
         let mut bytes = (len as u32).to_be_bytes().to_vec();
         bytes.resize(4 + len, 7);
         let began = Instant::now();
-        let frame = read_frame_paced(&mut &bytes[..], len, &meter).await;
+        let frame = read_frame_paced(&mut &bytes[..], len, &meter, &arrivals).await;
         let frame = frame.expect("read").expect("allowed");
         assert_eq!(frame, bytes[4..]);
+        assert_eq!(arrivals.bytes(), len as u64);
         // The burst is free, two MiB are left.
         let took = began.elapsed();
         assert!(took >= Duration::from_secs(2) && took < Duration::from_millis(2_200));
-        let over = read_frame_paced(&mut &bytes[..], len - 1, &meter).await;
+        let over = read_frame_paced(&mut &bytes[..], len - 1, &meter, &arrivals).await;
         assert!(over.expect("read").is_err());
     }
 

@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::pace::Meter;
+use super::pace::{Arrivals, Meter};
 use super::switchboard::Mailbox;
 use crate::id::BlockId;
 
@@ -249,7 +249,25 @@ impl Exchange {
         ids: Vec<BlockId>,
         deadline: Duration,
     ) -> Result<Vec<(BlockId, Answer)>, Error> {
-        self.ask(peer, ids, Want::Block, deadline).await
+        self.fetch_counted(peer, ids, deadline, Arc::default())
+            .await
+    }
+
+    /// As [`fetch`](Self::fetch), and `arrivals` counts the bytes of the answer as they come.
+    ///
+    /// # Errors
+    /// [`Error`].
+    ///
+    /// # Cancel safety
+    /// As [`fetch`](Self::fetch).
+    pub async fn fetch_counted(
+        &self,
+        peer: PeerId,
+        ids: Vec<BlockId>,
+        deadline: Duration,
+        arrivals: Arc<Arrivals>,
+    ) -> Result<Vec<(BlockId, Answer)>, Error> {
+        self.ask(peer, ids, Want::Block, deadline, arrivals).await
     }
 
     /// Asks `peer` which blocks it has: each answer is [`Answer::Have`], [`Answer::DontHave`] or [`Answer::Busy`].
@@ -265,7 +283,8 @@ impl Exchange {
         ids: Vec<BlockId>,
         deadline: Duration,
     ) -> Result<Vec<(BlockId, Answer)>, Error> {
-        self.ask(peer, ids, Want::Have, deadline).await
+        self.ask(peer, ids, Want::Have, deadline, Arc::default())
+            .await
     }
 
     async fn ask(
@@ -274,6 +293,7 @@ impl Exchange {
         ids: Vec<BlockId>,
         want: Want,
         deadline: Duration,
+        arrivals: Arc<Arrivals>,
     ) -> Result<Vec<(BlockId, Answer)>, Error> {
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -292,6 +312,7 @@ impl Exchange {
             want,
             until,
             abandoned,
+            arrivals,
         };
         let answered = timeout_at(until, async {
             let permit = self.permits.acquire(peer).await.ok_or(Error::Stopping)?;

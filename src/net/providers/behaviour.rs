@@ -1,6 +1,7 @@
 //! The providers room inside the swarm: libp2p's Kademlia with our queries around it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -31,6 +32,9 @@ use libp2p::kad::store::RecordStore;
 
 /// How long one query may take.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Peers that one query asks at once: a few that are gone must not hold it up. The specification's
+/// 3 is for networks whose nodes stay.
+const PARALLELISM: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9);
 /// How often the routing table is refreshed.
 const BOOTSTRAP_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// Room for twice twenty peers with all their addresses; libp2p's default is a quarter of it.
@@ -95,6 +99,7 @@ impl Behaviour {
             .set_record_filtering(StoreInserts::FilterBoth)
             .set_record_ttl(None)
             .set_query_timeout(QUERY_TIMEOUT)
+            .set_parallelism(PARALLELISM)
             .set_periodic_bootstrap_interval(Some(BOOTSTRAP_INTERVAL))
             .set_caching(Caching::Disabled)
             .set_max_packet_size(MAX_PACKET_BYTES);

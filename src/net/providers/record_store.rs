@@ -9,6 +9,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -26,6 +27,12 @@ use crate::time::{Clock, Timestamp};
 
 /// How long an announcement holds.
 pub const PROVIDER_TTL: Duration = Duration::from_secs(48 * 60 * 60);
+/// An announcement that was not repeated for so long is probably of a peer that is gone: peers of
+/// this program repeat theirs some hours before.
+const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
+/// Providers that announced a key last and come first in each answer. The places after them, as
+/// many as Kademlia has room for, are taken in turn by the others.
+const LATEST: usize = 10;
 /// Longest key in bytes; a multihash of SHA2-512 has 66.
 pub const MAX_KEY_BYTES: usize = 128;
 /// Longest value in bytes.
@@ -34,7 +41,7 @@ pub const MAX_VALUE_BYTES: usize = 16 << 10;
 /// Bounds of the record store.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// Providers kept for one key: Kademlia's replication factor.
+    /// Providers kept for one key: more than fit into one answer, as many may be gone.
     pub(super) providers_per_key: usize,
     /// Announcements of one peer.
     pub(super) providers_per_peer: i64,
@@ -49,7 +56,7 @@ pub(super) struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            providers_per_key: 20,
+            providers_per_key: 64,
             providers_per_peer: 500_000,
             providers: 2_000_000,
             values: 4096,
@@ -65,6 +72,8 @@ pub(crate) struct ShelfStore {
     bounds: Bounds,
     writer: Arc<Writer>,
     values: Values,
+    /// Counts answers, so that those that follow one another name other providers.
+    answers: AtomicUsize,
 }
 
 impl ShelfStore {
@@ -88,6 +97,7 @@ impl ShelfStore {
             bounds,
             writer,
             values,
+            answers: AtomicUsize::new(0),
         };
         Ok((store, thread))
     }
@@ -164,13 +174,9 @@ impl ShelfStore {
             return Err(Error::MaxProvidedKeys);
         }
         if announced.len() >= self.bounds.providers_per_key {
-            // As Kademlia's own store does: those nearest to the key stay.
-            let target = KBucketKey::new(key.to_vec());
-            let distance = |one: &Announced| KBucketKey::from(one.peer).distance(&target);
-            let farthest = (0..announced.len()).max_by_key(|n| distance(&announced[*n]));
-            match farthest {
-                Some(n) if distance(&new) < distance(&announced[n]) => announced[n] = new,
-                _ => return Err(Error::MaxProvidedKeys),
+            match place_of(&announced, &new, key, now) {
+                Some(n) => announced[n] = new,
+                None => return Err(Error::MaxProvidedKeys),
             }
         } else {
             announced.push(new);
@@ -186,6 +192,45 @@ impl ShelfStore {
             addresses: one.addresses,
         }
     }
+}
+
+/// Which provider of a key gives way to a new one: the one that has been silent for longest, if it
+/// should have been heard of again, else the one farthest from the key, as in Kademlia's own store.
+/// That a new one is heard of later than all others is no reason: identities are free.
+fn place_of(announced: &[Announced], new: &Announced, key: &[u8], now: Timestamp) -> Option<usize> {
+    let (oldest, silent) = announced
+        .iter()
+        .enumerate()
+        .min_by_key(|(_, one)| one.expires)?;
+    if !is_fresh(silent, now) {
+        return Some(oldest);
+    }
+    let target = KBucketKey::new(key.to_vec());
+    let distance = |one: &Announced| KBucketKey::from(one.peer).distance(&target);
+    let (farthest, far) = announced
+        .iter()
+        .enumerate()
+        .max_by_key(|(_, one)| distance(one))?;
+    (distance(new) < distance(far)).then_some(farthest)
+}
+
+/// Whether a provider was heard of lately.
+fn is_fresh(one: &Announced, now: Timestamp) -> bool {
+    one.expires > now.after(PROVIDER_TTL.saturating_sub(FRESH))
+}
+
+/// Providers in the order in which they are worth a try: those heard of last, the others heard of
+/// lately, from another one on in each answer, and those that are probably gone.
+fn by_worth(mut announced: Vec<Announced>, answer: usize, now: Timestamp) -> Vec<Announced> {
+    announced.sort_by_key(|one| std::cmp::Reverse(one.expires));
+    let fresh = announced.partition_point(|one| is_fresh(one, now));
+    if let Some(others) = announced.get_mut(LATEST..fresh)
+        && !others.is_empty()
+    {
+        let by = answer.wrapping_mul(LATEST) % others.len();
+        others.rotate_left(by);
+    }
+    announced
 }
 
 /// Who brought a value is for our own accounts: others are not told.
@@ -274,8 +319,9 @@ impl RecordStore for ShelfStore {
             addresses: Vec::new(),
             expires,
         });
+        let answer = self.answers.fetch_add(1, Ordering::Relaxed);
         own.into_iter()
-            .chain(self.announced(key, now))
+            .chain(by_worth(self.announced(key, now), answer, now))
             .map(|one| self.provider_record(key, one, now))
             .collect()
     }

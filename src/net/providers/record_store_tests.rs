@@ -134,6 +134,64 @@ fn a_key_keeps_the_nearest_providers() {
 }
 
 #[test]
+fn at_the_bound_a_provider_that_should_have_been_heard_of_gives_way() {
+    let (mut fixture, _) = fixture();
+    let mut peers: Vec<PeerId> = (0..4).map(|_| PeerId::random()).collect();
+    let target = KBucketKey::new(key(1).to_vec());
+    peers.sort_by_key(|peer| KBucketKey::from(*peer).distance(&target));
+    let [nearest, second, third, farthest] = peers[..] else {
+        panic!("four");
+    };
+    for peer in [nearest, second, third] {
+        let kept = fixture.store.add_provider(provider(1, peer));
+        kept.expect("room");
+        fixture.clock.advance(Duration::from_secs(60));
+    }
+    let kept = fixture.store.add_provider(provider(1, farthest));
+    assert!(kept.is_err(), "all were heard of lately and are nearer");
+    fixture.clock.advance(FRESH);
+    for peer in [second, third] {
+        let kept = fixture.store.add_provider(provider(1, peer));
+        kept.expect("it is known");
+    }
+    let kept = fixture.store.add_provider(provider(1, farthest));
+    kept.expect("the nearest has been silent for longer than it should");
+    let mut kept = fixture.providers(&key(1));
+    kept.sort();
+    let mut expected = vec![second, third, farthest];
+    expected.sort();
+    assert_eq!(kept, expected);
+}
+
+#[test]
+fn providers_heard_of_last_come_first_and_all_others_have_their_turn() {
+    let now = Timestamp(1_000_000_000_000);
+    let heard = |ago: Duration| Announced {
+        peer: PeerId::random(),
+        addresses: Vec::new(),
+        expires: Timestamp(now.after(PROVIDER_TTL).0 - ago.as_millis() as u64),
+    };
+    let fresh: Vec<_> = (0..50)
+        .map(|n| heard(Duration::from_secs(60 * n)))
+        .collect();
+    let gone: Vec<_> = (0..14)
+        .map(|n| heard(FRESH + Duration::from_secs(60 * n)))
+        .collect();
+    let mut all = [gone.clone(), fresh.clone()].concat();
+    all.rotate_left(7);
+    let mut named = std::collections::HashSet::new();
+    for answer in 0..4 {
+        let answered = by_worth(all.clone(), answer, now);
+        assert_eq!(answered[..LATEST], fresh[..LATEST]);
+        assert_eq!(answered[fresh.len()..], gone[..]);
+        // As many as Kademlia sends.
+        named.extend(answered[..20].iter().map(|one| one.peer));
+    }
+    assert_eq!(named.len(), fresh.len(), "each is named in one of them");
+    assert_eq!(by_worth(Vec::new(), 3, now), []);
+}
+
+#[test]
 fn bounds_hold_for_each_peer_and_in_all_and_after_reopening() {
     let (mut fixture, shelf) = fixture();
     let peers: Vec<PeerId> = (0..3).map(|_| PeerId::random()).collect();

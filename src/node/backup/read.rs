@@ -9,9 +9,10 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio_util::io::ReaderStream;
 
+use super::super::Node;
 use super::super::api::*;
 use super::super::failure::{chain, stopped};
-use super::super::{Node, givers};
+use super::super::giving::{Giving, givers};
 use super::{MAX_NAMED, info, look};
 use crate::backup::{Listed, Snapshot, find_files, read_snapshot};
 use crate::block::Link;
@@ -79,6 +80,7 @@ impl Node {
             ..ExtractOptions::default()
         };
         let (cancel, _cancel_on_drop) = self.cancel_on_drop();
+        let monitor = Giving::watch(chosen.session.clone(), monitor);
         let report = bundle::extract(&bundle, &target, options, monitor, cancel).await?;
         let is_complete = report.is_complete();
         let missing_total = report.missing_total + report.failed_total;
