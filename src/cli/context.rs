@@ -70,9 +70,19 @@ impl Context {
         Ok(Config::load(&self.data_dir, &overrides)?)
     }
 
+    /// Whether only results and errors are said.
+    pub const fn is_silent(&self) -> bool {
+        self.quiet || self.json
+    }
+
+    /// Whether a person sits before a terminal and reads everything that is said.
+    pub fn is_interactive(&self) -> bool {
+        !self.is_silent() && output::is_terminal()
+    }
+
     /// Tells the user something that is no result, on stderr. Not with `--quiet`, and not with `--json`.
     pub fn notice(&self, text: &str) {
-        if !self.quiet && !self.json {
+        if !self.is_silent() {
             output::stderr(&format!("{text}\n"));
         }
     }

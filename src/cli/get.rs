@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::alone::tell_if_alone;
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::{output, show, target};
@@ -77,23 +78,29 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
         .with_client(async |client, config| {
             let timeout_s = args.timeout.unwrap_or(config.timeout_s);
             let bar = context.bar("get");
-            let (output, directory) = match output {
-                Some(dir) if dir.is_dir() && is_file(client, &link, &path, timeout_s).await? => {
-                    (None, dir)
-                }
-                output => (output, here),
+            let id = link.id;
+            let work = async {
+                let (output, directory) = match output {
+                    Some(dir)
+                        if dir.is_dir() && is_file(client, &link, &path, timeout_s).await? =>
+                    {
+                        (None, dir)
+                    }
+                    output => (output, here),
+                };
+                let request = Get {
+                    link,
+                    path,
+                    output,
+                    directory,
+                    overwrite: args.overwrite.into(),
+                    owners: args.owners,
+                    pin: args.pin,
+                    timeout_s,
+                };
+                Ok::<_, Failure>(client.get(request, bar.clone()).await?)
             };
-            let request = Get {
-                link,
-                path,
-                output,
-                directory,
-                overwrite: args.overwrite.into(),
-                owners: args.owners,
-                pin: args.pin,
-                timeout_s,
-            };
-            Ok(client.get(request, bar).await?)
+            tell_if_alone(client, id, timeout_s, &bar, context, work).await
         })
         .await?;
     print(&reply, args.pin, context)?;

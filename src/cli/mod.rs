@@ -4,6 +4,7 @@
 //! and with one of its own. Results go to stdout, everything else to stderr. Deliberately absent: any work of a node.
 
 mod allocator;
+mod alone;
 mod announce;
 mod ask;
 mod backup;
@@ -28,6 +29,7 @@ mod pin;
 mod progress;
 mod put;
 mod ring;
+mod serve;
 mod show;
 mod status;
 mod target;

@@ -57,3 +57,8 @@ pub fn stderr(text: &str) {
 pub fn is_watched() -> bool {
     std::io::stderr().is_terminal()
 }
+
+/// Whether input, output and errors are all a terminal's.
+pub fn is_terminal() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && is_watched()
+}

@@ -1,5 +1,6 @@
 //! `libernet put`: files into blocks.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 
 use futures::StreamExt;
@@ -7,7 +8,8 @@ use tokio_util::io::ReaderStream;
 
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::{output, show};
+use super::{output, serve, show};
+use crate::client::Client;
 use crate::node::api::{Put, PutReply, PutStream};
 use crate::size::ByteSize;
 
@@ -20,8 +22,11 @@ const MAX_NAMED: usize = 20;
 
 /// Store a file or directory and print its link.
 ///
-/// What is the same as before costs no space again. The blocks are pinned and announced, so that others find them. The link
-/// holds the key: whoever has it can read the content.
+/// What is the same as before costs no space again. The blocks are pinned and announced, so that
+/// others find them. The link holds the key: whoever has it can read the content.
+///
+/// Others can fetch it while a node runs. Where none does, this command serves it until Ctrl-C when
+/// it is used in a terminal, and ends at once in a script: --serve and --no-serve say which.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet put ~/Documents
@@ -29,7 +34,8 @@ const MAX_NAMED: usize = 20;
   tar c src | libernet put - --name src.tar
   LINK=$(libernet put -q report.pdf)
 
-With --json: {\"link\",\"id\",\"bytes\",\"files\",\"blocks\",\"new_bytes\",\"unreadable\":[{\"path\",\"reason\"}],\"announced_to\"}")]
+With --json: {\"link\",\"id\",\"bytes\",\"files\",\"blocks\",\"new_bytes\",\"unreadable\":[{\"path\",\"reason\"}],\"announced_to\",
+\"serving\": whether a node serves it from here on}")]
 pub(super) struct Args {
     /// File or directory, or - for standard input.
     path: PathBuf,
@@ -45,46 +51,96 @@ pub(super) struct Args {
     /// Don't wait until the root is announced to the mesh.
     #[arg(long)]
     no_announce: bool,
+    /// Where no node runs, serve until Ctrl-C also outside of a terminal.
+    #[arg(long, conflicts_with = "no_serve")]
+    serve: bool,
+    /// End once everything is stored, also in a terminal.
+    #[arg(long)]
+    no_serve: bool,
+}
+
+/// What becomes of the node once everything is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// It runs anyway.
+    Runs,
+    /// This command's own node serves until Ctrl-C.
+    Serves,
+    /// This command's own node ends.
+    Ends,
+}
+
+impl After {
+    fn of(is_embedded: bool, args: &Args, is_interactive: bool) -> Self {
+        match (
+            is_embedded,
+            args.serve || (is_interactive && !args.no_serve),
+        ) {
+            (false, _) => Self::Runs,
+            (true, true) => Self::Serves,
+            (true, false) => Self::Ends,
+        }
+    }
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
-    let from_stdin = args.path.as_os_str() == "-";
     if let Some(name) = &args.name {
         check_name(name)?;
     }
-    if from_stdin && args.index_file.is_some() {
+    if args.path.as_os_str() == "-" && args.index_file.is_some() {
         return Err(Failure::usage(
             "--index-file names a file of a directory, and standard input is one file",
         ));
     }
-    let reply = context
-        .with_client(async |client, _| {
-            let bar = context.bar("put");
-            if from_stdin {
-                let request = PutStream {
-                    name: args.name.clone().unwrap_or_else(|| "stdin".to_owned()),
-                    pin: !args.no_pin,
-                    announce: !args.no_announce,
-                };
-                let input = ReaderStream::with_capacity(output::async_stdin()?, READ_BYTES);
-                return Ok(client.put_stream(request, input.boxed(), bar).await?);
-            }
-            let request = Put {
-                path: Context::absolute(&args.path)?,
-                name: args.name.clone(),
-                index_file: args.index_file.clone(),
-                pin: !args.no_pin,
-                announce: !args.no_announce,
+    // Set when only Ctrl-C is left to come.
+    let done = Cell::new(None);
+    let result = context
+        .with_client(async |client, config| {
+            let reply = put(client, &args, context).await?;
+            let after = After::of(client.is_embedded(), &args, context.is_interactive());
+            print(&reply, after, &args, context)?;
+            let exit = match reply.unreadable.is_empty() {
+                true => Exit::Done,
+                false => Exit::Partial,
             };
-            Ok(client.put(request, bar).await?)
+            if after == After::Serves {
+                done.set(Some(exit));
+                serve::serve(&reply.link, client, config, context).await?;
+            }
+            Ok(exit)
         })
-        .await?;
-    print(&reply, &args, context)?;
-    Ok(if reply.unreadable.is_empty() {
-        Exit::Done
+        .await;
+    match (result, done.get()) {
+        (Err(failure), Some(exit)) if failure.exit == Exit::Interrupted => {
+            context.notice("stopped");
+            Ok(exit)
+        }
+        (result, _) => result,
+    }
+}
+
+async fn put(client: &Client, args: &Args, context: &Context) -> Result<PutReply, Failure> {
+    let bar = context.bar("put");
+    let reply = if args.path.as_os_str() == "-" {
+        let request = PutStream {
+            name: args.name.clone().unwrap_or_else(|| "stdin".to_owned()),
+            pin: !args.no_pin,
+            announce: !args.no_announce,
+        };
+        let input = ReaderStream::with_capacity(output::async_stdin()?, READ_BYTES);
+        client.put_stream(request, input.boxed(), bar.clone()).await
     } else {
-        Exit::Partial
-    })
+        let request = Put {
+            path: Context::absolute(&args.path)?,
+            name: args.name.clone(),
+            index_file: args.index_file.clone(),
+            pin: !args.no_pin,
+            announce: !args.no_announce,
+        };
+        client.put(request, bar.clone()).await
+    };
+    bar.clear();
+    Ok(reply?)
 }
 
 /// A name must be one that a file can have anywhere.
@@ -102,7 +158,7 @@ fn check_name(name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print(reply: &PutReply, args: &Args, context: &Context) -> Result<(), Failure> {
+fn print(reply: &PutReply, after: After, args: &Args, context: &Context) -> Result<(), Failure> {
     for file in reply.unreadable.iter().take(MAX_NAMED) {
         context.warning(&format!("{}: {}", file.path, file.reason));
     }
@@ -111,7 +167,10 @@ fn print(reply: &PutReply, args: &Args, context: &Context) -> Result<(), Failure
         context.warning(&format!("and {more} more that could not be read"));
     }
     if context.json {
-        return output::json(reply);
+        return output::json(&Told {
+            reply,
+            serving: after != After::Ends,
+        });
     }
     output::stdout(format!("{}\n", reply.link).as_bytes())?;
     context.notice(&format!(
@@ -121,19 +180,58 @@ fn print(reply: &PutReply, args: &Args, context: &Context) -> Result<(), Failure
         show::count(reply.blocks, "block"),
         ByteSize(reply.new_bytes),
     ));
-    if !args.no_announce {
-        context.notice(&match reply.announced_to {
-            0 => "no peer to announce it to yet: a running node announces it as soon as it has one"
-                .to_owned(),
-            peers => format!("announced to {}", show::count(peers, "peer")),
-        });
+    match (after, reply.announced_to) {
+        (_, peers) if peers > 0 => {
+            context.notice(&format!("announced to {}", show::count(peers, "peer")));
+        }
+        (After::Runs, _) if !args.no_announce => context.notice(
+            "no peer to announce it to yet: the running node announces it as soon as it has one",
+        ),
+        _ => {}
+    }
+    if after == After::Ends {
+        context.notice(
+            "nothing serves it: this command's node ends now. `libernet up` keeps one running, \
+             and --serve has this command serve it",
+        );
     }
     Ok(())
+}
+
+/// What `--json` prints.
+#[derive(serde::Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    reply: &'a PutReply,
+    serving: bool,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_commands_own_node_serves_in_a_terminal_or_when_told_to() {
+        use clap::Parser;
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: Args,
+        }
+        let after = |flags: &[&str], is_embedded, is_interactive| {
+            let line = Line::try_parse_from([&["put", "x"], flags].concat()).expect("valid");
+            After::of(is_embedded, &line.args, is_interactive)
+        };
+        assert_eq!(after(&[], true, true), After::Serves);
+        assert_eq!(after(&[], true, false), After::Ends);
+        assert_eq!(after(&["--serve"], true, false), After::Serves);
+        assert_eq!(after(&["--no-serve"], true, true), After::Ends);
+        for flags in [&[][..], &["--serve"], &["--no-serve"]] {
+            assert_eq!(after(flags, false, true), After::Runs);
+        }
+        let both = ["put", "x", "--serve", "--no-serve"];
+        assert!(Line::try_parse_from(both).is_err());
+    }
 
     #[test]
     fn names_that_no_file_can_have_are_refused() {

@@ -12,11 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
 use super::exit::{Exit, Failure};
+use super::serve::Serving;
 use super::{output, show};
 use crate::client::Client;
-use crate::client::discovery::Token;
 use crate::config::{Config, Lent};
-use crate::gateway::{Gateway, Options};
+use crate::gateway::Gateway;
 use crate::node::{Node, NodeEvent, NodeOptions, Purpose};
 
 /// How long the node may take to stop before the program ends without it.
@@ -113,21 +113,14 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
         () = context.stop.cancelled() => return Err(Failure::interrupted()),
     };
     let mut events = node.events();
-    let token = Token::random();
-    let published = match gateway.publish(&context.data_dir, &token) {
-        Ok(published) => published,
+    let client = Client::embedded(node.clone());
+    let serving = match Serving::begin(gateway, client, &config, context) {
+        Ok(serving) => serving,
         Err(error) => {
             let _ = node.shutdown().await;
-            let what = format!("{} could not be written", context.data_dir.display());
-            return Err(Failure::io(what, &error));
+            return Err(error);
         }
     };
-    let cut = CancellationToken::new();
-    let options = Options {
-        token,
-        timeout_s: config.timeout_s,
-    };
-    let server = tokio::spawn(gateway.serve(Client::embedded(node.clone()), options, cut.clone()));
 
     tell_ready(&node, &url, &config, context);
     tokio::select! {
@@ -136,9 +129,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     }
 
     // Commands first, so that they hear why; then the node, and what was acknowledged is on disk.
-    drop(published);
-    cut.cancel();
-    let _ = server.await;
+    serving.end().await;
     let stopped = tokio::time::timeout(STOP_TIMEOUT, node.shutdown()).await;
     match stopped {
         Ok(result) => result?,

@@ -117,9 +117,13 @@ impl Client {
         config: Config,
         purpose: Purpose,
     ) -> Result<Self, CallError> {
-        if let Some(client) = Self::running(data_dir).await? {
-            return Ok(client);
-        }
+        let silent = match Self::running(data_dir).await {
+            Ok(Some(client)) => return Ok(client),
+            Ok(None) => None,
+            // Whether that is the node of this directory is told by the directory's lock.
+            Err(error) if error.kind == ErrorKind::Unavailable => Some(error),
+            Err(error) => return Err(error),
+        };
         let options = NodeOptions {
             purpose,
             config: for_command(config),
@@ -131,6 +135,9 @@ impl Client {
         loop {
             match Node::start(options.clone()).await {
                 Ok(node) => return Ok(Self::embedded(node)),
+                Err(error) if error.kind == ErrorKind::Locked && silent.is_some() => {
+                    return Err(silent.unwrap_or(error));
+                }
                 Err(error)
                     if error.kind == ErrorKind::Locked
                         && tokio::time::Instant::now() < deadline => {}

@@ -1,10 +1,12 @@
 //! Hosts on a LAN: network namespaces on one bridge, finding each other by mDNS alone.
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::process::Node;
 use crate::sample::{assert_same, make_tree};
+use crate::terminal::SCRIPT;
 
 /// Namespaces of one test: a hub with a bridge, and hosts on it. Removed when dropped.
 struct Lan {
@@ -259,4 +261,69 @@ fn a_ring_brings_a_lost_machine_back_from_twelve_words() {
         &source,
         &target.join(source.strip_prefix("/").expect("absolute")),
     );
+}
+
+/// The README's first example: no node runs on either machine, and nothing is set.
+#[test]
+fn what_is_put_on_a_terminal_is_fetched_by_another_machine() {
+    let lan = match Lan::make("p", 2) {
+        Ok(lan) => lan,
+        Err(reason) => {
+            eprintln!("skipped: {reason}");
+            return;
+        }
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let source = dir.path().join("source");
+    make_tree(&source);
+    let on = |host: usize, program: &[&str]| {
+        let mut command = Command::new("ip");
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LIBERNET_")) {
+            command.env_remove(name);
+        }
+        command.env_remove("RUST_LOG");
+        command.args(["netns", "exec", &lan.host(host)]);
+        command.args(program);
+        command
+    };
+    let binary = env!("CARGO_BIN_EXE_libernet");
+    if !on(0, &["python3", "--version"])
+        .output()
+        .is_ok_and(|output| output.status.success())
+    {
+        eprintln!("skipped: this machine has no python3, which makes the terminal");
+        return;
+    }
+    let mut put = on(0, &["python3", "-c", SCRIPT, "serve", binary, "--data-dir"])
+        .arg(dir.path().join("data0"))
+        .arg("put")
+        .arg(&source)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut shown = BufReader::new(put.stdout.take().expect("piped"));
+    let mut link = String::new();
+    shown.read_line(&mut link).expect("a line");
+    assert!(link.starts_with("libernet:"), "{link}");
+
+    let out = dir.path().join("out");
+    let get = on(1, &[binary, "--data-dir"])
+        .arg(dir.path().join("data1"))
+        .args(["get", link.trim(), "-o"])
+        .arg(&out)
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&get.stderr);
+    assert!(get.status.success(), "{said}");
+    assert!(said.contains("from 12D3KooW"), "{said}");
+    assert_same(&source, &out);
+
+    // Ctrl-C: it was asked to end, and all is well.
+    drop(put.stdin.take());
+    let mut rest = String::new();
+    shown.read_to_string(&mut rest).expect("text");
+    assert_eq!(put.wait().expect("it ended").code(), Some(0), "{rest}");
+    assert!(rest.contains("In a browser on this machine:"), "{rest}");
+    assert!(!dir.path().join("data0").join("api.json").exists());
 }

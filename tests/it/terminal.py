@@ -1,7 +1,10 @@
 """Runs a command on a terminal of its own and answers its questions.
 
-Arguments: what to answer ("init": the words that the command shows; else a file with the words), the command. Prints what the terminal
-showed; ends with the command's code, or 99 when it did not end in time.
+Arguments: what to answer ("init": the words that the command shows; "serve": see below; else a file with the words), the
+command. Prints what the terminal showed; ends with the command's code, or 99 when it did not end in time.
+
+With "serve" the command is one that serves until Ctrl-C: its "libernet get" line is printed at once, and Ctrl-C comes when
+standard input ends.
 """
 
 import os
@@ -44,9 +47,28 @@ def answers_of_words(words):
     return answer
 
 
+def answers_of_server():
+    """Nothing but Ctrl-C, once standard input has ended."""
+    told = []
+
+    def answer(shown):
+        line = re.search(rb"libernet get (\S+)\r", shown)
+        if line and not told:
+            told.append(line)
+            print(line.group(1).decode(), flush=True)
+        if len(told) == 1 and select.select([0], [], [], 0)[0]:
+            told.append("ended")
+            return "\x03"
+        return None
+
+    return answer
+
+
 def main():
     kind, command = sys.argv[1], sys.argv[2:]
-    if kind == "init":
+    if kind == "serve":
+        answer = answers_of_server()
+    elif kind == "init":
         answer = answers_of_init
     else:
         with open(kind, encoding="utf-8") as file:
@@ -58,7 +80,8 @@ def main():
     while time.monotonic() < end:
         if not select.select([terminal], [], [], 0.05)[0]:
             # Nothing more comes for now: perhaps it is our turn.
-            reply = answer(shown) if len(shown) > answered else None
+            is_asked = len(shown) > answered or kind == "serve"
+            reply = answer(shown) if is_asked else None
             if reply is not None:
                 answered = len(shown) + len(reply)
                 os.write(terminal, reply.encode())

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use crate::process::{json, run};
 
-const SCRIPT: &str = include_str!("terminal.py");
+pub const SCRIPT: &str = include_str!("terminal.py");
 
 /// Runs a command on a terminal of its own; nothing where that can't be done. `answers`: as the script says.
 fn on_a_terminal(answers: &str, data: &Path, args: &[&str]) -> Option<(Output, String)> {

@@ -1,0 +1,68 @@
+//! Says that there is nobody to ask, to a person who would wait without knowing for what.
+
+use std::time::Duration;
+
+use super::context::Context;
+use super::progress::Bar;
+use super::show;
+use crate::client::Client;
+use crate::id::BlockId;
+use crate::node::api::{BlockHas, Peers};
+
+/// Peers on the local network are found within this time.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked for the first peer.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Runs `work`, which wants the block `id` and gives up after `timeout_s`. If it is not in the store
+/// and there are no peers to ask for it, says so, and when the first one comes.
+pub(super) async fn tell_if_alone<T>(
+    client: &Client,
+    id: BlockId,
+    timeout_s: u64,
+    bar: &Bar,
+    context: &Context,
+    work: impl Future<Output = T>,
+) -> T {
+    let tell = async {
+        if !context.is_silent() {
+            let until =
+                jiff::Zoned::now().saturating_add(jiff::Span::new().seconds(timeout_s as i64));
+            // That peers can't be counted is no reason to end the work.
+            let _ = tell(client, id, &until, timeout_s, bar).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = tell => unreachable!("it never ends"),
+    }
+}
+
+async fn tell(
+    client: &Client,
+    id: BlockId,
+    until: &jiff::Zoned,
+    timeout_s: u64,
+    bar: &Bar,
+) -> Result<(), crate::node::api::CallError> {
+    if client.block_has(BlockHas { id }).await?.has {
+        return Ok(());
+    }
+    let is_alone = async || Ok(client.peers(Peers {}).await?.peers.is_empty());
+    tokio::time::sleep(FIRST_LOOK).await;
+    if !is_alone().await? {
+        return Ok(());
+    }
+    bar.line(&format!(
+        "no peers yet; looking until {} ({}, --timeout changes that)",
+        until.strftime("%H:%M:%S"),
+        show::count(timeout_s, "second")
+    ));
+    while is_alone().await? {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+    bar.line("a peer was found");
+    Ok(())
+}
