@@ -7,7 +7,7 @@ use super::progress::Bar;
 use super::show;
 use crate::client::Client;
 use crate::id::BlockId;
-use crate::node::api::{BlockHas, Peers};
+use crate::node::api::{BlockHas, CallError, Peers};
 
 /// Peers on the local network are found within this time.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
@@ -46,11 +46,14 @@ async fn tell(
     until: &jiff::Zoned,
     timeout_s: u64,
     bar: &Bar,
-) -> Result<(), crate::node::api::CallError> {
+) -> Result<(), CallError> {
     if client.block_has(BlockHas { id }).await?.has {
         return Ok(());
     }
-    let is_alone = async || Ok(client.peers(Peers {}).await?.peers.is_empty());
+    let is_alone = async || {
+        let peers = client.peers(Peers {}).await?.peers;
+        Ok::<_, CallError>(peers.is_empty())
+    };
     tokio::time::sleep(FIRST_LOOK).await;
     if !is_alone().await? {
         return Ok(());
