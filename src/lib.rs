@@ -13,7 +13,7 @@
 //! | 3 | [`store`], [`bundle`], [`net`] |
 //! | 2 | [`block`]; above it [`head`], [`ring`]; above that [`lease`] |
 //! | 1 | [`crypto`], [`wire`], [`task`], [`config`] |
-//! | 0 | [`file`], [`id`], [`size`], [`time`], [`monitor`] |
+//! | 0 | [`file`], [`id`], [`size`], [`text`], [`time`], [`monitor`] |
 
 pub mod backup;
 pub mod block;
@@ -37,6 +37,7 @@ pub mod size;
 mod small_disk;
 pub mod store;
 pub mod task;
+pub mod text;
 pub mod time;
 pub mod upkeep;
 pub mod wire;

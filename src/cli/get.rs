@@ -19,7 +19,8 @@ pub(super) const MAX_NAMED: usize = 20;
 /// Fetch a bundle, or a part of it, and write it to disk.
 ///
 /// Every byte is verified. Nothing is ever written outside of the target, whatever the bundle holds. A second run with
-/// `--overwrite changed` goes on where the first was interrupted.
+/// `-o PATH --overwrite changed` goes on where the first was interrupted. Without -o nothing is overwritten, and a name that begins
+/// with a dot is refused.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet get LINK                    # under its own name in this directory
@@ -72,6 +73,13 @@ impl From<When> for Overwrite {
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let (link, path) = target::link_and_path(&args.link)?;
+    if args.output.is_none() && !matches!(args.overwrite, When::Never) {
+        // The name would be the bundle's own, which its maker chose.
+        return Err(Failure::usage(
+            "what may be overwritten is not said: without -o the bundle's own name is taken",
+        )
+        .with_hint("name it: -o PATH --overwrite changed"));
+    }
     let here = Context::absolute(Path::new("."))?;
     let output = args.output.as_deref().map(Context::absolute).transpose()?;
     let reply = context
@@ -184,6 +192,6 @@ pub(super) fn warn_missing(missing: &[Missing], context: &Context) {
         ));
     }
     if !missing.is_empty() {
-        context.notice("run it again with --overwrite changed when more peers are online: only what is missing is fetched");
+        context.notice("run it again with -o PATH --overwrite changed when more peers are online: only what is missing is fetched");
     }
 }

@@ -10,16 +10,17 @@ use super::{Shared, error};
 use crate::client::url::percent_encode;
 use crate::node::api::{CallError, Entry, LsReply, Status, StatusReply};
 use crate::size::ByteSize;
+use crate::text::printable;
 
 const STYLE: &str = "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
      table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:left;vertical-align:top}\
      td.n{text-align:right;font-variant-numeric:tabular-nums}code{overflow-wrap:anywhere}\
      @media(prefers-color-scheme:dark){body{background:#151515;color:#ddd}a{color:#8bf}}";
 
-/// Text with the characters that mean something in HTML replaced.
+/// Text with the characters that mean something in HTML replaced, and with those that reorder or hide text as escapes.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in printable(text).chars() {
         match c {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),
@@ -196,6 +197,17 @@ mod tests {
         );
         assert!(text.contains("href=\"?skip=9\""), "{text}");
         assert!(text.contains("2 KiB"), "{text}");
+        // The link keeps the name as it is; what is read does not pretend to be another one.
+        let reordered = LsReply {
+            this: None,
+            index_file: None,
+            entries: vec![entry("a\u{202e}gpj.exe", "file")],
+            more: false,
+        };
+        let Html(text) = listing("\u{2066}t", false, 0, &reordered);
+        assert!(text.contains("href=\"./a%E2%80%AEgpj.exe\""), "{text}");
+        assert!(text.contains(">a\\u{202e}gpj.exe</a>"), "{text}");
+        assert!(text.contains("\\u{2066}t"), "{text}");
         let Html(text) = listing(
             "t",
             false,

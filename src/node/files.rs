@@ -19,6 +19,7 @@ use crate::bundle::{self, Bundle, ExtractOptions, PutOptions, PutReport};
 use crate::depot::Session;
 use crate::monitor::Monitor;
 use crate::store::Keep;
+use crate::text::printable;
 
 /// How long a put waits for its root's announcement.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -183,7 +184,7 @@ impl Node {
         };
         let output = match request.output {
             Some(output) => output,
-            None => request.directory.join(output_name(&bundle)),
+            None => request.directory.join(output_name(&bundle)?),
         };
         let options = ExtractOptions {
             overwrite: match request.overwrite {
@@ -314,13 +315,23 @@ async fn lookup(bundle: &Bundle, path: &str) -> Result<tree::Entry, CallError> {
 }
 
 /// The name under which a bundle is written when none was asked for: its own, or its id.
-fn output_name(bundle: &Bundle) -> std::ffi::OsString {
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for a name that begins with a dot. The bundle's maker chose it: programs read files of such names
+/// (`.bashrc`, `.ssh`), and listings hide them.
+fn output_name(bundle: &Bundle) -> Result<std::ffi::OsString, CallError> {
     use std::os::unix::ffi::OsStringExt;
     let name = &bundle.root().entry.name;
     if name.is_empty() {
-        return bundle.link().id.to_string().into();
+        return Ok(bundle.link().id.to_string().into());
     }
-    std::ffi::OsString::from_vec(name.to_vec())
+    if name.starts_with(b".") {
+        let shown = printable(&String::from_utf8_lossy(name));
+        let message = format!("the bundle calls itself '{shown}': a name that begins with a dot is not taken from a bundle");
+        return Err(CallError::new(ErrorKind::Usage, message)
+            .with_hint("say under which name to write it: -o NAME"));
+    }
+    Ok(std::ffi::OsString::from_vec(name.to_vec()))
 }
 
 fn describe(entry: &tree::Entry) -> Entry {
