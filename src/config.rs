@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::file;
-use crate::size::{ByteSize, GIB, KIB};
+use crate::size::{ByteSize, GIB, KIB, MIB};
 
 mod hours;
 mod lent;
@@ -21,6 +21,8 @@ pub use lent::Lent;
 pub const FILE_NAME: &str = "config.toml";
 /// Lowest limit on bandwidth in bytes per second: with less, a large block would take longer than a request may.
 pub const MIN_LIMIT: ByteSize = ByteSize(128 * KIB);
+/// Lowest quota: with less, hardly a block fits beside what the database takes.
+pub const MIN_QUOTA: ByteSize = ByteSize(MIB);
 /// Largest settings file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -132,7 +134,7 @@ pub const SETTINGS: [(&str, &str, &str); 15] = [
     (
         "quota",
         "LIBERNET_QUOTA",
-        "Most bytes that the node may use on disk, such as 50GiB. Everything counts.",
+        "Most bytes that the node may use on disk, such as 50GiB; at least 1MiB. Everything counts.",
     ),
     (
         "lend",
@@ -355,6 +357,13 @@ impl Config {
             }
             Err(_) => return wrong("http", "expected IP:PORT, such as 127.0.0.1:4385"),
         }
+        if self.quota < MIN_QUOTA {
+            let given = self.quota;
+            return wrong(
+                "quota",
+                &format!("{given} is too little: a quota is {MIN_QUOTA} or more; give a unit, such as 50GiB"),
+            );
+        }
         for (name, limit) in [("limit_up", self.limit_up), ("limit_down", self.limit_down)] {
             if limit.0 != 0 && limit < MIN_LIMIT {
                 return wrong(
@@ -507,6 +516,8 @@ mod tests {
             ("mdns", "maybe"),
             ("announce", "some"),
             ("quota", "lots"),
+            ("quota", "50"),
+            ("quota", "1048575"),
             ("lend", "lots"),
             ("limit_up", "131071"),
             ("limit_down", "1KiB"),

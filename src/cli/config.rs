@@ -17,8 +17,8 @@ use crate::node::api::{Reload, ReloadReply};
 
 /// Show and change settings.
 ///
-/// Flags beat environment variables, which beat the file. A running node takes over `lend` and the limits on bandwidth at once, and everything else
-/// when it is started again.
+/// Flags beat environment variables, which beat the file. A running node takes over `quota`, `lend` and the limits on bandwidth at
+/// once, and everything else when it is started again. A lower quota drops what is only cached; nothing that is kept goes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet config show                       # every setting, its value, where it is from, what it means
@@ -381,12 +381,12 @@ mod tests {
     fn what_the_node_did_in_a_word() {
         let told = ReloadReply {
             applied: vec!["lend".to_owned(), "limit_up".to_owned()],
-            waiting: vec!["quota".to_owned()],
+            waiting: vec!["network".to_owned()],
             overridden: vec!["limit_up".to_owned()],
         };
         for (name, word) in [
             ("lend", "applied"),
-            ("quota", "waiting"),
+            ("network", "waiting"),
             ("limit_up", "overridden"),
             ("mdns", "unchanged"),
         ] {
@@ -395,7 +395,7 @@ mod tests {
         assert_eq!(heard("lend", None), "none");
         let text = lines(&told).join("\n");
         assert!(text.contains("goes by lend, limit_up"), "{text}");
-        assert!(text.contains("started again: quota"), "{text}");
+        assert!(text.contains("started again: network"), "{text}");
         assert!(lines(&ReloadReply::default())[0].contains("nothing has changed"));
     }
 

@@ -83,7 +83,7 @@ fn status_body(status: &StatusReply) -> String {
         &format!(
             "{} of {}",
             ByteSize(status.store.disk_bytes),
-            status.store.quota
+            ByteSize(status.store.quota)
         ),
     );
     row(

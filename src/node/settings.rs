@@ -1,8 +1,8 @@
-//! Settings that a running node takes over when they change: the limits on bandwidth, and how much is lent.
+//! Settings that a running node takes over when they change: the quota, how much of it is lent, and the limits on bandwidth.
 //!
-//! Flags and the environment of the running node beat the file for as long as it runs. A file that is wrong changes nothing at all. What a node is built
-//! with (addresses, names, the quota) waits for the next start, and the answer says so. Lending less ends no lease: what was promised is kept,
-//! and nothing new is taken until there is room again.
+//! Flags and the environment of the running node beat the file for as long as it runs. A file that is wrong changes nothing at all. What
+//! a node is built with (addresses, names) waits for the next start, and the answer says so. A lower quota drops only what is cached,
+//! and lending less ends no lease: what was promised is kept, and nothing new is taken until there is room again.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use crate::config::{self, Config};
 use crate::upkeep::fairness::Bandwidth;
 
 /// Settings that change while the node runs.
-const LIVE: [&str; 4] = ["lend", "limit_up", "limit_down", "limit_hours"];
+const LIVE: [&str; 5] = ["quota", "lend", "limit_up", "limit_down", "limit_hours"];
 
 /// The settings that hold now.
 pub(super) struct Settings {
@@ -57,13 +57,14 @@ impl Settings {
         self.lent_bytes.subscribe()
     }
 
-    /// Takes over what can be of settings that are valid.
-    fn take_over(&self, read: Config) -> ReloadReply {
+    /// Takes over what can be of settings that are valid. `hold` hears what holds from now on; of two calls at once, in their order.
+    fn take_over(&self, read: Config, hold: impl FnOnce(&Config)) -> ReloadReply {
         let mut current = self.lock();
         let changed = current.differs_in(&read);
         let (applied, waiting): (Vec<&str>, Vec<&str>) =
             changed.into_iter().partition(|name| LIVE.contains(name));
         let new = Config {
+            quota: read.quota,
             lend: read.lend,
             limit_up: read.limit_up,
             limit_down: read.limit_down,
@@ -72,6 +73,7 @@ impl Settings {
         };
         self.bandwidth.send_replace(Bandwidth::of(&new));
         self.lent_bytes.send_replace(new.lent_bytes());
+        hold(&new);
         *current = new;
         let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
         ReloadReply {
@@ -97,7 +99,9 @@ impl Node {
             )?)
         };
         let read = blocking(read).await?;
-        let reply = self.inner.settings.take_over(read);
+        let store = self.store();
+        let settings = &self.inner.settings;
+        let reply = settings.take_over(read, |new| store.set_quota(new.quota));
         if !reply.applied.is_empty() {
             tracing::info!(settings = reply.applied.join(", "), "settings have changed");
         }
@@ -137,22 +141,23 @@ mod tests {
         let read = Config {
             limit_up: ByteSize(2 * MIB),
             lend: Lent::Bytes(ByteSize(3 * MIB)),
-            quota: ByteSize(MIB),
+            quota: ByteSize(2 * MIB),
             max_connections: 7,
             ..Config::default()
         };
-        let reply = settings.take_over(read.clone());
-        assert_eq!(reply.applied, ["lend", "limit_up"]);
-        assert_eq!(reply.waiting, ["quota", "max_connections"]);
+        let held = std::cell::Cell::default();
+        let reply = settings.take_over(read.clone(), |new| held.set(new.quota));
+        assert_eq!(reply.applied, ["quota", "lend", "limit_up"]);
+        assert_eq!(reply.waiting, ["max_connections"]);
         assert_eq!(reply.overridden, ["mdns"]);
+        assert_eq!(held.get(), ByteSize(2 * MIB));
         assert_eq!(bandwidth.borrow().up, 2 * MIB);
-        assert_eq!(*lent.borrow(), 3 * MIB, "the quota is that of the start");
-        let current = settings.current();
-        assert_eq!(current.quota, Config::default().quota);
-        let again = settings.take_over(read);
+        assert_eq!(*lent.borrow(), 2 * MIB, "never more than the quota of now");
+        assert_eq!(settings.current().quota, ByteSize(2 * MIB));
+        let again = settings.take_over(read, |_| {});
         assert!(again.applied.is_empty());
         assert_eq!(again.waiting, reply.waiting);
-        let back = settings.take_over(Config::default());
+        let back = settings.take_over(Config::default(), |_| {});
         assert_eq!(back.applied, reply.applied);
         assert_eq!(bandwidth.borrow().up, 0);
     }

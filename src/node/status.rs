@@ -6,7 +6,6 @@ use jiff::tz::TimeZone;
 
 use super::Node;
 use super::api::*;
-use crate::size::ByteSize;
 use crate::upkeep::fairness::Bandwidth;
 
 impl Node {
@@ -38,7 +37,7 @@ impl Node {
                 leased_bytes: usage.leased_bytes,
                 cached_bytes: usage.cached_bytes,
                 disk_bytes: usage.disk_bytes,
-                quota: ByteSize(usage.quota),
+                quota: usage.quota,
                 pins: usage.pins,
                 corrupt: usage.corrupt,
                 evicted: usage.evicted,

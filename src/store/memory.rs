@@ -7,6 +7,7 @@ mod evict;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use super::types::{
 use super::{Store, types};
 use crate::block::{Block, ChunkHash, ChunkIndex, IndexError, PutStats, Ref};
 use crate::id::BlockId;
+use crate::size::ByteSize;
 use crate::time::Timestamp;
 
 /// Bytes that count against the quota for each block besides its own.
@@ -31,6 +33,8 @@ const BLOCK_OVERHEAD_BYTES: u64 = 256;
 #[derive(Debug)]
 pub struct MemoryStore {
     options: StoreOptions,
+    /// In place of that of the options: it may change.
+    quota: AtomicU64,
     state: Mutex<State>,
     records: RecordShelf,
 }
@@ -86,6 +90,7 @@ impl MemoryStore {
         Self {
             records: RecordShelf::in_memory(&options),
             state: Mutex::default(),
+            quota: AtomicU64::new(options.quota.0),
             options,
         }
     }
@@ -111,7 +116,7 @@ impl MemoryStore {
 
     /// Evicts cached blocks until `needed` bytes fit.
     fn make_room(&self, state: &mut State, needed: u64) -> Result<(), Error> {
-        let quota = self.options.quota.0;
+        let quota = self.quota.load(Ordering::Relaxed);
         let mut chances = Chances::new();
         while state.usage.disk_bytes + needed > quota {
             let now = self.options.clock.now();
@@ -611,17 +616,26 @@ impl Store for MemoryStore {
     }
 
     fn usage(&self) -> Usage {
+        let quota = self.quota.load(Ordering::Relaxed);
         let state = self.state();
         Usage {
-            quota: self.options.quota.0,
-            evicts_at_bytes: self.options.quota.0,
+            quota,
+            evicts_at_bytes: quota,
             expendable_bytes: state.marks.bytes(),
             ..state.usage
         }
     }
 
+    fn set_quota(&self, quota: ByteSize) {
+        self.quota.store(quota.0, Ordering::Relaxed);
+    }
+
     fn maintain(&self) -> Result<Maintained, Error> {
         let mut state = self.state();
+        match self.make_room(&mut state, 0) {
+            Ok(()) | Err(Error::Full { .. }) => {}
+            Err(error) => return Err(error),
+        }
         let State { chunks, blocks, .. } = &mut *state;
         chunks.retain(|_, place| blocks.contains_key(&place.id));
         Ok(Maintained::default())

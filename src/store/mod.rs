@@ -28,6 +28,7 @@ mod conformance;
 
 use crate::block::{Block, ChunkIndex, PutStats};
 use crate::id::BlockId;
+use crate::size::ByteSize;
 use crate::time::Timestamp;
 
 pub use coldness::MAX_EXPENDABLE;
@@ -328,6 +329,10 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
 
     /// How much is here.
     fn usage(&self) -> Usage;
+
+    /// Sets another limit for what is on disk. With a lower one, cached blocks make room at the next [`maintain`](Self::maintain) or
+    /// put; nothing that is pinned or leased goes, and nothing new is taken until it fits again.
+    fn set_quota(&self, quota: ByteSize);
 
     /// Does what has piled up: writes usage counters, goes on removing pins, gets the space of dropped blocks back, forgets chunks
     /// whose blocks are gone. Takes from microseconds to seconds; to be called every minute or so.

@@ -23,7 +23,9 @@ fn a_running_node_takes_limits_over_and_nothing_that_is_wrong() {
     assert_eq!(set(&node, "limit_down", "1MiB"), "applied");
     assert_eq!(set(&node, "limit_hours", "00:00-24:00"), "applied");
     assert_eq!(set(&node, "lend", "3MiB"), "applied");
-    assert_eq!(set(&node, "quota", "1GiB"), "waiting");
+    assert_eq!(set(&node, "quota", "1GiB"), "applied");
+    let network = set(&node, "network", "other");
+    assert_eq!(network, "waiting", "what a node is built with");
     assert_eq!(set(&node, "limit_up", "1MiB"), "overridden");
     let now = limits(&node);
     assert_eq!(now["down"], 1 << 20, "{now}");
@@ -31,7 +33,9 @@ fn a_running_node_takes_limits_over_and_nothing_that_is_wrong() {
     assert_eq!(now["lend"], 3 << 20, "{now}");
     assert_eq!(now["up"], 2 << 20, "the flag beats the file: {now}");
     let quota = node.json(&["status"])["store"]["quota"].clone();
-    assert!(!quota.to_string().contains("1 GiB"), "{quota}");
+    assert_eq!(quota, 1 << 30, "bytes are numbers");
+    let refused = node.run(&["config", "set", "quota", "500KiB"]);
+    fails(&refused, 2, "a quota is 1 MiB or more");
     assert_eq!(set(&node, "limit_down", "1MiB"), "unchanged");
     let told = node.run(&["config", "set", "limit_down", "4MiB"]);
     fails(&told, 0, "goes by it from now on");
@@ -44,6 +48,7 @@ fn a_running_node_takes_limits_over_and_nothing_that_is_wrong() {
         ("limit_dwon = 1\nlimit_down = \"1MiB\"\n", "limit_dwon"),
         ("limit_down = \"12 parsecs\"\n", "12 parsecs"),
         ("limit_down = \"1\"\n", "128 KiB"),
+        ("quota = 50\n", "1 MiB or more"),
         ("limit_down = ", "line 1"),
     ] {
         std::fs::write(&path, wrong).expect("written");

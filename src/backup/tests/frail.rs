@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use super::*;
 use crate::block::{Block, ChunkHash, IndexError, PutStats, Ref};
+use crate::size::ByteSize;
 use crate::store::{
     self, BlockStat, Event, LeaseId, LeaseInfo, Maintained, RecordShelf, RemovedPins, Usage,
 };
@@ -283,6 +284,10 @@ impl Store for Frail {
 
     fn usage(&self) -> Usage {
         self.inner.usage()
+    }
+
+    fn set_quota(&self, quota: ByteSize) {
+        self.inner.set_quota(quota);
     }
 
     fn maintain(&self) -> Result<Maintained, store::Error> {

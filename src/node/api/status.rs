@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Call, LimitsStatus, call, path};
-use crate::size::ByteSize;
 
 /// Tells how the node is.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -70,7 +69,7 @@ pub struct StoreStatus {
     /// Bytes on disk, all in all.
     pub disk_bytes: u64,
     /// The limit for `disk_bytes`.
-    pub quota: ByteSize,
+    pub quota: u64,
     /// Pins.
     pub pins: u64,
     /// Damaged blocks found since start.

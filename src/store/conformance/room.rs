@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{QUOTA, Subject, block, info, lease_info};
-use crate::size::MIB;
+use crate::size::{ByteSize, MIB};
 use crate::store::*;
 
 pub(super) fn cached_blocks_give_way(store: &Subject) {
@@ -21,6 +21,37 @@ pub(super) fn cached_blocks_give_way(store: &Subject) {
         .collect();
     assert_eq!(here, (150 - here.len() as u32..150).collect::<Vec<_>>());
     assert!(here.len() >= 25, "{} blocks", here.len());
+}
+
+pub(super) fn a_quota_that_changes_holds_at_once(store: &Subject) {
+    let pin = store.begin_pin("p").expect("pins");
+    let kept = block(1000, 1 << 20);
+    store
+        .put(std::slice::from_ref(&kept), Keep::Pinned(pin))
+        .expect("fits");
+    for number in 0..30 {
+        store
+            .put(&[block(number, 1 << 20)], Keep::Cached)
+            .expect("fits");
+    }
+    store.flush().expect("flushes");
+    store.set_quota(ByteSize(QUOTA / 2));
+    assert_eq!(store.usage().quota, QUOTA / 2);
+    while store.maintain().expect("maintains").more {}
+    let usage = store.usage();
+    assert!(usage.disk_bytes <= QUOTA / 2, "{usage:?}");
+    assert!(store.has(kept.id()).expect("reads"), "a pin keeps it");
+
+    // Below what is kept nothing goes, and nothing comes.
+    store.set_quota(ByteSize(MIB / 2));
+    store.maintain().expect("what can't go is no error");
+    assert!(store.has(kept.id()).expect("reads"), "a pin keeps it");
+    let refused = store.put(&[block(2000, 1 << 20)], Keep::Cached);
+    assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+    store.set_quota(ByteSize(QUOTA));
+    store
+        .put(&[block(2000, 1 << 20)], Keep::Cached)
+        .expect("there is room again");
 }
 
 pub(super) fn pinned_blocks_do_not(store: &Subject) {

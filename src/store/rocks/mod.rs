@@ -27,6 +27,7 @@ mod stats;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use self::change::Change;
@@ -44,6 +45,7 @@ use super::types::{
 };
 use crate::block::{Block, PutStats};
 use crate::id::BlockId;
+use crate::size::ByteSize;
 use crate::time::Timestamp;
 use crate::wire::store as wire;
 
@@ -52,6 +54,8 @@ pub struct RocksStore {
     db: Database,
     records: RecordShelf,
     options: StoreOptions,
+    /// In place of that of the options: it may change.
+    quota: AtomicU64,
     /// Size of a full memtable and about that of a blob file, in bytes.
     memtable_bytes: u64,
     writer: Mutex<Writer>,
@@ -335,7 +339,7 @@ impl Store for RocksStore {
             leased_bytes: totals.leased_bytes,
             cached_bytes: totals.block_bytes.saturating_sub(held),
             disk_bytes: self.disk.used(),
-            quota: self.options.quota.0,
+            quota: self.quota(),
             dead_bytes: totals.dead_bytes,
             pins: totals.pins,
             corrupt: totals.corrupt,
@@ -346,11 +350,16 @@ impl Store for RocksStore {
         }
     }
 
+    fn set_quota(&self, quota: ByteSize) {
+        self.quota.store(quota.0, Ordering::Relaxed);
+    }
+
     fn maintain(&self) -> Result<Maintained, Error> {
         if self.db.unwritable().is_some() {
             return Ok(Maintained::default());
         }
         self.write_pending();
+        self.fit_quota()?;
         let pins_wait = self.remove_holders_under_way()?;
         self.sweep_chunks()?;
         let mut maintained = self.tidy()?;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 
 use super::change::bucket;
 use super::database::Database;
@@ -45,6 +46,7 @@ impl RocksStore {
             writer: Mutex::new(writer),
             db,
             records,
+            quota: AtomicU64::new(options.quota.0),
             options,
             memtable_bytes,
             pending: Mutex::default(),

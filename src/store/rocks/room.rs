@@ -63,19 +63,38 @@ impl RocksStore {
     /// What is kept free of the quota.
     fn reserve_bytes(&self) -> u64 {
         let needed = 2 * self.memtable_bytes + self.db.index_bytes();
-        needed.min(self.options.quota.0 / MAX_RESERVE_SHARE)
+        needed.min(self.quota() / MAX_RESERVE_SHARE)
+    }
+
+    /// The limit for everything on disk, now.
+    pub(super) fn quota(&self) -> u64 {
+        self.quota.load(Ordering::Relaxed)
+    }
+
+    /// Evicts what a lowered quota leaves no room for. What can't go stays, and keeps the store full.
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    pub(super) fn fit_quota(&self) -> Result<(), Error> {
+        match self.excess(0, true) {
+            (0, _) => Ok(()),
+            _ => match self.make_room(0) {
+                Err(Error::Full { .. } | Error::DiskFull) => Ok(()),
+                done => done,
+            },
+        }
     }
 
     /// From how much space used on blocks have to make room for others, by the quota alone.
     pub(super) fn evicts_at_bytes(&self) -> u64 {
-        self.options.quota.0.saturating_sub(self.reserve_bytes())
+        self.quota().saturating_sub(self.reserve_bytes())
     }
 
     /// By how many bytes a write of `needed` bytes exceeds the quota and the free space of the disk. Blocks leave the reserve alone,
     /// other records may use it.
     fn excess(&self, needed: u64, is_blocks: bool) -> (u64, u64) {
         let reserve = if is_blocks { self.reserve_bytes() } else { 0 };
-        let over_quota = (self.disk.used() + needed + reserve).saturating_sub(self.options.quota.0);
+        let over_quota = (self.disk.used() + needed + reserve).saturating_sub(self.quota());
         // A file system that doesn't tell is taken to have room: a write that fails says so.
         let over_disk = self.db.free_bytes().map_or(0, |free| {
             (needed + reserve + self.db.memtable_bytes()).saturating_sub(free)
@@ -93,7 +112,7 @@ impl RocksStore {
             (0, _) => Err(Error::DiskFull),
             _ => Err(Error::Full {
                 used: self.disk.used(),
-                quota: self.options.quota.0,
+                quota: self.quota(),
                 needed,
             }),
         }
