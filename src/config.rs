@@ -174,7 +174,7 @@ pub const SETTINGS: [(&str, &str, &str); 15] = [
     (
         "timeout_s",
         "LIBERNET_TIMEOUT_S",
-        "Seconds to look for one block before it counts as missing.",
+        "How long to look for one block before it counts as missing: seconds, or with a unit such as 2m.",
     ),
     (
         "max_connections",
@@ -299,7 +299,7 @@ impl Config {
                     _ => return Err(wrong(format!("'{text}' is not one of all, roots, none"))),
                 }
             }
-            "timeout_s" => self.timeout_s = number()?,
+            "timeout_s" => self.timeout_s = crate::time::seconds(text).map_err(wrong)?,
             "max_connections" => {
                 self.max_connections = text
                     .parse()
@@ -361,7 +361,9 @@ impl Config {
             let given = self.quota;
             return wrong(
                 "quota",
-                &format!("{given} is too little: a quota is {MIN_QUOTA} or more; give a unit, such as 50GiB"),
+                &format!(
+                    "{given} is too little: a quota is {MIN_QUOTA} or more; give a unit, such as 50GiB"
+                ),
             );
         }
         for (name, limit) in [("limit_up", self.limit_up), ("limit_down", self.limit_down)] {

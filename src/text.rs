@@ -24,6 +24,19 @@ const fn misleads(c: char) -> bool {
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// A count and its noun: `1 file`, `2 files`, `2 copies`, `2 addresses`.
+pub fn count(number: u64, noun: &str) -> String {
+    if number == 1 {
+        return format!("1 {noun}");
+    }
+    let is_vowel = |c: char| "aeiou".contains(c);
+    match noun.strip_suffix('y') {
+        Some(stem) if !stem.ends_with(is_vowel) => format!("{number} {stem}ies"),
+        _ if noun.ends_with(['s', 'x']) || noun.ends_with("ch") => format!("{number} {noun}es"),
+        _ => format!("{number} {noun}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,6 +52,22 @@ mod tests {
         }
         let plain = "Grüße, 你好, שלום, e\u{301}, 👍";
         assert_eq!(printable(plain), plain);
+    }
+
+    #[test]
+    fn nouns_follow_their_number() {
+        for (number, noun, text) in [
+            (1, "file", "1 file"),
+            (0, "file", "0 files"),
+            (2, "copy", "2 copies"),
+            (1, "copy", "1 copy"),
+            (3, "address", "3 addresses"),
+            (2, "day", "2 days"),
+            (2, "match", "2 matches"),
+            (2, "other member", "2 other members"),
+        ] {
+            assert_eq!(count(number, noun), text);
+        }
     }
 
     proptest! {

@@ -28,6 +28,31 @@ impl Timestamp {
     }
 }
 
+/// Longest time that a person may give for something to take, in seconds: a week.
+const MAX_SECONDS: u64 = 7 * 24 * 3600;
+
+/// Reads how long something may take, in seconds: `30s`, `10m`, `2h`, `7d`; a number alone is seconds.
+///
+/// # Errors
+/// Another form, or a time that is not between a second and a week, in words.
+pub fn seconds(text: &str) -> Result<u64, String> {
+    let days = text.strip_suffix('d').and_then(|days| days.parse().ok());
+    let seconds = match (text.parse::<u64>(), days) {
+        (Ok(seconds), _) => Some(seconds),
+        // Of days the parser does not know how long they are.
+        (_, Some(days)) => Some(u64::saturating_mul(days, 24 * 3600)),
+        _ => {
+            let time = text.parse::<jiff::SignedDuration>().ok();
+            time.and_then(|time| u64::try_from(time.as_secs()).ok())
+        }
+    };
+    match seconds {
+        Some(seconds @ 1..=MAX_SECONDS) => Ok(seconds),
+        Some(_) => Err("a time is from 1 second to 7 days".to_owned()),
+        None => Err("a time looks like 30s, 10m, 2h or 7d; a number alone is seconds".to_owned()),
+    }
+}
+
 /// Where the time comes from.
 pub trait Clock: Send + Sync + 'static {
     /// The time now.
@@ -98,6 +123,34 @@ impl Clock for ManualClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_that_people_write() {
+        for (text, expected) in [
+            ("600", 600),
+            ("30s", 30),
+            ("10m", 600),
+            ("2h", 7200),
+            ("7d", 604_800),
+        ] {
+            assert_eq!(seconds(text), Ok(expected), "{text}");
+        }
+        for text in [
+            "",
+            "0",
+            "0s",
+            "-5m",
+            "8d",
+            "d",
+            "-1d",
+            "99999999999999999d",
+            "soon",
+            "604801",
+            "9999999999999999999999",
+        ] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_steady_clock_goes_by_the_time_that_passes_alone() {

@@ -22,7 +22,7 @@ use crate::file;
 use crate::head::{HeadEntry, HeadRecord, MAX_RECORD_BYTES, head_id, sealing_key};
 use crate::id::BlockId;
 use crate::store::{Keep, PinId, PinInfo, Store};
-use crate::time::Clock;
+use crate::time::{Clock, Timestamp};
 
 /// Logs that are fetched at the same time.
 const LOGS_AT_ONCE: usize = 8;
@@ -270,7 +270,7 @@ impl Archive {
             Search::Until(patience) => Instant::now() + patience,
         };
         loop {
-            let answer = tokio::time::timeout_at(until, heads.find(id)).await;
+            let answer = tokio::time::timeout_at(until, heads.find_soon(id)).await;
             let found = match answer {
                 Ok(Ok(found)) => found,
                 // A search that fails or takes too long: what is here counts.
@@ -517,6 +517,23 @@ pub(super) fn put_pinned(store: &dyn Store, block: &Block, pin: PinId) -> Result
 }
 
 /// The head that this machine wrote last. A file that is damaged counts as none: the head is elsewhere, too.
+/// When a machine of `owner` last wrote its log, by the file with the head in `data_dir`; none before the first time. Needs no keys and
+/// no store.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn last_written(
+    data_dir: &Path,
+    owner: &[u8; 32],
+    machine: &[u8; 32],
+) -> Result<Option<Timestamp>, Error> {
+    let head = read_head(&data_dir.join(HEAD_FILE))?;
+    // A file of another owner than the one of now is an old one.
+    let head = head.filter(|head| head.owner() == owner);
+    let entry = head.as_ref().and_then(|head| head.entry(machine));
+    Ok(entry.map(|entry| Timestamp(entry.time_ms())))
+}
+
 fn read_head(path: &Path) -> Result<Option<HeadRecord>, Error> {
     let failed = |source| Error::File {
         what: "reading",

@@ -2,6 +2,7 @@
 
 use crate::block::{GetError, OpenError, PutError};
 use crate::id::BlockId;
+use crate::text::count;
 use crate::{bundle, head, store};
 
 /// Why something about backups could not be done.
@@ -55,13 +56,13 @@ pub enum Error {
         text: String,
     },
     /// Nobody who was asked has the owner's head.
-    #[error("no head of this owner was found: {asked} peers are connected")]
+    #[error("no head of this owner was found; asked: {}", count(*.asked as u64, "connected peer"))]
     NoHead {
         /// Peers that were connected.
         asked: usize,
     },
     /// The head names logs, and none of them could be had.
-    #[error("the head was found, but none of its {machines} logs could be had")]
+    #[error("the head was found, but no log could be had of {}", count(*.machines as u64, "machine"))]
     NoLogs {
         /// Machines that the head names.
         machines: usize,

@@ -33,7 +33,7 @@ pub mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub use archive::{Access, Archive, Found, Home, Search, read_snapshot};
+pub use archive::{Access, Archive, Found, Home, Search, last_written, read_snapshot};
 pub use error::Error;
 pub use log::{Catalog, Listed, Log, Logged};
 pub use search::{Hit, Hits, find_files};

@@ -42,10 +42,10 @@ enum Command {
         /// The block.
         id: String,
         /// Write to a file instead.
-        #[arg(short, long, value_name = "FILE")]
+        #[arg(short, long, visible_alias = "target", value_name = "FILE")]
         output: Option<PathBuf>,
-        /// Seconds to look for it.
-        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        /// How long to look for it.
+        #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
         timeout: Option<u64>,
     },
     /// Store a file's bytes as one block, pinned, and print its id.

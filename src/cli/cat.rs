@@ -26,8 +26,8 @@ pub(super) struct Args {
     /// Most bytes to write.
     #[arg(long, value_name = "BYTES")]
     length: Option<u64>,
-    /// Seconds to look for one block before it counts as missing.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    /// How long to look for one block before it counts as missing.
+    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
     #[command(flatten)]
     passphrase: backup::Passphrase,

@@ -29,6 +29,7 @@ use crate::node::api::{Reload, ReloadReply};
 
 A file that is wrong changes nothing for the node that runs; what is wrong with it is said.
 With --json: show {\"path\",\"settings\":[{\"name\",\"value\",\"default\",\"source\",\"variable\",\"meaning\"}]}, get {\"name\",\"value\"},
+  both with \"bytes\" where the value is a size,
   path {\"path\"}, set {\"name\",\"value\",\"node\"} where node is applied, waiting (for its next start), overridden (by its flags or
   environment), unchanged or none, reload {\"applied\":[..],\"waiting\":[..],\"overridden\":[..]}")]
 pub(super) struct Args {
@@ -73,7 +74,9 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             let table = table(&context.config(BTreeMap::new())?);
             let value = table.get(&name).ok_or_else(|| unknown(&name))?;
             if context.json {
-                output::json(&json!({ "name": name, "value": value }))?;
+                let config = context.config(BTreeMap::new())?;
+                let bytes = bytes_of(&name, &config);
+                output::json(&json!({ "name": name, "value": value, "bytes": bytes }))?;
             } else {
                 output::stdout(format!("{}\n", plain(value)).as_bytes())?;
             }
@@ -127,7 +130,7 @@ fn heard(name: &str, told: Option<&ReloadReply>) -> &'static str {
 async fn reload(context: &Context) -> Result<(), Failure> {
     let Some(told) = tell_node(context).await? else {
         let text = format!("no node is running on {}", context.data_dir.display());
-        return Err(Failure::new(Exit::Failed, text)
+        return Err(Failure::new(Exit::NotRunning, text)
             .with_hint("there is nothing to tell: a node reads its settings when it starts"));
     };
     if context.json {
@@ -188,6 +191,17 @@ fn table(config: &Config) -> toml::Table {
     toml::Table::try_from(config).expect("settings are a table; a test of theirs says so")
 }
 
+/// The bytes of a setting that is a size.
+fn bytes_of(name: &str, config: &Config) -> Option<u64> {
+    match name {
+        "quota" => Some(config.quota.0),
+        "lend" => Some(config.lent_bytes()),
+        "limit_up" => Some(config.limit_up.0),
+        "limit_down" => Some(config.limit_down.0),
+        _ => None,
+    }
+}
+
 /// A value without TOML's quotes; lists separated by commas, as `set` takes them.
 fn plain(value: &toml::Value) -> String {
     match value {
@@ -225,6 +239,7 @@ fn show(context: &Context, path: &Path) -> Result<(), Failure> {
                 json!({
                     "name": name,
                     "value": values[*name],
+                    "bytes": bytes_of(name, &config),
                     "default": defaults[*name],
                     "source": source(name, variable, context, &file),
                     "variable": variable,

@@ -38,6 +38,8 @@ pub struct Context {
     pub json: bool,
     /// Say only errors.
     pub quiet: bool,
+    /// Show whole ids and every detail.
+    pub verbose: bool,
     /// Settings from the environment.
     pub environment: BTreeMap<String, String>,
     /// What the command does with the data directory.
@@ -94,9 +96,32 @@ impl Context {
         }
     }
 
+    /// A name for people: its start, or the whole with `--verbose`.
+    pub fn id<'a>(&self, name: &'a str) -> &'a str {
+        if self.verbose {
+            name
+        } else {
+            super::show::short(name)
+        }
+    }
+
     /// A progress bar.
     pub fn bar(&self, verb: &'static str) -> Arc<Bar> {
         Bar::new(verb, !self.quiet, !self.quiet)
+    }
+
+    /// A context of tests: nothing is shown but what is asked for.
+    #[cfg(test)]
+    pub fn for_tests() -> Self {
+        Self {
+            data_dir: PathBuf::from("/nowhere"),
+            json: false,
+            quiet: true,
+            verbose: false,
+            environment: BTreeMap::new(),
+            intent: Intent::Bring,
+            stop: CancellationToken::new(),
+        }
     }
 
     /// The path on this machine that the user means.
@@ -193,14 +218,15 @@ impl Context {
         }
     }
 
-    /// Lets a node that runs already know of further peers.
+    /// Lets a node that runs already know of further peers. All are dialled at once: one that does not answer holds up no other.
     async fn connect(&self, client: &Client, bootstrap: &[String]) {
-        for address in bootstrap {
+        let dials = bootstrap.iter().map(|address| async move {
             let address = address.clone();
             if let Err(error) = client.connect(Connect { address }).await {
                 self.warning(&error.message);
             }
-        }
+        });
+        futures::future::join_all(dials).await;
     }
 }
 
@@ -221,6 +247,7 @@ mod tests {
             data_dir: dir.path().to_owned(),
             json: false,
             quiet: true,
+            verbose: false,
             environment: environment(|name| {
                 let found = variables.iter().find(|(variable, _)| *variable == name);
                 found.map(|(_, value)| (*value).to_owned())

@@ -39,12 +39,14 @@ pub enum Exit {
     Permission,
     /// The running node went away or is stopping.
     Unavailable,
+    /// No node is running, and only one that runs could be asked.
+    NotRunning,
     /// A signal ended it.
     Interrupted,
 }
 
 /// Every way to end and its meaning, in the order of `--help`.
-const ALL: [(Exit, &str); 12] = [
+const ALL: [(Exit, &str); 13] = [
     (Exit::Done, "done"),
     (Exit::Failed, "failed"),
     (Exit::Usage, "usage: a wrong argument, link, id or setting"),
@@ -65,6 +67,10 @@ const ALL: [(Exit, &str); 12] = [
         Exit::Unavailable,
         "the running node went away or does not answer",
     ),
+    (
+        Exit::NotRunning,
+        "no node is running, for commands that only ask or tell one (status)",
+    ),
     (Exit::Interrupted, "interrupted by a signal"),
 ];
 
@@ -83,6 +89,7 @@ impl Exit {
             Self::Exists => 8,
             Self::Permission => 9,
             Self::Unavailable => 10,
+            Self::NotRunning => 11,
             Self::Interrupted => 130,
         }
     }
@@ -255,6 +262,7 @@ impl Failure {
             Exit::Exists => "exists",
             Exit::Permission => "permission",
             Exit::Unavailable => "unavailable",
+            Exit::NotRunning => "not_running",
             Exit::Interrupted => "interrupted",
         };
         json!({ "error": {
@@ -414,7 +422,7 @@ mod tests {
     #[test]
     fn the_documented_codes() {
         let codes: Vec<u8> = ALL.iter().map(|(exit, _)| exit.code()).collect();
-        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 130]);
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 130]);
         let help = help();
         for (exit, meaning) in ALL {
             assert!(

@@ -7,7 +7,7 @@ use crate::node::api::{Find, FindReply};
 
 /// Providers asked for unless told otherwise.
 const LIMIT: u64 = 20;
-/// Seconds to look unless told otherwise.
+/// How long to look unless told otherwise.
 const TIMEOUT_S: u64 = 20;
 
 /// Find the nodes that announced an identifier, and whether they answer.
@@ -30,8 +30,8 @@ pub(super) struct Args {
     /// Most providers to show.
     #[arg(long, default_value_t = LIMIT, value_parser = clap::value_parser!(u64).range(1..=1000))]
     limit: u64,
-    /// Seconds to look.
-    #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT_S, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    /// How long to look.
+    #[arg(long, value_name = "TIME", default_value_t = TIMEOUT_S, value_parser = crate::time::seconds)]
     timeout: u64,
 }
 
@@ -48,7 +48,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     if context.json {
         output::json(&reply)?;
     } else {
-        output::stdout(text(&reply).as_bytes())?;
+        output::stdout(text(&reply, context).as_bytes())?;
     }
     if !reply.providers.is_empty() || reply.local {
         return Ok(Exit::Done);
@@ -60,7 +60,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     Ok(Exit::NotFound)
 }
 
-fn text(reply: &FindReply) -> String {
+fn text(reply: &FindReply, context: &Context) -> String {
     let mut text = String::new();
     if reply.local {
         text.push_str("this node has it\n");
@@ -77,7 +77,7 @@ fn text(reply: &FindReply) -> String {
     ];
     for provider in &reply.providers {
         rows.push(vec![
-            provider.peer.clone(),
+            context.id(&provider.peer).to_owned(),
             yes_no(provider.reached).to_owned(),
             yes_no(provider.has).to_owned(),
             provider.ms.to_string(),
@@ -106,6 +106,7 @@ mod tests {
             local: true,
             providers: Vec::new(),
         };
+        let text = |reply: &FindReply| text(reply, &Context::for_tests());
         assert_eq!(text(&reply), "this node has it\n");
         reply.providers.push(Provider {
             peer: "12D3".to_owned(),

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::alone::tell_if_alone;
 use super::context::Context;
 use super::exit::{Exit, Failure};
+use super::target::When;
 use super::{output, show, target};
 use crate::block::Link;
 use crate::client::Client;
@@ -34,46 +35,25 @@ pub(super) struct Args {
     #[arg(value_name = "LINK[/PATH]")]
     link: String,
     /// Where to write. A single file goes into a directory that exists [default: its own name, here].
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(short, long, visible_alias = "target", value_name = "PATH")]
     output: Option<PathBuf>,
-    /// What to do with files that exist.
-    #[arg(long, value_enum, default_value = "never")]
-    overwrite: When,
+    /// What to do with files that exist [default: refuse a target that exists].
+    #[arg(long, value_enum)]
+    overwrite: Option<When>,
     /// Restore owners and groups (needs root).
     #[arg(long)]
     owners: bool,
-    /// Seconds to look for one block before it counts as missing.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    /// How long to look for one block before it counts as missing.
+    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
     /// Keep the bundle in the store as well. Takes a link without a path.
     #[arg(long)]
     pin: bool,
 }
 
-/// What to do with files that exist.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum When {
-    /// Refuse a target that exists.
-    Never,
-    /// Replace files whose size or time differs.
-    Changed,
-    /// Replace every file.
-    Always,
-}
-
-impl From<When> for Overwrite {
-    fn from(when: When) -> Self {
-        match when {
-            When::Never => Self::Never,
-            When::Changed => Self::Changed,
-            When::Always => Self::Always,
-        }
-    }
-}
-
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let (link, path) = target::link_and_path(&args.link)?;
-    if args.output.is_none() && !matches!(args.overwrite, When::Never) {
+    if args.output.is_none() && args.overwrite.is_some() {
         // The name would be the bundle's own, which its maker chose.
         return Err(Failure::usage(
             "what may be overwritten is not said: without -o the bundle's own name is taken",
@@ -101,7 +81,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
                     path,
                     output,
                     directory,
-                    overwrite: args.overwrite.into(),
+                    overwrite: args.overwrite.map_or(Overwrite::Never, Overwrite::from),
                     owners: args.owners,
                     pin: args.pin,
                     timeout_s,

@@ -139,7 +139,24 @@ async fn run_on(args: Args, terminal: Terminal, context: &Context) -> Result<Exi
         membership.name(),
         context,
     )?;
+    context.notice(next_steps(args.recover.is_some()));
     Ok(Exit::Done)
+}
+
+/// What to do with an owner that is new, or new on this machine.
+const fn next_steps(is_recovered: bool) -> &'static str {
+    if is_recovered {
+        "next:\n  \
+         libernet snapshots                           what there is; asks the nodes that keep it\n  \
+         libernet restore latest --target DIR         brings it back\n  \
+         libernet up                                  keeps a node running: backups by schedule, copies for others"
+    } else {
+        "next:\n  \
+         libernet backup ~/Documents                  a first backup: on this disk only, until others keep copies\n  \
+         libernet ring create home                    a group of machines that keep each other's backups\n  \
+         libernet up                                  keeps a node running: backups by schedule, copies\n  \
+         libernet drill                               tries, with the words alone, whether others could bring it all back"
+    }
 }
 
 fn exists(dir: &Path) -> Failure {

@@ -1,11 +1,8 @@
-use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 
 use clap::Parser;
-use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::cli::context::Intent;
 
 const NOBODY: Terminal = Terminal {
     screen: None,
@@ -22,10 +19,7 @@ fn context(dir: &Path) -> Context {
     Context {
         data_dir: dir.join("data"),
         json: true,
-        quiet: true,
-        environment: BTreeMap::new(),
-        intent: Intent::Bring,
-        stop: CancellationToken::new(),
+        ..Context::for_tests()
     }
 }
 

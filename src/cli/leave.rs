@@ -10,9 +10,6 @@ use crate::net::providers::PROVIDER_TTL;
 use crate::node::api::{Leave, LeaveCancel, LeaveReply};
 use crate::size::ByteSize;
 
-/// Longest time that can be given, in seconds: a week.
-const MAX_SECONDS: u64 = 7 * 24 * 3600;
-
 /// Hand over what this node keeps for others, before it goes for good.
 ///
 /// Leases are passed on to members of this node's rings that keep nothing of the same backup, and end here when one of them keeps all their blocks.
@@ -29,8 +26,8 @@ Ends with 0 when other nodes have everything, with 3 when there is something tha
 With --json: {\"complete\",\"leases_ended\",\"leases_passed\",\"leases_spare\",\"leases_cached\",\"leases_unfinished\",\"leases_dropped\",
   \"leases_kept\",\"leased_safe\",\"leased_alone\",\"cached_safe\",\"cached_alone\",\"handed_over\",\"handed_over_bytes\",\"rings\":[..]}, with --cancel {\"was_leaving\"}")]
 pub(super) struct Args {
-    /// How long it may take: seconds, or with a unit such as 10m or 2h [default: as long as something is handed over]
-    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    /// How long it may take: 30s, 10m, 2h; seconds without a unit [default: as long as something is handed over]
+    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
     /// Leave all rings as well, at the end
     #[arg(long)]
@@ -41,25 +38,6 @@ pub(super) struct Args {
     /// Take back that the running node is leaving; ends a hand-over that is under way
     #[arg(long, conflicts_with_all = ["timeout", "rings", "force"])]
     cancel: bool,
-}
-
-/// Reads how long something may take: seconds, or with a unit. For other commands as well.
-pub(super) fn seconds(text: &str) -> Result<u64, String> {
-    let days = text.strip_suffix('d').and_then(|days| days.parse().ok());
-    let seconds = match (text.parse::<u64>(), days) {
-        (Ok(seconds), _) => Some(seconds),
-        // Of days the parser does not know how long they are.
-        (_, Some(days)) => Some(u64::saturating_mul(days, 24 * 3600)),
-        _ => {
-            let time = text.parse::<jiff::SignedDuration>().ok();
-            time.and_then(|time| u64::try_from(time.as_secs()).ok())
-        }
-    };
-    match seconds {
-        Some(seconds @ 1..=MAX_SECONDS) => Ok(seconds),
-        Some(_) => Err("it is from 1 second to 7 days".to_owned()),
-        None => Err("it looks like 600, 10m, 2h or 1d".to_owned()),
-    }
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
@@ -112,7 +90,7 @@ async fn cancel(context: &Context) -> Result<Exit, Failure> {
     };
     let Some(reply) = told else {
         let text = format!("no node is running on {}", context.data_dir.display());
-        return Err(Failure::new(Exit::Failed, text)
+        return Err(Failure::new(Exit::NotRunning, text)
             .with_hint("a node that is started takes blocks for others, also if it left before"));
     };
     if context.json {
@@ -197,27 +175,6 @@ fn lines(reply: &LeaveReply, goes_on: bool) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_in_words() {
-        for (text, expected) in [("600", 600), ("10m", 600), ("2h", 7200), ("7d", 604_800)] {
-            assert_eq!(seconds(text), Ok(expected), "{text}");
-        }
-        for text in [
-            "",
-            "0",
-            "-5m",
-            "8d",
-            "d",
-            "-1d",
-            "99999999999999999d",
-            "soon",
-            "604801",
-            "9999999999999999999999",
-        ] {
-            assert!(seconds(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn what_was_done_in_words() {

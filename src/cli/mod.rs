@@ -25,6 +25,7 @@ mod ls;
 mod output;
 mod owner;
 mod peers;
+mod pick;
 mod pin;
 mod progress;
 mod put;
@@ -34,6 +35,7 @@ mod show;
 mod status;
 mod target;
 mod up;
+mod version;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -59,10 +61,18 @@ const RUNTIME_PATIENCE: Duration = Duration::from_millis(200);
     name = "libernet",
     bin_name = "libernet",
     version,
-    max_term_width = 110,
-    arg_required_else_help = true
+    max_term_width = 110
 )]
 struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What every command takes.
+#[derive(Debug, clap::Args)]
+struct Options {
     /// Where keys, settings and blocks are kept [default: the platform's data directory].
     #[arg(
         long,
@@ -76,7 +86,7 @@ struct Cli {
     /// Print JSON: one object, or one line an event for `up`.
     #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
-    /// Log more to stderr: -v info, -vv debug, -vvv everything. RUST_LOG gives finer control.
+    /// Show whole ids and every detail, and log more to stderr: -v info, -vv debug, -vvv everything. RUST_LOG gives finer control.
     #[arg(short, long, global = true, help_heading = "Global options", action = clap::ArgAction::Count)]
     verbose: u8,
     /// Say only errors: no progress, no notices, no warnings.
@@ -91,16 +101,19 @@ struct Cli {
     /// No colours on stderr. NO_COLOR does the same.
     #[arg(long, global = true, help_heading = "Global options")]
     no_color: bool,
-    #[command(subcommand)]
-    command: Command,
 }
 
+/// The commands. Aliases are what people try who know other programs.
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(aliases = ["start", "daemon"])]
     Up(up::Args),
+    #[command(visible_aliases = ["send", "share"])]
     Put(put::Args),
+    #[command(visible_alias = "receive", alias = "download")]
     Get(get::Args),
     Cat(cat::Args),
+    #[command(visible_alias = "list")]
     Ls(ls::Args),
     Find(find::Args),
     Announce(announce::Args),
@@ -127,6 +140,7 @@ enum Command {
     Config(config::Args),
     Demo(demo::Args),
     Completions(completions::Args),
+    Version(version::Args),
 }
 
 impl Command {
@@ -144,7 +158,8 @@ impl Command {
             | Self::Backup(_)
             | Self::Config(_)
             | Self::Demo(_)
-            | Self::Completions(_) => Intent::Bring,
+            | Self::Completions(_)
+            | Self::Version(_) => Intent::Bring,
             Self::Peers(_)
             | Self::Status(_)
             | Self::Health(_)
@@ -165,6 +180,25 @@ impl Command {
         }
     }
 }
+
+/// What is said when no command was given: what to do first, and where the rest is.
+const OVERVIEW: &str = "\
+libernet: encrypted backups on machines that you trust, and files passed on by a link.
+
+Share a file       libernet put PATH              prints a link
+                   libernet get LINK              on any other machine
+Back up            libernet init                  twelve words that bring everything back
+                   libernet ring create NAME      a group of machines that keep each other's backups
+                   libernet ring join             on the others
+                   libernet backup PATH           `backup add PATH --schedule daily` repeats it
+                   libernet restore latest --target DIR
+Keep it running    libernet up                    the node: serves, backs up, keeps copies
+Look after it      libernet status                is everything safe? also: health, snapshots, check
+
+See it work on this machine alone:       libernet demo
+Every command, and the exit codes:       libernet --help
+Examples of one command:                 libernet COMMAND --help
+";
 
 /// The definition of the command line, with what is worked out at run time.
 fn definition(color: bool) -> clap::Command {
@@ -191,9 +225,15 @@ pub fn main() -> ExitCode {
         Err(error) => return wrong_arguments(&error),
     };
     let color = !plain && std::io::stderr().is_terminal();
-    log_to_stderr(cli.verbose, cli.quiet, color);
-    let json = cli.json;
-    match start(cli) {
+    let Some(command) = cli.command else {
+        return match output::stdout(OVERVIEW.as_bytes()) {
+            Ok(()) => Exit::Done.into(),
+            Err(failure) => failure.exit.into(),
+        };
+    };
+    log_to_stderr(cli.options.verbose, cli.options.quiet, color);
+    let json = cli.options.json;
+    match start(command, &cli.options) {
         Ok(exit) => exit.into(),
         Err(failure) => {
             failure.report(json, color);
@@ -238,8 +278,8 @@ fn log_to_stderr(verbose: u8, quiet: bool, color: bool) {
         .init();
 }
 
-fn start(cli: Cli) -> Result<Exit, Failure> {
-    let data_dir = match &cli.data_dir {
+fn start(command: Command, options: &Options) -> Result<Exit, Failure> {
+    let data_dir = match &options.data_dir {
         Some(dir) => dir.clone(),
         None => context::default_data_dir().ok_or_else(|| {
             Failure::usage("this system names no data directory")
@@ -248,10 +288,11 @@ fn start(cli: Cli) -> Result<Exit, Failure> {
     };
     let context = Context {
         data_dir: Context::absolute(&data_dir)?,
-        json: cli.json,
-        quiet: cli.quiet,
+        json: options.json,
+        quiet: options.quiet,
+        verbose: options.verbose > 0,
         environment: context::environment(|name| std::env::var(name).ok()),
-        intent: cli.command.intent(),
+        intent: command.intent(),
         stop: CancellationToken::new(),
     };
     if std::env::var_os("SSLKEYLOGFILE").is_some() {
@@ -264,7 +305,7 @@ fn start(cli: Cli) -> Result<Exit, Failure> {
         .map_err(|error| Failure::io("the program could not start its threads", &error))?;
     let result = runtime.block_on(async {
         listen_for_signals(context.stop.clone())?;
-        run(cli.command, &context).await
+        run(command, &context).await
     });
     runtime.shutdown_timeout(RUNTIME_PATIENCE);
     result
@@ -302,6 +343,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Config(args) => Box::pin(config::run(args, context)).await,
         Command::Demo(args) => Box::pin(demo::run(args, context)).await,
         Command::Completions(args) => completions::run(&args),
+        Command::Version(args) => version::run(&args, context),
     }
 }
 
@@ -341,6 +383,25 @@ mod tests {
     }
 
     #[test]
+    fn the_overview_is_short_and_names_commands_that_exist() {
+        assert!(OVERVIEW.lines().count() <= 16, "{OVERVIEW}");
+        let command = definition(false);
+        let mut named = 0;
+        for line in OVERVIEW.lines() {
+            assert!(line.chars().count() <= 100, "{line}");
+            let Some((_, rest)) = line.split_once("libernet ") else {
+                continue;
+            };
+            let word = rest.split_whitespace().next().expect("a command");
+            if word.chars().all(|c| c.is_ascii_lowercase()) {
+                assert!(command.find_subcommand(word).is_some(), "{word}");
+                named += 1;
+            }
+        }
+        assert!(named >= 9, "{named}");
+    }
+
+    #[test]
     fn every_command_has_examples_and_the_codes_are_in_the_help() {
         let mut command = definition(false);
         let help = command.render_long_help().to_string();
@@ -365,6 +426,9 @@ mod tests {
              --bootstrap /ip4/127.0.0.1/tcp/1 --no-mdns --quota 1GiB --json",
             "put PATH --json",
             "put - --name x --no-announce",
+            "get LINK --target PATH",
+            "restore latest -o D",
+            "restore latest --output D --timeout 30s",
             "get LINK -o PATH --json --overwrite changed --owners --timeout 3 --pin",
             "cat LINK/path",
             "ls -l LINK",
@@ -376,6 +440,11 @@ mod tests {
             "peers connect /ip4/127.0.0.1/tcp/1",
             "status --json",
             "id",
+            "version",
+            "send PATH",
+            "share PATH",
+            "receive LINK",
+            "list LINK",
             "init",
             "init --yes --words-out F --sheet F.html --name N --json --passphrase",
             "init --recover",
@@ -437,7 +506,6 @@ mod tests {
             }
         }
         for line in [
-            "",
             "nothing",
             "put",
             "get",

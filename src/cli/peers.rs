@@ -51,7 +51,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             } else if reply.peers.is_empty() {
                 context.notice("nothing was exchanged with anybody yet");
             } else {
-                output::stdout(ledger(&reply.peers).as_bytes())?;
+                output::stdout(ledger(&reply.peers, context).as_bytes())?;
             }
         }
         None => {
@@ -63,7 +63,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             } else if reply.peers.is_empty() {
                 context.notice("no peers yet");
             } else {
-                output::stdout(text(&reply.peers).as_bytes())?;
+                output::stdout(text(&reply.peers, context).as_bytes())?;
             }
         }
         Some(Command::Connect { address }) => {
@@ -80,7 +80,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     Ok(Exit::Done)
 }
 
-fn ledger(peers: &[LedgerPeer]) -> String {
+fn ledger(peers: &[LedgerPeer], context: &Context) -> String {
     let head = [
         "standing",
         "served",
@@ -107,18 +107,18 @@ fn ledger(peers: &[LedgerPeer]) -> String {
             peer.wrong_blocks.to_string(),
             seen,
             // The widest comes last: a narrow terminal breaks the line before it.
-            peer.peer.clone(),
+            context.id(&peer.peer).to_owned(),
         ]);
     }
     show::table(&rows, &[1, 2, 3, 4, 5])
 }
 
-fn text(peers: &[Peer]) -> String {
+fn text(peers: &[Peer], context: &Context) -> String {
     let head = ["peer", "rtt", "for", "direction", "agent", "addresses"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for peer in peers {
         rows.push(vec![
-            peer.peer.clone(),
+            context.id(&peer.peer).to_owned(),
             peer.rtt_ms
                 .map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1} ms")),
             show::duration(Duration::from_secs(peer.connected_s)),
@@ -156,7 +156,7 @@ mod tests {
             seen_s_ago: Some(7),
             connected: false,
         };
-        let text = ledger(std::slice::from_ref(&peer));
+        let text = ledger(std::slice::from_ref(&peer), &Context::for_tests());
         for part in ["free rider", "3 MiB", "1 GiB", "0 B", "ago"] {
             assert!(text.contains(part), "{part}: {text}");
         }

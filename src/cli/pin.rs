@@ -5,7 +5,10 @@ use serde_json::json;
 use super::context::{Context, Intent};
 use super::exit::{Exit, Failure};
 use super::get::warn_missing;
+use super::pick::{Named, pick};
 use super::{output, show, target};
+use crate::client::Client;
+use crate::id::BlockId;
 use crate::node::api::{Pin, PinAdd, PinLs, PinRm};
 use crate::size::ByteSize;
 
@@ -15,7 +18,9 @@ use crate::size::ByteSize;
   libernet pin add LINK --name 'garden club'
   libernet pin ls
   libernet pin rm LINK
+  libernet pin rm bafksamabcde              # the start of an id as `pin ls` shows it, or a name
 
+`pin ls` shows the start of each root's id; with -v whole ids, and the links.
 With --json: add {\"blocks\",\"bytes\",\"from\":[peer],\"givers\":[{\"peer\",\"blocks\",\"bytes\"}],\"missing\":[..]}, rm {\"blocks\"},
   ls {\"pins\":[{\"id\",\"link\",\"name\",\"bytes\",\"blocks\",\"created\"}]} with times in milliseconds since 1970")]
 pub(super) struct Args {
@@ -32,14 +37,14 @@ enum Command {
         /// A name to show in lists.
         #[arg(long)]
         name: Option<String>,
-        /// Seconds to look for one block before it counts as missing.
-        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        /// How long to look for one block before it counts as missing.
+        #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
         timeout: Option<u64>,
     },
     /// Stop keeping a bundle; its blocks go when room is needed.
     Rm {
-        /// The link, or the id of its root.
-        #[arg(value_name = "LINK|ID")]
+        /// The link, the id of its root or the start of it, or the pin's name.
+        #[arg(value_name = "LINK|ID|NAME")]
         link: String,
     },
     /// List what is kept.
@@ -65,9 +70,14 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             timeout,
         } => add(&link, name, timeout, context).await,
         Command::Rm { link } => {
-            let id = target::block(&link)?;
             let reply = context
-                .with_client(async |client, _| Ok(client.pin_rm(PinRm { id }).await?))
+                .with_client(async |client, _| {
+                    let id = match target::block(&link) {
+                        Ok(id) => id,
+                        Err(failure) => named(client, &link, failure).await?,
+                    };
+                    Ok(client.pin_rm(PinRm { id }).await?)
+                })
                 .await?;
             if context.json {
                 output::json(&reply)?;
@@ -86,7 +96,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             if context.json {
                 output::json(&reply)?;
             } else {
-                output::stdout(text(&reply.pins).as_bytes())?;
+                output::stdout(text(&reply.pins, context).as_bytes())?;
             }
             Ok(Exit::Done)
         }
@@ -142,20 +152,77 @@ async fn add(
     })
 }
 
-fn text(pins: &[Pin]) -> String {
+/// The root of the pin that `text` names. `failure` is why the text is no link and no whole id.
+async fn named(client: &Client, text: &str, failure: Failure) -> Result<BlockId, Failure> {
+    if text.contains(':') || text.contains('/') {
+        // A link that is not right: nobody calls a pin so.
+        return Err(failure);
+    }
+    let pins = client.pin_ls(PinLs {}).await?.pins.into_iter();
+    let pins = pins.map(|pin| Named {
+        thing: pin.id,
+        ids: vec![pin.id.to_string(), pin.id.to_hex()],
+        name: pin.name,
+    });
+    // One root may have several pins.
+    let mut roots = std::collections::BTreeMap::new();
+    for pin in pins {
+        roots.entry(pin.thing).or_insert(pin);
+    }
+    pick("pin", "libernet pin ls", text, roots.into_values())
+}
+
+/// Pins as a table. With `--verbose` ids are whole, and links are shown, which anybody can read with.
+fn text(pins: &[Pin], context: &Context) -> String {
     let rows: Vec<Vec<String>> = pins
         .iter()
         .map(|pin| {
-            vec![
+            let id = pin.id.to_string();
+            let mut row = vec![
+                context.id(&id).to_owned(),
                 show::timestamp(pin.created),
                 ByteSize(pin.bytes).to_string(),
                 show::count(pin.blocks, "block"),
                 show::printable(&pin.name),
-                pin.link
-                    .as_ref()
-                    .map_or_else(|| pin.id.to_string(), ToString::to_string),
-            ]
+            ];
+            if context.verbose {
+                let link = pin.link.as_ref();
+                row.push(link.map_or_else(|| "-".to_owned(), ToString::to_string));
+            }
+            row
         })
         .collect();
-    show::table(&rows, &[1, 2])
+    show::table(&rows, &[2, 3])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::Link;
+    use crate::crypto::key::Key;
+    use crate::time::Timestamp;
+
+    #[test]
+    fn a_table_of_pins_shows_no_key_unless_asked() {
+        let link = Link {
+            id: BlockId::from_sha384([7; 48]),
+            key: Key::new([1; 32]),
+        };
+        let pin = Pin {
+            id: link.id,
+            link: Some(link.clone()),
+            name: "a\u{202e}b".to_owned(),
+            bytes: 1024,
+            blocks: 1,
+            created: Timestamp(0),
+        };
+        let mut context = Context::for_tests();
+        let short = text(std::slice::from_ref(&pin), &context);
+        assert!(short.starts_with(&link.id.to_string()[..12]), "{short}");
+        assert!(!short.contains(&link.to_string()), "{short}");
+        assert!(short.contains("1 block  a\\u{202e}b"), "{short}");
+        context.verbose = true;
+        let whole = text(&[pin], &context);
+        assert!(whole.contains(&link.to_string()), "{whole}");
+    }
 }

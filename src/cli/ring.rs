@@ -1,12 +1,17 @@
 //! `libernet ring`: groups of nodes that keep each other's backups.
 
+mod join;
+
 use std::io::{BufRead, IsTerminal, Read};
 
+use serde_json::json;
 use zeroize::Zeroize;
 
 use super::context::{Context, Intent};
 use super::exit::{Exit, Failure};
+use super::pick::{Named, pick};
 use super::{output, show};
+use crate::client::Client;
 use crate::node::api::*;
 use crate::size::ByteSize;
 
@@ -19,11 +24,13 @@ const MAX_CODE_BYTES: u64 = 256;
   libernet ring create home            # prints a code
   libernet ring join                   # on the others; asks for the code
   libernet ring members home
-  libernet ring remove home PEER       # the others get a new secret, this one does not
+  libernet ring remove home laptop     # the others get a new secret, this one does not
 
-The code is a secret: whoever knows it is a member. Given as an argument it may stay in the shell's history.
-With --json: create and invite {\"ring\",\"code\"}, join and leave {\"ring\"}, list {\"rings\":[{\"ring\",\"generation\",\"joined\",\"members\",
-  \"online\"}]}, members [{\"peer\",\"name\",\"online\",\"free_bytes\",\"last_seen\",\"addresses\"}], remove {\"ring\",\"peer\",\"generation\"}")]
+The code is a secret: whoever knows it is a member. Given as an argument it may stay in the shell's history. Rings and members are named
+by their names, or by the start of a member's peer id that no other has.
+With --json: create and invite {\"ring\",\"code\"}, join {\"ring\",\"lent_bytes\",\"members\":[..]}, leave {\"ring\",\"others_alone\",
+  \"others_alone_bytes\",\"own_alone\"}, list {\"rings\":[{\"ring\",\"generation\",\"joined\",\"members\",\"online\"}]}, members {\"ring\",\"members\":[
+  {\"peer\",\"name\",\"online\",\"free_bytes\",\"last_seen\",\"addresses\"}]}, remove {\"ring\",\"peer\",\"generation\"}")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -36,13 +43,16 @@ enum Command {
         /// Letters a to z, digits and dashes.
         name: String,
     },
-    /// Join a ring.
+    /// Join a ring. Asks first when somebody can answer: from then on a part of this disk is lent to its members.
     Join {
         /// The code, or - to read it from standard input [default: -].
         code: Vec<String>,
         /// What to call the ring here [default: the name in the code].
         #[arg(long)]
         name: Option<String>,
+        /// Don't ask.
+        #[arg(short, long)]
+        yes: bool,
     },
     /// List the rings that this node is in.
     List,
@@ -56,16 +66,20 @@ enum Command {
         /// The ring.
         name: String,
     },
-    /// Leave a ring. What this node keeps for the others may go then.
+    /// Leave a ring. Refused when only copies of backups would be lost: this machine's at the members, or the members' here.
     Leave {
         /// The ring.
         name: String,
+        /// Leave all the same: these copies are lost.
+        #[arg(long)]
+        force: bool,
     },
     /// Remove a member: the ring gets a new secret, and the old code is worth nothing.
     Remove {
         /// The ring.
         name: String,
-        /// The member's node.
+        /// The member: its machine's name, or its peer id or the start of it.
+        #[arg(value_name = "MEMBER")]
         peer: String,
     },
 }
@@ -96,17 +110,9 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
                 .await?;
             print_code(&reply, context)?;
         }
-        Command::Join { code, name } => {
+        Command::Join { code, name, yes } => {
             let code = read_code(code, context).await?;
-            let call = RingJoin { code, name };
-            let reply = context
-                .with_client(async |client, _| Ok(client.ring_join(call).await?))
-                .await?;
-            say(
-                &reply,
-                &format!("joined the ring '{}'", reply.ring),
-                context,
-            )?;
+            return join::run(RingJoin { code, name }, yes, context).await;
         }
         Command::List => {
             let reply = context
@@ -121,36 +127,47 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             }
         }
         Command::Members { name } => {
-            let call = RingMembers { ring: name };
-            let reply = context
-                .with_client(async |client, _| Ok(client.ring_members(call).await?))
+            let (ring, reply) = context
+                .with_client(async |client, _| {
+                    let ring = named(client, &name).await?;
+                    let call = RingMembers { ring: ring.clone() };
+                    Ok((ring, client.ring_members(call).await?))
+                })
                 .await?;
             if context.json {
-                output::json(&reply.members)?;
+                output::json(&json!({ "ring": ring, "members": reply.members }))?;
             } else if reply.members.is_empty() {
                 context.notice("no other members are known yet");
             } else {
-                output::stdout(members_text(&reply.members).as_bytes())?;
+                output::stdout(members_text(&reply.members, context).as_bytes())?;
             }
         }
         Command::Invite { name } => {
-            let call = RingInvite { ring: name };
             let reply = context
-                .with_client(async |client, _| Ok(client.ring_invite(call).await?))
+                .with_client(async |client, _| {
+                    let ring = named(client, &name).await?;
+                    Ok(client.ring_invite(RingInvite { ring }).await?)
+                })
                 .await?;
             print_code(&reply, context)?;
         }
-        Command::Leave { name } => {
-            let call = RingLeave { ring: name };
+        Command::Leave { name, force } => {
             let reply = context
-                .with_client(async |client, _| Ok(client.ring_leave(call).await?))
+                .with_client(async |client, _| {
+                    let ring = named(client, &name).await?;
+                    Ok(client.ring_leave(RingLeave { ring, force }).await?)
+                })
                 .await?;
+            warn_of_loss(&reply, context);
             say(&reply, &format!("left the ring '{}'", reply.ring), context)?;
         }
         Command::Remove { name, peer } => {
-            let call = RingRemove { ring: name, peer };
             let reply = context
-                .with_client(async |client, _| Ok(client.ring_remove(call).await?))
+                .with_client(async |client, _| {
+                    let ring = named(client, &name).await?;
+                    let peer = member(client, &ring, peer).await?;
+                    Ok(client.ring_remove(RingRemove { ring, peer }).await?)
+                })
                 .await?;
             let text = format!(
                 "removed; the other members of '{}' get a new secret when they are connected",
@@ -160,6 +177,53 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
         }
     }
     Ok(Exit::Done)
+}
+
+/// The ring that `text` names. A ring's name may be cut short where no other begins so.
+async fn named(client: &Client, text: &str) -> Result<String, Failure> {
+    let rings = client.ring_list(RingList {}).await?.rings.into_iter();
+    let rings: Vec<String> = rings.map(|ring| ring.ring).collect();
+    let mut begun = rings.iter().filter(|ring| ring.starts_with(text));
+    match (begun.next(), begun.next()) {
+        (Some(one), None) if !text.is_empty() => Ok(one.clone()),
+        // The node says what is wrong with the name.
+        _ => Ok(text.to_owned()),
+    }
+}
+
+/// The peer id of the member that `text` names.
+async fn member(client: &Client, ring: &str, text: String) -> Result<String, Failure> {
+    if text.parse::<libp2p::PeerId>().is_ok() {
+        return Ok(text);
+    }
+    let call = RingMembers {
+        ring: ring.to_owned(),
+    };
+    let members = client.ring_members(call).await?.members.into_iter();
+    let members = members.map(|member| Named {
+        thing: member.peer.clone(),
+        ids: vec![member.peer],
+        name: member.name,
+    });
+    let listing = format!("libernet ring members {ring}");
+    pick("member", &listing, &text, members)
+}
+
+/// Says which only copies went with the ring.
+fn warn_of_loss(left: &RingLeft, context: &Context) {
+    if left.others_alone > 0 {
+        context.warning(&format!(
+            "no member who is online keeps {} of others that are here ({}): they go when their leases end",
+            show::count(left.others_alone, "backup"),
+            ByteSize(left.others_alone_bytes)
+        ));
+    }
+    if left.own_alone > 0 {
+        context.warning(&format!(
+            "{} of this machine had copies on members of this ring only: they are not looked after any more",
+            show::count(left.own_alone, "backup")
+        ));
+    }
 }
 
 fn say(reply: &impl serde::Serialize, text: &str, context: &Context) -> Result<(), Failure> {
@@ -218,7 +282,7 @@ fn rings_text(rings: &[RingInfo]) -> String {
     show::table(&rows, &[1, 2])
 }
 
-fn members_text(members: &[RingMember]) -> String {
+fn members_text(members: &[RingMember], context: &Context) -> String {
     let head = ["name", "free", "last seen", "peer"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for member in members {
@@ -234,7 +298,7 @@ fn members_text(members: &[RingMember]) -> String {
                 .free_bytes
                 .map_or_else(|| "-".to_owned(), |bytes| ByteSize(bytes).to_string()),
             seen,
-            member.peer.clone(),
+            context.id(&member.peer).to_owned(),
         ]);
     }
     show::table(&rows, &[1])

@@ -5,7 +5,7 @@ use std::time::Duration;
 use unicode_width::UnicodeWidthStr;
 
 use crate::size::ByteSize;
-pub use crate::text::printable;
+pub use crate::text::{count, printable};
 use crate::time::Timestamp;
 
 /// Characters of a peer's or a block's name that people see: the first eight are the same for all.
@@ -50,15 +50,6 @@ pub fn duration(time: Duration) -> String {
         60..3600 => two(seconds / 60, "min", seconds % 60, "s"),
         3600..86_400 => two(seconds / 3600, "h", seconds % 3600 / 60, "min"),
         _ => two(seconds / 86_400, "d", seconds % 86_400 / 3600, "h"),
-    }
-}
-
-/// A count and its noun: `1 file`, `2 files`.
-pub fn count(number: u64, noun: &str) -> String {
-    if number == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{number} {noun}s")
     }
 }
 
@@ -125,14 +116,14 @@ pub fn mode(kind: &str, mode: u32) -> String {
 /// Rows as columns, two spaces apart, aligned by the width on a terminal. Columns in `right` are aligned to the right.
 pub fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
+    let widest = |column: usize| {
         rows.iter()
             .filter_map(|row| row.get(column))
             .map(|cell| width(cell))
             .max()
             .unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let widths: Vec<usize> = (0..columns).map(widest).collect();
     let mut text = String::new();
     for row in rows {
         let mut line = String::new();
@@ -177,7 +168,10 @@ mod tests {
     #[test]
     fn long_names_are_shortened() {
         assert_eq!(short("0123456789abcdef"), "01234567");
-        assert_eq!(short("12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"), "12D3KooWPjce");
+        assert_eq!(
+            short("12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"),
+            "12D3KooWPjce"
+        );
         assert_eq!(short("0123"), "0123");
         // Some bytes of a foreign answer may be no character's edge.
         assert_eq!(short("12D3KooWPjc\u{e4}x"), "12D3KooWPjc\u{e4}x");
@@ -206,10 +200,6 @@ mod tests {
         }
         assert_eq!(rate(2048, Duration::from_secs(2)), "1 KiB/s");
         assert_eq!(rate(1, Duration::ZERO), "-");
-        assert_eq!(
-            (count(1, "file"), count(0, "file")),
-            ("1 file".to_owned(), "0 files".to_owned())
-        );
     }
 
     #[test]
@@ -226,7 +216,10 @@ mod tests {
             vec!["e\u{301}".into(), "2".into()],
             vec!["abcd".into(), "3".into()],
         ];
-        assert_eq!(table(&rows, &[]), "\u{4f60}\u{597d}  1\ne\u{301}     2\nabcd  3\n");
+        assert_eq!(
+            table(&rows, &[]),
+            "\u{4f60}\u{597d}  1\ne\u{301}     2\nabcd  3\n"
+        );
     }
 
     proptest! {

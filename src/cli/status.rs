@@ -1,50 +1,191 @@
-//! `libernet status`: how the node is.
+//! `libernet status`: whether all is safe, and how the node is; when none runs, what its data directory says.
+
+mod disk;
+mod safe;
 
 use std::time::Duration;
 
+use serde_json::json;
+
+use self::safe::{reachable, safe};
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::{health, output, show};
-use crate::node::api::{Health, HealthReply, LimitsStatus, Status, StatusReply};
+use super::{ask, health, output, show};
+use crate::client::Client;
+use crate::node::api::{
+    Health, HealthReply, LimitsStatus, Peer, Peers, RingInfo, RingList, Status, StatusReply,
+    WorkerStatus,
+};
 use crate::size::ByteSize;
 
-/// Show how the node is: addresses, peers, store, background work.
+/// Show whether all is safe, and how the node is.
+///
+/// First whether the backups are safe, the rings, and who can reach this node; with -v every
+/// detail. Starts no node: when none is running, says so and what is known from the files of the data directory.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet status
+  libernet -v status                         # addresses, numbers, background work
   libernet status --json | jq .store.disk_bytes
 
-With --json: {\"version\",\"peer\",\"network\",\"addresses\":[..],\"http\",\"pid\",\"uptime_s\",\"peers\",\"bootstrapped\",\"leaving\",\"data_dir\",
+Exit code 11 when no node is running; whether all is safe is the exit code of `libernet health`.
+With --json: {\"running\",\"safe\",\"rings\":[..],\"version\",\"peer\",\"network\",\"addresses\":[..],\"http\",\"pid\",\"uptime_s\",
+  \"peers\",\"bootstrapped\",\"leaving\",\"data_dir\",
   \"store\":{\"blocks\",\"block_bytes\",\"pinned_bytes\",\"leased_bytes\",\"cached_bytes\",\"disk_bytes\",\"quota\",\"pins\",\"corrupt\",\"evicted\",\"evicted_unsure\"},
   \"workers\":[{\"name\",\"state\",\"error\"}],
   \"exchange\":{\"served_blocks\",\"served_bytes\",\"fetched_blocks\",\"fetched_bytes\",\"wrong_blocks\"},
   \"popularity\":{\"offered_blocks\",\"copied_blocks\",\"taken_blocks\"},
-  \"limits\":{\"up\",\"down\",\"hours\",\"holding\",\"lend\",\"min_rate\",\"offer_rate\"}}")]
+  \"limits\":{\"up\",\"down\",\"hours\",\"holding\",\"lend\",\"min_rate\",\"offer_rate\"}}; safe is null when no backup asks for copies;
+  without a node {\"running\":false,\"data_dir\",\"exists\",\"peer\",\"owner\",\"machine\",\"machine_name\",\"passphrase\",
+  \"sets\":[{\"name\",\"paths\",\"schedule\"}],\"rings\":[{\"ring\",\"members\"}],\"log_written\",\"disk_bytes\",\"problems\":[..]}")]
 pub(super) struct Args {}
 
-pub(super) async fn run(_: Args, context: &Context) -> Result<Exit, Failure> {
-    let (reply, health) = context
-        .with_client(async |client, _| {
-            Ok((
-                client.status(Status {}).await?,
-                client.health(Health {}).await?,
-            ))
+/// All that a node says of itself here.
+struct Told {
+    status: StatusReply,
+    health: HealthReply,
+    rings: Vec<RingInfo>,
+    peers: Vec<Peer>,
+}
+
+impl Told {
+    async fn ask(client: &Client) -> Result<Self, Failure> {
+        Ok(Self {
+            status: client.status(Status {}).await?,
+            health: client.health(Health {}).await?,
+            rings: client.ring_list(RingList {}).await?.rings,
+            peers: client.peers(Peers {}).await?.peers,
         })
-        .await?;
+    }
+}
+
+pub(super) async fn run(_: Args, context: &Context) -> Result<Exit, Failure> {
+    let told = async {
+        match Client::running(&context.data_dir).await? {
+            Some(client) => Told::ask(&client).await.map(Some),
+            None => Ok(None),
+        }
+    };
+    let told = tokio::select! {
+        biased;
+        () = context.stop.cancelled() => return Err(Failure::interrupted()),
+        told = told => told?,
+    };
+    let Some(told) = told else {
+        return without_node(context).await;
+    };
     if context.json {
-        output::json(&reply)?;
+        let mut value = json!(told.status);
+        value["running"] = json!(true);
+        value["safe"] = json!(safe(&told.health).is_safe);
+        value["rings"] = json!(told.rings);
+        output::json(&value)?;
     } else {
-        output::stdout(text(&reply, &health).as_bytes())?;
+        let text = text(&told, context);
+        output::stdout(text.as_bytes())?;
     }
     Ok(Exit::Done)
 }
 
-fn text(status: &StatusReply, health: &HealthReply) -> String {
+/// Tells what the files of the data directory say.
+async fn without_node(context: &Context) -> Result<Exit, Failure> {
+    let dir = context.data_dir.clone();
+    let facts = ask::until_stopped(context, move || Ok(disk::Facts::read(&dir))).await?;
+    if context.json {
+        output::json(&facts.to_json())?;
+    } else {
+        output::stdout(facts.to_text(context.verbose).as_bytes())?;
+    }
+    Ok(Exit::NotRunning)
+}
+
+fn text(told: &Told, context: &Context) -> String {
+    let (status, health) = (&told.status, &told.health);
     let mut rows: Vec<Vec<String>> = Vec::new();
     let mut row =
         |name: &str, value: String| rows.push(vec![name.to_owned(), show::printable(&value)]);
+    row("safe", safe(health).words);
+    for set in &health.sets {
+        row("", health::line(set));
+    }
+    for ring in &told.rings {
+        row(
+            "ring",
+            format!(
+                "{}: {} of {} online",
+                ring.ring,
+                ring.online,
+                show::count(ring.members, "other member")
+            ),
+        );
+    }
+    if told.rings.is_empty() {
+        row(
+            "ring",
+            "none: nobody keeps copies (`libernet ring create NAME`, `libernet ring join`)"
+                .to_owned(),
+        );
+    }
+    row("reachable", reachable(status, &told.peers));
+    row(
+        "disk",
+        format!(
+            "{} of {}; for others {} of {}",
+            ByteSize(status.store.disk_bytes),
+            ByteSize(status.store.quota),
+            ByteSize(status.store.leased_bytes),
+            ByteSize(status.limits.lend)
+        ),
+    );
+    troubles(status, &mut row);
+    let up = show::duration(Duration::from_secs(status.uptime_s));
+    row("node", format!("{}, up for {up}", context.id(&status.peer)));
+    if context.verbose {
+        details(status, &mut row);
+    } else {
+        row("", "`libernet -v status` shows every detail".to_owned());
+    }
+    show::table(&rows, &[])
+}
+
+/// What somebody should look at.
+fn troubles(status: &StatusReply, mut row: impl FnMut(&str, String)) {
+    if status.leaving {
+        let text = "takes nothing more for others; `libernet leave --cancel` takes that back";
+        row("leaving", text.to_owned());
+    }
+    if status.store.corrupt > 0 {
+        row("damaged", show::count(status.store.corrupt, "block"));
+    }
+    for worker in &status.workers {
+        if let Some(error) = &worker.error {
+            row("problem", format!("{}: {error}", plain_name(worker)));
+        }
+    }
+}
+
+/// What a background job does, in plain words.
+fn plain_name(worker: &WorkerStatus) -> &str {
+    match worker.name.as_str() {
+        "announce" => "telling others what is here",
+        "heal" => "mending damaged blocks",
+        "heads" => "keeping heads of backups",
+        "rings" => "meeting members of rings",
+        "maintain" => "care of the store",
+        "holder" => "copies kept for others",
+        "handover" => "passing on what must go",
+        "popular" => "copies of popular blocks",
+        "fairness" => "limits and the ledger",
+        "events" => "news for `libernet up`",
+        "schedule" => "backups by schedule",
+        "replicate" => "own copies on others",
+        other => other,
+    }
+}
+
+/// Every number that there is.
+fn details(status: &StatusReply, mut row: impl FnMut(&str, String)) {
     row("version", status.version.clone());
-    row("peer", status.peer.clone());
     row("network", status.network.clone());
     for address in &status.addresses {
         row("address", address.clone());
@@ -54,35 +195,18 @@ fn text(status: &StatusReply, health: &HealthReply) -> String {
         status.http.clone().unwrap_or_else(|| "-".to_owned()),
     );
     row("process", status.pid.to_string());
-    row(
-        "up for",
-        show::duration(Duration::from_secs(status.uptime_s)),
-    );
     let mesh = if status.bootstrapped {
         "mesh joined"
     } else {
         "mesh not joined yet"
     };
     row("peers", format!("{} ({mesh})", status.peers));
-    if status.leaving {
-        let text = "takes nothing more for others; `libernet leave --cancel` takes that back";
-        row("leaving", text.to_owned());
-    }
     row("data", status.data_dir.to_string_lossy().into_owned());
     numbers(status, &mut row);
     limits(&status.limits, &mut row);
-    for set in &health.sets {
-        row("copies", health::line(set));
-    }
     for worker in &status.workers {
-        let error = worker
-            .error
-            .as_ref()
-            .map(|error| format!(" (failed: {error})"))
-            .unwrap_or_default();
-        row(&worker.name, format!("{}{error}", worker.state));
+        row(plain_name(worker), worker.state.clone());
     }
-    show::table(&rows, &[])
 }
 
 /// What is limited; nothing is said of what is not.
@@ -130,7 +254,11 @@ fn numbers(status: &StatusReply, mut row: impl FnMut(&str, String)) {
     row("cached", ByteSize(store.cached_bytes).to_string());
     row(
         "disk",
-        format!("{} of {}", ByteSize(store.disk_bytes), store.quota),
+        format!(
+            "{} of {}",
+            ByteSize(store.disk_bytes),
+            ByteSize(store.quota)
+        ),
     );
     if store.evicted > 0 {
         row(

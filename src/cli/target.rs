@@ -1,4 +1,4 @@
-//! What people type to name things: identifiers, and links with a path behind them.
+//! What people type to name things: identifiers, links with a path behind them, and what may become of a target that exists.
 
 use super::context::Intent;
 use super::exit::Failure;
@@ -6,6 +6,7 @@ use crate::block::Link;
 use crate::client::url::percent_decode;
 use crate::crypto::hash;
 use crate::id::BlockId;
+use crate::node::api::Overwrite;
 
 /// What stands before words that are to be hashed.
 const TEXT: &str = "text:";
@@ -15,6 +16,27 @@ const LATEST: &str = "latest";
 const MIN_DIGITS: usize = 4;
 /// Digits of a whole id.
 const MAX_DIGITS: usize = 96;
+
+/// What to do with files that exist, wherever files are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum When {
+    /// Leave every file that exists alone.
+    Never,
+    /// Replace files whose size or time differs.
+    Changed,
+    /// Replace every file.
+    Always,
+}
+
+impl From<When> for Overwrite {
+    fn from(when: When) -> Self {
+        match when {
+            When::Never => Self::Missing,
+            When::Changed => Self::Changed,
+            When::Always => Self::Always,
+        }
+    }
+}
 
 /// An identifier: a block id in any documented form, a link (its root), or `text:WORDS` (the SHA-384 of the words).
 ///

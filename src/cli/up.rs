@@ -1,15 +1,18 @@
 //! `libernet up`: a node that runs until it is told to stop.
 
+mod told;
+
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
+use self::told::Told;
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::serve::Serving;
@@ -17,7 +20,9 @@ use super::{output, show};
 use crate::client::Client;
 use crate::config::{Config, Lent};
 use crate::gateway::Gateway;
+use crate::node::api::RingMembers;
 use crate::node::{Node, NodeEvent, NodeOptions, Purpose};
+use crate::time::{Clock, SystemClock};
 
 /// How long the node may take to stop before the program ends without it.
 const STOP_TIMEOUT: Duration = Duration::from_millis(3500);
@@ -32,6 +37,8 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(3500);
 
 With --json: one line an event, the first {\"event\":\"ready\",\"peer\",\"addresses\":[..],\"http\",\"pid\",\"version\"}, then
   {\"event\":\"peer_connected\",\"peer\"}, {\"event\":\"peer_gone\",\"peer\"}, {\"event\":\"listening\",\"address\"},
+  {\"event\":\"member\",\"peer\",\"ring\"}, {\"event\":\"backed_up\",\"set\",\"snapshot\",\"files\",\"bytes\",\"unreadable\"},
+  {\"event\":\"backup_failed\",\"set\",\"message\"}, {\"event\":\"lease_taken\",\"peer\",\"blocks\",\"bytes\"},
   {\"event\":\"warning\",\"message\"} and others, and {\"event\":\"stopped\"} at the end")]
 pub(super) struct Args {
     /// Where to listen, instead of what the settings say; port 0 picks a free one. May be repeated.
@@ -40,7 +47,7 @@ pub(super) struct Args {
     /// Where the local HTTP server listens: loopback only, port 0 picks a free one.
     #[arg(long, value_name = "IP:PORT")]
     http: Option<String>,
-    /// A peer to join the mesh through, instead of those of the settings. May be repeated.
+    /// A peer to join the mesh through, besides those of the settings. May be repeated.
     #[arg(long, value_name = "MULTIADDR")]
     bootstrap: Vec<String>,
     /// Don't look for nodes on the LAN.
@@ -67,8 +74,8 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// The flags as settings.
-    fn settings(&self) -> BTreeMap<String, String> {
+    /// The flags as settings. `configured`: the peers that the settings name to join through, to which those of the flags are added.
+    fn settings(&self, configured: &[String]) -> BTreeMap<String, String> {
         let mut settings = BTreeMap::new();
         let mut set = |name: &str, value: Option<String>| {
             if let Some(value) = value {
@@ -77,7 +84,11 @@ impl Args {
         };
         let list = |items: &[String]| (!items.is_empty()).then(|| items.join(","));
         set("listen", list(&self.listen));
-        set("bootstrap", list(&self.bootstrap));
+        if !self.bootstrap.is_empty() {
+            let mut all = configured.to_vec();
+            all.extend(self.bootstrap.iter().cloned());
+            set("bootstrap", list(&all));
+        }
         set("http", self.http.clone());
         set("quota", self.quota.clone());
         set("lend", self.lend.clone());
@@ -90,9 +101,11 @@ impl Args {
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
-    let config = context.config(args.settings())?;
+    let configured = context.config(BTreeMap::new())?.bootstrap;
+    let flags = args.settings(&configured);
+    let config = context.config(flags.clone())?;
     let mut overrides = context.environment.clone();
-    overrides.extend(args.settings());
+    overrides.extend(flags);
     let address: SocketAddr = config.http.parse().expect("the settings have been checked");
     if args.until_stdin_ends {
         stop_when_stdin_ends(context.stop.clone());
@@ -125,7 +138,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     tell_ready(&node, &url, &config, context);
     tokio::select! {
         () = context.stop.cancelled() => {}
-        () = tell_events(&mut events, context) => {}
+        () = tell_events(&mut events, &node, context) => {}
     }
 
     // Commands first, so that they hear why; then the node, and what was acknowledged is on disk.
@@ -195,8 +208,9 @@ fn tell_ready(node: &Node, url: &str, config: &Config, context: &Context) {
     let _ = output::stdout(text.as_bytes());
 }
 
-/// Passes events on until the node sends no more.
-async fn tell_events(events: &mut broadcast::Receiver<NodeEvent>, context: &Context) {
+/// Passes events on until the node sends no more: to scripts as they are, to people in words.
+async fn tell_events(events: &mut broadcast::Receiver<NodeEvent>, node: &Node, context: &Context) {
+    let mut told = Told::new(Instant::now(), context.verbose);
     loop {
         match events.recv().await {
             Ok(event) => {
@@ -205,6 +219,15 @@ async fn tell_events(events: &mut broadcast::Receiver<NodeEvent>, context: &Cont
                 }
                 if context.json {
                     say(&json!(event), context);
+                } else if !context.quiet {
+                    if let NodeEvent::Member { peer, ring } = &event {
+                        told.name(peer, &name_of(node, ring, peer).await);
+                    }
+                    if let Some(line) = told.line(&event, Instant::now()) {
+                        let time = show::timestamp(SystemClock.now());
+                        // A node lives on when nobody reads its output any more.
+                        let _ = output::stdout(format!("{time}  {line}\n").as_bytes());
+                    }
                 }
             }
             Err(RecvError::Lagged(missed)) => {
@@ -214,6 +237,16 @@ async fn tell_events(events: &mut broadcast::Receiver<NodeEvent>, context: &Cont
             Err(RecvError::Closed) => std::future::pending().await,
         }
     }
+}
+
+/// What the machine of a ring's member is called; empty while that is unknown.
+async fn name_of(node: &Node, ring: &str, peer: &str) -> String {
+    let call = RingMembers {
+        ring: ring.to_owned(),
+    };
+    let members = node.ring_members(call).await.map(|reply| reply.members);
+    let found = members.into_iter().flatten().find(|one| one.peer == peer);
+    found.map(|member| member.name).unwrap_or_default()
 }
 
 /// A thread of its own: reading standard input can't be cancelled, and must not hold up the end of the program.
@@ -235,7 +268,7 @@ mod tests {
         let args = Args {
             listen: vec![text("/a"), text("/b")],
             http: Some(text("127.0.0.1:0")),
-            bootstrap: Vec::new(),
+            bootstrap: vec![text("/c")],
             no_mdns: true,
             quota: None,
             lend: Some(text("1GiB")),
@@ -244,8 +277,12 @@ mod tests {
             limit_hours: Some(text("08:00-22:00")),
             until_stdin_ends: false,
         };
-        let settings = args.settings();
-        assert_eq!(settings.len(), 6);
+        let settings = args.settings(&[text("/configured")]);
+        assert_eq!(settings.len(), 7);
+        assert_eq!(
+            settings["bootstrap"], "/configured,/c",
+            "added, not in place"
+        );
         assert_eq!(settings["listen"], "/a,/b");
         let mut config = Config::default();
         for (name, value) in &settings {

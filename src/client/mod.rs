@@ -242,7 +242,7 @@ impl Client {
         /// Lists the members of a ring.
         ring_members(RingMembers) -> RingMembersReply;
         /// Leaves a ring.
-        ring_leave(RingLeave) -> RingName;
+        ring_leave(RingLeave) -> RingLeft;
         /// Tells the present invite code of a ring.
         ring_invite(RingInvite) -> RingCode;
         /// Removes a member from a ring.

@@ -189,6 +189,7 @@ impl Node {
         let options = ExtractOptions {
             overwrite: match request.overwrite {
                 Overwrite::Never => bundle::Overwrite::Never,
+                Overwrite::Missing => bundle::Overwrite::Missing,
                 Overwrite::Changed => bundle::Overwrite::Changed,
                 Overwrite::Always => bundle::Overwrite::Always,
             },
@@ -327,7 +328,9 @@ fn output_name(bundle: &Bundle) -> Result<std::ffi::OsString, CallError> {
     }
     if name.starts_with(b".") {
         let shown = printable(&String::from_utf8_lossy(name));
-        let message = format!("the bundle calls itself '{shown}': a name that begins with a dot is not taken from a bundle");
+        let message = format!(
+            "the bundle calls itself '{shown}': a name that begins with a dot is not taken from a bundle"
+        );
         return Err(CallError::new(ErrorKind::Usage, message)
             .with_hint("say under which name to write it: -o NAME"));
     }

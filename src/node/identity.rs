@@ -90,6 +90,23 @@ pub fn load_or_create(dir: &Path) -> Result<Keypair, Error> {
     }
 }
 
+/// The node's name on the network, from the key in `dir`; none when there is no key. Nothing is made.
+///
+/// # Errors
+/// [`Error`].
+pub fn peer_of(dir: &Path) -> Result<Option<String>, Error> {
+    let path = dir.join(FILE_NAME);
+    match std::fs::File::open(&path) {
+        Ok(file) => Ok(Some(load(&path, &file)?.public().to_peer_id().to_string())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Io {
+            action: "read",
+            path,
+            source,
+        }),
+    }
+}
+
 fn load(path: &Path, file: &std::fs::File) -> Result<Keypair, Error> {
     let unreadable = |source| Error::Io {
         action: "read",

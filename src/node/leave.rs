@@ -150,7 +150,11 @@ impl Node {
             let names = self.net().rings().rings();
             for name in names.as_slice().iter().map(Ring::name) {
                 let ring = name.to_owned();
-                rings.push(self.ring_leave(RingLeave { ring }).await?.ring);
+                rings.push({
+                    // What is kept for others was handed over just now, as far as somebody takes it.
+                    let leave = RingLeave { ring, force: true };
+                    self.ring_leave(leave).await?.ring
+                });
             }
         }
         turn.keep();

@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 use jiff::tz::TimeZone;
 use libp2p::Multiaddr;
 use libp2p::identity::Keypair;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -144,6 +144,42 @@ pub enum NodeEvent {
     },
     /// The DHT has been joined.
     Bootstrapped {},
+    /// A peer has proven to be a member of a ring.
+    Member {
+        /// The peer.
+        peer: String,
+        /// What the ring is called here.
+        ring: String,
+    },
+    /// A backup ran, by its schedule or because somebody asked.
+    BackedUp {
+        /// The set; empty for paths given by hand.
+        set: String,
+        /// The snapshot's id, in hex.
+        snapshot: String,
+        /// Regular files.
+        files: u64,
+        /// Bytes of content.
+        bytes: u64,
+        /// Files that could not be read.
+        unreadable: u64,
+    },
+    /// A backup by schedule failed.
+    BackupFailed {
+        /// The set.
+        set: String,
+        /// Why.
+        message: String,
+    },
+    /// A backup of somebody else's is whole here and kept from now on.
+    LeaseTaken {
+        /// The node that asked last, if it is known.
+        peer: Option<String>,
+        /// Blocks.
+        blocks: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
     /// Something went wrong and the node goes on.
     Warning {
         /// What.
@@ -236,6 +272,7 @@ impl Node {
         workers.spawn("maintain", |c, s| upkeep::maintain::run(store, c, s));
         let (held, now, may) = (depot.clone(), clock.clone(), candidates.clone());
         let lend = upkeep::holder::Lend::watching(settings.lent_bytes());
+        let (lend, taken) = lend.telling();
         workers.spawn("holder", |c, s| {
             upkeep::holder::run(held, now, lend, may, c, s)
         });
@@ -255,7 +292,14 @@ impl Node {
             zone,
         };
         workers.spawn("fairness", |c, s| upkeep::fairness::run(fairness, c, s));
-        workers.spawn("events", |c, s| forward_events(from, parts.3, joined, c, s));
+        let heard = Heard {
+            net: from,
+            taken,
+            rings: depot.net().rings(),
+        };
+        workers.spawn("events", |c, s| {
+            forward_events(heard, parts.3, joined, c, s)
+        });
         let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
             let inner = inner.clone();
             let machine = Arc::new(copies::Machine(inner.clone()));
@@ -310,6 +354,12 @@ impl Node {
     /// What happens from now on. A listener that falls behind misses the oldest events.
     pub fn events(&self) -> broadcast::Receiver<NodeEvent> {
         self.inner.events.subscribe()
+    }
+
+    /// Tells who listens.
+    fn happened(&self, event: NodeEvent) {
+        // Nobody listening is no error.
+        let _ = self.inner.events.send(event);
     }
 
     /// Stops everything in order and returns when what was acknowledged is on disk. A second call returns at once.
@@ -443,8 +493,16 @@ fn addresses(setting: &str, texts: &[String]) -> Result<Vec<Multiaddr>, CallErro
         .collect()
 }
 
+/// What the node hears from its parts.
+struct Heard {
+    net: broadcast::Receiver<net::Event>,
+    taken: mpsc::Receiver<upkeep::holder::Taken>,
+    /// Names of rings.
+    rings: net::rings::RingsView,
+}
+
 async fn forward_events(
-    mut from: broadcast::Receiver<net::Event>,
+    mut from: Heard,
     events: broadcast::Sender<NodeEvent>,
     bootstrapped: Arc<AtomicBool>,
     cancel: CancellationToken,
@@ -454,7 +512,16 @@ async fn forward_events(
     loop {
         let event = tokio::select! {
             () = cancel.cancelled() => return,
-            event = from.recv() => event,
+            event = from.net.recv() => event,
+            Some(taken) = from.taken.recv() => {
+                // Nobody listening is no error.
+                let _ = events.send(NodeEvent::LeaseTaken {
+                    peer: taken.from.map(|peer| peer.to_string()),
+                    blocks: taken.blocks,
+                    bytes: taken.bytes,
+                });
+                continue;
+            }
         };
         let event = match event {
             Ok(net::Event::PeerConnected { peer }) => NodeEvent::PeerConnected {
@@ -476,7 +543,19 @@ async fn forward_events(
             Ok(net::Event::PeerRefused { peer, reason }) => NodeEvent::Warning {
                 message: format!("{peer} is turned away for a while: {reason}"),
             },
-            Ok(net::Event::Member { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => continue,
+            Ok(net::Event::Member { peer, ring }) => {
+                let rings = from.rings.rings();
+                let mut rings = rings.as_slice().iter();
+                let Some(ring) = rings.find(|one| one.generation_of(&ring).is_some()) else {
+                    // It was left meanwhile.
+                    continue;
+                };
+                NodeEvent::Member {
+                    peer: peer.to_string(),
+                    ring: ring.name().to_owned(),
+                }
+            }
+            Err(broadcast::error::RecvError::Lagged(_)) => continue,
             Err(broadcast::error::RecvError::Closed) => return,
         };
         // Nobody listening is no error.

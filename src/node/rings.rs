@@ -1,5 +1,6 @@
 //! Calls about rings. A change is on disk before a call says that it was made.
 
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use libp2p::PeerId;
@@ -8,7 +9,11 @@ use super::api::*;
 use super::failure::chain;
 use super::{Node, blocking};
 use crate::backup::owner::Vault;
+use crate::id::BlockId;
 use crate::ring::{self, InviteCode, Rings, Seed};
+use crate::size::ByteSize;
+use crate::text::count;
+use crate::upkeep::handover;
 
 impl Node {
     /// Makes a ring.
@@ -84,12 +89,53 @@ impl Node {
     /// Leaves a ring.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] when this node is not in it.
-    pub async fn ring_leave(&self, request: RingLeave) -> Result<RingName, CallError> {
+    /// [`ErrorKind::NotFound`] when this node is not in it; [`ErrorKind::Failed`] when only copies of backups would go with it and
+    /// there is no force.
+    pub async fn ring_leave(&self, request: RingLeave) -> Result<RingLeft, CallError> {
+        let left = self.only_copies(&request.ring).await?;
+        if !request.force && left.others_alone + left.own_alone > 0 {
+            return Err(refused(&left));
+        }
         self.change_rings(|rings| rings.leave(&request.ring).map(drop))
             .await?;
         self.save_rings().await?;
-        Ok(RingName { ring: request.ring })
+        Ok(left)
+    }
+
+    /// Which only copies of backups would go if this node left a ring.
+    async fn only_copies(&self, ring: &str) -> Result<RingLeft, CallError> {
+        let view = self.net().rings();
+        let members = |ring: &str| -> Result<HashSet<PeerId>, ring::Error> {
+            let members = view.members(ring)?;
+            Ok(members.into_iter().map(|member| member.peer).collect())
+        };
+        let here = members(ring)?;
+        let mut elsewhere = HashSet::new();
+        let rings = view.rings();
+        for other in rings.as_slice().iter().map(ring::Ring::name) {
+            if other != ring {
+                elsewhere.extend(members(other)?);
+            }
+        }
+        // By backup: whether a holder stays reachable.
+        let mut own: HashMap<BlockId, (bool, bool)> = HashMap::new();
+        for (root, _, peer, _, _) in self.inner.copies.leases() {
+            if let Ok(peer) = PeerId::from_bytes(&peer) {
+                let (is_here, stays) = own.entry(root).or_default();
+                *is_here |= here.contains(&peer);
+                *stays |= elsewhere.contains(&peer);
+            }
+        }
+        let alone = handover::only_here(self.depot(), &view.online_members()).await?;
+        Ok(RingLeft {
+            ring: ring.to_owned(),
+            others_alone: alone.backups,
+            others_alone_bytes: alone.bytes,
+            own_alone: own
+                .values()
+                .filter(|(is_here, stays)| *is_here && !stays)
+                .count() as u64,
+        })
     }
 
     /// Tells the present invite code of a ring.
@@ -157,6 +203,29 @@ impl Node {
         }
         saved
     }
+}
+
+/// Why this node does not leave a ring.
+fn refused(left: &RingLeft) -> CallError {
+    let mut reasons = Vec::new();
+    if left.others_alone > 0 {
+        reasons.push(format!(
+            "this node keeps {} of others ({}) that no member who is online keeps, too",
+            count(left.others_alone, "backup"),
+            ByteSize(left.others_alone_bytes)
+        ));
+    }
+    if left.own_alone > 0 {
+        reasons.push(format!(
+            "all copies of {} of this machine are on members of '{}'",
+            count(left.own_alone, "backup"),
+            left.ring
+        ));
+    }
+    CallError::new(ErrorKind::Failed, reasons.join(", and ")).with_hint(
+        "wait until other members are online, or hand over what is kept for others with `libernet leave`; --force leaves all the same, \
+         and then these copies are lost",
+    )
 }
 
 fn code_of(ring: &ring::Ring) -> RingCode {

@@ -12,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::*;
 use super::backup::{LOG_PATIENCE, last_run};
-use super::{Inner, Node, blocking};
+use super::{Inner, Node, NodeEvent, blocking};
 use crate::backup::Search;
 use crate::backup::sets::{Set, Sets};
 use crate::monitor::Silent;
 use crate::task::WorkerState;
+use crate::text::count;
 use crate::time::Timestamp;
 
 /// How often the sets are looked at.
@@ -82,6 +83,10 @@ async fn look(
             Ok(()) => drop(failed.remove(&set.name)),
             Err(error) => {
                 failed.insert(set.name.clone(), node.now());
+                node.happened(NodeEvent::BackupFailed {
+                    set: set.name.clone(),
+                    message: error.message.clone(),
+                });
                 tracing::warn!(
                     set = set.name,
                     error = error.message,
@@ -96,7 +101,7 @@ async fn look(
     }
     if let Some((due, name)) = next {
         let wait = due.since(node.now()).as_secs() / 60;
-        state.set(format!("{name} is next, in {wait} minutes"));
+        state.set(format!("{name} is next, in {}", count(wait, "minute")));
     }
     Ok(())
 }

@@ -20,9 +20,9 @@ use self::pins::{
     the_same_content_is_pinned_by_several_at_once, what_an_abandoned_pin_leaves_is_known,
 };
 use self::room::{
-    a_quota_that_changes_holds_at_once, cached_blocks_give_way, cold_blocks_go_before_warm_ones, evictions_are_counted,
-    expendable_blocks_go_first, leased_blocks_do_not_either, pinned_blocks_do_not,
-    warm_blocks_go_when_all_are_warm, what_is_kept_is_never_evicted,
+    a_quota_that_changes_holds_at_once, cached_blocks_give_way, cold_blocks_go_before_warm_ones,
+    evictions_are_counted, expendable_blocks_go_first, leased_blocks_do_not_either,
+    pinned_blocks_do_not, warm_blocks_go_when_all_are_warm, what_is_kept_is_never_evicted,
 };
 use super::*;
 use crate::block::{ChunkHash, Ref};

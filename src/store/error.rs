@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::id::BlockId;
 use crate::size::ByteSize;
+use crate::text::count;
 
 use super::types::{LeaseId, MAX_LEASES, MAX_PINS, MAX_TERMS_BYTES, PinId, Unwritable};
 
@@ -79,7 +80,7 @@ pub enum Error {
     #[error("the terms of a lease have at most {MAX_TERMS_BYTES} bytes, not {0}")]
     TermsTooLarge(usize),
     /// The block can't be removed: something refers to it.
-    #[error("block {id} is kept by {pins} pins and {leases} leases")]
+    #[error("block {id} is kept by {} and {}", count(*.pins, "pin"), count(*.leases, "lease"))]
     Held {
         /// The block.
         id: BlockId,

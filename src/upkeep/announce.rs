@@ -15,6 +15,7 @@ use crate::depot::{Depot, PendingBlocks};
 use crate::id::BlockId;
 use crate::store::{self, Store};
 use crate::task::WorkerState;
+use crate::text::count;
 
 /// How often everything is announced again.
 pub const REPUBLISH: Duration = Duration::from_secs(22 * 3600);
@@ -116,7 +117,11 @@ async fn announce(
         (AnnouncePolicy::None, _) => {}
     }
     if told > 0 {
-        state.set(format!("announced {told} blocks to {peers} peers"));
+        state.set(format!(
+            "announced {} to {}",
+            count(told as u64, "block"),
+            count(peers as u64, "peer")
+        ));
     } else {
         state.set("nothing to announce");
     }
@@ -144,7 +149,7 @@ async fn page(depot: &Depot, after: Option<BlockId>) -> Vec<BlockId> {
 }
 
 async fn sweep(depot: &Depot, ids: &[BlockId], state: &WorkerState) -> usize {
-    state.set(format!("announcing {} blocks", ids.len()));
+    state.set(format!("announcing {}", count(ids.len() as u64, "block")));
     let keys = ids.iter().map(BlockId::to_multihash).collect();
     match depot.net().providers().announce(keys).await {
         Ok(report) => {

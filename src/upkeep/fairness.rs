@@ -15,6 +15,7 @@ use crate::config::{Config, Hours};
 use crate::depot::Depot;
 use crate::net::pace::Pace;
 use crate::task::WorkerState;
+use crate::text::count;
 use crate::time::{Clock, Timestamp};
 
 /// How often standings and hours are looked at. Some thousand additions.
@@ -83,7 +84,10 @@ pub async fn run(mut setup: Setup, cancel: CancellationToken, state: Arc<WorkerS
     loop {
         setup.bandwidth.mark_unchanged();
         look(&setup);
-        let describe = || format!("{} peers in the ledger", setup.depot.ledger().len());
+        let describe = || {
+            let peers = setup.depot.ledger().len() as u64;
+            format!("{} in the ledger", count(peers, "peer"))
+        };
         state.set(describe());
         let stop = tokio::select! {
             () = cancel.cancelled() => true,

@@ -12,6 +12,7 @@
 
 pub mod policy;
 
+mod alone;
 mod leave;
 mod left;
 mod pages;
@@ -29,8 +30,10 @@ use crate::depot::Depot;
 use crate::id::BlockId;
 use crate::store::{self, Usage};
 use crate::task::WorkerState;
+use crate::text::count;
 use crate::time::Clock;
 
+pub use alone::{Alone, only_here};
 pub use leave::{Order, leave};
 pub use left::Left;
 pub use policy::Limits;
@@ -127,15 +130,10 @@ async fn look(
         on_worker(move || store.mark_expendable(&safe)).await?;
     }
     let stuck = table.values().filter(|entry| !entry.stage.is_open());
+    let blocks = count(table.len() as u64, "block");
     state.set(match stuck.count() {
-        0 => format!(
-            "{} blocks may go soon: looking for other copies",
-            table.len()
-        ),
-        stuck => format!(
-            "of {} blocks that may go soon, nobody takes {stuck}",
-            table.len()
-        ),
+        0 => format!("{blocks} may go soon: looking for other copies"),
+        stuck => format!("{blocks} may go soon, and nobody takes {stuck} of them"),
     });
     Ok(is_open)
 }

@@ -33,6 +33,7 @@ use crate::id::BlockId;
 use crate::lease::Held;
 use crate::store::{self, PinInfo, Store};
 use crate::task::WorkerState;
+use crate::text::count;
 use crate::time::{Clock, Timestamp};
 
 pub use hold::{is_head_lease, keep_for_ours};
@@ -64,7 +65,7 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
     /// Some logs can't be had now.
-    #[error("{missing} logs were found nowhere, such as {first}")]
+    #[error("{} found nowhere, such as {first}", count(*.missing as u64, "log"))]
     Missing {
         /// How many.
         missing: usize,
@@ -72,7 +73,7 @@ pub enum Error {
         first: BlockId,
     },
     /// The logs of an owner whose backups are leased here don't fit into what is lent.
-    #[error("there is no room among what is lent for {missing} logs, such as {first}")]
+    #[error("there is no room among what is lent for {}, such as {first}", count(*.missing as u64, "log"))]
     Full {
         /// How many.
         missing: usize,
@@ -206,12 +207,10 @@ impl Keeper<'_> {
             }
         }
         let of_leases = charges.iter().filter(|one| one.reason != Reason::Ours);
+        let heads = count(charges.len() as u64, "head");
         state.set(match of_leases.count() {
-            0 => format!("looking after {} heads", charges.len()),
-            leased => format!(
-                "looking after {} heads, {leased} of them for leases",
-                charges.len()
-            ),
+            0 => format!("looking after {heads}"),
+            leased => format!("looking after {heads}, {leased} of them for leases"),
         });
         if due.is_empty() {
             return Ok(Round::Done);

@@ -10,6 +10,7 @@ use crate::depot::{Depot, PendingBlocks};
 use crate::id::BlockId;
 use crate::store::{self, Keep, Store};
 use crate::task::WorkerState;
+use crate::text::count;
 
 /// How long to look for one block.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,23 +55,21 @@ pub async fn run(depot: Depot, cancel: CancellationToken, state: Arc<WorkerState
                 return;
             };
             let session = depot.session(PATIENCE, Keep::Cached);
-            let count = ids.len();
+            let all = ids.len();
             let mut lost = Vec::new();
             for (done, id) in ids.into_iter().enumerate() {
-                state.set(format!("fetching damaged blocks again: {done} of {count}"));
+                state.set(format!("fetching damaged blocks again: {done} of {all}"));
                 if let Err(error) = session.get(id).await {
                     tracing::warn!(%id, %error, "a damaged block could not be fetched again");
                     lost.push(id);
                 }
             }
-            state.set(format!(
-                "{} damaged blocks were fetched again",
-                count - lost.len()
-            ));
+            let fetched = count((all - lost.len()) as u64, "damaged block");
+            state.set(format!("fetched again: {fetched}"));
             if let Some(first) = lost.first() {
                 state.fail(format!(
-                    "{} damaged blocks were found nowhere, such as {first}",
-                    lost.len()
+                    "{} found nowhere, such as {first}",
+                    count(lost.len() as u64, "damaged block")
                 ));
             }
         };

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use libp2p::PeerId;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -60,16 +60,31 @@ const PAGE: usize = 1024;
 /// How long a lease is filled before others have their turn.
 const TURN: Duration = Duration::from_secs(60);
 
+/// Backups taken that wait to be told.
+const TAKEN_QUEUE: usize = 64;
+
 /// Who may ask to keep blocks, and who can be asked.
 pub trait Candidates: Send + Sync + 'static {
     /// Those that are online.
     fn peers(&self) -> Vec<PeerId>;
 }
 
+/// A backup of somebody else's that is whole here and kept from now on.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// Who asked last, if that is known.
+    pub from: Option<PeerId>,
+    /// Blocks.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// What is lent.
 #[derive(Clone, Debug)]
 pub struct Lend {
     bytes: watch::Receiver<u64>,
+    taken: Option<mpsc::Sender<Taken>>,
     /// Most leases of one owner.
     pub leases_per_owner: usize,
 }
@@ -89,7 +104,22 @@ impl Lend {
     pub const fn watching(bytes: watch::Receiver<u64>) -> Self {
         Self {
             bytes,
+            taken: None,
             leases_per_owner: 4096,
+        }
+    }
+
+    /// The same, and the receiver hears of each backup that is taken; not of those for which its queue has no room.
+    pub fn telling(mut self) -> (Self, mpsc::Receiver<Taken>) {
+        let (taken, receiver) = mpsc::channel(TAKEN_QUEUE);
+        self.taken = Some(taken);
+        (self, receiver)
+    }
+
+    fn tell(&self, taken: Taken) {
+        if let Some(told) = &self.taken {
+            // It is for people to read: who can't keep up misses some.
+            let _ = told.try_send(taken);
         }
     }
 

@@ -25,6 +25,7 @@ use super::holder::Candidates;
 use crate::depot::Depot;
 use crate::lease::{Lease, Name, Release, Terms};
 use crate::task::WorkerState;
+use crate::text::count;
 use crate::time::{Clock, Timestamp};
 
 pub use list::{Copies, Error, MAX_COPIES, MAX_JOBS, SetHealth};
@@ -197,9 +198,10 @@ async fn round(
     let done = futures::stream::iter(actions).map(|action| worker.act(action));
     let results: Vec<_> = done.buffer_unordered(AT_ONCE).collect().await;
     let short = worker.copies.short(worker.clock.now(), limits);
+    let backups = count(facts.jobs.len() as u64, "backup");
     state.set(match short {
-        0 => format!("{} backups have their copies", facts.jobs.len()),
-        short => format!("{short} of {} backups lack copies", facts.jobs.len()),
+        0 => format!("copies are as asked: {backups}"),
+        short => format!("{short} of {backups} without the copies asked for"),
     });
     if let Some(error) = results.into_iter().find_map(Result::err) {
         tracing::warn!(%error, "a copy could not be looked after");

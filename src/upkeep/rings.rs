@@ -20,6 +20,7 @@ use crate::id::BlockId;
 use crate::net::peers::Target;
 use crate::ring::{Ring, RingId, Rings, RingsFile};
 use crate::task::WorkerState;
+use crate::text::count;
 use crate::time::{Clock, Timestamp};
 
 /// How often members are looked for and told what is new.
@@ -126,7 +127,7 @@ async fn look(job: &Job, state: &WorkerState) {
                 meet(job, &rings, &mut announced, state).await;
             }
             // Who is online changes sooner than this is said again.
-            state.set(format!("looking after {} rings", ids.len()));
+            state.set(format!("looking after {}", count(ids.len() as u64, "ring")));
         } else {
             state.set("in no ring");
         }

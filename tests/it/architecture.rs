@@ -6,7 +6,15 @@ use std::path::{Path, PathBuf};
 /// Rooms by floor, lowest first. A file imports only from lower floors; rooms on one floor never see each other.
 const FLOORS: [&[&str]; 12] = [
     // Only tests have `small_disk`.
-    &["file", "id", "size", "text", "time", "monitor", "small_disk"],
+    &[
+        "file",
+        "id",
+        "size",
+        "text",
+        "time",
+        "monitor",
+        "small_disk",
+    ],
     &["crypto", "wire", "task", "config"],
     &["block"],
     // A record names a log by its link, and the network checks records and proves secrets of rings.

@@ -244,7 +244,7 @@ fn the_words_alone_end_leases_that_no_list_tells_of() {
     fails(&alone, 4, "libernet ring join");
     fresh.json(&["ring", "join", &invite]);
     until("the members are known", || {
-        let members = fresh.json(&["ring", "members", "home"]);
+        let members = fresh.json(&["ring", "members", "home"])["members"].clone();
         let online = |peer: &str| {
             let members = members.as_array().expect("a list");
             members

@@ -74,7 +74,7 @@ fn a_hand_over_that_is_called_off_or_interrupted_leaves_a_node_as_it_was() {
     let data = holder.data.clone();
     holder.stop();
     let nobody = run(&data, &["leave", "--cancel"]);
-    fails(&nobody, 1, "no node is running");
+    fails(&nobody, 11, "no node is running");
 }
 
 /// Its owner takes its word for nothing any more, and asks somebody else.

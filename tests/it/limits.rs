@@ -66,7 +66,7 @@ fn a_running_node_takes_limits_over_and_nothing_that_is_wrong() {
     node.stop();
     fails(
         &crate::process::run(dir.path(), &["config", "reload"]),
-        1,
+        11,
         "no node is running",
     );
     let written = of(dir.path(), &["config", "set", "limit_down", "0"]);
@@ -78,7 +78,7 @@ fn what_is_lent_and_how_fast_changes_for_the_members_of_a_ring() {
     let scene = Scene::new(4 << 20);
     let holder = scene.member("b", &[]);
     let lent = || {
-        let members = scene.owner.json(&["ring", "members", "home"]);
+        let members = scene.owner.json(&["ring", "members", "home"])["members"].clone();
         members[0]["free_bytes"].as_u64()
     };
     set(&holder, "lend", "1MiB");

@@ -7,6 +7,7 @@ mod copies;
 mod damaged_files;
 mod due;
 mod edges;
+mod first_hour;
 mod heads;
 mod lan;
 mod leave;

@@ -32,8 +32,8 @@ pub(in crate::cli) struct Args {
     /// Only this snapshot: latest, or the first digits of its id.
     #[arg(long, value_name = "SNAPSHOT")]
     snapshot: Option<String>,
-    /// Seconds to look for one block that must be mended.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    /// How long to look for one block that must be mended.
+    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
     #[command(flatten)]
     passphrase: Passphrase,
@@ -123,7 +123,7 @@ fn tell(reply: &CheckReply, context: &Context) -> Result<(), Failure> {
     for holder in &reply.holders {
         text.push_str(&format!(
             "{} holds {} of {}\n",
-            show::printable(&holder.peer),
+            show::printable(context.id(&holder.peer)),
             holder.blocks,
             show::count(holder.asked, "block")
         ));

@@ -26,8 +26,8 @@ pub(in crate::cli) struct Args {
     /// Most changes to list; the sums count all.
     #[arg(long, value_name = "N", default_value_t = LIMIT, value_parser = clap::value_parser!(u64).range(0..=10_000_000))]
     limit: u64,
-    /// Seconds to look for one block before it counts as missing.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    /// How long to look for one block before it counts as missing.
+    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
     #[command(flatten)]
     reader: Reader,

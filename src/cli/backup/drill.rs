@@ -3,6 +3,7 @@
 //! A node of its own in an empty directory knows the words and the addresses of other nodes, and has nothing to do with this machine's node.
 //! What it can bring back is what would be brought back. Everything it writes is in a temporary directory that is removed at the end.
 
+mod pace;
 mod sample;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use self::sample::{Failed, Listing, compare, list, restore};
+use self::pace::Pace;
+use self::sample::{FILES_AT_ONCE, Failed, Listing, compare, list, restore};
 use super::voice::{Voice, Words};
 use super::{MAX_NAMED, local, short, snapshots};
 use crate::block::Link;
@@ -26,7 +28,7 @@ use crate::size::ByteSize;
 
 /// Files that are restored unless told otherwise.
 const FILES: u64 = 20;
-/// Seconds to look for the head and for one block unless told otherwise.
+/// How long to look for the head and for one block unless told otherwise.
 const TIMEOUT_S: u64 = 60;
 /// How long the node may take to find another one.
 const PEERS_PATIENCE: Duration = Duration::from_secs(30);
@@ -50,7 +52,7 @@ Exit code 3 when a sampled file could not be restored, 4 when no other node has 
 original although that has not changed.
 With --json: {\"owner\",\"snapshot\",\"time\",\"machine\",\"total_files\",\"total_bytes\",\"listed_files\",\"unlisted\":[{\"path\",\"reason\"}],\"sampled\",
   \"restored\",\"verified\",\"different\":[path],\"failed\":[{\"path\",\"reason\"}],\"bytes\",\"list_s\",\"restore_s\",\"bytes_per_s\",
-  \"full_restore_s\",\"from\":[{\"peer\",\"blocks\",\"bytes\"}]}")]
+  \"latency_s\",\"rate_bytes_per_s\",\"full_restore_s\",\"from\":[{\"peer\",\"blocks\",\"bytes\"}]}")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     words: Words,
@@ -60,8 +62,8 @@ pub(in crate::cli) struct Args {
     /// A peer to join the mesh through, besides those that this machine knows. May be repeated.
     #[arg(long, value_name = "MULTIADDR")]
     bootstrap: Vec<String>,
-    /// Seconds to look for the head, and for one block before it counts as missing.
-    #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT_S, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    /// How long to look for the head, and for one block before it counts as missing.
+    #[arg(long, value_name = "TIME", default_value_t = TIMEOUT_S, value_parser = crate::time::seconds)]
     timeout: u64,
 }
 
@@ -85,9 +87,17 @@ struct Report {
     bytes: u64,
     list_s: f64,
     restore_s: f64,
+    /// Bytes by seconds of the whole sample, waits included.
     bytes_per_s: f64,
+    /// The wait before a file's first byte.
+    latency_s: Option<f64>,
+    /// The rate after that; none when the sample is too small to tell.
+    rate_bytes_per_s: Option<f64>,
     full_restore_s: Option<f64>,
     from: Vec<Giver>,
+    /// Bytes and seconds of each file that was restored.
+    #[serde(skip)]
+    took: Vec<(u64, f64)>,
 }
 
 pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
@@ -240,14 +250,22 @@ async fn rehearse(
         list_s,
         restore_s: 0.0,
         bytes_per_s: 0.0,
+        latency_s: None,
+        rate_bytes_per_s: None,
         full_restore_s: None,
         from: Vec::new(),
+        took: Vec::new(),
     };
     let copies = restore(&tree, listing.sample, args, client, scratch, &mut report).await;
     report.restore_s = begun.elapsed().as_secs_f64();
     if report.bytes > 0 && report.restore_s > 0.0 {
         report.bytes_per_s = report.bytes as f64 / report.restore_s;
-        report.full_restore_s = Some(info.bytes as f64 / report.bytes_per_s);
+    }
+    if let Some(pace) = Pace::of(&report.took) {
+        let at_once = FILES_AT_ONCE.min(report.took.len());
+        report.latency_s = Some(pace.latency_s);
+        report.rate_bytes_per_s = pace.bytes_per_s.map(|rate| rate * at_once as f64);
+        report.full_restore_s = pace.seconds(info.files, info.bytes, at_once);
     }
     for (file, copy) in copies {
         let path = file.path.clone();
@@ -326,6 +344,31 @@ fn end(report: &Report) -> Exit {
     }
 }
 
+/// How long files take, and what that says of all of them.
+fn pace_text(report: &Report) -> String {
+    let time = |seconds: f64| {
+        show::duration(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+    };
+    let Some(latency_s) = report.latency_s else {
+        return String::new();
+    };
+    let Some(rate) = report.rate_bytes_per_s else {
+        return format!(
+            "a file took {} on the average, most of it the wait for its first byte: the sample is too small to tell a rate, and how \
+             long everything ({}) would take; --files N takes more\n",
+            time(latency_s),
+            ByteSize(report.total_bytes)
+        );
+    };
+    let all = report.full_restore_s.map(time).unwrap_or_default();
+    format!(
+        "the first byte of a file comes after {}, the rest at {}/s; everything ({}) would take about {all}\n",
+        time(latency_s),
+        ByteSize(rate as u64),
+        ByteSize(report.total_bytes)
+    )
+}
+
 fn tell(report: &Report, context: &Context) -> Result<(), Failure> {
     for part in report.failed.iter().chain(&report.unlisted).take(MAX_NAMED) {
         context.warning(&format!("{}: {}", part.path, part.reason));
@@ -348,23 +391,15 @@ fn tell(report: &Report, context: &Context) -> Result<(), Failure> {
         show::duration(Duration::from_secs_f64(report.list_s))
     ));
     text.push_str(&format!(
-        "sample: {} in {}, {}\n",
+        "sample: {} in {}\n",
         ByteSize(report.bytes),
         show::duration(Duration::from_secs_f64(report.restore_s)),
-        show::rate(report.bytes, Duration::from_secs_f64(report.restore_s))
     ));
-    if let Some(seconds) = report.full_restore_s {
-        let time = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-        text.push_str(&format!(
-            "everything ({}) would take about {} at this rate\n",
-            ByteSize(report.total_bytes),
-            show::duration(time)
-        ));
-    }
+    text.push_str(&pace_text(report));
     for giver in &report.from {
         text.push_str(&format!(
             "from {}: {}, {}\n",
-            show::printable(&giver.peer),
+            show::printable(context.id(&giver.peer)),
             show::count(giver.blocks, "block"),
             ByteSize(giver.bytes)
         ));

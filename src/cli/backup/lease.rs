@@ -86,7 +86,7 @@ async fn list(context: &Context) -> Result<Exit, Failure> {
             vec![
                 short(&lease.snapshot).to_owned(),
                 show::printable(&lease.set),
-                lease.peer.clone(),
+                context.id(&lease.peer).to_owned(),
             ]
         };
         let rows: Vec<_> = reply.leases.iter().map(row).collect();
@@ -349,7 +349,7 @@ fn tell(reply: &LeaseReleaseReply, context: &Context) {
 fn called(member: &MemberRelease) -> String {
     match member.name.as_str() {
         "" => member.peer.clone(),
-        name => format!("{} ({})", show::printable(name), member.peer),
+        name => format!("{} ({})", show::printable(name), short(&member.peer)),
     }
 }
 

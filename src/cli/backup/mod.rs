@@ -24,7 +24,7 @@ use jiff::tz::TimeZone;
 
 use super::context::Context;
 use super::exit::Failure;
-use super::show;
+use super::show::{self, short};
 use super::target::Target;
 use crate::block::Link;
 use crate::client::Client;
@@ -32,8 +32,6 @@ use crate::node::api::{MissingPart, SnapshotInfo, SnapshotRef, SnapshotTree};
 use crate::time::Timestamp;
 use voice::Voice;
 
-/// Digits of an id that are shown to people.
-const SHORT_DIGITS: usize = 8;
 /// Parts named in a warning when many are missing.
 const MAX_NAMED: usize = 20;
 
@@ -64,11 +62,6 @@ pub(super) async fn tree(
         })
         .await?;
     Ok((reply.tree, path))
-}
-
-/// The first digits of an id.
-fn short(id: &str) -> &str {
-    id.get(..SHORT_DIGITS).unwrap_or(id)
 }
 
 /// A time by the clock of this machine.
@@ -113,11 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_and_times_for_people() {
-        assert_eq!(short("0123456789"), "01234567");
-        assert_eq!(short("0123"), "0123");
-        // Some bytes of a foreign answer may be no character's edge.
-        assert_eq!(short("1234567\u{e4}"), "1234567\u{e4}");
+    fn times_for_people() {
         assert_eq!(local(Timestamp(0)).len(), 16);
         assert!(!local(Timestamp(u64::MAX)).is_empty());
     }

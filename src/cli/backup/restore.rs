@@ -1,6 +1,7 @@
 //! `libernet restore`: a snapshot back into files.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use serde_json::json;
@@ -10,9 +11,10 @@ use super::voice::{Reader, Voice};
 use super::{local, short, snapshots, warn_missing};
 use crate::cli::context::{Context, Intent};
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::target::When;
 use crate::cli::{output, show, target};
 use crate::client::Client;
-use crate::node::api::{Overwrite, Restore, RestoreReply, RestoreTar, SnapshotRef};
+use crate::node::api::{Restore, RestoreReply, RestoreTar, SnapshotRef};
 use crate::size::ByteSize;
 
 /// Write a snapshot, or a part of it, to disk.
@@ -40,7 +42,13 @@ pub(in crate::cli) struct Args {
     #[arg(value_name = "SNAPSHOT[:PATH]")]
     snapshot: String,
     /// The directory to write to; made when it is missing.
-    #[arg(long, value_name = "DIR", required_unless_present = "tar")]
+    #[arg(
+        short = 'o',
+        long,
+        visible_alias = "output",
+        value_name = "DIR",
+        required_unless_present = "tar"
+    )]
     target: Option<PathBuf>,
     /// Restore only what matches this pattern (in the syntax of .gitignore). May be repeated.
     #[arg(long, value_name = "PATTERN")]
@@ -66,32 +74,11 @@ pub(in crate::cli) struct Args {
     /// Restore owners, groups and devices (needs root).
     #[arg(long, conflicts_with = "tar")]
     owners: bool,
-    /// Seconds to look for the head, and for one block before it counts as missing.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    /// How long to look for the head, and for one block before it counts as missing.
+    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
     #[command(flatten)]
     reader: Reader,
-}
-
-/// What to do with files that exist.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum When {
-    /// Leave every file that exists alone.
-    Never,
-    /// Replace files whose size or time differs.
-    Changed,
-    /// Replace every file.
-    Always,
-}
-
-impl From<When> for Overwrite {
-    fn from(when: When) -> Self {
-        match when {
-            When::Never => Self::Never,
-            When::Changed => Self::Changed,
-            When::Always => Self::Always,
-        }
-    }
 }
 
 impl Args {
@@ -111,6 +98,12 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
     context
         .with_client_through(&args.reader.bootstrap, async |client, config| {
             let timeout_s = args.timeout.unwrap_or(config.timeout_s);
+            if voice.has_words() {
+                context.notice(&format!(
+                    "looking for these backups on the nodes that can be reached, for {} at most",
+                    show::duration(Duration::from_secs(timeout_s))
+                ));
+            }
             if voice.has_words() && !context.json && !context.quiet && output::is_watched() {
                 introduce(client, &mut voice, timeout_s, context).await?;
             }
@@ -205,7 +198,7 @@ fn tell(reply: &RestoreReply, args: &Args, context: &Context) -> Result<(), Fail
     for giver in &reply.from {
         context.notice(&format!(
             "from {}: {}, {}",
-            giver.peer,
+            context.id(&giver.peer),
             show::count(giver.blocks, "block"),
             ByteSize(giver.bytes)
         ));

@@ -60,8 +60,8 @@ pub(in crate::cli) struct Args {
     /// Wait until so many others have acknowledged that they keep the snapshot.
     #[arg(long)]
     wait: bool,
-    /// How long to wait for them at most: seconds, or with a unit such as 10m or 2h.
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = crate::cli::leave::seconds)]
+    /// How long to wait for them at most.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = crate::time::seconds)]
     timeout: u64,
     #[command(flatten)]
     passphrase: Passphrase,

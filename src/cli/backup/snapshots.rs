@@ -25,8 +25,8 @@ With --json: {\"owner\",\"head\",\"machines\":[{\"machine\",\"name\",\"sequence\
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     reader: Reader,
-    /// Seconds to look for the owner's head and logs.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    /// How long to look for the owner's head and logs.
+    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
 }
 

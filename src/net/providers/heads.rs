@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use libp2p::PeerId;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::inbox::{How, Merged, Own, Tally};
 use super::{Command, Error};
@@ -19,6 +19,8 @@ use crate::net::switchboard::Mailbox;
 
 /// How long a search may take.
 pub const FIND_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long further answers are waited for once one holds, by who is in a hurry.
+pub const GRACE: Duration = Duration::from_secs(1);
 /// Answers that one search looks at.
 const MAX_ANSWERS: usize = 64;
 /// Peers with an older record that one search brings up to date.
@@ -100,10 +102,23 @@ impl Heads {
     /// # Errors
     /// [`Error::Stopping`]. Finding nothing is no error.
     pub async fn find(&self, id: BlockId) -> Result<Option<HeadRecord>, Error> {
+        self.search(id, FIND_TIMEOUT).await
+    }
+
+    /// As [`find`](Self::find), for somebody who waits: once an answer holds, further ones have [`GRACE`] to come. A search goes on
+    /// until every peer near the key has answered or can't be reached, and the machine that is gone is often one of them.
+    ///
+    /// # Errors
+    /// [`Error::Stopping`]. Finding nothing is no error.
+    pub async fn find_soon(&self, id: BlockId) -> Result<Option<HeadRecord>, Error> {
+        self.search(id, GRACE).await
+    }
+
+    async fn search(&self, id: BlockId, grace: Duration) -> Result<Option<HeadRecord>, Error> {
         let key = id.to_multihash();
         let answers = {
             let _search = self.searches.acquire().await.map_err(|_| Error::Stopping)?;
-            let (found, mut answers) = mpsc::channel(MAX_ANSWERS);
+            let (found, answers) = mpsc::channel(MAX_ANSWERS);
             let (_alive, dropped) = oneshot::channel();
             self.send(Command::GetValue {
                 key: key.clone(),
@@ -111,18 +126,7 @@ impl Heads {
                 dropped,
             })
             .await?;
-            let mut all: Vec<(PeerId, Vec<u8>)> = Vec::new();
-            let collect = async {
-                while let Some(answer) = answers.recv().await {
-                    all.push(answer);
-                    if all.len() >= MAX_ANSWERS {
-                        break;
-                    }
-                }
-            };
-            // What came in time counts.
-            let _ = timeout(FIND_TIMEOUT, collect).await;
-            all
+            collect(answers, id, grace).await
         };
         let verdict = self.ask(|reply| Own::Judge { id, answers, reply }).await?;
         if let Some(record) = &verdict.record
@@ -218,5 +222,89 @@ impl Heads {
             .send(command)
             .await
             .map_err(|_| Error::Stopping)
+    }
+}
+
+/// The answers of a search: until it ends, or [`FIND_TIMEOUT`], or `grace` after the first answer that holds. One that does not hold ends
+/// no wait: peers that lie must not be faster than the truth.
+async fn collect(
+    mut answers: mpsc::Receiver<(PeerId, Vec<u8>)>,
+    id: BlockId,
+    grace: Duration,
+) -> Vec<(PeerId, Vec<u8>)> {
+    let mut until = Instant::now() + FIND_TIMEOUT;
+    let mut all = Vec::new();
+    // What came in time counts.
+    while let Ok(Some((peer, answer))) = timeout_at(until, answers.recv()).await {
+        if grace < FIND_TIMEOUT && holds(&answer, &id) {
+            until = until.min(Instant::now() + grace);
+        }
+        all.push((peer, answer));
+        if all.len() >= MAX_ANSWERS {
+            break;
+        }
+    }
+    all
+}
+
+fn holds(answer: &[u8], id: &BlockId) -> bool {
+    HeadRecord::decode(answer).is_ok_and(|record| record.validate(id).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::Link;
+    use crate::crypto::key::Key;
+    use crate::head::{HeadEntry, certify};
+    use ed25519_dalek::SigningKey;
+
+    fn record() -> HeadRecord {
+        let (owner, machine) = (
+            SigningKey::from_bytes(&[1; 32]),
+            SigningKey::from_bytes(&[2; 32]),
+        );
+        let certificate = certify(&owner, &machine.verifying_key().to_bytes());
+        let log = Link {
+            id: BlockId::from_sha384([3; 48]),
+            key: Key::new([4; 32]),
+        };
+        let owner = owner.verifying_key().to_bytes();
+        let entry = HeadEntry::sign(&owner, &machine, &certificate, 1, 0, &log, &[5; 32]);
+        HeadRecord::new(entry)
+    }
+
+    /// What a search gives after `answers`, each with the seconds at which it comes, when it never ends by itself; and how long it took.
+    async fn wait_for(answers: Vec<(u64, Vec<u8>)>, grace: Duration) -> (usize, Duration) {
+        let (sender, receiver) = mpsc::channel(MAX_ANSWERS);
+        let id = record().id();
+        let began = Instant::now();
+        let told = tokio::spawn(async move {
+            for (at, answer) in answers {
+                tokio::time::sleep_until(began + Duration::from_secs(at)).await;
+                let _ = sender.send((PeerId::random(), answer)).await;
+            }
+            // A peer that is gone is dialled for ever.
+            std::future::pending::<()>().await;
+        });
+        let all = collect(receiver, id, grace).await;
+        told.abort();
+        (all.len(), began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_is_gone_is_not_waited_for_once_another_has_answered() {
+        let (good, second) = (record().encode(), Duration::from_secs(1));
+        let answers = vec![(2, good.clone()), (2, good.clone()), (9, good.clone())];
+        let (count, took) = wait_for(answers.clone(), GRACE).await;
+        assert_eq!((count, took), (2, 3 * second));
+        let (count, took) = wait_for(answers, FIND_TIMEOUT).await;
+        assert_eq!((count, took), (3, FIND_TIMEOUT), "who has time hears all");
+        // A lie is no answer: what is true may come later.
+        let answers = vec![(0, b"nonsense".to_vec()), (7, good)];
+        let (count, took) = wait_for(answers, GRACE).await;
+        assert_eq!((count, took), (2, 8 * second));
+        let (count, took) = wait_for(Vec::new(), GRACE).await;
+        assert_eq!((count, took), (0, FIND_TIMEOUT));
     }
 }

@@ -147,9 +147,11 @@ call!(Get, "get", GetReply);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Overwrite {
-    /// Refuse a target that exists.
+    /// Refuse a target that exists; of a restore: leave files that exist alone.
     #[default]
     Never,
+    /// Leave files that exist alone, and write the others.
+    Missing,
     /// Replace files whose size or time differs.
     Changed,
     /// Replace every file.

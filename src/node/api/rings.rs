@@ -118,8 +118,27 @@ pub struct RingMember {
 pub struct RingLeave {
     /// The ring.
     pub ring: String,
+    /// Leave although only copies of backups go with it.
+    #[serde(default)]
+    pub force: bool,
 }
-call!(RingLeave, "ring-leave", RingName);
+call!(RingLeave, "ring-leave", RingLeft);
+
+/// What [`RingLeave`] did, and which copies went with it. Without force none do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingLeft {
+    /// What the ring was called here.
+    pub ring: String,
+    /// Backups of others that are kept here and that no member who answered keeps, too.
+    #[serde(default)]
+    pub others_alone: u64,
+    /// Bytes of their blocks.
+    #[serde(default)]
+    pub others_alone_bytes: u64,
+    /// Backups of this machine whose copies are all on members of this ring.
+    #[serde(default)]
+    pub own_alone: u64,
+}
 
 /// Tells the present invite code of a ring.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 
 use super::api::*;
 use super::failure::chain;
-use super::{Node, blocking};
+use super::{Node, NodeEvent, blocking};
 use crate::backup::owner::{self, Membership, State, Vault};
 use crate::backup::run::Job;
 use crate::backup::{self, Access, Archive, Found, Listed, Search};
@@ -143,6 +143,14 @@ impl Node {
             });
         }
         let done = backup::run::run(&archive, &member, job, monitor, cancel).await?;
+        let unreadable_total = done.report.unreadable.len() as u64;
+        self.happened(NodeEvent::BackedUp {
+            set: request.set.clone(),
+            snapshot: done.link.id.to_hex(),
+            files: done.report.files,
+            bytes: done.report.bytes,
+            unreadable: unreadable_total,
+        });
         let wait = (request.wait).then(|| Duration::from_secs(request.timeout_s));
         let copies = self.copy(done.link.id, &request.set, request.copies, wait);
         let copies = copies.await?;

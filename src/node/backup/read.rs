@@ -64,7 +64,7 @@ impl Node {
         let is_there = target.symlink_metadata().is_ok();
         let options = ExtractOptions {
             overwrite: match request.overwrite {
-                Overwrite::Never => bundle::Overwrite::Missing,
+                Overwrite::Never | Overwrite::Missing => bundle::Overwrite::Missing,
                 Overwrite::Changed => bundle::Overwrite::Changed,
                 Overwrite::Always => bundle::Overwrite::Always,
             },

@@ -14,13 +14,14 @@ use tokio::time::Instant;
 
 use self::forward::Forwards;
 use super::circle::Subject;
-use super::{Lend, page_of};
+use super::{Lend, Taken, page_of};
 use crate::depot::ledger::{Amount, Ledger};
 use crate::id::BlockId;
 use crate::lease::{Held, Lease, ListDigest, Name};
 use crate::net::replica::{Answer, Refusal, Wish};
 use crate::size::ByteSize;
 use crate::store::{self, LeaseId, LeaseInfo, Store};
+use crate::text::count;
 use crate::time::{Clock, Timestamp};
 use crate::upkeep::heads::{self, is_head_lease};
 
@@ -223,14 +224,15 @@ impl Book {
         let entries = self.entries();
         let waiting = entries.values().filter(|entry| !entry.complete).count();
         let keeping = format!(
-            "keeping {} for {} leases, {waiting} of them not whole yet",
+            "keeping {} for {}, {waiting} of them not whole yet",
             ByteSize(self.store.usage().leased_bytes),
-            entries.len()
+            count(entries.len() as u64, "lease")
         );
         match self.out_of_time().len() {
             0 => keeping,
             peers => format!(
-                "{keeping}; leases of {peers} peers don't fit the time: is the clock of this machine right?"
+                "{keeping}; leases of {} don't fit the time: is the clock of this machine right?",
+                count(peers as u64, "peer")
             ),
         }
     }
@@ -382,6 +384,12 @@ impl Book {
         self.store
             .update_lease(lease, &info_of(&entry.held, true))?;
         entry.complete = true;
+        let terms = entry.held.lease().terms();
+        self.lend.tell(Taken {
+            from: entry.from,
+            blocks: terms.blocks,
+            bytes: terms.bytes,
+        });
         Ok(())
     }
 

@@ -525,9 +525,9 @@ fn leases_that_do_not_fit_the_time_are_told_of() {
         ids: ids.clone(),
     };
     assert_eq!(behind.answer(early, keep(&lease_of_future)), refused);
-    assert!(behind.describe().contains("leases of 1 peers"));
+    assert!(behind.describe().contains("leases of 1 peer "));
     behind.answer(early, keep(&lease_of_now));
-    assert!(!behind.describe().contains("leases of 1 peers"));
+    assert!(!behind.describe().contains("leases of 1 peer "));
 
     assert!(!is_told());
     bench.clock.advance(100 * day);

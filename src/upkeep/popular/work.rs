@@ -14,6 +14,7 @@ use crate::depot::{Depot, Traffic};
 use crate::net::replica::{self, Answer, Refusal, Request, Why, Wish};
 use crate::store::{self, Class, Store};
 use crate::task::WorkerState;
+use crate::text::count;
 use crate::time::Timestamp;
 
 /// How often the hottest blocks are looked at. A look that finds nothing hot asks nobody.
@@ -98,8 +99,9 @@ pub(super) async fn round(
         .map(|hot| ledger.copies(&hot.id, now(), limits))
         .sum();
     state.set(format!(
-        "{} blocks are asked for often, with {copies} copies on other nodes",
-        facts.hot.len()
+        "asked for often: {}, with {} on other nodes",
+        count(facts.hot.len() as u64, "block"),
+        count(copies as u64, "copy")
     ));
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use futures::StreamExt;
 use serde::Serialize;
@@ -17,7 +18,7 @@ const PAGE_ENTRIES: u64 = 1000;
 /// Directories that may be missing before the list is given up: each costs the whole time to look for a block.
 const MAX_UNLISTED: usize = 5;
 /// Files that are restored at the same time.
-const FILES_AT_ONCE: usize = 8;
+pub(super) const FILES_AT_ONCE: usize = 8;
 /// Bytes that are compared at once.
 const COMPARE_BYTES: usize = 256 << 10;
 
@@ -158,11 +159,13 @@ pub(super) async fn restore(
         };
         async move {
             let silent = std::sync::Arc::new(crate::monitor::Silent);
-            (file, copy, client.get(request, silent).await)
+            let begun = Instant::now();
+            let result = client.get(request, silent).await;
+            (file, copy, begun.elapsed(), result)
         }
     });
     let mut done = std::pin::pin!(futures::stream::iter(jobs).buffer_unordered(FILES_AT_ONCE));
-    while let Some((file, copy, result)) = done.next().await {
+    while let Some((file, copy, took, result)) = done.next().await {
         let reason = match result {
             Ok(reply) => {
                 for giver in reply.from {
@@ -182,6 +185,7 @@ pub(super) async fn restore(
             None => {
                 report.restored += 1;
                 report.bytes += file.bytes;
+                report.took.push((file.bytes, took.as_secs_f64()));
                 copies.push((file, copy));
             }
             Some(reason) => report.failed.push(Failed {

@@ -1,0 +1,149 @@
+//! `libernet ring join`: what joining means is said before, who is there is said after.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::cli::ask::Terminal;
+use crate::cli::context::Context;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::{output, show};
+use crate::client::Client;
+use crate::node::api::*;
+use crate::ring::InviteCode;
+use crate::size::ByteSize;
+
+/// How long a person waits for a first member to show up.
+const MEETING_PATIENCE: Duration = Duration::from_secs(5);
+/// How often to look.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Joins a ring. Where a person can answer and `yes` is not set, asks before.
+///
+/// # Errors
+/// A code that is not right; what the node says; that the person does not want to.
+pub(super) async fn run(request: RingJoin, yes: bool, context: &Context) -> Result<Exit, Failure> {
+    let terminal = Terminal::find(context.json);
+    let asks = terminal.answers && !yes && !context.json;
+    if asks {
+        // A code that is wrong needs no question; the node says what is wrong with it.
+        if let Ok(code) = request.code.0.parse::<InviteCode>() {
+            let name = request.name.as_deref().unwrap_or(&code.name);
+            confirm(name, terminal, context).await?;
+        }
+    }
+    let (ring, lent_bytes, members, is_embedded) = context
+        .with_client(async |client, _| {
+            let ring = client.ring_join(request).await?.ring;
+            let patience = match terminal.screen.is_some() && !context.json && !context.quiet {
+                true => MEETING_PATIENCE,
+                false => Duration::ZERO,
+            };
+            let members = meet(client, &ring, patience).await?;
+            let lent_bytes = client.status(Status {}).await?.limits.lend;
+            Ok((ring, lent_bytes, members, client.is_embedded()))
+        })
+        .await?;
+    if context.json {
+        output::json(&json!({ "ring": ring, "lent_bytes": lent_bytes, "members": members }))?;
+    } else {
+        for line in lines(&ring, lent_bytes, &members, is_embedded) {
+            context.notice(&line);
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Asks whether to join.
+async fn confirm(name: &str, terminal: Terminal, context: &Context) -> Result<(), Failure> {
+    let config = context.config(std::collections::BTreeMap::new())?;
+    terminal.show(&format!(
+        "The members of the ring '{}' may then keep up to {} on this disk (`lend`; `libernet config set lend SIZE`),\nand see this \
+         machine's name and addresses. They keep this machine's backups, and can't read them.\n",
+        show::printable(name),
+        ByteSize(config.lent_bytes())
+    ))?;
+    let answer = terminal.line("Join? [y/N] ", context).await?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(Failure::new(Exit::Failed, "not joined")),
+    }
+}
+
+/// The members that are known, once one of them is online or `patience` is over.
+async fn meet(client: &Client, ring: &str, patience: Duration) -> Result<Vec<RingMember>, Failure> {
+    let until = tokio::time::Instant::now() + patience;
+    loop {
+        let call = RingMembers {
+            ring: ring.to_owned(),
+        };
+        let members = client.ring_members(call).await?.members;
+        let is_met = members.iter().any(|member| member.online);
+        if is_met || tokio::time::Instant::now() >= until {
+            return Ok(members);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// What a person hears. `is_embedded`: the node ends with the command.
+fn lines(ring: &str, lent_bytes: u64, members: &[RingMember], is_embedded: bool) -> Vec<String> {
+    let mut lines = vec![format!("joined the ring '{}'", show::printable(ring))];
+    let names: Vec<String> = members
+        .iter()
+        .map(|member| {
+            let name = match member.name.as_str() {
+                "" => show::short(&member.peer),
+                name => name,
+            };
+            let state = if member.online {
+                "online"
+            } else {
+                "not online"
+            };
+            format!("{} ({state})", show::printable(name))
+        })
+        .collect();
+    lines.push(match names.len() {
+        0 => format!("no member was met yet: `libernet ring members {ring}` shows who comes"),
+        _ => format!("members: {}", names.join(", ")),
+    });
+    lines.push(format!(
+        "lent to its members from now on: up to {} of this disk",
+        ByteSize(lent_bytes)
+    ));
+    lines.push(if is_embedded {
+        "no node is running here: nothing is kept for anybody until `libernet up` runs".to_owned()
+    } else {
+        "backups made from now on get copies there: `libernet backup PATH`, then `libernet health`"
+            .to_owned()
+    });
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_about_who_is_there_and_what_is_lent() {
+        let mut member = RingMember {
+            peer: "12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X".to_owned(),
+            name: "nas\n".to_owned(),
+            online: true,
+            free_bytes: None,
+            last_seen: None,
+            addresses: Vec::new(),
+        };
+        let text = lines("home", 25 << 30, std::slice::from_ref(&member), false).join("\n");
+        assert!(text.contains("members: nas\\u{a} (online)"), "{text}");
+        assert!(text.contains("up to 25 GiB"), "{text}");
+        assert!(text.contains("libernet health"), "{text}");
+        (member.name, member.online) = (String::new(), false);
+        let text = lines("home", 1, &[member], true).join("\n");
+        assert!(text.contains("12D3KooWPjce (not online)"), "{text}");
+        assert!(text.contains("until `libernet up` runs"), "{text}");
+        let text = lines("home", 1, &[], true).join("\n");
+        assert!(text.contains("no member was met yet"), "{text}");
+    }
+}

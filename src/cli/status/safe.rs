@@ -1,0 +1,93 @@
+//! The first lines of `status`: whether the backups are safe, and whether others reach this node.
+//!
+//! Each says only what was checked. Deliberately absent: how each set stands, which `health` says.
+
+use crate::cli::show;
+use crate::node::api::{HealthReply, Peer, SetHealth, StatusReply};
+
+/// Whether the backups are safe.
+pub(super) struct Safe {
+    /// Nothing when there are none.
+    pub(super) is_safe: Option<bool>,
+    /// The same for people.
+    pub(super) words: String,
+}
+
+/// Whether all backups are as asked, and somebody else has each of them.
+pub(super) fn safe(health: &HealthReply) -> Safe {
+    let of = |is_safe, words: &str| Safe {
+        is_safe,
+        words: words.to_owned(),
+    };
+    if health.sets.is_empty() {
+        return of(
+            None,
+            "no backup asks for copies on other machines: what is backed up is on this disk only",
+        );
+    }
+    if !health.sets.iter().all(SetHealth::is_as_asked) {
+        return of(Some(false), "NO");
+    }
+    let alone = health.sets.iter().filter(|set| set.copies_min == 0).count();
+    match alone {
+        0 => of(
+            Some(true),
+            "yes, as far as holders were heard of: every backup that asks for copies has them",
+        ),
+        alone if alone == health.sets.len() => {
+            of(Some(false), "NO: on this disk only, nobody else has a copy")
+        }
+        _ => of(
+            Some(false),
+            "NO: some backups are on this disk only, nobody else has a copy of them",
+        ),
+    }
+}
+
+/// Whether others reach this node, as far as that has shown.
+pub(super) fn reachable(status: &StatusReply, peers: &[Peer]) -> String {
+    let is_local =
+        |address: &String| address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/");
+    let came = peers.iter().filter(|peer| peer.direction == "inbound");
+    let came = came.count() as u64;
+    let connected = show::count(peers.len() as u64, "peer");
+    if status.addresses.is_empty() {
+        return format!("no: it listens on no address; connected to {connected}");
+    }
+    if status.addresses.iter().all(is_local) {
+        return format!("from this machine only: it listens on loopback; connected to {connected}");
+    }
+    match came {
+        0 => format!("not shown yet: no peer has come to this node; connected to {connected}"),
+        came => format!("yes: {came} of {connected} came to this node"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(name: &str, copies_min: u32, copies_asked: u32) -> SetHealth {
+        SetHealth {
+            name: name.to_owned(),
+            copies_min,
+            copies_asked,
+            survives: copies_min,
+            lost: 0,
+            audited_s_ago: None,
+        }
+    }
+
+    #[test]
+    fn only_what_somebody_else_has_is_called_safe() {
+        let of = |sets: Vec<SetHealth>| safe(&HealthReply { sets });
+        assert_eq!(of(Vec::new()).is_safe, None);
+        assert_eq!(of(vec![set("docs", 2, 2)]).is_safe, Some(true));
+        assert_eq!(of(vec![set("docs", 1, 2)]).is_safe, Some(false));
+        let some = of(vec![set("docs", 2, 2), set("", 0, 0)]);
+        assert_eq!(some.is_safe, Some(false));
+        assert!(some.words.contains("some backups"), "{}", some.words);
+        let alone = of(vec![set("docs", 0, 0)]);
+        assert!(alone.words.contains("on this disk only"), "{}", alone.words);
+    }
+}
