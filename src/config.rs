@@ -23,6 +23,8 @@ pub const FILE_NAME: &str = "config.toml";
 pub const MIN_LIMIT: ByteSize = ByteSize(128 * KIB);
 /// Lowest quota: with less, hardly a block fits beside what the database takes.
 pub const MIN_QUOTA: ByteSize = ByteSize(MIB);
+/// The port that a node listens on unless told otherwise.
+const DEFAULT_PORT: u16 = 4384;
 /// Largest settings file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -75,18 +77,24 @@ pub enum AnnouncePolicy {
     None,
 }
 
+/// All addresses of this machine, over TCP and QUIC, at one port; 0 picks free ones.
+fn everywhere(port: u16) -> Vec<String> {
+    ["/ip4/0.0.0.0", "/ip6/::"]
+        .into_iter()
+        .flat_map(|ip| {
+            [
+                format!("{ip}/tcp/{port}"),
+                format!("{ip}/udp/{port}/quic-v1"),
+            ]
+        })
+        .collect()
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             network: "libernet".to_owned(),
-            listen: [
-                "/ip4/0.0.0.0/tcp/4384",
-                "/ip4/0.0.0.0/udp/4384/quic-v1",
-                "/ip6/::/tcp/4384",
-                "/ip6/::/udp/4384/quic-v1",
-            ]
-            .map(str::to_owned)
-            .to_vec(),
+            listen: everywhere(DEFAULT_PORT),
             bootstrap: Vec::new(),
             mdns: true,
             http: "127.0.0.1:4385".to_owned(),
@@ -114,7 +122,8 @@ pub const SETTINGS: [(&str, &str, &str); 15] = [
     (
         "listen",
         "LIBERNET_LISTEN",
-        "Multiaddresses to listen on; port 0 picks a free one. Comma-separated in the environment.",
+        "Multiaddresses to listen on; port 0 picks a free one. Comma-separated in the environment. A busy port keeps the node from \
+         starting, and so does whatever else is wrong with an address that is not one of the defaults.",
     ),
     (
         "bootstrap",
@@ -314,6 +323,18 @@ impl Config {
         Ok(())
     }
 
+    /// Whether a person chose where to listen. Of the addresses that are the program's own choice one that works is enough.
+    pub fn listen_chosen(&self) -> bool {
+        self.listen != everywhere(DEFAULT_PORT) && self.listen != everywhere(0)
+    }
+
+    /// Takes free ports where nobody chose addresses, and leaves the usual ones to the node that runs all the time.
+    pub fn take_free_ports(&mut self) {
+        if !self.listen_chosen() {
+            self.listen = everywhere(0);
+        }
+    }
+
     /// Most bytes that are lent to others.
     pub fn lent_bytes(&self) -> u64 {
         self.lend.of(self.quota)
@@ -437,6 +458,20 @@ mod tests {
             config.set(name, &text).expect("a default reads back");
             assert_eq!(config, Config::default(), "{name}");
         }
+    }
+
+    #[test]
+    fn the_defaults_are_nobodys_choice() {
+        let mut config = Config::default();
+        assert!(!config.listen_chosen());
+        config.take_free_ports();
+        assert!(!config.listen_chosen());
+        assert!(config.listen.contains(&"/ip6/::/udp/0/quic-v1".to_owned()));
+        config.listen.pop();
+        assert!(config.listen_chosen());
+        let chosen = config.clone();
+        config.take_free_ports();
+        assert_eq!(config, chosen);
     }
 
     #[test]

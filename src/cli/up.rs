@@ -18,11 +18,12 @@ use super::exit::{Exit, Failure};
 use super::serve::Serving;
 use super::{output, show};
 use crate::client::Client;
+use crate::client::discovery::ApiFile;
 use crate::config::{Config, Lent};
 use crate::gateway::Gateway;
-use crate::node::api::RingMembers;
+use crate::node::api::{RingMembers, Status};
 use crate::node::{Node, NodeEvent, NodeOptions, Purpose};
-use crate::time::{Clock, SystemClock};
+use crate::time::{Clock, SystemClock, Timestamp};
 
 /// How long the node may take to stop before the program ends without it.
 const STOP_TIMEOUT: Duration = Duration::from_millis(3500);
@@ -110,6 +111,9 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     if args.until_stdin_ends {
         stop_when_stdin_ends(context.stop.clone());
     }
+    if let Some(running) = running(context).await {
+        return Err(running);
+    }
     // The port comes first: when it is taken, nothing has been touched yet.
     let gateway = Gateway::bind(address).await?;
     let url = gateway.url();
@@ -136,6 +140,11 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     };
 
     tell_ready(&node, &url, &config, context);
+    for warning in node.listen_warnings() {
+        tracing::warn!("{warning}");
+        let message = warning.clone();
+        say(&json!(NodeEvent::Warning { message }), context);
+    }
     tokio::select! {
         () = context.stop.cancelled() => {}
         () = tell_events(&mut events, &node, context) => {}
@@ -151,6 +160,38 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     say(&json!({ "event": "stopped" }), context);
     context.notice("stopped");
     Ok(Exit::Done)
+}
+
+/// The failure to give when a node runs on the data directory already: which, and since when.
+async fn running(context: &Context) -> Option<Failure> {
+    let file = ApiFile::read(&context.data_dir)?;
+    let since = match Client::remote(&file).await {
+        // Stale: the node that wrote it is gone.
+        Ok(None) => return None,
+        Ok(Some(client)) => match client.status(Status::default()).await {
+            Ok(status) => {
+                let uptime = Duration::from_secs(status.uptime_s);
+                let now = SystemClock.now().0;
+                let started = Timestamp(now.saturating_sub(status.uptime_s * 1000));
+                format!(
+                    "since {} ({} ago)",
+                    show::timestamp(started),
+                    show::duration(uptime)
+                )
+            }
+            Err(error) => format!("and does not say since when: {}", error.message),
+        },
+        Err(error) => format!("and does not answer: {}", error.message),
+    };
+    let message = format!(
+        "a node runs on {} already: process {} {since}",
+        context.data_dir.display(),
+        file.pid
+    );
+    let failure = Failure::new(Exit::Locked, message);
+    Some(failure.with_hint(
+        "commands find it by themselves; a second node needs a directory of its own: --data-dir DIR",
+    ))
 }
 
 /// Prints an event with `--json`. A node lives on when nobody reads its output any more.
@@ -182,6 +223,11 @@ fn tell_ready(node: &Node, url: &str, config: &Config, context: &Context) {
         vec!["peer".to_owned(), peer],
         vec!["network".to_owned(), config.network.clone()],
     ];
+    if addresses.is_empty() {
+        let none =
+            "none yet: this machine has no network address; the node listens once it has one";
+        rows.push(vec!["address".to_owned(), none.to_owned()]);
+    }
     for address in addresses {
         rows.push(vec!["address".to_owned(), address]);
     }

@@ -316,19 +316,9 @@ impl Client {
     }
 }
 
-/// Settings of a node that lives as long as one command: where the user chose no addresses, it takes free ports and leaves
-/// the usual ones to the node that runs all the time.
+/// Settings of a node that lives as long as one command.
 pub fn for_command(mut config: Config) -> Config {
-    if config.listen == Config::default().listen {
-        config.listen = [
-            "/ip4/0.0.0.0/tcp/0",
-            "/ip4/0.0.0.0/udp/0/quic-v1",
-            "/ip6/::/tcp/0",
-            "/ip6/::/udp/0/quic-v1",
-        ]
-        .map(str::to_owned)
-        .to_vec();
-    }
+    config.take_free_ports();
     config
 }
 

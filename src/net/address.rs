@@ -9,7 +9,7 @@ use libp2p::{Multiaddr, PeerId};
 const MAX_BYTES: usize = 256;
 
 /// The IP address that an address starts with.
-fn ip(address: &Multiaddr) -> Option<IpAddr> {
+pub(super) fn ip(address: &Multiaddr) -> Option<IpAddr> {
     match address.iter().next()? {
         Protocol::Ip4(ip) => Some(ip.into()),
         Protocol::Ip6(ip) => Some(ip.into()),
@@ -17,10 +17,11 @@ fn ip(address: &Multiaddr) -> Option<IpAddr> {
     }
 }
 
-/// The socket address of a TCP address.
-pub(super) fn tcp(address: &Multiaddr) -> Option<SocketAddr> {
+/// The socket address of an address, and whether it is one of TCP; else it is one of UDP.
+pub(super) fn socket(address: &Multiaddr) -> Option<(SocketAddr, bool)> {
     match address.iter().nth(1)? {
-        Protocol::Tcp(port) => Some(SocketAddr::new(ip(address)?, port)),
+        Protocol::Tcp(port) => Some((SocketAddr::new(ip(address)?, port), true)),
+        Protocol::Udp(port) => Some((SocketAddr::new(ip(address)?, port), false)),
         _ => None,
     }
 }

@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::Error;
 use super::exchange::Permits;
+use super::listeners::{Families, Listeners, Verdict, check_free};
 use super::providers::WriterThread;
 use super::switchboard::{Command, Rooms, RoomsEvent, Switchboard};
-use super::transport::{Tasks, check_free};
+use super::transport::Tasks;
 
 /// How long a listener may take to name its address.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,32 +37,37 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Starts to listen and waits until each listener has an address.
-    pub(super) async fn listen(&mut self, addresses: &[Multiaddr]) -> Result<(), Error> {
+    /// Starts to listen and waits until the listeners have named their addresses. Gives what is to be said of addresses that
+    /// don't work; `chosen`: a person chose the addresses.
+    ///
+    /// # Errors
+    /// [`Error`], when the node can't do without an address.
+    pub(super) async fn listen(
+        &mut self,
+        addresses: &[Multiaddr],
+        chosen: bool,
+    ) -> Result<Vec<String>, Error> {
+        let mut listeners = Listeners::new(Families::of_this_machine(), chosen);
         let mut missing: Vec<(ListenerId, &Multiaddr)> = Vec::new();
         for address in addresses {
-            check_free(address).map_err(|source| Error::Listen {
-                address: address.clone(),
-                source,
-            })?;
-            let id = self.swarm.listen_on(address.clone()).map_err(|error| {
-                let address = address.clone();
-                match error {
-                    TransportError::MultiaddrNotSupported(_) => Error::Unsupported { address },
-                    TransportError::Other(source) => Error::Listen { address, source },
+            match self.listen_on(address) {
+                Ok(id) => {
+                    self.listeners.push(id);
+                    if listeners.bound(address) == Verdict::Wait {
+                        missing.push((id, address));
+                    }
                 }
-            })?;
-            self.listeners.push(id);
-            missing.push((id, address));
+                Err(failure) => listeners.failed(failure)?,
+            }
         }
-        while let Some((_, address)) = missing.first() {
-            let failed = |source| Error::Listen {
-                address: (*address).clone(),
-                source,
+        while !missing.is_empty() {
+            let Ok(event) = timeout(LISTEN_TIMEOUT, self.swarm.select_next_some()).await else {
+                // The ports are this node's: it hears as soon as the system names an address.
+                missing
+                    .iter()
+                    .for_each(|(_, address)| listeners.unnamed(address));
+                break;
             };
-            let event = timeout(LISTEN_TIMEOUT, self.swarm.select_next_some())
-                .await
-                .map_err(|_| failed(io::ErrorKind::TimedOut.into()))?;
             match &event {
                 SwarmEvent::NewListenAddr { listener_id, .. } => {
                     let id = *listener_id;
@@ -85,7 +91,20 @@ impl Driver {
             }
             self.on_event(event);
         }
-        Ok(())
+        listeners.finish()
+    }
+
+    fn listen_on(&mut self, address: &Multiaddr) -> Result<ListenerId, Error> {
+        let failed = |source| Error::Listen {
+            address: address.clone(),
+            source,
+        };
+        check_free(address).map_err(failed)?;
+        let listening = self.swarm.listen_on(address.clone());
+        listening.map_err(|error| match error {
+            TransportError::MultiaddrNotSupported(address) => Error::Unsupported { address },
+            TransportError::Other(source) => failed(source),
+        })
     }
 
     /// Runs until cancelled or until nobody holds a handle any more, then ends everything it owns.

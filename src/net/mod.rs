@@ -24,9 +24,11 @@ mod address;
 mod config;
 mod cork;
 mod delegate;
+mod door;
 mod driver;
 mod error;
 mod frame;
+mod listeners;
 mod muxer;
 mod security;
 mod switchboard;
@@ -80,6 +82,7 @@ struct Shared {
     replica: replica::Replica,
     rings: rings::RingsView,
     listening: watch::Receiver<Vec<Multiaddr>>,
+    warnings: Vec<String>,
     events: broadcast::Sender<Event>,
     cancel: CancellationToken,
     driver: Mutex<Option<JoinHandle<()>>>,
@@ -91,7 +94,8 @@ impl Net {
     /// Bootstrap peers that can't be reached don't keep it from starting: see [`Event::BootstrapFailed`].
     ///
     /// # Errors
-    /// [`Error`], for example when a port is in use; it names the address.
+    /// [`Error`], for example when a port is in use; it names the address. An address that the node can do without is
+    /// among the [warnings](Self::listen_warnings).
     pub async fn start(config: NetConfig, services: Services) -> Result<Self, Error> {
         let local = config.key.public().to_peer_id();
         let (sender, commands) = mpsc::channel(MAX_COMMANDS);
@@ -137,10 +141,13 @@ impl Net {
             records,
             listeners: Vec::new(),
         });
-        if let Err(error) = driver.listen(&config.listen).await {
-            driver.end().await;
-            return Err(error);
-        }
+        let warnings = match driver.listen(&config.listen, config.listen_chosen).await {
+            Ok(warnings) => warnings,
+            Err(error) => {
+                driver.end().await;
+                return Err(error);
+            }
+        };
         let searches = Arc::new(Semaphore::new(config.limits.searches));
         let shared = Shared {
             local,
@@ -175,6 +182,7 @@ impl Net {
                 roll,
             },
             listening,
+            warnings,
             events,
             cancel,
             driver: Mutex::new(Some(tokio::spawn(driver.run()))),
@@ -192,6 +200,16 @@ impl Net {
     /// Where this node listens now, each address with the peer id at its end.
     pub fn listen_addresses(&self) -> Vec<Multiaddr> {
         self.shared.listening.borrow().clone()
+    }
+
+    /// A watch on where this node listens.
+    pub fn watch_listening(&self) -> watch::Receiver<Vec<Multiaddr>> {
+        self.shared.listening.clone()
+    }
+
+    /// Which addresses did not work when the net started; it went on without them.
+    pub fn listen_warnings(&self) -> &[String] {
+        &self.shared.warnings
     }
 
     /// Asking peers for blocks.

@@ -18,9 +18,11 @@ use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::swarm::Executor;
 use libp2p::{Multiaddr, PeerId, Transport, dns, noise, quic, tcp};
+use socket2::{SockRef, TcpKeepalive};
 use tokio_util::task::TaskTracker;
 
 use super::address;
+use super::door::{Door, Guarded};
 use super::error::Error;
 use super::muxer::Yamux;
 use super::security::Security;
@@ -31,6 +33,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const QUIC_DELAY: Duration = Duration::from_millis(150);
 /// What is read from a TCP connection at once, at most: both kinds of encryption alone read a few KiB a time.
 const READ_BYTES: usize = 64 << 10;
+
+/// The system asks whether the other end of a TCP connection lives when nothing has come for so long,
+/// so often, and so many times at most.
+const PROBE_AFTER: Duration = Duration::from_secs(10);
+const PROBE_INTERVAL: Duration = Duration::from_secs(4);
+const PROBES: u32 = 3;
+/// The other end of a TCP connection is dead when it acknowledges nothing for so long.
+#[cfg(target_os = "linux")]
+const DEAD_AFTER: Duration = Duration::from_secs(20);
 
 type Connection = Boxed<(PeerId, StreamMuxerBox)>;
 
@@ -47,14 +58,23 @@ pub(super) fn memory(key: &Keypair) -> Result<Connection, Error> {
 
 /// TCP and QUIC.
 pub(super) fn sockets(key: &Keypair) -> Result<Connection, Error> {
+    let door = Door::default();
+    let inner = door.clone();
     // Nagle's algorithm is off by default: with it on, requests one at a time are 25 times slower.
     let tcp = tcp::tokio::Transport::new(tcp::Config::default())
-        .map(|stream, _| BufReader::with_capacity(READ_BYTES, stream))
+        .map(move |stream, endpoint| {
+            if let Err(error) = notice_death(&stream.0) {
+                tracing::debug!(%error, "the system will be slow to notice a dead connection");
+            }
+            let stream = inner.listen_to(stream, &endpoint);
+            BufReader::with_capacity(READ_BYTES, stream)
+        })
         .upgrade(Version::V1Lazy)
         .authenticate(Security::new(key).map_err(|error| Error::Transport(error.to_string()))?)
         .multiplex(Yamux)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
         .boxed();
+    let tcp = Guarded { inner: tcp, door }.boxed();
     let quic = quic::tokio::Transport::new(quic::Config::new(key))
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
         .boxed();
@@ -81,6 +101,20 @@ pub(super) fn sockets(key: &Keypair) -> Result<Connection, Error> {
         }
     };
     Ok(TransportTimeout::new(transport, CONNECT_TIMEOUT).boxed())
+}
+
+/// Has the system close a TCP connection whose other end has gone without a word: it asks when nothing
+/// comes, and gives up when what was sent is not acknowledged. Traffic of any kind counts as life.
+fn notice_death(stream: &tokio::net::TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    let probes = TcpKeepalive::new()
+        .with_time(PROBE_AFTER)
+        .with_interval(PROBE_INTERVAL)
+        .with_retries(PROBES);
+    socket.set_tcp_keepalive(&probes)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(DEAD_AFTER))?;
+    Ok(())
 }
 
 /// A transport whose dials on near paths (this machine, this network) are adapted to them.
@@ -134,15 +168,6 @@ impl Transport for Near {
         cx: &mut Context<'_>,
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
         Pin::new(&mut self.inner).poll(cx)
-    }
-}
-
-/// Fails when another program listens on a TCP address. The listener itself would not notice another one of the same user: it
-/// shares its port, so that outgoing connections can come from it.
-pub(super) fn check_free(address: &Multiaddr) -> io::Result<()> {
-    match address::tcp(address) {
-        Some(address) if address.port() != 0 => std::net::TcpListener::bind(address).map(drop),
-        _ => Ok(()),
     }
 }
 

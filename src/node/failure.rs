@@ -90,7 +90,16 @@ impl From<identity::Error> for CallError {
 
 impl From<net::Error> for CallError {
     fn from(error: net::Error) -> Self {
-        Self::new(ErrorKind::Failed, chain(&error))
+        let failed = Self::new(ErrorKind::Failed, chain(&error));
+        match error {
+            net::Error::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
+                failed.with_hint(
+                    "another program, or another node, has the port: choose another one with --listen, \
+                     or for good with `libernet config set listen ...`; port 0 picks a free one",
+                )
+            }
+            _ => failed,
+        }
     }
 }
 

@@ -227,6 +227,7 @@ impl Node {
             },
             network: config.network.clone(),
             listen,
+            listen_chosen: config.listen_chosen(),
             bootstrap,
             mdns: config.mdns,
             limits: Limits {
@@ -349,6 +350,11 @@ impl Node {
             .iter()
             .map(ToString::to_string)
             .collect()
+    }
+
+    /// Which addresses did not work when the node started; it went on without them.
+    pub fn listen_warnings(&self) -> &[String] {
+        self.net().listen_warnings()
     }
 
     /// What happens from now on. A listener that falls behind misses the oldest events.

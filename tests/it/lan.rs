@@ -14,22 +14,29 @@ struct Lan {
     hosts: usize,
 }
 
-fn ip(args: &[&str]) -> bool {
+/// Runs `ip`; whether it succeeded.
+pub fn ip(args: &[&str]) -> bool {
     Command::new("ip")
         .args(args)
         .output()
         .is_ok_and(|output| output.status.success())
 }
 
+/// The reason when this machine can't make network namespaces.
+pub fn can_make_namespaces() -> Result<(), &'static str> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("network namespaces need root");
+    }
+    if !ip(&["-V"]) {
+        return Err("the ip command (iproute2) is not installed");
+    }
+    Ok(())
+}
+
 impl Lan {
     /// Makes a LAN of `hosts` hosts; the reason when this machine can't.
     fn make(tag: &str, hosts: usize) -> Result<Self, &'static str> {
-        if !rustix::process::geteuid().is_root() {
-            return Err("network namespaces need root");
-        }
-        if !ip(&["-V"]) {
-            return Err("the ip command (iproute2) is not installed");
-        }
+        can_make_namespaces()?;
         let lan = Self {
             prefix: format!("ln{}{tag}", std::process::id()),
             hosts,

@@ -12,6 +12,7 @@ mod heads;
 mod lan;
 mod leave;
 mod limits;
+mod listen;
 mod mesh;
 mod process;
 mod rings;
