@@ -323,12 +323,14 @@ impl Config {
         Ok(())
     }
 
-    /// Whether a person chose where to listen. Of the addresses that are the program's own choice one that works is enough.
+    /// Whether a person chose where to listen. Of the addresses that are the program's own choice
+    /// one that works is enough.
     pub fn listen_chosen(&self) -> bool {
         self.listen != everywhere(DEFAULT_PORT) && self.listen != everywhere(0)
     }
 
-    /// Takes free ports where nobody chose addresses, and leaves the usual ones to the node that runs all the time.
+    /// Takes free ports where nobody chose addresses, and leaves the usual ones to the node that
+    /// runs all the time.
     pub fn take_free_ports(&mut self) {
         if !self.listen_chosen() {
             self.listen = everywhere(0);

@@ -335,13 +335,6 @@ impl From<gateway::Error> for Failure {
                 "another node may be running; choose another port with --http 127.0.0.1:PORT, 0 for a free one",
             ),
             gateway::Error::NotLoopback(_) => Self::usage(error.to_string()),
-            gateway::Error::Io { source, .. }
-                if source.kind() == std::io::ErrorKind::AddrNotAvailable =>
-            {
-                Self::new(Exit::Failed, error.to_string()).with_hint(
-                    "the loopback interface may be down: `ip link set lo up` as root brings it up",
-                )
-            }
             _ => Self::new(Exit::Failed, error.to_string()),
         };
         failure.why = causes(&error);

@@ -14,7 +14,7 @@ use crate::node::api::{Health, SetHealth};
   libernet health --json | jq '.sets[] | select(.copies_min < .copies_asked)'
 
 Ends with 0 only when all is as asked, with 3 when copies are missing.
-With --json: {\"sets\":[{\"name\",\"copies_min\",\"copies_asked\",\"survives\",\"audited_s_ago\"}]}; audited_s_ago is null before the first audit;
+With --json: {\"sets\":[{\"name\",\"copies_min\",\"copies_asked\",\"survives\",\"audited_s_ago\"}],\"clocks\":[..]}; audited_s_ago is null before the first audit;
 \"lost\" is there when backups of the set are not here any more")]
 pub(super) struct Args {}
 
@@ -33,6 +33,9 @@ pub(super) async fn run(_: Args, context: &Context) -> Result<Exit, Failure> {
             .map(|set| format!("{}\n", show::printable(&line(set))))
             .collect();
         output::stdout(lines.as_bytes())?;
+    }
+    for trouble in &reply.clocks {
+        context.warning(trouble);
     }
     Ok(match reply.sets.iter().all(SetHealth::is_as_asked) {
         true => Exit::Done,

@@ -260,9 +260,11 @@ fn wrong_arguments(error: &clap::Error) -> ExitCode {
 
 fn log_to_stderr(verbose: u8, quiet: bool, color: bool) {
     let level = match (quiet, verbose) {
-        (true, _) => "error",
+        // Addresses that are not usable yet, and interfaces that can't multicast, are errors to
+        // mDNS alone.
+        (true, _) => "error,libp2p_mdns=off",
         // What libraries warn of is seldom anything that a user can act on.
-        (false, 0) => "error,libernet=warn",
+        (false, 0) => "error,libernet=warn,libp2p_mdns=off",
         (false, 1) => "warn,libernet=info",
         (false, 2) => "info,libernet=debug",
         (false, _) => "trace",

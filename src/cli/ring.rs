@@ -30,7 +30,7 @@ The code is a secret: whoever knows it is a member. Given as an argument it may 
 by their names, or by the start of a member's peer id that no other has.
 With --json: create and invite {\"ring\",\"code\"}, join {\"ring\",\"lent_bytes\",\"members\":[..]}, leave {\"ring\",\"others_alone\",
   \"others_alone_bytes\",\"own_alone\"}, list {\"rings\":[{\"ring\",\"generation\",\"joined\",\"members\",\"online\"}]}, members {\"ring\",\"members\":[
-  {\"peer\",\"name\",\"online\",\"free_bytes\",\"last_seen\",\"addresses\"}]}, remove {\"ring\",\"peer\",\"generation\"}")]
+  {\"peer\",\"name\",\"online\",\"free_bytes\",\"clock_ahead_s\",\"last_seen\",\"addresses\"}]}, remove {\"ring\",\"peer\",\"generation\"}")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -141,6 +141,8 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             } else {
                 output::stdout(members_text(&reply.members, context).as_bytes())?;
             }
+            let troubles = reply.members.iter().filter_map(RingMember::clock_trouble);
+            troubles.for_each(|trouble| context.warning(&trouble));
         }
         Command::Invite { name } => {
             let reply = context

@@ -30,7 +30,7 @@ use crate::size::ByteSize;
 
 Exit code 11 when no node is running; whether all is safe is the exit code of `libernet health`.
 With --json: {\"running\",\"safe\",\"rings\":[..],\"version\",\"peer\",\"network\",\"addresses\":[..],\"http\",\"pid\",\"uptime_s\",
-  \"peers\",\"bootstrapped\",\"leaving\",\"data_dir\",
+  \"peers\",\"bootstrapped\",\"leaving\",\"twin\",\"data_dir\",
   \"store\":{\"blocks\",\"block_bytes\",\"pinned_bytes\",\"leased_bytes\",\"cached_bytes\",\"disk_bytes\",\"quota\",\"pins\",\"corrupt\",\"evicted\",\"evicted_unsure\"},
   \"workers\":[{\"name\",\"state\",\"error\"}],
   \"exchange\":{\"served_blocks\",\"served_bytes\",\"fetched_blocks\",\"fetched_bytes\",\"wrong_blocks\"},
@@ -105,6 +105,13 @@ fn text(told: &Told, context: &Context) -> String {
     let mut row =
         |name: &str, value: String| rows.push(vec![name.to_owned(), show::printable(&value)]);
     row("safe", safe(health).words);
+    if let Some(address) = &status.twin {
+        let text = format!(
+            "another node runs with this node's key, at {address}: a copied data directory? \
+             On the copy, stop the node, remove node.key and start it again"
+        );
+        row("warning", text);
+    }
     for set in &health.sets {
         row("", health::line(set));
     }

@@ -65,6 +65,11 @@ pub(super) fn without_peer(mut address: Multiaddr) -> Multiaddr {
     address
 }
 
+/// Whether an address needs to be said which interface it is of: multiaddresses of this kind can't.
+pub(super) fn is_link_local(address: &Multiaddr) -> bool {
+    matches!(ip(address), Some(IpAddr::V6(ip)) if ip.is_unicast_link_local())
+}
+
 /// Whether we can dial an address that a peer says it listens on, when we know it from `seen_at`: unspecified addresses say
 /// nothing, and a loopback address of another machine would lead to ourselves.
 pub(super) fn is_dialable(address: &Multiaddr, seen_at: Option<&Multiaddr>) -> bool {
@@ -72,7 +77,10 @@ pub(super) fn is_dialable(address: &Multiaddr, seen_at: Option<&Multiaddr>) -> b
     let kind = match address.iter().next() {
         Some(Protocol::Memory(_)) => return seen_at.is_none_or(|at| same_kind(address, at)),
         Some(Protocol::Ip4(ip)) => !ip.is_unspecified() && !ip.is_multicast(),
-        Some(Protocol::Ip6(ip)) => !ip.is_unspecified() && !ip.is_multicast(),
+        Some(Protocol::Ip6(ip)) => {
+            let is_v4 = ip.to_ipv4_mapped().is_some();
+            !ip.is_unspecified() && !ip.is_multicast() && !ip.is_unicast_link_local() && !is_v4
+        }
         Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_)) => true,
         _ => false,
     };
@@ -105,6 +113,9 @@ mod tests {
             ("/ip4/192.168.1.2/udp/1", false, false),
             ("/ip4/127.0.0.1/tcp/1", false, true),
             ("/ip6/::1/tcp/1", false, true),
+            ("/ip6/fd00::1/tcp/1", true, true),
+            ("/ip6/fe80::1/tcp/1", false, false),
+            ("/ip6/::ffff:10.0.0.1/tcp/1", false, false),
             ("/ip4/0.0.0.0/tcp/1", false, false),
             ("/ip4/10.0.0.1/tcp/0", false, false),
             ("/dns4/example.org/tcp/1", true, true),

@@ -23,7 +23,8 @@ pub struct NetConfig {
     pub network: String,
     /// Where to listen. Port 0 picks a free one.
     pub listen: Vec<Multiaddr>,
-    /// Whether a person chose these addresses: then each is needed. Of the program's own choice one that works is enough.
+    /// Whether a person chose these addresses: then each is needed. Of the program's own choice one
+    /// that works is enough.
     pub listen_chosen: bool,
     /// Peers to connect to at the start; with or without a trailing `/p2p/<peer id>`.
     pub bootstrap: Vec<Multiaddr>,

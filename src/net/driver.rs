@@ -9,18 +9,21 @@ use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, Swarm};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::error::Error;
 use super::exchange::Permits;
-use super::listeners::{Families, Listeners, Verdict, check_free};
+use super::listeners::{Listeners, Machine, check_free};
 use super::providers::WriterThread;
 use super::switchboard::{Command, Rooms, RoomsEvent, Switchboard};
 use super::transport::Tasks;
 
-/// How long a listener may take to name its address.
+/// How long listeners may take to name an address each.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long they may then take for the others, so that all are known from the start. Not all that
+/// the machine has need be named.
+const OTHERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long connections may take to end once the swarm is gone.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -37,8 +40,8 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Starts to listen and waits until the listeners have named their addresses. Gives what is to be said of addresses that
-    /// don't work; `chosen`: a person chose the addresses.
+    /// Starts to listen and waits until the listeners have named their addresses. Gives what is to
+    /// be said of addresses that don't work; `chosen`: a person chose the addresses.
     ///
     /// # Errors
     /// [`Error`], when the node can't do without an address.
@@ -47,42 +50,39 @@ impl Driver {
         addresses: &[Multiaddr],
         chosen: bool,
     ) -> Result<Vec<String>, Error> {
-        let mut listeners = Listeners::new(Families::of_this_machine(), chosen);
-        let mut missing: Vec<(ListenerId, &Multiaddr)> = Vec::new();
+        let mut listeners = Listeners::new(Machine::this(), chosen);
         for address in addresses {
             match self.listen_on(address) {
                 Ok(id) => {
                     self.listeners.push(id);
-                    if listeners.bound(address) == Verdict::Wait {
-                        missing.push((id, address));
-                    }
+                    listeners.bound(id, address);
                 }
                 Err(failure) => listeners.failed(failure)?,
             }
         }
-        while !missing.is_empty() {
-            let Ok(event) = timeout(LISTEN_TIMEOUT, self.swarm.select_next_some()).await else {
-                // The ports are this node's: it hears as soon as the system names an address.
-                missing
-                    .iter()
-                    .for_each(|(_, address)| listeners.unnamed(address));
+        let mut until = Instant::now() + LISTEN_TIMEOUT;
+        while listeners.wait_for_a_first() || listeners.wait_for_others() {
+            if !listeners.wait_for_a_first() {
+                until = until.min(Instant::now() + OTHERS_TIMEOUT);
+            }
+            let Ok(event) = timeout_at(until, self.swarm.select_next_some()).await else {
+                listeners.give_up();
                 break;
             };
             match &event {
-                SwarmEvent::NewListenAddr { listener_id, .. } => {
-                    let id = *listener_id;
-                    missing.retain(|(other, _)| *other != id);
-                }
+                SwarmEvent::NewListenAddr {
+                    listener_id,
+                    address,
+                } => listeners.named(*listener_id, address),
                 SwarmEvent::ListenerClosed {
                     listener_id,
                     reason,
                     ..
                 } => {
-                    let closed = missing.iter().find(|(id, _)| id == listener_id);
-                    if let Some((_, address)) = closed {
+                    if let Some(address) = listeners.address(*listener_id) {
                         let reason = reason.as_ref().err().map(io::Error::kind);
                         return Err(Error::Listen {
-                            address: (*address).clone(),
+                            address: address.clone(),
                             source: reason.unwrap_or(io::ErrorKind::NotConnected).into(),
                         });
                     }

@@ -94,8 +94,8 @@ impl Net {
     /// Bootstrap peers that can't be reached don't keep it from starting: see [`Event::BootstrapFailed`].
     ///
     /// # Errors
-    /// [`Error`], for example when a port is in use; it names the address. An address that the node can do without is
-    /// among the [warnings](Self::listen_warnings).
+    /// [`Error`], for example when a port is in use; it names the address. An address that the node
+    /// can do without is among the [warnings](Self::listen_warnings).
     pub async fn start(config: NetConfig, services: Services) -> Result<Self, Error> {
         let local = config.key.public().to_peer_id();
         let (sender, commands) = mpsc::channel(MAX_COMMANDS);
@@ -149,22 +149,28 @@ impl Net {
             }
         };
         let searches = Arc::new(Semaphore::new(config.limits.searches));
+        let providers = providers::Providers {
+            mailbox: Mailbox::new(sender.clone(), Command::Providers),
+            streams,
+            protocol: kad,
+            local,
+            addresses: listening.clone(),
+            searches: searches.clone(),
+            announcing: Arc::new(Semaphore::new(1)),
+        };
+        let seeker = providers.clone();
         let shared = Shared {
             local,
             exchange: exchange::Exchange {
                 mailbox: Mailbox::new(sender.clone(), Command::Exchange),
                 permits,
                 pace: config.pace.down.clone(),
+                seek: Arc::new(move |peer| {
+                    let seeker = seeker.clone();
+                    Box::pin(async move { seeker.seek(peer).await.unwrap_or(false) })
+                }),
             },
-            providers: providers::Providers {
-                mailbox: Mailbox::new(sender.clone(), Command::Providers),
-                streams,
-                protocol: kad,
-                local,
-                addresses: listening.clone(),
-                searches: searches.clone(),
-                announcing: Arc::new(Semaphore::new(1)),
-            },
+            providers,
             heads: providers::Heads {
                 mailbox: Mailbox::new(sender.clone(), Command::Providers),
                 searches,
@@ -279,8 +285,11 @@ fn rooms(
     let local = config.key.public().to_peer_id();
     let peers = peers::Behaviour::new(peers::Setup {
         key: &config.key,
-        network: names::identify(&config.network),
-        kad: kad.to_string(),
+        network: config.network.clone(),
+        is_member: {
+            let roll = roll.clone();
+            Arc::new(move |peer| roll.knows(peer))
+        },
         agent: config.agent.clone(),
         bootstrap: config.bootstrap.clone(),
         mdns: config.mdns && !config.memory_transport,

@@ -42,6 +42,11 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// Another node runs with this node's key: peers can't tell the two apart.
+    Twin {
+        /// Where it is: an address, or only its IP part.
+        address: Multiaddr,
+    },
     /// The node listens on one more address.
     ListenAddress {
         /// The address, with the peer id.
@@ -164,6 +169,7 @@ impl Switchboard {
                 self.connected.send_modify(|connected| {
                     Arc::make_mut(connected).retain(|other| *other != peer);
                 });
+                rooms.providers.gone(&peer);
                 self.tell(Event::PeerGone { peer });
             }
             peers::Event::Double { peer } => {
@@ -173,11 +179,19 @@ impl Switchboard {
                     && rooms.rings.is_quiet(peer);
                 rooms.peers.settle(peer, quiet);
             }
+            peers::Event::Crowded => {
+                let (exchange, replica, rings) = (&rooms.exchange, &rooms.replica, &rooms.rings);
+                rooms.peers.make_room(|peer| {
+                    exchange.is_quiet(peer) && replica.is_quiet(peer) && rings.is_quiet(peer)
+                });
+            }
+            peers::Event::Twin { address } => self.tell(Event::Twin { address }),
             peers::Event::Listens {
                 peer,
                 addresses,
                 dht,
             } => {
+                rooms.providers.listens(peer, &addresses);
                 if dht {
                     rooms.providers.route(peer, &addresses);
                 }
@@ -191,7 +205,7 @@ impl Switchboard {
                 error,
                 retry_in,
             } => {
-                tracing::warn!(%address, %error, ?retry_in, "a bootstrap peer can't be reached");
+                tracing::debug!(%address, %error, ?retry_in, "a bootstrap peer can't be reached");
                 self.tell(Event::BootstrapFailed {
                     address,
                     error,

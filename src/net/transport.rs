@@ -34,8 +34,8 @@ const QUIC_DELAY: Duration = Duration::from_millis(150);
 /// What is read from a TCP connection at once, at most: both kinds of encryption alone read a few KiB a time.
 const READ_BYTES: usize = 64 << 10;
 
-/// The system asks whether the other end of a TCP connection lives when nothing has come for so long,
-/// so often, and so many times at most.
+/// The system asks whether the other end of a TCP connection lives when nothing has come for so
+/// long, so often, and so many times at most.
 const PROBE_AFTER: Duration = Duration::from_secs(10);
 const PROBE_INTERVAL: Duration = Duration::from_secs(4);
 const PROBES: u32 = 3;
@@ -103,8 +103,9 @@ pub(super) fn sockets(key: &Keypair) -> Result<Connection, Error> {
     Ok(TransportTimeout::new(transport, CONNECT_TIMEOUT).boxed())
 }
 
-/// Has the system close a TCP connection whose other end has gone without a word: it asks when nothing
-/// comes, and gives up when what was sent is not acknowledged. Traffic of any kind counts as life.
+/// Has the system close a TCP connection whose other end has gone without a word: it asks when
+/// nothing comes, and gives up when what was sent is not acknowledged. Traffic of any kind counts
+/// as life.
 fn notice_death(stream: &tokio::net::TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     let probes = TcpKeepalive::new()

@@ -235,6 +235,7 @@ impl Node {
         });
         Ok(HealthReply {
             sets: sets.collect(),
+            clocks: self.clock_troubles(),
         })
     }
 }

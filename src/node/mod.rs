@@ -114,6 +114,7 @@ struct Inner {
     started: Instant,
     events: broadcast::Sender<NodeEvent>,
     bootstrapped: Arc<AtomicBool>,
+    twin: Arc<Twin>,
     worker_states: Vec<Arc<WorkerState>>,
     workers: Mutex<Option<Workers>>,
     /// Fires when the node stops: work on files ends at the next block.
@@ -293,10 +294,12 @@ impl Node {
             zone,
         };
         workers.spawn("fairness", |c, s| upkeep::fairness::run(fairness, c, s));
+        let twin = Arc::new(Twin::default());
         let heard = Heard {
             net: from,
             taken,
             rings: depot.net().rings(),
+            twin: twin.clone(),
         };
         workers.spawn("events", |c, s| {
             forward_events(heard, parts.3, joined, c, s)
@@ -329,6 +332,7 @@ impl Node {
                 started: Instant::now(),
                 events,
                 bootstrapped,
+                twin,
                 worker_states: workers.states(),
                 workers: Mutex::new(Some(workers)),
                 stop,
@@ -499,12 +503,31 @@ fn addresses(setting: &str, texts: &[String]) -> Result<Vec<Multiaddr>, CallErro
         .collect()
 }
 
+/// Where another node with this node's key was last seen, if there was one in this run.
+#[derive(Debug, Default)]
+struct Twin(Mutex<Option<String>>);
+
+impl Twin {
+    fn see(&self, address: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+    }
+
+    fn get(&self) -> Option<String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
 /// What the node hears from its parts.
 struct Heard {
     net: broadcast::Receiver<net::Event>,
     taken: mpsc::Receiver<upkeep::holder::Taken>,
     /// Names of rings.
     rings: net::rings::RingsView,
+    /// Where another node with this node's key was seen.
+    twin: Arc<Twin>,
 }
 
 async fn forward_events(
@@ -543,9 +566,27 @@ async fn forward_events(
                 bootstrapped.store(true, Ordering::Relaxed);
                 NodeEvent::Bootstrapped {}
             }
-            Ok(net::Event::BootstrapFailed { address, error, .. }) => NodeEvent::Warning {
-                message: format!("the bootstrap peer {address} could not be reached: {error}"),
+            Ok(net::Event::BootstrapFailed {
+                address,
+                error,
+                retry_in,
+            }) => NodeEvent::Warning {
+                message: format!(
+                    "the bootstrap peer {address} could not be reached: {error}; next try in {} s",
+                    retry_in.as_secs().max(1)
+                ),
             },
+            Ok(net::Event::Twin { address }) => {
+                from.twin.see(address.to_string());
+                NodeEvent::Warning {
+                    message: format!(
+                        "another node runs with this node's key, at {address}: peers can't tell the two \
+                         apart. Was its data directory copied from this one? On the copy, stop the node, \
+                         remove {} from its data directory, and start it again",
+                        identity::FILE_NAME
+                    ),
+                }
+            }
             Ok(net::Event::PeerRefused { peer, reason }) => NodeEvent::Warning {
                 message: format!("{peer} is turned away for a while: {reason}"),
             },

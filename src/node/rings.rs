@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::time::Duration;
 
 use libp2p::PeerId;
 
@@ -14,6 +15,9 @@ use crate::ring::{self, InviteCode, Rings, Seed};
 use crate::size::ByteSize;
 use crate::text::count;
 use crate::upkeep::handover;
+
+/// How long members of a ring that this node was in may take to answer to a later code.
+const JOIN_AGAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Node {
     /// Makes a ring.
@@ -28,7 +32,8 @@ impl Node {
         Ok(code)
     }
 
-    /// Joins a ring.
+    /// Joins a ring. A node that was removed from it and got a later code takes the place of what
+    /// it was: it can tell by members that it knows from before.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a code that is not right, [`ErrorKind::Exists`] when this node is in it or the name is taken.
@@ -39,10 +44,68 @@ impl Node {
             code.name = name;
         }
         let ring = code.name.clone();
+        let rings = self.net().rings().rings();
+        if let Some(earlier) = rings.may_renew(&code) {
+            code.name = rings.free_name(&ring);
+            return self.join_again(code, earlier).await;
+        }
         self.change_rings(|rings| rings.join(code, now).map(drop))
             .await?;
         self.keep_or_leave(&ring).await?;
         Ok(RingName { ring })
+    }
+
+    /// Joins a ring beside one of the same name, and makes one of both when a member of the earlier
+    /// one answers to the code.
+    async fn join_again(
+        &self,
+        code: InviteCode,
+        earlier: &ring::Ring,
+    ) -> Result<RingName, CallError> {
+        let (now, ring, later) = (self.now(), earlier.name().to_owned(), code.name.clone());
+        self.change_rings(|rings| rings.join(code, now).map(drop))
+            .await?;
+        let view = self.net().rings();
+        let known: HashSet<PeerId> = earlier.members().iter().map(|known| known.peer).collect();
+        let is_the_same = async {
+            let mut changes = view.watch();
+            loop {
+                let members = view.members(&later).unwrap_or_default();
+                if members
+                    .iter()
+                    .any(|one| one.online && known.contains(&one.peer))
+                {
+                    return true;
+                }
+                if changes.changed().await.is_err() {
+                    return false;
+                }
+            }
+        };
+        let is_the_same = tokio::time::timeout(JOIN_AGAIN_TIMEOUT, is_the_same).await;
+        if is_the_same.unwrap_or(false) {
+            self.change_rings(|rings| rings.renew(&ring, &later))
+                .await?;
+            let saved = self.save_rings().await;
+            if saved.is_err() {
+                // As it was, and as it is on disk.
+                let earlier = earlier.clone();
+                let _ = self
+                    .change_rings(|rings| rings.get_mut(&ring).map(|now| *now = earlier))
+                    .await;
+            }
+            return saved.map(|()| RingName { ring });
+        }
+        self.change_rings(|rings| rings.leave(&later).map(drop))
+            .await?;
+        let text = format!(
+            "a ring '{ring}' is here already, and none of its members that can be reached knows this code"
+        );
+        let hint = format!(
+            "if the code is of another ring, give it another name here: --name NAME; if it is a new code of the \
+             same ring, leave the old one first: `libernet ring leave {ring}`"
+        );
+        Err(CallError::new(ErrorKind::Exists, text).with_hint(hint))
     }
 
     /// Lists the rings that this node is in.
@@ -78,12 +141,28 @@ impl Node {
             name: member.name,
             online: member.online,
             free_bytes: member.free_bytes,
+            clock_ahead_s: member.clock_ahead_ms.map(|ahead| ahead / 1000),
             last_seen: Some(member.last_seen).filter(|seen| seen.0 > 0),
             addresses: member.addresses.iter().map(ToString::to_string).collect(),
         });
         Ok(RingMembersReply {
             members: members.collect(),
         })
+    }
+
+    /// What is wrong with clocks of members that are connected: each once.
+    pub(super) fn clock_troubles(&self) -> Vec<String> {
+        let view = self.net().rings();
+        let mut troubles: Vec<String> = Vec::new();
+        for ring in view.rings().as_slice() {
+            for member in view.members(ring.name()).unwrap_or_default() {
+                let ahead_s = member.clock_ahead_ms.map(|ahead| ahead / 1000);
+                let peer = member.peer.to_string();
+                let trouble = ahead_s.and_then(|ahead| clock_trouble(&member.name, &peer, ahead));
+                troubles.extend(trouble.filter(|trouble| !troubles.contains(trouble)));
+            }
+        }
+        troubles
     }
 
     /// Leaves a ring.

@@ -29,6 +29,7 @@ impl Node {
             peers: self.net().peers().connected().len() as u64,
             bootstrapped: inner.bootstrapped.load(Ordering::Relaxed),
             leaving: inner.depot.is_leaving(),
+            twin: inner.twin.get(),
             data_dir: inner.options.data_dir.clone(),
             store: StoreStatus {
                 blocks: usage.blocks,

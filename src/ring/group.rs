@@ -352,6 +352,39 @@ impl Rings {
         self.add(ring)
     }
 
+    /// The ring of which a code may be a later generation: it has the code's name and is older.
+    /// Another ring may be called the same, so only a member of the ring can tell.
+    pub fn may_renew(&self, code: &InviteCode) -> Option<&Ring> {
+        let same = self.0.iter().find(|ring| ring.name == code.name);
+        same.filter(|ring| ring.generation < code.generation)
+    }
+
+    /// A name like this one that no ring has.
+    pub fn free_name(&self, name: &str) -> String {
+        let stem: String = name.chars().take(MAX_NAME_BYTES - 4).collect();
+        let stem = stem.trim_end_matches('-').to_owned();
+        let mut names = (2..=MAX_RINGS + 2).map(|n| format!("{stem}-{n}"));
+        let is_free = |name: &String| self.0.iter().all(|ring| ring.name != *name);
+        names.find(is_free).unwrap_or(stem)
+    }
+
+    /// The ring that is called `later` takes the place and the name of `name`, of which it is a
+    /// later generation.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchRing`].
+    pub fn renew(&mut self, name: &str, later: &str) -> Result<(), Error> {
+        self.get(name)?;
+        let later = self.leave(later)?;
+        let ring = self.get_mut(name)?;
+        *ring = Ring {
+            name: name.to_owned(),
+            joined: ring.joined,
+            ..later
+        };
+        Ok(())
+    }
+
     pub(super) fn add(&mut self, ring: Ring) -> Result<&Ring, Error> {
         check_name(&ring.name)?;
         let id = ring.id();

@@ -8,6 +8,7 @@ use super::group::{MAX_MEMBERS, MAX_REMOVED};
 use super::handshake::{Answer, Hello, NONCE_BYTES, PROOF_BYTES, Proofs, SLOTS, TAG_BYTES};
 use super::member::{MAX_ADDRESS_BYTES, MAX_ADDRESSES, MAX_MEMBER_NAME_BYTES, clean_name};
 use super::secret::{RingId, Seed};
+use crate::time::Timestamp;
 use crate::wire::ring as wire;
 
 /// Largest message in bytes.
@@ -63,6 +64,8 @@ pub struct Info {
     pub removed: Vec<(PeerId, u16)>,
     /// The present generation and its seed, where the other one has proven only an older one.
     pub grant: Option<(u16, Seed)>,
+    /// What the machine's clock says; 0 from a version that does not tell.
+    pub now: Timestamp,
 }
 
 /// Not a message of this protocol. The text is for our own log, never for the peer.
@@ -198,6 +201,7 @@ impl Info {
                 generation: u32::from(*generation),
                 seed: seed.as_bytes().to_vec().into(),
             }),
+            now_ms: self.now.0,
         }
     }
 
@@ -223,6 +227,7 @@ impl Info {
             ))
         });
         Ok(Self {
+            now: Timestamp(info.now_ms),
             ring: RingId::new(fixed(&info.ring)?),
             name: to_name(info.name)?,
             free_bytes: info.free_bytes,

@@ -167,6 +167,7 @@ fn info() -> Info {
         members: vec![(peer(3), "desk".to_owned(), Vec::new())],
         removed: vec![(peer(4), 2)],
         grant: Some((2, seed(2))),
+        now: Timestamp(0),
     }
 }
 
@@ -221,6 +222,17 @@ fn golden_messages() {
             "f9cc3e4f3217c6c3c6a674ca16fa1a4dbbd5be3048e88e22d5905f623ccbb39b"
         ]
     );
+}
+
+#[test]
+fn what_a_clock_says_is_told() {
+    let told = Info {
+        now: Timestamp(u64::MAX),
+        ..info()
+    };
+    let request = Request::Info(Box::new(told));
+    let bytes = request.encode().into();
+    assert_eq!(Request::decode(bytes).expect("well-formed"), request);
 }
 
 #[test]
@@ -421,4 +433,43 @@ fn the_file_reads_back_is_private_and_keeps_its_secrets() {
         assert_eq!(message.contains("line "), is_of_toml, "{message}");
         assert!(!message.contains("01"), "{message}");
     }
+}
+
+#[test]
+fn a_later_code_of_the_same_name_takes_the_place_of_the_ring() {
+    let now = Timestamp(1);
+    let mut rings = Rings::default();
+    let peer = PeerId::random();
+    rings.create("home", Seed::random(), now).expect("made");
+    rings.create("home-2", Seed::random(), now).expect("made");
+    let code = |name: &str, generation| InviteCode {
+        name: name.to_owned(),
+        generation,
+        seed: Seed::random(),
+    };
+    assert!(rings.may_renew(&code("home", 1)).is_none(), "not later");
+    assert!(rings.may_renew(&code("work", 2)).is_none());
+    let mut later = code("home", 2);
+    assert!(rings.may_renew(&later).is_some());
+    later.name = rings.free_name("home");
+    assert_eq!(later.name, "home-3");
+    let id = later.seed.secret().id();
+    rings.join(later, Timestamp(2)).expect("joined");
+    let ring = rings.get_mut("home-3").expect("there");
+    ring.saw(Known {
+        peer,
+        name: String::new(),
+        last_seen: now,
+        addresses: Vec::new(),
+        since: 2,
+    });
+    assert!(rings.renew("nothing", "home-3").is_err());
+    rings.renew("home", "home-3").expect("both are there");
+    let ring = rings.get("home").expect("there");
+    assert_eq!((ring.id(), ring.generation(), ring.joined()), (id, 2, now));
+    assert_eq!(ring.members()[0].peer, peer);
+    assert_eq!(rings.as_slice().len(), 2);
+    let longest = "a".repeat(MAX_NAME_BYTES);
+    let free = rings.free_name(&longest);
+    assert!(check_name(&free).is_ok() && free != longest, "{free}");
 }

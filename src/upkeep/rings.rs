@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::announce::Moves;
 use crate::depot::Depot;
 use crate::id::BlockId;
 use crate::net::peers::Target;
@@ -108,6 +109,7 @@ async fn look(job: &Job, state: &WorkerState) {
     let view = net.rings();
     let (mut changes, mut lent_bytes) = (view.watch_rings(), job.lent_bytes.clone());
     let mut announced: HashMap<BlockId, Instant> = HashMap::new();
+    let mut moves = Moves::new(net.watch_listening());
     loop {
         let usage = job.depot.store().usage();
         // What is only cached makes room for what is to be kept.
@@ -150,6 +152,8 @@ async fn look(job: &Job, state: &WorkerState) {
             () = other => {}
             // Members are to know how much room there is.
             Ok(()) = lent_bytes.changed() => {}
+            // What was announced says where this node was.
+            () = moves.moved() => announced.clear(),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::sample::{assert_same, make_tree};
 use crate::terminal::SCRIPT;
 
 /// Namespaces of one test: a hub with a bridge, and hosts on it. Removed when dropped.
-struct Lan {
+pub struct Lan {
     prefix: String,
     hosts: usize,
 }
@@ -35,7 +35,7 @@ pub fn can_make_namespaces() -> Result<(), &'static str> {
 
 impl Lan {
     /// Makes a LAN of `hosts` hosts; the reason when this machine can't.
-    fn make(tag: &str, hosts: usize) -> Result<Self, &'static str> {
+    pub fn make(tag: &str, hosts: usize) -> Result<Self, &'static str> {
         can_make_namespaces()?;
         let lan = Self {
             prefix: format!("ln{}{tag}", std::process::id()),
@@ -73,16 +73,16 @@ impl Lan {
         Ok(lan)
     }
 
-    fn name(&self, suffix: &str) -> String {
+    pub fn name(&self, suffix: &str) -> String {
         format!("{}-{suffix}", self.prefix)
     }
 
-    fn host(&self, host: usize) -> String {
+    pub fn host(&self, host: usize) -> String {
         self.name(&host.to_string())
     }
 
     /// The binary under test, on a host.
-    fn on(&self, host: usize, data: &Path) -> Command {
+    pub fn on(&self, host: usize, data: &Path) -> Command {
         let mut command = Command::new("ip");
         command
             .args([
@@ -96,7 +96,7 @@ impl Lan {
         command
     }
 
-    fn node(&self, host: usize, data: &Path) -> Node {
+    pub fn node(&self, host: usize, data: &Path) -> Node {
         let mut command = self.on(host, data);
         command.args([
             "up",
@@ -109,7 +109,7 @@ impl Lan {
         Node::spawn(data, command)
     }
 
-    fn json(&self, host: usize, data: &Path, args: &[&str]) -> serde_json::Value {
+    pub fn json(&self, host: usize, data: &Path, args: &[&str]) -> serde_json::Value {
         let output = self
             .on(host, data)
             .args(args)

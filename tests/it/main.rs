@@ -12,9 +12,11 @@ mod heads;
 mod lan;
 mod leave;
 mod limits;
+mod links;
 mod listen;
 mod mesh;
 mod process;
+mod rejoin;
 mod rings;
 mod sample;
 #[path = "../../src/small_disk.rs"]

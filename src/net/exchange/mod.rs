@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use libp2p::PeerId;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
@@ -217,12 +218,17 @@ pub(super) enum Command {
     },
 }
 
+/// Looks for a peer that can't be reached where it is said to be. Whether it was found elsewhere,
+/// perhaps.
+pub(super) type Seek = Arc<dyn Fn(PeerId) -> BoxFuture<'static, bool> + Send + Sync>;
+
 /// View of a net: asking peers for blocks. Cheap to clone.
 #[derive(Clone)]
 pub struct Exchange {
     pub(super) mailbox: Mailbox<Command>,
     pub(super) permits: Arc<Permits>,
     pub(super) pace: Arc<Meter>,
+    pub(super) seek: Seek,
 }
 
 impl Exchange {
@@ -303,6 +309,24 @@ impl Exchange {
             return Err(Error::TooManyIds(ids.len()));
         }
         let until = Instant::now() + deadline.min(MAX_DEADLINE);
+        let answered = timeout_at(until, async {
+            let answered = self.ask_once(peer, ids.clone(), want, until).await;
+            // Its addresses may be those of yesterday. Others may know better.
+            if !matches!(answered, Err(Error::Unreachable { .. })) || !(self.seek)(peer).await {
+                return answered;
+            }
+            self.ask_once(peer, ids, want, until).await
+        });
+        answered.await.unwrap_or(Err(Error::TimedOut { peer }))
+    }
+
+    async fn ask_once(
+        &self,
+        peer: PeerId,
+        ids: Vec<BlockId>,
+        want: Want,
+        until: Instant,
+    ) -> Result<Vec<(BlockId, Answer)>, Error> {
         // Dropped with this future: then the codec gives up and resets the stream.
         let abandoned = CancellationToken::new();
         let _abandon = abandoned.clone().drop_guard();
@@ -314,16 +338,13 @@ impl Exchange {
             abandoned,
             arrivals,
         };
-        let answered = timeout_at(until, async {
-            let permit = self.permits.acquire(peer).await.ok_or(Error::Stopping)?;
-            let (reply, answer) = oneshot::channel();
-            let command = Command::Ask { ask, permit, reply };
-            self.mailbox
-                .send(command)
-                .await
-                .map_err(|_| Error::Stopping)?;
-            answer.await.map_err(|_| Error::Stopping)?
-        });
-        answered.await.unwrap_or(Err(Error::TimedOut { peer }))
+        let permit = self.permits.acquire(peer).await.ok_or(Error::Stopping)?;
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Ask { ask, permit, reply };
+        self.mailbox
+            .send(command)
+            .await
+            .map_err(|_| Error::Stopping)?;
+        answer.await.map_err(|_| Error::Stopping)?
     }
 }

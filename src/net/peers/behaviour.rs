@@ -14,18 +14,25 @@ use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandlerInEvent, ToSwarm,
 };
 use libp2p::{PeerId, identify, mdns, ping};
+use tokio::time::Instant;
 
-use super::keeper::{Fact, Keeper};
+use super::echo::Echo;
+use super::keeper::{Fact, IsMember, Keeper};
 use super::{Command, Misbehaviour, Source};
 use crate::net::address::is_dialable;
 use crate::net::config::Limits;
 use crate::net::delegate::delegate_connections;
+use crate::net::door::PLACES;
 use crate::time::Clock;
+use crate::wire::names;
 
 /// Most addresses of one peer that are taken from what it says of itself.
 const MAX_ADDRESSES: usize = 16;
-/// How often the round trip of a connection is measured.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// How often a connection's other end is asked whether it lives; [`Keeper`] closes those that are
+/// silent.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// How often is asked who is on the local network, unless somebody else has just done so.
+const MDNS_INTERVAL: Duration = Duration::from_secs(20);
 
 /// What others may want to know of peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +43,10 @@ pub(crate) enum Event {
     Gone { peer: PeerId },
     /// There are several connections with a peer. Answer with [`Behaviour::settle`].
     Double { peer: PeerId },
+    /// There are more connections than there may be. Answer with [`Behaviour::make_room`].
+    Crowded,
+    /// Another node runs with this node's key; this is where.
+    Twin { address: Multiaddr },
     /// Where a peer of this network listens, and whether it serves the DHT.
     Listens {
         peer: PeerId,
@@ -55,10 +66,10 @@ pub(crate) enum Event {
 /// What the room is made of.
 pub(crate) struct Setup<'a> {
     pub(crate) key: &'a Keypair,
-    /// What identify calls the network.
+    /// The network's name.
     pub(crate) network: String,
-    /// The DHT's protocol name: who speaks it serves the DHT.
-    pub(crate) kad: String,
+    /// Whether a peer is known as a member of one of this node's rings.
+    pub(crate) is_member: IsMember,
     pub(crate) agent: String,
     pub(crate) bootstrap: Vec<Multiaddr>,
     pub(crate) mdns: bool,
@@ -74,52 +85,79 @@ pub(crate) struct Parts {
     keeper: Keeper,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
-    mdns: Toggle<mdns::tokio::Behaviour>,
+    // One for each family: libp2p's speaks either.
+    mdns4: Toggle<mdns::tokio::Behaviour>,
+    mdns6: Toggle<mdns::tokio::Behaviour>,
 }
 
 /// The peers room's behaviour.
 pub(crate) struct Behaviour {
     parts: Parts,
+    /// Hears on the local network of other nodes with this node's key.
+    echo: Option<Echo>,
     network: String,
-    kad: String,
     clock: Arc<dyn Clock>,
     events: VecDeque<Event>,
 }
 
 fn bounds(limits: &Limits) -> ConnectionLimits {
     ConnectionLimits::default()
-        .with_max_established(Some(limits.connections))
         .with_max_established_per_peer(Some(limits.connections_per_peer))
-        .with_max_pending_incoming(Some(limits.pending_connections))
+        // The door has fewer places: who is silent gives way there.
+        .with_max_pending_incoming(Some(2 * PLACES as u32))
         .with_max_pending_outgoing(Some(limits.pending_connections))
+}
+
+/// Discovery on the local network over one family of addresses.
+fn discovery(local: PeerId, wanted: bool, enable_ipv6: bool) -> Option<mdns::tokio::Behaviour> {
+    let config = mdns::Config {
+        query_interval: MDNS_INTERVAL,
+        enable_ipv6,
+        ..mdns::Config::default()
+    };
+    let opened = wanted.then(|| mdns::tokio::Behaviour::new(config, local))?;
+    opened
+        .inspect_err(|error| tracing::warn!(%error, "no discovery on the local network"))
+        .ok()
 }
 
 impl Behaviour {
     pub(crate) fn new(setup: Setup<'_>) -> Self {
         let public = setup.key.public();
         let local = public.to_peer_id();
-        let identify = identify::Config::new(setup.network.clone(), public)
+        // What identify calls the network is for people: stock libp2p nodes can't choose it.
+        let version = names::identify(&setup.network);
+        let identify = identify::Config::new(version, public)
             .with_agent_version(setup.agent)
             .with_push_listen_addr_updates(true)
             // The book remembers addresses.
             .with_cache_size(0);
-        let mdns = setup.mdns.then(|| {
-            mdns::tokio::Behaviour::new(mdns::Config::default(), local)
-                .inspect_err(|error| tracing::warn!(%error, "no discovery on the local network"))
-                .ok()
-        });
+        let keeper = Keeper::new(
+            local,
+            setup.bootstrap,
+            setup.limits.connections,
+            setup.is_member,
+            setup.clock.clone(),
+        );
         let parts = Parts {
             limits: connection_limits::Behaviour::new(bounds(setup.limits)),
             blocked: allow_block_list::Behaviour::default(),
-            keeper: Keeper::new(local, setup.bootstrap, setup.clock.clone()),
+            keeper,
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
-            mdns: mdns.flatten().into(),
+            mdns4: discovery(local, setup.mdns, false).into(),
+            mdns6: discovery(local, setup.mdns, true).into(),
         };
+        let echo = setup.mdns.then(|| Echo::open(local));
+        let echo = echo.and_then(|opened| {
+            opened
+                .inspect_err(|error| tracing::debug!(%error, "a twin may go unnoticed"))
+                .ok()
+        });
         Self {
             parts,
+            echo,
             network: setup.network,
-            kad: setup.kad,
             clock: setup.clock,
             events: VecDeque::new(),
         }
@@ -167,6 +205,11 @@ impl Behaviour {
         self.parts.keeper.settle(peer, quiet);
     }
 
+    /// Of too many connections idle ones are to end; `quiet`: nothing is under way with that peer.
+    pub(crate) fn make_room(&mut self, quiet: impl Fn(PeerId) -> bool) {
+        self.parts.keeper.make_room(quiet);
+    }
+
     /// Where a peer can be reached, from the DHT.
     pub(crate) fn locate(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
         let dialable = addresses
@@ -183,7 +226,8 @@ impl Behaviour {
     /// Blocks came from a peer or went to it.
     pub(crate) fn moved(&mut self, peer: PeerId, bytes_in: usize, bytes_out: usize) {
         let book = &mut self.parts.keeper.book;
-        book.moved(&peer, bytes_in as u64, bytes_out as u64);
+        let (bytes_in, bytes_out) = (bytes_in as u64, bytes_out as u64);
+        book.moved(&peer, bytes_in, bytes_out, Instant::now());
     }
 
     /// A request of a peer was turned away.
@@ -196,6 +240,10 @@ impl Behaviour {
             PartsEvent::Keeper(Fact::Gone(peer)) => self.events.push_back(Event::Gone { peer }),
             PartsEvent::Keeper(Fact::Double(peer)) => {
                 self.events.push_back(Event::Double { peer });
+            }
+            PartsEvent::Keeper(Fact::Crowded) => self.events.push_back(Event::Crowded),
+            PartsEvent::Keeper(Fact::Twin(address)) => {
+                self.events.push_back(Event::Twin { address });
             }
             PartsEvent::Keeper(Fact::BootstrapFailed {
                 address,
@@ -212,26 +260,44 @@ impl Behaviour {
                 connection_id,
             }) => self.on_identified(peer_id, connection_id, info),
             PartsEvent::Identify(_) => {}
-            PartsEvent::Ping(event) => match event.result {
-                Ok(rtt) => self.parts.keeper.book.measured(&event.peer, rtt),
-                // A peer need not speak ping; one that does and is silent is gone.
-                Err(ping::Failure::Unsupported) => {}
-                Err(_) => self.parts.keeper.close_one(event.peer, event.connection),
-            },
-            PartsEvent::Mdns(mdns::Event::Discovered(found)) => {
-                for (peer, address) in found {
-                    self.parts.keeper.discovered(peer, address);
+            PartsEvent::Ping(event) => self.on_pinged(event),
+            PartsEvent::Mdns4(event) | PartsEvent::Mdns6(event) => self.on_mdns(event),
+        }
+    }
+
+    /// A ping that fails says less than it seems to: its answer may wait behind blocks.
+    fn on_pinged(&mut self, event: ping::Event) {
+        let (book, now) = (&mut self.parts.keeper.book, Instant::now());
+        match event.result {
+            Ok(rtt) => book.measured(&event.peer, event.connection, rtt, now),
+            // A peer need not speak ping.
+            Err(ping::Failure::Unsupported) => {}
+            Err(_) => book.unanswered(&event.peer, event.connection, now),
+        }
+    }
+
+    fn on_mdns(&mut self, event: mdns::Event) {
+        let keeper = &mut self.parts.keeper;
+        match event {
+            mdns::Event::Discovered(found) => {
+                let found = found.into_iter();
+                for (peer, address) in found.filter(|(_, address)| is_dialable(address, None)) {
+                    keeper.discovered(peer, address);
                 }
             }
-            // An address that has expired may still work; dialling finds out.
-            PartsEvent::Mdns(mdns::Event::Expired(_)) => {}
+            mdns::Event::Expired(gone) => {
+                for (peer, address) in gone {
+                    keeper.expired(&peer, &address);
+                }
+            }
         }
     }
 
     fn on_identified(&mut self, peer: PeerId, connection: ConnectionId, info: identify::Info) {
         let keeper = &mut self.parts.keeper;
-        if info.protocol_version != self.network {
-            let network: String = info.protocol_version.chars().take(64).collect();
+        let protocols = info.protocols.iter().map(AsRef::as_ref);
+        if let Some(network) = other_network(&self.network, protocols) {
+            let network: String = network.chars().take(64).collect();
             keeper.other_network(peer, network.clone());
             self.events.push_back(Event::Refused {
                 peer,
@@ -251,14 +317,13 @@ impl Behaviour {
             .filter(|address| is_dialable(address, seen_at.as_ref()))
             .take(MAX_ADDRESSES)
             .collect();
-        let dht = info
-            .protocols
-            .iter()
-            .any(|protocol| protocol.as_ref() == self.kad);
+        let kad = names::kad(&self.network);
+        let mut spoken = info.protocols.iter();
+        let dht = spoken.any(|protocol| protocol.as_ref() == kad);
         let protocols = info.protocols.iter().map(ToString::to_string);
         let connected = keeper.identified(peer, &info.agent_version, protocols);
-        // Who came by another way is known as that already.
-        keeper.book.learn(
+        // A peer that came by another way is known as that already.
+        keeper.book.hear(
             peer,
             addresses.iter().cloned(),
             Source::Dht,
@@ -274,6 +339,25 @@ impl Behaviour {
             self.events.push_back(Event::Connected { peer });
         }
     }
+}
+
+/// The network that a peer with these protocols is of, when it is another one than `ours`. The
+/// names of protocols alone separate networks: a peer that has none of any network asks only, and
+/// does no harm.
+fn other_network<'a>(ours: &str, protocols: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let of_a_network = |name: &'a str| {
+        let name = name.strip_prefix('/')?;
+        let name = name.strip_suffix("/1.0.0")?;
+        name.strip_suffix("/kad").or(name.strip_suffix("/exchange"))
+    };
+    let mut other = None;
+    for network in protocols.filter_map(of_a_network) {
+        if network == ours {
+            return None;
+        }
+        other = Some(network);
+    }
+    other
 }
 
 impl NetworkBehaviour for Behaviour {
@@ -315,6 +399,16 @@ impl NetworkBehaviour for Behaviour {
             if let Some(event) = self.events.pop_front() {
                 return Poll::Ready(ToSwarm::GenerateEvent(event));
             }
+            if let Some(echo) = &mut self.echo
+                && let Poll::Ready(claims) = echo.poll(cx)
+            {
+                let keeper = &mut self.parts.keeper;
+                let claims = claims.into_iter();
+                let claims = claims.filter(|address| is_dialable(address, None));
+                claims.for_each(|address| keeper.claimed(address));
+                // Until it is asked again it wakes nobody.
+                continue;
+            }
             match self.parts.poll(cx) {
                 Poll::Ready(ToSwarm::GenerateEvent(event)) => self.on_event(event),
                 Poll::Ready(other) => {
@@ -322,6 +416,27 @@ impl NetworkBehaviour for Behaviour {
                 }
                 Poll::Pending => return Poll::Pending,
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_of_protocols_separate_networks() {
+        for (protocols, other) in [
+            (&["/libernet/kad/1.0.0", "/ipfs/id/1.0.0"][..], None),
+            (&["/libernet/exchange/1.0.0", "/ipfs/kad/1.0.0"], None),
+            (&["/ipfs/id/1.0.0", "/ipfs/ping/1.0.0"], None),
+            (&[], None),
+            (&["/elsewhere/exchange/1.0.0"], Some("elsewhere")),
+            (&["/ipfs/lan/kad/1.0.0"], Some("ipfs/lan")),
+            (&["/libernet2/kad/1.0.0"], Some("libernet2")),
+        ] {
+            let found = other_network("libernet", protocols.iter().copied());
+            assert_eq!(found, other, "{protocols:?}");
         }
     }
 }

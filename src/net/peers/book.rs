@@ -9,6 +9,8 @@ use std::time::Duration;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 
+use tokio::time::Instant;
+
 use super::{Direction, Misbehaviour, PeerInfo, Source};
 use crate::net::address::without_peer;
 use crate::time::Timestamp;
@@ -33,6 +35,9 @@ pub(super) struct Link {
     pub(super) direction: Direction,
     pub(super) address: Multiaddr,
     pub(super) since: Timestamp,
+    /// When the peer last answered over it; none as long as it never did, for it need not speak
+    /// ping.
+    pub(super) alive: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +52,8 @@ struct Entry {
     links: Vec<Link>,
     bytes_in: u64,
     bytes_out: u64,
+    /// When blocks last came from it or went to it.
+    moved: Option<Instant>,
     wrong_blocks: u64,
     faults: u64,
     refused: u64,
@@ -59,6 +66,8 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct Book {
     peers: HashMap<PeerId, Entry>,
+    /// Connections in all.
+    links: usize,
 }
 
 impl Book {
@@ -100,6 +109,27 @@ impl Book {
         }
     }
 
+    /// Where a peer can be reached at present, as it says itself: these addresses go before what
+    /// others say.
+    pub(super) fn hear(
+        &mut self,
+        peer: PeerId,
+        addresses: impl IntoIterator<Item = Multiaddr>,
+        source: Source,
+        now: Timestamp,
+    ) {
+        let entry = self.entry(peer, now);
+        entry.source.get_or_insert(source);
+        let mut fresh: Vec<Multiaddr> = Vec::new();
+        let heard = addresses.into_iter().map(without_peer);
+        for address in heard.chain(std::mem::take(&mut entry.addresses)) {
+            if fresh.len() < MAX_ADDRESSES && !fresh.contains(&address) {
+                fresh.push(address);
+            }
+        }
+        entry.addresses = fresh;
+    }
+
     /// An address of a peer worked.
     pub(super) fn confirm(&mut self, peer: PeerId, address: &Multiaddr, now: Timestamp) {
         let address = without_peer(address.clone());
@@ -135,18 +165,29 @@ impl Book {
             entry.source.get_or_insert(Source::Inbound);
         }
         entry.links.push(link);
-        entry.links.len() > 1
+        let several = entry.links.len() > 1;
+        self.links += 1;
+        several
     }
 
     /// A connection has ended. True when it was the last one of an identified peer.
     pub(super) fn unlinked(&mut self, peer: PeerId, id: ConnectionId, now: Timestamp) -> bool {
         let entry = self.entry(peer, now);
+        let before = entry.links.len();
         entry.links.retain(|link| link.id != id);
-        if !entry.links.is_empty() {
-            return false;
+        let ended = before - entry.links.len();
+        let last = entry.links.is_empty();
+        if last {
+            entry.rtt = None;
         }
-        entry.rtt = None;
-        std::mem::take(&mut entry.identified)
+        let was_connected = last && std::mem::take(&mut entry.identified);
+        self.links -= ended;
+        was_connected
+    }
+
+    /// Connections in all, whoever they are with.
+    pub(super) fn all_links(&self) -> usize {
+        self.links
     }
 
     /// Connections with a peer, in the order of their making.
@@ -183,19 +224,72 @@ impl Book {
             .count()
     }
 
-    /// The round trip takes so long.
-    pub(super) fn measured(&mut self, peer: &PeerId, rtt: Duration) {
+    /// The peer has answered over a connection; the round trip took so long.
+    pub(super) fn measured(
+        &mut self,
+        peer: &PeerId,
+        id: ConnectionId,
+        rtt: Duration,
+        now: Instant,
+    ) {
         if let Some(entry) = self.peers.get_mut(peer) {
             entry.rtt = Some(rtt);
+            let link = entry.links.iter_mut().find(|link| link.id == id);
+            if let Some(link) = link {
+                link.alive = Some(now);
+            }
         }
     }
 
+    /// The peer, which speaks ping, has not answered over a connection.
+    pub(super) fn unanswered(&mut self, peer: &PeerId, id: ConnectionId, now: Instant) {
+        let entry = self.peers.get_mut(peer);
+        let link = entry.and_then(|entry| entry.links.iter_mut().find(|link| link.id == id));
+        if let Some(link) = link {
+            link.alive.get_or_insert(now);
+        }
+    }
+
+    /// Connections over which nothing has come for `silence`. Where blocks move, answers may take
+    /// long.
+    pub(super) fn dead(&self, now: Instant, silence: Duration) -> Vec<(PeerId, ConnectionId)> {
+        let is_old = |then: Instant| now.saturating_duration_since(then) >= silence;
+        let entries = self.peers.iter();
+        let quiet = entries.filter(|(_, entry)| entry.moved.is_none_or(is_old));
+        let links = quiet.flat_map(|(peer, entry)| entry.links.iter().map(|link| (*peer, link)));
+        let dead = links.filter(|(_, link)| link.alive.is_some_and(is_old));
+        dead.map(|(peer, link)| (peer, link.id)).collect()
+    }
+
     /// Blocks came from the peer or went to it.
-    pub(super) fn moved(&mut self, peer: &PeerId, bytes_in: u64, bytes_out: u64) {
+    pub(super) fn moved(&mut self, peer: &PeerId, bytes_in: u64, bytes_out: u64, now: Instant) {
         if let Some(entry) = self.peers.get_mut(peer) {
             entry.bytes_in += bytes_in;
             entry.bytes_out += bytes_out;
+            entry.moved = Some(now);
         }
+    }
+
+    /// Up to `count` peers to part with so that there is room for others, the least useful first:
+    /// of whom fewest blocks came or went, which came by themselves, which have been here for
+    /// longest. Never one that `stays`.
+    pub(super) fn least_useful(
+        &self,
+        count: usize,
+        stays: impl Fn(&PeerId, &Link) -> bool,
+    ) -> Vec<PeerId> {
+        let entries = self.peers.iter();
+        let linked = entries.filter_map(|(peer, entry)| Some((peer, entry, entry.links.last()?)));
+        let idle = linked.filter(|(peer, _, link)| !stays(peer, link));
+        let mut idle: Vec<_> = idle
+            .map(|(peer, entry, link)| {
+                let moved = entry.bytes_in.saturating_add(entry.bytes_out);
+                let is_ours = link.direction == Direction::Outbound;
+                ((moved, is_ours, link.since), *peer)
+            })
+            .collect();
+        idle.sort_unstable();
+        idle.into_iter().take(count).map(|(_, peer)| peer).collect()
     }
 
     /// A request of the peer was turned away.

@@ -12,6 +12,7 @@ fn link(id: usize, direction: Direction) -> Link {
         direction,
         address: address(id),
         since: Timestamp(id as u64),
+        alive: None,
     }
 }
 
@@ -28,6 +29,65 @@ fn addresses_are_bounded_and_good_ones_stay() {
     book.doubt(peer, &address(99));
     assert!(!book.addresses(&peer).contains(&address(99)));
     assert_eq!(book.list()[0].source, Source::Dht, "the first source");
+}
+
+#[test]
+fn what_a_peer_says_itself_goes_before_what_others_say() {
+    let mut book = Book::default();
+    let peer = PeerId::random();
+    book.learn(peer, (1..40).map(address), Source::Dht, Timestamp(1));
+    let fresh = [address(50), address(3)];
+    book.hear(peer, fresh.clone(), Source::Mdns, Timestamp(2));
+    let known = book.addresses(&peer);
+    assert_eq!(known[..2], fresh);
+    assert_eq!(known.len(), MAX_ADDRESSES);
+    assert_eq!(known.iter().filter(|one| **one == address(3)).count(), 1);
+}
+
+#[test]
+fn a_connection_is_dead_when_nothing_comes_over_it() {
+    let mut book = Book::default();
+    let (peer, mute) = (PeerId::random(), PeerId::random());
+    book.linked(peer, link(1, Direction::Inbound));
+    book.linked(peer, link(2, Direction::Outbound));
+    book.linked(mute, link(3, Direction::Inbound));
+    let [first, second] = [1, 2].map(ConnectionId::new_unchecked);
+    let start = Instant::now();
+    let silence = Duration::from_secs(20);
+    book.measured(&peer, first, Duration::ZERO, start);
+    book.measured(&peer, second, Duration::ZERO, start + silence);
+    // A peer that has never answered may not speak ping.
+    let later = start + silence;
+    assert_eq!(book.dead(later, silence), [(peer, first)]);
+    assert!(
+        book.dead(later - Duration::from_secs(1), silence)
+            .is_empty()
+    );
+    // Blocks on the way delay answers: they count as life.
+    book.moved(&peer, 1, 0, later);
+    assert!(book.dead(later, silence).is_empty());
+    assert_eq!(book.dead(later + silence, silence).len(), 2);
+    book.unanswered(&mute, ConnectionId::new_unchecked(3), later);
+    assert_eq!(book.dead(later + silence, silence).len(), 3);
+}
+
+#[test]
+fn the_least_useful_give_way() {
+    let mut book = Book::default();
+    let peers: Vec<PeerId> = (0..4).map(|_| PeerId::random()).collect();
+    book.linked(peers[0], link(1, Direction::Outbound));
+    book.linked(peers[1], link(3, Direction::Inbound));
+    book.linked(peers[2], link(2, Direction::Inbound));
+    book.linked(peers[3], link(0, Direction::Inbound));
+    book.moved(&peers[3], 0, 9, Instant::now());
+    assert_eq!(book.all_links(), 4);
+    let all = book.least_useful(9, |_, _| false);
+    assert_eq!(all, [peers[2], peers[1], peers[0], peers[3]]);
+    let stays = |peer: &PeerId, link: &Link| *peer == peers[2] || link.since == Timestamp(3);
+    assert_eq!(book.least_useful(1, stays), [peers[0]]);
+    book.unlinked(peers[0], ConnectionId::new_unchecked(1), Timestamp(9));
+    book.unlinked(peers[0], ConnectionId::new_unchecked(1), Timestamp(9));
+    assert_eq!(book.all_links(), 3);
 }
 
 #[test]

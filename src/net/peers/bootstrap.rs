@@ -1,5 +1,9 @@
 //! Bootstrap peers: who they are, and when each is to be dialled next. Pauses grow with failed attempts.
 //!
+//! An attempt has succeeded when the peer has told who it is: one that has as many connections as
+//! it takes accepts a socket and closes it at once. A peer that sends this node away again soon
+//! after counts as a failed attempt, too.
+//!
 //! Deliberately absent: the dialling, and whether a peer is connected: the keeper knows.
 
 use std::time::Duration;
@@ -52,7 +56,8 @@ impl Bootstraps {
         Self(bootstraps.collect())
     }
 
-    /// A connection with a peer was made. Whether it is one of them.
+    /// A connection with a peer was made, which has yet to tell who it is. Whether it is one of
+    /// them.
     pub(super) fn established(&mut self, peer: PeerId, id: ConnectionId, now: Instant) -> bool {
         let mut is_one = false;
         for bootstrap in &mut self.0 {
@@ -60,11 +65,18 @@ impl Bootstraps {
                 is_one = true;
                 bootstrap.peer = Some(peer);
                 bootstrap.dialling = None;
-                bootstrap.attempts = 0;
                 bootstrap.due = now + LONGEST_PAUSE;
             }
         }
         is_one
+    }
+
+    /// A peer has stayed connected for a while: earlier failures don't count any more.
+    pub(super) fn stayed(&mut self, peer: PeerId) {
+        let meant = self.0.iter_mut();
+        for bootstrap in meant.filter(|bootstrap| bootstrap.peer == Some(peer)) {
+            bootstrap.attempts = 0;
+        }
     }
 
     /// The peer, or who was dialled by this attempt, could not be reached, or is no good.
@@ -73,6 +85,7 @@ impl Bootstraps {
         peer: Option<PeerId>,
         id: Option<ConnectionId>,
         error: &str,
+        now: Instant,
     ) -> Vec<Fact> {
         let is_it = |bootstrap: &Bootstrap| {
             (id.is_some() && bootstrap.dialling == id) || (peer.is_some() && bootstrap.peer == peer)
@@ -82,7 +95,7 @@ impl Bootstraps {
             bootstrap.dialling = None;
             bootstrap.attempts = bootstrap.attempts.saturating_add(1);
             let retry_in = pause(bootstrap.attempts, rand::random());
-            bootstrap.due = Instant::now() + retry_in;
+            bootstrap.due = now + retry_in;
             Fact::BootstrapFailed {
                 address: bootstrap.address.clone(),
                 error: error.to_owned(),
@@ -100,10 +113,11 @@ impl Bootstraps {
         });
     }
 
-    /// Hardly anybody is connected any more: none of them waits for long.
+    /// Hardly anybody is connected any more: none of them waits for long, but those that failed.
     pub(super) fn hurry(&mut self, now: Instant) {
         let soon = now + pause(1, rand::random());
-        for bootstrap in &mut self.0 {
+        let meant = self.0.iter_mut();
+        for bootstrap in meant.filter(|bootstrap| bootstrap.attempts == 0) {
             bootstrap.due = bootstrap.due.min(soon);
         }
     }
@@ -170,7 +184,7 @@ mod tests {
         assert_eq!(bootstraps.next_due(), Some(now + LONGEST_PAUSE));
 
         let second = Some(ConnectionId::new_unchecked(1));
-        let facts = bootstraps.failed(None, second, "nobody is there");
+        let facts = bootstraps.failed(None, second, "nobody is there", now);
         let [
             Fact::BootstrapFailed {
                 address: failed,
@@ -195,6 +209,38 @@ mod tests {
         assert!(bootstraps.established(peer, ConnectionId::new_unchecked(9), now));
         let other = PeerId::random();
         assert!(!bootstraps.established(other, ConnectionId::new_unchecked(8), now));
+        bootstraps.hurry(now);
+        assert!(bootstraps.next_due().expect("one") <= now + 2 * FIRST_PAUSE);
+    }
+
+    #[test]
+    fn a_peer_that_accepts_a_socket_and_closes_it_is_left_alone_for_longer_each_time() {
+        let address: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().expect("an address");
+        let mut bootstraps = Bootstraps::new(vec![address], Instant::now());
+        let peer = PeerId::random();
+        let mut last = Duration::ZERO;
+        for n in 0..12 {
+            let now = bootstraps.next_due().expect("one");
+            let due = bootstraps.take_due(now).expect("its turn");
+            let id = ConnectionId::new_unchecked(n);
+            bootstraps.dialling(due.number, Some(id));
+            assert!(bootstraps.established(peer, id, now));
+            let facts = bootstraps.failed(Some(peer), None, "it closed the connection", now);
+            let [Fact::BootstrapFailed { retry_in, .. }] = facts[..] else {
+                panic!("{facts:?}");
+            };
+            // What the keeper does when hardly anybody is connected.
+            bootstraps.hurry(now);
+            assert!(
+                retry_in > last.mul_f64(1.1) || retry_in >= LONGEST_PAUSE,
+                "{retry_in:?}"
+            );
+            assert!(bootstraps.next_due().expect("one") >= now + retry_in / 2);
+            last = retry_in;
+        }
+        assert!(last >= LONGEST_PAUSE);
+        bootstraps.stayed(peer);
+        let now = Instant::now();
         bootstraps.hurry(now);
         assert!(bootstraps.next_due().expect("one") <= now + 2 * FIRST_PAUSE);
     }

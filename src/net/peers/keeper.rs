@@ -3,7 +3,11 @@
 //! - Bootstrap peers are dialled until they answer, with growing pauses, and again when hardly anybody is connected.
 //! - Two peers that dial each other at the same moment end with two connections; one is closed a moment later.
 //! - Peers of other networks, and those that misbehaved, are turned away for a while.
-//! - The first few connections are kept when idle, so that a small mesh stays together; others close after the idle time.
+//! - Peers of the local network are dialled whenever there is no connection with them.
+//! - The first few connections, and those of the local network, are kept when idle, so that a small
+//!   mesh stays together; others close after the idle time.
+//! - When all connections that may be are made, idle ones give way to those that this node dials.
+//! - A connection over which nothing comes any more is closed.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::Pin;
@@ -16,14 +20,16 @@ use libp2p::core::transport::PortUse;
 use libp2p::core::{ConnectedPoint, Endpoint, Multiaddr};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{
-    CloseConnection, ConnectionDenied, ConnectionId, DialError, FromSwarm, NetworkBehaviour,
-    NotifyHandler, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+    CloseConnection, ConnectionDenied, ConnectionId, DialError, FromSwarm, ListenError,
+    NetworkBehaviour, NotifyHandler, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use tokio::time::{Instant, Sleep};
 
 use super::book::{Book, Link, surplus};
 use super::bootstrap::Bootstraps;
 use super::keep::{Keep, KeepHandler};
+use super::neighbours::Neighbours;
+use super::twin::{Twins, Verdict};
 use super::{Connected, Direction, Error, Misbehaviour, Source, Target};
 use crate::net::address::{peer_of, without_peer};
 use crate::time::Clock;
@@ -32,20 +38,30 @@ use crate::time::Clock;
 const DOUBLE_INTERVAL: Duration = Duration::from_secs(1);
 /// A double connection is closed after so long even if something is under way.
 const DOUBLE_MAX: Duration = Duration::from_secs(60);
-/// Of two peers that discover each other the one with the larger id waits so long for the other to dial.
-const LATE_DIAL: Duration = Duration::from_secs(2);
 /// How long a peer of another network, or one that misbehaved, is turned away.
 const REFUSAL: Duration = Duration::from_secs(10 * 60);
 /// Most peers that are turned away at one time.
 const MAX_REFUSED: usize = 4096;
-/// Most discovered peers that wait to be dialled.
-const MAX_LATE_DIALS: usize = 256;
 /// Peers on the local network are dialled as long as no more than so many are connected.
 const MAX_DISCOVERED: usize = 64;
 /// So many connections are kept when idle.
 const KEPT_CONNECTIONS: usize = 16;
 /// Bootstrap peers that went away are dialled again soon only when fewer than so many are connected.
 const FEW_PEERS: usize = 4;
+/// A bootstrap peer that ends a connection sooner has sent this node away.
+const STEADY: Duration = Duration::from_secs(30);
+/// How often it is looked for connections over which nothing comes, and for idle ones that are too
+/// many.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const CROWDED_INTERVAL: Duration = Duration::from_secs(1);
+/// A connection over which nothing has come for so long is dead: more than two pings went
+/// unanswered.
+const SILENCE: Duration = Duration::from_secs(22);
+/// Connections beyond the limit that are made for what this node does itself, and for members of
+/// its rings, before others have given way.
+const SPARE_CONNECTIONS: usize = 8;
+/// A connection gives way to others only when it is older: whoever made it has yet to use it.
+const MIN_AGE: Duration = Duration::from_secs(2);
 
 /// What the keeper tells its room.
 #[derive(Debug)]
@@ -54,17 +70,28 @@ pub(crate) enum Fact {
     Gone(PeerId),
     /// There are several connections with a peer: [`Keeper::settle`] is waited for.
     Double(PeerId),
+    /// There are more connections than there may be: [`Keeper::make_room`] is waited for.
+    Crowded,
     /// A bootstrap peer could not be reached.
     BootstrapFailed {
         address: Multiaddr,
         error: String,
         retry_in: Duration,
     },
+    /// Another node runs with this node's key; this is where.
+    Twin(Multiaddr),
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("the peer is turned away for now")]
 struct TurnedAway;
+
+#[derive(Debug, thiserror::Error)]
+#[error("there are as many connections as there may be: {0}")]
+struct Full(usize);
+
+/// Whether a peer is known as a member of one of this node's rings.
+pub(crate) type IsMember = Arc<dyn Fn(&PeerId) -> bool + Send + Sync>;
 
 /// Keeps the connections that should be.
 pub(crate) struct Keeper {
@@ -75,11 +102,18 @@ pub(crate) struct Keeper {
     refused: HashMap<PeerId, Instant>,
     /// When to look next at peers with several connections, and since when they have them.
     doubles: VecDeque<(Instant, (PeerId, Instant))>,
-    late_dials: VecDeque<(Instant, PeerId)>,
+    neighbours: Neighbours,
+    twins: Twins,
     /// Callers that wait for a peer, and for whoever is at an address that is being dialled.
     waiting: HashMap<PeerId, Vec<Connected>>,
     dialling: HashMap<ConnectionId, Connected>,
     kept: HashSet<PeerId>,
+    /// Connections in all, but for the spare ones.
+    limit: usize,
+    is_member: IsMember,
+    /// When to look for dead connections, and for those that are too many.
+    look_at: Instant,
+    crowded: Option<Instant>,
     out: VecDeque<ToSwarm<Fact, Keep>>,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -118,7 +152,13 @@ fn describe(error: &DialError) -> String {
 }
 
 impl Keeper {
-    pub(super) fn new(local: PeerId, bootstrap: Vec<Multiaddr>, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(
+        local: PeerId,
+        bootstrap: Vec<Multiaddr>,
+        limit: u32,
+        is_member: IsMember,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let now = clock.now();
         let mut book = Book::default();
         let others = bootstrap
@@ -137,10 +177,15 @@ impl Keeper {
             clock,
             refused: HashMap::new(),
             doubles: VecDeque::new(),
-            late_dials: VecDeque::new(),
+            neighbours: Neighbours::new(local),
+            twins: Twins::default(),
             waiting: HashMap::new(),
             dialling: HashMap::new(),
             kept: HashSet::new(),
+            limit: limit as usize,
+            is_member,
+            look_at: Instant::now(),
+            crowded: None,
             out: VecDeque::new(),
             timer: None,
         }
@@ -154,10 +199,9 @@ impl Keeper {
         };
         let Some(peer) = peer else {
             if let Some(address) = address {
-                let opts = DialOpts::unknown_peer_id().address(address).build();
                 self.dialling.retain(|_, waiter| !waiter.is_closed());
-                self.dialling.insert(opts.connection_id(), reply);
-                self.out.push_back(ToSwarm::Dial { opts });
+                let id = self.dial_address(address);
+                self.dialling.insert(id, reply);
             }
             return;
         };
@@ -185,6 +229,14 @@ impl Keeper {
         let opts = DialOpts::peer_id(peer)
             .condition(PeerCondition::DisconnectedAndNotDialing)
             .build();
+        let id = opts.connection_id();
+        self.out.push_back(ToSwarm::Dial { opts });
+        id
+    }
+
+    /// Dials whoever is at an address.
+    fn dial_address(&mut self, address: Multiaddr) -> ConnectionId {
+        let opts = DialOpts::unknown_peer_id().address(address).build();
         let id = opts.connection_id();
         self.out.push_back(ToSwarm::Dial { opts });
         id
@@ -257,7 +309,8 @@ impl Keeper {
     pub(super) fn other_network(&mut self, peer: PeerId, network: String) {
         let error = Error::OtherNetwork { peer, network };
         let text = error.to_string();
-        let facts = self.bootstraps.failed(Some(peer), None, &text);
+        let now = Instant::now();
+        let facts = self.bootstraps.failed(Some(peer), None, &text, now);
         self.tell(facts);
         self.answer(peer, &Err(error));
         self.refuse(peer);
@@ -287,7 +340,10 @@ impl Keeper {
             .book
             .identified(peer, agent, protocols, self.clock.now());
         self.answer(peer, &Ok(peer));
-        if self.kept.len() < KEPT_CONNECTIONS || self.kept.contains(&peer) {
+        if self.neighbours.identified(&peer)
+            || self.kept.len() < KEPT_CONNECTIONS
+            || self.kept.contains(&peer)
+        {
             self.keep(peer);
         }
         first
@@ -315,23 +371,44 @@ impl Keeper {
             return;
         }
         self.book
-            .learn(peer, [address], Source::Mdns, self.clock.now());
-        let queued = self.late_dials.iter().any(|(_, other)| *other == peer);
-        if queued
-            || !self.book.links(&peer).is_empty()
-            || self.late_dials.len() >= MAX_LATE_DIALS
-            || self.book.connected() >= MAX_DISCOVERED
-        {
-            return;
+            .hear(peer, [address.clone()], Source::Mdns, self.clock.now());
+        self.neighbours.discovered(peer, address, Instant::now());
+        if self.book.is_connected(&peer) && self.neighbours.identified(&peer) {
+            self.keep(peer);
         }
-        // The other one hears of us at the same moment. All addresses of one packet come one by one, so even an immediate
-        // dial waits for the next poll.
-        let wait = if self.local < peer {
-            Duration::ZERO
-        } else {
-            LATE_DIAL
+    }
+
+    /// An address of a peer on the local network was not heard of for long. It may still work.
+    pub(super) fn expired(&mut self, peer: &PeerId, address: &Multiaddr) {
+        self.neighbours.expired(peer, address);
+    }
+
+    /// Somebody on the local network claims to be this node, at an address: dialling shows whether
+    /// it is so.
+    pub(super) fn claimed(&mut self, address: Multiaddr) {
+        if self.has_room() && self.twins.claimed(&address, Instant::now()) {
+            self.dial_address(address);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.book.all_links() < self.limit
+    }
+
+    /// Parts with idle connections that are too many; `quiet`: nothing is under way with that peer.
+    pub(super) fn make_room(&mut self, quiet: impl Fn(PeerId) -> bool) {
+        let excess = self.book.all_links().saturating_sub(self.limit);
+        let now = self.clock.now();
+        let stays = |peer: &PeerId, link: &Link| {
+            now.since(link.since) < MIN_AGE
+                || self.waiting.contains_key(peer)
+                || (self.is_member)(peer)
+                || !quiet(*peer)
         };
-        self.late_dials.push_back((Instant::now() + wait, peer));
+        for peer in self.book.least_useful(excess, stays) {
+            tracing::debug!(%peer, "an idle connection gives way to another");
+            self.close(peer);
+        }
     }
 
     fn on_established(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
@@ -348,11 +425,15 @@ impl Keeper {
             direction,
             address: address.clone(),
             since: now,
+            alive: None,
         };
         let known = self.doubles.iter().any(|(_, (other, _))| *other == peer);
         if self.book.linked(peer, link) && !known {
             let now = Instant::now();
             self.doubles.push_back((now + DOUBLE_INTERVAL, (peer, now)));
+        }
+        if self.book.all_links() > self.limit {
+            self.crowded.get_or_insert_with(Instant::now);
         }
         if self.bootstraps.established(peer, id, Instant::now()) {
             self.book.learn(peer, [], Source::Bootstrap, now);
@@ -368,21 +449,50 @@ impl Keeper {
     }
 
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId, left: usize) {
-        if self.book.unlinked(peer, id, self.clock.now()) {
+        let now = self.clock.now();
+        let ended = self.book.links(&peer).iter().find(|link| link.id == id);
+        let lasted = ended.map_or(Duration::ZERO, |link| now.since(link.since));
+        let was_connected = self.book.unlinked(peer, id, now);
+        if was_connected {
             self.out.push_back(ToSwarm::GenerateEvent(Fact::Gone(peer)));
         }
         if left > 0 {
             return;
         }
         self.kept.remove(&peer);
+        let now = Instant::now();
+        self.neighbours.unreached(&peer, now, rand::random());
+        let reason = if was_connected {
+            "it closed the connection"
+        } else {
+            "it closed the connection before it told who it is: it may have as many as it takes"
+        };
+        if was_connected && lasted >= STEADY {
+            self.bootstraps.stayed(peer);
+        } else if !self.is_refused(&peer) {
+            let facts = self.bootstraps.failed(Some(peer), None, reason, now);
+            self.tell(facts);
+        }
         let error = Error::Unreachable {
             target: peer.to_string(),
-            reason: "it closed the connection".to_owned(),
+            reason: reason.to_owned(),
         };
         self.answer(peer, &Err(error));
         if self.book.connected() < FEW_PEERS {
-            self.bootstraps.hurry(Instant::now());
+            self.bootstraps.hurry(now);
         }
+    }
+
+    /// Lets a connection be made; `spare`: also when there are as many as there may be.
+    fn admit(&self, peer: &PeerId, spare: bool) -> Result<KeepHandler, ConnectionDenied> {
+        if self.is_refused(peer) {
+            return Err(ConnectionDenied::new(TurnedAway));
+        }
+        let most = self.limit + if spare { SPARE_CONNECTIONS } else { 0 };
+        if self.book.all_links() >= most {
+            return Err(ConnectionDenied::new(Full(self.limit)));
+        }
+        Ok(KeepHandler::default())
     }
 
     fn on_dial_failure(&mut self, peer: Option<PeerId>, id: ConnectionId, error: &DialError) {
@@ -402,14 +512,19 @@ impl Keeper {
         if let Some(waiter) = self.dialling.remove(&id) {
             let _ = waiter.send(Err(unreachable("the address".to_owned())));
         }
+        let now = Instant::now();
         if let Some(peer) = peer
             && self.book.links(&peer).is_empty()
         {
             self.answer(peer, &Err(unreachable(peer.to_string())));
+            self.neighbours.unreached(&peer, now, rand::random());
         }
-        let facts = self.bootstraps.failed(peer, Some(id), &describe(error));
+        let facts = self
+            .bootstraps
+            .failed(peer, Some(id), &describe(error), now);
         self.tell(facts);
         if let DialError::LocalPeerId { address } = error {
+            self.twins.dialled(without_peer(address.clone()), now);
             self.bootstraps.leave_out(address);
         }
     }
@@ -429,9 +544,30 @@ impl Keeper {
                     .push_back(ToSwarm::GenerateEvent(Fact::Double(peer)));
             }
         }
-        while let Some((_, peer)) = take_due(&mut self.late_dials, now) {
-            if self.book.links(&peer).is_empty() {
+        while let Some(peer) = self.neighbours.take_due(now) {
+            let few = self.book.connected() < MAX_DISCOVERED && self.has_room();
+            if few && self.book.links(&peer).is_empty() && !self.is_refused(&peer) {
                 self.dial(peer);
+            }
+        }
+        while let Some(verdict) = self.twins.take_due(now, rand::random()) {
+            match verdict {
+                Verdict::Twin(place) => self.tell(vec![Fact::Twin(place)]),
+                Verdict::Dial(address) => drop(self.dial_address(address)),
+            }
+        }
+        if self.look_at <= now {
+            self.look_at = now + LOOK_INTERVAL;
+            for (peer, id) in self.book.dead(now, SILENCE) {
+                tracing::debug!(%peer, "nothing comes over a connection any more");
+                self.close_one(peer, id);
+            }
+        }
+        if self.crowded.is_some_and(|due| due <= now) {
+            let is_crowded = self.book.all_links() > self.limit;
+            self.crowded = is_crowded.then_some(now + CROWDED_INTERVAL);
+            if is_crowded {
+                self.tell(vec![Fact::Crowded]);
             }
         }
         while let Some(due) = self.bootstraps.take_due(now) {
@@ -439,9 +575,13 @@ impl Keeper {
             self.bootstraps.dialling(due.number, id);
         }
         let doubles = self.doubles.iter().map(|(due, _)| *due);
+        let is_linked = self.book.all_links() > 0;
         doubles
-            .chain(self.late_dials.iter().map(|(due, _)| *due))
+            .chain(self.neighbours.next_due())
+            .chain(self.twins.next_due())
             .chain(self.bootstraps.next_due())
+            .chain(self.crowded)
+            .chain(is_linked.then_some(self.look_at))
             .min()
     }
 
@@ -453,13 +593,11 @@ impl Keeper {
         attempts: u32,
     ) -> Option<ConnectionId> {
         let Some(peer) = peer else {
-            let opts = DialOpts::unknown_peer_id().address(address).build();
-            let id = opts.connection_id();
-            self.out.push_back(ToSwarm::Dial { opts });
-            return Some(id);
+            return Some(self.dial_address(address));
         };
         let is_linked = !self.book.links(&peer).is_empty();
-        if is_linked || (attempts == 0 && self.book.connected() >= FEW_PEERS) {
+        let enough = FEW_PEERS.min(self.limit);
+        if is_linked || (attempts == 0 && self.book.connected() >= enough) {
             return None;
         }
         self.book
@@ -484,10 +622,7 @@ impl NetworkBehaviour for Keeper {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        if self.is_refused(&peer) {
-            return Err(ConnectionDenied::new(TurnedAway));
-        }
-        Ok(KeepHandler::default())
+        self.admit(&peer, (self.is_member)(&peer))
     }
 
     fn handle_pending_outbound_connection(
@@ -512,10 +647,7 @@ impl NetworkBehaviour for Keeper {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        if self.is_refused(&peer) {
-            return Err(ConnectionDenied::new(TurnedAway));
-        }
-        Ok(KeepHandler::default())
+        self.admit(&peer, true)
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
@@ -533,6 +665,13 @@ impl NetworkBehaviour for Keeper {
             FromSwarm::DialFailure(event) => {
                 self.on_dial_failure(event.peer_id, event.connection_id, event.error);
             }
+            FromSwarm::ListenFailure(event) => {
+                let is_own_key = matches!(event.error, ListenError::LocalPeerId { .. });
+                let now = Instant::now();
+                self.twins.heard(event.send_back_addr, is_own_key, now);
+            }
+            FromSwarm::NewListenAddr(event) => self.twins.listens(event.addr.clone()),
+            FromSwarm::ExpiredListenAddr(event) => self.twins.listens_no_more(event.addr),
             _ => {}
         }
     }
@@ -580,7 +719,8 @@ mod tests {
     #[tokio::test]
     async fn who_is_turned_away_is_bounded() {
         let clock = Arc::new(crate::time::SystemClock);
-        let mut keeper = Keeper::new(PeerId::random(), Vec::new(), clock);
+        let nobody: IsMember = Arc::new(|_| false);
+        let mut keeper = Keeper::new(PeerId::random(), Vec::new(), 9, nobody, clock);
         let last = PeerId::random();
         for _ in 0..MAX_REFUSED + 5 {
             keeper.refuse(PeerId::random());

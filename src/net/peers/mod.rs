@@ -2,7 +2,10 @@
 //!
 //! - `book`: what is known of each peer, bounded; pure.
 //! - `bootstrap`: when to dial which bootstrap peer.
-//! - `keeper`: dialling, double connections, peers of other networks, connections that are kept.
+//! - `neighbours`: when to dial which peer of the local network.
+//! - `twin`, `echo`: whether another node runs with this node's key.
+//! - `keeper`: dialling, double connections, peers of other networks, connections that are kept,
+//!   those that are dead, and those that give way.
 //! - `behaviour`: all of it together with libp2p's identify, ping, mDNS, connection limits and block list.
 //!
 //! A peer counts as *connected* once it has told who it is and that it is of this network; until then nothing outside this room
@@ -13,8 +16,11 @@
 mod behaviour;
 mod book;
 mod bootstrap;
+mod echo;
 mod keep;
 mod keeper;
+mod neighbours;
+mod twin;
 
 use std::sync::Arc;
 use std::time::Duration;

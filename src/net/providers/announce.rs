@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::stored::trim;
 use super::sweep::Sweep;
 use super::{AnnounceReport, Command, Error, MAX_KEY_BYTES, Providers};
+use crate::net::address::{is_link_local, is_loopback};
 use crate::wire::dht;
 
 /// Keys announced in one round: bounds the memory that a plan takes.
@@ -192,18 +193,11 @@ impl Providers {
     }
 }
 
-/// Loopback addresses are of use only where there are no others.
-fn worth_announcing(addresses: &[Multiaddr]) -> Vec<Multiaddr> {
-    let far: Vec<Multiaddr> = addresses
-        .iter()
-        .filter(|address| !crate::net::address::is_loopback(address))
-        .cloned()
-        .collect();
-    if far.is_empty() {
-        addresses.to_vec()
-    } else {
-        far
-    }
+/// Loopback addresses are of use only where there are no others, those of one link to nobody.
+pub(super) fn worth_announcing(addresses: &[Multiaddr]) -> Vec<Multiaddr> {
+    let usable = addresses.iter().filter(|address| !is_link_local(address));
+    let (near, far): (Vec<Multiaddr>, Vec<Multiaddr>) = usable.cloned().partition(is_loopback);
+    if far.is_empty() { near } else { far }
 }
 
 async fn in_time<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
@@ -256,5 +250,7 @@ mod tests {
         assert_eq!(worth_announcing(&loopback), loopback);
         let both = parse(&["/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1"]);
         assert_eq!(worth_announcing(&both), both[1..]);
+        let link = parse(&["/ip6/fe80::1/tcp/1", "/ip4/127.0.0.1/tcp/1"]);
+        assert_eq!(worth_announcing(&link), link[1..]);
     }
 }

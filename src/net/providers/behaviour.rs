@@ -26,6 +26,7 @@ use super::inbox::{Inbox, Tally};
 use super::record_store::{Bounds, PROVIDER_TTL, ShelfStore};
 use super::{Command, Provider, RecordShelf, WriterThread};
 use crate::head::MAX_RECORD_BYTES;
+use crate::net::address::without_peer;
 use crate::net::delegate::delegate_connections;
 use crate::time::Clock;
 use libp2p::kad::store::RecordStore;
@@ -175,10 +176,34 @@ impl Behaviour {
         }
     }
 
-    /// A peer of this network serves the DHT at these addresses.
+    /// A connected peer listens at these addresses.
+    pub(crate) fn listens(&mut self, peer: PeerId, addresses: &[Multiaddr]) {
+        self.inner.store_mut().listens(peer, addresses);
+    }
+
+    /// A peer is no longer connected.
+    pub(crate) fn gone(&mut self, peer: &PeerId) {
+        self.inner.store_mut().gone(peer);
+    }
+
+    /// A peer of this network serves the DHT at these addresses, and at no others.
     pub(crate) fn route(&mut self, peer: PeerId, addresses: &[Multiaddr]) {
-        for address in addresses.iter().take(MAX_ROUTED_ADDRESSES) {
+        let fresh = &addresses[..addresses.len().min(MAX_ROUTED_ADDRESSES)];
+        for address in fresh {
             self.inner.add_address(&peer, address.clone());
+        }
+        let is_stale = |address: &Multiaddr| {
+            let bare = without_peer(address.clone());
+            !fresh.iter().any(|one| without_peer(one.clone()) == bare)
+        };
+        let routed = self.inner.kbucket(peer).and_then(|bucket| {
+            let mut entries = bucket.iter();
+            let entry = entries.find(|entry| *entry.node.key.preimage() == peer)?;
+            Some(entry.node.value.iter().cloned().collect::<Vec<_>>())
+        });
+        let routed = routed.unwrap_or_default().into_iter();
+        for stale in routed.filter(|address| !fresh.is_empty() && is_stale(address)) {
+            self.inner.remove_address(&peer, &stale);
         }
     }
 

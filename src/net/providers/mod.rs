@@ -214,6 +214,19 @@ impl Providers {
         Ok(())
     }
 
+    /// Asks the peers nearest to a peer where it can be reached. True when it was found: then
+    /// connecting to it tries these addresses, too.
+    ///
+    /// # Errors
+    /// [`Error::Stopping`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the search to end by itself.
+    pub async fn seek(&self, peer: PeerId) -> Result<bool, Error> {
+        let _permit = self.searches.acquire().await.map_err(|_| Error::Stopping)?;
+        Ok(self.lookup(peer.to_bytes()).await?.contains(&peer))
+    }
+
     async fn lookup(&self, key: Vec<u8>) -> Result<Vec<PeerId>, Error> {
         let (reply, peers) = oneshot::channel();
         self.mailbox

@@ -8,15 +8,17 @@
 //! announcements are repeated long before they expire.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use libp2p::PeerId;
 use libp2p::kad::store::{Error, RecordStore, Result};
 use libp2p::kad::{KBucketKey, ProviderRecord, Record, RecordKey};
+use libp2p::{Multiaddr, PeerId};
 
+use super::announce::worth_announcing;
 use super::ledger::{OWN, PROVIDERS, VALUES, Writer, WriterThread};
 use super::shelf::RecordShelf;
 use super::stored::{
@@ -74,6 +76,8 @@ pub(crate) struct ShelfStore {
     values: Values,
     /// Counts answers, so that those that follow one another name other providers.
     answers: AtomicUsize,
+    /// Where connected peers say that they listen: fresher than what they announced.
+    listening: HashMap<PeerId, Vec<Multiaddr>>,
 }
 
 impl ShelfStore {
@@ -98,8 +102,23 @@ impl ShelfStore {
             writer,
             values,
             answers: AtomicUsize::new(0),
+            listening: HashMap::new(),
         };
         Ok((store, thread))
+    }
+
+    /// A connected peer says where it listens.
+    pub(super) fn listens(&mut self, peer: PeerId, addresses: &[Multiaddr]) {
+        // Bounded by the connections that there may be.
+        let addresses = trim(worth_announcing(addresses));
+        if !addresses.is_empty() {
+            self.listening.insert(peer, addresses);
+        }
+    }
+
+    /// A peer is no longer connected.
+    pub(super) fn gone(&mut self, peer: &PeerId) {
+        self.listening.remove(peer);
     }
 
     /// The table of values, for who checks what goes into it.
@@ -189,7 +208,10 @@ impl ShelfStore {
             key: RecordKey::from(key.to_vec()),
             provider: one.peer,
             expires: Some(Instant::now() + one.expires.since(now)),
-            addresses: one.addresses,
+            addresses: match self.listening.get(&one.peer) {
+                Some(addresses) => addresses.clone(),
+                None => one.addresses,
+            },
         }
     }
 }

@@ -23,6 +23,8 @@ struct Session {
     /// The last member that it was told of, of each ring whose members don't fit into one message: the next message goes on behind it.
     told: HashMap<RingId, PeerId>,
     free_bytes: u64,
+    /// How far its clock is ahead of this machine's, in milliseconds; none while it has not told.
+    ahead_ms: Option<i64>,
 }
 
 /// What came of a message.
@@ -104,6 +106,16 @@ impl Roll {
         self.lock().sessions.contains_key(peer)
     }
 
+    /// Whether a peer is known as a member of one of this node's rings.
+    pub(in crate::net) fn knows(&self, peer: &PeerId) -> bool {
+        let state = self.lock();
+        let mut rings = state.rings.as_slice().iter();
+        rings.any(|ring| {
+            let mut members = ring.members().iter();
+            members.any(|known| known.peer == *peer) && !ring.is_removed(peer)
+        })
+    }
+
     pub(super) fn rings(&self) -> Rings {
         self.lock().rings.clone()
     }
@@ -133,6 +145,7 @@ impl Roll {
                 online: session.is_some(),
                 name: known.name.clone(),
                 free_bytes: session.map(|session| session.free_bytes),
+                clock_ahead_ms: session.and_then(|session| session.ahead_ms),
                 last_seen: if session.is_some() {
                     now
                 } else {
@@ -297,6 +310,7 @@ impl Roll {
                 members,
                 removed: ring.removed().to_vec(),
                 grant: (!knows_present).then(|| (ring.generation(), ring.seed().clone())),
+                now,
             })
         });
         infos.collect()
@@ -329,6 +343,10 @@ impl Roll {
         };
         let online = session.free_bytes != info.free_bytes;
         session.free_bytes = info.free_bytes;
+        if info.now.0 > 0 {
+            let ahead = i128::from(info.now.0) - i128::from(now.0);
+            session.ahead_ms = i64::try_from(ahead).ok();
+        }
         let mut news = false;
         if let Some((generation, seed)) = info.grant {
             // Who gives a secret knows it.

@@ -364,16 +364,32 @@ async fn who_goes_on_sending_bad_requests_is_dropped() {
     wait_connected(&net, &[hostile.peer], false).await;
 }
 
+/// js-libp2p and py-libp2p can't choose what identify calls the network: the names of protocols
+/// count.
+#[tokio::test]
+async fn what_identify_calls_the_network_keeps_nobody_away() {
+    let net = start(memory(), &Shelf::new()).await;
+    for version in ["elsewhere", "ipfs/0.1.0"] {
+        let mut stock = Hostile::start(version).await;
+        let _incoming = stock.streams.accept(exchange_protocol());
+        let connected = net.peers().connect(stock.address.clone()).await;
+        assert_eq!(connected, Ok(stock.peer));
+        wait_connected(&net, &[stock.peer], true).await;
+    }
+}
+
 #[tokio::test]
 async fn peers_of_another_network_are_turned_away() {
     let net = start(memory(), &Shelf::new()).await;
-    let hostile = Hostile::start("elsewhere").await;
+    let mut hostile = Hostile::start("elsewhere").await;
+    let elsewhere = StreamProtocol::try_from_owned(names::exchange("elsewhere"));
+    let _incoming = hostile.streams.accept(elsewhere.expect("a protocol name"));
     let error = net
         .peers()
         .connect(hostile.address.clone())
         .await
         .expect_err("another network");
-    assert!(error.to_string().contains("/elsewhere/1.0.0"), "{error}");
+    assert!(error.to_string().contains("elsewhere"), "{error}");
     assert!(net.peers().connected().is_empty());
     let again = net
         .peers()

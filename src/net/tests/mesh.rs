@@ -154,3 +154,50 @@ async fn keys_are_bounded() {
         Ok(AnnounceReport::default())
     );
 }
+
+#[tokio::test]
+async fn a_provider_that_moved_is_found_where_it_is() {
+    let hub = start(memory(), &Shelf::new()).await;
+    let with_hub = |key: Keypair| NetConfig {
+        bootstrap: hub.listen_addresses(),
+        ..NetConfig::in_memory(key)
+    };
+    let key = Keypair::generate_ed25519();
+    let old = start(with_hub(key.clone()), &Shelf::new()).await;
+    let peer = old.peer_id();
+    wait_connected(&hub, &[peer], true).await;
+    wait_connected(&old, &[hub.peer_id()], true).await;
+    let block = keys(1).remove(0);
+    let report = within(old.providers().announce(vec![block.clone()])).await;
+    assert_eq!(report.expect("announced").peers_reached, 1);
+    within(old.shutdown()).await;
+    wait_connected(&hub, &[peer], false).await;
+    // What it announced from its old address still holds.
+    let new = start(with_hub(key), &Shelf::new()).await;
+    wait_connected(&hub, &[peer], true).await;
+    let reader = start(with_hub(Keypair::generate_ed25519()), &Shelf::new()).await;
+    wait_connected(&reader, &[hub.peer_id()], true).await;
+    let found: Vec<_> = within(reader.providers().find(block, 20).collect()).await;
+    assert_eq!(found[0].addresses, new.listen_addresses());
+}
+
+#[tokio::test]
+async fn a_peer_that_is_not_where_it_was_is_looked_for() {
+    let hub = start(memory(), &Shelf::new()).await;
+    let with_hub = |key: Keypair| NetConfig {
+        bootstrap: hub.listen_addresses(),
+        ..NetConfig::in_memory(key)
+    };
+    let reader = start(with_hub(Keypair::generate_ed25519()), &Shelf::new()).await;
+    wait_connected(&reader, &[hub.peer_id()], true).await;
+    let (key, shelf) = (Keypair::generate_ed25519(), Shelf::new());
+    let peer = key.public().to_peer_id();
+    let stale: libp2p::Multiaddr = "/memory/1".parse().expect("an address");
+    let stale = stale.with_p2p(peer).expect("no peer yet");
+    assert!(reader.peers().connect(stale).await.is_err());
+    let id = shelf.put(some_block(1, 10));
+    let _moved = start(with_hub(key), &shelf).await;
+    wait_connected(&hub, &[peer], true).await;
+    let fetched = within(reader.exchange().fetch(peer, vec![id], PATIENCE)).await;
+    assert_eq!(fetched, Ok(vec![(id, Answer::Block(some_block(1, 10)))]));
+}

@@ -166,3 +166,71 @@ async fn connections_are_bounded() {
     }
     assert_eq!(hub.peers().connected().len(), 2);
 }
+
+fn limited(connections: u32) -> NetConfig {
+    let limits = crate::net::Limits {
+        connections,
+        ..crate::net::Limits::default()
+    };
+    NetConfig { limits, ..memory() }
+}
+
+#[tokio::test]
+async fn a_bootstrap_peer_that_is_full_is_told_of_and_left_alone_for_longer_each_time() {
+    let hub = start(limited(1), &Shelf::new()).await;
+    let first = start(memory(), &Shelf::new()).await;
+    connect(&first, &hub).await;
+    let config = NetConfig {
+        bootstrap: hub.listen_addresses(),
+        ..memory()
+    };
+    let left_out = start(config, &Shelf::new()).await;
+    let mut events = left_out.events();
+    let mut pauses = Vec::new();
+    for _ in 0..2 {
+        let failed = |event: &Event| matches!(event, Event::BootstrapFailed { .. });
+        let event = wait_event(&mut events, failed).await;
+        if let Event::BootstrapFailed { retry_in, .. } = event {
+            pauses.push(retry_in);
+        }
+    }
+    assert!(pauses[1] > pauses[0].mul_f64(1.1), "{pauses:?}");
+    assert!(left_out.peers().connected().is_empty());
+}
+
+#[tokio::test]
+async fn at_its_limit_a_node_still_fetches_and_idle_connections_give_way() {
+    let shelf = Shelf::new();
+    let id = shelf.put(some_block(1, 10));
+    let net = start(limited(2), &Shelf::new()).await;
+    let mut others = Vec::new();
+    for _ in 0..2 {
+        let other = start(memory(), &Shelf::new()).await;
+        connect(&net, &other).await;
+        others.push(other);
+    }
+    let holder = start(memory(), &shelf).await;
+    connect(&net, &holder).await;
+    let fetched = within(net.exchange().fetch(holder.peer_id(), vec![id], PATIENCE)).await;
+    assert!(fetched.is_ok(), "{fetched:?}");
+    let mut connected = net.peers().watch_connected();
+    let now = within(connected.wait_for(|now| now.len() == 2)).await;
+    let now = now.expect("the net lives").clone();
+    assert!(now.contains(&holder.peer_id()), "it was of use");
+}
+
+#[tokio::test]
+async fn nodes_with_one_key_notice_each_other() {
+    let key = Keypair::generate_ed25519();
+    let a = start(NetConfig::in_memory(key.clone()), &Shelf::new()).await;
+    let b = start(NetConfig::in_memory(key), &Shelf::new()).await;
+    for (net, other) in [(&a, &b), (&b, &a)] {
+        let mut events = net.events();
+        let there = crate::net::address::without_peer(other.listen_addresses()[0].clone());
+        let connected = net.peers().connect(there.clone()).await;
+        assert!(connected.is_err());
+        let is_twin = |event: &Event| matches!(event, Event::Twin { .. });
+        let told = wait_event(&mut events, is_twin).await;
+        assert_eq!(told, Event::Twin { address: there });
+    }
+}

@@ -105,6 +105,9 @@ call!(Health, "health", HealthReply);
 pub struct HealthReply {
     /// The sets whose backups ask for copies, by name.
     pub sets: Vec<SetHealth>,
+    /// Reasons why members refuse backups: their clocks, or this machine's, are wrong.
+    #[serde(default)]
+    pub clocks: Vec<String>,
 }
 
 /// How the copies of one set's backups stand.

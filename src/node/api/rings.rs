@@ -107,10 +107,47 @@ pub struct RingMember {
     pub online: bool,
     /// Bytes that its store can still take; missing while it is not online.
     pub free_bytes: Option<u64>,
+    /// Seconds that its clock is ahead of this machine's, less than 0 when it is behind; missing
+    /// while it is not online.
+    #[serde(default)]
+    pub clock_ahead_s: Option<i64>,
     /// When it was last connected; missing when it never was.
     pub last_seen: Option<Timestamp>,
     /// Where it can be reached.
     pub addresses: Vec<String>,
+}
+
+/// Clocks that differ by more than this are told of, in seconds: from a day on, backups are
+/// refused.
+pub const MAX_CLOCK_GAP_S: i64 = 3600;
+
+impl RingMember {
+    /// What is wrong with its clock, when something is.
+    pub fn clock_trouble(&self) -> Option<String> {
+        clock_trouble(&self.name, &self.peer, self.clock_ahead_s?)
+    }
+}
+
+/// What is wrong with a member's clock, or with this machine's, when they are far apart.
+pub fn clock_trouble(name: &str, peer: &str, ahead_s: i64) -> Option<String> {
+    let apart = ahead_s.unsigned_abs();
+    if apart <= MAX_CLOCK_GAP_S.unsigned_abs() {
+        return None;
+    }
+    let (number, unit) = match apart {
+        0..172_800 => (apart / 3600, "hours"),
+        _ => (apart / 86_400, "days"),
+    };
+    let (direction, name) = match (ahead_s > 0, name) {
+        (true, "") => ("ahead of", peer),
+        (true, name) => ("ahead of", name),
+        (false, "") => ("behind", peer),
+        (false, name) => ("behind", name),
+    };
+    Some(format!(
+        "the clock of {name} is {number} {unit} {direction} this machine's: from a day on, backups are \
+         refused; set the wrong one of the two right"
+    ))
 }
 
 /// Leaves a ring. The others are not told.
@@ -167,4 +204,26 @@ pub struct RingRemoveReply {
     pub peer: String,
     /// Which secret the ring has now.
     pub generation: u16,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_that_are_far_apart_are_told_with_the_name() {
+        assert_eq!(clock_trouble("pc2", "12D3", 0), None);
+        assert_eq!(clock_trouble("pc2", "12D3", -MAX_CLOCK_GAP_S), None);
+        let ahead = clock_trouble("pc2", "12D3", 3 * 86_400).expect("far apart");
+        assert!(
+            ahead.starts_with("the clock of pc2 is 3 days ahead of this"),
+            "{ahead}"
+        );
+        let behind = clock_trouble("", "12D3", -7200).expect("far apart");
+        assert!(
+            behind.starts_with("the clock of 12D3 is 2 hours behind this"),
+            "{behind}"
+        );
+        assert!(clock_trouble("x", "y", i64::MIN).is_some());
+    }
 }

@@ -35,6 +35,9 @@ pub struct StatusReply {
     /// Whether the node has left, or is about to: it takes nothing more for others.
     #[serde(default)]
     pub leaving: bool,
+    /// Where another node with this node's key was seen since the start: a copied data directory.
+    #[serde(default)]
+    pub twin: Option<String>,
     /// Data directory.
     #[serde(with = "path")]
     pub data_dir: PathBuf,
