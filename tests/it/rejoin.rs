@@ -16,7 +16,7 @@ fn connected() -> (tempfile::TempDir, Vec<Node>) {
 
 fn online(node: &Node, ring: &str) -> usize {
     let members = node.json(&["ring", "members", ring]);
-    let members = members.as_array().expect("a list").iter();
+    let members = members["members"].as_array().expect("a list").iter();
     members.filter(|member| member["online"] == true).count()
 }
 
