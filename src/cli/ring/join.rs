@@ -132,6 +132,7 @@ mod tests {
             name: "nas\n".to_owned(),
             online: true,
             free_bytes: None,
+            clock_ahead_s: None,
             last_seen: None,
             addresses: Vec::new(),
         };

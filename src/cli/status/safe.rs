@@ -80,7 +80,12 @@ mod tests {
 
     #[test]
     fn only_what_somebody_else_has_is_called_safe() {
-        let of = |sets: Vec<SetHealth>| safe(&HealthReply { sets });
+        let of = |sets: Vec<SetHealth>| {
+            safe(&HealthReply {
+                sets,
+                clocks: Vec::new(),
+            })
+        };
         assert_eq!(of(Vec::new()).is_safe, None);
         assert_eq!(of(vec![set("docs", 2, 2)]).is_safe, Some(true));
         assert_eq!(of(vec![set("docs", 1, 2)]).is_safe, Some(false));

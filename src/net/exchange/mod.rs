@@ -309,24 +309,6 @@ impl Exchange {
             return Err(Error::TooManyIds(ids.len()));
         }
         let until = Instant::now() + deadline.min(MAX_DEADLINE);
-        let answered = timeout_at(until, async {
-            let answered = self.ask_once(peer, ids.clone(), want, until).await;
-            // Its addresses may be those of yesterday. Others may know better.
-            if !matches!(answered, Err(Error::Unreachable { .. })) || !(self.seek)(peer).await {
-                return answered;
-            }
-            self.ask_once(peer, ids, want, until).await
-        });
-        answered.await.unwrap_or(Err(Error::TimedOut { peer }))
-    }
-
-    async fn ask_once(
-        &self,
-        peer: PeerId,
-        ids: Vec<BlockId>,
-        want: Want,
-        until: Instant,
-    ) -> Result<Vec<(BlockId, Answer)>, Error> {
         // Dropped with this future: then the codec gives up and resets the stream.
         let abandoned = CancellationToken::new();
         let _abandon = abandoned.clone().drop_guard();
@@ -338,7 +320,23 @@ impl Exchange {
             abandoned,
             arrivals,
         };
-        let permit = self.permits.acquire(peer).await.ok_or(Error::Stopping)?;
+        let answered = timeout_at(until, async {
+            let answered = self.send(ask.clone()).await;
+            // Its addresses may be those of yesterday. Others may know better.
+            if !matches!(answered, Err(Error::Unreachable { .. })) || !(self.seek)(peer).await {
+                return answered;
+            }
+            self.send(ask).await
+        });
+        answered.await.unwrap_or(Err(Error::TimedOut { peer }))
+    }
+
+    async fn send(&self, ask: Ask) -> Result<Vec<(BlockId, Answer)>, Error> {
+        let permit = self
+            .permits
+            .acquire(ask.peer)
+            .await
+            .ok_or(Error::Stopping)?;
         let (reply, answer) = oneshot::channel();
         let command = Command::Ask { ask, permit, reply };
         self.mailbox

@@ -29,6 +29,8 @@ use super::book::{Book, Link, surplus};
 use super::bootstrap::Bootstraps;
 use super::keep::{Keep, KeepHandler};
 use super::neighbours::Neighbours;
+use super::reason::describe;
+use super::refusals::Refusals;
 use super::twin::{Twins, Verdict};
 use super::{Connected, Direction, Error, Misbehaviour, Source, Target};
 use crate::net::address::{peer_of, without_peer};
@@ -38,10 +40,6 @@ use crate::time::Clock;
 const DOUBLE_INTERVAL: Duration = Duration::from_secs(1);
 /// A double connection is closed after so long even if something is under way.
 const DOUBLE_MAX: Duration = Duration::from_secs(60);
-/// How long a peer of another network, or one that misbehaved, is turned away.
-const REFUSAL: Duration = Duration::from_secs(10 * 60);
-/// Most peers that are turned away at one time.
-const MAX_REFUSED: usize = 4096;
 /// Peers on the local network are dialled as long as no more than so many are connected.
 const MAX_DISCOVERED: usize = 64;
 /// So many connections are kept when idle.
@@ -99,7 +97,7 @@ pub(crate) struct Keeper {
     clock: Arc<dyn Clock>,
     pub(super) book: Book,
     bootstraps: Bootstraps,
-    refused: HashMap<PeerId, Instant>,
+    refused: Refusals,
     /// When to look next at peers with several connections, and since when they have them.
     doubles: VecDeque<(Instant, (PeerId, Instant))>,
     neighbours: Neighbours,
@@ -116,39 +114,6 @@ pub(crate) struct Keeper {
     crowded: Option<Instant>,
     out: VecDeque<ToSwarm<Fact, Keep>>,
     timer: Option<Pin<Box<Sleep>>>,
-}
-
-/// What went wrong, in a line.
-fn describe(error: &DialError) -> String {
-    match error {
-        DialError::Transport(errors) => {
-            let parts: Vec<String> = errors
-                .iter()
-                .take(4)
-                .map(|(address, error)| {
-                    let mut cause: &dyn std::error::Error = error;
-                    while let Some(source) = cause.source() {
-                        cause = source;
-                    }
-                    format!("{}: {cause}", without_peer(address.clone()))
-                })
-                .collect();
-            parts.join("; ")
-        }
-        DialError::NoAddresses => "no address of it is known".to_owned(),
-        DialError::WrongPeerId { obtained, address } => {
-            format!("{obtained} is at {}", without_peer(address.clone()))
-        }
-        DialError::LocalPeerId { .. } => "it is this node itself".to_owned(),
-        DialError::Denied { cause } => {
-            let mut cause: &dyn std::error::Error = cause;
-            while let Some(source) = cause.source() {
-                cause = source;
-            }
-            cause.to_string()
-        }
-        DialError::Aborted | DialError::DialPeerConditionFalse(_) => error.to_string(),
-    }
 }
 
 impl Keeper {
@@ -175,7 +140,7 @@ impl Keeper {
             bootstraps: Bootstraps::new(others, Instant::now()),
             book,
             clock,
-            refused: HashMap::new(),
+            refused: Refusals::default(),
             doubles: VecDeque::new(),
             neighbours: Neighbours::new(local),
             twins: Twins::default(),
@@ -284,25 +249,13 @@ impl Keeper {
 
     /// Disconnects a peer and turns it away for a while.
     pub(super) fn refuse(&mut self, peer: PeerId) {
-        if self.refused.len() >= MAX_REFUSED {
-            let now = Instant::now();
-            self.refused.retain(|_, until| *until > now);
-            if self.refused.len() >= MAX_REFUSED
-                && let Some(first) = self.refused.iter().min_by_key(|(_, until)| **until)
-            {
-                let first = *first.0;
-                self.refused.remove(&first);
-            }
-        }
-        self.refused.insert(peer, Instant::now() + REFUSAL);
+        self.refused.add(peer, Instant::now());
         self.book.forget(&peer);
         self.close(peer);
     }
 
     fn is_refused(&self, peer: &PeerId) -> bool {
-        self.refused
-            .get(peer)
-            .is_some_and(|until| *until > Instant::now())
+        self.refused.contains(peer, Instant::now())
     }
 
     /// A peer turned out to be of another network.
@@ -709,24 +662,5 @@ impl NetworkBehaviour for Keeper {
                 Poll::Pending => return Poll::Pending,
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn who_is_turned_away_is_bounded() {
-        let clock = Arc::new(crate::time::SystemClock);
-        let nobody: IsMember = Arc::new(|_| false);
-        let mut keeper = Keeper::new(PeerId::random(), Vec::new(), 9, nobody, clock);
-        let last = PeerId::random();
-        for _ in 0..MAX_REFUSED + 5 {
-            keeper.refuse(PeerId::random());
-        }
-        keeper.refuse(last);
-        assert_eq!(keeper.refused.len(), MAX_REFUSED);
-        assert!(keeper.is_refused(&last));
     }
 }

@@ -3,6 +3,7 @@
 //! - `book`: what is known of each peer, bounded; pure.
 //! - `bootstrap`: when to dial which bootstrap peer.
 //! - `neighbours`: when to dial which peer of the local network.
+//! - `refusals`, `reason`: peers that are turned away, and why a peer could not be dialled.
 //! - `twin`, `echo`: whether another node runs with this node's key.
 //! - `keeper`: dialling, double connections, peers of other networks, connections that are kept,
 //!   those that are dead, and those that give way.
@@ -20,6 +21,8 @@ mod echo;
 mod keep;
 mod keeper;
 mod neighbours;
+mod reason;
+mod refusals;
 mod twin;
 
 use std::sync::Arc;
