@@ -4,8 +4,9 @@
 //! version (u32, 2) | entries: tag (u16), permissions (u16), id (u32), all little-endian
 //! ```
 //!
-//! As in `linux/posix_acl_xattr.h`. Text as in `acl(5)`, with numbers in place of names: a name may mean somebody else on
-//! another machine. Deliberately absent: making the attribute from text; only the system and other programs do.
+//! As in `linux/posix_acl_xattr.h`. Text as in `acl(5)`, with numbers in place of names: a name may
+//! mean somebody else on another machine. Deliberately absent: making the attribute from text; only
+//! the system and other programs do.
 
 use std::fmt::Write as _;
 
@@ -16,7 +17,8 @@ pub(super) const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
 const VERSION: u32 = 2;
 
-/// The text of an ACL, one entry after the other with commas between. `None` for what is no ACL of the known version.
+/// The text of an ACL, one entry after the other with commas between. `None` for what is no ACL of
+/// the known version.
 pub(super) fn text(value: &[u8]) -> Option<String> {
     let (version, entries) = value.split_first_chunk::<4>()?;
     let (entries, rest) = entries.as_chunks::<8>();

@@ -1,8 +1,9 @@
 //! An inode's attributes: what a put reads and an extraction sets.
 //!
-//! A symlink, a named pipe, a device, or a file that may not be read has no ordinary descriptor. Such an inode is
-//! pinned (`O_PATH`) and reached through `/proc/self/fd`, so that every call is about the inode that was looked at,
-//! whatever its name leads to by then. Deliberately absent: which attributes are wanted, and what a refusal means.
+//! A symlink, a named pipe, a device, or a file that may not be read has no ordinary descriptor.
+//! Such an inode is pinned (`O_PATH`) and reached through `/proc/self/fd`, so that every call is
+//! about the inode that was looked at, whatever its name leads to by then. Deliberately absent:
+//! which attributes are wanted, and what a refusal means.
 
 use std::os::fd::{AsFd, BorrowedFd};
 #[cfg(target_os = "linux")]
@@ -113,7 +114,8 @@ impl<'a> Inode<'a> {
         }
     }
 
-    /// Names of its extended attributes, ACLs among them; none where the file system has no such thing.
+    /// Names of its extended attributes, ACLs among them; none where the file system has no such
+    /// thing.
     pub(super) fn xattr_names(&self) -> Vec<Bytes> {
         // Most inodes have none, and file systems answer this without looking further.
         let len = match &self.0 {
@@ -186,7 +188,8 @@ pub(super) fn kind(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
-/// Reads something whose length was just asked for; it may grow in between, then it is asked for again.
+/// Reads something whose length was just asked for; it may grow in between, then it is asked for
+/// again.
 fn sized(len: usize, read: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Option<Vec<u8>> {
     let mut len = len;
     for _ in 0..3 {

@@ -1,8 +1,9 @@
 //! A bundle, or a part of it, as a tar archive.
 //!
-//! The format is POSIX.1-2001 (pax): ustar headers, and before them records for what does not fit: long names, large numbers, parts of
-//! seconds, extended attributes as `SCHILY.xattr.NAME`, and ACLs as `SCHILY.acl.access` and `SCHILY.acl.default`, which GNU tar,
-//! bsdtar and star read. Holes are written as zeros.
+//! The format is POSIX.1-2001 (pax): ustar headers, and before them records for what does not fit:
+//! long names, large numbers, parts of seconds, extended attributes as `SCHILY.xattr.NAME`, and
+//! ACLs as `SCHILY.acl.access` and `SCHILY.acl.default`, which GNU tar, bsdtar and star read. Holes
+//! are written as zeros.
 //!
 //! An archive can't take anything back. A file whose first block is missing is left out; one that lacks a later block has
 //! zeros in its place. Both are reported.

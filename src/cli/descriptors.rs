@@ -1,7 +1,8 @@
 //! The limit on open files and sockets.
 //!
-//! Systems give programs few by default (256 on macOS, 1,024 on Linux) and let each raise its own limit. A node with many
-//! peers and a large store needs more. Deliberately absent: a demand. What the system does not give is done without.
+//! Systems give programs few by default (256 on macOS, 1,024 on Linux) and let each raise its own
+//! limit. A node with many peers and a large store needs more. Deliberately absent: a demand. What
+//! the system does not give is done without.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

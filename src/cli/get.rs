@@ -160,7 +160,8 @@ fn print(reply: &GetReply, pin: bool, context: &Context) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Names attributes that the system refused. The content is there, so that the command has done its work.
+/// Names attributes that the system refused. The content is there, so that the command has done its
+/// work.
 fn warn_refused(refused: &[Missing], context: &Context) {
     for part in refused.iter().take(MAX_NAMED) {
         context.warning(&format!("{}: {}", part.path, part.reason));

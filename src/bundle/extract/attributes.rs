@@ -1,7 +1,8 @@
 //! Brings an inode to the attributes of its entry: owner, extended attributes and ACLs, mode, time.
 //!
-//! What is there is compared with what is wanted first, and only differences are set: attributes that the entry does not
-//! have go, and an inode that is right already is not touched. What the system refuses is noted, and never costs content.
+//! What is there is compared with what is wanted first, and only differences are set: attributes
+//! that the entry does not have go, and an inode that is right already is not touched. What the
+//! system refuses is noted, and never costs content.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -146,8 +147,8 @@ impl Rights {
         }
     }
 
-    /// Setuid and setgid mean something only together with the owner, and would be a present to whoever made the bundle
-    /// otherwise.
+    /// Setuid and setgid mean something only together with the owner, and would be a present to
+    /// whoever made the bundle otherwise.
     fn mode(&self, wanted: &Attributes, owner: Owner) -> u32 {
         let mut mode = wanted.mode & 0o1777;
         if let Some(original) = wanted.owner.filter(|_| self.powers) {
@@ -178,7 +179,8 @@ impl Rights {
         }
     }
 
-    /// Whether an extended attribute that the entry does not have is removed. Labels of the system's own stay.
+    /// Whether an extended attribute that the entry does not have is removed. Labels of the
+    /// system's own stay.
     #[cfg(not(target_vendor = "apple"))]
     fn removes(&self, name: &[u8]) -> bool {
         match name {
@@ -212,7 +214,8 @@ pub(super) fn bring_open(
     bring(job, &Inode::open(fd), wanted, path);
 }
 
-/// Gives an inode its attributes. The time comes last: a file with the right size and time is a file that is complete.
+/// Gives an inode its attributes. The time comes last: a file with the right size and time is a
+/// file that is complete.
 pub(super) fn bring(job: &Job, inode: &Inode<'_>, wanted: &Attributes, path: &dyn Fn() -> PathBuf) {
     let refused = |what: &str, error: Errno| job.refused(path(), what, error);
     let seen = match Seen::of(inode) {
@@ -272,7 +275,8 @@ pub(super) fn bring(job: &Job, inode: &Inode<'_>, wanted: &Attributes, path: &dy
     }
 }
 
-/// Setuid and setgid are dropped where the owner is another, and by the system where this process is not in the group.
+/// Setuid and setgid are dropped where the owner is another, and by the system where this process
+/// is not in the group.
 fn note_lost_powers(job: &Job, inode: &Inode<'_>, wanted: &Attributes) {
     let special = wanted.mode & SET_ID;
     if special == 0 || !job.rights.powers {

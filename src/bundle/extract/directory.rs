@@ -22,8 +22,8 @@ use crate::bundle::stat;
 
 /// Descriptors of directories that are kept open: few enough for systems that allow 256 in all.
 const OPEN_PLACES: usize = 48;
-/// When descriptors have run out although no directory is open, others in the process hold them: they are waited for
-/// this often...
+/// When descriptors have run out although no directory is open, others in the process hold them:
+/// they are waited for this often...
 const SPARE_ATTEMPTS: u32 = 50;
 /// ...and so long each time.
 const SPARE_PAUSE: Duration = Duration::from_millis(20);
@@ -41,7 +41,8 @@ pub(super) struct Place {
     name: Bytes,
     /// Set at the end; `None` for a directory that keeps its own.
     attributes: Option<Attributes>,
-    /// The mode that it had before it was unlocked for its owner, given back unless the attributes say another.
+    /// The mode that it had before it was unlocked for its owner, given back unless the attributes
+    /// say another.
     locked_mode: Option<u32>,
     fd: Mutex<Option<Arc<OwnedFd>>>,
 }
@@ -189,7 +190,8 @@ impl Job {
         }
     }
 
-    /// Opens something. When descriptors have run out, directories that are only kept open are closed for it.
+    /// Opens something. When descriptors have run out, directories that are only kept open are
+    /// closed for it.
     pub(super) fn opening<T>(&self, open: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
         let mut attempts = 0;
         loop {
@@ -213,7 +215,8 @@ impl Job {
     }
 }
 
-/// Lets the owner of a directory fill it, if its mode does not. Gives the mode that it had, if it was changed.
+/// Lets the owner of a directory fill it, if its mode does not. Gives the mode that it had, if it
+/// was changed.
 pub(super) fn unlock(directory: &Inode<'_>) -> Option<u32> {
     let found = directory.stat().ok()?;
     let me = rustix::process::geteuid();

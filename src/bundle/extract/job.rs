@@ -263,7 +263,8 @@ impl Job {
         }
     }
 
-    /// The system refused an attribute of `path` (inside the bundle); its content is there all the same.
+    /// The system refused an attribute of `path` (inside the bundle); its content is there all the
+    /// same.
     pub(super) fn refused(&self, path: PathBuf, what: &str, error: impl Into<io::Error>) {
         let reason = format!("{what}: {}", error.into());
         let mut findings = lock(&self.findings);
@@ -273,7 +274,8 @@ impl Job {
         }
     }
 
-    /// A file is written and has to be read back from the disk: with others, so that the disk is waited for once.
+    /// A file is written and has to be read back from the disk: with others, so that the disk is
+    /// waited for once.
     pub(super) fn verify_later(&self, target: &Arc<Target>) {
         let mut waiting = lock(&self.unverified);
         if self.stopped.load(Ordering::SeqCst) {

@@ -1,10 +1,11 @@
 //! Names of what is not complete yet, and what extractions that were killed left under such names.
 //!
-//! A temporary file of an earlier extraction is of no use to any later one and goes. A hidden directory holds complete
-//! files and can be finished by the same extraction: it is named, and never removed.
+//! A temporary file of an earlier extraction is of no use to any later one and goes. A hidden
+//! directory holds complete files and can be finished by the same extraction: it is named, and
+//! never removed.
 //!
-//! Extractions that run in this process are known by their tags, and keep what is theirs. Another process that writes to
-//! the same place at the same time is not known: what it loses, it reports.
+//! Extractions that run in this process are known by their tags, and keep what is theirs. Another
+//! process that writes to the same place at the same time is not known: what it loses, it reports.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -23,7 +24,8 @@ use crate::bundle::inode;
 use crate::crypto::hash;
 use crate::monitor::Monitor;
 
-/// Bytes of the target's name that a hidden name repeats; the rest of the 255 that a name may have is for what is added.
+/// Bytes of the target's name that a hidden name repeats; the rest of the 255 that a name may have
+/// is for what is added.
 const REPEATED_NAME_BYTES: usize = 200;
 const MARK: &[u8] = b".libernet-";
 const TAG_DIGITS: usize = 8;
@@ -54,7 +56,8 @@ impl Drop for Running {
     }
 }
 
-/// The name beside `name` under which a file is written, which the next run of the same extraction finds again.
+/// The name beside `name` under which a file is written, which the next run of the same extraction
+/// finds again.
 pub(super) fn temporary_name(tag: &str, name: &[u8]) -> Bytes {
     const KEY: &[u8; 32] = b"libernet 2026-11 temporary names";
     let hash = hash::keyed(KEY, name);

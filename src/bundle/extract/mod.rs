@@ -10,8 +10,9 @@
 //! A tree is made in a hidden directory beside the target and renamed when it is complete, so that an interrupted extraction leaves
 //! nothing half-named and the next one goes on from there. Files that lack a block are left out and reported; the others are written.
 //!
-//! What is there already is brought to the entry's attributes, too; what the system refuses of them is noted and costs nothing
-//! else. In a directory that is in use, what earlier extractions left unfinished is cleared away.
+//! What is there already is brought to the entry's attributes, too; what the system refuses of them
+//! is noted and costs nothing else. In a directory that is in use, what earlier extractions left
+//! unfinished is cleared away.
 //!
 //! **Invariant**: nothing outside the target is ever touched: see [`directory`].
 //!
@@ -85,10 +86,11 @@ pub enum Overwrite {
 pub struct ExtractOptions {
     /// What to do with what is there already.
     pub overwrite: Overwrite,
-    /// Restores owners and groups as far as this process may: root all of them, others the groups that they are in.
+    /// Restores owners and groups as far as this process may: root all of them, others the groups
+    /// that they are in.
     pub owners: bool,
-    /// Restores setuid and setgid bits of what has its owner, and, as root, capabilities and other attributes that only root
-    /// may set. Not for what a stranger made.
+    /// Restores setuid and setgid bits of what has its owner, and, as root, capabilities and other
+    /// attributes that only root may set. Not for what a stranger made.
     pub powers: bool,
     /// Restores devices. Takes root.
     pub devices: bool,
@@ -107,8 +109,9 @@ pub struct ExtractOptions {
     pub dry_run: bool,
     /// The target gets the attributes of the bundle's root. Otherwise it keeps its own; if it is made, nobody else may enter it.
     pub root_attributes: bool,
-    /// Each file is read back from the disk and compared with the bundle: those that are written, and those that are there
-    /// already with the right size and time, which are replaced when they differ.
+    /// Each file is read back from the disk and compared with the bundle: those that are written,
+    /// and those that are there already with the right size and time, which are replaced when they
+    /// differ.
     pub verify: bool,
 }
 
@@ -140,8 +143,8 @@ pub struct ExtractReport {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Files among them that were there before with the right size and time, and with [`verify`](ExtractOptions::verify)
-    /// the right bytes.
+    /// Files among them that were there before with the right size and time, and with
+    /// [`verify`](ExtractOptions::verify) the right bytes.
     pub unchanged: u64,
     /// Files that were not there before.
     pub new_files: u64,
@@ -169,9 +172,11 @@ pub struct ExtractReport {
     pub refused: Vec<Failed>,
     /// How many there are in all.
     pub refused_total: u64,
-    /// Entries whose owner or group is another than in the bundle, because only root could give them away.
+    /// Entries whose owner or group is another than in the bundle, because only root could give
+    /// them away.
     pub kept_owners: u64,
-    /// Entries that did not get their setuid or setgid bit back, because they belong to somebody else.
+    /// Entries that did not get their setuid or setgid bit back, because they belong to somebody
+    /// else.
     pub lost_powers: u64,
 }
 
@@ -204,8 +209,8 @@ pub struct Failed {
 
 /// Writes the whole bundle to `target`.
 ///
-/// A tree becomes `target` itself. A single file becomes `target`, or `target/NAME` when `target` is a directory. Directories above
-/// the target are made.
+/// A tree becomes `target` itself. A single file becomes `target`, or `target/NAME` when `target`
+/// is a directory. Directories above the target are made.
 ///
 /// # Errors
 /// [`Error::TargetExists`], [`Error::Busy`], [`Error::Io`] when the target itself can't be written, [`Error::DiskFull`],
@@ -386,8 +391,8 @@ impl Begun {
     }
 }
 
-/// Reads back what waits for it and makes the further names of files; the directories get their attributes when the preparer lets
-/// go of them.
+/// Reads back what waits for it and makes the further names of files; the directories get their
+/// attributes when the preparer lets go of them.
 fn end(mut preparer: Preparer) {
     preparer.job.verify_all();
     preparer.link_all();

@@ -192,8 +192,8 @@ impl Preparer {
         }
     }
 
-    /// Makes the one entry of a bundle that is no tree; as [`file`](Self::file) for a regular file, which is written
-    /// under the name `hidden`.
+    /// Makes the one entry of a bundle that is no tree; as [`file`](Self::file) for a regular file,
+    /// which is written under the name `hidden`.
     pub(super) fn only(
         &mut self,
         place: &Arc<Place>,
@@ -266,7 +266,8 @@ impl Preparer {
         if self.directory(place, &name)? {
             return Ok(place.child(name, Some(attributes), None));
         }
-        // Its owner may not be allowed to fill it; in what an earlier extraction left it may have its final mode already.
+        // Its owner may not be allowed to fill it; in what an earlier extraction left it may have
+        // its final mode already.
         let locked_mode = unlock(&Inode::named(&*place.fd()?, &name)?);
         // A directory that was there keeps its attributes if everything that was there does.
         let stays = self.job.only_adds();
@@ -374,8 +375,9 @@ impl Preparer {
         Ok(self.pieces_or_lists(target, file))
     }
 
-    /// Whether a file of the right size and time may stay and be given its attributes. One that has other names may only
-    /// if there is nothing to change: its other names may be outside of the target.
+    /// Whether a file of the right size and time may stay and be given its attributes. One that has
+    /// other names may only if there is nothing to change: its other names may be outside of the
+    /// target.
     fn keepable(
         &self,
         place: &Arc<Place>,

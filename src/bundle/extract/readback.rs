@@ -31,8 +31,8 @@ impl Check {
     }
 }
 
-/// Drops what the system holds of a file in memory, so that reading it asks the disk. What is not on the disk yet is
-/// written first.
+/// Drops what the system holds of a file in memory, so that reading it asks the disk. What is not
+/// on the disk yet is written first.
 ///
 /// # Errors
 /// That it could not be written.

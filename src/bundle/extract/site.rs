@@ -1,5 +1,6 @@
-//! Where an extraction writes, and how it ends: under a hidden name beside the target that becomes the target when all is done, or into
-//! a directory that is there. Directories above the target that are missing are made.
+//! Where an extraction writes, and how it ends: under a hidden name beside the target that becomes
+//! the target when all is done, or into a directory that is there. Directories above the target
+//! that are missing are made.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -166,7 +167,8 @@ impl Site {
         Error::io(&self.path, error)
     }
 
-    /// What the extraction has to know of it. `target` is what paths inside the bundle are relative to.
+    /// What the extraction has to know of it. `target` is what paths inside the bundle are relative
+    /// to.
     pub(super) fn scene(&self, tag: String, target: PathBuf) -> Scene {
         Scene {
             ground: self.ground,

@@ -1,6 +1,7 @@
 //! Entries without content: symlinks, named pipes and devices.
 //!
-//! One that is there and of the right kind stays and gets its attributes; anything else under its name goes first.
+//! One that is there and of the right kind stays and gets its attributes; anything else under its
+//! name goes first.
 
 use std::io;
 use std::os::fd::OwnedFd;

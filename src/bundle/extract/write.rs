@@ -3,8 +3,9 @@
 //! A file is written by whoever has one of its blocks, in any order and by several threads. Who writes the last piece gives it its
 //! attributes and its name. A file that lacks a block is taken away again: what is there is whole.
 //!
-//! A file that is to be verified waits with others until all of them are on the disk, and is read back from there before it
-//! gets its name. A file that is there already is compared piece by piece, and planned again when it differs.
+//! A file that is to be verified waits with others until all of them are on the disk, and is read
+//! back from there before it gets its name. A file that is there already is compared piece by
+//! piece, and planned again when it differs.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

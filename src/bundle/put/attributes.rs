@@ -51,8 +51,9 @@ pub(super) fn device(stat: &Stat, is_block: bool) -> Content<Handle> {
     })
 }
 
-/// Extended attributes of an open file or directory, sorted. What may not be read, or is more than an entry may
-/// carry, is left out; the second value says whether anything was left out for its size.
+/// Extended attributes of an open file or directory, sorted. What may not be read, or is more than
+/// an entry may carry, is left out; the second value says whether anything was left out for its
+/// size.
 pub(super) fn xattrs(fd: impl AsFd) -> (Vec<Xattr>, bool) {
     xattrs_of(&Inode::open(&fd))
 }

@@ -231,7 +231,8 @@ fn ones_own_setuid_and_setgid_come_back_and_a_strangers_do_not() {
     });
 }
 
-/// In a user namespace with one user: everybody else's files can't be given away, and attributes of root's are refused.
+/// In a user namespace with one user: everybody else's files can't be given away, and attributes of
+/// root's are refused.
 #[test]
 fn a_refused_attribute_costs_no_content() {
     let test = "bundle::tests::attributes::a_refused_attribute_costs_no_content";
@@ -311,7 +312,7 @@ fn verifying_looks_into_what_is_there() {
                 let file = fs::File::options().write(true).open(&path).expect("opens");
                 // In a hole of one of them, in the last piece of another.
                 let at = file.metadata().expect("known").len() - 2;
-                std::os::unix::fs::FileExt::write_all_at(&file, b"x", at).expect("written");
+                std::os::unix::fs::FileExt::write_all_at(&file, b"#", at).expect("written");
             });
         }
         let blind = extract(&memory, &link, &to, changed())

@@ -19,14 +19,16 @@ use crate::size::ByteSize;
 
 /// Write a snapshot, or a part of it, to disk.
 ///
-/// A whole snapshot goes below the target with its whole paths: /home/u/docs becomes DIR/home/u/docs. With :PATH the content of PATH goes
-/// straight into the target: `latest:/home/u/docs --target DIR` gives DIR/letter.odt. Every byte that is written is checked, nothing is
-/// ever written outside of the target, and files there that are not in the snapshot stay. A second run goes on where the first was
-/// interrupted.
+/// A whole snapshot goes below the target with its whole paths: /home/u/docs becomes
+/// DIR/home/u/docs. With :PATH the content of PATH goes straight into the target:
+/// `latest:/home/u/docs --target DIR` gives DIR/letter.odt. Every byte that is written is checked,
+/// nothing is ever written outside of the target, and files there that are not in the snapshot
+/// stay. A second run goes on where the first was interrupted.
 ///
-/// What is there already gets the mode, owner, time, ACLs and extended attributes of the snapshot, too. A target that is there keeps its
-/// own, unless it is the restored directory itself (`latest:/srv/data --target /srv/data`). Root restores owners and devices; others
-/// own what they restore.
+/// What is there already gets the mode, owner, time, ACLs and extended attributes of the snapshot,
+/// too. A target that is there keeps its own, unless it is the restored directory itself
+/// (`latest:/srv/data --target /srv/data`). Root restores owners and devices; others own what they
+/// restore.
 ///
 /// With the owner's twelve words (--phrase) it works on any machine, with nothing but the address of some node.
 #[derive(Debug, clap::Args)]
@@ -38,11 +40,14 @@ use crate::size::ByteSize;
   libernet restore latest --target / --verify
   libernet restore latest:/etc --tar - | tar t
 
-Files that exist are replaced when their size or time differs (--overwrite changed, restic's if-changed); with --verify also when their
-bytes differ. always replaces every file, never leaves everything that exists alone.
-Exit code 3 when something is missing or the system refused an attribute, 4 when no head or no such snapshot is found in time, 5 when data is damaged.
+Files that exist are replaced when their size or time differs (--overwrite changed, restic's
+if-changed), with --verify also when their bytes differ; always replaces every file, never leaves
+everything that exists alone.
+Exit code 3 when something is missing or the system refused an attribute, 4 when no head or no such
+snapshot is found in time, 5 when data is damaged.
 With --json: {\"snapshot\",\"time\",\"files\",\"bytes\",\"verified\",\"unchanged\",\"skipped\",\"missing\":[{\"path\",\"block\",\"reason\"}],
-  \"missing_total\",\"refused\":[{\"path\",\"reason\"}],\"refused_total\",\"kept_owners\",\"lost_powers\",\"from\":[{\"peer\",\"blocks\",\"bytes\"}],\"target\"}; with --tar FILE: {\"tar\",\"bytes\"}")]
+  \"missing_total\",\"refused\":[{\"path\",\"reason\"}],\"refused_total\",
+  \"kept_owners\",\"lost_powers\",\"from\":[{\"peer\",\"blocks\",\"bytes\"}],\"target\"}; with --tar FILE: {\"tar\",\"bytes\"}")]
 pub(in crate::cli) struct Args {
     /// latest, the first digits of an id, or a snapshot's link; and perhaps a path in it.
     #[arg(value_name = "SNAPSHOT[:PATH]")]
@@ -68,7 +73,8 @@ pub(in crate::cli) struct Args {
     /// What to do with files that exist.
     #[arg(long, value_enum, default_value = "changed")]
     overwrite: When,
-    /// Read everything back from disk and compare it with the snapshot, also files that were there already.
+    /// Read everything back from disk and compare it with the snapshot, also files that were there
+    /// already.
     #[arg(long, conflicts_with = "tar")]
     verify: bool,
     /// Only say what would be done.

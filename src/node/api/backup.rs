@@ -312,11 +312,13 @@ pub struct RestoreReply {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Whether every byte of every file that was to be restored was checked and is in place: bytes that were written against
-    /// their hash, and with `verify` all of them again after they were read back from disk. Without `verify` not so when there are
-    /// `unchanged` files: nobody looked into these.
+    /// Whether every byte of every file that was to be restored was checked and is in place: bytes
+    /// that were written against their hash, and with `verify` all of them again after they were
+    /// read back from disk. Without `verify` not so when there are `unchanged` files: nobody looked
+    /// into these.
     pub verified: bool,
-    /// Files that were there already with the right size and time, and with `verify` the right bytes.
+    /// Files that were there already with the right size and time, and with `verify` the right
+    /// bytes.
     pub unchanged: u64,
     /// Files that were there, differ, and were left alone.
     pub skipped: u64,
@@ -333,7 +335,8 @@ pub struct RestoreReply {
     /// Entries whose owner or group is another than it was: only root can give them away.
     #[serde(default)]
     pub kept_owners: u64,
-    /// Entries that did not get their setuid or setgid bit back, because they belong to somebody else.
+    /// Entries that did not get their setuid or setgid bit back, because they belong to somebody
+    /// else.
     #[serde(default)]
     pub lost_powers: u64,
     /// Peers that gave blocks.

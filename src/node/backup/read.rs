@@ -313,8 +313,8 @@ fn failed(parts: Vec<bundle::Failed>) -> Vec<MissingPart> {
         .collect()
 }
 
-/// Whether every byte was looked at. A file that counts as right by its size and time was not, unless all were read back;
-/// what could not be read back as it was written is among the failures.
+/// Whether every byte was looked at. A file that counts as right by its size and time was not,
+/// unless all were read back; what could not be read back as it was written is among the failures.
 const fn is_verified(report: &bundle::ExtractReport, is_read_back: bool) -> bool {
     let all_seen = match is_read_back {
         true => report.verified == report.files,
@@ -323,8 +323,9 @@ const fn is_verified(report: &bundle::ExtractReport, is_read_back: bool) -> bool
     report.is_complete() && report.skipped == 0 && all_seen
 }
 
-/// Whether the target gets the attributes of the directory `path` of the snapshot: when it is made, and when it is that very
-/// directory. Any other directory that somebody names may be shared, such as `/tmp`, and keeps its own.
+/// Whether the target gets the attributes of the directory `path` of the snapshot: when it is made,
+/// and when it is that very directory. Any other directory that somebody names may be shared, such
+/// as `/tmp`, and keeps its own.
 fn takes_attributes(target: &Path, path: &str) -> bool {
     match target.canonicalize() {
         Ok(target) => target == Path::new("/").join(path),
