@@ -354,7 +354,9 @@ async fn entry_at(bundle: &Bundle, path: &str) -> Result<bundle::tree::Entry, Ca
             ErrorKind::Usage,
             format!("there is no '{path}' in the snapshot"),
         )
-        .with_hint("`libernet ls SNAPSHOT:/` shows what there is")
+        .with_hint(
+            "`libernet ls SNAPSHOT:/` shows what there is, `libernet snapshots` the other snapshots",
+        )
     })
 }
 
