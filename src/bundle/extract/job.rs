@@ -250,16 +250,13 @@ impl Job {
             Error::Io { source, .. } => source,
             full => return self.stop(full),
         };
-        let reason = source.to_string();
+        let (path, reason) = (named(path.to_owned()), source.to_string());
         self.monitor
             .warning(&format!("{}: {reason}", path.display()));
         let mut findings = lock(&self.findings);
         findings.failed_total += 1;
         if findings.failed.len() < MAX_REPORTED {
-            findings.failed.push(Failed {
-                path: path.to_owned(),
-                reason,
-            });
+            findings.failed.push(Failed { path, reason });
         }
     }
 
@@ -267,6 +264,7 @@ impl Job {
     /// same.
     pub(super) fn refused(&self, path: PathBuf, what: &str, error: impl Into<io::Error>) {
         let reason = format!("{what}: {}", error.into());
+        let path = named(path);
         let mut findings = lock(&self.findings);
         findings.refused_total += 1;
         if findings.refused.len() < MAX_REPORTED {
@@ -355,6 +353,14 @@ impl Job {
             bytes_total: self.totals.bytes,
             blocks: self.blocks.load(Ordering::Relaxed),
         });
+    }
+}
+
+/// A path for people: what is extracted has none inside the bundle.
+fn named(path: PathBuf) -> PathBuf {
+    match path.as_os_str().is_empty() {
+        true => PathBuf::from("."),
+        false => path,
     }
 }
 

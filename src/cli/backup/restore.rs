@@ -7,6 +7,7 @@ use futures::TryStreamExt;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
+use super::archive_file::ArchiveFile;
 use super::voice::{Reader, Voice};
 use super::{local, short, snapshots, warn_missing};
 use crate::cli::context::{Context, Intent};
@@ -316,20 +317,14 @@ async fn tar(
             Failure::io(format!("{} could not be written", name.display()), error)
         }
     };
-    // An archive that broke off has no name: nobody takes it for a whole one.
-    let beside = if to_stdout {
-        None
-    } else {
-        let dir = Context::absolute(name)?;
-        let dir = dir.parent().unwrap_or(Path::new("/"));
-        Some(tempfile::NamedTempFile::new_in(dir).map_err(|error| failed(&error))?)
+    let path = Context::absolute(name)?;
+    let beside = match to_stdout {
+        true => None,
+        false => Some(ArchiveFile::create(&path).map_err(|error| failed(&error))?),
     };
     let mut out = match &beside {
         None => output::async_stdout()?,
-        Some(file) => {
-            let file = file.as_file().try_clone().map_err(|error| failed(&error))?;
-            tokio::fs::File::from_std(file)
-        }
+        Some(file) => tokio::fs::File::from_std(file.writer().map_err(|error| failed(&error))?),
     };
     let mut written = 0;
     while let Some(bytes) = stream.try_next().await? {
@@ -343,8 +338,7 @@ async fn tar(
         return Ok(Exit::Done);
     };
     out.sync_all().await.map_err(|error| failed(&error))?;
-    file.persist_noclobber(name)
-        .map_err(|error| failed(&error.error))?;
+    file.keep(&path).map_err(|error| failed(&error))?;
     if context.json {
         output::json(&json!({ "tar": name.to_string_lossy(), "bytes": written }))?;
     } else {
