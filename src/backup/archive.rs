@@ -421,6 +421,32 @@ impl Archive {
         Ok(link)
     }
 
+    /// Pins a log of this machine that is here, if nothing does. Returns whether nothing did.
+    pub(super) async fn pin_log(&self, entry: &HeadEntry) -> Result<bool, Error> {
+        let link = entry.log(&sealing_key(self.access.backup_root.as_bytes()))?;
+        let (store, now) = (self.depot.store().clone(), self.clock.now());
+        blocking(move || {
+            let stat = store.stat(link.id)?;
+            if !stat.is_some_and(|stat| stat.local && stat.pins == 0) {
+                return Ok(false);
+            }
+            let pin = store.begin_pin(LOG_PIN)?;
+            store.add_refs(pin, &[link.id])?;
+            let info = PinInfo {
+                root: link.id,
+                link: Some(link),
+                name: LOG_PIN.to_owned(),
+                bytes: 0,
+                files: 0,
+                blocks: 1,
+                created: now,
+            };
+            store.finish_pin(pin, &info)?;
+            Ok(true)
+        })
+        .await
+    }
+
     /// Offers the head to the nearest peers. That it can't be done now is no failure: the node publishes what it keeps again and again.
     pub async fn publish(&self, record: HeadRecord) {
         if self.depot.net().peers().connected().is_empty() {

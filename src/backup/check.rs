@@ -1,6 +1,6 @@
 //! Checking: whether everything that an owner's snapshots need is here, whole, and what it should be.
 //!
-//! Logs, snapshots and trees are always read to the last byte and hashed; of the data blocks all must be here, and a share of them is read. What
+//! A snapshot that this machine's log names and that nothing keeps here is pinned again. Logs, snapshots and trees are always read to the last byte and hashed; of the data blocks all must be here, and a share of them is read. What
 //! is missing or damaged is fetched from whoever has it, and named with the first snapshot and path that need it, made good or not.
 //!
 //! Invariants: each block is looked at once, however many snapshots share it, as long as there are no more than
@@ -9,6 +9,7 @@
 //! Deliberately absent: copies that other machines hold for themselves, beyond asking which blocks they have.
 
 mod blocks;
+mod pinned;
 mod remote;
 mod trees;
 
@@ -69,7 +70,7 @@ pub struct CheckReport {
     pub errors: Vec<Damage>,
     /// How much there is in all.
     pub errors_total: u64,
-    /// Damage that was made good with a copy from a peer: the first [`MAX_REPORTED`].
+    /// Damage that was made good, with a copy from a peer or by pinning again: the first [`MAX_REPORTED`].
     pub mended: Vec<Damage>,
     /// How much of that there is in all.
     pub mended_total: u64,
@@ -231,11 +232,12 @@ async fn run(
         }
         trees.report.snapshots += 1;
         trees.begin(link.id);
-        if !is_pinned && is_own {
-            let detail = "a log names it, and nothing keeps its blocks here";
-            trees.damage(Part::Snapshot, link.id, &[], Wrong::Unpinned, detail);
-        }
+        let is_unpinned = !is_pinned && is_own;
+        let unpinned = "a log names it, and nothing kept its blocks here";
         let Some(plaintext) = trees.fetch(Part::Snapshot, link, &[]).await? else {
+            if is_unpinned {
+                trees.damage(Part::Snapshot, link.id, &[], Wrong::Unpinned, unpinned);
+            }
             continue;
         };
         match Snapshot::decode(link.id, &plaintext) {
@@ -243,7 +245,25 @@ async fn run(
                 let detail = "it is a snapshot of another owner";
                 trees.damage(Part::Snapshot, link.id, &[], Wrong::Malformed, detail);
             }
-            Ok(snapshot) => trees.tree(&snapshot.tree).await?,
+            Ok(snapshot) => {
+                trees.tree(&snapshot.tree).await?;
+                if is_unpinned {
+                    let pinned = pinned::pin_again(archive, link, &snapshot, options).await;
+                    let (detail, is_mended) = match pinned {
+                        Ok(()) => (unpinned.to_owned(), true),
+                        Err(error) => (format!("{unpinned}, and that stays so: {error}"), false),
+                    };
+                    let damage = Damage {
+                        snapshot: Some(link.id),
+                        path: Vec::new(),
+                        block: link.id,
+                        part: Part::Snapshot,
+                        wrong: Wrong::Unpinned,
+                        detail,
+                    };
+                    trees.report.add(damage, is_mended);
+                }
+            }
             Err(error) => {
                 let detail = error.to_string();
                 trees.damage(Part::Snapshot, link.id, &[], Wrong::Malformed, &detail);
@@ -297,6 +317,13 @@ async fn check_logs(
         }
         let unread = found.unread.iter().find(|(m, _)| m == entry.machine());
         let was_corrupt = corrupt.contains(&id);
+        if unread.is_none()
+            && Some(*entry.machine()) == options.machine
+            && archive.pin_log(entry).await?
+        {
+            let detail = "nothing kept it here".to_owned();
+            report.add(damage(id, Wrong::Unpinned, detail), true);
+        }
         match unread {
             None if was_corrupt => report.add(damage(id, Wrong::Corrupt, String::new()), true),
             None => {}

@@ -31,6 +31,7 @@ use crate::bundle::{
 use crate::head::HeadEntry;
 use crate::monitor::Monitor;
 use crate::store::{Keep, PinId, PinInfo, Store};
+use crate::time::Timestamp;
 
 /// How long to look for a block of the previous snapshot: it should be here, and without it everything is only read again.
 const PREVIOUS_PATIENCE: Duration = Duration::from_secs(2);
@@ -308,23 +309,38 @@ impl OpenPin {
                 id: sealed.block.id(),
                 key: sealed.key,
             };
-            store.finish_pin(
-                number,
-                &PinInfo {
-                    root: link.id,
-                    link: Some(link.clone()),
-                    name: SNAPSHOT_PIN.to_owned(),
-                    bytes: snapshot.summary.bytes,
-                    files: snapshot.summary.files,
-                    blocks: snapshot.summary.blocks + 1,
-                    created: now,
-                },
-            )?;
+            store.finish_pin(number, &pin_of(&link, &snapshot, now))?;
             Ok(link)
         })
         .await?;
         self.is_open = false;
         Ok(link)
+    }
+
+    /// Makes the pin last, durably, for a snapshot whose blocks it keeps already.
+    pub(super) async fn finish_again(
+        mut self,
+        link: &Link,
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let (store, number) = (self.store.clone(), self.number);
+        let info = pin_of(link, snapshot, now);
+        blocking(move || Ok(store.finish_pin(number, &info)?)).await?;
+        self.is_open = false;
+        Ok(())
+    }
+}
+
+fn pin_of(link: &Link, snapshot: &Snapshot, created: Timestamp) -> PinInfo {
+    PinInfo {
+        root: link.id,
+        link: Some(link.clone()),
+        name: SNAPSHOT_PIN.to_owned(),
+        bytes: snapshot.summary.bytes,
+        files: snapshot.summary.files,
+        blocks: snapshot.summary.blocks + 1,
+        created,
     }
 }
 

@@ -199,7 +199,10 @@ impl Context {
     }
 
     /// Refuses a data directory that does not exist. A mistyped one must not be made, and then seem to be empty.
-    fn must_exist(&self) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// [`Exit::NotFound`].
+    pub fn must_exist(&self) -> Result<(), Failure> {
         match self.data_dir.try_exists() {
             Ok(false) => {
                 let what = format!("there is no data directory {}", self.data_dir.display());

@@ -60,6 +60,8 @@ impl From<store::Error> for CallError {
             store::Error::Damaged { .. } | store::Error::BadIndex { .. } => {
                 Self::new(ErrorKind::Damaged, text).with_hint(REBUILD)
             }
+            store::Error::NoRoomToRebuild { .. } => Self::new(ErrorKind::Full, text)
+                .with_hint("make room on the disk, then run it again; nothing was changed"),
             store::Error::Locked { .. } => Self::new(ErrorKind::Locked, text).with_hint(
                 "use the running node (commands find it by themselves), or another --data-dir",
             ),

@@ -18,12 +18,15 @@ mod keeper;
 mod leave;
 mod mesh;
 mod pins;
+mod rebuild;
 mod release;
 mod rings;
 mod schedule;
 mod settings;
 mod shelf;
 mod status;
+
+pub use rebuild::rebuild;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -47,7 +50,7 @@ use crate::net::exchange::Rates;
 use crate::net::pace::Pace;
 use crate::net::{self, Limits, Net, NetConfig, Services};
 use crate::ring::RingsFile;
-use crate::store::{Access, RocksStore, Store, StoreOptions};
+use crate::store::{self, Access, RocksStore, Store, StoreOptions};
 use crate::task::{WorkerState, Workers};
 use crate::time::{Clock, SteadyClock, SystemClock, Timestamp};
 use crate::upkeep;
@@ -466,6 +469,18 @@ async fn open_store(
         {
             tracing::warn!("{error}: what is stored can be read, and nothing can be stored");
             store_options.access = Access::Read(why);
+            opened = RocksStore::open(&dir, store_options.clone());
+        }
+        if purpose == Purpose::Serve
+            && let Err(error @ (store::Error::Damaged { .. } | store::Error::BadIndex { .. })) =
+                &opened
+        {
+            tracing::warn!("{}: making the index again", failure::chain(error));
+            let rebuilt: RebuildReply = store::rebuild(&dir, &store_options)?.into();
+            rebuilt
+                .lines()
+                .iter()
+                .for_each(|line| tracing::warn!("{line}"));
             opened = RocksStore::open(&dir, store_options.clone());
         }
         Ok((Arc::new(opened?) as Arc<dyn Store>, store_options.access))

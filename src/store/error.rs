@@ -116,6 +116,17 @@ pub enum Error {
         /// What the database said, if it was asked.
         source: Option<rocksdb::Error>,
     },
+    /// Making the index again takes a copy of the blocks, and there is no room for it. Nothing was changed.
+    #[error(
+        "making the index again copies what is stored: that takes {}, and {} are free",
+        ByteSize(*.needed), ByteSize(*.free)
+    )]
+    NoRoomToRebuild {
+        /// Bytes that it takes.
+        needed: u64,
+        /// Free bytes of the disk.
+        free: u64,
+    },
     /// The store is open only for reading: its disk or directory is read-only.
     #[error("the store can't be written: its disk or directory is read-only")]
     ReadOnly,
@@ -196,6 +207,7 @@ impl Error {
             | Self::TooManyRecords(_)
             | Self::BadIndex { .. }
             | Self::Damaged { .. }
+            | Self::NoRoomToRebuild { .. }
             | Self::ReadOnly
             | Self::Directory { .. }
             | Self::Stopped(_) => false,

@@ -36,6 +36,7 @@ pub use error::Error;
 pub use memory::MemoryStore;
 pub use records::{MAX_RECORD_KEY_BYTES, MAX_RECORD_VALUE_BYTES, Record, RecordShelf, RecordTable};
 pub use rocks::RocksStore;
+pub use rocks::rebuild::{PartialPin, Rebuilt, rebuild};
 pub use types::{
     Access, BlockStat, Check, Class, Counter, Event, Keep, LeaseId, LeaseInfo, MAX_LEASES,
     MAX_PIN_NAME_BYTES, MAX_PINS, MAX_TERMS_BYTES, Maintained, PinId, PinInfo, RemovedPins,

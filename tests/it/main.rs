@@ -17,7 +17,6 @@ mod listen;
 mod mesh;
 mod process;
 mod rejoin;
-mod restores;
 mod rings;
 mod sample;
 #[path = "../../src/small_disk.rs"]

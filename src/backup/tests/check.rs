@@ -149,18 +149,32 @@ async fn snapshots_that_are_elsewhere_are_not_looked_at_unless_named() {
     };
     let named = check_with(&node, &named).await;
     assert_eq!((named.snapshots, named.errors_total), (1, 0));
-    // On the machine that made it, that is damage.
+    // On the machine that made it, that is damage, and it is pinned again.
     let own = CheckOptions {
         machine: Some(node.machine()),
         ..options(100.0)
     };
     let own = check_with(&node, &own).await;
-    assert_eq!((own.snapshots, own.errors_total), (1, 1));
-    let damage = &own.errors[0];
+    assert_eq!(
+        (own.snapshots, own.errors_total, own.mended_total),
+        (1, 0, 1)
+    );
+    let damage = &own.mended[0];
     assert_eq!(
         (damage.wrong, damage.part, damage.block),
         (Wrong::Unpinned, Part::Snapshot, made.id())
     );
+    let pins = node.store().pins().expect("reads");
+    let pin = pins.iter().find(|(_, info)| info.root == made.id());
+    let (pin, _) = pin.expect("it is pinned again");
+    let kept = node.store().pin_blocks(*pin, None, 9999).expect("reads");
+    assert!(made.blocks.iter().all(|id| kept.contains(id)));
+    let again = CheckOptions {
+        machine: Some(node.machine()),
+        ..options(100.0)
+    };
+    let again = check_with(&node, &again).await;
+    assert_eq!((again.errors_total, again.mended_total), (0, 0));
     let wrong = CheckOptions {
         snapshot: Some("ffff".to_owned()),
         ..options(0.0)

@@ -242,7 +242,8 @@ impl<'a> Walker<'a> {
         entry.xattrs = xattrs;
         self.step(Step::Enter(entry), 0)?;
         if left_out {
-            self.unreadable(path(), too_large())?;
+            let error = io::Error::other("some of its extended attributes are too large to keep");
+            self.unreadable(path(), error)?;
         }
         let mut names = match &scope.selection {
             Some(selection) => Names::of(selection.names()),
@@ -379,14 +380,8 @@ impl<'a> Walker<'a> {
                 return Ok(());
             }
         };
-        let mut entry = attributes::entry(&name, &stat, simple);
-        let (xattrs, left_out) = attributes::xattrs_at(&place.fd, &name);
-        entry.xattrs = xattrs;
-        self.step(Step::Ready(entry), 0)?;
-        if left_out {
-            return self.unreadable(place.trail.join(&name), too_large());
-        }
-        Ok(())
+        let entry = attributes::entry(&name, &stat, simple);
+        self.step(Step::Ready(entry), 0)
     }
 
     fn subdirectory(
@@ -594,8 +589,4 @@ impl<'a> Walker<'a> {
     fn send(&self, item: Item) -> Result<(), Closed> {
         self.items.send(item).map_err(|_| Closed)
     }
-}
-
-fn too_large() -> io::Error {
-    io::Error::other("some of its extended attributes are too large to keep")
 }

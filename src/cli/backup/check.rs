@@ -1,11 +1,15 @@
 //! `libernet check`: whether everything is there, and whole.
 
+use std::collections::BTreeMap;
+
 use super::voice::Voice;
 use super::{MAX_NAMED, Passphrase, short};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show, target};
-use crate::node::api::{Check, CheckReply, Damage};
+use crate::client::Client;
+use crate::node;
+use crate::node::api::{Check, CheckReply, Damage, RebuildReply};
 use crate::size::ByteSize;
 
 /// Check that everything that snapshots need is there, and mend it from other nodes where it is not.
@@ -15,10 +19,12 @@ use crate::size::ByteSize;
   libernet check --read-data                 # reads every byte
   libernet check --read-data-subset 5%       # reads a random share
   libernet check --remote                    # asks connected nodes what they hold
+  libernet check --rebuild                   # makes a damaged index of the store again first
 
 Exit code 5 when there is damage that could not be made good, 3 when blocks could not be read now: they stay as they are.
 With --json: {\"snapshots\",\"blocks\",\"read_blocks\",\"read_bytes\",\"errors\":[{\"snapshot\",\"path\",\"block\",\"reason\"}],\"errors_total\",
-  \"mended\":[..],\"mended_total\",\"unreadable\":[..],\"unreadable_total\",\"holders\":[{\"peer\",\"blocks\",\"asked\"}]}")]
+  \"mended\":[..],\"mended_total\",\"unreadable\":[..],\"unreadable_total\",\"holders\":[{\"peer\",\"blocks\",\"asked\"}]}, and with --rebuild \"rebuilt\":{\"aside\",\"blocks\",\"bytes\",\"damaged\",
+  \"lost\",\"pins\",\"partial_pins\":[{\"id\",\"name\",\"blocks\",\"found\"}],\"leases\",\"unreadable\":[..],\"whole_index\",\"kept\",\"kept_blocks\"}")]
 pub(in crate::cli) struct Args {
     /// Read all data, not only the names of what there is.
     #[arg(long, conflicts_with = "read_data_subset")]
@@ -29,6 +35,9 @@ pub(in crate::cli) struct Args {
     /// Ask connected nodes which blocks they hold.
     #[arg(long)]
     remote: bool,
+    /// First make the index of the store again from the files that hold the blocks; the old files are kept aside. No node may run.
+    #[arg(long)]
+    rebuild: bool,
     /// Only this snapshot: latest, or the first digits of its id.
     #[arg(long, value_name = "SNAPSHOT")]
     snapshot: Option<String>,
@@ -57,8 +66,70 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
     } else {
         args.read_data_subset.unwrap_or(0.0)
     };
+    let rebuilt = match args.rebuild {
+        true => Some(rebuild(context).await?),
+        false => None,
+    };
+    let checked = check(&args, snapshot, share, context).await;
+    let mut reply = match (checked, &rebuilt) {
+        // Without backups there is nothing else to check.
+        (Err(failure), Some(_)) if failure.exit == Exit::NotFound => {
+            context.notice(&format!("no backups were checked: {}", failure.message));
+            CheckReply::default()
+        }
+        (checked, _) => checked?,
+    };
+    let is_rebuilt_whole = rebuilt.as_ref().is_none_or(RebuildReply::is_whole);
+    reply.rebuilt = rebuilt;
+    warn(&reply.errors, reply.errors_total, "damage", context);
+    warn(&reply.mended, reply.mended_total, "mended", context);
+    warn(
+        &reply.unreadable,
+        reply.unreadable_total,
+        "not checked",
+        context,
+    );
+    if context.json {
+        output::json(&reply)?;
+    } else {
+        tell(&reply, context)?;
+    }
+    Ok(match (reply.errors_total, reply.unreadable_total) {
+        (0, _) if !is_rebuilt_whole => Exit::Damaged,
+        (0, 0) => Exit::Done,
+        (0, _) => Exit::Partial,
+        _ => Exit::Damaged,
+    })
+}
+
+/// Makes the index again, and says what came of it.
+async fn rebuild(context: &Context) -> Result<RebuildReply, Failure> {
+    context.must_exist()?;
+    if Client::running(&context.data_dir).await?.is_some() {
+        let what = format!("a node is running on {}", context.data_dir.display());
+        return Err(Failure::new(Exit::Locked, what).with_hint(
+            "stop it first; `libernet up` makes a damaged index again by itself when it starts",
+        ));
+    }
+    let config = context.config(BTreeMap::new())?;
+    let reply = node::rebuild(&context.data_dir, &config).await?;
+    for (number, line) in reply.lines().iter().enumerate() {
+        match number {
+            0 => context.notice(line),
+            _ => context.warning(line),
+        }
+    }
+    Ok(reply)
+}
+
+async fn check(
+    args: &Args,
+    snapshot: Option<String>,
+    share: f64,
+    context: &Context,
+) -> Result<CheckReply, Failure> {
     let mut voice = Voice::of_machine(&args.passphrase, context).await?;
-    let reply = context
+    context
         .with_client(async |client, config| {
             let timeout_s = args.timeout.unwrap_or(config.timeout_s);
             voice
@@ -74,25 +145,7 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
                 })
                 .await
         })
-        .await?;
-    warn(&reply.errors, reply.errors_total, "damage", context);
-    warn(&reply.mended, reply.mended_total, "mended", context);
-    warn(
-        &reply.unreadable,
-        reply.unreadable_total,
-        "not checked",
-        context,
-    );
-    if context.json {
-        output::json(&reply)?;
-    } else {
-        tell(&reply, context)?;
-    }
-    Ok(match (reply.errors_total, reply.unreadable_total) {
-        (0, 0) => Exit::Done,
-        (0, _) => Exit::Partial,
-        _ => Exit::Damaged,
-    })
+        .await
 }
 
 fn warn(parts: &[Damage], total: u64, what: &str, context: &Context) {

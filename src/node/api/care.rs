@@ -1,5 +1,7 @@
 //! Calls that look after backups: forgetting, pruning, checking.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Call, SnapshotInfo, Speaker, call};
@@ -148,6 +150,52 @@ pub struct CheckReply {
     pub unreadable_total: u64,
     /// What peers hold, with `remote`.
     pub holders: Vec<Holder>,
+    /// What making the index again came to, when that was asked for: done by the command, before the node answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuilt: Option<RebuildReply>,
+}
+
+/// What making the store's index again came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebuildReply {
+    /// Where the old files are.
+    #[serde(with = "super::path")]
+    pub aside: PathBuf,
+    /// Blocks that are here again.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Damaged places in the files that hold the blocks.
+    pub damaged: u64,
+    /// Blocks that pins or leases need and that were not found.
+    pub lost: u64,
+    /// Pins that are here again.
+    pub pins: u64,
+    /// Pins that came back in part.
+    pub partial_pins: Vec<PartialPin>,
+    /// Leases that are here again.
+    pub leases: u64,
+    /// Files of the old index that can't be read.
+    pub unreadable: Vec<String>,
+    /// Whether the old index could be read whole, as far as can be told. If not, pins and leases may be missing.
+    pub whole_index: bool,
+    /// The root of the pin that keeps blocks that nothing else refers to.
+    pub kept: Option<BlockId>,
+    /// How many it keeps.
+    pub kept_blocks: u64,
+}
+
+/// A pin that came back in part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartialPin {
+    /// Its root.
+    pub id: BlockId,
+    /// Its name.
+    pub name: String,
+    /// Blocks that it kept.
+    pub blocks: u64,
+    /// Those that it keeps.
+    pub found: u64,
 }
 
 /// Damage of one block.

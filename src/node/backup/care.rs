@@ -169,6 +169,7 @@ impl Node {
                     asked: holder.asked,
                 })
                 .collect(),
+            rebuilt: None,
         })
     }
 }

@@ -18,6 +18,7 @@ use rocksdb::{
 use super::files::{self, Found};
 use super::flush::Written;
 use super::lock::{self, StoreLock};
+use super::rebuild;
 use super::reserve;
 use super::schema::{BLOCKS_CF, SCHEMA_KEY, SCHEMA_VERSION};
 use crate::store::error::Error;
@@ -25,9 +26,9 @@ use crate::store::types::{Access, Unwritable};
 use crate::wire::store as wire;
 
 /// Directory of the blocks' database inside the store's.
-const BLOCKS_DIR: &str = "blocks";
+pub const BLOCKS_DIR: &str = "blocks";
 /// Where a database lies while it is made.
-const NEW_DIR: &str = "blocks.new";
+pub const NEW_DIR: &str = "blocks.new";
 /// What a store has when it has been in use, besides its database.
 const TRACES: [&str; 4] = ["records", files::SEAL_FILE, reserve::RESERVE_FILE, "holder"];
 /// See bford.info/cachedir.
@@ -67,15 +68,19 @@ const RECOVERY_POLL: Duration = Duration::from_millis(50);
 /// An open database.
 pub struct Database {
     db: DB,
+    /// The store's directory.
     dir: PathBuf,
+    /// The database's own.
+    path: PathBuf,
     memtable_bytes: u64,
-    /// The disk was full: RocksDB refuses writes until it has found room again by itself.
+    /// Why it is open only to be read, if it is.
     unwritable: Option<Unwritable>,
+    /// The disk was full: RocksDB refuses writes until it has found room again by itself.
     starved: AtomicBool,
     written: Written,
     /// These two are dropped last and in this order, when RocksDB has closed its files.
     _seal: Option<SealWhenClosed>,
-    _lock: StoreLock,
+    _lock: Option<StoreLock>,
 }
 
 /// Seals a database when it is dropped.
@@ -120,6 +125,9 @@ impl Database {
                 StoreLock::alone(dir)?
             }
         };
+        if unwritable.is_none() {
+            rebuild::finish(dir, &path)?;
+        }
         match (files::look(&path)?, unwritable) {
             (Found::Database, _) => files::check_seal(dir, &path)?,
             (Found::Nothing, Some(why)) => return Err(why.into()),
@@ -132,9 +140,33 @@ impl Database {
                 make(dir, &path, memtable_bytes)?;
             }
         }
+        let seal = unwritable.is_none().then(|| SealWhenClosed {
+            store: dir.to_owned(),
+            database: path.clone(),
+        });
+        Ok(Self {
+            _seal: seal,
+            _lock: Some(lock),
+            ..Self::open_at(dir, path, unwritable, memtable_bytes)?
+        })
+    }
+
+    /// Opens the database in the directory `path` of a store whose lock the caller holds.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_at(
+        dir: &Path,
+        path: PathBuf,
+        unwritable: Option<Unwritable>,
+        memtable_bytes: u64,
+    ) -> Result<Self, Error> {
         let options = database_options();
         // Families of a newer format are opened as they are, so that the schema's version can be read and named.
         let names = DB::list_cf(&options, &path).map_err(|error| open_failed(&path, error))?;
+        if !names.iter().any(|name| name == BLOCKS_CF) {
+            return Err(Error::damaged(path, "does not know of any blocks"));
+        }
         let families = families(&names, memtable_bytes);
         let opened = match unwritable {
             Some(_) => DB::open_cf_descriptors_read_only(&options, &path, families, false),
@@ -143,15 +175,13 @@ impl Database {
         Ok(Self {
             db: opened.map_err(|error| open_failed(&path, error))?,
             dir: dir.to_owned(),
+            path,
             memtable_bytes,
             unwritable,
             starved: AtomicBool::new(false),
             written: Written::default(),
-            _seal: unwritable.is_none().then(|| SealWhenClosed {
-                store: dir.to_owned(),
-                database: path.clone(),
-            }),
-            _lock: lock,
+            _seal: None,
+            _lock: None,
         })
     }
 
@@ -205,6 +235,48 @@ impl Database {
             iterator.next();
         }
         iterator.status().map_err(failed)
+    }
+
+    /// As [`scan`](Self::scan) to the end, and goes round what does not read: visits what is before it and, from the end on backwards,
+    /// what is behind it. Returns what did not read.
+    ///
+    /// # Errors
+    /// What `visit` says.
+    pub fn scan_around(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), Error>,
+    ) -> Result<Option<Error>, Error> {
+        let iterator = || {
+            let mut options = ReadOptions::default();
+            options.set_iterate_lower_bound(start);
+            options.set_iterate_upper_bound(end);
+            options.fill_cache(false);
+            self.db.raw_iterator_cf_opt(self.index(), options)
+        };
+        let mut forward = iterator();
+        let mut last = Vec::new();
+        forward.seek_to_first();
+        while let Some((key, value)) = forward.item() {
+            visit(key, value)?;
+            last.clear();
+            last.extend_from_slice(key);
+            forward.next();
+        }
+        let Err(problem) = forward.status() else {
+            return Ok(None);
+        };
+        let mut backward = iterator();
+        backward.seek_to_last();
+        while let Some((key, value)) = backward.item() {
+            if key <= last.as_slice() {
+                break;
+            }
+            visit(key, value)?;
+            backward.prev();
+        }
+        Ok(Some(failed(problem)))
     }
 
     /// The bytes that came at an arrival number. The raw error tells damage from other failures: see
@@ -380,7 +452,7 @@ impl Database {
     /// Whether there are data files that RocksDB is writing now, or needs no more and has not deleted yet.
     pub fn has_files_under_way(&self) -> bool {
         let is_data = |path: &Path| path.extension().is_some_and(|e| e == "sst" || e == "blob");
-        let Ok(entries) = fs::read_dir(self.dir.join(BLOCKS_DIR)) else {
+        let Ok(entries) = fs::read_dir(&self.path) else {
             return false;
         };
         let on_disk: u64 = entries
@@ -413,8 +485,8 @@ impl Database {
 
     /// Whether the file that a read failed of is gone for good: its name is not there, and the rest of the database is.
     fn is_gone(&self, error: &rocksdb::Error) -> bool {
-        let dir = self.dir.join(BLOCKS_DIR);
-        let Some(path) = file_in_text(error.as_ref(), &dir) else {
+        let dir = &self.path;
+        let Some(path) = file_in_text(error.as_ref(), dir) else {
             return false;
         };
         // A link that leads nowhere is there: what it leads to may come back.
@@ -438,17 +510,14 @@ impl Database {
 
 /// Makes a database. It gets its name when it is whole: a process that is killed here leaves no database, and not half a one.
 fn make(dir: &Path, path: &Path, memtable_bytes: u64) -> Result<(), Error> {
+    let fresh = make_fresh(dir, memtable_bytes)?;
+    files::rename(&fresh, path)
+}
+
+/// Makes an empty database that has no name yet, and gives its directory.
+pub fn make_fresh(dir: &Path, memtable_bytes: u64) -> Result<PathBuf, Error> {
     let fresh = dir.join(NEW_DIR);
-    let unusable = |path: &Path, source| Error::Directory {
-        path: path.to_owned(),
-        source,
-    };
-    match fs::remove_dir_all(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(unusable(&fresh, error));
-        }
-        _ => {}
-    }
+    files::remove_dir(&fresh)?;
     create_private_dir(&fresh)?;
     let mut options = database_options();
     options.create_if_missing(true);
@@ -463,9 +532,7 @@ fn make(dir: &Path, path: &Path, memtable_bytes: u64) -> Result<(), Error> {
         .and_then(|()| db.flush())
         .map_err(failed)?;
     drop(db);
-    fs::rename(&fresh, path)
-        .and_then(|()| fs::File::open(dir)?.sync_all())
-        .map_err(|error| unusable(path, error))
+    Ok(fresh)
 }
 
 /// The column families of a database, each with its options.
@@ -502,7 +569,7 @@ fn mark_as_cache(dir: &Path) {
 }
 
 /// Creates a directory that only its owner may enter, or makes an existing one so.
-fn create_private_dir(path: &Path) -> Result<(), Error> {
+pub fn create_private_dir(path: &Path) -> Result<(), Error> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -587,6 +654,23 @@ fn file_in_text(text: &str, dir: &Path) -> Option<PathBuf> {
     let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '.';
     let end = rest.find(|c| !is_of_name(c)).unwrap_or(rest.len());
     Some(Path::new(dir).join(&rest[..end]))
+}
+
+/// Has RocksDB make a list of files for the tables in the directory `path`, which come from a database whose list is lost. Tables that don't read go to
+/// a directory `lost` in it.
+///
+/// # Errors
+/// What opening says.
+pub fn repair(path: &Path, memtable_bytes: u64) -> Result<(), Error> {
+    let mut options = database_options();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    let unusable = |error| open_failed(path, error);
+    DB::repair(&options, path).map_err(unusable)?;
+    // The repaired database has only families that there were tables of.
+    let names = [INDEX_CF.to_owned(), BLOCKS_CF.to_owned()];
+    let db = DB::open_cf_descriptors(&options, path, families(&names, memtable_bytes));
+    db.map(drop).map_err(unusable)
 }
 
 fn database_options() -> Options {

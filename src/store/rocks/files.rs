@@ -203,6 +203,37 @@ pub fn seal(store: &Path, database: &Path) {
     }
 }
 
+/// Removes a directory with all that is in it, if it is there.
+///
+/// # Errors
+/// [`Error::Directory`].
+pub fn remove_dir(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(path) {
+        Err(source) if source.kind() != ErrorKind::NotFound => Err(Error::Directory {
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Gives a directory another name beside the old one, durably.
+///
+/// # Errors
+/// [`Error::Directory`].
+pub fn rename(from: &Path, to: &Path) -> Result<(), Error> {
+    let sync = || match to.parent() {
+        Some(parent) => fs::File::open(parent)?.sync_all(),
+        None => Ok(()),
+    };
+    fs::rename(from, to)
+        .and_then(|()| sync())
+        .map_err(|source| Error::Directory {
+            path: from.to_owned(),
+            source,
+        })
+}
+
 /// The file that a message of RocksDB's names; in the directory of the database when the message gives none.
 pub fn named_file(database: &Path, message: &str) -> Option<PathBuf> {
     let is_edge = |c: char| c.is_whitespace() || "\"'`,;()[]".contains(c);

@@ -17,6 +17,7 @@ mod leases;
 mod lock;
 mod open;
 mod pins;
+pub(super) mod rebuild;
 mod reclaim;
 mod reserve;
 mod room;

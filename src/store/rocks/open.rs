@@ -35,26 +35,9 @@ impl RocksStore {
     /// [`Error::Damaged`] and [`Error::BadIndex`] when the index is damaged, [`Error::DiskFull`], [`Error::ReadOnly`],
     /// [`Error::Directory`], [`Error::Backend`].
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, Error> {
-        let memtable_bytes =
-            (options.quota.0 / MEMTABLE_SHARE).clamp(MIN_MEMTABLE_BYTES, MAX_MEMTABLE_BYTES);
-        let db = Database::open(dir, options.access, memtable_bytes)?;
-        check_format(&db)?;
-        let writer = load(&db)?;
-        let records = RecordShelf::open(&dir.join(RECORDS_DIR), &options)?;
-        let store = Self {
-            shown: Mutex::new(writer.totals),
-            writer: Mutex::new(writer),
-            db,
-            records,
-            quota: AtomicU64::new(options.quota.0),
-            options,
-            memtable_bytes,
-            pending: Mutex::default(),
-            marks: Mutex::default(),
-            disk: Disk::default(),
-            reclaiming: Mutex::default(),
-            gate: FlushGate::default(),
-        };
+        let db = Database::open(dir, options.access, memtable_bytes(&options))?;
+        let records = |options: &StoreOptions| RecordShelf::open(&dir.join(RECORDS_DIR), options);
+        let store = Self::with_database(db, options, records)?;
         store.measure(&store.writer());
         if store.db.unwritable().is_none() {
             store.abandon_unfinished_pins()?;
@@ -69,6 +52,35 @@ impl RocksStore {
         }
         Ok(store)
     }
+
+    /// A store on an open database, after a look at its format.
+    pub(super) fn with_database(
+        db: Database,
+        options: StoreOptions,
+        records: impl FnOnce(&StoreOptions) -> Result<RecordShelf, Error>,
+    ) -> Result<Self, Error> {
+        check_format(&db)?;
+        let writer = load(&db)?;
+        Ok(Self {
+            shown: Mutex::new(writer.totals),
+            writer: Mutex::new(writer),
+            db,
+            records: records(&options)?,
+            quota: AtomicU64::new(options.quota.0),
+            memtable_bytes: memtable_bytes(&options),
+            options,
+            pending: Mutex::default(),
+            marks: Mutex::default(),
+            disk: Disk::default(),
+            reclaiming: Mutex::default(),
+            gate: FlushGate::default(),
+        })
+    }
+}
+
+/// Size of a full memtable.
+pub(super) fn memtable_bytes(options: &StoreOptions) -> u64 {
+    (options.quota.0 / MEMTABLE_SHARE).clamp(MIN_MEMTABLE_BYTES, MAX_MEMTABLE_BYTES)
 }
 
 fn check_format(db: &Database) -> Result<(), Error> {

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::rebuild::ASIDE_PREFIX;
 use super::{RocksStore, Writer, lock};
 use crate::store::Store;
 use crate::store::error::Error;
@@ -57,7 +58,9 @@ impl RocksStore {
     pub(super) fn measure(&self, _writer: &Writer) {
         // Memory first: what is flushed in between is then counted twice, which is safe, and not missed.
         let in_memory = self.db.memtable_bytes();
-        self.disk.set(in_memory + directory_bytes(self.db.dir()));
+        // What a rebuild put aside is the user's to remove, and would fill the quota until then.
+        let on_disk = directory_bytes(self.db.dir(), &|name| !name.starts_with(ASIDE_PREFIX));
+        self.disk.set(in_memory + on_disk);
     }
 
     /// What is kept free of the quota.
@@ -173,8 +176,9 @@ impl RocksStore {
     }
 }
 
-/// Bytes that the files below `dir` take. Files that vanish meanwhile count nothing.
-fn directory_bytes(dir: &Path) -> u64 {
+/// Bytes that the files in `dir` and below take, without entries of the directory itself whose names don't count. Files that vanish meanwhile count
+/// nothing.
+fn directory_bytes(dir: &Path, counts: &dyn Fn(&str) -> bool) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let Ok(entries) = std::fs::read_dir(dir) else {
         return 0;
@@ -182,9 +186,12 @@ fn directory_bytes(dir: &Path) -> u64 {
     entries
         .filter_map(|entry| {
             let entry = entry.ok()?;
+            if !entry.file_name().to_str().is_none_or(counts) {
+                return None;
+            }
             let metadata = entry.metadata().ok()?;
             Some(if metadata.is_dir() {
-                directory_bytes(&entry.path())
+                directory_bytes(&entry.path(), &|_| true)
             } else {
                 // Both matter: space that is set aside for a file, and a length that is not written yet.
                 metadata.len().max(metadata.blocks() * 512)
@@ -204,9 +211,12 @@ mod tests {
         std::fs::create_dir(&below).expect("writes");
         std::fs::write(dir.path().join("a"), vec![1; 10_000]).expect("writes");
         std::fs::write(below.join("b"), vec![1; 5000]).expect("writes");
-        let bytes = directory_bytes(dir.path());
+        let all = |dir: &Path| directory_bytes(dir, &|_| true);
+        let bytes = all(dir.path());
         assert!((15_000..15_000 + 4 * 4096).contains(&bytes), "{bytes}");
-        assert_eq!(directory_bytes(&dir.path().join("missing")), 0);
+        assert_eq!(all(&dir.path().join("missing")), 0);
+        let rest = directory_bytes(dir.path(), &|name| name != "below");
+        assert!((10_000..bytes - 4000).contains(&rest), "{rest}");
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::crypto::key::Key;
 use crate::id::BlockId;
 use crate::store::counters::Counters;
 use crate::store::error::Error;
-use crate::store::types::{Class, Counter, Holder, LeaseInfo, PinInfo};
+use crate::store::types::{Class, Counter, Holder, LeaseId, LeaseInfo, PinId, PinInfo};
 use crate::time::Timestamp;
 use crate::wire::store as wire;
 
@@ -171,6 +171,19 @@ pub fn id_of_gone_key(key: &[u8]) -> Result<BlockId, Error> {
 
 pub fn id_of_holder_block_key(key: &[u8]) -> Result<BlockId, Error> {
     id_in_key(key, 1 + HOLDER_BYTES)
+}
+
+/// Reads a key made of a block and its holder.
+pub fn block_and_holder_of_key(key: &[u8]) -> Option<(BlockId, Holder)> {
+    let (id, holder) = key.get(1..)?.split_last_chunk::<HOLDER_BYTES>()?;
+    let (kind, number) = holder.split_first()?;
+    let number = u64::from_be_bytes(number.try_into().ok()?);
+    let holder = match *kind {
+        PIN_HOLDER => Holder::Pin(PinId(number)),
+        LEASE_HOLDER => Holder::Lease(LeaseId(number)),
+        _ => return None,
+    };
+    Some((BlockId::from_multihash(id).ok()?, holder))
 }
 
 /// Reads the number behind the tag of a key.

@@ -6,6 +6,7 @@ mod golden;
 mod model;
 mod opening;
 mod quota;
+mod rebuild;
 mod reopen;
 
 use std::path::Path;
