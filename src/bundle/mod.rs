@@ -32,12 +32,14 @@
 //! Deliberately absent: stores and networks (only [`BlockSource`](crate::block::BlockSource),
 //! [`BlockSink`](crate::block::BlockSink) and [`ChunkIndex`](crate::block::ChunkIndex)), keeping what was put from being evicted, snapshots.
 
+mod acl;
 mod choose;
 mod codec;
 mod cursor;
 mod diff;
 pub mod error;
 mod extract;
+mod inode;
 mod opener;
 mod put;
 mod read;

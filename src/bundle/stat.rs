@@ -60,3 +60,8 @@ pub(super) fn is_unchanged(before: &Stat, after: &Stat) -> bool {
         && before.st_ctime == after.st_ctime
         && before.st_ctime_nsec == after.st_ctime_nsec
 }
+
+/// The number of the device that this is.
+pub(super) fn device_number(stat: &Stat) -> u64 {
+    stat.st_rdev as u64
+}

@@ -1,7 +1,9 @@
 //! A bundle, or a part of it, as a tar archive.
 //!
-//! The format is POSIX.1-2001 (pax): ustar headers, and before them records for what does not fit: long names, large numbers, parts of
-//! seconds, and extended attributes as `SCHILY.xattr.NAME`, which GNU tar, bsdtar and star read. Holes are written as zeros.
+//! The format is POSIX.1-2001 (pax): ustar headers, and before them records for what does not fit:
+//! long names, large numbers, parts of seconds, extended attributes as `SCHILY.xattr.NAME`, and
+//! ACLs as `SCHILY.acl.access` and `SCHILY.acl.default`, which GNU tar, bsdtar and star read. Holes
+//! are written as zeros.
 //!
 //! An archive can't take anything back. A file whose first block is missing is left out; one that lacks a later block has
 //! zeros in its place. Both are reported.
@@ -21,6 +23,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
+use super::acl::{self, ACCESS_ACL, DEFAULT_ACL};
 use super::choose::{Choice, Picked, Picker};
 use super::cursor::{ExtentCursor, Stretch};
 use super::error::Error;
@@ -387,6 +390,16 @@ fn records(path: &[u8], entry: &Entry, size: u64, target: Option<&[u8]>) -> Vec<
         record(&mut records, b"mtime", decimal(time).as_bytes());
     }
     for xattr in &entry.xattrs {
+        let key = match &xattr.name[..] {
+            ACCESS_ACL => Some(&b"SCHILY.acl.access"[..]),
+            DEFAULT_ACL => Some(&b"SCHILY.acl.default"[..]),
+            _ => None,
+        };
+        if let Some(key) = key
+            && let Some(text) = acl::text(&xattr.value)
+        {
+            record(&mut records, key, text.as_bytes());
+        }
         // A name with an equals sign can't be told from its value.
         if !xattr.name.contains(&b'=') {
             let key = [b"SCHILY.xattr.", &xattr.name[..]].concat();

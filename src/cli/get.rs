@@ -29,12 +29,14 @@ pub(super) const MAX_NAMED: usize = 20;
   libernet get LINK/photos/2026 -o photos
   libernet get LINK -o copy --overwrite changed
 
-With --json: {\"bytes\",\"files\",\"from\":[peer],\"givers\":[{\"peer\",\"blocks\",\"bytes\"}],\"output\",\"missing\":[{\"path\",\"block\",\"reason\"}],\"pinned\"}")]
+With --json: {\"bytes\",\"files\",\"from\":[peer],\"givers\":[{\"peer\",\"blocks\",\"bytes\"}],\"output\",\"missing\":[{\"path\",\"block\",\"reason\"}],
+  \"refused\":[{\"path\",\"reason\"}],\"pinned\"}")]
 pub(super) struct Args {
     /// The link, and a path in it if only a part is wanted.
     #[arg(value_name = "LINK[/PATH]")]
     link: String,
-    /// Where to write. A single file goes into a directory that exists [default: its own name, here].
+    /// Where to write; directories above it are made. A single file goes into a directory that exists
+    /// [default: its own name, here].
     #[arg(short, long, visible_alias = "target", value_name = "PATH")]
     output: Option<PathBuf>,
     /// What to do with files that exist [default: refuse a target that exists].
@@ -119,6 +121,7 @@ async fn is_file(
 
 fn print(reply: &GetReply, pin: bool, context: &Context) -> Result<(), Failure> {
     warn_missing(&reply.missing, context);
+    warn_refused(&reply.refused, context);
     if pin && !reply.pinned {
         context.warning(
             "nothing was pinned: some blocks could not be had, and those that came may be dropped when room is needed",
@@ -133,6 +136,7 @@ fn print(reply: &GetReply, pin: bool, context: &Context) -> Result<(), Failure> 
             "givers": reply.from,
             "output": reply.output.to_string_lossy(),
             "missing": reply.missing,
+            "refused": reply.refused,
             "pinned": reply.pinned,
         }));
     }
@@ -154,6 +158,18 @@ fn print(reply: &GetReply, pin: bool, context: &Context) -> Result<(), Failure> 
         ));
     }
     Ok(())
+}
+
+/// Names attributes that the system refused. The content is there, so that the command has done its
+/// work.
+fn warn_refused(refused: &[Missing], context: &Context) {
+    for part in refused.iter().take(MAX_NAMED) {
+        context.warning(&format!("{}: {}", part.path, part.reason));
+    }
+    if refused.len() > MAX_NAMED {
+        let more = refused.len() - MAX_NAMED;
+        context.warning(&format!("and {more} more attributes that were refused"));
+    }
 }
 
 /// Names what could not be had.

@@ -14,6 +14,7 @@ mod completions;
 mod config;
 mod context;
 mod demo;
+mod descriptors;
 mod exit;
 mod find;
 mod get;
@@ -281,6 +282,7 @@ fn log_to_stderr(verbose: u8, quiet: bool, color: bool) {
 }
 
 fn start(command: Command, options: &Options) -> Result<Exit, Failure> {
+    descriptors::raise_limit();
     let data_dir = match &options.data_dir {
         Some(dir) => dir.clone(),
         None => context::default_data_dir().ok_or_else(|| {

@@ -194,6 +194,8 @@ impl Node {
                 Overwrite::Always => bundle::Overwrite::Always,
             },
             owners: request.owners,
+            // A stranger's setuid bit comes only where root asks for it.
+            powers: request.owners && rustix::process::geteuid().is_root(),
             ..ExtractOptions::default()
         };
         let (cancel, _cancel_on_drop) = self.cancel_on_drop();
@@ -208,18 +210,21 @@ impl Node {
                 reason: part.reason,
             })
             .collect();
-        missing.extend(report.failed.into_iter().map(|part| Missing {
+        let without_block = |part: bundle::Failed| Missing {
             path: part.path.to_string_lossy().into_owned(),
             block: None,
             reason: part.reason,
-        }));
+        };
+        missing.extend(report.failed.into_iter().map(without_block));
         missing.truncate(MAX_NAMED);
+        let refused = report.refused.into_iter().map(without_block);
         Ok(GetReply {
             bytes: report.bytes,
             files: report.files,
             from: givers(&session),
             output: report.path,
             missing,
+            refused: refused.take(MAX_NAMED).collect(),
             pinned,
         })
     }

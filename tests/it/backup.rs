@@ -111,7 +111,8 @@ fn restores(node: &Node, source: &Path, first: &str, dir: &Path) {
     // Nothing to do the second time; what was changed comes back, what is not in the snapshot stays.
     let again = node.json(&["restore", "latest", "--target", utf8(&target)]);
     assert!(again["unchanged"].as_u64() > Some(300), "{again}");
-    assert_eq!(again["verified"], true, "{again}");
+    // Nobody looked into them.
+    assert_eq!(again["verified"], false, "{again}");
     let script = below(&target, source).join("script");
     std::fs::write(&script, b"overwritten").expect("written");
     std::fs::write(target.join("mine"), b"mine").expect("written");

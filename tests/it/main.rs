@@ -17,6 +17,7 @@ mod listen;
 mod mesh;
 mod process;
 mod rejoin;
+mod restores;
 mod rings;
 mod sample;
 #[path = "../../src/small_disk.rs"]

@@ -1,26 +1,34 @@
-//! Directories that are being filled, and the attributes of everything.
+//! Directories that are being filled.
 //!
 //! **Invariant**: every operation names one entry in one open directory and never follows a symlink, and every directory was reached
 //! from the target's own descriptor by names that [`check_name`](crate::bundle::tree::check_name) allows. So nothing outside the target
 //! can be touched, whatever the tree says and whoever moves things about meanwhile.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
-use rustix::fs::{
-    self, AtFlags, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
-    XattrFlags,
-};
+use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use super::attributes::{Attributes, bring_open};
 use super::job::{Job, lock};
-use crate::bundle::tree::{Entry, ModTime, Owner, Xattr};
+use crate::bundle::inode::Inode;
+use crate::bundle::stat;
 
-/// Descriptors of directories that are kept open.
-const OPEN_PLACES: usize = 256;
+/// Descriptors of directories that are kept open: few enough for systems that allow 256 in all.
+const OPEN_PLACES: usize = 48;
+/// When descriptors have run out although no directory is open, others in the process hold them:
+/// they are waited for this often...
+const SPARE_ATTEMPTS: u32 = 50;
+/// ...and so long each time.
+const SPARE_PAUSE: Duration = Duration::from_millis(20);
+/// What an owner needs to fill a directory.
+const OWNERS_BITS: u32 = 0o700;
 const DIRECTORY_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
@@ -31,39 +39,28 @@ pub(super) struct Place {
     job: Arc<Job>,
     parent: Option<Arc<Place>>,
     name: Bytes,
-    /// Set at the end; `None` for a directory that is not ours.
+    /// Set at the end; `None` for a directory that keeps its own.
     attributes: Option<Attributes>,
+    /// The mode that it had before it was unlocked for its owner, given back unless the attributes
+    /// say another.
+    locked_mode: Option<u32>,
     fd: Mutex<Option<Arc<OwnedFd>>>,
-}
-
-/// What an entry has besides its content.
-#[derive(Clone, Debug)]
-pub(super) struct Attributes {
-    pub(super) mode: u32,
-    pub(super) modified: Option<ModTime>,
-    pub(super) owner: Option<Owner>,
-    pub(super) xattrs: Vec<Xattr>,
-}
-
-impl Attributes {
-    pub(super) fn of(entry: &mut Entry) -> Self {
-        Self {
-            mode: entry.mode,
-            modified: entry.modified,
-            owner: entry.owner,
-            xattrs: std::mem::take(&mut entry.xattrs),
-        }
-    }
 }
 
 impl Place {
     /// The directory in which everything happens.
-    pub(super) fn root(job: Arc<Job>, fd: OwnedFd, attributes: Option<Attributes>) -> Arc<Self> {
+    pub(super) fn root(
+        job: Arc<Job>,
+        fd: OwnedFd,
+        attributes: Option<Attributes>,
+        locked_mode: Option<u32>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             job,
             parent: None,
             name: Bytes::new(),
             attributes,
+            locked_mode,
             fd: Mutex::new(Some(Arc::new(fd))),
         })
     }
@@ -73,12 +70,14 @@ impl Place {
         self: &Arc<Self>,
         name: Bytes,
         attributes: Option<Attributes>,
+        locked_mode: Option<u32>,
     ) -> Arc<Self> {
         Arc::new(Self {
             job: self.job.clone(),
             parent: Some(self.clone()),
             name,
             attributes,
+            locked_mode,
             fd: Mutex::default(),
         })
     }
@@ -113,23 +112,15 @@ impl Place {
             place = place.parent.as_ref().ok_or(Errno::BADF)?;
         };
         for place in closed.into_iter().rev() {
-            let opened = fs::openat(&*fd, &place.name[..], DIRECTORY_FLAGS, Mode::empty())?;
-            fd = Arc::new(opened);
+            fd = Arc::new(self.job.opening(|| place.open_in(&fd))?);
             *lock(&place.fd) = Some(fd.clone());
             self.job.remember_open(place);
         }
         Ok(fd)
     }
 
-    fn finish(&self, fd: &OwnedFd) {
-        if let Some(attributes) = &self.attributes
-            && !self.job.is_stopped()
-        {
-            let path = self.path_of(b"");
-            if let Err(error) = set_attributes(&self.job, fd, attributes, &path) {
-                self.job.failed(&path, error);
-            }
-        }
+    fn open_in(&self, parent: &OwnedFd) -> Result<OwnedFd, Errno> {
+        fs::openat(parent, &self.name[..], DIRECTORY_FLAGS, Mode::empty())
     }
 
     /// Opens a directory that nobody else works in any more, for its last change.
@@ -138,17 +129,35 @@ impl Place {
             return Ok(fd);
         }
         let parent = self.parent.as_ref().ok_or(Errno::BADF)?.fd()?;
-        let fd = fs::openat(&*parent, &self.name[..], DIRECTORY_FLAGS, Mode::empty())?;
-        Ok(Arc::new(fd))
+        Ok(Arc::new(self.job.opening(|| self.open_in(&parent))?))
     }
 
     fn close(&mut self) {
-        match self.open_last() {
-            Ok(fd) => self.finish(&fd),
-            Err(_) if self.job.is_stopped() || self.attributes.is_none() => {}
-            Err(error) => self.job.failed(&self.path_of(b""), error),
+        // A directory of an extraction that stops is filled further by the next one.
+        let attributes = self.attributes.take().filter(|_| !self.job.is_stopped());
+        let locked_mode = self.locked_mode.take();
+        if attributes.is_none() && locked_mode.is_none() {
+            return;
         }
-        self.attributes = None;
+        let fd = match self.open_last() {
+            Ok(fd) => fd,
+            Err(_) if self.job.is_stopped() => return,
+            Err(error) => return self.job.failed(&self.path_of(b""), error),
+        };
+        match (attributes, locked_mode) {
+            (Some(attributes), _) => {
+                bring_open(&self.job, &*fd, &attributes, &|| self.path_of(b""));
+            }
+            (None, Some(mode)) => {
+                // The descriptor of the directory that holds a single file does not open it.
+                let again = Inode::named(&*fd, b".").and_then(|inode| inode.set_mode(mode));
+                if let Err(error) = again {
+                    let what = format!("its mode {mode:04o}, which it had before");
+                    self.job.refused(self.path_of(b""), &what, error);
+                }
+            }
+            (None, None) => {}
+        }
     }
 }
 
@@ -156,9 +165,6 @@ impl Place {
 /// would change its time.
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.attributes.is_none() && self.parent.is_none() {
-            return;
-        }
         self.close();
         // Not by recursion: a tree may be thousands of directories deep.
         let mut above = self.parent.take();
@@ -183,98 +189,44 @@ impl Job {
             lock(&place.fd).take();
         }
     }
-}
 
-/// Owner, extended attributes, mode and times of something that is open. Times come last: a file with the right size and time is a
-/// file that is complete.
-pub(super) fn set_attributes(
-    job: &Job,
-    fd: impl AsFd,
-    attributes: &Attributes,
-    path: &std::path::Path,
-) -> Result<(), Errno> {
-    let fd = fd.as_fd();
-    if job.options.owners
-        && let Some(owner) = attributes.owner
-        && fs::fchown(
-            fd,
-            Some(Uid::from_raw(owner.uid)),
-            Some(Gid::from_raw(owner.gid)),
-        )
-        .is_err()
-    {
-        job.warn_owner();
-    }
-    for xattr in &attributes.xattrs {
-        // Only root may set these; a restore by somebody else is complete without them.
-        let for_root = xattr.name.starts_with(b"trusted.") || xattr.name.starts_with(b"security.");
-        if for_root && !job.is_root {
-            continue;
-        }
-        if let Err(error) = fs::fsetxattr(fd, &xattr.name[..], &xattr.value, XattrFlags::empty()) {
-            job.warn_xattr(path, error.into());
+    /// Opens something. When descriptors have run out, directories that are only kept open are
+    /// closed for it.
+    pub(super) fn opening<T>(&self, open: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+        let mut attempts = 0;
+        loop {
+            match open() {
+                Err(Errno::MFILE | Errno::NFILE) if attempts < SPARE_ATTEMPTS => attempts += 1,
+                result => return result,
+            }
+            if self.close_places() == 0 {
+                thread::sleep(SPARE_PAUSE);
+            }
         }
     }
-    fs::fchmod(fd, mode_of(job, attributes.mode))?;
-    if let Some(modified) = attributes.modified {
-        fs::futimens(fd, &timestamps(modified))?;
+
+    /// Closes the directories that are kept open, and gives their number.
+    fn close_places(&self) -> usize {
+        let open = std::mem::take(&mut *lock(&self.open_places));
+        open.iter()
+            .filter_map(std::sync::Weak::upgrade)
+            .filter(|place| lock(&place.fd).take().is_some())
+            .count()
     }
-    Ok(())
 }
 
-/// Owner and times of a name that can't be opened, such as a symlink.
-pub(super) fn set_attributes_at(
-    job: &Job,
-    dir: &OwnedFd,
-    name: &[u8],
-    attributes: &Attributes,
-    with_mode: bool,
-) -> Result<(), Errno> {
-    if job.options.owners
-        && let Some(owner) = attributes.owner
-        && fs::chownat(
-            dir,
-            name,
-            Some(Uid::from_raw(owner.uid)),
-            Some(Gid::from_raw(owner.gid)),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
-        .is_err()
-    {
-        job.warn_owner();
+/// Lets the owner of a directory fill it, if its mode does not. Gives the mode that it had, if it
+/// was changed.
+pub(super) fn unlock(directory: &Inode<'_>) -> Option<u32> {
+    let found = directory.stat().ok()?;
+    let me = rustix::process::geteuid();
+    let mode = stat::mode(&found);
+    if me.is_root() || found.st_uid != me.as_raw() || mode & OWNERS_BITS == OWNERS_BITS {
+        return None;
     }
-    if with_mode {
-        // Linux knows no fchmodat that does not follow; what is here was just made in a directory of ours and is no symlink.
-        let mode = mode_of(job, attributes.mode);
-        fs::chmodat(dir, name, mode, AtFlags::empty())?;
-    }
-    if let Some(modified) = attributes.modified {
-        fs::utimensat(dir, name, &timestamps(modified), AtFlags::SYMLINK_NOFOLLOW)?;
-    }
-    Ok(())
-}
-
-/// Setuid and setgid mean something only together with the owner, and would be a present to whoever made the bundle otherwise.
-fn mode_of(job: &Job, mode: u32) -> Mode {
-    let allowed = if job.is_root && job.options.owners {
-        0o7777
-    } else {
-        0o1777
-    };
-    Mode::from_raw_mode((mode & allowed) as _)
-}
-
-fn timestamps(modified: ModTime) -> Timestamps {
-    Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT as _,
-        },
-        last_modification: Timespec {
-            tv_sec: modified.seconds as _,
-            tv_nsec: modified.nanos as _,
-        },
-    }
+    // Where that is refused, what can't be written says so.
+    directory.set_mode(mode | OWNERS_BITS).ok()?;
+    Some(mode)
 }
 
 /// Gives something its final name in the same directory.

@@ -70,20 +70,7 @@ impl Look {
     fn new(path: PathBuf, overwrite: Overwrite) -> Self {
         let report = ExtractReport {
             path,
-            files: 0,
-            bytes: 0,
-            unchanged: 0,
-            new_files: 0,
-            new_bytes: 0,
-            changed_files: 0,
-            changed_bytes: 0,
-            skipped: 0,
-            verified: 0,
-            left_out: 0,
-            missing: Vec::new(),
-            missing_total: 0,
-            failed: Vec::new(),
-            failed_total: 0,
+            ..ExtractReport::default()
         };
         Self {
             overwrite,

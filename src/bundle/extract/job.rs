@@ -10,12 +10,18 @@ use std::thread;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::attributes::Rights;
 use super::directory::Place;
-use super::{ExtractOptions, Failed, MAX_REPORTED, Missing, Overwrite};
+use super::leftover::Running;
+use super::write::{Again, Target};
+use super::{ExtractOptions, ExtractReport, Failed, MAX_REPORTED, Missing, Overwrite};
 use crate::bundle::error::Error;
 use crate::bundle::root::Totals;
 use crate::id::BlockId;
 use crate::monitor::{Monitor, Progress};
+
+/// Files that are read back together, after all of them were written to the disk.
+const VERIFIED_AT_ONCE: usize = 512;
 
 /// Where an extraction writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,15 +34,20 @@ pub(super) enum Ground {
     InPlace,
 }
 
-/// State of one extraction.
-pub(super) struct Job {
-    pub(super) options: ExtractOptions,
+/// Where one extraction writes, and under which names.
+pub(super) struct Scene {
     pub(super) ground: Ground,
     /// What temporary names end in: it tells bundles apart.
     pub(super) tag: String,
-    /// Whether this process may give files away.
-    pub(super) is_root: bool,
     pub(super) target: PathBuf,
+}
+
+/// State of one extraction.
+pub(super) struct Job {
+    pub(super) options: ExtractOptions,
+    pub(super) scene: Scene,
+    _running: Running,
+    pub(super) rights: Rights,
     pub(super) monitor: Arc<dyn Monitor>,
     pub(super) totals: Totals,
     /// Directories whose descriptors are open, oldest first.
@@ -55,6 +66,13 @@ pub(super) struct Job {
     pub(super) changed_bytes: AtomicU64,
     pub(super) skipped: AtomicU64,
     pub(super) verified: AtomicU64,
+    pub(super) cleared: AtomicU64,
+    kept_owners: AtomicU64,
+    lost_powers: AtomicU64,
+    /// Files that turned out to differ when they were compared.
+    again: Mutex<Vec<Again>>,
+    /// Files that are written and wait to be read back.
+    unverified: Mutex<Vec<Arc<Target>>>,
     /// Permits for blocking work; who has them all knows that none is going on.
     workers: Arc<Semaphore>,
     worker_count: u32,
@@ -64,8 +82,6 @@ pub(super) struct Job {
     heard: CancellationToken,
     fatal: Mutex<Option<Error>>,
     findings: Mutex<Findings>,
-    warned_owner: AtomicBool,
-    warned_xattr: AtomicBool,
 }
 
 /// What went wrong with single entries.
@@ -75,25 +91,25 @@ pub(super) struct Findings {
     pub(super) missing_total: u64,
     pub(super) failed: Vec<Failed>,
     pub(super) failed_total: u64,
+    pub(super) refused: Vec<Failed>,
+    pub(super) refused_total: u64,
 }
 
 impl Job {
     pub(super) fn new(
         options: ExtractOptions,
-        ground: Ground,
-        tag: String,
-        target: PathBuf,
+        scene: Scene,
         monitor: Arc<dyn Monitor>,
         totals: Totals,
     ) -> Arc<Self> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let worker_count = u32::try_from(cores).unwrap_or(1);
+        let rights = rights(&options);
         Arc::new(Self {
             options,
-            ground,
-            tag,
-            is_root: rustix::process::geteuid().is_root(),
-            target,
+            _running: Running::begin(&scene.tag),
+            scene,
+            rights,
             monitor,
             totals,
             open_places: Mutex::default(),
@@ -110,6 +126,11 @@ impl Job {
             changed_bytes: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
             verified: AtomicU64::new(0),
+            cleared: AtomicU64::new(0),
+            kept_owners: AtomicU64::new(0),
+            lost_powers: AtomicU64::new(0),
+            again: Mutex::default(),
+            unverified: Mutex::default(),
             workers: Arc::new(Semaphore::new(worker_count as usize)),
             worker_count,
             buffers: Mutex::default(),
@@ -117,8 +138,6 @@ impl Job {
             heard: CancellationToken::new(),
             fatal: Mutex::default(),
             findings: Mutex::default(),
-            warned_owner: AtomicBool::new(false),
-            warned_xattr: AtomicBool::new(false),
         })
     }
 
@@ -158,8 +177,11 @@ impl Job {
     /// Ends the extraction: the first reason counts.
     pub(super) fn stop(&self, reason: Error) {
         lock(&self.fatal).get_or_insert(reason);
-        self.stopped.store(true, Ordering::Relaxed);
+        self.stopped.store(true, Ordering::SeqCst);
         self.heard.cancel();
+        // What waits holds on to this job, and what it began goes with it.
+        drop(self.take_again());
+        drop(std::mem::take(&mut *lock(&self.unverified)));
     }
 
     /// Waits for [`stop`](Self::stop).
@@ -179,6 +201,33 @@ impl Job {
         std::mem::take(&mut lock(&self.findings))
     }
 
+    /// What was done in all.
+    pub(super) fn report(&self, path: PathBuf) -> ExtractReport {
+        let findings = self.take_findings();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        ExtractReport {
+            path,
+            files: count(&self.files),
+            bytes: count(&self.bytes),
+            unchanged: count(&self.unchanged),
+            new_files: count(&self.new_files),
+            new_bytes: count(&self.new_bytes),
+            changed_files: count(&self.changed_files),
+            changed_bytes: count(&self.changed_bytes),
+            skipped: count(&self.skipped),
+            verified: count(&self.verified),
+            left_out: count(&self.left_out),
+            missing: findings.missing,
+            missing_total: findings.missing_total,
+            failed: findings.failed,
+            failed_total: findings.failed_total,
+            refused: findings.refused,
+            refused_total: findings.refused_total,
+            kept_owners: count(&self.kept_owners),
+            lost_powers: count(&self.lost_powers),
+        }
+    }
+
     /// `path` (inside the bundle) lacks a block.
     pub(super) fn missing(&self, path: PathBuf, block: BlockId, reason: &str) {
         self.monitor
@@ -196,38 +245,77 @@ impl Job {
 
     /// The file system refused something for `path` (inside the bundle). A full disk ends everything: the rest would fail too.
     pub(super) fn failed(&self, path: &Path, error: impl Into<io::Error>) {
-        let error = Error::io(&self.target.join(path), error);
+        let error = Error::io(&self.scene.target.join(path), error);
         let source = match error {
             Error::Io { source, .. } => source,
             full => return self.stop(full),
         };
-        let reason = source.to_string();
+        let (path, reason) = (named(path.to_owned()), source.to_string());
         self.monitor
             .warning(&format!("{}: {reason}", path.display()));
         let mut findings = lock(&self.findings);
         findings.failed_total += 1;
         if findings.failed.len() < MAX_REPORTED {
-            findings.failed.push(Failed {
-                path: path.to_owned(),
-                reason,
-            });
+            findings.failed.push(Failed { path, reason });
         }
     }
 
-    pub(super) fn warn_owner(&self) {
-        if !self.warned_owner.swap(true, Ordering::Relaxed) {
-            self.monitor
-                .warning("owners could not be restored: that takes root");
+    /// The system refused an attribute of `path` (inside the bundle); its content is there all the
+    /// same.
+    pub(super) fn refused(&self, path: PathBuf, what: &str, error: impl Into<io::Error>) {
+        let reason = format!("{what}: {}", error.into());
+        let path = named(path);
+        let mut findings = lock(&self.findings);
+        findings.refused_total += 1;
+        if findings.refused.len() < MAX_REPORTED {
+            findings.refused.push(Failed { path, reason });
         }
     }
 
-    pub(super) fn warn_xattr(&self, path: &Path, error: io::Error) {
-        if !self.warned_xattr.swap(true, Ordering::Relaxed) {
-            self.monitor.warning(&format!(
-                "{}: some extended attributes could not be restored: {error}",
-                path.display()
-            ));
+    /// A file is written and has to be read back from the disk: with others, so that the disk is
+    /// waited for once.
+    pub(super) fn verify_later(&self, target: &Arc<Target>) {
+        let mut waiting = lock(&self.unverified);
+        if self.stopped.load(Ordering::SeqCst) {
+            return;
         }
+        waiting.push(target.clone());
+        if waiting.len() >= VERIFIED_AT_ONCE {
+            let batch = std::mem::take(&mut *waiting);
+            drop(waiting);
+            verify(batch);
+        }
+    }
+
+    /// Reads back all that waits for it.
+    pub(super) fn verify_all(&self) {
+        let batch = std::mem::take(&mut *lock(&self.unverified));
+        verify(batch);
+    }
+
+    /// An entry belongs to another owner or group than it did.
+    pub(super) fn kept_owner(&self) {
+        self.kept_owners.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An entry has not got its setuid or setgid bit back.
+    pub(super) fn lost_powers(&self) {
+        self.lost_powers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A file that is there holds something else than it should.
+    pub(super) fn write_again(&self, file: Again) {
+        let mut again = lock(&self.again);
+        if self.stopped.load(Ordering::SeqCst) {
+            // Letting go of it takes locks.
+            drop(again);
+            return drop(file);
+        }
+        again.push(file);
+    }
+
+    pub(super) fn take_again(&self) -> Vec<Again> {
+        std::mem::take(&mut lock(&self.again))
     }
 
     /// A regular file is done.
@@ -254,7 +342,7 @@ impl Job {
 
     /// Whether what is there stays, whatever it is.
     pub(super) fn only_adds(&self) -> bool {
-        self.options.overwrite == Overwrite::Missing && self.ground == Ground::InPlace
+        self.options.overwrite == Overwrite::Missing && self.scene.ground == Ground::InPlace
     }
 
     pub(super) fn report_progress(&self) {
@@ -268,6 +356,42 @@ impl Job {
     }
 }
 
+/// A path for people: what is extracted has none inside the bundle.
+fn named(path: PathBuf) -> PathBuf {
+    match path.as_os_str().is_empty() {
+        true => PathBuf::from("."),
+        false => path,
+    }
+}
+
+fn verify(batch: Vec<Arc<Target>>) {
+    #[cfg(target_os = "linux")]
+    if let Some(first) = batch.first()
+        && let Ok(dir) = first.place().fd()
+    {
+        // Each file is asked for its own errors afterwards.
+        let _ = rustix::fs::syncfs(&*dir);
+    }
+    for target in batch {
+        target.verify();
+    }
+}
+
+fn rights(options: &ExtractOptions) -> Rights {
+    let mut groups: Vec<u32> = rustix::process::getgroups()
+        .unwrap_or_default()
+        .into_iter()
+        .map(rustix::process::Gid::as_raw)
+        .collect();
+    groups.push(rustix::process::getegid().as_raw());
+    Rights {
+        is_root: rustix::process::geteuid().is_root(),
+        groups,
+        owners: options.owners,
+        powers: options.powers,
+    }
+}
+
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -277,21 +401,21 @@ mod tests {
     use super::*;
     use crate::monitor::Silent;
 
+    fn job(target: &str) -> Arc<Job> {
+        let scene = Scene {
+            ground: Ground::Fresh,
+            tag: String::new(),
+            target: PathBuf::from(target),
+        };
+        let (options, monitor) = (ExtractOptions::default(), Arc::new(Silent));
+        Job::new(options, scene, monitor, Totals::default())
+    }
+
     #[test]
     fn a_full_disk_ends_everything_and_another_refusal_does_not() {
-        let options = ExtractOptions::default();
-        let target = PathBuf::from("target");
-        let monitor = Arc::new(Silent);
-        let tag = String::new();
-        let job = Job::new(
-            options,
-            Ground::Fresh,
-            tag,
-            target,
-            monitor,
-            Totals::default(),
-        );
+        let job = job("target");
         job.failed(Path::new("a"), rustix::io::Errno::ACCESS);
+        job.refused(PathBuf::from("a"), "its mode", rustix::io::Errno::NOSPC);
         assert!(!job.is_stopped());
         job.failed(Path::new("b/c"), rustix::io::Errno::NOSPC);
         assert!(job.is_stopped());
@@ -302,29 +426,21 @@ mod tests {
         ));
         let findings = job.take_findings();
         assert_eq!((findings.failed.len(), findings.failed_total), (1, 1));
+        assert_eq!((findings.refused.len(), findings.refused_total), (1, 1));
     }
 
     #[test]
     fn reports_name_so_many_and_count_the_rest() {
-        let options = ExtractOptions::default();
-        let monitor = Arc::new(Silent);
-        let (tag, target) = (String::new(), PathBuf::new());
-        let job = Job::new(
-            options,
-            Ground::Fresh,
-            tag,
-            target,
-            monitor,
-            Totals::default(),
-        );
+        let job = job("");
         for _ in 0..=MAX_REPORTED {
             job.failed(Path::new("x"), rustix::io::Errno::ACCESS);
             job.missing(PathBuf::from("y"), BlockId::from_sha384([1; 48]), "gone");
+            job.refused(PathBuf::from("z"), "its mode", rustix::io::Errno::PERM);
         }
         let findings = job.take_findings();
-        assert_eq!(findings.failed.len(), MAX_REPORTED);
-        assert_eq!(findings.failed_total, MAX_REPORTED as u64 + 1);
-        assert_eq!(findings.missing.len(), MAX_REPORTED);
-        assert_eq!(findings.missing_total, MAX_REPORTED as u64 + 1);
+        let most = (MAX_REPORTED, MAX_REPORTED as u64 + 1);
+        assert_eq!((findings.failed.len(), findings.failed_total), most);
+        assert_eq!((findings.missing.len(), findings.missing_total), most);
+        assert_eq!((findings.refused.len(), findings.refused_total), most);
     }
 }

@@ -10,16 +10,25 @@
 //! A tree is made in a hidden directory beside the target and renamed when it is complete, so that an interrupted extraction leaves
 //! nothing half-named and the next one goes on from there. Files that lack a block are left out and reported; the others are written.
 //!
+//! What is there already is brought to the entry's attributes, too; what the system refuses of them
+//! is noted and costs nothing else. In a directory that is in use, what earlier extractions left
+//! unfinished is cleared away.
+//!
 //! **Invariant**: nothing outside the target is ever touched: see [`directory`].
 //!
 //! Memory: [`ExtractOptions::window`] blocks on their way, two plaintexts for each core, and two plans.
 
+mod attributes;
 mod directory;
 mod dry;
 mod job;
+mod leftover;
+mod links;
 mod plan;
 mod prepare;
+mod readback;
 mod site;
+mod special;
 mod write;
 
 use std::collections::VecDeque;
@@ -32,18 +41,19 @@ use futures::{FutureExt, StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use self::directory::{Attributes, Place};
+use self::attributes::Attributes;
+use self::directory::Place;
 use self::job::{Ground, Job};
 use self::plan::Planner;
 use self::prepare::{BlockJob, Preparer};
 use self::site::Site;
-use self::write::{Target, Write};
+use self::write::{Again, Target, Write};
 use super::choose::Choice;
 use super::error::Error;
 use super::put::MAX_REPORTED;
 use super::read::{Bundle, piece};
 use super::root::BundleKind;
-use super::tree::{Content, File};
+use super::tree::File;
 use crate::block::{self, BlockSource, GetError, Link};
 use crate::crypto::hash;
 use crate::id::BlockId;
@@ -76,8 +86,12 @@ pub enum Overwrite {
 pub struct ExtractOptions {
     /// What to do with what is there already.
     pub overwrite: Overwrite,
-    /// Restores owners, and with them setuid and setgid bits. Takes root.
+    /// Restores owners and groups as far as this process may: root all of them, others the groups
+    /// that they are in.
     pub owners: bool,
+    /// Restores setuid and setgid bits of what has its owner, and, as root, capabilities and other
+    /// attributes that only root may set. Not for what a stranger made.
+    pub powers: bool,
     /// Restores devices. Takes root.
     pub devices: bool,
     /// Blocks that are asked for at once.
@@ -95,8 +109,9 @@ pub struct ExtractOptions {
     pub dry_run: bool,
     /// The target gets the attributes of the bundle's root. Otherwise it keeps its own; if it is made, nobody else may enter it.
     pub root_attributes: bool,
-    /// Each file is read back after it was written and compared with what was to be written. Large files come from the disk, small ones from
-    /// what the system keeps of them in memory.
+    /// Each file is read back from the disk and compared with the bundle: those that are written,
+    /// and those that are there already with the right size and time, which are replaced when they
+    /// differ.
     pub verify: bool,
 }
 
@@ -105,6 +120,7 @@ impl Default for ExtractOptions {
         Self {
             overwrite: Overwrite::Never,
             owners: false,
+            powers: false,
             devices: false,
             window: DEFAULT_WINDOW,
             from: Vec::new(),
@@ -119,7 +135,7 @@ impl Default for ExtractOptions {
 }
 
 /// What an extraction did, or would do.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ExtractReport {
     /// Where it is.
     pub path: PathBuf,
@@ -127,7 +143,8 @@ pub struct ExtractReport {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Files among them that were there before and unchanged.
+    /// Files among them that were there before with the right size and time, and with
+    /// [`verify`](ExtractOptions::verify) the right bytes.
     pub unchanged: u64,
     /// Files that were not there before.
     pub new_files: u64,
@@ -139,7 +156,7 @@ pub struct ExtractReport {
     pub changed_bytes: u64,
     /// Files, symlinks and the like that stayed as they were because something was there.
     pub skipped: u64,
-    /// Files that were read back and found right.
+    /// Files among [`files`](Self::files) that were read back from the disk and found right.
     pub verified: u64,
     /// Devices that were not restored.
     pub left_out: u64,
@@ -151,10 +168,20 @@ pub struct ExtractReport {
     pub failed: Vec<Failed>,
     /// How many there are in all.
     pub failed_total: u64,
+    /// Attributes that the system refused to things that are there: the first [`MAX_REPORTED`].
+    pub refused: Vec<Failed>,
+    /// How many there are in all.
+    pub refused_total: u64,
+    /// Entries whose owner or group is another than in the bundle, because only root could give
+    /// them away.
+    pub kept_owners: u64,
+    /// Entries that did not get their setuid or setgid bit back, because they belong to somebody
+    /// else.
+    pub lost_powers: u64,
 }
 
 impl ExtractReport {
-    /// Whether everything in the bundle is there.
+    /// Whether the content of everything in the bundle is there.
     pub const fn is_complete(&self) -> bool {
         self.missing_total == 0 && self.failed_total == 0
     }
@@ -171,7 +198,7 @@ pub struct Missing {
     pub reason: String,
 }
 
-/// Something that could not be written.
+/// Something that could not be written, or an attribute that could not be set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
     /// Path inside the bundle.
@@ -182,7 +209,8 @@ pub struct Failed {
 
 /// Writes the whole bundle to `target`.
 ///
-/// A tree becomes `target` itself. A single file becomes `target`, or `target/NAME` when `target` is a directory.
+/// A tree becomes `target` itself. A single file becomes `target`, or `target/NAME` when `target`
+/// is a directory. Directories above the target are made.
 ///
 /// # Errors
 /// [`Error::TargetExists`], [`Error::Busy`], [`Error::Io`] when the target itself can't be written, [`Error::DiskFull`],
@@ -212,11 +240,7 @@ pub async fn extract(
     let begun = blocking(move || Begun::begin(&for_site, &target, options, monitor)).await??;
     let Begun { site, job, work } = begun;
     let _stop = StopOnDrop(job.clone());
-    let source = bundle.opener().source().clone();
-    let (out, jobs) = mpsc::channel(1);
-    let planned = plan(&bundle, &job, &mut choice, work, out);
-    let written = write_blocks(&job, source, jobs);
-    let both = async { futures::join!(planned, written).0 };
+    let both = write_all_of(&bundle, &job, &mut choice, work);
     let planned = tokio::select! {
         planned = both => planned,
         () = cancel.cancelled() => Err(Error::Cancelled),
@@ -237,25 +261,8 @@ pub async fn extract(
     }
     let path = site.path.clone();
     blocking(move || site.reveal()).await??;
-    let findings = job.take_findings();
-    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    Ok(ExtractReport {
-        path,
-        files: count(&job.files),
-        bytes: count(&job.bytes),
-        unchanged: count(&job.unchanged),
-        new_files: count(&job.new_files),
-        new_bytes: count(&job.new_bytes),
-        changed_files: count(&job.changed_files),
-        changed_bytes: count(&job.changed_bytes),
-        skipped: count(&job.skipped),
-        verified: count(&job.verified),
-        left_out: count(&job.left_out),
-        missing: findings.missing,
-        missing_total: findings.missing_total,
-        failed: findings.failed,
-        failed_total: findings.failed_total,
-    })
+    leftover::tell_cleared(&job);
+    Ok(job.report(path))
 }
 
 /// What is called `from` in the bundle.
@@ -336,16 +343,25 @@ impl Begun {
         let tag = tag(bundle, &options);
         let (root_attributes, overwrite) = (options.root_attributes, options.overwrite);
         let (site, fd) = Site::for_tree(target, &tag, options.overwrite)?;
-        let (totals, path) = (bundle.root().totals, site.path.clone());
-        let job = Job::new(options, site.ground, tag, path, monitor, totals);
+        let job = Job::new(
+            options,
+            site.scene(tag, site.path.clone()),
+            monitor,
+            bundle.root().totals,
+        );
+        leftover::name_unfinished(&job, &site.parent, &site.path);
+        if site.ground != Ground::Fresh {
+            leftover::clear(&job, &fd);
+        }
         let mut entry = bundle.root().entry.clone();
         let stays = site.ground == Ground::InPlace && overwrite == Overwrite::Missing;
         let attributes = (root_attributes && !stays).then(|| Attributes::of(&mut entry));
-        let root = Place::root(job.clone(), fd, attributes);
+        let root = Place::root(job.clone(), fd, attributes, site.locked_mode);
         let work = Work::Tree(Preparer::new(job.clone(), root));
         Ok(Self { site, job, work })
     }
 
+    /// One file, or another single thing.
     fn file(
         bundle: &Bundle,
         target: &Path,
@@ -353,7 +369,7 @@ impl Begun {
         monitor: Arc<dyn Monitor>,
     ) -> Result<Self, Error> {
         let tag = tag(bundle, &options);
-        let mut entry = bundle.root().entry.clone();
+        let entry = bundle.root().entry.clone();
         let name = match &entry.name {
             name if name.is_empty() => tag.as_bytes(),
             name => name,
@@ -361,39 +377,49 @@ impl Begun {
         let site = Site::for_file(target, name, &tag, options.overwrite)?;
         let (totals, path) = (bundle.root().totals, site.path.clone());
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
-        let job = Job::new(options, site.ground, tag, folder, monitor, totals);
+        let job = Job::new(options, site.scene(tag, folder), monitor, totals);
+        leftover::clear_beside(&job, &site.parent, &site.name);
         let parent = site.parent_fd().map_err(|error| Error::io(&path, error))?;
-        let place = Place::root(job.clone(), parent, None);
-        let attributes = Attributes::of(&mut entry);
-        let Content::File(mut file) = entry.content else {
-            return Err(Error::NotAFile);
-        };
-        file.link_group = None;
+        let place = Place::root(job.clone(), parent, None, site.locked_mode);
         let (name, hidden) = (site.name.clone().into(), Bytes::from(site.hidden.clone()));
         let mut preparer = Preparer::new(job.clone(), place.clone());
         let open_end = preparer
-            .file(&place, name, Some(hidden), attributes, &file)
-            .map_err(|error| Error::io(&path, error))?
-            .map(|target| (target, file));
+            .only(&place, name, hidden, entry)
+            .map_err(|error| Error::io(&path, error))?;
         let work = Work::File(preparer, open_end);
         Ok(Self { site, job, work })
     }
 }
 
-/// Makes the further names of files; the directories get their attributes when the preparer lets go of them.
+/// Reads back what waits for it and makes the further names of files; the directories get their
+/// attributes when the preparer lets go of them.
 fn end(mut preparer: Preparer) {
+    preparer.job.verify_all();
     preparer.link_all();
 }
 
-/// Walks the bundle, makes what needs no blocks, and hands out what does.
-async fn plan(
+/// Writes everything, and once more what turned out to be another than it should be.
+async fn write_all_of(
     bundle: &Bundle,
     job: &Arc<Job>,
     choice: &mut Choice,
     work: Work,
-    out: mpsc::Sender<Vec<BlockJob>>,
 ) -> Result<Preparer, Error> {
-    let planner = Planner { bundle, job, out };
+    let source = bundle.opener().source().clone();
+    let (out, jobs) = mpsc::channel(1);
+    let planned = plan(Planner { bundle, job, out }, choice, work);
+    let preparer = futures::join!(planned, write_blocks(job, source.clone(), jobs)).0?;
+    let again = job.take_again();
+    if again.is_empty() {
+        return Ok(preparer);
+    }
+    let (out, jobs) = mpsc::channel(1);
+    let planned = plan_again(Planner { bundle, job, out }, preparer, again);
+    futures::join!(planned, write_blocks(job, source, jobs)).0
+}
+
+/// Walks the bundle, makes what needs no blocks, and hands out what does.
+async fn plan(planner: Planner<'_>, choice: &mut Choice, work: Work) -> Result<Preparer, Error> {
     match work {
         Work::Tree(preparer) => planner.tree(preparer, choice).await,
         Work::File(preparer, None) => planner.finish(preparer).await,
@@ -402,6 +428,16 @@ async fn plan(
             planner.finish(preparer).await
         }
     }
+}
+
+/// Hands out what files are made of that have to be written after all.
+async fn plan_again(
+    planner: Planner<'_>,
+    preparer: Preparer,
+    again: Vec<Again>,
+) -> Result<Preparer, Error> {
+    let preparer = planner.again(preparer, again).await?;
+    planner.finish(preparer).await
 }
 
 /// Fetches blocks, a window of them at a time, and has them written.

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::BATCH_ENTRIES;
 use super::job::Job;
 use super::prepare::{BlockJob, Preparer, Step};
-use super::write::Target;
+use super::write::{Again, Target};
 use crate::bundle::choose::{Choice, LAST_RANK, Picked, Picker};
 use crate::bundle::cursor::ExtentCursor;
 use crate::bundle::error::Error;
@@ -138,6 +138,26 @@ impl Planner<'_> {
             preparer = self.hand_out(preparer).await?;
         }
         self.job.work(move || target.end_plan()).await?;
+        Ok(preparer)
+    }
+
+    /// Plans files that turned out to differ from what they should be.
+    pub(super) async fn again(
+        &self,
+        mut preparer: Preparer,
+        again: Vec<Again>,
+    ) -> Result<Preparer, Error> {
+        for file in again {
+            let rewrite = move || {
+                let open_end = preparer.rewrite(file);
+                (preparer, open_end)
+            };
+            let (planned, open_end) = self.job.work(rewrite).await?;
+            preparer = match open_end {
+                Some((target, file)) => self.stretches(planned, target, file).await?,
+                None => self.hand_out(planned).await?,
+            };
+        }
         Ok(preparer)
     }
 

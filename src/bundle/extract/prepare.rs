@@ -14,14 +14,17 @@ use rustix::fs::{self, AtFlags, FileType, Mode, Stat};
 use rustix::io::Errno;
 
 use super::Overwrite;
-use super::directory::{Attributes, Place, set_attributes_at, unlink};
+use super::attributes::{Attributes, differs};
+use super::directory::{Place, unlink, unlock};
 use super::job::{Ground, Job};
-use super::write::{Target, TargetPlan, Write, open_source};
+use super::leftover::{clear, temporary_name};
+use super::links::LinkTo;
+use super::write::{Again, Target, TargetPlan, Write};
 use crate::block::Link;
 use crate::bundle::cursor::Stretch;
+use crate::bundle::inode::{self, Inode};
 use crate::bundle::stat;
-use crate::bundle::tree::{Content, Device, Entry, Extent, File, ModTime};
-use crate::crypto::hash;
+use crate::bundle::tree::{Content, Entry, Extent, File, ModTime};
 
 /// Pieces that are planned before the first of their blocks is asked for. Within a plan each block is fetched once, wherever in the tree it is
 /// used; this many cover some 30,000 small files or 30 GiB of large ones, in about 15 MiB of memory.
@@ -91,29 +94,15 @@ impl Plan {
     }
 }
 
-/// A further name of a file.
-struct LinkTo {
-    group: u32,
-    place: Arc<Place>,
-    name: Bytes,
-}
-
-/// What came of making a further name.
-enum Linked {
-    New,
-    Replaced,
-    WasThere,
-    Skipped,
-}
-
 /// Goes along with the walk.
 pub(super) struct Preparer {
-    job: Arc<Job>,
+    pub(super) job: Arc<Job>,
     /// The directories above the current entry; `None` for one that could not be made, and what is in it is left out.
     places: Vec<Option<Arc<Place>>>,
     pub(super) plan: Plan,
-    groups: HashMap<u32, Arc<Target>>,
-    links: Vec<LinkTo>,
+    /// The first name of each file that has more.
+    pub(super) groups: HashMap<u32, Arc<Target>>,
+    pub(super) links: Vec<LinkTo>,
     /// Directories that come up again, by path, while the tree is gone through more than once; `None` for one that could not be made.
     kept: Option<HashMap<PathBuf, Option<Arc<Place>>>>,
     is_last_round: bool,
@@ -203,6 +192,48 @@ impl Preparer {
         }
     }
 
+    /// Makes the one entry of a bundle that is no tree; as [`file`](Self::file) for a regular file,
+    /// which is written under the name `hidden`.
+    pub(super) fn only(
+        &mut self,
+        place: &Arc<Place>,
+        name: Bytes,
+        hidden: Bytes,
+        mut entry: Entry,
+    ) -> io::Result<Option<(Arc<Target>, File)>> {
+        let attributes = Attributes::of(&mut entry);
+        let Content::File(mut file) = entry.content else {
+            entry.name = name;
+            entry.xattrs = attributes.xattrs;
+            return self.one(place, entry);
+        };
+        // Its other names are not part of this.
+        file.link_group = None;
+        let target = self.file(place, name, Some(hidden), attributes, &file)?;
+        Ok(target.map(|target| (target, file)))
+    }
+
+    /// Plans a file that was found to hold something else than it should.
+    pub(super) fn rewrite(&mut self, again: Again) -> Option<(Arc<Target>, File)> {
+        let Again { plan, file } = again;
+        if plan.temporary.is_none()
+            && let Err(error) = plan
+                .place
+                .fd()
+                .map_err(io::Error::from)
+                .and_then(|dir| unlink(&dir, &plan.name))
+        {
+            self.job.failed(&plan.place.path_of(&plan.name), error);
+            return None;
+        }
+        let target = Target::new(self.job.clone(), plan);
+        if let Some(group) = file.link_group {
+            self.groups.insert(group, target.clone());
+        }
+        self.pieces_or_lists(target, &file)
+            .map(|target| (target, file))
+    }
+
     /// Makes a directory, or finds it if it was made in an earlier round.
     fn enter(&mut self, place: &Arc<Place>, name: Bytes, attributes: Attributes) -> io::Result<()> {
         let path = self.kept.as_ref().map(|_| place.path_of(&name));
@@ -232,14 +263,16 @@ impl Preparer {
         name: Bytes,
         attributes: Attributes,
     ) -> io::Result<Arc<Place>> {
-        let fresh = self.directory(place, &name)?;
-        // A directory that was there keeps its attributes if everything that was there does.
-        let stays = !fresh && self.job.only_adds();
-        let child = place.child(name, (!stays).then_some(attributes));
-        if !fresh && self.job.ground == Ground::Resumed {
-            // It may have its final mode already.
-            fs::fchmod(&*child.fd()?, Mode::RWXU)?;
+        if self.directory(place, &name)? {
+            return Ok(place.child(name, Some(attributes), None));
         }
+        // Its owner may not be allowed to fill it; in what an earlier extraction left it may have
+        // its final mode already.
+        let locked_mode = unlock(&Inode::named(&*place.fd()?, &name)?);
+        // A directory that was there keeps its attributes if everything that was there does.
+        let stays = self.job.only_adds();
+        let child = place.child(name, (!stays).then_some(attributes), locked_mode);
+        clear(&self.job, &*child.fd()?);
         Ok(child)
     }
 
@@ -248,11 +281,11 @@ impl Preparer {
         let dir = place.fd()?;
         match fs::mkdirat(&*dir, name, Mode::RWXU) {
             Ok(()) => return Ok(true),
-            Err(Errno::EXIST) if self.job.ground != Ground::Fresh => {}
+            Err(Errno::EXIST) if self.job.scene.ground != Ground::Fresh => {}
             Err(error) => return Err(error.into()),
         }
         let stat = fs::statat(&*dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        if inode::kind(&stat) == FileType::Directory {
             return Ok(false);
         }
         if self.job.only_adds() {
@@ -264,8 +297,8 @@ impl Preparer {
     }
 
     /// What is there under this name, if that is possible at all.
-    fn existing(&self, place: &Arc<Place>, name: &[u8]) -> io::Result<Option<Stat>> {
-        if self.job.ground == Ground::Fresh {
+    pub(super) fn existing(&self, place: &Arc<Place>, name: &[u8]) -> io::Result<Option<Stat>> {
+        if self.job.scene.ground == Ground::Fresh {
             return Ok(None);
         }
         match fs::statat(&*place.fd()?, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -300,56 +333,93 @@ impl Preparer {
             self.job.skip();
             return Ok(None);
         }
-        let replaces = existing.is_some() && self.job.ground == Ground::InPlace;
-        let keep = self.keeps_same()
-            && existing
-                .as_ref()
-                .is_some_and(|stat| is_same(stat, file.size, attributes.modified));
-        let temporary = match self.job.ground {
-            Ground::InPlace if temporary.is_none() => Some(self.temporary_name(&name)),
+        let replaces = existing.is_some() && self.job.scene.ground == Ground::InPlace;
+        let kept = match existing {
+            Some(stat) if self.keeps_same() && is_same(&stat, file.size, attributes.modified) => {
+                self.keepable(place, &name, &stat, &attributes)?
+            }
+            _ => false,
+        };
+        let temporary = match self.job.scene.ground {
+            Ground::InPlace if temporary.is_none() => {
+                Some(temporary_name(&self.job.scene.tag, &name))
+            }
             _ => temporary,
         };
-        let in_pieces = !matches!(file.extents.as_slice(), [Extent::Data { .. }]);
-        if !keep {
-            let left = temporary.as_ref().unwrap_or(&name);
-            if self.job.ground != Ground::Fresh {
-                unlink(&*place.fd()?, left)?;
-            }
-        }
         let plan = TargetPlan {
             place: place.clone(),
             name,
             temporary,
             attributes,
             size: file.size,
-            in_pieces,
+            in_pieces: !matches!(file.extents.as_slice(), [Extent::Data { .. }]),
             replaces,
         };
-        let target = Target::new(self.job.clone(), plan);
+        let target = match kept {
+            true if self.job.options.verify => Target::compared(self.job.clone(), plan, file),
+            true => self.keep(plan),
+            false => {
+                if self.job.scene.ground != Ground::Fresh {
+                    let left = plan.temporary.as_ref().unwrap_or(&plan.name);
+                    unlink(&*place.fd()?, left)?;
+                }
+                Target::new(self.job.clone(), plan)
+            }
+        };
         if let Some(group) = file.link_group {
             self.groups.insert(group, target.clone());
         }
-        if keep {
-            target.set_done();
-            self.job.unchanged.fetch_add(1, Ordering::Relaxed);
-            self.job.file_done(file.size);
+        if target.is_done() {
             return Ok(None);
         }
-        if file
-            .extents
-            .iter()
-            .any(|extent| matches!(extent, Extent::List { .. }))
-        {
-            return Ok(Some(target));
+        Ok(self.pieces_or_lists(target, file))
+    }
+
+    /// Whether a file of the right size and time may stay and be given its attributes. One that has
+    /// other names may only if there is nothing to change: its other names may be outside of the
+    /// target.
+    fn keepable(
+        &self,
+        place: &Arc<Place>,
+        name: &[u8],
+        stat: &Stat,
+        attributes: &Attributes,
+    ) -> io::Result<bool> {
+        if stat.st_nlink <= 1 {
+            return Ok(true);
+        }
+        let dir = place.fd()?;
+        Ok(!differs(
+            &self.job,
+            &Inode::named(&*dir, name)?,
+            attributes,
+        )?)
+    }
+
+    /// A file that counts as right, and gets its attributes.
+    fn keep(&self, plan: TargetPlan) -> Arc<Target> {
+        let target = Target::new(self.job.clone(), plan);
+        target.bring_named();
+        target.set_done();
+        self.job.unchanged.fetch_add(1, Ordering::Relaxed);
+        self.job.file_done(target.size());
+        target
+    }
+
+    /// Plans the pieces of a file, or gives it back when they are listed in blocks of their own.
+    fn pieces_or_lists(&mut self, target: Arc<Target>, file: &File) -> Option<Arc<Target>> {
+        let is_listed = |extent: &Extent| matches!(extent, Extent::List { .. });
+        if file.extents.iter().any(is_listed) {
+            return Some(target);
         }
         self.pieces(&target, file);
         target.end_plan();
-        Ok(None)
+        None
     }
 
     /// Whether a file of the right size and time counts as right.
     fn keeps_same(&self) -> bool {
-        self.job.options.overwrite != Overwrite::Always || self.job.ground == Ground::Resumed
+        self.job.options.overwrite != Overwrite::Always || self.job.scene.ground == Ground::Resumed
     }
 
     fn pieces(&mut self, target: &Arc<Target>, file: &File) {
@@ -381,175 +451,10 @@ impl Preparer {
             self.plan.add(block, write);
         }
     }
-
-    /// A name beside `name` that the next run finds again.
-    fn temporary_name(&self, name: &[u8]) -> Bytes {
-        const KEY: &[u8; 32] = b"libernet 2026-11 temporary names";
-        let hash = hash::keyed(KEY, name);
-        let hash = data_encoding::HEXLOWER.encode(&hash[..8]);
-        Bytes::from(format!(".libernet-{}-{hash}", self.job.tag))
-    }
-
-    fn symlink(
-        &self,
-        place: &Arc<Place>,
-        name: &[u8],
-        target: &[u8],
-        attributes: &Attributes,
-    ) -> io::Result<()> {
-        let dir = place.fd()?;
-        if self.existing(place, name)?.is_some() {
-            if self.job.only_adds() {
-                self.job.skip();
-                return Ok(());
-            }
-            if fs::readlinkat(&*dir, name, Vec::new()).is_ok_and(|old| old.as_bytes() == target) {
-                return Ok(());
-            }
-            unlink(&dir, name)?;
-        }
-        fs::symlinkat(target, &*dir, name)?;
-        set_attributes_at(&self.job, &dir, name, attributes, false)?;
-        Ok(())
-    }
-
-    fn device(
-        &self,
-        place: &Arc<Place>,
-        name: &[u8],
-        device: Device,
-        attributes: &Attributes,
-    ) -> io::Result<()> {
-        if !self.job.options.devices || !self.job.is_root {
-            self.job.left_out.fetch_add(1, Ordering::Relaxed);
-            let path = place.path_of(name);
-            self.job.monitor.warning(&format!(
-                "{} is left out: a device, which only root can restore and only when asked to",
-                path.display()
-            ));
-            return Ok(());
-        }
-        let kind = match device.is_block {
-            true => FileType::BlockDevice,
-            false => FileType::CharacterDevice,
-        };
-        let number = fs::makedev(device.major, device.minor);
-        self.special(place, name, kind, number, attributes)
-    }
-
-    #[cfg(not(target_vendor = "apple"))]
-    fn special(
-        &self,
-        place: &Arc<Place>,
-        name: &[u8],
-        kind: FileType,
-        number: u64,
-        attributes: &Attributes,
-    ) -> io::Result<()> {
-        let dir = place.fd()?;
-        if self.existing(place, name)?.is_some() {
-            if self.job.only_adds() {
-                self.job.skip();
-                return Ok(());
-            }
-            unlink(&dir, name)?;
-        }
-        let mode = Mode::from_raw_mode(attributes.mode & 0o777);
-        fs::mknodat(&*dir, name, kind, mode, number)?;
-        // In a directory that others may write to, the name could be another's by now.
-        let with_mode = self.job.ground != Ground::InPlace;
-        set_attributes_at(&self.job, &dir, name, attributes, with_mode)?;
-        Ok(())
-    }
-
-    #[cfg(target_vendor = "apple")]
-    fn special(
-        &self,
-        _: &Arc<Place>,
-        _: &[u8],
-        _: FileType,
-        _: u64,
-        _: &Attributes,
-    ) -> io::Result<()> {
-        Err(io::Error::other("this system can't make it here"))
-    }
-
-    /// Makes the further names of files, after all content is written.
-    pub(super) fn link_all(&mut self) {
-        for LinkTo { group, place, name } in mem::take(&mut self.links) {
-            if self.job.is_stopped() {
-                return;
-            }
-            let Some(first) = self.groups.get(&group) else {
-                continue;
-            };
-            let result = if first.is_done() {
-                self.link(first, &place, &name)
-            } else {
-                let what = format!("it is the same file as {}", first.path().display());
-                Err(io::Error::other(what))
-            };
-            match result {
-                Ok(Linked::New) => self.job.file_written(first.size(), false),
-                Ok(Linked::Replaced) => self.job.file_written(first.size(), true),
-                Ok(Linked::WasThere) => self.job.file_done(first.size()),
-                Ok(Linked::Skipped) => self.job.skip(),
-                Err(error) => self.job.failed(&place.path_of(&name), error),
-            }
-        }
-    }
-
-    fn link(&self, first: &Target, place: &Arc<Place>, name: &[u8]) -> io::Result<Linked> {
-        let (from, to) = (first.place().fd()?, place.fd()?);
-        let mut linked = Linked::New;
-        if let Some(stat) = self.existing(place, name)? {
-            if self.job.only_adds() {
-                return Ok(Linked::Skipped);
-            }
-            let source = fs::statat(&*from, first.name(), AtFlags::SYMLINK_NOFOLLOW)?;
-            if stat::inode(&stat) == stat::inode(&source) {
-                return Ok(Linked::WasThere);
-            }
-            unlink(&to, name)?;
-            if self.job.ground == Ground::InPlace {
-                linked = Linked::Replaced;
-            }
-        }
-        match fs::linkat(&*from, first.name(), &*to, name, AtFlags::empty()) {
-            Ok(()) => Ok(linked),
-            // A file system without hard links, or one link too many: a copy is the next best.
-            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::MLINK | Errno::XDEV) => {
-                let mut source = open_source(&from, first.name())?;
-                self.copy(&mut source, first, place, name)?;
-                Ok(linked)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn copy(
-        &self,
-        source: &mut std::fs::File,
-        first: &Target,
-        place: &Arc<Place>,
-        name: &[u8],
-    ) -> io::Result<()> {
-        let dir = place.fd()?;
-        let flags = fs::OFlags::WRONLY
-            | fs::OFlags::CREATE
-            | fs::OFlags::EXCL
-            | fs::OFlags::NOFOLLOW
-            | fs::OFlags::CLOEXEC;
-        let fd = fs::openat(&*dir, name, flags, Mode::RUSR | Mode::WUSR)?;
-        let mut copy = std::fs::File::from(fd);
-        io::copy(source, &mut copy)?;
-        first.give_attributes(&copy)?;
-        Ok(())
-    }
 }
 
 fn is_same(stat: &Stat, size: u64, modified: Option<ModTime>) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+    inode::kind(stat) == FileType::RegularFile
         && stat::size(stat) == size
         && modified == Some(stat::modified(stat))
 }

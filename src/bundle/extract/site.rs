@@ -1,5 +1,6 @@
-//! Where an extraction writes, and how it ends: under a hidden name beside the target that becomes the target when all is done, or into
-//! a directory that is there.
+//! Where an extraction writes, and how it ends: under a hidden name beside the target that becomes
+//! the target when all is done, or into a directory that is there. Directories above the target
+//! that are missing are made.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,16 +10,21 @@ use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Overwrite;
-use super::directory::rename;
-use super::job::Ground;
+use super::directory::{rename, unlock};
+use super::job::{Ground, Scene};
+use super::leftover::hidden_name;
 use crate::bundle::error::Error;
+use crate::bundle::inode::Inode;
 
-/// Bytes of the target's name that a hidden name repeats; the rest of the 255 that a name may have is for what is added.
-const REPEATED_NAME_BYTES: usize = 200;
-/// The parent may be reached through symlinks: the user named it.
-const PARENT_FLAGS: OFlags = OFlags::RDONLY
+/// The target may be reached through symlinks: the user named it.
+const TARGET_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::CLOEXEC);
+/// A directory above the target need not be one that may be listed.
+#[cfg(target_os = "linux")]
+const PARENT_FLAGS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+#[cfg(not(target_os = "linux"))]
+const PARENT_FLAGS: OFlags = TARGET_FLAGS;
 
 /// A place to extract to.
 pub(super) struct Site {
@@ -27,6 +33,8 @@ pub(super) struct Site {
     pub(super) name: Vec<u8>,
     pub(super) hidden: Vec<u8>,
     pub(super) ground: Ground,
+    /// The mode of the directory that is filled, if it was unlocked for its owner.
+    pub(super) locked_mode: Option<u32>,
     /// The final path.
     pub(super) path: PathBuf,
 }
@@ -57,6 +65,9 @@ impl Site {
             Ok(_) => {}
         }
         site.ground = Ground::InPlace;
+        site.locked_mode = Inode::named(&site.parent, b".")
+            .ok()
+            .and_then(|inode| unlock(&inode));
         Ok(site)
     }
 
@@ -66,7 +77,7 @@ impl Site {
         tag: &str,
         overwrite: Overwrite,
     ) -> Result<(Self, OwnedFd), Error> {
-        // A target such as `.` or `..` has no name of its own.
+        // A target such as `.`, `..` or `/` has no name of its own.
         let path = match target.file_name() {
             Some(_) => target.to_owned(),
             None => target
@@ -79,8 +90,7 @@ impl Site {
                 return Err(Error::TargetExists { path: site.path });
             }
             site.ground = Ground::InPlace;
-            let fd = fs::open(&site.path, PARENT_FLAGS, Mode::empty())
-                .map_err(|error| site.io(error))?;
+            let fd = site.open_locked().map_err(|error| site.io(error))?;
             return Ok((site, fd));
         }
         let fd = site.open_hidden().map_err(|error| site.io(error))?;
@@ -95,26 +105,40 @@ impl Site {
 
     fn at(path: PathBuf, tag: &str) -> Result<Self, Error> {
         use std::os::unix::ffi::OsStrExt;
-        let name = path
-            .file_name()
-            .ok_or_else(|| Error::TargetExists { path: path.clone() })?
-            .as_bytes()
-            .to_vec();
-        let parent = match path.parent() {
+        // The root of the file system has neither name nor parent, and needs neither: it is there.
+        let name = path.file_name().unwrap_or_default().as_bytes().to_vec();
+        let above = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
+            Some(_) => Path::new("."),
+            None => &path,
         };
-        let parent = fs::open(parent, PARENT_FLAGS, Mode::empty())
-            .map_err(|error| Error::io(parent, error))?;
-        let repeated = &name[..name.len().min(REPEATED_NAME_BYTES)];
-        let hidden = [b".", repeated, b".libernet-", tag.as_bytes()].concat();
+        std::fs::create_dir_all(above).map_err(|error| Error::io(above, error))?;
+        let parent = fs::open(above, PARENT_FLAGS, Mode::empty())
+            .map_err(|error| Error::io(above, error))?;
+        let hidden = hidden_name(&name, tag);
         Ok(Self {
             parent,
             name,
             hidden,
             ground: Ground::Fresh,
+            locked_mode: None,
             path,
         })
+    }
+
+    /// Opens a target that is there, and unlocks it for its owner.
+    fn open_locked(&mut self) -> Result<OwnedFd, Errno> {
+        let open = |path: &Path| fs::open(path, TARGET_FLAGS, Mode::empty());
+        let mut opened = open(&self.path);
+        if opened.as_ref().is_err_and(|error| *error == Errno::ACCESS)
+            && let Ok(inode) = Inode::named(&self.parent, &self.name)
+        {
+            self.locked_mode = unlock(&inode);
+            opened = open(&self.path);
+        }
+        let fd = opened?;
+        self.locked_mode = self.locked_mode.or_else(|| unlock(&Inode::open(&fd)));
+        Ok(fd)
     }
 
     fn open_hidden(&mut self) -> Result<OwnedFd, Errno> {
@@ -123,14 +147,15 @@ impl Site {
             Err(Errno::EXIST) => self.ground = Ground::Resumed,
             Err(error) => return Err(error),
         }
-        let flags = PARENT_FLAGS | OFlags::NOFOLLOW;
+        let flags = TARGET_FLAGS | OFlags::NOFOLLOW;
         let fd = fs::openat(&self.parent, &self.hidden[..], flags, Mode::empty())?;
         // Somebody else's directory under this name is not one that an earlier extraction left.
         let stat = fs::fstat(&fd)?;
         if stat.st_uid != rustix::process::geteuid().as_raw() {
             return Err(Errno::PERM);
         }
-        fs::fchmod(&fd, Mode::RWXU)?;
+        // Where that is refused, what can't be written says so.
+        let _ = fs::fchmod(&fd, Mode::RWXU);
         Ok(fd)
     }
 
@@ -140,6 +165,16 @@ impl Site {
 
     fn io(&self, error: impl Into<io::Error>) -> Error {
         Error::io(&self.path, error)
+    }
+
+    /// What the extraction has to know of it. `target` is what paths inside the bundle are relative
+    /// to.
+    pub(super) fn scene(&self, tag: String, target: PathBuf) -> Scene {
+        Scene {
+            ground: self.ground,
+            tag,
+            target,
+        }
     }
 
     /// Another descriptor of the directory that holds the target.
@@ -164,4 +199,45 @@ impl Site {
 fn path_of(name: &[u8]) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
     PathBuf::from(std::ffi::OsStr::from_bytes(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_of_the_file_system_is_a_target_that_is_there() {
+        for text in ["/", "/.", "/../"] {
+            let target = Path::new(text);
+            let (site, fd) = Site::for_tree(target, "0123abcd", Overwrite::Changed).expect("opens");
+            assert_eq!(
+                (site.ground, &*site.path),
+                (Ground::InPlace, Path::new("/"))
+            );
+            let (found, root) = (fs::fstat(&fd), fs::stat("/"));
+            assert_eq!(
+                found.expect("there").st_ino,
+                root.expect("there").st_ino,
+                "{text}"
+            );
+            let never = Site::for_tree(target, "0123abcd", Overwrite::Never);
+            assert!(matches!(never, Err(Error::TargetExists { .. })));
+        }
+    }
+
+    #[test]
+    fn directories_above_the_target_are_made() {
+        let room = tempfile::tempdir().expect("a directory");
+        let target = room.path().join("a/b/c");
+        let (site, _) = Site::for_tree(&target, "0123abcd", Overwrite::Never).expect("made");
+        site.reveal().expect("renamed");
+        assert!(target.is_dir());
+        let target = room.path().join("d/e/file");
+        Site::for_file(&target, b"name", "0123abcd", Overwrite::Never).expect("made");
+        assert!(room.path().join("d/e").is_dir());
+        std::fs::write(room.path().join("file"), b"").expect("written");
+        let under = room.path().join("file/below");
+        let refused = Site::for_tree(&under, "0123abcd", Overwrite::Changed);
+        assert!(refused.is_err());
+    }
 }

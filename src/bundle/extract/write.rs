@@ -1,7 +1,11 @@
-//! Regular files that are being written.
+//! Regular files that are being written, or compared with what is there.
 //!
 //! A file is written by whoever has one of its blocks, in any order and by several threads. Who writes the last piece gives it its
 //! attributes and its name. A file that lacks a block is taken away again: what is there is whole.
+//!
+//! A file that is to be verified waits with others until all of them are on the disk, and is read
+//! back from there before it gets its name. A file that is there already is compared piece by
+//! piece, and planned again when it differs.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -12,33 +16,23 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use rustix::fs::{self, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::Overwrite;
-use super::directory::{Attributes, Place, rename, set_attributes, unlink};
+use super::attributes::{Attributes, bring, bring_open};
+use super::directory::{Place, rename, unlink};
 use super::job::{Job, lock};
-use crate::crypto::hash;
+use super::readback::{Check, differs, is_zero_between, read_from_disk};
+use crate::bundle::inode::Inode;
+use crate::bundle::tree;
 use crate::id::BlockId;
-
-/// Files from this size on are read back from the disk when they are verified; for smaller ones waiting for the disk would cost more
-/// than it tells.
-const FROM_DISK_BYTES: u64 = 1 << 20;
-const CHECK_KEY: &[u8; 32] = b"libernet 2026-11 what is written";
 
 /// A regular file on its way.
 pub(super) struct Target {
     job: Arc<Job>,
-    place: Arc<Place>,
-    name: Bytes,
-    /// Name while it is written, if it is another.
-    temporary: Option<Bytes>,
-    attributes: Attributes,
-    size: u64,
+    plan: TargetPlan,
     /// Pieces that are still to come, and one for who plans them.
     pieces_left: AtomicU32,
-    /// It has holes or more than one piece, so that its length has to be set.
-    in_pieces: bool,
-    /// It takes the place of something.
-    replaces: bool,
     /// Held while it is made: the first who writes makes it, and only if nothing has its name. Where names that differ in case are one,
     /// two files would be written into each other otherwise.
     making: Mutex<()>,
@@ -49,18 +43,29 @@ pub(super) struct Target {
     written: AtomicU64,
     /// What each piece should be, if it is read back.
     checks: Mutex<Vec<Check>>,
+    /// It is there and is compared, not written.
+    compared: Option<Compared>,
     /// The block that was last found missing.
     lacking: Mutex<Option<BlockId>>,
 }
 
-/// A piece of a file: where it is, how long, and its hash.
-struct Check {
-    at: u64,
-    len: u32,
-    hash: [u8; 32],
+/// A file that is there already.
+struct Compared {
+    /// Its content as it should be, to write it if it is not.
+    file: tree::File,
+    differs: AtomicBool,
+    /// Its bytes were dropped from memory, so that they come from the disk.
+    is_cold: AtomicBool,
+}
+
+/// A file that is there and holds something else than it should.
+pub(super) struct Again {
+    pub(super) plan: TargetPlan,
+    pub(super) file: tree::File,
 }
 
 /// What is to be written where.
+#[derive(Clone)]
 pub(super) struct TargetPlan {
     pub(super) place: Arc<Place>,
     pub(super) name: Bytes,
@@ -68,8 +73,9 @@ pub(super) struct TargetPlan {
     pub(super) temporary: Option<Bytes>,
     pub(super) attributes: Attributes,
     pub(super) size: u64,
-    /// It has holes or more than one piece.
+    /// It has holes or more than one piece, so that its length has to be set.
     pub(super) in_pieces: bool,
+    /// It takes the place of something.
     pub(super) replaces: bool,
 }
 
@@ -85,41 +91,50 @@ pub(super) struct Write {
 
 impl Target {
     pub(super) fn new(job: Arc<Job>, plan: TargetPlan) -> Arc<Self> {
+        Self::with(job, plan, None)
+    }
+
+    /// A file that is there and has the right size and time: its pieces are compared with it.
+    pub(super) fn compared(job: Arc<Job>, plan: TargetPlan, file: &tree::File) -> Arc<Self> {
+        let compared = Compared {
+            file: file.clone(),
+            differs: AtomicBool::new(false),
+            is_cold: AtomicBool::new(false),
+        };
+        Self::with(job, plan, Some(compared))
+    }
+
+    fn with(job: Arc<Job>, plan: TargetPlan, compared: Option<Compared>) -> Arc<Self> {
         Arc::new(Self {
             job,
-            place: plan.place,
-            name: plan.name,
-            temporary: plan.temporary,
-            attributes: plan.attributes,
-            size: plan.size,
+            plan,
             pieces_left: AtomicU32::new(1),
-            in_pieces: plan.in_pieces,
-            replaces: plan.replaces,
             making: Mutex::default(),
             is_created: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
             is_done: AtomicBool::new(false),
             written: AtomicU64::new(0),
             checks: Mutex::default(),
+            compared,
             lacking: Mutex::default(),
         })
     }
 
     /// Path inside the bundle.
     pub(super) fn path(&self) -> PathBuf {
-        self.place.path_of(&self.name)
+        self.plan.place.path_of(&self.plan.name)
     }
 
     pub(super) fn place(&self) -> &Arc<Place> {
-        &self.place
+        &self.plan.place
     }
 
     pub(super) fn name(&self) -> &[u8] {
-        &self.name
+        &self.plan.name
     }
 
     pub(super) fn size(&self) -> u64 {
-        self.size
+        self.plan.size
     }
 
     /// Whether it is there, whole and under its name.
@@ -142,10 +157,14 @@ impl Target {
         self.piece_done(None);
     }
 
-    /// Writes a piece. Errors go to the report.
+    /// Writes a piece, or compares it. Errors go to the report.
     pub(super) fn write(self: &Arc<Self>, at: u64, bytes: &[u8]) {
         if self.job.is_stopped() {
             return;
+        }
+        if let Some(compared) = &self.compared {
+            self.compare(compared, at, bytes);
+            return self.piece_done(None);
         }
         let mut file = None;
         if !self.is_broken.load(Ordering::Relaxed) {
@@ -162,6 +181,34 @@ impl Target {
             }
         }
         self.piece_done(file);
+    }
+
+    /// A file that can't be read counts as another: writing it anew makes it right.
+    fn compare(&self, compared: &Compared, at: u64, bytes: &[u8]) {
+        if compared.differs.load(Ordering::Relaxed) {
+            return;
+        }
+        let is_same = self.open_kept(compared).and_then(|file| {
+            let mut there = vec![0; bytes.len()];
+            file.read_exact_at(&mut there, at)?;
+            Ok(there == bytes)
+        });
+        match is_same {
+            Ok(true) => {
+                self.remember(at, bytes);
+                self.count(bytes.len() as u64);
+            }
+            Ok(false) | Err(_) => compared.differs.store(true, Ordering::Relaxed),
+        }
+    }
+
+    fn open_kept(&self, compared: &Compared) -> Result<File, std::io::Error> {
+        let dir = self.plan.place.fd()?;
+        let file = self.job.opening(|| open_source(&dir, &self.plan.name))?;
+        if !compared.is_cold.swap(true, Ordering::Relaxed) {
+            read_from_disk(&file)?;
+        }
+        Ok(file)
     }
 
     /// A piece can't be had.
@@ -184,23 +231,25 @@ impl Target {
     }
 
     fn written_name(&self) -> &Bytes {
-        self.temporary.as_ref().unwrap_or(&self.name)
+        self.plan.temporary.as_ref().unwrap_or(&self.plan.name)
     }
 
     fn open(&self) -> Result<File, std::io::Error> {
-        let dir = self.place.fd()?;
+        let dir = self.plan.place.fd()?;
         let name = &self.written_name()[..];
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         if !self.is_created.load(Ordering::Acquire) {
             let _making = lock(&self.making);
             if !self.is_created.load(Ordering::Acquire) {
                 let flags = flags | OFlags::CREATE | OFlags::EXCL;
-                let fd = fs::openat(&*dir, name, flags, Mode::RUSR | Mode::WUSR)?;
+                let mode = Mode::RUSR | Mode::WUSR;
+                let fd = self.job.opening(|| fs::openat(&*dir, name, flags, mode))?;
                 self.is_created.store(true, Ordering::Release);
                 return Ok(fd.into());
             }
         }
-        Ok(fs::openat(&*dir, name, flags, Mode::empty())?.into())
+        let open = || fs::openat(&*dir, name, flags, Mode::empty());
+        Ok(self.job.opening(open)?.into())
     }
 
     /// Counts bytes as progress.
@@ -217,38 +266,8 @@ impl Target {
 
     fn remember(&self, at: u64, bytes: &[u8]) {
         if self.job.options.verify {
-            lock(&self.checks).push(Check {
-                at,
-                // A piece comes from one block.
-                len: bytes.len() as u32,
-                hash: hash::keyed(CHECK_KEY, bytes),
-            });
+            lock(&self.checks).push(Check::new(at, bytes));
         }
-    }
-
-    /// Reads back what was written.
-    fn verify(&self, file: &File) -> Result<(), std::io::Error> {
-        let differs = || std::io::Error::other("what was read back is not what was written");
-        if self.size >= FROM_DISK_BYTES {
-            // What is not yet on the disk would come from memory again.
-            file.sync_data()?;
-            #[cfg(not(target_vendor = "apple"))]
-            let _ = fs::fadvise(file, 0, None, fs::Advice::DontNeed);
-        }
-        let written = open_source(&*self.place.fd()?, self.written_name())?;
-        if written.metadata()?.len() != self.size {
-            return Err(differs());
-        }
-        let mut buffer = Vec::new();
-        for Check { at, len, hash } in std::mem::take(&mut *lock(&self.checks)) {
-            buffer.resize(len as usize, 0);
-            written.read_exact_at(&mut buffer, at)?;
-            if hash::keyed(CHECK_KEY, &buffer) != hash {
-                return Err(differs());
-            }
-        }
-        self.job.verified.fetch_add(1, Ordering::Relaxed);
-        Ok(())
     }
 
     fn piece_done(self: &Arc<Self>, file: Option<File>) {
@@ -259,51 +278,125 @@ impl Target {
         if self.is_broken.load(Ordering::Relaxed) {
             return self.take_away();
         }
+        if let Some(compared) = &self.compared {
+            return self.end_comparison(compared);
+        }
         let result = match file {
-            Some(file) => self.finish(&file),
-            None => self.open().and_then(|file| self.finish(&file)),
+            Some(file) => self.end_content(&file),
+            None => self.open().and_then(|file| self.end_content(&file)),
         };
-        match result {
-            Ok(()) => {
-                self.set_done();
-                self.uncount();
-                self.job.file_written(self.size, self.replaces);
-            }
-            Err(error) => {
-                self.refuse(error);
-                self.take_away();
-            }
+        if let Err(error) = result {
+            self.give_up(error);
+        }
+    }
+
+    fn end_comparison(&self, compared: &Compared) {
+        self.uncount();
+        let is_same = || {
+            let file = self.open_kept(compared)?;
+            let checks = &mut *lock(&self.checks);
+            Ok::<_, std::io::Error>(
+                file.metadata()?.len() == self.plan.size
+                    && is_zero_between(&file, checks, self.plan.size)?,
+            )
+        };
+        if compared.differs.load(Ordering::Relaxed) || !is_same().unwrap_or(false) {
+            let (plan, file) = (self.plan.clone(), compared.file.clone());
+            return self.job.write_again(Again { plan, file });
+        }
+        self.bring_named();
+        self.set_done();
+        self.job.unchanged.fetch_add(1, Ordering::Relaxed);
+        self.job.verified.fetch_add(1, Ordering::Relaxed);
+        self.job.file_done(self.plan.size);
+    }
+
+    /// All bytes are written.
+    fn end_content(self: &Arc<Self>, file: &File) -> Result<(), std::io::Error> {
+        if self.plan.in_pieces {
+            file.set_len(self.plan.size)?;
+        }
+        if self.job.options.verify {
+            self.job.verify_later(self);
+            return Ok(());
+        }
+        self.finish(file)
+    }
+
+    /// Reads back what was written, which must be on the disk by now, and gives it its name.
+    pub(super) fn verify(&self) {
+        let verified = self.read_back().and_then(|file| {
+            self.job.verified.fetch_add(1, Ordering::Relaxed);
+            self.finish(&file)
+        });
+        if let Err(error) = verified {
+            self.give_up(error);
+        }
+    }
+
+    fn read_back(&self) -> Result<File, std::io::Error> {
+        let dir = self.plan.place.fd()?;
+        let file = self
+            .job
+            .opening(|| open_source(&dir, self.written_name()))?;
+        read_from_disk(&file)?;
+        let mut checks = std::mem::take(&mut *lock(&self.checks));
+        let size = self.plan.size;
+        let is_right = file.metadata()?.len() == size
+            && !differs(&file, &checks)?
+            && is_zero_between(&file, &mut checks, size)?;
+        match is_right {
+            true => Ok(file),
+            false => Err(std::io::Error::other(
+                "what was read back is not what was written",
+            )),
         }
     }
 
     fn finish(&self, file: &File) -> Result<(), std::io::Error> {
-        if self.in_pieces {
-            file.set_len(self.size)?;
+        bring_open(&self.job, file, &self.plan.attributes, &|| self.path());
+        if let Some(temporary) = &self.plan.temporary {
+            let dir = self.plan.place.fd()?;
+            // What counted as right was there, and is to be replaced.
+            let may_replace = self.plan.replaces
+                || matches!(
+                    self.job.options.overwrite,
+                    Overwrite::Changed | Overwrite::Always
+                );
+            rename(&dir, temporary, &self.plan.name, may_replace)?;
         }
-        if self.job.options.verify {
-            self.verify(file)?;
-        }
-        self.give_attributes(file)?;
-        if let Some(temporary) = &self.temporary {
-            let dir = self.place.fd()?;
-            let may_replace = matches!(
-                self.job.options.overwrite,
-                Overwrite::Changed | Overwrite::Always
-            );
-            rename(&dir, temporary, &self.name, may_replace)?;
-        }
+        self.set_done();
+        self.uncount();
+        self.job.file_written(self.plan.size, self.plan.replaces);
         Ok(())
     }
 
-    pub(super) fn give_attributes(&self, file: &File) -> Result<(), std::io::Error> {
-        set_attributes(&self.job, file, &self.attributes, &self.path())?;
-        Ok(())
+    fn give_up(&self, error: impl Into<std::io::Error>) {
+        self.refuse(error);
+        self.take_away();
+    }
+
+    /// Gives a file that is there under its name its attributes.
+    pub(super) fn bring_named(&self) {
+        let brought = self.plan.place.fd().and_then(|dir| {
+            let inode = Inode::named(&*dir, &self.plan.name)?;
+            bring(&self.job, &inode, &self.plan.attributes, &|| self.path());
+            Ok(())
+        });
+        if let Err(error) = brought {
+            self.job.refused(self.path(), "its attributes", error);
+        }
+    }
+
+    /// Gives a copy of this file its attributes.
+    pub(super) fn bring_copy(&self, copy: &File, path: &dyn Fn() -> PathBuf) {
+        bring_open(&self.job, copy, &self.plan.attributes, path);
     }
 
     fn take_away(&self) {
         self.uncount();
         if self.is_created.swap(false, Ordering::Relaxed)
-            && let Ok(dir) = self.place.fd()
+            && let Ok(dir) = self.plan.place.fd()
             && let Err(error) = unlink(&dir, self.written_name())
         {
             self.job.failed(&self.path(), error);
@@ -320,8 +413,8 @@ impl Drop for Target {
     }
 }
 
-/// Opens a file for reading, to make a copy of it.
-pub(super) fn open_source(dir: &OwnedFd, name: &[u8]) -> Result<File, std::io::Error> {
+/// Opens a file for reading: to compare it, to read it back, or to make a copy of it.
+pub(super) fn open_source(dir: &OwnedFd, name: &[u8]) -> Result<File, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(fs::openat(dir, name, flags, Mode::empty())?.into())
 }
@@ -330,7 +423,7 @@ pub(super) fn open_source(dir: &OwnedFd, name: &[u8]) -> Result<File, std::io::E
 mod tests {
     use super::*;
     use crate::bundle::extract::ExtractOptions;
-    use crate::bundle::extract::job::Ground;
+    use crate::bundle::extract::job::{Ground, Scene};
     use crate::bundle::root::Totals;
     use crate::monitor::Silent;
 
@@ -339,22 +432,19 @@ mod tests {
             verify,
             ..ExtractOptions::default()
         };
-        let (monitor, totals) = (Arc::new(Silent), Totals::default());
-        Job::new(
-            options,
-            Ground::Fresh,
-            String::new(),
-            PathBuf::new(),
-            monitor,
-            totals,
-        )
+        let scene = Scene {
+            ground: Ground::Fresh,
+            tag: String::new(),
+            target: PathBuf::new(),
+        };
+        Job::new(options, scene, Arc::new(Silent), Totals::default())
     }
 
     fn target(job: &Arc<Job>, dir: &std::path::Path, name: &'static str) -> Arc<Target> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let fd = fs::open(dir, flags, Mode::empty()).expect("opens");
         let plan = TargetPlan {
-            place: Place::root(job.clone(), fd, None),
+            place: Place::root(job.clone(), fd, None, None),
             name: Bytes::from_static(name.as_bytes()),
             temporary: None,
             attributes: Attributes {
@@ -387,6 +477,7 @@ mod tests {
             target.write(0, b"12345");
             assert_eq!(job.under_way.load(Ordering::Relaxed), 10, "not done yet");
             target.end_plan();
+            job.verify_all();
             assert_eq!(job.under_way.load(Ordering::Relaxed), 0);
         }
         assert_eq!(job.bytes.load(Ordering::Relaxed), 10, "of the good one");

@@ -4,9 +4,9 @@ use std::os::fd::AsFd;
 
 use bytes::Bytes;
 use rustix::fs::{self, Stat};
-use rustix::io::Errno;
 
 use super::seal::Handle;
+use crate::bundle::inode::Inode;
 use crate::bundle::stat;
 use crate::bundle::tree::{
     Content, Device, Directory, Entry, File, MAX_XATTR_BYTES, MAX_XATTRS, Owner, Xattr,
@@ -51,25 +51,28 @@ pub(super) fn device(stat: &Stat, is_block: bool) -> Content<Handle> {
     })
 }
 
-/// Extended attributes of an open file or directory, sorted. What may not be read, or is more than an entry may carry, is left out;
-/// the second value says whether anything was left out for its size.
+/// Extended attributes of an open file or directory, sorted. What may not be read, or is more than
+/// an entry may carry, is left out; the second value says whether anything was left out for its
+/// size.
 pub(super) fn xattrs(fd: impl AsFd) -> (Vec<Xattr>, bool) {
-    let fd = fd.as_fd();
-    // Most files have none and file systems answer this without looking further.
-    let names = match fs::flistxattr_query(fd) {
-        Ok(len) if len > 0 => sized(len, |buffer| fs::flistxattr(fd, buffer)),
-        _ => return (Vec::new(), false),
-    };
+    xattrs_of(&Inode::open(&fd))
+}
+
+/// The same for a name that is not opened: a symlink, a named pipe, a device.
+pub(super) fn xattrs_at(dir: impl AsFd, name: &[u8]) -> (Vec<Xattr>, bool) {
+    // A name that is gone by now is found missing by who comes next.
+    Inode::named(&dir, name).map_or_else(|_| (Vec::new(), false), |inode| xattrs_of(&inode))
+}
+
+fn xattrs_of(inode: &Inode<'_>) -> (Vec<Xattr>, bool) {
     let mut found = Vec::new();
-    for name in names.split(|b| *b == 0).filter(|name| !name.is_empty()) {
-        let Ok(len) = fs::fgetxattr_query(fd, name) else {
-            continue;
-        };
-        let value = sized(len, |buffer| fs::fgetxattr(fd, name, buffer));
-        found.push(Xattr {
-            name: Bytes::copy_from_slice(name),
-            value: value.into(),
-        });
+    for name in inode.xattr_names() {
+        if let Some(value) = inode.xattr(&name) {
+            // Names are slices of one list, which would stay in memory as a whole.
+            let name = Bytes::copy_from_slice(&name);
+            let value = value.into();
+            found.push(Xattr { name, value });
+        }
     }
     found.sort();
     found.dedup_by(|a, b| a.name == b.name);
@@ -85,21 +88,4 @@ pub(super) fn xattrs(fd: impl AsFd) -> (Vec<Xattr>, bool) {
     found.truncate(MAX_XATTRS);
     let left_out = found.len() < before;
     (found, left_out)
-}
-
-/// Reads something whose length was just asked for; it may grow in between, then it is asked for again.
-fn sized(len: usize, read: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Vec<u8> {
-    let mut len = len;
-    for _ in 0..3 {
-        let mut buffer = vec![0; len.max(1)];
-        match read(&mut buffer) {
-            Ok(len) => {
-                buffer.truncate(len);
-                return buffer;
-            }
-            Err(Errno::RANGE) => len = 2 * len + 256,
-            Err(_) => break,
-        }
-    }
-    Vec::new()
 }

@@ -242,8 +242,7 @@ impl<'a> Walker<'a> {
         entry.xattrs = xattrs;
         self.step(Step::Enter(entry), 0)?;
         if left_out {
-            let error = io::Error::other("some of its extended attributes are too large to keep");
-            self.unreadable(path(), error)?;
+            self.unreadable(path(), too_large())?;
         }
         let mut names = match &scope.selection {
             Some(selection) => Names::of(selection.names()),
@@ -380,8 +379,14 @@ impl<'a> Walker<'a> {
                 return Ok(());
             }
         };
-        let entry = attributes::entry(&name, &stat, simple);
-        self.step(Step::Ready(entry), 0)
+        let mut entry = attributes::entry(&name, &stat, simple);
+        let (xattrs, left_out) = attributes::xattrs_at(&place.fd, &name);
+        entry.xattrs = xattrs;
+        self.step(Step::Ready(entry), 0)?;
+        if left_out {
+            return self.unreadable(place.trail.join(&name), too_large());
+        }
+        Ok(())
     }
 
     fn subdirectory(
@@ -589,4 +594,8 @@ impl<'a> Walker<'a> {
     fn send(&self, item: Item) -> Result<(), Closed> {
         self.items.send(item).map_err(|_| Closed)
     }
+}
+
+fn too_large() -> io::Error {
+    io::Error::other("some of its extended attributes are too large to keep")
 }

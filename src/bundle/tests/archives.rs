@@ -42,7 +42,7 @@ fn untar(archive: &[u8], room: &Path, to: &str) {
     let to = room.join(to);
     fs::create_dir(&to).expect("made");
     let output = Command::new("tar")
-        .args(["--xattrs", "--xattrs-include=user.*", "-xpf"])
+        .args(["--xattrs", "--xattrs-include=user.*", "--acls", "-xpf"])
         .arg(&file)
         .arg("-C")
         .arg(&to)
@@ -77,6 +77,14 @@ fn gnu_tar_reads_what_was_put() {
     let name = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"not text \xff\xfe");
     fs::write(from.join(name), b"x").expect("written");
     let _ = xattr::set(from.join("exact"), "user.note", b"a\nb=c\0");
+    for name in ["system.posix_acl_access", "system.posix_acl_default"] {
+        let _ = xattr::set(from.join("dir"), name, &super::attributes::ACL);
+    }
+    let _ = xattr::set(
+        from.join("large"),
+        "system.posix_acl_access",
+        &super::attributes::ACL,
+    );
     let made = Command::new("mkfifo").arg(from.join("fifo")).status();
     assert!(made.expect("mkfifo runs").success());
     for (name, time) in [

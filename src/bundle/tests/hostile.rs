@@ -48,7 +48,7 @@ pub(super) fn directory(name: &[u8], entries: Vec<Entry>) -> Entry {
     entry(name, Content::Directory(Directory::Inline(entries)))
 }
 
-fn plant_root(memory: &Memory, entry: Entry, totals: Totals) -> Link {
+pub(super) fn plant_root(memory: &Memory, entry: Entry, totals: Totals) -> Link {
     let root = Root {
         entry,
         totals,
@@ -58,7 +58,7 @@ fn plant_root(memory: &Memory, entry: Entry, totals: Totals) -> Link {
     memory.plant(&root.encode(&Arc::clone))
 }
 
-fn plenty() -> Totals {
+pub(super) fn plenty() -> Totals {
     Totals {
         files: u64::MAX,
         entries: u64::MAX,

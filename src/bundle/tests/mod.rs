@@ -1,6 +1,7 @@
 //! Tests of the whole way, and what they share: blocks and an index in memory, and a plain picture of a directory tree.
 
 mod archives;
+mod attributes;
 mod big;
 mod changing;
 mod differences;

@@ -7,6 +7,7 @@ use futures::TryStreamExt;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
+use super::archive_file::ArchiveFile;
 use super::voice::{Reader, Voice};
 use super::{local, short, snapshots, warn_missing};
 use crate::cli::context::{Context, Intent};
@@ -19,9 +20,16 @@ use crate::size::ByteSize;
 
 /// Write a snapshot, or a part of it, to disk.
 ///
-/// A whole snapshot goes below the target with its whole paths: /home/u/docs becomes DIR/home/u/docs. With :PATH the content of PATH goes
-/// straight into the target: `latest:/home/u/docs --target DIR` gives DIR/letter.odt. Every byte is checked, nothing is ever written outside
-/// of the target, and files there that are not in the snapshot stay. A second run goes on where the first was interrupted.
+/// A whole snapshot goes below the target with its whole paths: /home/u/docs becomes
+/// DIR/home/u/docs. With :PATH the content of PATH goes straight into the target:
+/// `latest:/home/u/docs --target DIR` gives DIR/letter.odt. Every byte that is written is checked,
+/// nothing is ever written outside of the target, and files there that are not in the snapshot
+/// stay. A second run goes on where the first was interrupted.
+///
+/// What is there already gets the mode, owner, time, ACLs and extended attributes of the snapshot,
+/// too. A target that is there keeps its own, unless it is the restored directory itself
+/// (`latest:/srv/data --target /srv/data`). Root restores owners and devices; others own what they
+/// restore.
 ///
 /// With the owner's twelve words (--phrase) it works on any machine, with nothing but the address of some node.
 #[derive(Debug, clap::Args)]
@@ -30,18 +38,22 @@ use crate::size::ByteSize;
   libernet restore latest:/home/u/docs --target ~/docs
   libernet restore 1f3a2b4c --target out --include '*.odt' --first 'taxes/'
   libernet restore latest --target out --phrase --bootstrap /ip4/192.0.2.7/tcp/4384
+  libernet restore latest --target / --verify
   libernet restore latest:/etc --tar - | tar t
 
-Files that exist are replaced when their size or time differs (--overwrite changed, restic's if-changed); always replaces every file,
-never leaves every file that exists alone.
-Exit code 3 when something is missing, 4 when no head or no such snapshot is found in time, 5 when data is damaged.
+Files that exist are replaced when their size or time differs (--overwrite changed, restic's
+if-changed), with --verify also when their bytes differ; always replaces every file, never leaves
+everything that exists alone.
+Exit code 3 when something is missing or the system refused an attribute, 4 when no head or no such
+snapshot is found in time, 5 when data is damaged.
 With --json: {\"snapshot\",\"time\",\"files\",\"bytes\",\"verified\",\"unchanged\",\"skipped\",\"missing\":[{\"path\",\"block\",\"reason\"}],
-  \"missing_total\",\"from\":[{\"peer\",\"blocks\",\"bytes\"}],\"target\"}; with --tar FILE: {\"tar\",\"bytes\"}")]
+  \"missing_total\",\"refused\":[{\"path\",\"reason\"}],\"refused_total\",
+  \"kept_owners\",\"lost_powers\",\"from\":[{\"peer\",\"blocks\",\"bytes\"}],\"target\"}; with --tar FILE: {\"tar\",\"bytes\"}")]
 pub(in crate::cli) struct Args {
     /// latest, the first digits of an id, or a snapshot's link; and perhaps a path in it.
     #[arg(value_name = "SNAPSHOT[:PATH]")]
     snapshot: String,
-    /// The directory to write to; made when it is missing.
+    /// The directory to write to; made when it is missing, with those above it.
     #[arg(
         short = 'o',
         long,
@@ -62,7 +74,8 @@ pub(in crate::cli) struct Args {
     /// What to do with files that exist.
     #[arg(long, value_enum, default_value = "changed")]
     overwrite: When,
-    /// Read everything back from disk and compare.
+    /// Read everything back from disk and compare it with the snapshot, also files that were there
+    /// already.
     #[arg(long, conflicts_with = "tar")]
     verify: bool,
     /// Only say what would be done.
@@ -71,9 +84,12 @@ pub(in crate::cli) struct Args {
     /// Write a tar archive in place of files: to a new file, or to standard output (-).
     #[arg(long, value_name = "FILE", conflicts_with = "target")]
     tar: Option<PathBuf>,
-    /// Restore owners, groups and devices (needs root).
+    /// Restore owners, groups and devices: what root does anyway.
     #[arg(long, conflicts_with = "tar")]
     owners: bool,
+    /// Let everything belong to whoever restores it, and leave out devices.
+    #[arg(long, conflicts_with_all = ["tar", "owners"])]
+    no_owners: bool,
     /// How long to look for the head, and for one block before it counts as missing.
     #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
@@ -134,7 +150,7 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
                         newest_first: args.newest_first,
                         overwrite: args.overwrite.into(),
                         verify: args.verify,
-                        owners: args.owners,
+                        owners: !args.no_owners,
                         dry_run: args.dry_run,
                     };
                     client.restore(request, context.bar("restore")).await
@@ -147,7 +163,7 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
 }
 
 fn end(reply: &RestoreReply, must_be_verified: bool) -> Exit {
-    if !reply.missing.is_empty() || reply.missing_total > 0 {
+    if !reply.missing.is_empty() || reply.missing_total > 0 || reply.refused_total > 0 {
         Exit::Partial
     } else if must_be_verified && !reply.verified && reply.skipped == 0 {
         Exit::Damaged
@@ -175,6 +191,7 @@ async fn introduce(
 
 fn tell(reply: &RestoreReply, args: &Args, context: &Context) -> Result<(), Failure> {
     warn_missing(&reply.missing, reply.missing_total, context);
+    warn_of_attributes(reply, context);
     if context.json {
         let mut value = json!(reply);
         value["target"] = json!(reply.target.to_string_lossy());
@@ -187,12 +204,16 @@ fn tell(reply: &RestoreReply, args: &Args, context: &Context) -> Result<(), Fail
         "restored"
     };
     context.notice(&format!(
-        "snapshot {} of {}: {} in {} {verb}, {} of them were there already; {} left alone",
+        "snapshot {} of {}: {} in {} {verb}, {} of them were there already{}; {} left alone",
         short(&reply.snapshot),
         local(reply.time),
         ByteSize(reply.bytes),
         show::count(reply.files, "file"),
         reply.unchanged,
+        match reply.unchanged > 0 && (!args.verify || args.dry_run) {
+            true => " (by size and time)",
+            false => "",
+        },
         reply.skipped,
     ));
     for giver in &reply.from {
@@ -206,13 +227,57 @@ fn tell(reply: &RestoreReply, args: &Args, context: &Context) -> Result<(), Fail
     if reply.missing_total > 0 {
         context.notice("run it again when more nodes are online: only what is missing is fetched");
     } else if args.verify && !args.dry_run {
-        context.notice(if reply.verified {
-            "everything was read back and is the same"
-        } else {
-            "not everything could be verified"
-        });
+        context.notice(&verdict(reply));
     }
     Ok(())
+}
+
+/// What `--verify` found out, and no more than that.
+fn verdict(reply: &RestoreReply) -> String {
+    if !reply.verified {
+        return match reply.skipped {
+            0 => "not everything could be verified".to_owned(),
+            skipped => format!(
+                "not everything was verified: {} left alone",
+                was_or_were(skipped)
+            ),
+        };
+    }
+    match reply.refused_total {
+        0 => "everything was read back and is the same".to_owned(),
+        1 => "all content was read back and is the same; one attribute is not".to_owned(),
+        more => format!("all content was read back and is the same; {more} attributes are not"),
+    }
+}
+
+fn was_or_were(count: u64) -> String {
+    match count {
+        1 => "1 was".to_owned(),
+        more => format!("{more} were"),
+    }
+}
+
+/// Names what was not restored besides content.
+fn warn_of_attributes(reply: &RestoreReply, context: &Context) {
+    if reply.refused_total > 0 {
+        context.warning(&format!(
+            "the content is there, but the system refused {}:",
+            show::count(reply.refused_total, "attribute")
+        ));
+        warn_missing(&reply.refused, reply.refused_total, context);
+    }
+    if reply.kept_owners > 0 {
+        context.warning(&format!(
+            "{} belonged to other users or groups before: only root can give them back",
+            show::count(reply.kept_owners, "restored name")
+        ));
+    }
+    if reply.lost_powers > 0 {
+        context.warning(&format!(
+            "{} had a setuid or setgid bit and has none now: the owner or group is another",
+            show::count(reply.lost_powers, "restored name")
+        ));
+    }
 }
 
 /// A tar archive in place of files.
@@ -252,20 +317,14 @@ async fn tar(
             Failure::io(format!("{} could not be written", name.display()), error)
         }
     };
-    // An archive that broke off has no name: nobody takes it for a whole one.
-    let beside = if to_stdout {
-        None
-    } else {
-        let dir = Context::absolute(name)?;
-        let dir = dir.parent().unwrap_or(Path::new("/"));
-        Some(tempfile::NamedTempFile::new_in(dir).map_err(|error| failed(&error))?)
+    let path = Context::absolute(name)?;
+    let beside = match to_stdout {
+        true => None,
+        false => Some(ArchiveFile::create(&path).map_err(|error| failed(&error))?),
     };
     let mut out = match &beside {
         None => output::async_stdout()?,
-        Some(file) => {
-            let file = file.as_file().try_clone().map_err(|error| failed(&error))?;
-            tokio::fs::File::from_std(file)
-        }
+        Some(file) => tokio::fs::File::from_std(file.writer().map_err(|error| failed(&error))?),
     };
     let mut written = 0;
     while let Some(bytes) = stream.try_next().await? {
@@ -279,8 +338,7 @@ async fn tar(
         return Ok(Exit::Done);
     };
     out.sync_all().await.map_err(|error| failed(&error))?;
-    file.persist_noclobber(name)
-        .map_err(|error| failed(&error.error))?;
+    file.keep(&path).map_err(|error| failed(&error))?;
     if context.json {
         output::json(&json!({ "tar": name.to_string_lossy(), "bytes": written }))?;
     } else {
@@ -307,6 +365,10 @@ mod tests {
             skipped: 0,
             missing: Vec::new(),
             missing_total: 0,
+            refused: Vec::new(),
+            refused_total: 0,
+            kept_owners: 0,
+            lost_powers: 0,
             from: Vec::new(),
             target: PathBuf::new(),
         };
@@ -319,6 +381,9 @@ mod tests {
         // What was left alone on purpose is not in place, and that is no damage.
         reply.skipped = 1;
         assert_eq!(end(&reply, true), Exit::Done);
+        reply.refused_total = 1;
+        assert_eq!(end(&reply, false), Exit::Partial);
+        reply.refused_total = 0;
         reply.missing.push(MissingPart {
             path: String::new(),
             block: None,

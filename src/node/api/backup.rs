@@ -292,7 +292,7 @@ pub struct Restore {
     /// Read everything back from disk and compare.
     #[serde(default)]
     pub verify: bool,
-    /// Restore owners and groups, and devices (needs root).
+    /// Restore owners and groups as far as the node may: as root all of them, and devices too.
     #[serde(default)]
     pub owners: bool,
     /// Only say what would be done.
@@ -312,9 +312,13 @@ pub struct RestoreReply {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Whether every byte that was to be restored was checked against its hash and is in place; with `verify`, also read back from disk.
+    /// Whether every byte of every file that was to be restored was checked and is in place: bytes
+    /// that were written against their hash, and with `verify` all of them again after they were
+    /// read back from disk. Without `verify` not so when there are `unchanged` files: nobody looked
+    /// into these.
     pub verified: bool,
-    /// Files that were there already and were left alone.
+    /// Files that were there already with the right size and time, and with `verify` the right
+    /// bytes.
     pub unchanged: u64,
     /// Files that were there, differ, and were left alone.
     pub skipped: u64,
@@ -322,6 +326,19 @@ pub struct RestoreReply {
     pub missing: Vec<MissingPart>,
     /// How many parts that are in all.
     pub missing_total: u64,
+    /// Attributes that the system refused to files that are there.
+    #[serde(default)]
+    pub refused: Vec<MissingPart>,
+    /// How many attributes that are in all.
+    #[serde(default)]
+    pub refused_total: u64,
+    /// Entries whose owner or group is another than it was: only root can give them away.
+    #[serde(default)]
+    pub kept_owners: u64,
+    /// Entries that did not get their setuid or setgid bit back, because they belong to somebody
+    /// else.
+    #[serde(default)]
+    pub lost_powers: u64,
     /// Peers that gave blocks.
     pub from: Vec<Giver>,
     /// Where it was written.

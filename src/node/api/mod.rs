@@ -172,6 +172,9 @@ pub struct GetReply {
     pub output: PathBuf,
     /// Parts that could not be had.
     pub missing: Vec<Missing>,
+    /// Attributes that the system refused to files that are there.
+    #[serde(default)]
+    pub refused: Vec<Missing>,
     /// Whether the bundle is pinned now, as asked. Never when a block of it could not be had: what came stays cached.
     #[serde(default)]
     pub pinned: bool,

@@ -59,9 +59,13 @@ impl Node {
             if !matches!(entry.content, Content::Directory(_)) {
                 use std::os::unix::ffi::OsStrExt;
                 target.push(std::ffi::OsStr::from_bytes(&entry.name));
+                // A directory under its name is not a place to put it into.
+                if target.is_dir() {
+                    return Err(bundle::Error::TargetExists { path: target }.into());
+                }
             }
         }
-        let is_there = target.symlink_metadata().is_ok();
+        let takes_attributes = !from.is_empty() && takes_attributes(&target, &request.path);
         let options = ExtractOptions {
             overwrite: match request.overwrite {
                 Overwrite::Never | Overwrite::Missing => bundle::Overwrite::Missing,
@@ -69,8 +73,9 @@ impl Node {
                 Overwrite::Always => bundle::Overwrite::Always,
             },
             owners: request.owners,
+            powers: true,
             devices: request.owners,
-            root_attributes: !from.is_empty() && !is_there,
+            root_attributes: takes_attributes,
             from,
             select: request.include,
             first: request.first,
@@ -82,26 +87,27 @@ impl Node {
         let (cancel, _cancel_on_drop) = self.cancel_on_drop();
         let monitor = Giving::watch(chosen.session.clone(), monitor);
         let report = bundle::extract(&bundle, &target, options, monitor, cancel).await?;
-        let is_complete = report.is_complete();
+        let verified = is_verified(&report, request.verify) && !request.dry_run;
         let missing_total = report.missing_total + report.failed_total;
         let mut missing = missing(report.missing);
-        missing.extend(report.failed.into_iter().map(|part| MissingPart {
-            path: part.path.to_string_lossy().into_owned(),
-            block: None,
-            reason: part.reason,
-        }));
+        missing.extend(failed(report.failed));
         missing.truncate(MAX_NAMED);
+        let mut refused = failed(report.refused);
+        refused.truncate(MAX_NAMED);
         Ok(RestoreReply {
             snapshot: chosen.link.id.to_hex(),
             time: chosen.snapshot.summary.started,
             files: report.files,
             bytes: report.bytes,
-            // What could not be read back as it was written is among the failures.
-            verified: is_complete && !request.dry_run,
+            verified,
             unchanged: report.unchanged,
             skipped: report.skipped,
             missing,
             missing_total,
+            refused,
+            refused_total: report.refused_total,
+            kept_owners: report.kept_owners,
+            lost_powers: report.lost_powers,
             from: givers(&chosen.session),
             target: report.path,
         })
@@ -296,6 +302,37 @@ fn missing(parts: Vec<bundle::Missing>) -> Vec<MissingPart> {
         .collect()
 }
 
+fn failed(parts: Vec<bundle::Failed>) -> Vec<MissingPart> {
+    parts
+        .into_iter()
+        .map(|part| MissingPart {
+            path: part.path.to_string_lossy().into_owned(),
+            block: None,
+            reason: part.reason,
+        })
+        .collect()
+}
+
+/// Whether every byte was looked at. A file that counts as right by its size and time was not,
+/// unless all were read back; what could not be read back as it was written is among the failures.
+const fn is_verified(report: &bundle::ExtractReport, is_read_back: bool) -> bool {
+    let all_seen = match is_read_back {
+        true => report.verified == report.files,
+        false => report.unchanged == 0,
+    };
+    report.is_complete() && report.skipped == 0 && all_seen
+}
+
+/// Whether the target gets the attributes of the directory `path` of the snapshot: when it is made,
+/// and when it is that very directory. Any other directory that somebody names may be shared, such
+/// as `/tmp`, and keeps its own.
+fn takes_attributes(target: &Path, path: &str) -> bool {
+    match target.canonicalize() {
+        Ok(target) => target == Path::new("/").join(path),
+        Err(_) => target.symlink_metadata().is_err(),
+    }
+}
+
 /// The names of a path, from the root down.
 fn names(path: &str) -> Vec<Bytes> {
     path.split('/')
@@ -317,6 +354,52 @@ async fn entry_at(bundle: &Bundle, path: &str) -> Result<bundle::tree::Entry, Ca
             ErrorKind::Usage,
             format!("there is no '{path}' in the snapshot"),
         )
-        .with_hint("`libernet ls SNAPSHOT:/` shows what there is")
+        .with_hint(
+            "`libernet ls SNAPSHOT:/` shows what there is, `libernet snapshots` the other snapshots",
+        )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::ExtractReport;
+
+    #[test]
+    fn only_what_was_looked_at_is_verified() {
+        let report = |unchanged, verified, skipped| ExtractReport {
+            files: 3,
+            unchanged,
+            verified,
+            skipped,
+            ..ExtractReport::default()
+        };
+        assert!(is_verified(&report(0, 0, 0), false));
+        assert!(!is_verified(&report(1, 0, 0), false));
+        assert!(!is_verified(&report(0, 0, 1), false));
+        assert!(is_verified(&report(1, 3, 0), true));
+        assert!(!is_verified(&report(1, 2, 0), true));
+        assert!(!is_verified(&report(1, 3, 1), true));
+        let failed = ExtractReport {
+            failed_total: 1,
+            ..report(0, 3, 0)
+        };
+        assert!(!is_verified(&failed, true) && !is_verified(&failed, false));
+    }
+
+    #[test]
+    fn a_target_gets_attributes_when_it_is_made_or_is_the_directory_itself() {
+        let room = tempfile::tempdir().expect("a directory");
+        let path = room.path().canonicalize().expect("there");
+        let inside = path.to_str().expect("text").trim_start_matches('/');
+        assert!(takes_attributes(&path, inside));
+        assert!(takes_attributes(
+            &path.join("../").join(path.file_name().expect("one")),
+            inside
+        ));
+        assert!(!takes_attributes(&path, "home/u"));
+        assert!(takes_attributes(&path.join("new"), "home/u"));
+        std::os::unix::fs::symlink("nowhere", path.join("link")).expect("made");
+        assert!(!takes_attributes(&path.join("link"), "home/u"));
+    }
 }

@@ -1,0 +1,93 @@
+//! The file that an archive is written to.
+//!
+//! Until it is whole it has a hidden name beside its own: nobody takes an archive that broke off for a whole one. It is
+//! locked while it is written, so that the next export of the same name can tell what a killed one left, and remove it.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use tempfile::{Builder, NamedTempFile};
+
+/// Bytes of the archive's name that its hidden one repeats; the rest of the 255 is for what is added.
+const REPEATED_NAME_BYTES: usize = 200;
+
+/// An archive that is being written.
+pub(super) struct ArchiveFile(NamedTempFile);
+
+impl ArchiveFile {
+    /// Begins `path`, which is absolute.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        let prefix = hidden_start(path.file_name().unwrap_or_default());
+        remove_killed(dir, &prefix);
+        let file = Builder::new().prefix(&prefix).tempfile_in(dir)?;
+        // Not every file system can lock; then nothing is ever taken for left.
+        let _ = file.as_file().try_lock();
+        Ok(Self(file))
+    }
+
+    /// Another handle of it, to write to.
+    ///
+    /// # Errors
+    /// When descriptors have run out.
+    pub(super) fn writer(&self) -> io::Result<File> {
+        self.0.as_file().try_clone()
+    }
+
+    /// Gives it its name, if nothing has it.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AlreadyExists`], or what else the system says.
+    pub(super) fn keep(self, path: &Path) -> io::Result<()> {
+        self.0.persist_noclobber(path)?;
+        Ok(())
+    }
+}
+
+fn hidden_start(name: &OsStr) -> OsString {
+    let name = name.as_bytes();
+    let repeated = &name[..name.len().min(REPEATED_NAME_BYTES)];
+    OsString::from_vec([b".", repeated, b".libernet-tar-"].concat())
+}
+
+/// Removes what earlier exports of the same name left. Where that fails it does no harm.
+fn remove_killed(dir: &Path, prefix: &OsStr) {
+    let listing = dir.read_dir().into_iter().flatten().flatten();
+    let start = prefix.as_encoded_bytes();
+    for entry in listing.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(start)) {
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if is_file && File::open(entry.path()).is_ok_and(|left| left.try_lock().is_ok()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_export_left_goes_and_what_is_written_stays() {
+        let room = tempfile::tempdir().expect("a directory");
+        let path = room.path().join("all.tar");
+        let left = room.path().join(".all.tar.libernet-tar-AbCdEf");
+        let other = room.path().join(".other.tar.libernet-tar-AbCdEf");
+        std::fs::write(&left, b"half").expect("written");
+        std::fs::write(&other, b"half").expect("written");
+        let first = ArchiveFile::create(&path).expect("made");
+        assert!(!left.exists() && other.exists());
+        let second = ArchiveFile::create(&path).expect("made");
+        let count = || room.path().read_dir().expect("lists").count();
+        assert_eq!(count(), 3, "the other's and both of these");
+        first.keep(&path).expect("named");
+        let taken = second.keep(&path).expect_err("the name is taken");
+        assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(count(), 2, "the archive and the other's");
+    }
+}
