@@ -400,21 +400,24 @@ impl Archive {
                 id: sealed.block.id(),
                 key: sealed.key,
             };
+            let info = PinInfo {
+                root: link.id,
+                link: Some(link.clone()),
+                name: LOG_PIN.to_owned(),
+                bytes: plaintext.len() as u64,
+                files: 0,
+                blocks: 1,
+                created: now,
+            };
             let pin = store.begin_pin(LOG_PIN)?;
-            put_pinned(&*store, &sealed.block, pin)?;
-            store.finish_pin(
-                pin,
-                &PinInfo {
-                    root: link.id,
-                    link: Some(link.clone()),
-                    name: LOG_PIN.to_owned(),
-                    bytes: plaintext.len() as u64,
-                    files: 0,
-                    blocks: 1,
-                    created: now,
-                },
-            )?;
-            Ok(link)
+            let kept = put_pinned(&*store, &sealed.block, pin)
+                .and_then(|()| Ok(store.finish_pin(pin, &info)?));
+            if kept.is_err()
+                && let Err(error) = store.abandon_pin(pin)
+            {
+                tracing::warn!(%error, "the pin of a log that was not kept stays until the next start");
+            }
+            kept.map(|()| link)
         })
         .await?;
         self.depot.fresh().add([link.id]);

@@ -52,11 +52,12 @@ impl Node {
             let kept = store.put(&[block], Keep::Pinned(pin)).and_then(|_| {
                 store.finish_pin_in_place_of(pin, &info, &mut |known| is_alone(known, id))
             });
-            if let Err(error) = kept {
-                store.remove_pin(pin)?;
-                return Err(error.into());
+            if kept.is_err()
+                && let Err(error) = store.abandon_pin(pin)
+            {
+                tracing::warn!(%error, "the pin of a block that was not kept stays until the next start");
             }
-            Ok(id)
+            Ok(kept.map(|()| id)?)
         })
         .await?;
         self.depot().fresh().add([id]);

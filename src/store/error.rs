@@ -24,8 +24,8 @@ pub enum Error {
     Unreadable {
         /// The block.
         id: BlockId,
-        /// What the database said.
-        source: rocksdb::Error,
+        /// What the database, and so the system, said.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The quota is used up, even after evicting what may be evicted.
     #[error(

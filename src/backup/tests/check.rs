@@ -1,6 +1,7 @@
+use super::frail::Frail;
 use super::*;
 use crate::backup::check::{CheckOptions, CheckReport, Part, Wrong, check};
-use crate::block::{Block, ChunkHash, ChunkIndex, IndexError, Ref};
+use crate::block::{Block, ChunkHash, ChunkIndex, GetError, IndexError, Ref};
 
 pub(super) fn options(read_percent: f64) -> CheckOptions {
     CheckOptions {
@@ -254,4 +255,48 @@ async fn files_that_need_more_than_a_block_has_are_named() {
         }
     }
     assert!(node.read(&bad, Duration::ZERO).await.is_err());
+}
+
+/// A disk that fails for a while: what it does not give is told, and is neither damaged nor dropped.
+#[tokio::test]
+async fn what_the_disk_does_not_give_now_is_told_and_stays() {
+    let store = Frail::new();
+    let node = Node::on(store.clone()).await;
+    let made = node.back_up(files(1, 9, 2)).await;
+    let Content::File(file) = node.entry(&made, "big1").await.content else {
+        panic!("a file")
+    };
+    let crate::bundle::tree::Extent::Data { block, .. } = &file.extents[0] else {
+        panic!("data")
+    };
+    let id = block.id;
+    store.set_away([id]);
+    let report = check_with(&node, &options(100.0)).await;
+    assert_eq!((report.errors_total, report.mended_total), (0, 0));
+    assert_eq!(report.unreadable_total, 1);
+    let told = &report.unreadable[0];
+    assert_eq!((told.wrong, told.block), (Wrong::Unreadable, id));
+    let reason = told.reason();
+    assert!(reason.contains("not readable now"), "{reason}");
+    assert!(reason.contains("Input/output error"), "{reason}");
+    // Reading says the same.
+    let moment = Duration::from_millis(1);
+    let read = node.depot().session(moment, Keep::Cached).get(id).await;
+    let is_told = matches!(&read, Err(GetError::Store { id: named, .. }) if *named == id);
+    assert!(is_told, "{read:?}");
+    assert!(node.has(id));
+    // A peer that has it gives it meanwhile.
+    store.set_away([]);
+    let peer = peer_with(&node, |_| true).await;
+    store.set_away([id]);
+    let session = node.depot().session(PATIENCE, Keep::Cached);
+    let block = session.get(id).await.expect("the peer has it");
+    assert_eq!(block.id(), id);
+    let report = check_with(&node, &options(100.0)).await;
+    assert_eq!((report.unreadable_total, report.mended_total), (1, 0));
+    store.set_away([]);
+    let report = check_with(&node, &options(100.0)).await;
+    assert_eq!((report.errors_total, report.unreadable_total), (0, 0));
+    node.assert_reads_back(&made).await;
+    drop(peer);
 }

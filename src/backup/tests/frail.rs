@@ -19,6 +19,8 @@ pub(super) struct Frail {
     open: Mutex<BTreeSet<PinId>>,
     /// Blocks whose bytes are not those that were put, as the store's checksum tells.
     spoilt: Mutex<BTreeSet<BlockId>>,
+    /// Blocks that the disk does not give now.
+    away: Mutex<BTreeSet<BlockId>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -33,6 +35,7 @@ impl Frail {
             has_failed: AtomicBool::new(false),
             open: Mutex::default(),
             spoilt: Mutex::default(),
+            away: Mutex::default(),
         })
     }
 
@@ -64,6 +67,11 @@ impl Frail {
         if is_noticed {
             lock(&self.spoilt).insert(id);
         }
+    }
+
+    /// From now on the disk gives these blocks no more, and all others.
+    pub(super) fn set_away(&self, ids: impl IntoIterator<Item = BlockId>) {
+        *lock(&self.away) = ids.into_iter().collect();
     }
 
     pub(super) fn unfinished(&self) -> usize {
@@ -126,6 +134,10 @@ impl Store for Frail {
     }
 
     fn get(&self, id: BlockId) -> Result<Option<Block>, store::Error> {
+        if lock(&self.away).contains(&id) {
+            let source = "Input/output error".into();
+            return Err(store::Error::Unreadable { id, source });
+        }
         match lock(&self.spoilt).contains(&id) {
             true => Err(store::Error::Corrupt { id }),
             false => self.inner.get(id),
@@ -171,7 +183,8 @@ impl Store for Frail {
     fn remove_corrupt(&self, id: BlockId) -> Result<bool, store::Error> {
         match self.get_verified(id) {
             Err(store::Error::Corrupt { .. }) => self.discard(id),
-            _ => Ok(false),
+            Err(error) => Err(error),
+            Ok(_) => Ok(false),
         }
     }
 

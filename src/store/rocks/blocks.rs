@@ -124,7 +124,10 @@ impl RocksStore {
                 Err(error) if self.db.is_damage(&error) => {
                     tracing::debug!(%id, %error, "a block is damaged");
                 }
-                Err(source) => return Err(Error::Unreadable { id, source }),
+                Err(error) => {
+                    let source = Box::new(error);
+                    return Err(Error::Unreadable { id, source });
+                }
             }
             // The bytes may be missing because the block was dropped, and perhaps put again, since its record was read.
             let again = self.block_record(&id)?;
