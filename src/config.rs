@@ -25,6 +25,8 @@ pub const MIN_LIMIT: ByteSize = ByteSize(128 * KIB);
 pub const MIN_QUOTA: ByteSize = ByteSize(MIB);
 /// The port that a node listens on unless told otherwise.
 const DEFAULT_PORT: u16 = 4384;
+/// As good as no quota, and still a number that everything can be added to.
+const NO_QUOTA: ByteSize = ByteSize(1 << 60);
 /// Largest settings file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -232,6 +234,41 @@ impl Config {
         let path = data_dir.join(FILE_NAME);
         let text = read_text(&path)?.unwrap_or_default();
         let mut config = Self::parse(&text).map_err(|message| Error::Parse { path, message })?;
+        for (name, value) in overrides {
+            config.set(name, value)?;
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What can be read of a settings file that is wrong, with `overrides` over it: each setting that is whole in a line of its own. For commands
+    /// that give people back what is stored. When nothing says how much may be stored, nothing has to go for want of room.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for a wrong override.
+    pub fn salvage(data_dir: &Path, overrides: &BTreeMap<String, String>) -> Result<Self, Error> {
+        let mut config = Self {
+            quota: NO_QUOTA,
+            ..Self::default()
+        };
+        let bytes = file::read(&data_dir.join(FILE_NAME), MAX_FILE_BYTES);
+        let bytes = bytes.ok().flatten().unwrap_or_default();
+        for line in file::without_mark(&String::from_utf8_lossy(&bytes)).lines() {
+            // Below the head of a table nothing is a setting.
+            if line.trim_start().starts_with('[') {
+                break;
+            }
+            let Ok(read) = line.parse::<toml::Table>() else {
+                continue;
+            };
+            let mut table = toml::Table::try_from(&config).unwrap_or_default();
+            table.extend(read);
+            if let Ok(read) = table.try_into::<Self>()
+                && read.check().is_ok()
+            {
+                config = read;
+            }
+        }
         for (name, value) in overrides {
             config.set(name, value)?;
         }
@@ -527,6 +564,29 @@ mod tests {
         assert_eq!(config.lent_bytes(), 50 * GIB, "never more than the quota");
         let text = toml::to_string(&config).expect("settings are a table");
         assert_eq!(toml::from_str::<Config>(&text).expect("reads back"), config);
+    }
+
+    #[test]
+    fn what_can_be_read_of_a_wrong_file_is() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let text = b"\xef\xbb\xbfnetwork = \"home\"\nmdns = flase\ntimeout_s = 0\nlisten = [\n  \"/ip4/0.0.0.0/tcp/1\",\n\nhttp = \"127.0.0.1:1\" # \xff\nmax_connections = 7\n[x]\nquota = \"1GiB\"\n";
+        std::fs::write(dir.path().join(FILE_NAME), text).expect("written");
+        let flag = BTreeMap::from([("announce".to_owned(), "none".to_owned())]);
+        let config = Config::salvage(dir.path(), &flag).expect("salvaged");
+        let expected = Config {
+            network: "home".to_owned(),
+            http: "127.0.0.1:1".to_owned(),
+            max_connections: 7,
+            announce: AnnouncePolicy::None,
+            quota: NO_QUOTA,
+            ..Config::default()
+        };
+        assert_eq!(config, expected);
+        std::fs::write(dir.path().join(FILE_NAME), "quota = \"3GiB\"\nx").expect("written");
+        let config = Config::salvage(dir.path(), &BTreeMap::new()).expect("salvaged");
+        assert_eq!(config.quota, ByteSize(3 * GIB));
+        let wrong = BTreeMap::from([("quota".to_owned(), "lots".to_owned())]);
+        assert!(Config::salvage(dir.path(), &wrong).is_err());
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct Context {
     pub environment: BTreeMap<String, String>,
     /// What the command does with the data directory.
     pub intent: Intent,
+    /// Whether it gives people back what they have stored. Then damaged settings don't stop it.
+    pub gives_back: bool,
     /// Fires when the user or the system wants the command to end.
     pub stop: CancellationToken,
 }
@@ -80,6 +82,20 @@ impl Context {
     /// Whether a person sits before a terminal and reads everything that is said.
     pub fn is_interactive(&self) -> bool {
         !self.is_silent() && output::is_terminal()
+    }
+
+    /// As [`config`](Self::config) without flags; of a damaged file what can be read, for a command that gives back what is stored.
+    fn config_for_work(&self) -> Result<Config, Failure> {
+        let damage = match self.config(BTreeMap::new()) {
+            Err(failure) if self.gives_back && failure.exit == Exit::Damaged => failure,
+            config => return config,
+        };
+        let config = Config::salvage(&self.data_dir, &self.environment)?;
+        self.warning(&format!(
+            "{}; this command goes on with what can be read of it",
+            damage.message
+        ));
+        Ok(config)
     }
 
     /// Tells the user something that is no result, on stderr. Not with `--quiet`, and not with `--json`.
@@ -120,6 +136,7 @@ impl Context {
             verbose: false,
             environment: BTreeMap::new(),
             intent: Intent::Bring,
+            gives_back: false,
             stop: CancellationToken::new(),
         }
     }
@@ -160,10 +177,11 @@ impl Context {
             self.must_exist()?;
         }
         let purpose = match self.intent {
+            Intent::Bring | Intent::Ask if self.gives_back => Purpose::GiveBack,
             Intent::Bring | Intent::Ask => Purpose::Command,
             Intent::Remove => Purpose::MakeRoom,
         };
-        let mut config = self.config(BTreeMap::new())?;
+        let mut config = self.config_for_work()?;
         config.bootstrap.extend(bootstrap.iter().cloned());
         let client = tokio::select! {
             biased;
@@ -256,6 +274,7 @@ mod tests {
                 found.map(|(_, value)| (*value).to_owned())
             }),
             intent: Intent::Bring,
+            gives_back: false,
             stop: CancellationToken::new(),
         };
         let flags = BTreeMap::from([("max_connections".to_owned(), "3".to_owned())]);

@@ -57,7 +57,7 @@ const ALL: [(Exit, &str); 13] = [
     (Exit::NotFound, "not found in time"),
     (
         Exit::Damaged,
-        "damaged data, or a key that does not open it",
+        "damaged data, settings or keys, or a key that does not open it",
     ),
     (Exit::Full, "the quota or the disk is full"),
     (Exit::Locked, "another process holds the data directory"),

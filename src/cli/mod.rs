@@ -146,6 +146,20 @@ enum Command {
 
 impl Command {
     /// What the command does with the data directory.
+    /// Whether the command gives people back what they have stored: a file that is damaged beside the store must not stop it.
+    fn gives_back(&self) -> bool {
+        matches!(
+            self,
+            Self::Get(_)
+                | Self::Cat(_)
+                | Self::Ls(_)
+                | Self::Snapshots(_)
+                | Self::Restore(_)
+                | Self::FindFile(_)
+                | Self::Diff(_)
+        )
+    }
+
     fn intent(&self) -> Intent {
         match self {
             Self::Up(_)
@@ -297,6 +311,7 @@ fn start(command: Command, options: &Options) -> Result<Exit, Failure> {
         verbose: options.verbose > 0,
         environment: context::environment(|name| std::env::var(name).ok()),
         intent: command.intent(),
+        gives_back: command.gives_back(),
         stop: CancellationToken::new(),
     };
     if std::env::var_os("SSLKEYLOGFILE").is_some() {

@@ -16,6 +16,7 @@ mod giving;
 pub mod identity;
 mod keeper;
 mod leave;
+mod memory;
 mod mesh;
 mod pins;
 mod rebuild;
@@ -49,7 +50,7 @@ use crate::depot::{Depot, Pending};
 use crate::net::exchange::Rates;
 use crate::net::pace::Pace;
 use crate::net::{self, Limits, Net, NetConfig, Services};
-use crate::ring::RingsFile;
+use crate::ring::{self, Rings, RingsFile};
 use crate::store::{self, Access, RocksStore, Store, StoreOptions};
 use crate::task::{WorkerState, Workers};
 use crate::time::{Clock, SteadyClock, SystemClock, Timestamp};
@@ -75,6 +76,8 @@ pub enum Purpose {
     Serve,
     /// To carry out one command. Where the disk is full or read-only, it may still read.
     Command,
+    /// As [`Command`](Self::Command), for one that gives people back what they have stored: a damaged file of rings does not stop it.
+    GiveBack,
     /// To carry out one command that removes something. On a full disk it may use the room that is set aside for this.
     MakeRoom,
 }
@@ -198,6 +201,7 @@ impl Node {
     /// [`ErrorKind::Locked`] when another process holds the data directory, [`ErrorKind::Usage`] for a wrong address in the settings,
     /// [`ErrorKind::Failed`] when an address can't be listened on, and what key and store say.
     pub async fn start(options: NodeOptions) -> Result<Self, CallError> {
+        memory::check()?;
         let config = &options.config;
         let (listen, bootstrap) = (
             addresses("listen", &config.listen)?,
@@ -210,7 +214,7 @@ impl Node {
         let (store, access) = open_store(&options, clock.clone()).await?;
         let key = identify(&options.data_dir, access)?;
         let rings_file = Arc::new(RingsFile::new(&options.data_dir));
-        let rings = rings_file.load()?;
+        let rings = load_rings(&rings_file, options.purpose)?;
         let ledger = Ledger::open(&options.data_dir.join(LEDGER_FILE), clock.clone());
         let server = Server::with_ledger(store.clone(), Arc::new(ledger));
         let server = Arc::new(server.with_clock(steady.clone()));
@@ -456,7 +460,7 @@ async fn open_store(
         quota: options.config.quota,
         clock,
         access: match purpose {
-            Purpose::Serve | Purpose::Command => Access::Write,
+            Purpose::Serve | Purpose::Command | Purpose::GiveBack => Access::Write,
             Purpose::MakeRoom => Access::MakeRoom,
         },
         ..StoreOptions::default()
@@ -486,6 +490,19 @@ async fn open_store(
         Ok((Arc::new(opened?) as Arc<dyn Store>, store_options.access))
     })
     .await
+}
+
+/// The rings that this node is in. When their file is damaged, a node that gives back what is stored is in none, and leaves the file as it is.
+fn load_rings(file: &RingsFile, purpose: Purpose) -> Result<Rings, CallError> {
+    match file.load() {
+        Err(error @ ring::Error::Malformed { .. }) if purpose == Purpose::GiveBack => {
+            tracing::warn!(
+                "{error}: this command goes on without rings, and asks none of their members"
+            );
+            Ok(Rings::default())
+        }
+        rings => Ok(rings?),
+    }
 }
 
 /// The node's key. It is made only while the store's lock is held, and so by one process. Where it can't be kept, a node that only reads gets one

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use libp2p::{Multiaddr, PeerId};
 use serde::{Deserialize, Serialize};
@@ -218,6 +218,8 @@ fn first_words(message: &str) -> String {
 pub struct RingsFile {
     path: PathBuf,
     turn: Mutex<()>,
+    /// What is wrong with it, once that was seen.
+    damage: OnceLock<String>,
 }
 
 impl RingsFile {
@@ -226,6 +228,7 @@ impl RingsFile {
         Self {
             path: data_dir.join(FILE_NAME),
             turn: Mutex::new(()),
+            damage: OnceLock::new(),
         }
     }
 
@@ -234,10 +237,7 @@ impl RingsFile {
     /// # Errors
     /// [`Error::File`], [`Error::Malformed`].
     pub fn load(&self) -> Result<Rings, Error> {
-        let malformed = |what: String| Error::Malformed {
-            path: self.path.clone(),
-            what,
-        };
+        let malformed = |what: String| self.malformed(self.damage.get_or_init(|| what));
         match file::read_text(&self.path, MAX_FILE_BYTES) {
             Ok(Some(text)) => Rings::parse(&text).map_err(malformed),
             Ok(None) => Ok(Rings::default()),
@@ -249,12 +249,22 @@ impl RingsFile {
     /// Replaces it by what `rings` gives when it is this call's turn.
     ///
     /// # Errors
-    /// [`Error::File`].
+    /// [`Error::File`]. [`Error::Malformed`] when it could not be read: who does not know what it says must not replace it.
     pub fn save(&self, rings: impl FnOnce() -> Rings) -> Result<(), Error> {
         // Nothing is left half-done by who panics: the file is replaced as a whole.
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(what) = self.damage.get() {
+            return Err(self.malformed(what));
+        }
         let text = rings().to_text();
         file::replace(&self.path, text.as_bytes()).map_err(|source| self.failed("write", source))
+    }
+
+    fn malformed(&self, what: &str) -> Error {
+        Error::Malformed {
+            path: self.path.clone(),
+            what: what.to_owned(),
+        }
     }
 
     fn failed(&self, what: &'static str, source: io::Error) -> Error {

@@ -473,3 +473,24 @@ fn a_later_code_of_the_same_name_takes_the_place_of_the_ring() {
     let free = rings.free_name(&longest);
     assert!(check_name(&free).is_ok() && free != longest, "{free}");
 }
+
+#[test]
+fn a_damaged_file_is_told_and_never_replaced() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join(FILE_NAME);
+    for damaged in ["version = 1\n[[ring]\n".as_bytes(), b"version = 1\n\xff"] {
+        std::fs::write(&path, damaged).expect("written");
+        let file = RingsFile::new(dir.path());
+        let error = file.load().expect_err("damaged").to_string();
+        assert!(
+            error.contains(FILE_NAME) && error.contains("line 2"),
+            "{error}"
+        );
+        let refused = file.save(Rings::default);
+        assert!(
+            matches!(refused, Err(Error::Malformed { .. })),
+            "{refused:?}"
+        );
+        assert_eq!(std::fs::read(&path).expect("there"), damaged);
+    }
+}

@@ -18,8 +18,9 @@ enum How {
 const HOWS: [How; 4] = [How::Gone, How::Truncated, How::Flipped, How::Swapped];
 
 /// The files, each with the one whose bytes it gets when they are swapped, and whether an error that names it is right as well: what cannot
-/// be made anew from elsewhere must not be guessed.
-const FILES: [(&str, &str, bool); 4] = [
+/// be made anew from elsewhere must not be guessed. Restoring goes on all the same.
+const FILES: [(&str, &str, bool); 5] = [
+    ("config.toml", "rings.toml", true),
     ("backup.head", "rings.toml", false),
     ("copies.json", "backup.head", false),
     ("backup.toml", "copies.json", true),
@@ -48,6 +49,7 @@ fn backups_and_restores_go_on_or_say_why_not() {
     let text = |path: &Path| path.to_str().expect("utf-8").to_owned();
     let (words, source) = (text(&dir.path().join("words")), text(&source));
     json(&data, &["init", "--yes", "--words-out", &words]);
+    json(&data, &["config", "set", "timeout_s", "9"]);
     json(&data, &["ring", "create", "friends"]);
     json(&data, &["backup", "add", &source, "--name", "home"]);
     json(&data, &["backup", "--copies", "1"]);
@@ -66,15 +68,19 @@ fn backups_and_restores_go_on_or_say_why_not() {
                 let stderr = String::from_utf8_lossy(&output.stderr);
                 assert!(!stderr.contains("panicked"), "{name} {how:?}: {stderr}");
                 if !output.status.success() {
+                    assert_eq!(args[0], "backup", "{name} {how:?}: {stderr}");
                     // Without its file there are no sets to back up.
                     let no_sets = name == "backup.toml" && stderr.contains("no sets");
-                    let is_named = may_refuse && (stderr.contains(name) || no_sets);
-                    assert!(is_named, "{name} {how:?} {args:?}: {stderr}");
+                    let is_named = stderr.contains(name) && output.status.code() == Some(5);
+                    assert!(
+                        may_refuse && (is_named || no_sets),
+                        "{name} {how:?} {args:?}: {stderr}"
+                    );
                 }
             }
             for (name, bytes) in &whole {
                 // What was backed up meanwhile stays; only what is damaged comes back.
-                let is_own = ["backup.toml", "rings.toml"].contains(name);
+                let is_own = ["backup.toml", "rings.toml", "config.toml"].contains(name);
                 if is_own {
                     std::fs::write(data.join(name), bytes).expect("written");
                 }
@@ -86,4 +92,19 @@ fn backups_and_restores_go_on_or_say_why_not() {
     let listed = json(&data, &["snapshots"]);
     let listed = listed["snapshots"].as_array().expect("a list").len();
     assert!(listed > 8, "no snapshot was lost: {listed}");
+}
+
+/// With another key a node would be another one, without a word.
+#[test]
+fn a_damaged_node_key_is_told_and_stays() {
+    let dir = tempfile::tempdir().expect("a directory");
+    json(dir.path(), &["id"]);
+    let path = dir.path().join("node.key");
+    let mut bytes = std::fs::read(&path).expect("there");
+    bytes[20] ^= 1;
+    std::fs::write(&path, &bytes).expect("written");
+    for args in [&["id"][..], &["up"], &["block", "ls"]] {
+        crate::process::fails(&run(dir.path(), args), 5, "node.key is damaged");
+    }
+    assert_eq!(std::fs::read(&path).expect("there"), bytes);
 }

@@ -1,6 +1,7 @@
 //! Integration tests, one module a topic.
 
 mod architecture;
+mod at_once;
 mod backup;
 mod backup_killed;
 mod copies;
