@@ -1,8 +1,10 @@
-//! Small files of a data directory: read within a bound, written as a whole, and durable before success is said.
+//! Small files of a data directory: read within a bound, written as a whole, and durable before
+//! success is said.
 //!
-//! Invariants: a reader sees the old content or the new one, whatever happens in between, and nobody but the file's user may read it. Once
-//! a call returns the content *and the name* survive a loss of power: the directory is synced as well. A change that depends on what a file
-//! says is made by one process at a time, which holds the directory's [`Turn`].
+//! Invariants: a reader sees the old content or the new one, whatever happens in between, and
+//! nobody but the file's user may read it. Once a call returns the content *and the name* survive a
+//! loss of power: the directory is synced as well. A change that depends on what a file says is
+//! made by one process at a time, which holds the directory's [`Turn`].
 //!
 //! Deliberately absent: what is in the files, and large ones.
 
@@ -23,7 +25,8 @@ const BYTE_ORDER_MARK: &str = "\u{feff}";
 /// Replaces the file, or makes it.
 ///
 /// # Errors
-/// What the system says; the old file stays then, or the new one is there and may not survive a loss of power.
+/// What the system says; the old file stays then, or the new one is there and may not survive a
+/// loss of power.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = write_beside(path, bytes)?;
     beside.persist(path).map_err(|error| error.error)?;
@@ -63,7 +66,8 @@ pub fn read(path: &Path, max_bytes: u64) -> io::Result<Option<Zeroizing<Vec<u8>>
     Ok(Some(bytes))
 }
 
-/// The file's text, without the byte order mark that some editors write; `None` when there is no file.
+/// The file's text, without the byte order mark that some editors write; `None` when there is no
+/// file.
 ///
 /// # Errors
 /// As [`read`]; [`io::ErrorKind::InvalidData`], with the line, when it is not UTF-8.
@@ -81,7 +85,8 @@ pub fn read_text(path: &Path, max_bytes: u64) -> io::Result<Option<Zeroizing<Str
     }
 }
 
-/// Whether [`read`] or [`read_text`] says that the file is not what was written, and not that it can't be read.
+/// Whether [`read`] or [`read_text`] says that the file is not what was written, and not that it
+/// can't be read.
 pub fn is_damage(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, InvalidData};
     matches!(error.kind(), InvalidData | FileTooLarge)
@@ -106,12 +111,14 @@ pub fn sync_directory(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// The right to change the files of one directory, for one process and thread at a time. Given back when it is dropped, or with the process.
+/// The right to change the files of one directory, for one process and thread at a time. Given back
+/// when it is dropped, or with the process.
 #[derive(Debug)]
 pub struct Turn(#[expect(dead_code, reason = "the lock goes with the open file")] Option<File>);
 
 impl Turn {
-    /// Waits until nobody else has it. Where the file system knows no locks there is nothing to wait for.
+    /// Waits until nobody else has it. Where the file system knows no locks there is nothing to
+    /// wait for.
     ///
     /// # Errors
     /// What the system says.
@@ -138,7 +145,8 @@ fn sync_directory_of(path: &Path) -> io::Result<()> {
     sync_directory(directory_of(path))
 }
 
-/// The content, synced, in a file of another name in the same directory. It is removed again unless it gets its name.
+/// The content, synced, in a file of another name in the same directory. It is removed again unless
+/// it gets its name.
 fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<tempfile::NamedTempFile> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut file = tempfile::Builder::new()

@@ -74,7 +74,8 @@ pub struct CheckReport {
     pub mended: Vec<Damage>,
     /// How much of that there is in all.
     pub mended_total: u64,
-    /// Blocks that can't be read now, which says nothing about them: the first [`MAX_REPORTED`]. They stay.
+    /// Blocks that can't be read now, which says nothing about them: the first [`MAX_REPORTED`].
+    /// They stay.
     pub unreadable: Vec<Damage>,
     /// How many there are in all.
     pub unreadable_total: u64,

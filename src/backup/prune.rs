@@ -1,10 +1,11 @@
 //! Pruning: what nobody names any more is let go, and its space comes back.
 //!
-//! In this order: snapshots whose run was cut off just before it wrote its log are taken in; what the pins of forgotten snapshots
-//! alone keep is noted in a journal; the pins go; the noted blocks go, unless something refers to them again by then; mentions of
-//! snapshots that are gone everywhere are dropped from the log; the store gets the space back. What runs that were cut off had stored goes as
-//! well. Cut off anywhere, the next prune goes on.
-//! On request packs of which little is used are then written anew ([`repack`]), and what they leave behind goes the same way.
+//! In this order: snapshots whose run was cut off just before it wrote its log are taken in; what
+//! the pins of forgotten snapshots alone keep is noted in a journal; the pins go; the noted blocks
+//! go, unless something refers to them again by then; mentions of snapshots that are gone
+//! everywhere are dropped from the log; the store gets the space back. What runs that were cut off
+//! had stored goes as well. Cut off anywhere, the next prune goes on. On request packs of which
+//! little is used are then written anew ([`repack`]), and what they leave behind goes the same way.
 //!
 //! Invariants: no pin goes unless a log that was read forgets its snapshot. A block goes only when nothing refers to it, which the
 //! store checks in the same step: a backup that runs beside it refers to a block before it relies on it. Memory is bounded whatever
@@ -58,7 +59,8 @@ pub struct PruneOptions {
     pub journal_dir: PathBuf,
     /// Packs of which less than this share, in percent, is used by snapshots of this machine are written anew. 0: none.
     pub repack_below_percent: u8,
-    /// How long what interrupted runs stored is left for the next run, which goes on with it; `None`: not at all.
+    /// How long what interrupted runs stored is left for the next run, which goes on with it;
+    /// `None`: not at all.
     pub spare_interrupted_for: Option<Duration>,
     /// Who is told what takes the place of what.
     pub replacing: Option<Replacing>,
@@ -268,8 +270,9 @@ impl Prune<'_> {
             .await
     }
 
-    /// Removes what runs that were cut off left, which is cached and would only go when the quota is used up. What came from other nodes stays in
-    /// the cache. With [`PruneOptions::dry_run`] it is only counted.
+    /// Removes what runs that were cut off left, which is cached and would only go when the quota
+    /// is used up. What came from other nodes stays in the cache. With [`PruneOptions::dry_run`] it
+    /// is only counted.
     async fn remove_interrupted(
         &self,
         options: &PruneOptions,
@@ -477,7 +480,8 @@ async fn on<W: Send + 'static, T: Send + 'static>(
     .await
 }
 
-/// Removes, or counts, a page of what runs that were cut off left: the last id, and blocks and bytes. `None`: there was nothing left.
+/// Removes, or counts, a page of what runs that were cut off left: the last id, and blocks and
+/// bytes. `None`: there was nothing left.
 fn interrupted_page(
     store: &dyn Store,
     before: Timestamp,

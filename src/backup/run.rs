@@ -4,8 +4,9 @@
 //! open pin -> tree, block by block -> snapshot block -> the pin is finished (durable) -> log -> head
 //! ```
 //!
-//! Killed before the pin is finished nothing has happened, but what was stored is found again by the next run, unless it was pruned before. Killed before the log is written
-//! the snapshot is whole and pinned, and the next run or prune puts it into the log.
+//! Killed before the pin is finished nothing has happened, but what was stored is found again by
+//! the next run, unless it was pruned before. Killed before the log is written the snapshot is
+//! whole and pinned, and the next run or prune puts it into the log.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -273,7 +274,8 @@ async fn previous(
     }
 }
 
-/// The pin of a snapshot in the making. Dropped before it is finished it is abandoned: what it kept stays, cached, until the next prune.
+/// The pin of a snapshot in the making. Dropped before it is finished it is abandoned: what it kept
+/// stays, cached, until the next prune.
 pub(super) struct OpenPin {
     store: Arc<dyn Store>,
     pub(super) number: PinId,

@@ -116,10 +116,12 @@ impl Sets {
         Self::parse(&text).map_err(damaged)
     }
 
-    /// Changes the sets that the file in `data_dir` says. Nobody else changes them at the same time.
+    /// Changes the sets that the file in `data_dir` says. Nobody else changes them at the same
+    /// time.
     ///
     /// # Errors
-    /// What `change` says, and those of [`load`](Self::load) and [`save`](Self::save); the file stays as it was then.
+    /// What `change` says, and those of [`load`](Self::load) and [`save`](Self::save); the file
+    /// stays as it was then.
     pub fn edit<T>(
         data_dir: &Path,
         change: impl FnOnce(&mut Self) -> Result<T, Error>,

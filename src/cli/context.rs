@@ -84,7 +84,8 @@ impl Context {
         !self.is_silent() && output::is_terminal()
     }
 
-    /// As [`config`](Self::config) without flags; of a damaged file what can be read, for a command that gives back what is stored.
+    /// As [`config`](Self::config) without flags; of a damaged file what can be read, for a command
+    /// that gives back what is stored.
     fn config_for_work(&self) -> Result<Config, Failure> {
         let damage = match self.config(BTreeMap::new()) {
             Err(failure) if self.gives_back && failure.exit == Exit::Damaged => failure,

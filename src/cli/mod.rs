@@ -145,8 +145,8 @@ enum Command {
 }
 
 impl Command {
-    /// What the command does with the data directory.
-    /// Whether the command gives people back what they have stored: a file that is damaged beside the store must not stop it.
+    /// What the command does with the data directory. Whether the command gives people back what
+    /// they have stored: a file that is damaged beside the store must not stop it.
     fn gives_back(&self) -> bool {
         matches!(
             self,

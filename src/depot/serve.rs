@@ -178,7 +178,8 @@ pub(super) enum Read {
     Unreadable(store::Error),
 }
 
-/// Reads a block; a damaged one is removed, counted, and put on the list of what to fetch again. One that can't be read now stays.
+/// Reads a block; a damaged one is removed, counted, and put on the list of what to fetch again.
+/// One that can't be read now stays.
 pub(super) fn read(
     store: &dyn Store,
     traffic: &Traffic,

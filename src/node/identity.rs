@@ -2,8 +2,9 @@
 //!
 //! It names the node on the network (its PeerId) and proves that name in handshakes. It opens no data.
 //!
-//! Bytes of the file: what it is and its version, the secret, and the beginning of the SHA-256 of both: with a bit of it changed a node would be
-//! another one without a word. Files of version 1 end with the secret.
+//! Bytes of the file: what it is and its version, the secret, and the beginning of the SHA-256 of
+//! both: with a bit of it changed a node would be another one without a word. Files of version 1
+//! end with the secret.
 
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};

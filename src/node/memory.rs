@@ -1,15 +1,17 @@
 //! The address space that the process may use (`ulimit -v`).
 //!
-//! RocksDB and the standard library abort a process that gets less than it asks for, in the middle of whatever it does. A limit that is too low
-//! for a node is therefore told before one is started. Deliberately absent: a node that runs into a limit later all the same.
+//! RocksDB and the standard library abort a process that gets less than it asks for, in the middle
+//! of whatever it does. A limit that is too low for a node is therefore told before one is started.
+//! Deliberately absent: a node that runs into a limit later all the same.
 
 use rustix::process::{Resource, getrlimit};
 
 use super::api::{CallError, ErrorKind};
 use crate::size::{ByteSize, GIB};
 
-/// What a node takes while it backs up or serves many peers: stacks of its threads and heaps of the allocator, most of which is never touched. A
-/// backup on two cores took 351 MiB; each core adds some.
+/// What a node takes while it backs up or serves many peers: stacks of its threads and heaps of the
+/// allocator, most of which is never touched. A backup on two cores took 351 MiB; each core adds
+/// some.
 const NEEDED_BYTES: u64 = GIB;
 
 /// Whether a node has the address space that it needs.

@@ -76,7 +76,8 @@ pub enum Purpose {
     Serve,
     /// To carry out one command. Where the disk is full or read-only, it may still read.
     Command,
-    /// As [`Command`](Self::Command), for one that gives people back what they have stored: a damaged file of rings does not stop it.
+    /// As [`Command`](Self::Command), for one that gives people back what they have stored: a
+    /// damaged file of rings does not stop it.
     GiveBack,
     /// To carry out one command that removes something. On a full disk it may use the room that is set aside for this.
     MakeRoom,
@@ -492,7 +493,8 @@ async fn open_store(
     .await
 }
 
-/// The rings that this node is in. When their file is damaged, a node that gives back what is stored is in none, and leaves the file as it is.
+/// The rings that this node is in. When their file is damaged, a node that gives back what is
+/// stored is in none, and leaves the file as it is.
 fn load_rings(file: &RingsFile, purpose: Purpose) -> Result<Rings, CallError> {
     match file.load() {
         Err(error @ ring::Error::Malformed { .. }) if purpose == Purpose::GiveBack => {

@@ -24,7 +24,8 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(30);
 /// Missing blocks that are named one by one.
 const MAX_MISSING: usize = 1000;
 
-/// A pin that is being made. Dropped before it is finished it is abandoned: what it kept stays, cached, until the next prune.
+/// A pin that is being made. Dropped before it is finished it is abandoned: what it kept stays,
+/// cached, until the next prune.
 pub(super) struct Unfinished {
     store: Arc<dyn Store>,
     pin: PinId,

@@ -88,7 +88,8 @@ impl Node {
     /// Reads the settings file again, and takes over what can change while the node runs.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] and others for a file that is wrong or can't be read: then everything stays as it is.
+    /// [`ErrorKind::Damaged`] and others for a file that is wrong or can't be read: then everything
+    /// stays as it is.
     pub async fn reload(&self, _: Reload) -> Result<ReloadReply, CallError> {
         let node = self.clone();
         let read = move || {

@@ -249,7 +249,8 @@ impl RingsFile {
     /// Replaces it by what `rings` gives when it is this call's turn.
     ///
     /// # Errors
-    /// [`Error::File`]. [`Error::Malformed`] when it could not be read: who does not know what it says must not replace it.
+    /// [`Error::File`]. [`Error::Malformed`] when it could not be read: who does not know what it
+    /// says must not replace it.
     pub fn save(&self, rings: impl FnOnce() -> Rings) -> Result<(), Error> {
         // Nothing is left half-done by who panics: the file is replaced as a whole.
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);

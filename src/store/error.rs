@@ -19,7 +19,8 @@ pub enum Error {
         /// The block.
         id: BlockId,
     },
-    /// A block is here and can't be read now: the disk, or the way to it, fails. The block stays, and the next read may succeed.
+    /// A block is here and can't be read now: the disk, or the way to it, fails. The block stays,
+    /// and the next read may succeed.
     #[error("block {id} can't be read now")]
     Unreadable {
         /// The block.

@@ -70,8 +70,9 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
     /// The block that `id` names, if it is here. Its bytes passed the store's checksum; they are not hashed again.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] when the stored bytes are damaged: call [`remove_corrupt`](Self::remove_corrupt) then. [`Error::Unreadable`]
-    /// when they can't be read now, which says nothing about them.
+    /// [`Error::Corrupt`] when the stored bytes are damaged: call
+    /// [`remove_corrupt`](Self::remove_corrupt) then. [`Error::Unreadable`] when they can't be read
+    /// now, which says nothing about them.
     fn get(&self, id: BlockId) -> Result<Option<Block>, Error>;
 
     /// As [`get`](Self::get), and hashes the bytes: about 3 ms a MiB.
@@ -128,8 +129,9 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
     /// [`Error::Backend`].
     fn discard(&self, id: BlockId) -> Result<bool, Error>;
 
-    /// As [`discard`](Self::discard), for a block that [`get`](Self::get) or [`get_verified`](Self::get_verified) found damaged, and counts it.
-    /// It is read and hashed once more: one that reads well by now is left alone. Returns whether it was removed.
+    /// As [`discard`](Self::discard), for a block that [`get`](Self::get) or
+    /// [`get_verified`](Self::get_verified) found damaged, and counts it. It is read and hashed
+    /// once more: one that reads well by now is left alone. Returns whether it was removed.
     ///
     /// # Errors
     /// [`Error::Unreadable`]: it stays. [`Error::Backend`].
@@ -141,8 +143,9 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
     /// [`Error::Backend`].
     fn lost(&self, after: Option<BlockId>, limit: usize) -> Result<Vec<BlockId>, Error>;
 
-    /// Reads up to `limit` blocks after `after` and tells which are damaged, and which can't be read now. With `hash` their ids are checked too,
-    /// not only the store's checksums. Removes nothing.
+    /// Reads up to `limit` blocks after `after` and tells which are damaged, and which can't be
+    /// read now. With `hash` their ids are checked too, not only the store's checksums. Removes
+    /// nothing.
     ///
     /// # Errors
     /// [`Error::Backend`]. What is wrong with blocks is a result, not an error.
@@ -166,9 +169,10 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
         Ok(check)
     }
 
-    /// Starts a pin, to be filled by [`put`](Self::put) and [`add_refs`](Self::add_refs) and finished by
-    /// [`finish_pin`](Self::finish_pin). `name` helps to recognise it in logs. A pin that its process did not finish is
-    /// [abandoned](Self::abandon_pin) when the store is opened again.
+    /// Starts a pin, to be filled by [`put`](Self::put) and [`add_refs`](Self::add_refs) and
+    /// finished by [`finish_pin`](Self::finish_pin). `name` helps to recognise it in logs. A pin
+    /// that its process did not finish is [abandoned](Self::abandon_pin) when the store is opened
+    /// again.
     ///
     /// # Errors
     /// [`Error::TooManyPins`].
@@ -186,8 +190,9 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
     /// [`Error::NoSuchPin`], and as [`flush`](Self::flush).
     fn finish_pin(&self, pin: PinId, info: &PinInfo) -> Result<(), Error>;
 
-    /// As [`finish_pin`](Self::finish_pin); then the finished pins that `replaces` picks go. Of callers that finish pins of the same content at
-    /// the same time one pin stays: a pin whose place was taken by then takes nobody's. `replaces` must not call the store.
+    /// As [`finish_pin`](Self::finish_pin); then the finished pins that `replaces` picks go. Of
+    /// callers that finish pins of the same content at the same time one pin stays: a pin whose
+    /// place was taken by then takes nobody's. `replaces` must not call the store.
     ///
     /// # Errors
     /// As [`finish_pin`](Self::finish_pin): then no other pin was removed.
@@ -197,7 +202,8 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
         info: &PinInfo,
         replaces: &mut dyn FnMut(&PinInfo) -> bool,
     ) -> Result<(), Error> {
-        // The others go when this pin is durable and not before: each of them may be what an acknowledged put relies on.
+        // The others go when this pin is durable and not before: each of them may be what an
+        // acknowledged put relies on.
         self.finish_pin(pin, info)?;
         self.remove_pins(Some(pin), replaces).map(drop)
     }
@@ -215,15 +221,16 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
     /// [`Error::NoSuchPin`].
     fn remove_pin(&self, pin: PinId) -> Result<u64, Error>;
 
-    /// As [`remove_pin`](Self::remove_pin), for one whose work was cut off: the blocks of it that nothing else keeps are remembered as
-    /// [`leftovers`](Self::leftovers), until something keeps them or they go. Of a finished one nothing is.
+    /// As [`remove_pin`](Self::remove_pin), for one whose work was cut off: the blocks of it that
+    /// nothing else keeps are remembered as [`leftovers`](Self::leftovers), until something keeps
+    /// them or they go. Of a finished one nothing is.
     ///
     /// # Errors
     /// [`Error::NoSuchPin`].
     fn abandon_pin(&self, pin: PinId) -> Result<u64, Error>;
 
-    /// Up to `limit` cached blocks, with their sizes in bytes, that came for pins which were abandoned at `before` or earlier, ordered by id, from
-    /// the first after `after` on.
+    /// Up to `limit` cached blocks, with their sizes in bytes, that came for pins which were
+    /// abandoned at `before` or earlier, ordered by id, from the first after `after` on.
     ///
     /// # Errors
     /// [`Error::Backend`].
@@ -234,8 +241,9 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<(BlockId, u32)>, Error>;
 
-    /// Removes the finished pins that `chosen` picks, chosen and let go in one step: a pin that is finished beside this call is either seen or
-    /// stays. With `beside`, that pin stays, and nothing is removed unless it is a finished pin itself. `chosen` must not call the store.
+    /// Removes the finished pins that `chosen` picks, chosen and let go in one step: a pin that is
+    /// finished beside this call is either seen or stays. With `beside`, that pin stays, and
+    /// nothing is removed unless it is a finished pin itself. `chosen` must not call the store.
     ///
     /// # Errors
     /// [`Error::Backend`], [`Error::DiskFull`].
@@ -342,8 +350,9 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
     /// [`Error::Backend`], [`Error::DiskFull`].
     fn maintain(&self) -> Result<Maintained, Error>;
 
-    /// Gets the space back that records of what is gone take in the index: rewrites all of it, if there is room for a second one. What follows a large
-    /// removal; [`maintain`](Self::maintain) does without.
+    /// Gets the space back that records of what is gone take in the index: rewrites all of it, if
+    /// there is room for a second one. What follows a large removal; [`maintain`](Self::maintain)
+    /// does without.
     ///
     /// # Errors
     /// [`Error::Backend`], [`Error::DiskFull`].
@@ -351,7 +360,8 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
         Ok(())
     }
 
-    /// As [`usage`](Self::usage), measured: everything is on disk before, and what is being deleted is waited for a moment.
+    /// As [`usage`](Self::usage), measured: everything is on disk before, and what is being deleted
+    /// is waited for a moment.
     ///
     /// # Errors
     /// As [`flush`](Self::flush).

@@ -257,7 +257,8 @@ async fn files_that_need_more_than_a_block_has_are_named() {
     assert!(node.read(&bad, Duration::ZERO).await.is_err());
 }
 
-/// A disk that fails for a while: what it does not give is told, and is neither damaged nor dropped.
+/// A disk that fails for a while: what it does not give is told, and is neither damaged nor
+/// dropped.
 #[tokio::test]
 async fn what_the_disk_does_not_give_now_is_told_and_stays() {
     let store = Frail::new();

@@ -11,8 +11,9 @@ use crate::size::ByteSize;
 
 /// Give back the space of forgotten snapshots.
 ///
-/// Removes from this machine what no snapshot, pin or lease needs any more. What is shared with another snapshot stays. What interrupted backups and
-/// puts stored goes as well: run them to their end before, if they are to go on where they were.
+/// Removes from this machine what no snapshot, pin or lease needs any more. What is shared with
+/// another snapshot stays. What interrupted backups and puts stored goes as well: run them to their
+/// end before, if they are to go on where they were.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet prune

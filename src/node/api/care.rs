@@ -207,7 +207,8 @@ pub struct Damage {
     pub path: String,
     /// The block.
     pub block: BlockId,
-    /// What is wrong: `missing`, `corrupt`, `not readable now`, `malformed`, and why it could not be mended.
+    /// What is wrong: `missing`, `corrupt`, `not readable now`, `malformed`, and why it could not
+    /// be mended.
     pub reason: String,
 }
 

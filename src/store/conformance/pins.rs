@@ -142,7 +142,8 @@ pub(super) fn a_finished_pin_takes_the_place_of_others(store: &Subject) {
     assert_eq!(store.usage().pins, 3, "the open one stays");
     assert_eq!(store.usage().pinned_bytes, 300);
 
-    // One whose place was taken meanwhile takes nobody's; nor does one that is open, or was never there.
+    // One whose place was taken meanwhile takes nobody's; nor does one that is open, or was never
+    // there.
     store.remove_pin(last).expect("removes");
     let stays = finished(&both[..1], a.id(), "stays");
     for beside in [last, open, PinId(999)] {
@@ -219,7 +220,8 @@ pub(super) fn what_an_abandoned_pin_leaves_is_known(store: &Subject) {
     let size = blocks.iter().find(|block| block.id() == expected[0]);
     let size = size.expect("one of them").bytes().len() as u32;
     assert_eq!(found, [(expected[0], size)]);
-    // What something keeps again, or is gone, is left over no more: also when it is let go, or comes, after that.
+    // What something keeps again, or is gone, is left over no more: also when it is let go, or
+    // comes, after that.
     store.add_refs(kept, &[id(1)]).expect("adds");
     store.remove_pin(kept).expect("removes");
     store.remove(id(2)).expect("removes");

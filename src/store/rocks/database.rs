@@ -279,8 +279,8 @@ impl Database {
         Ok(Some(failed(problem)))
     }
 
-    /// The bytes that came at an arrival number. The raw error tells damage from other failures: see
-    /// [`is_damage`](Self::is_damage).
+    /// The bytes that came at an arrival number. The raw error tells damage from other failures:
+    /// see [`is_damage`](Self::is_damage).
     pub fn get_bytes(&self, arrival: u64) -> Result<Option<DBPinnableSlice<'_>>, rocksdb::Error> {
         let mut options = ReadOptions::default();
         options.fill_cache(false);
@@ -471,8 +471,9 @@ impl Database {
         on_disk > live
     }
 
-    /// Whether a failed read of a block's bytes means that these bytes are damaged or gone. Everything else that a read may fail of is about the
-    /// disk, the way to it, or this process, and passes: a loose cable, a server that is away, too few descriptors, permissions.
+    /// Whether a failed read of a block's bytes means that these bytes are damaged or gone.
+    /// Everything else that a read may fail of is about the disk, the way to it, or this process,
+    /// and passes: a loose cable, a server that is away, too few descriptors, permissions.
     pub fn is_damage(&self, error: &rocksdb::Error) -> bool {
         // RocksDB calls it corruption, too, when it can't get at a file that it needs.
         let is_of_system = error.as_ref().contains("IO error");
@@ -483,7 +484,8 @@ impl Database {
         }
     }
 
-    /// Whether the file that a read failed of is gone for good: its name is not there, and the rest of the database is.
+    /// Whether the file that a read failed of is gone for good: its name is not there, and the rest
+    /// of the database is.
     fn is_gone(&self, error: &rocksdb::Error) -> bool {
         let dir = &self.path;
         let Some(path) = file_in_text(error.as_ref(), dir) else {

@@ -23,7 +23,8 @@ const RECORDS_DIR: &str = "records";
 const MEMTABLE_SHARE: u64 = 16;
 const MIN_MEMTABLE_BYTES: u64 = 4 * MIB;
 const MAX_MEMTABLE_BYTES: u64 = 16 * MIB;
-/// From so many files on it is looked for small ones as a store is opened. One of many large blocks has more: such a look costs milliseconds.
+/// From so many files on it is looked for small ones as a store is opened. One of many large blocks
+/// has more: such a look costs milliseconds.
 const MANY_FILES: usize = 64;
 
 impl RocksStore {
@@ -43,7 +44,8 @@ impl RocksStore {
             store.abandon_unfinished_pins()?;
             store.remove_holders_under_way()?;
             store.set_room_aside();
-            // Of many short commands none stays for as long as it takes until a store is looked after.
+            // Of many short commands none stays for as long as it takes until a store is looked
+            // after.
             if store.db.blocks_files()?.len() >= MANY_FILES
                 && let Err(error) = store.merge_small_files()
             {

@@ -162,8 +162,9 @@ impl RocksStore {
         Ok(record.state() != State::Removing)
     }
 
-    /// Marks a pin as being removed: nobody sees it or adds to it any more, and a crash does not bring it back half empty. What one that was not
-    /// finished leaves is noted if it is `given_up`.
+    /// Marks a pin as being removed: nobody sees it or adds to it any more, and a crash does not
+    /// bring it back half empty. What one that was not finished leaves is noted if it is
+    /// `given_up`.
     pub(super) fn start_removing(&self, pin: PinId, given_up: bool) -> Result<(), Error> {
         let mut writer = self.writer();
         writer.check_pin(pin)?;
@@ -178,8 +179,8 @@ impl RocksStore {
         Ok(())
     }
 
-    /// Marks the finished pins that `chosen` picks as being removed, all in one change, and returns them. With `beside`, that pin stays, and none
-    /// is marked unless it is finished.
+    /// Marks the finished pins that `chosen` picks as being removed, all in one change, and returns
+    /// them. With `beside`, that pin stays, and none is marked unless it is finished.
     pub(super) fn start_removing_chosen(
         &self,
         beside: Option<PinId>,
@@ -226,7 +227,8 @@ impl RocksStore {
         let holder = holder.into();
         let mut writer = self.writer();
         if !writer.is_being_removed(holder) {
-            // Another thread that removes the same holder was faster: the holder must not be counted out twice.
+            // Another thread that removes the same holder was faster: the holder must not be
+            // counted out twice.
             return Ok(ControlFlow::Break(()));
         }
         let end = schema::prefix_end(&schema::holder_prefix(holder));

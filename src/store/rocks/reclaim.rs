@@ -28,12 +28,14 @@ const LOOK_PERCENT: u64 = 10;
 const MAX_MOVED_BYTES: u64 = 512 << 20;
 /// Entries of one run at most: bounds the memory that it takes to tens of MiB.
 const MAX_RUN_ENTRIES: u64 = 200_000;
-/// A file that holds less than this part of a memtable is small: it came from a flush that somebody waited for.
+/// A file that holds less than this part of a memtable is small: it came from a flush that somebody
+/// waited for.
 const SMALL_SHARE: u64 = 4;
 /// Small neighbouring files are merged from this many on.
 const MIN_SMALL_FILES: usize = 8;
-/// Files are merged with those of about their size: in so many steps, each [`MIN_SMALL_FILES`] times the one below, so that no block is moved more
-/// often than that before its file is small no more.
+/// Files are merged with those of about their size: in so many steps, each [`MIN_SMALL_FILES`]
+/// times the one below, so that no block is moved more often than that before its file is small no
+/// more.
 const SIZE_STEPS: u32 = 4;
 
 /// Neighbouring files, and what they hold.
@@ -168,8 +170,8 @@ impl RocksStore {
         Ok((reclaimed, false))
     }
 
-    /// Merges small neighbouring files, which flushes that somebody waited for leave behind, in this process or an earlier one. Bounded work; returns
-    /// whether there is more.
+    /// Merges small neighbouring files, which flushes that somebody waited for leave behind, in
+    /// this process or an earlier one. Bounded work; returns whether there is more.
     pub(super) fn merge_small_files(&self) -> Result<bool, Error> {
         let mut moved = 0;
         for step in (0..SIZE_STEPS).rev() {
@@ -277,7 +279,8 @@ impl RocksStore {
         })
     }
 
-    /// Compacts a run. Returns the bytes that came back; `None` when a block of it can't be read now, and all stays as it is.
+    /// Compacts a run. Returns the bytes that came back; `None` when a block of it can't be read
+    /// now, and all stays as it is.
     fn compact(&self, run: &Run) -> Result<Option<u64>, Error> {
         if !self.drop_damaged(run)? {
             return Ok(None);
@@ -308,7 +311,8 @@ impl RocksStore {
         self.db.flush()
     }
 
-    /// Drops the damaged ones of the blocks that would have to be moved; their references stay. Returns whether all others can be read, and so moved.
+    /// Drops the damaged ones of the blocks that would have to be moved; their references stay.
+    /// Returns whether all others can be read, and so moved.
     fn drop_damaged(&self, run: &Run) -> Result<bool, Error> {
         for living in self.live_in(run)? {
             let read = match self.get_block(living.id) {

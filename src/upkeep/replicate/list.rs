@@ -235,8 +235,8 @@ impl Copies {
         Ok(())
     }
 
-    /// Notes which backups are here, as `look` says when it is called. One that is not here and that nobody forgot is lost, which is no reason to let
-    /// go of its copies. Blocks on the disk.
+    /// Notes which backups are here, as `look` says when it is called. One that is not here and
+    /// that nobody forgot is lost, which is no reason to let go of its copies. Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::File`], and what `look` says.
@@ -246,7 +246,8 @@ impl Copies {
         now: Timestamp,
         limits: &Limits,
     ) -> Result<(), Error> {
-        // A backup is pinned before its copies are wanted: one that is wanted before the look and not seen by it is not just coming.
+        // A backup is pinned before its copies are wanted: one that is wanted before the look and
+        // not seen by it is not just coming.
         let wanted = self.wanted().into_iter();
         let wanted: Vec<(BlockId, Kept)> = wanted
             .filter_map(|root| Some((root, self.get(&root)?)))

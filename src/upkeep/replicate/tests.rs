@@ -394,7 +394,8 @@ fn a_backup_that_is_gone_is_lost_and_not_forgotten() {
     );
     reconcile(&[one, two]);
     assert_eq!(copies.health(now, &limits)[0].lost, 0);
-    // One that is pinned and wanted while it is looked what is here is not lost: the look may have come too early for it.
+    // One that is pinned and wanted while it is looked what is here is not lost: the look may have
+    // come too early for it.
     let look = || {
         copies.want(root(3), "set", 1).expect("writes");
         Ok([one, two].into())

@@ -217,8 +217,8 @@ fn damage_to_small_blocks_is_named_too() {
     );
 }
 
-/// Ways in which a file that is there can't be read, as with a disk that comes and goes. Root may read everything, so that permissions are no
-/// such way here.
+/// Ways in which a file that is there can't be read, as with a disk that comes and goes. Root may
+/// read everything, so that permissions are no such way here.
 #[derive(Clone, Copy, Debug)]
 enum Ailing {
     /// It opens, and reading fails (EISDIR).
@@ -253,7 +253,8 @@ impl Ailing {
     }
 }
 
-/// What can't be read is told as that; it is never dropped, and it is read as soon as the disk gives it again.
+/// What can't be read is told as that; it is never dropped, and it is read as soon as the disk
+/// gives it again.
 #[test]
 fn a_disk_that_fails_for_a_while_costs_no_block() {
     for ailing in Ailing::ALL {

@@ -215,8 +215,8 @@ fn reading_while_space_is_made() {
     assert_eq!(store.usage().cached_bytes, listed);
 }
 
-/// A group of small blocks that somebody waits for is a file, also when the blocks are more than a few. Merging them costs a bounded number of
-/// copies, whatever their number.
+/// A group of small blocks that somebody waits for is a file, also when the blocks are more than a
+/// few. Merging them costs a bounded number of copies, whatever their number.
 #[test]
 fn many_small_groups_of_blocks_end_in_few_files() {
     const GROUPS: u32 = 600;
