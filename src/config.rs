@@ -279,7 +279,10 @@ impl Config {
 
     /// Reads a file's text. The error says what is wrong with it, with the line.
     fn parse(text: &str) -> Result<Self, String> {
-        let message = |error: toml::de::Error| error.to_string().trim().to_owned();
+        let message = |error: toml::de::Error| {
+            let at = error.span().map(|span| span.start);
+            file::at_line(text, at, error.message())
+        };
         let config: Self = toml::from_str(text).map_err(message)?;
         config.check().map_err(|error| match &error {
             Error::Value { name, .. } => match line_of(text, name) {

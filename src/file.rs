@@ -103,6 +103,15 @@ pub fn line_at(text: &[u8], at: usize) -> usize {
     1 + before.filter(|byte| **byte == b'\n').count()
 }
 
+/// What is wrong with a text, in one line, after the line that it is in if that is known.
+pub fn at_line(text: &str, at: Option<usize>, what: &str) -> String {
+    let what = what.replace('\n', "; ");
+    match at {
+        Some(at) => format!("line {}: {what}", line_at(text.as_bytes(), at)),
+        None => what,
+    }
+}
+
 /// Makes the names in a directory durable.
 ///
 /// # Errors
@@ -197,6 +206,8 @@ mod tests {
         assert_eq!(wrong.to_string(), "line 3 is not UTF-8");
         let lines = [0, 1, 2, 3, 9].map(|at| line_at(b"a\nb\n", at));
         assert_eq!(lines, [1, 1, 2, 2, 3]);
+        assert_eq!(at_line("a\nb", Some(2), "no b\nhere"), "line 2: no b; here");
+        assert_eq!(at_line("a", None, "no"), "no");
     }
 
     #[test]

@@ -142,7 +142,10 @@ impl Sets {
             version: Option<u32>,
         }
         // The version first: what else a newer file holds says nothing here.
-        let message = |error: toml::de::Error| error.to_string().trim().to_owned();
+        let message = |error: toml::de::Error| {
+            let at = error.span().map(|span| span.start);
+            file::at_line(text, at, error.message())
+        };
         match toml::from_str::<Versioned>(text).map_err(message)?.version {
             Some(VERSION) => {}
             Some(version) => {

@@ -289,7 +289,10 @@ fn set(path: &Path, name: &str, text: &str) -> Result<toml::Value, Failure> {
 
 /// The text with one value replaced, or added at the end. Everything else stays, comments too.
 fn edit(old: &str, name: &str, value: &toml::Value) -> Result<String, String> {
-    let parsed = toml::de::DeTable::parse(old).map_err(|error| error.to_string())?;
+    let parsed = toml::de::DeTable::parse(old).map_err(|error| {
+        let at = error.span().map(|span| span.start);
+        file::at_line(old, at, error.message())
+    })?;
     let found: Option<Range<usize>> = parsed
         .get_ref()
         .iter()

@@ -321,8 +321,13 @@ impl From<config::Error> for Failure {
             config::Error::Parse { .. } => Exit::Damaged,
             config::Error::Value { .. } => Exit::Usage,
         };
-        let mut failure = Self::new(exit, error.to_string())
-            .with_hint("`libernet config show` lists every setting and what it means");
+        let hint = match &error {
+            config::Error::Parse { .. } => {
+                "mend that line, or move the file away: without it the defaults hold"
+            }
+            _ => "`libernet config show` lists every setting and what it means",
+        };
+        let mut failure = Self::new(exit, error.to_string()).with_hint(hint);
         failure.why = causes(&error);
         failure
     }

@@ -169,14 +169,8 @@ impl Rings {
         }
         // The error's own message only: its `Display` shows the line, which may hold a seed.
         let message = |error: toml::de::Error| {
-            let words = first_words(error.message());
-            match error.span() {
-                Some(span) => {
-                    let line = file::line_at(text.as_bytes(), span.start);
-                    format!("line {line}: {words}")
-                }
-                None => words,
-            }
+            let at = error.span().map(|span| span.start);
+            file::at_line(text, at, &first_words(error.message()))
         };
         match toml::from_str::<Versioned>(text).map_err(message)?.version {
             Some(VERSION) => {}
@@ -210,7 +204,7 @@ impl Rings {
 /// What kind of error it is, without the value that serde puts into it.
 fn first_words(message: &str) -> String {
     let safe = message.split(['"', '`', '\'']).next().unwrap_or_default();
-    safe.trim_end().to_owned()
+    safe.trim_end().trim_end_matches(", expected").to_owned()
 }
 
 /// The file of a data directory. Who saves takes turns, so that the newest state is what stays.
