@@ -61,6 +61,14 @@ pub enum Error {
         /// The target.
         path: PathBuf,
     },
+    /// The target is a directory of libernet, or lies in one.
+    #[error("{}: nothing is ever written into libernet's own directory {}", .path.display(), .directory.display())]
+    TargetIsOwn {
+        /// The target.
+        path: PathBuf,
+        /// The directory.
+        directory: PathBuf,
+    },
     /// Another extraction writes to the same place.
     #[error("{} is being written by another extraction", .path.display())]
     Busy {
@@ -122,6 +130,7 @@ impl Error {
             | Self::Open(_)
             | Self::Malformed { .. }
             | Self::TargetExists { .. }
+            | Self::TargetIsOwn { .. }
             | Self::NotPuttable { .. }
             | Self::Unsuitable { .. }
             | Self::Pattern { .. }

@@ -41,7 +41,10 @@ pub mod error;
 mod extract;
 mod inode;
 mod opener;
+#[allow(dead_code, reason = "the walk uses the rest of it")]
+mod own;
 mod put;
+mod quiet;
 mod read;
 mod root;
 mod stat;
@@ -57,6 +60,7 @@ pub use error::Error;
 pub use extract::{
     DEFAULT_WINDOW, ExtractOptions, ExtractReport, Failed, Missing, Overwrite, extract,
 };
+pub use own::{Own, STORE_TAG, mark_store};
 pub use put::{
     Beside, DEFAULT_IN_FLIGHT_BYTES, Filter, FilterOptions, Inside, MAX_REPORTED, Previous,
     PutOptions, PutReport, Rules, Survey, Unreadable, put, put_paths, put_reader, rewrite, survey,

@@ -253,6 +253,8 @@ impl From<bundle::Error> for CallError {
             | bundle::Error::NotAFile
             | bundle::Error::Pattern { .. }
             | bundle::Error::NoSuchPath { .. } => Self::new(ErrorKind::Usage, text),
+            bundle::Error::TargetIsOwn { .. } => Self::new(ErrorKind::Usage, text)
+                .with_hint("choose another target: what is restored there can be moved by hand"),
             bundle::Error::TargetExists { .. } => Self::new(ErrorKind::Exists, text)
                 .with_hint("choose another target, or say --overwrite changed or always"),
             bundle::Error::Io { ref source, .. } => Self::new(io_kind(source), text),

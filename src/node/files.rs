@@ -195,6 +195,7 @@ impl Node {
             },
             owners: request.owners,
             // A stranger's setuid bit comes only where root asks for it.
+            own: self.own(),
             powers: request.owners && rustix::process::geteuid().is_root(),
             ..ExtractOptions::default()
         };

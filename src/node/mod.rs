@@ -43,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backup::Home;
+use crate::bundle::Own;
 use crate::config::Config;
 use crate::depot::ledger::Ledger;
 use crate::depot::serve::Server;
@@ -440,6 +441,13 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(failure::stopped)?
+}
+
+impl Node {
+    /// Recognises the directories of libernet, this node's own above all.
+    fn own(&self) -> Own {
+        Own::at(&self.inner.options.data_dir)
+    }
 }
 
 /// Makes the data directory. On a disk that can't be written a node that only reads goes on without: what it needs may be there.

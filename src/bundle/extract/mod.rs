@@ -14,7 +14,8 @@
 //! is noted and costs nothing else. In a directory that is in use, what earlier extractions left
 //! unfinished is cleared away.
 //!
-//! **Invariant**: nothing outside the target is ever touched: see [`directory`].
+//! **Invariants**: nothing outside the target is ever touched: see [`directory`]. Nothing is ever
+//! written into a directory of libernet that is in use, or in its place.
 //!
 //! Memory: [`ExtractOptions::window`] blocks on their way, two plaintexts for each core, and two plans.
 
@@ -46,10 +47,11 @@ use self::directory::Place;
 use self::job::{Ground, Job};
 use self::plan::Planner;
 use self::prepare::{BlockJob, Preparer};
-use self::site::Site;
+use self::site::{Site, refuse_own};
 use self::write::{Again, Target, Write};
 use super::choose::Choice;
 use super::error::Error;
+use super::own::Own;
 use super::put::MAX_REPORTED;
 use super::read::{Bundle, piece};
 use super::root::BundleKind;
@@ -113,6 +115,8 @@ pub struct ExtractOptions {
     /// and those that are there already with the right size and time, which are replaced when they
     /// differ.
     pub verify: bool,
+    /// Recognises directories of libernet: nothing is written into one, or in its place.
+    pub own: Own,
 }
 
 impl Default for ExtractOptions {
@@ -130,6 +134,7 @@ impl Default for ExtractOptions {
             dry_run: false,
             root_attributes: true,
             verify: false,
+            own: Own::default(),
         }
     }
 }
@@ -213,9 +218,10 @@ pub struct Failed {
 /// is a directory. Directories above the target are made.
 ///
 /// # Errors
-/// [`Error::TargetExists`], [`Error::Busy`], [`Error::Io`] when the target itself can't be written, [`Error::DiskFull`],
-/// [`Error::Malformed`] when the bundle holds more than it says, [`Error::Get`] when the node stops, [`Error::Cancelled`]. Single files that can't be
-/// had or written are no error: see [`ExtractReport`].
+/// [`Error::TargetExists`], [`Error::TargetIsOwn`], [`Error::Busy`], [`Error::Io`] when the target
+/// itself can't be written, [`Error::DiskFull`], [`Error::Malformed`] when the bundle holds more
+/// than it says, [`Error::Get`] when the node stops, [`Error::Cancelled`]. Single files that can't
+/// be had or written are no error: see [`ExtractReport`].
 ///
 /// # Cancel safety
 /// Dropping the future or cancelling stops soon; what is complete stays in the hidden directory, and the next call goes on from there.
@@ -228,6 +234,8 @@ pub async fn extract(
 ) -> Result<ExtractReport, Error> {
     let bundle = part(bundle, &options.from).await?;
     let target = target.to_owned();
+    let (named, own) = (target.clone(), options.own);
+    blocking(move || refuse_own(&named, own)).await??;
     let mut choice = Choice::new(&options.select, &options.first, options.newest_first)?;
     if options.dry_run {
         let work = dry::dry_run(&bundle, &target, &options, &choice);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use rustix::fs::{self, AtFlags, FileType, Mode, Stat};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::Overwrite;
@@ -29,6 +29,9 @@ use crate::bundle::tree::{Content, Entry, Extent, File, ModTime};
 /// Pieces that are planned before the first of their blocks is asked for. Within a plan each block is fetched once, wherever in the tree it is
 /// used; this many cover some 30,000 small files or 30 GiB of large ones, in about 15 MiB of memory.
 const PLAN_PIECES: usize = 32_768;
+
+/// Why nothing is written somewhere.
+const OWN: &str = "libernet's own directory is there: nothing is written into it or in place of it";
 
 /// One step of the walk.
 pub(super) struct Step {
@@ -266,6 +269,7 @@ impl Preparer {
         if self.directory(place, &name)? {
             return Ok(place.child(name, Some(attributes), None));
         }
+        self.refuse_own(place, &name)?;
         // Its owner may not be allowed to fill it; in what an earlier extraction left it may have
         // its final mode already.
         let locked_mode = unlock(&Inode::named(&*place.fd()?, &name)?);
@@ -291,9 +295,29 @@ impl Preparer {
         if self.job.only_adds() {
             return Err(io::Error::other("something that is no directory is there"));
         }
+        self.refuse_own(place, name)?;
         unlink(&dir, name)?;
         fs::mkdirat(&*dir, name, Mode::RWXU)?;
         Ok(true)
+    }
+
+    /// Refuses what would be written into a directory of libernet, or put in place of a symlink to
+    /// one.
+    pub(super) fn refuse_own(&self, place: &Arc<Place>, name: &[u8]) -> io::Result<()> {
+        // What an extraction made itself is no directory in use.
+        if self.job.scene.ground != Ground::InPlace {
+            return Ok(());
+        }
+        let dir = place.fd()?;
+        // Only to look at it a symlink is followed.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = self
+            .job
+            .opening(|| fs::openat(&*dir, name, flags, Mode::empty()));
+        match opened {
+            Ok(found) if self.job.options.own.is(&found) => Err(io::Error::other(OWN)),
+            _ => Ok(()),
+        }
     }
 
     /// What is there under this name, if that is possible at all.
@@ -359,6 +383,12 @@ impl Preparer {
             true if self.job.options.verify => Target::compared(self.job.clone(), plan, file),
             true => self.keep(plan),
             false => {
+                if existing
+                    .as_ref()
+                    .is_some_and(|stat| inode::kind(stat) == FileType::Symlink)
+                {
+                    self.refuse_own(place, &plan.name)?;
+                }
                 if self.job.scene.ground != Ground::Fresh {
                     let left = plan.temporary.as_ref().unwrap_or(&plan.name);
                     unlink(&*place.fd()?, left)?;

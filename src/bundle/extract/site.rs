@@ -15,6 +15,7 @@ use super::job::{Ground, Scene};
 use super::leftover::hidden_name;
 use crate::bundle::error::Error;
 use crate::bundle::inode::Inode;
+use crate::bundle::own::Own;
 
 /// The target may be reached through symlinks: the user named it.
 const TARGET_FLAGS: OFlags = OFlags::RDONLY
@@ -193,6 +194,21 @@ impl Site {
             },
             _ => self.io(error),
         })
+    }
+}
+
+/// Refuses a target that is or would be in a directory of libernet, whatever symlinks lead there.
+pub(super) fn refuse_own(path: &Path, own: Own) -> Result<(), Error> {
+    let absolute = std::path::absolute(path).map_err(|error| Error::io(path, error))?;
+    let there = absolute
+        .ancestors()
+        .find_map(|above| above.canonicalize().ok());
+    match there.and_then(|there| own.around(&there)) {
+        Some(directory) => Err(Error::TargetIsOwn {
+            path: path.to_owned(),
+            directory,
+        }),
+        None => Ok(()),
     }
 }
 

@@ -108,6 +108,7 @@ impl Preparer {
         let stays = existing.is_some_and(|stat| stat.st_nlink <= 1 && is_right(&stat));
         if !stays {
             if existing.is_some() {
+                self.refuse_own(place, name)?;
                 unlink(dir, name)?;
             }
             make()?;

@@ -405,3 +405,75 @@ fn a_single_thing_that_is_no_file_is_extracted() {
         }
     });
 }
+
+#[test]
+fn directories_of_libernet_are_never_entered_or_replaced() {
+    let room = tempfile::tempdir().expect("a directory");
+    let (from, to) = (room.path().join("from"), room.path().join("to"));
+    for name in ["data/store/block", "linked/file", "none/file", "away/file"] {
+        let path = from.join(name);
+        fs::create_dir_all(path.parent().expect("one")).expect("made");
+        fs::write(path, b"old").expect("written");
+    }
+    fs::write(from.join("file"), b"old").expect("written");
+    symlink("away", from.join("link")).expect("made");
+    runtime().block_on(async {
+        let memory = Arc::new(Memory::default());
+        let link = put(&from, &memory).await.expect("put").link;
+        let mark = |path: &Path| {
+            fs::create_dir_all(path).expect("made");
+            fs::write(path.join("node.key"), b"libernet-key v1\n").expect("written");
+        };
+        // One in the way, and one behind symlinks that would be replaced.
+        let (data, elsewhere) = (to.join("data"), room.path().join("elsewhere"));
+        mark(&data);
+        mark(&elsewhere);
+        for name in ["linked", "link", "file"] {
+            symlink(&elsewhere, to.join(name)).expect("made");
+        }
+        let before = (picture(&data), picture(&elsewhere));
+        for overwrite in [Overwrite::Changed, Overwrite::Always] {
+            let options = ExtractOptions {
+                overwrite,
+                ..changed()
+            };
+            let done = extract(&memory, &link, &to, options)
+                .await
+                .expect("extracted");
+            assert_eq!((picture(&data), picture(&elsewhere)), before);
+            for name in ["linked", "link", "file"] {
+                assert_eq!(fs::read_link(to.join(name)).expect("there"), elsewhere);
+            }
+            assert_eq!(fs::read(to.join("none/file")).expect("there"), b"old");
+            let mut named: Vec<_> = done.failed.iter().map(|part| part.path.clone()).collect();
+            named.sort();
+            assert_eq!(
+                named,
+                ["data", "file", "link", "linked"].map(std::path::PathBuf::from)
+            );
+            assert!(
+                done.failed[0].reason.contains("libernet"),
+                "{:?}",
+                done.failed
+            );
+        }
+        // Neither is one of them a target, nor is anything in one.
+        let link_to = room.path().join("link to data");
+        symlink(&data, &link_to).expect("made");
+        for target in [data.clone(), data.join("new/deep"), link_to.join("x")] {
+            for dry_run in [true, false] {
+                let options = ExtractOptions {
+                    dry_run,
+                    ..changed()
+                };
+                let refused = extract(&memory, &link, &target, options).await;
+                assert!(
+                    matches!(refused, Err(super::Error::TargetIsOwn { .. })),
+                    "{}: {refused:?}",
+                    target.display()
+                );
+            }
+        }
+        assert_eq!(picture(&data), before.0);
+    });
+}

@@ -82,6 +82,7 @@ impl Node {
             newest_first: request.newest_first,
             dry_run: request.dry_run,
             verify: request.verify,
+            own: self.own(),
             ..ExtractOptions::default()
         };
         let (cancel, _cancel_on_drop) = self.cancel_on_drop();
