@@ -152,7 +152,7 @@ fn print(reply: &GetReply, pin: bool, context: &Context) -> Result<(), Failure> 
     for giver in &reply.from {
         context.notice(&format!(
             "from {}: {}, {}",
-            giver.peer,
+            context.id(&giver.peer),
             show::count(giver.blocks, "block"),
             ByteSize(giver.bytes)
         ));

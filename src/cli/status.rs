@@ -116,15 +116,15 @@ fn text(told: &Told, context: &Context) -> String {
         row("", health::line(set));
     }
     for ring in &told.rings {
-        row(
-            "ring",
-            format!(
-                "{}: {} of {} online",
-                ring.ring,
+        let members = match ring.members {
+            0 => "no other member is known yet".to_owned(),
+            members => format!(
+                "{} of {} online",
                 ring.online,
-                show::count(ring.members, "other member")
+                show::count(members, "other member")
             ),
-        );
+        };
+        row("ring", format!("{}: {members}", ring.ring));
     }
     if told.rings.is_empty() {
         row(
