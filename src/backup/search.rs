@@ -40,8 +40,8 @@ pub struct Hits {
     pub unread: Vec<(BlockId, Error)>,
 }
 
-/// Looks through `snapshots` for names that match `pattern` (a line in the syntax of `.gitignore`; `*.txt` matches at any depth, `/home/*/x` from
-/// the root). A tree that equals one that was looked through already is not read again. Stops after `limit` matches.
+/// Looks through `snapshots` for names that match `pattern`: a line in the syntax of `.gitignore`, where `*.txt` and `docs/*.txt` match at
+/// any depth, and `/home/*/x` from the root. A tree that equals one that was looked through already is not read again. Stops after `limit` matches.
 ///
 /// # Errors
 /// [`Error::Setting`] for a wrong pattern. A snapshot that can't be read is reported.
@@ -71,8 +71,14 @@ pub async fn find_files(
 fn compile(pattern: &str) -> Result<Gitignore, Error> {
     let wrong = |why: String| Error::Setting(format!("the pattern '{pattern}' is wrong: {why}"));
     let mut builder = GitignoreBuilder::new("/");
+    // Somebody who looks for a file knows the end of its path, seldom the beginning.
+    let is_relative = !pattern.starts_with(['/', '!', '#']);
+    let line = match is_relative && pattern.trim_end_matches('/').contains('/') {
+        true => format!("**/{pattern}"),
+        false => pattern.to_owned(),
+    };
     builder
-        .add_line(None, pattern)
+        .add_line(None, &line)
         .map_err(|error| wrong(error.to_string()))?;
     let pattern = builder.build().map_err(|error| wrong(error.to_string()))?;
     match pattern.is_empty() {
@@ -115,4 +121,39 @@ async fn look_through(
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_pattern_matches() {
+        let matches = |pattern: &str, path: &str, is_dir: bool| {
+            let pattern = compile(pattern).expect("a pattern");
+            pattern.matched(path, is_dir).is_ignore()
+        };
+        for (pattern, path) in [
+            ("x", "home/u/sub/x"),
+            ("*.odt", "home/u/a.odt"),
+            ("sub/x", "home/u/sub/x"),
+            ("sub/x", "sub/x"),
+            ("sub/*.odt", "home/u/sub/a.odt"),
+            ("**/sub/x", "home/u/sub/x"),
+            ("/home/u/sub/x", "home/u/sub/x"),
+            ("/home/*/sub/x", "home/u/sub/x"),
+        ] {
+            assert!(matches(pattern, path, false), "{pattern} {path}");
+        }
+        assert!(matches("u/sub/", "home/u/sub", true));
+        for (pattern, path) in [
+            ("sub/x", "home/other/x"),
+            ("/sub/x", "home/u/sub/x"),
+            ("u/sub/", "home/u/sub"),
+            ("X", "x"),
+        ] {
+            assert!(!matches(pattern, path, false), "{pattern} {path}");
+        }
+        assert!(compile("#").is_err() && compile("").is_err());
+    }
 }

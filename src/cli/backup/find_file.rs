@@ -18,7 +18,7 @@ const LIMIT: u64 = 1000;
   libernet find-file '/home/*/Documents/*.odt' --limit 20
   libernet find-file '*.key' --snapshot latest
 
-PATTERN has the syntax of .gitignore: without a slash it matches a name in any directory.
+PATTERN has the syntax of .gitignore: `report.odt` and `Documents/*.odt` match in any directory, `/home/*/x` from the root.
 Exit code 4 when nothing matches, 3 when parts of a snapshot could not be read.
 With --json: {\"matches\":[{\"snapshot\",\"time\",\"path\",\"kind\",\"bytes\",\"mtime_s\"}],\"more\",\"missing\":[{\"path\",\"block\",\"reason\"}]}")]
 pub(in crate::cli) struct Args {
