@@ -12,8 +12,6 @@ use crate::monitor::{Giver, Monitor, Progress};
 
 /// How often the bar is redrawn.
 const REDRAW: Duration = Duration::from_millis(100);
-/// Characters at the end of a peer's id that it is named by: the beginnings are all alike.
-const PEER_CHARS: usize = 8;
 
 /// Shows progress and warnings on stderr.
 #[derive(Debug)]
@@ -113,13 +111,10 @@ fn from(givers: &[Giver]) -> String {
     let Some(first) = givers.first() else {
         return String::new();
     };
-    let chars: Vec<char> = first.peer.chars().collect();
-    let end: String = chars[chars.len().saturating_sub(PEER_CHARS)..]
-        .iter()
-        .collect();
+    let peer = show::short(&first.peer);
     match givers.len() - 1 {
-        0 => format!("from {end}"),
-        others => format!("from {end} and {}", show::count(others as u64, "other")),
+        0 => format!("from {peer}"),
+        others => format!("from {peer} and {}", show::count(others as u64, "other")),
     }
 }
 
@@ -189,7 +184,7 @@ mod tests {
         assert_eq!(shown.message(), "1/3 files");
         assert_eq!(from(&[]), "");
         shown.givers = from(&[giver("12D3KooWabcdefgh")]);
-        assert_eq!(shown.message(), "1/3 files from abcdefgh");
+        assert_eq!(shown.message(), "1/3 files from 12D3KooWabcd");
         assert_eq!(
             from(&[giver("short"), giver("b")]),
             "from short and 1 other"
