@@ -83,7 +83,7 @@ enum Command {
 }
 
 impl Args {
-    /// What the command does with the data directory.
+    /// Use that the command makes of the data directory.
     pub(super) fn intent(&self) -> Intent {
         match self.command {
             Command::Get { .. } | Command::Put { .. } => Intent::Bring,

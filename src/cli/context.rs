@@ -1,4 +1,5 @@
-//! What every command shares: where the data is, the settings, how to talk to the user, and how to stop.
+//! What every command shares: where the data is, the settings, how to talk to the user, and how to
+//! stop.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use crate::node::api::Connect;
 /// How long a command's own node may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a command does with a data directory.
+/// Use that a command makes of a data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intent {
     /// It brings something there: the directory is made when it is missing.
@@ -42,7 +43,7 @@ pub struct Context {
     pub verbose: bool,
     /// Settings from the environment.
     pub environment: BTreeMap<String, String>,
-    /// What the command does with the data directory.
+    /// Use that the command makes of the data directory.
     pub intent: Intent,
     /// Whether it gives people back what they have stored. Then damaged settings don't stop it.
     pub gives_back: bool,
@@ -99,7 +100,8 @@ impl Context {
         Ok(config)
     }
 
-    /// Tells the user something that is no result, on stderr. Not with `--quiet`, and not with `--json`.
+    /// Tells the user something that is no result, on stderr. Not with `--quiet`, and not with
+    /// `--json`.
     pub fn notice(&self, text: &str) {
         if !self.is_silent() {
             output::stderr(&format!("{text}\n"));
@@ -152,12 +154,12 @@ impl Context {
         })
     }
 
-    /// Runs `work` with the node of the data directory: the running one, or one of this command's own that is stopped at the
-    /// end. A signal ends the work.
+    /// Runs `work` with the node of the data directory: the running one, or one of this command's
+    /// own that is stopped at the end. A signal ends the work.
     ///
     /// # Errors
-    /// What `work` says, or what keeps the node from starting. [`Exit::NotFound`] when there is no data directory and the
-    /// intent is not to bring something there.
+    /// What `work` says, or what keeps the node from starting. [`Exit::NotFound`] when there is no
+    /// data directory and the intent is not to bring something there.
     pub async fn with_client<T>(
         &self,
         work: impl AsyncFnOnce(&Client, &Config) -> Result<T, Failure>,
@@ -165,7 +167,8 @@ impl Context {
         self.with_client_through(&[], work).await
     }
 
-    /// As [`with_client`](Self::with_client), and the node joins the mesh through these peers as well.
+    /// As [`with_client`](Self::with_client), and the node joins the mesh through these peers as
+    /// well.
     ///
     /// # Errors
     /// As [`with_client`](Self::with_client).
@@ -217,7 +220,8 @@ impl Context {
         }
     }
 
-    /// Refuses a data directory that does not exist. A mistyped one must not be made, and then seem to be empty.
+    /// Refuses a data directory that does not exist. A mistyped one must not be made, and then seem
+    /// to be empty.
     ///
     /// # Errors
     /// [`Exit::NotFound`].
@@ -240,7 +244,8 @@ impl Context {
         }
     }
 
-    /// Lets a node that runs already know of further peers. All are dialled at once: one that does not answer holds up no other.
+    /// Lets a node that runs already know of further peers. All are dialled at once: one that does
+    /// not answer holds up no other.
     async fn connect(&self, client: &Client, bootstrap: &[String]) {
         let dials = bootstrap.iter().map(|address| async move {
             let address = address.clone();

@@ -35,7 +35,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// What the command does with the data directory.
+    /// Use that the command makes of the data directory.
     pub(super) fn intent(&self) -> Intent {
         target::intent(&self.link)
     }

@@ -145,8 +145,8 @@ enum Command {
 }
 
 impl Command {
-    /// What the command does with the data directory. Whether the command gives people back what
-    /// they have stored: a file that is damaged beside the store must not stop it.
+    /// Whether the command gives people back what they have stored: a file that is damaged beside
+    /// the store must not stop it.
     fn gives_back(&self) -> bool {
         matches!(
             self,
@@ -160,6 +160,7 @@ impl Command {
         )
     }
 
+    /// Use that the command makes of the data directory.
     fn intent(&self) -> Intent {
         match self {
             Self::Up(_)

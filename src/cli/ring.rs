@@ -92,7 +92,7 @@ impl std::fmt::Debug for Command {
 }
 
 impl Args {
-    /// What the command does with the data directory.
+    /// Use that the command makes of the data directory.
     pub(super) fn intent(&self) -> Intent {
         match self.command {
             Command::Create { .. } | Command::Join { .. } => Intent::Bring,

@@ -111,7 +111,7 @@ pub enum Target {
     Snapshot(String, String),
 }
 
-/// What a command that reads a target does with the data directory: a bundle can be fetched by anybody, a snapshot is called by its
+/// Use that a command which reads a target makes of the data directory: a bundle can be fetched by anybody, a snapshot is called by its
 /// name only on its owner's machines.
 pub fn intent(text: &str) -> Intent {
     match tree(text) {

@@ -227,7 +227,7 @@ impl<'a> Fetch<'a> {
         }
         let is_silent = now.duration_since(self.heard_at) >= self.hedge_after();
         let is_idle = self.attempts.is_empty();
-        if !is_idle && !(is_silent && self.attempts.len() < MAX_ATTEMPTS_AT_ONCE) {
+        if !(is_idle || is_silent && self.attempts.len() < MAX_ATTEMPTS_AT_ONCE) {
             return;
         }
         match self.choose(is_idle.then(|| now.duration_since(self.began))) {

@@ -32,10 +32,10 @@ fn full() -> &'static str {
     "raise the quota (`libernet config set quota 100GiB`), or make room with `libernet pin rm`"
 }
 
-/// What to do when the store can't be written.
+/// Advice when the store can't be written.
 const READ_ONLY: &str = "what is stored can be read all the same; to change it, make the disk and the data directory writable";
 
-/// What to do when the store's index is damaged.
+/// Advice when the store's index is damaged.
 const REBUILD: &str = "put the file back from a copy if you have one; otherwise `libernet check --rebuild` makes the index again from the \
                        files that hold the blocks, and keeps the old ones aside";
 

@@ -69,7 +69,7 @@ const WORKER_PATIENCE: Duration = Duration::from_millis(1500);
 /// Events that a slow listener may be behind before it misses some.
 const EVENT_QUEUE: usize = 256;
 
-/// What a node is started for.
+/// Purpose of starting a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Purpose {
     /// To run until it is stopped: the data directory must be writable.
@@ -87,7 +87,7 @@ pub enum Purpose {
 /// How a node is started.
 #[derive(Debug, Clone)]
 pub struct NodeOptions {
-    /// What for.
+    /// Purpose of starting it.
     pub purpose: Purpose,
     /// Settings.
     pub config: Config,

@@ -14,7 +14,8 @@ const MAX_NAMED: usize = 10;
 /// Makes the index of the store in a data directory again. No node may run on it.
 ///
 /// # Errors
-/// [`ErrorKind::Locked`], [`ErrorKind::Full`], [`ErrorKind::Damaged`] when there is nothing to make it from.
+/// [`ErrorKind::Locked`], [`ErrorKind::Full`], [`ErrorKind::Damaged`] when there is nothing to make
+/// it from.
 pub async fn rebuild(data_dir: &Path, config: &Config) -> Result<RebuildReply, CallError> {
     let dir = data_dir.join(STORE_DIR);
     let options = StoreOptions {
@@ -70,7 +71,7 @@ impl RebuildReply {
         self.whole_index && self.damaged == 0 && self.lost == 0 && self.partial_pins.is_empty()
     }
 
-    /// What was done and what is missing, for people, a line each.
+    /// Lines for people: the deed, and each thing that is missing.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!(
             "the index was made again: {} blocks ({}), {} pins, {} leases; the old files are in {}: remove them when all is well",

@@ -112,9 +112,9 @@ pub enum Error {
     Damaged {
         /// The file; the database's directory when it is not known which.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The damage, as the end of a sentence.
         problem: &'static str,
-        /// What the database said, if it was asked.
+        /// The database's own words, if it was asked.
         source: Option<rocksdb::Error>,
     },
     /// Making the index again takes a copy of the blocks, and there is no room for it. Nothing was changed.

@@ -264,7 +264,7 @@ impl Inner {
     }
 }
 
-/// What an opened shelf is made of.
+/// Parts of an opened shelf.
 type Opened = (Backend, Counts);
 
 fn open_to_write(dir: &Path) -> Result<Opened, Error> {
@@ -483,7 +483,7 @@ mod tests {
         );
     }
 
-    /// Whatever happens to a file of the shelf, it opens, and what could not be read is kept under another name.
+    /// The shelf opens when one of its files is damaged, and the old files are kept under another name.
     #[test]
     fn a_damaged_shelf_is_put_aside_and_starts_afresh() {
         let hurt: [fn(&Path); 5] = [

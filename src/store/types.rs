@@ -22,7 +22,7 @@ pub const MAX_LEASES: usize = 65_536;
 /// Most bytes of what a lease promises.
 pub const MAX_TERMS_BYTES: usize = 2048;
 
-/// What a store is opened for.
+/// Purpose of opening a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Access {
     /// To read and write; on a disk without room it does not open.
@@ -46,7 +46,7 @@ pub enum Unwritable {
 /// How a store is opened.
 #[derive(Clone)]
 pub struct StoreOptions {
-    /// What for.
+    /// Purpose of opening.
     pub access: Access,
     /// Limit for everything in the store's directory, and for what is not written there yet.
     pub quota: ByteSize,

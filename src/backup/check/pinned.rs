@@ -37,7 +37,7 @@ pub(super) async fn pin_again(
         let (worker, number) = (store.clone(), pin.number);
         let absent = blocking(move || Ok(worker.add_refs(number, &ids)?)).await?;
         for id in absent {
-            // What comes is pinned.
+            // A block that comes is pinned.
             session.get(id).await?;
         }
     }

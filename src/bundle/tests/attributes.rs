@@ -137,7 +137,8 @@ fn inherited_acls_widen_nothing() {
             let mut wanted = picture(&from);
             if target != &fresh {
                 let root = |picture: &mut super::Picture| picture.remove(&Vec::new());
-                (root(&mut found), root(&mut wanted));
+                root(&mut found);
+                root(&mut wanted);
             }
             assert_eq!(found, wanted);
         }

@@ -31,7 +31,7 @@ pub(in crate::cli) struct Args {
 }
 
 impl Args {
-    /// What the command does with the data directory.
+    /// Use that the command makes of the data directory.
     pub(in crate::cli) fn intent(&self) -> Intent {
         self.reader.intent()
     }

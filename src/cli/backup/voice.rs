@@ -75,7 +75,7 @@ impl Words {
 }
 
 impl Reader {
-    /// What a command does with the data directory that reads for this reader: with the words, backups are read on any machine.
+    /// Use that a command makes of the data directory which reads for this reader: with the words, backups are read on any machine.
     pub(super) const fn intent(&self) -> Intent {
         match self.words.phrase || self.words.phrase_file.is_some() {
             true => Intent::Bring,

@@ -150,12 +150,13 @@ pub struct CheckReply {
     pub unreadable_total: u64,
     /// What peers hold, with `remote`.
     pub holders: Vec<Holder>,
-    /// What making the index again came to, when that was asked for: done by the command, before the node answers.
+    /// Outcome of making the index again, when that was asked for. The command does it before a node
+    /// answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebuilt: Option<RebuildReply>,
 }
 
-/// What making the store's index again came to.
+/// Outcome of making the store's index again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RebuildReply {
     /// Where the old files are.
@@ -194,7 +195,7 @@ pub struct PartialPin {
     pub name: String,
     /// Blocks that it kept.
     pub blocks: u64,
-    /// Those that it keeps.
+    /// Blocks that it keeps.
     pub found: u64,
 }
 

@@ -29,7 +29,7 @@ use crate::wire::store as wire;
 pub const BLOCKS_DIR: &str = "blocks";
 /// Where a database lies while it is made.
 pub const NEW_DIR: &str = "blocks.new";
-/// What a store has when it has been in use, besides its database.
+/// Files and directories that a store has when it has been in use, besides its database.
 const TRACES: [&str; 4] = ["records", files::SEAL_FILE, reserve::RESERVE_FILE, "holder"];
 /// See bford.info/cachedir.
 const CACHE_TAG_FILE: &str = "CACHEDIR.TAG";
@@ -241,7 +241,7 @@ impl Database {
     /// what is behind it. Returns what did not read.
     ///
     /// # Errors
-    /// What `visit` says.
+    /// As `visit`.
     pub fn scan_around(
         &self,
         start: &[u8],
@@ -308,7 +308,7 @@ impl Database {
     }
 
     /// # Errors
-    /// Those that every write is refused with when the database was opened only to be read.
+    /// [`Error::DiskFull`] or [`Error::ReadOnly`] when the database was opened only to be read.
     pub fn check_writable(&self) -> Result<(), Error> {
         match self.unwritable {
             None => Ok(()),
@@ -583,7 +583,7 @@ pub fn create_private_dir(path: &Path) -> Result<(), Error> {
         })
 }
 
-/// What it means that the database in the directory `database` does not open.
+/// The error of a database, in the directory `database`, that does not open.
 pub fn open_failed(database: &Path, error: rocksdb::Error) -> Error {
     let text = error.as_ref();
     let says = |words: &[&str]| words.iter().any(|words| text.contains(words));
@@ -624,7 +624,7 @@ fn damaged(database: &Path, error: rocksdb::Error) -> Error {
     }
 }
 
-/// What a failed read of the database means.
+/// The error of a read of the database that failed.
 pub fn failed(error: rocksdb::Error) -> Error {
     if is_no_space(&error) {
         Error::DiskFull
@@ -662,7 +662,7 @@ fn file_in_text(text: &str, dir: &Path) -> Option<PathBuf> {
 /// a directory `lost` in it.
 ///
 /// # Errors
-/// What opening says.
+/// As [`Database::open`].
 pub fn repair(path: &Path, memtable_bytes: u64) -> Result<(), Error> {
     let mut options = database_options();
     options.create_if_missing(true);

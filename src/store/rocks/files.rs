@@ -1,8 +1,9 @@
 //! The files of a database, looked at before RocksDB may touch them.
 //!
-//! RocksDB takes a directory without the file `CURRENT` for a new one, and a list of files (`MANIFEST`) that ends too early for one that a
-//! crash cut off. In both cases it deletes every file that it does not know of. So a database is opened only when these two
-//! files are there and are as the last process that closed it left them, and made only where there is no trace of one.
+//! RocksDB takes a directory without the file `CURRENT` for a new one, and a list of files
+//! (`MANIFEST`) that ends too early for one that a crash cut off. In both cases it deletes every
+//! file that it does not know of. So a database is opened only when these two files are there and
+//! are as the last process that closed it left them, and made only where there is no trace of one.
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -25,7 +26,7 @@ const MAX_SMALL_FILE_BYTES: u64 = 256;
 /// Largest list of files that is sealed: past that, hashing it would make opening slow.
 const MAX_SEALED_BYTES: u64 = 64 << 20;
 
-/// What lies in a database's directory.
+/// Contents of a database's directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
     /// No trace of a database.
@@ -114,7 +115,8 @@ fn manifest_name(text: &str) -> Option<&str> {
     (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then_some(name)
 }
 
-/// Reads a small file of text whole. One that is too large or no text is [`ErrorKind::InvalidData`].
+/// Reads a small file of text whole. One that is too large or no text is
+/// [`ErrorKind::InvalidData`].
 fn read_small(path: &Path) -> io::Result<String> {
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() || metadata.len() > MAX_SMALL_FILE_BYTES {
@@ -162,8 +164,9 @@ impl Seal {
     }
 }
 
-/// Checks that the list of files is the one that the last process left that closed the database. When a process was killed
-/// since, there is nothing to hold it against: each process that writes starts a list of another name.
+/// Checks that the list of files is the one that the last process left that closed the database.
+/// When a process was killed since, there is nothing to hold it against: each process that writes
+/// starts a list of another name.
 ///
 /// # Errors
 /// [`Error::Damaged`], [`Error::Directory`].
@@ -185,7 +188,8 @@ pub fn check_seal(store: &Path, database: &Path) -> Result<(), Error> {
     }
 }
 
-/// Seals a database that was closed. A seal that can't be written costs no more than the check at the next start.
+/// Seals a database that was closed. A seal that can't be written costs no more than the check at
+/// the next start.
 pub fn seal(store: &Path, database: &Path) {
     let write = || -> io::Result<()> {
         let Some(seal) = Seal::of(database)? else {
@@ -234,7 +238,8 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), Error> {
         })
 }
 
-/// The file that a message of RocksDB's names; in the directory of the database when the message gives none.
+/// The file that a message of RocksDB's names; in the directory of the database when the message
+/// gives none.
 pub fn named_file(database: &Path, message: &str) -> Option<PathBuf> {
     let is_edge = |c: char| c.is_whitespace() || "\"'`,;()[]".contains(c);
     let words = message.split(is_edge);

@@ -1,9 +1,11 @@
 //! The lock of a store's directory.
 //!
-//! It is taken before anything else in the directory is touched. RocksDB has a lock of its own, but moves its log files before it
-//! takes it: two processes that start at the same moment would trip over each other there.
+//! It is taken before anything else in the directory is touched. RocksDB has a lock of its own, but
+//! moves its log files before it takes it: two processes that start at the same moment would trip
+//! over each other there.
 //!
-//! The file is never removed: a process that waits for it may have it open already. It names the process that writes the store.
+//! The file is never removed: a process that waits for it may have it open already. It names the
+//! process that writes the store.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
@@ -55,7 +57,8 @@ impl StoreLock {
         })
     }
 
-    /// Takes the lock for a process that only reads, and shares it with others that do. Changes nothing on disk and does not wait.
+    /// Takes the lock for a process that only reads, and shares it with others that do. Changes
+    /// nothing on disk and does not wait.
     ///
     /// # Errors
     /// [`Error::Locked`], [`Error::Directory`].

@@ -1,7 +1,8 @@
 //! Room that is set aside on the disk: removing takes room first.
 //!
-//! On a disk that is full to the last byte, RocksDB can neither be opened nor write down that something is to go. So a file of some MiB lies in the
-//! store's directory. It goes before something is removed from a full disk, and is made again when there is room.
+//! On a disk that is full to the last byte, RocksDB can neither be opened nor write down that
+//! something is to go. So a file of some MiB lies in the store's directory. It goes before
+//! something is removed from a full disk, and is made again when there is room.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -15,10 +16,11 @@ use crate::store::types::Access;
 
 /// Name of the file in the store's directory.
 pub const RESERVE_FILE: &str = "reserve";
-/// What is set aside is this part of the quota, and no more than the limit below.
+/// The reserve is this part of the quota, and no more than the limit below.
 const QUOTA_SHARE: u64 = 128;
 const MAX_RESERVE_BYTES: u64 = 4 * MIB;
-/// What opening the databases and closing them again takes, with some room for what is written in between.
+/// Room for opening the databases and closing them again, and for a little that is written in
+/// between.
 const OPENING_BYTES: u64 = 2 * MIB;
 /// Room is set aside when this many times as much is free.
 const PLENTY: u64 = 4;
@@ -33,8 +35,8 @@ fn is_scarce(dir: &Path) -> bool {
     free_bytes(dir).is_some_and(|free| free < OPENING_BYTES)
 }
 
-/// Sees to it that there is room for opening the databases, before RocksDB finds that there is none half way. With
-/// [`Access::MakeRoom`] the reserve is given up for it.
+/// Sees to it that there is room for opening the databases, before RocksDB finds that there is none
+/// half way. With [`Access::MakeRoom`] the reserve is given up for it.
 ///
 /// # Errors
 /// [`Error::DiskFull`].
@@ -64,7 +66,8 @@ fn give_up(dir: &Path) -> bool {
 }
 
 impl RocksStore {
-    /// To be called before something is removed: on a full disk, the reserve makes room for writing that down.
+    /// To be called before something is removed: on a full disk, the reserve makes room for writing
+    /// that down.
     pub(super) fn make_way_for_removing(&self) {
         if self.db.unwritable().is_none() && is_scarce(self.db.dir()) {
             give_up(self.db.dir());

@@ -58,7 +58,7 @@ impl RocksStore {
     pub(super) fn measure(&self, _writer: &Writer) {
         // Memory first: what is flushed in between is then counted twice, which is safe, and not missed.
         let in_memory = self.db.memtable_bytes();
-        // What a rebuild put aside is the user's to remove, and would fill the quota until then.
+        // Old files that a rebuild put aside are the user's to remove, and would fill the quota.
         let on_disk = directory_bytes(self.db.dir(), &|name| !name.starts_with(ASIDE_PREFIX));
         self.disk.set(in_memory + on_disk);
     }

@@ -1,11 +1,13 @@
-//! Blob files of RocksDB, read without its index. The format is that of RocksDB's `db/blob/blob_log_format.h`, version 1, without compression:
+//! Blob files of RocksDB, read without its index. The format is that of RocksDB's
+//! `db/blob/blob_log_format.h`, version 1, without compression:
 //!
 //! ```text
 //! file   = header (30 bytes) | record ... | footer (32 bytes)
 //! record = key length (8) | value length (8) | expiration (8) | header's checksum (4) | checksum (4) | key | value
 //! ```
 //!
-//! All numbers are little endian; the checksums are CRC-32C, masked as RocksDB masks them. A key is an arrival number, a value a block.
+//! All numbers are little endian; the checksums are CRC-32C, masked as RocksDB masks them. A key is
+//! an arrival number, a value a block.
 //!
 //! Damage costs the record that it is in: where no record begins, the next one is looked for.
 
@@ -17,7 +19,7 @@ const HEADER_BYTES: usize = 32;
 const COVERED_BYTES: usize = 24;
 const KEY_BYTES: usize = 8;
 
-/// What is in a blob file at one place.
+/// One place of a blob file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found<'a> {
     /// A record whose checksum is right.
@@ -68,7 +70,8 @@ impl<'a> Iterator for Records<'a> {
                 let arrival = u64::from_be_bytes(*key);
                 return Some(Found::Whole { arrival, value });
             }
-            // A length that was damaged together with its checksum would lead too far: the next record may begin anywhere behind this header.
+            // A length that was damaged together with its checksum would lead too far: the next
+            // record may begin anywhere behind this header.
             self.at += HEADER_BYTES;
             return Some(Found::Damaged);
         }

@@ -1,13 +1,16 @@
 //! Making a damaged index again from the files that hold the blocks.
 //!
-//! Blocks name themselves: each one that is found is hashed and stored under its id. What refers to blocks, pins and leases, and what is known of
-//! chunks lies in the index alone, and comes back as far as the index can be read. Blocks that nothing refers to then are kept by a pin of
-//! the rebuild's own when the index was not whole: nobody knows what they are for.
+//! Blocks name themselves: each one that is found is hashed and stored under its id. What refers to
+//! blocks, pins and leases, and what is known of chunks lies in the index alone, and comes back as
+//! far as the index can be read. Blocks that nothing refers to then are kept by a pin of the
+//! rebuild's own when the index was not whole: nobody knows what they are for.
 //!
-//! Invariants: the old files are never written, and are kept aside at the end. The new database gets its name when it is whole: cut off anywhere, the
-//! store is as it was before, or as it is afterwards.
+//! Invariants: the old files are never written, and are kept aside at the end. The new database
+//! gets its name when it is whole: cut off anywhere, the store is as it was before, or as it is
+//! afterwards.
 //!
-//! Deliberately absent: the shelf of records, which is started afresh when it is damaged, and what snapshots name (`backup`).
+//! Deliberately absent: the shelf of records, which is started afresh when it is damaged, and what
+//! snapshots name (`backup`).
 
 mod blob;
 mod salvage;
@@ -39,7 +42,7 @@ use crate::store::records::RecordShelf;
 use crate::store::types::{Access, Holder, Keep, LeaseId, PinId, PinInfo, StoreOptions};
 use crate::wire::store as wire;
 
-/// What the names of directories begin with in which old files are kept.
+/// Beginning of the names of directories in which old files are kept.
 pub const ASIDE_PREFIX: &str = "damaged-";
 /// Name of a rebuilt database that is whole and has not taken the old one's place yet.
 const REBUILT_DIR: &str = "blocks.rebuilt";
@@ -54,7 +57,7 @@ const BATCH_BYTES: usize = 4 << 20;
 /// Numbers that are tried for each entry of a table where the index does not say which there are.
 const TRIES_AN_ENTRY: u64 = 64;
 
-/// What a rebuild did.
+/// Outcome of a rebuild.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rebuilt {
     /// Where the old files are.
@@ -69,13 +72,14 @@ pub struct Rebuilt {
     pub lost: u64,
     /// Pins that are here again.
     pub pins: u64,
-    /// Those of them that kept more blocks than could be found out.
+    /// Pins among them that kept more blocks than could be found out.
     pub partial_pins: Vec<PartialPin>,
     /// Leases that are here again.
     pub leases: u64,
     /// Tables of the index that can't be read.
     pub unreadable: Vec<PathBuf>,
-    /// Whether all of the index could be read, as far as can be told. If not, pins and leases may be missing.
+    /// Whether all of the index could be read, as far as can be told. If not, pins and leases may
+    /// be missing.
     pub is_whole: bool,
     /// The root of the pin that keeps blocks that nothing refers to, and how many it keeps.
     pub kept: Option<(BlockId, u64)>,
@@ -90,11 +94,12 @@ pub struct PartialPin {
     pub name: String,
     /// Blocks that it kept.
     pub blocks: u64,
-    /// Those that it keeps.
+    /// Blocks that it keeps.
     pub found: u64,
 }
 
-/// Finishes what an earlier rebuild was about to do, or forgets what it left behind. The caller holds the store's lock.
+/// Finishes what an earlier rebuild was about to do, or forgets what it left behind. The caller
+/// holds the store's lock.
 ///
 /// # Errors
 /// [`Error::Directory`].
@@ -103,7 +108,8 @@ pub fn finish(dir: &Path, path: &Path) -> Result<(), Error> {
     if !path.exists() && rebuilt.exists() {
         files::rename(&rebuilt, path)?;
     }
-    // Where the old files were not put aside, rebuilt ones are not the newest any more as soon as the old are written.
+    // Where the old files were not put aside, rebuilt ones are not the newest any more as soon as
+    // the old are written.
     [REBUILT_DIR, SCRATCH_DIR, database::NEW_DIR]
         .into_iter()
         .try_for_each(|name| files::remove_dir(&dir.join(name)))
@@ -112,8 +118,9 @@ pub fn finish(dir: &Path, path: &Path) -> Result<(), Error> {
 /// Makes the index of the store in `dir` again. The store must not be open.
 ///
 /// # Errors
-/// [`Error::Locked`], [`Error::NoRoomToRebuild`], [`Error::Damaged`] when there are no files to make it from, [`Error::Directory`],
-/// [`Error::DiskFull`], [`Error::Backend`]. Nothing was changed then.
+/// [`Error::Locked`], [`Error::NoRoomToRebuild`], [`Error::Damaged`] when there are no files to
+/// make it from, [`Error::Directory`], [`Error::DiskFull`], [`Error::Backend`]. Nothing was changed
+/// then.
 pub fn rebuild(dir: &Path, options: &StoreOptions) -> Result<Rebuilt, Error> {
     let _lock = StoreLock::alone(dir)?;
     let old = dir.join(BLOCKS_DIR);
@@ -306,7 +313,8 @@ impl Work<'_> {
         }
     }
 
-    /// The block with these bytes. The index knows by which hash it was named; without it, it is the one that blocks are made with.
+    /// The block with these bytes. The index knows by which hash it was named; without it, it is
+    /// the one that blocks are made with.
     fn named(&self, arrival: u64, bytes: Bytes) -> Option<Block> {
         let known = self.salvage.id_of(arrival);
         let known = known.and_then(|id| Block::verify(id, bytes.clone()).ok());
@@ -473,7 +481,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Lets go of what something else refers to. What nothing refers to is cached when the index was whole; otherwise it stays kept.
+    /// Lets go of what something else refers to. What nothing refers to is cached when the index
+    /// was whole; otherwise it stays kept.
     fn settle(&self, keeper: PinId) -> Result<Option<(BlockId, u64)>, Error> {
         if self.salvage.is_whole() {
             self.store.remove_pin(keeper)?;

@@ -1,7 +1,8 @@
-//! What can still be read of a damaged index.
+//! The parts of a damaged index that can still be read.
 //!
-//! Where its list of files is whole, the database is opened as it is, only to be read. Where it is not, or tables don't read, RocksDB
-//! makes a list anew for the tables, in a directory of links to them. The old files are never written.
+//! Where its list of files is whole, the database is opened as it is, only to be read. Where it is
+//! not, or tables don't read, RocksDB makes a list anew for the tables, in a directory of links to
+//! them. The old files are never written.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -29,7 +30,8 @@ pub struct Salvage {
 }
 
 impl Salvage {
-    /// Looks at the database in `old`; `scratch` is a directory that is not there yet, in the store's directory `dir`.
+    /// Looks at the database in `old`; `scratch` is a directory that is not there yet, in the
+    /// store's directory `dir`.
     pub fn open(
         dir: &Path,
         old: &Path,
@@ -109,7 +111,8 @@ impl Salvage {
         &self.lost
     }
 
-    /// Whether nothing is missing, as far as can be told: a table that is gone leaves no trace when the list of files is lost too.
+    /// Whether nothing is missing, as far as can be told: a table that is gone leaves no trace when
+    /// the list of files is lost too.
     pub const fn is_whole(&self) -> bool {
         self.is_whole
     }

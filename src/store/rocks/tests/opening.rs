@@ -1,4 +1,5 @@
-//! Opening a store whose files are damaged, missing, or can't be written: nothing is deleted, and what is said names the file.
+//! Opening a store whose files are damaged, missing, or can't be written: nothing is deleted, and
+//! what is said names the file.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -82,8 +83,9 @@ fn ways(bytes: &[u8]) -> Vec<(String, Option<Vec<u8>>)> {
     ways
 }
 
-/// Whatever happens to one file of the blocks' database: the store opens and tells damage from absence, or it says which file is damaged and
-/// leaves everything as it is. With the file back it is whole.
+/// One file of the blocks' database is damaged in each way: the store opens and tells damage from
+/// absence, or it says which file is damaged and leaves everything as it is. With the file back it
+/// is whole.
 #[test]
 fn one_damaged_file_costs_no_other() {
     let dir = tempfile::tempdir().expect("a directory");

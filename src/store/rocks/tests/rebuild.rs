@@ -41,7 +41,8 @@ fn place(number: u32) -> ([u8; 32], Ref) {
     ([number as u8; 32], place)
 }
 
-/// A store with a pin, a lease, chunks, and blocks that nothing keeps. What is pinned and what is cached came in turns.
+/// A store with a pin, a lease, chunks, and blocks that nothing keeps. What is pinned and what is
+/// cached came in turns.
 fn fill(dir: &Path) {
     for part in [0..COUNT / 2, COUNT / 2..COUNT] {
         let store = open(dir);
@@ -189,7 +190,8 @@ fn without_its_list_of_files_the_store_comes_back_whole() {
     }
 }
 
-/// Whatever table is hurt, every block that lies in a blob file comes back, and what is not known any more is kept and said.
+/// One table is hurt: every block that lies in a blob file comes back, and is kept when nobody
+/// knows its use.
 #[test]
 fn a_damaged_table_costs_no_block() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -214,7 +216,8 @@ fn a_damaged_table_costs_no_block() {
             }
             let rebuilt = again(&store_dir);
             let said = format!("{}: {rebuilt:?}", table.display());
-            // Of a table of blocks the index does not say that it is damaged, and needs nothing of it.
+            // Of a table of blocks the index does not say that it is damaged, and needs nothing of
+            // it.
             assert!(!is_gone || rebuilt.unreadable == [table], "{said}");
             let store = open(&store_dir);
             for number in (1..COUNT).step_by(2) {
