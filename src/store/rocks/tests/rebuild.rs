@@ -136,7 +136,8 @@ fn is_as_before(store: &RocksStore) {
 
 #[test]
 fn without_its_list_of_files_the_store_comes_back_whole() {
-    let hurt: [(&str, fn(&Path)); 4] = [
+    type Hurt = fn(&Path);
+    let hurt: [(&str, Hurt); 4] = [
         ("CURRENT", |path| fs::remove_file(path).expect("removed")),
         ("MANIFEST", |path| fs::remove_file(path).expect("removed")),
         ("MANIFEST", |path| {
