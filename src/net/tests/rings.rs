@@ -3,7 +3,7 @@
 use super::*;
 use crate::net::rings::Member;
 use crate::ring::{InviteCode, Rings, Seed};
-use crate::time::{Clock, SystemClock, Timestamp};
+use crate::time::{Clock, ManualClock, SystemClock, Timestamp};
 
 fn home() -> InviteCode {
     InviteCode {
@@ -217,4 +217,30 @@ async fn who_floods_with_handshakes_is_turned_away() {
         _ = refused => {}
         () = flood => {}
     }
+}
+
+#[tokio::test]
+async fn how_far_the_clock_of_a_member_is_off_is_known_on_both_sides() {
+    const DAYS_MS: i64 = 3 * 24 * 3600 * 1000;
+    let clock = ManualClock::default();
+    clock.advance(Duration::from_millis(SystemClock.now().0 + DAYS_MS as u64));
+    let ahead = NetConfig {
+        clock: Arc::new(clock),
+        ..memory()
+    };
+    let (a, b) = (
+        start(memory(), &Shelf::new()).await,
+        start(ahead, &Shelf::new()).await,
+    );
+    join(&a, "a", home()).await;
+    join(&b, "b", home()).await;
+    connect(&a, &b).await;
+    let knows = |members: &[Member], expected: i64| {
+        let told = members.iter().filter_map(|one| one.clock_ahead_ms);
+        // The clock of `b` stands still, and that of `a` goes on.
+        let mut told = told.map(|ahead| ahead - expected);
+        told.any(|gap| gap.abs() < DAYS_MS / 3)
+    };
+    wait_home(&a, |members| knows(members, DAYS_MS)).await;
+    wait_home(&b, |members| knows(members, -DAYS_MS)).await;
 }
