@@ -27,9 +27,9 @@ use tokio::sync::oneshot;
 
 use super::address;
 
-/// How long a connection may be silent. A peer speaks as soon as it is connected.
+/// Longest silence of a new connection. A peer speaks as soon as it is connected.
 const FIRST_BYTES: Duration = Duration::from_secs(4);
-/// Places in all. Those of the swarm are more, so that this bound is met first.
+/// Places in all. The swarm has more, so that this bound is met first.
 pub(super) const PLACES: usize = 128;
 /// Places for connections from one address.
 const PLACES_PER_ADDRESS: usize = 32;

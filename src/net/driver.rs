@@ -19,9 +19,9 @@ use super::providers::WriterThread;
 use super::switchboard::{Command, Rooms, RoomsEvent, Switchboard};
 use super::transport::Tasks;
 
-/// How long listeners may take to name an address each.
+/// Time in which listeners name an address each.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long they may then take for the others, so that all are known from the start. Not all that
+/// Time that they then have for the others, so that all are known from the start. Not all that
 /// the machine has need be named.
 const OTHERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long connections may take to end once the swarm is gone.

@@ -28,7 +28,7 @@ use super::error::Error;
 pub(super) struct Machine(Option<HashMap<IpAddr, bool>>);
 
 impl Machine {
-    /// What the system says.
+    /// The addresses that the system tells of.
     pub(super) fn this() -> Self {
         let interfaces = if_addrs::get_if_addrs().ok();
         Self(interfaces.map(|all| all.iter().map(|one| (one.ip(), !one.is_p2p)).collect()))
@@ -59,13 +59,13 @@ impl Machine {
     }
 }
 
-/// What is known of a listener whose addresses are waited for.
+/// A listener whose addresses are waited for.
 struct Waiting {
     id: ListenerId,
     address: Multiaddr,
     /// Whether it has named one.
     named: bool,
-    /// Those that it has yet to name.
+    /// Addresses that it has yet to name.
     left: HashSet<IpAddr>,
 }
 
@@ -163,7 +163,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// What is to be said of addresses that don't work; the node goes on without them.
+    /// Warnings about addresses that don't work; the node goes on without them.
     ///
     /// # Errors
     /// The first failure, when no address can be listened on.

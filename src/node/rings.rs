@@ -16,7 +16,7 @@ use crate::size::ByteSize;
 use crate::text::count;
 use crate::upkeep::handover;
 
-/// How long members of a ring that this node was in may take to answer to a later code.
+/// Time in which members of a ring that this node was in answer to a later code.
 const JOIN_AGAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Node {
@@ -150,7 +150,7 @@ impl Node {
         })
     }
 
-    /// What is wrong with clocks of members that are connected: each once.
+    /// Troubles with the clocks of connected members, each once.
     pub(super) fn clock_troubles(&self) -> Vec<String> {
         let view = self.net().rings();
         let mut troubles: Vec<String> = Vec::new();

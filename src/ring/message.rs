@@ -64,7 +64,7 @@ pub struct Info {
     pub removed: Vec<(PeerId, u16)>,
     /// The present generation and its seed, where the other one has proven only an older one.
     pub grant: Option<(u16, Seed)>,
-    /// What the machine's clock says; 0 from a version that does not tell.
+    /// The machine's clock; 0 from a version that does not tell.
     pub now: Timestamp,
 }
 

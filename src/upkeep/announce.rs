@@ -2,8 +2,8 @@
 //!
 //! New blocks are collected for a moment and announced in one sweep; everything is announced again
 //! every [`REPUBLISH`], well before the records' 48 hours are over, and soon after this node's
-//! addresses change: the records carry them. What could be told to nobody is tried again, with
-//! pauses that grow.
+//! addresses change: the records carry them. Blocks that nobody could be told of are announced
+//! again, with pauses that grow.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub const REPUBLISH: Duration = Duration::from_secs(22 * 3600);
 const COLLECT: Duration = Duration::from_millis(500);
 /// How long to wait for a first peer before looking again.
 const LONELY: Duration = Duration::from_secs(2);
-/// How long addresses may go on changing before what they are is announced.
+/// Pause between a change of addresses and announcing them: others may follow.
 const SETTLE: Duration = Duration::from_secs(1);
 /// First and longest pause before what could be told to nobody is announced again.
 const FIRST_RETRY: Duration = Duration::from_secs(10);
@@ -89,7 +89,7 @@ pub async fn run(
     }
 }
 
-/// What to announce again because it could not be told to anybody, and when.
+/// Blocks to announce again because nobody could be told of them, and when.
 #[derive(Debug, Default)]
 struct Retry {
     missed: Pending,
@@ -216,7 +216,7 @@ async fn announce(
     unreached
 }
 
-/// Who was told, in several sweeps.
+/// Peers that were told in several sweeps.
 #[derive(Debug, Default)]
 struct Reach {
     peers: usize,

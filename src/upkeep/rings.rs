@@ -152,7 +152,7 @@ async fn look(job: &Job, state: &WorkerState) {
             () = other => {}
             // Members are to know how much room there is.
             Ok(()) = lent_bytes.changed() => {}
-            // What was announced says where this node was.
+            // The announcements say where this node was.
             () = moves.moved() => announced.clear(),
         }
     }

@@ -1,4 +1,4 @@
-//! What happens to links: cables, addresses that change, and data directories that were copied.
+//! Cables that are pulled, addresses that change, and data directories that were copied.
 
 use std::path::Path;
 use std::process::Command;

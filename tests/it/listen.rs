@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use crate::lan::{can_make_namespaces, ip};
 use crate::process::{Node, fails, run};
 
-/// What addresses a machine has.
+/// Addresses of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Network {
     Both,

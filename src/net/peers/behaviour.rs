@@ -28,10 +28,9 @@ use crate::wire::names;
 
 /// Most addresses of one peer that are taken from what it says of itself.
 const MAX_ADDRESSES: usize = 16;
-/// How often a connection's other end is asked whether it lives; [`Keeper`] closes those that are
-/// silent.
+/// Interval of asking a connection's other end whether it lives; [`Keeper`] closes silent ones.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
-/// How often is asked who is on the local network, unless somebody else has just done so.
+/// Interval of asking who is on the local network, unless somebody else has just done so.
 const MDNS_INTERVAL: Duration = Duration::from_secs(20);
 
 /// What others may want to know of peers.
@@ -125,7 +124,7 @@ impl Behaviour {
     pub(crate) fn new(setup: Setup<'_>) -> Self {
         let public = setup.key.public();
         let local = public.to_peer_id();
-        // What identify calls the network is for people: stock libp2p nodes can't choose it.
+        // Identify's name of the network is for people: stock libp2p nodes can't choose it.
         let version = names::identify(&setup.network);
         let identify = identify::Config::new(version, public)
             .with_agent_version(setup.agent)

@@ -229,7 +229,7 @@ mod tests {
             let [Fact::BootstrapFailed { retry_in, .. }] = facts[..] else {
                 panic!("{facts:?}");
             };
-            // What the keeper does when hardly anybody is connected.
+            // As the keeper does when hardly anybody is connected.
             bootstraps.hurry(now);
             assert!(
                 retry_in > last.mul_f64(1.1) || retry_in >= LONGEST_PAUSE,

@@ -23,13 +23,13 @@ const MAX_PACKET_BYTES: usize = 9000;
 const PACKETS_AT_ONCE: usize = 16;
 /// Most addresses that are taken from one packet.
 const MAX_FOUND: usize = 8;
-/// What stands before an address in a packet, as libp2p's specification of mDNS has it.
+/// The text before an address in a packet, as libp2p's specification of mDNS has it.
 const BEFORE: &[u8] = b"dnsaddr=";
 
 /// A socket that hears what others multicast.
 pub(super) struct Echo {
     socket: UdpSocket,
-    /// What stands behind an address of this node.
+    /// The text behind an address of this node.
     needle: Vec<u8>,
     buffer: Box<[u8]>,
 }
@@ -38,7 +38,7 @@ impl Echo {
     /// Listens beside whoever else does on this machine.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub(super) fn open(local: PeerId) -> std::io::Result<Self> {
         let both = open(Domain::IPV6, (Ipv6Addr::UNSPECIFIED, MDNS_PORT).into());
         let socket =

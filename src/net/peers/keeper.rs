@@ -48,7 +48,7 @@ const KEPT_CONNECTIONS: usize = 16;
 const FEW_PEERS: usize = 4;
 /// A bootstrap peer that ends a connection sooner has sent this node away.
 const STEADY: Duration = Duration::from_secs(30);
-/// How often it is looked for connections over which nothing comes, and for idle ones that are too
+/// Intervals of looking for connections over which nothing comes, and for idle ones that are too
 /// many.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const CROWDED_INTERVAL: Duration = Duration::from_secs(1);

@@ -115,7 +115,7 @@ impl Neighbours {
     }
 }
 
-/// How long to wait after so many attempts; `spread` in 0..1 keeps nodes apart.
+/// The pause after so many attempts; `spread` in 0..1 keeps nodes apart.
 fn pause(attempts: u32, spread: f64) -> Duration {
     let doubled = FIRST_PAUSE.saturating_mul(1 << attempts.saturating_sub(1).min(16));
     doubled.min(LONGEST_PAUSE).mul_f64(1.0 + spread / 4.0)

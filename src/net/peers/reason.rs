@@ -4,7 +4,7 @@ use libp2p::swarm::DialError;
 
 use crate::net::address::without_peer;
 
-/// What went wrong, in a line.
+/// The reason in a line.
 pub(super) fn describe(error: &DialError) -> String {
     match error {
         DialError::Transport(errors) => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use libp2p::PeerId;
 use tokio::time::Instant;
 
-/// How long a peer of another network, or one that misbehaved, is turned away.
+/// Time for which a peer of another network, or one that misbehaved, is turned away.
 const REFUSAL: Duration = Duration::from_secs(10 * 60);
 /// Most peers that are turned away at one time.
 const MAX_REFUSED: usize = 4096;

@@ -1,9 +1,9 @@
 //! Notices that another node runs with this node's key, as after a data directory was copied.
 //!
-//! Whoever proves to have this node's key at the other end of a connection is another node, or this
-//! one itself, reached through its router. A node that reaches itself hears itself at the same
-//! moment; because two twins may dial each other at one moment, too, such a meeting is tried again
-//! at other times. Pure: the dialling is the keeper's.
+//! A peer that proves to have this node's key is another node, or this one itself, reached through
+//! its router. A node that reaches itself hears itself at the same moment; because two twins may
+//! dial each other at one moment, too, such a meeting is tried again at other times. Pure: the
+//! dialling is the keeper's.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -15,14 +15,14 @@ use tokio::time::Instant;
 const SAME_MOMENT: Duration = Duration::from_secs(1);
 /// A meeting that may have been with this node itself is tried again within so long.
 const AGAIN: Duration = Duration::from_secs(15);
-/// How many times it is tried again: twins may dial each other at one moment more than once.
+/// Further tries: twins may dial each other at one moment more than once.
 const MAX_TRIES: u32 = 4;
-/// How often the same address is dialled for a claim, and told of.
+/// Time in which the same address is dialled for a claim, and told of, once.
 const REPEAT: Duration = Duration::from_secs(10 * 60);
 /// Most meetings and addresses that are remembered.
 const MAX_REMEMBERED: usize = 64;
 
-/// What is to be done.
+/// An action that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Another node has this node's key; this is where.
@@ -42,14 +42,14 @@ struct Meeting {
     settled: bool,
 }
 
-/// What speaks for another node with this node's key.
+/// Evidence of another node with this node's key.
 #[derive(Debug, Default)]
 pub(super) struct Twins {
     own: HashSet<Multiaddr>,
     meetings: VecDeque<Meeting>,
     /// Addresses to be dialled again, and when.
     again: VecDeque<(Instant, Multiaddr)>,
-    /// How many times addresses were dialled again.
+    /// Number of times that addresses were dialled again.
     tried: HashMap<Multiaddr, u32>,
     /// When an address was last dialled for a claim, and when one was last told of.
     claimed: HashMap<Multiaddr, Instant>,
@@ -100,7 +100,7 @@ impl Twins {
         });
     }
 
-    /// What is certain by now. `spread` in 0..1 keeps twins apart.
+    /// The next action that is due. `spread` in 0..1 keeps twins apart.
     pub(super) fn take_due(&mut self, now: Instant, spread: f64) -> Option<Verdict> {
         if let Some(due) = self.again.iter().position(|(due, _)| *due <= now) {
             let (_, address) = self.again.remove(due)?;

@@ -37,7 +37,7 @@ pub struct Member {
     pub name: String,
     /// How many bytes its store can still take, as it last said on this connection; none while it is not online.
     pub free_bytes: Option<u64>,
-    /// How far its clock is ahead of this machine's, in milliseconds, as it last said on this
+    /// Lead of its clock over this machine's, in milliseconds, as it last said on this
     /// connection; less than 0 when it is behind.
     pub clock_ahead_ms: Option<i64>,
     /// When it was last seen connected; 0: never.

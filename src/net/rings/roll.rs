@@ -23,7 +23,7 @@ struct Session {
     /// The last member that it was told of, of each ring whose members don't fit into one message: the next message goes on behind it.
     told: HashMap<RingId, PeerId>,
     free_bytes: u64,
-    /// How far its clock is ahead of this machine's, in milliseconds; none while it has not told.
+    /// Lead of its clock over this machine's, in milliseconds; none while it has not told.
     ahead_ms: Option<i64>,
 }
 

@@ -172,7 +172,7 @@ async fn a_provider_that_moved_is_found_where_it_is() {
     assert_eq!(report.expect("announced").peers_reached, 1);
     within(old.shutdown()).await;
     wait_connected(&hub, &[peer], false).await;
-    // What it announced from its old address still holds.
+    // The announcement from its old address still holds.
     let new = start(with_hub(key), &Shelf::new()).await;
     wait_connected(&hub, &[peer], true).await;
     let reader = start(with_hub(Keypair::generate_ed25519()), &Shelf::new()).await;
