@@ -157,6 +157,7 @@ impl Net {
             addresses: listening.clone(),
             searches: searches.clone(),
             announcing: Arc::new(Semaphore::new(1)),
+            sought: Arc::default(),
         };
         let seeker = providers.clone();
         let shared = Shared {
@@ -167,7 +168,7 @@ impl Net {
                 pace: config.pace.down.clone(),
                 seek: Arc::new(move |peer| {
                     let seeker = seeker.clone();
-                    Box::pin(async move { seeker.seek(peer).await.unwrap_or(false) })
+                    Box::pin(async move { seeker.seek(peer).await })
                 }),
             },
             providers,

@@ -20,13 +20,16 @@ mod stored;
 mod sweep;
 mod values;
 
+use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout};
 
 use super::switchboard::Mailbox;
 use crate::head;
@@ -41,6 +44,11 @@ pub use shelf::{MemoryShelf, RecordShelf, ShelfError};
 
 /// Most providers that one search gives.
 pub const MAX_FOUND: usize = 256;
+/// Time in which a peer that is looked for is found.
+const SEEK_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time in which a peer is looked for once, and peers that may be looked for in it.
+const SEEK_AGAIN: Duration = Duration::from_secs(60);
+const MAX_SOUGHT: usize = 256;
 /// Most keys that the behaviour is handed at once, so that it is never busy for long.
 const KEYS_PER_COMMAND: usize = 256;
 
@@ -149,6 +157,24 @@ pub struct Providers {
     pub(super) addresses: watch::Receiver<Vec<Multiaddr>>,
     pub(super) searches: Arc<Semaphore>,
     pub(super) announcing: Arc<Semaphore>,
+    pub(super) sought: Arc<Sought>,
+}
+
+/// Peers that were looked for lately: one that is gone is not looked for again and again.
+#[derive(Debug, Default)]
+pub(super) struct Sought(Mutex<HashMap<PeerId, Instant>>);
+
+impl Sought {
+    /// Whether the peer was not looked for lately; then it is remembered.
+    fn is_first(&self, peer: PeerId, now: Instant) -> bool {
+        let mut sought = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sought.retain(|_, then| now.saturating_duration_since(*then) < SEEK_AGAIN);
+        if sought.len() >= MAX_SOUGHT || sought.contains_key(&peer) {
+            return false;
+        }
+        sought.insert(peer, now);
+        true
+    }
 }
 
 impl Providers {
@@ -214,17 +240,20 @@ impl Providers {
         Ok(())
     }
 
-    /// Asks the peers nearest to a peer where it can be reached. True when it was found: then
-    /// connecting to it tries these addresses, too.
-    ///
-    /// # Errors
-    /// [`Error::Stopping`].
+    /// Asks the peers nearest to a peer where it can be reached, unless that was just asked. True
+    /// when the peer was found in time: then connecting to it tries these addresses, too.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the search to end by itself.
-    pub async fn seek(&self, peer: PeerId) -> Result<bool, Error> {
-        let _permit = self.searches.acquire().await.map_err(|_| Error::Stopping)?;
-        Ok(self.lookup(peer.to_bytes()).await?.contains(&peer))
+    pub async fn seek(&self, peer: PeerId) -> bool {
+        if !self.sought.is_first(peer, Instant::now()) {
+            return false;
+        }
+        let Ok(_permit) = self.searches.acquire().await else {
+            return false;
+        };
+        let found = timeout(SEEK_TIMEOUT, self.lookup(peer.to_bytes())).await;
+        matches!(found, Ok(Ok(peers)) if peers.contains(&peer))
     }
 
     async fn lookup(&self, key: Vec<u8>) -> Result<Vec<PeerId>, Error> {
@@ -249,5 +278,21 @@ impl Stream for Search {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Provider>> {
         self.receiver.poll_recv(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_looked_for_once_in_a_while() {
+        let sought = Sought::default();
+        let (peer, now) = (PeerId::random(), Instant::now());
+        assert!(sought.is_first(peer, now));
+        assert!(!sought.is_first(peer, now + SEEK_AGAIN / 2));
+        assert!(sought.is_first(peer, now + SEEK_AGAIN));
+        let others = (0..2 * MAX_SOUGHT).filter(|_| sought.is_first(PeerId::random(), now));
+        assert_eq!(others.count(), MAX_SOUGHT - 1);
     }
 }
