@@ -26,25 +26,30 @@ const MAX_FOUND: usize = 8;
 /// The text before an address in a packet, as libp2p's specification of mDNS has it.
 const BEFORE: &[u8] = b"dnsaddr=";
 
-/// A socket that hears what others multicast.
+/// Sockets that hear what others multicast, one for each family: Linux hands packets of IPv4 to none of
+/// IPv6 that has not joined their group.
 pub(super) struct Echo {
-    socket: UdpSocket,
+    sockets: Vec<UdpSocket>,
     /// The text behind an address of this node.
     needle: Vec<u8>,
     buffer: Box<[u8]>,
 }
 
 impl Echo {
-    /// Listens beside whoever else does on this machine.
+    /// Listens beside whoever else does on this machine, over each family that it has.
     ///
     /// # Errors
-    /// The system's error.
+    /// The system's error, when there is none.
     pub(super) fn open(local: PeerId) -> std::io::Result<Self> {
-        let both = open(Domain::IPV6, (Ipv6Addr::UNSPECIFIED, MDNS_PORT).into());
-        let socket =
-            both.or_else(|_| open(Domain::IPV4, (Ipv4Addr::UNSPECIFIED, MDNS_PORT).into()))?;
+        let v4 = open(Domain::IPV4, (Ipv4Addr::UNSPECIFIED, MDNS_PORT).into());
+        let v6 = open(Domain::IPV6, (Ipv6Addr::UNSPECIFIED, MDNS_PORT).into());
+        let sockets = match (v4, v6) {
+            (Ok(v4), Ok(v6)) => vec![v4, v6],
+            (Ok(one), Err(_)) | (Err(_), Ok(one)) => vec![one],
+            (Err(error), Err(_)) => return Err(error),
+        };
         Ok(Self {
-            socket: UdpSocket::from_std(socket.into())?,
+            sockets,
             needle: format!("/p2p/{local}").into_bytes(),
             buffer: vec![0; MAX_PACKET_BYTES].into(),
         })
@@ -52,36 +57,41 @@ impl Echo {
 
     /// Addresses at which somebody says that this node is.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Vec<Multiaddr>> {
-        for _ in 0..PACKETS_AT_ONCE {
-            let mut packet = ReadBuf::new(&mut self.buffer);
-            match self.socket.poll_recv_from(cx, &mut packet) {
-                Poll::Ready(Ok(_)) => {
-                    let found = find(packet.filled(), &self.needle);
-                    if !found.is_empty() {
-                        return Poll::Ready(found);
+        for socket in &self.sockets {
+            for turn in 0.. {
+                if turn == PACKETS_AT_ONCE {
+                    cx.waker().wake_by_ref();
+                    break;
+                }
+                let mut packet = ReadBuf::new(&mut self.buffer);
+                match socket.poll_recv_from(cx, &mut packet) {
+                    Poll::Ready(Ok(_)) => {
+                        let found = find(packet.filled(), &self.needle);
+                        if !found.is_empty() {
+                            return Poll::Ready(found);
+                        }
                     }
+                    Poll::Ready(Err(error)) => {
+                        tracing::debug!(%error, "a packet of the local network could not be read");
+                    }
+                    Poll::Pending => break,
                 }
-                Poll::Ready(Err(error)) => {
-                    tracing::debug!(%error, "a packet of the local network could not be read");
-                }
-                Poll::Pending => return Poll::Pending,
             }
         }
-        cx.waker().wake_by_ref();
         Poll::Pending
     }
 }
 
-fn open(domain: Domain, address: SocketAddr) -> std::io::Result<Socket> {
+fn open(domain: Domain, address: SocketAddr) -> std::io::Result<UdpSocket> {
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     if address.is_ipv6() {
-        socket.set_only_v6(false)?;
+        socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    Ok(socket)
+    UdpSocket::from_std(socket.into())
 }
 
 /// The addresses in a packet that stand before `needle`.
