@@ -13,7 +13,7 @@
 //! | 3 | [`store`], [`bundle`], [`net`] |
 //! | 2 | [`block`]; above it [`head`], [`ring`]; above that [`lease`] |
 //! | 1 | [`crypto`], [`wire`], [`task`], [`config`] |
-//! | 0 | [`file`], [`id`], [`size`], [`text`], [`time`], [`monitor`] |
+//! | 0 | [`file`], [`id`], [`size`], [`text`], [`time`], [`monitor`], [`pick`] |
 
 pub mod backup;
 pub mod block;
@@ -31,6 +31,7 @@ pub mod lease;
 pub mod monitor;
 pub mod net;
 pub mod node;
+pub mod pick;
 pub mod ring;
 pub mod size;
 #[cfg(test)]

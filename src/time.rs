@@ -1,13 +1,19 @@
-//! Wall-clock time as a number that can be stored, a clock that only goes on, and one that tests can set.
+//! Wall-clock time as a number that can be stored, a clock that only goes on, one that tests can set,
+//! and the zone in which people read times.
 //!
-//! Policy never asks what time it is: it gets a [`Timestamp`] as an argument. What fades or waits within one run goes by a [`SteadyClock`]; what is
-//! stored, or told to others, by the machine's.
+//! Policy never asks what time it is: it gets a [`Timestamp`] as an argument. What fades or waits
+//! within one run goes by a [`SteadyClock`]; what is stored, or told to others, by the machine's.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use jiff::Zoned;
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+
+/// The link or file that says a system's zone.
+const SYSTEM_ZONE: &str = "/etc/localtime";
 
 /// Milliseconds since 1970-01-01 UTC.
 #[derive(
@@ -25,6 +31,33 @@ impl Timestamp {
     /// The time from `earlier` to `self`; zero when `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// What the clock on the wall shows in a zone. A time that no calendar reaches was not made by a
+    /// clock of ours: it counts as the last moment that a calendar does reach.
+    pub fn in_zone(self, zone: &TimeZone) -> Zoned {
+        let millis = i64::try_from(self.0).unwrap_or(i64::MAX);
+        let instant = jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::MAX);
+        instant.to_zoned(zone.clone())
+    }
+}
+
+/// The zone of the clock on the wall: what the variable TZ says, else the system. UTC where neither
+/// says anything that is known.
+pub fn zone() -> TimeZone {
+    TimeZone::try_system().unwrap_or(TimeZone::UTC)
+}
+
+/// Why [`zone`] is UTC although somebody asked for another zone. `tz`: the variable TZ.
+pub fn zone_problem(tz: Option<&str>) -> Option<String> {
+    let why = TimeZone::try_system().err()?;
+    match tz {
+        Some(tz) => Some(format!("the time zone TZ={tz} is not known")),
+        // A system without that file, such as a container, is in UTC: all programs agree.
+        None if std::fs::symlink_metadata(SYSTEM_ZONE).is_err() => None,
+        None => Some(format!(
+            "the time zone in {SYSTEM_ZONE} can't be read: {why}"
+        )),
     }
 }
 
@@ -150,6 +183,25 @@ mod tests {
         ] {
             assert!(seconds(text).is_err(), "{text}");
         }
+    }
+
+    /// The zones come with the program: a container has no files of them.
+    #[test]
+    fn zones_are_known_by_their_names() {
+        let shown = |name: &str, millis| {
+            let zone = jiff::tz::TimeZoneDatabase::bundled().get(name).expect(name);
+            let zoned = Timestamp(millis).in_zone(&zone);
+            zoned.strftime("%Y-%m-%d %H:%M%:z").to_string()
+        };
+        let summer = 1_782_907_200_000;
+        for (name, text) in [
+            ("Europe/Berlin", "2026-07-01 14:00+02:00"),
+            ("America/New_York", "2026-07-01 08:00-04:00"),
+            ("Asia/Kolkata", "2026-07-01 17:30+05:30"),
+        ] {
+            assert_eq!(shown(name, summer), text);
+        }
+        assert!(shown("Asia/Kolkata", u64::MAX).starts_with("9999-12-"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,8 +11,9 @@ use std::time::Duration;
 use futures::StreamExt;
 use tokio::time::Instant;
 
+use super::catalog::Catalog;
 use super::error::Error;
-use super::log::{Catalog, Log};
+use super::log::Log;
 use super::owner::{Membership, OwnerId, OwnerKeys};
 use super::snapshot::Snapshot;
 use crate::block::{self, Block, BlockSource, Context, Link};
@@ -217,7 +218,7 @@ impl Archive {
             logs.push(log);
         }
         Ok(Found {
-            catalog: Catalog::of(&logs),
+            catalog: Catalog::of(&logs, self.clock.now()),
             head,
             logs,
             unread,
@@ -322,6 +323,7 @@ impl Archive {
             return Ok(result);
         }
         let sequence = entry.as_ref().map_or(0, HeadEntry::sequence) + 1;
+        log.number(&before, sequence);
         let record = self
             .write_log(member, home, &log, sequence, found.head.as_ref())
             .await?;

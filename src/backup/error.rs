@@ -55,6 +55,12 @@ pub enum Error {
         /// What was asked for.
         text: String,
     },
+    /// No set, machine or tag goes by that name, or several do.
+    #[error(transparent)]
+    Name(#[from] crate::pick::Miss),
+    /// There are snapshots, and none of them has all that was asked for.
+    #[error("there is no snapshot {0}")]
+    NoneChosen(String),
     /// Nobody who was asked has the owner's head.
     #[error("no head of this owner was found; asked: {}", count(*.asked as u64, "connected peer"))]
     NoHead {
@@ -133,6 +139,8 @@ impl Error {
             | Self::NoSnapshots
             | Self::NoSuchSnapshot { .. }
             | Self::Ambiguous { .. }
+            | Self::Name(_)
+            | Self::NoneChosen(_)
             | Self::Setting(_)
             | Self::Stranger
             | Self::DamagedFile { .. }

@@ -1,13 +1,17 @@
 //! Forgetting snapshots: by a policy, or by name. Only logs change; the space comes back when it is pruned.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
 use jiff::tz::TimeZone;
 
 use super::archive::{Archive, Search};
+use super::catalog::{Catalog, Listed};
+use super::choice::Choice;
 use super::error::Error;
-use super::log::Listed;
 use super::owner::Membership;
-use super::retention::{Policy, judge};
-use std::time::Duration;
+use super::retention::{Grouping, Part, Policy, judge};
 
 /// How long to look for each log.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -17,12 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct ForgetOptions {
     /// Which to keep of those that are judged. Without a rule all of them.
     pub policy: Policy,
+    /// What the snapshots of one group have in common; none said: see [`Grouping`].
+    pub group_by: Option<BTreeSet<Part>>,
     /// Snapshots to forget by name, besides.
     pub names: Vec<String>,
-    /// Judges only snapshots of this set.
-    pub set: Option<String>,
-    /// Judges only snapshots with this tag.
-    pub tag: Option<String>,
+    /// Judges only these.
+    pub choice: Choice,
     /// Judges other machines' snapshots, too.
     pub all_machines: bool,
     /// Only says what would be done.
@@ -36,15 +40,21 @@ pub struct Forgot {
     pub kept: Vec<(Listed, Vec<&'static str>)>,
     /// Snapshots that go.
     pub forgotten: Vec<Listed>,
-    /// Snapshots that were not judged for no other reason than that other machines made them. A machine that was set up anew from the words
-    /// is another one than before.
+    /// Snapshots that were not judged for no other reason than that other machines made them. A machine
+    /// that was set up anew from the words is another one than before.
     pub others: u64,
+    /// Tags of the rules that no snapshot has that was judged.
+    pub unknown_tags: Vec<String>,
+    /// Paths of which no snapshot of this owner is left.
+    pub bare_paths: Vec<Bytes>,
 }
 
 /// Forgets what the options say. `zone`: where a day begins.
 ///
 /// # Errors
-/// [`Error::NoSuchSnapshot`] and [`Error::Ambiguous`] for a wrong name: nothing is forgotten then. [`Error::LogFull`].
+/// [`Error::NoSuchSnapshot`] and [`Error::Ambiguous`] for a wrong name, [`Error::Name`] and
+/// [`Error::NoneChosen`] for a set, a tag or a path that no snapshot has: nothing is forgotten then.
+/// [`Error::LogFull`].
 pub async fn forget(
     archive: &Archive,
     member: &Membership,
@@ -64,13 +74,14 @@ pub async fn forget(
     if options.names.is_empty() || !options.policy.is_empty() {
         let (judged, others): (Vec<&Listed>, Vec<&Listed>) = found
             .catalog
-            .snapshots()
-            .iter()
-            .filter(|listed| options.concerns(listed))
+            .choose(&options.choice)?
+            .into_iter()
             .filter(|listed| !forgot.forgotten.contains(listed))
             .partition(|listed| options.all_machines || listed.machine == machine);
         forgot.others = others.len() as u64;
-        for verdict in judge(&options.policy, &judged, zone) {
+        forgot.unknown_tags = options.policy.unknown_tags(&judged);
+        let now = archive.clock().now();
+        for verdict in judge(&options.policy, &judged, &options.grouping(), now, zone) {
             let listed = verdict.snapshot.clone();
             match verdict.reasons.is_empty() {
                 true => forgot.forgotten.push(listed),
@@ -78,6 +89,7 @@ pub async fn forget(
             }
         }
     }
+    forgot.bare_paths = bare_paths(&found.catalog, &forgot.forgotten);
     if options.dry_run || forgot.forgotten.is_empty() {
         return Ok(forgot);
     }
@@ -91,13 +103,22 @@ pub async fn forget(
 }
 
 impl ForgetOptions {
-    /// Whether it has the set and the tag that are asked for.
-    fn concerns(&self, listed: &Listed) -> bool {
-        let summary = &listed.logged.summary;
-        self.set.as_ref().is_none_or(|set| *set == summary.set)
-            && self
-                .tag
-                .as_ref()
-                .is_none_or(|tag| summary.tags.contains(tag))
+    fn grouping(&self) -> Grouping {
+        match &self.group_by {
+            Some(parts) => Grouping::By(parts.clone()),
+            // A job that backs up another directory each time has a tag, if no set.
+            None if !self.choice.tags.is_empty() => Grouping::Chosen,
+            None => Grouping::Usual,
+        }
     }
+}
+
+/// Paths that some of the snapshots that go hold, and none of those that stay.
+fn bare_paths(catalog: &Catalog, forgotten: &[Listed]) -> Vec<Bytes> {
+    let paths = |listed: &Listed| listed.logged.summary.paths.clone();
+    let stays = catalog.snapshots().iter();
+    let stays = stays.filter(|listed| !forgotten.contains(listed));
+    let still: BTreeSet<Bytes> = stays.flat_map(paths).collect();
+    let gone: BTreeSet<Bytes> = forgotten.iter().flat_map(paths).collect();
+    gone.difference(&still).cloned().collect()
 }

@@ -4,10 +4,13 @@
 //! plaintext = "LNBACKLG" | version (1 byte) | protobuf Log
 //! ```
 //!
-//! What an owner has is the union of all logs' snapshots without what any of them forgets ([`Catalog::of`]): machines that write at the same time never
-//! undo one another.
+//! What an owner has is the union of all logs' snapshots without what any of them forgets
+//! ([`Catalog`](super::Catalog)): machines that write at the same time never undo one another.
+//!
+//! Which snapshot of a machine is the newer one is what its log says ([`Logged::sequence`]), never what
+//! its clock said: a clock that was years ahead for one run would hide every later run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
@@ -37,6 +40,9 @@ pub struct Logged {
     pub snapshot: Link,
     /// What lists show of it.
     pub summary: Summary,
+    /// Number of the log in which it was first named; later snapshots have larger ones. 0: it is older
+    /// than all that have a number.
+    pub sequence: u64,
 }
 
 /// What one machine says.
@@ -80,7 +86,7 @@ impl Log {
         Ok(())
     }
 
-    /// The machine's snapshots, oldest first.
+    /// The machine's snapshots, in the order of what its clock said.
     pub fn snapshots(&self) -> &[Logged] {
         &self.snapshots
     }
@@ -90,7 +96,7 @@ impl Log {
         &self.forgotten
     }
 
-    /// Adds a snapshot. One that is there already changes nothing.
+    /// Adds a snapshot as it is. One that is there already changes nothing.
     ///
     /// # Errors
     /// [`Error::LogFull`].
@@ -107,6 +113,16 @@ impl Log {
             .partition_point(|other| order(other) < order(&logged));
         self.snapshots.insert(at, logged);
         Ok(())
+    }
+
+    /// Numbers the snapshots that were not there `before` and have no number: this is the log with this
+    /// number. What takes the place of a snapshot brings that one's number.
+    pub fn number(&mut self, before: &Self, sequence: u64) {
+        for logged in &mut self.snapshots {
+            if logged.sequence == 0 && !before.has(&logged.snapshot.id) {
+                logged.sequence = sequence;
+            }
+        }
     }
 
     /// Whether the log names a snapshot.
@@ -173,6 +189,7 @@ impl Log {
                 .map(|logged| wire::Logged {
                     snapshot: Some(link_to_wire(&logged.snapshot)),
                     summary: Some(logged.summary.to_wire()),
+                    sequence: logged.sequence,
                 })
                 .collect(),
             forgotten: self
@@ -210,6 +227,7 @@ impl Log {
             log.snapshots.push(Logged {
                 snapshot: link_from_wire(logged.snapshot)?,
                 summary: Summary::from_wire(logged.summary.ok_or("a summary is missing")?)?,
+                sequence: logged.sequence,
             });
         }
         let order = |logged: &Logged| (logged.summary.started, logged.snapshot.id);
@@ -231,100 +249,24 @@ impl Log {
     }
 }
 
-/// A snapshot and the machine that made it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    /// The machine's public key.
-    pub machine: [u8; 32],
-    /// The machine's name.
-    pub machine_name: String,
-    /// The snapshot.
-    pub logged: Logged,
-}
-
-/// All snapshots of an owner.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Catalog {
-    snapshots: Vec<Listed>,
-}
-
-impl Catalog {
-    /// What is left when each log's snapshots are put together and what any log forgets is taken away.
-    pub fn of<'a>(logs: impl IntoIterator<Item = &'a Log> + Clone) -> Self {
-        let forgotten: BTreeSet<&BlockId> = logs
-            .clone()
-            .into_iter()
-            .flat_map(|log| &log.forgotten)
-            .collect();
-        let mut found = BTreeMap::new();
-        for log in logs {
-            for logged in &log.snapshots {
-                let id = logged.snapshot.id;
-                if !forgotten.contains(&id) {
-                    found
-                        .entry((logged.summary.started, id))
-                        .or_insert_with(|| Listed {
-                            machine: log.machine,
-                            machine_name: log.machine_name.clone(),
-                            logged: logged.clone(),
-                        });
-                }
-            }
-        }
-        Self {
-            snapshots: found.into_values().collect(),
-        }
-    }
-
-    /// The snapshots, oldest first.
-    pub fn snapshots(&self) -> &[Listed] {
-        &self.snapshots
-    }
-
-    /// The snapshot that `text` means: `latest`, the first digits (at least four) of its id in hex, or its whole id.
-    ///
-    /// # Errors
-    /// [`Error::NoSnapshots`], [`Error::NoSuchSnapshot`], [`Error::Ambiguous`].
-    pub fn find(&self, text: &str) -> Result<&Listed, Error> {
-        if text == "latest" {
-            return self.snapshots.last().ok_or(Error::NoSnapshots);
-        }
-        let wanted = text.to_ascii_lowercase();
-        let mut fitting = self.snapshots.iter().filter(|listed| {
-            let id = listed.logged.snapshot.id;
-            (wanted.len() >= MIN_DIGITS && id.to_hex().starts_with(&wanted))
-                || id.to_string() == wanted
-        });
-        match (fitting.next(), fitting.next()) {
-            (Some(one), None) => Ok(one),
-            (Some(_), Some(_)) => Err(Error::Ambiguous {
-                text: text.to_owned(),
-            }),
-            (None, _) => Err(Error::NoSuchSnapshot {
-                text: text.to_owned(),
-            }),
-        }
-    }
-}
-
-/// Fewest digits of an id that name a snapshot.
-const MIN_DIGITS: usize = 4;
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::backup::Catalog;
     use crate::backup::snapshot::tests::{link, summary};
+    use crate::time::Timestamp;
     use data_encoding::HEXLOWER;
     use proptest::prelude::*;
 
-    fn logged(number: u8) -> Logged {
+    pub(in crate::backup) fn logged(number: u8) -> Logged {
         Logged {
             snapshot: link(number),
             summary: summary(u64::from(number) * 1000),
+            sequence: 0,
         }
     }
 
-    fn log(machine: u8, snapshots: &[u8]) -> Log {
+    pub(in crate::backup) fn log(machine: u8, snapshots: &[u8]) -> Log {
         let mut log = Log::new([machine; 32], format!("machine {machine}"));
         for number in snapshots {
             log.add(logged(*number)).expect("room");
@@ -336,7 +278,8 @@ mod tests {
         Log::decode(link(0).id, &Bytes::copy_from_slice(bytes))
     }
 
-    fn numbers(catalog: &Catalog) -> Vec<u64> {
+    pub(in crate::backup) fn numbers(logs: &[&Log]) -> Vec<u64> {
+        let catalog = Catalog::of(logs.iter().copied(), Timestamp(u64::MAX));
         let snapshots = catalog.snapshots().iter();
         snapshots
             .map(|l| l.logged.summary.started.0 / 1000)
@@ -367,50 +310,34 @@ mod tests {
         ));
     }
 
+    /// A program that does not count reads what one that counts has written, and the other way round.
     #[test]
-    fn what_any_machine_forgets_is_gone() {
-        let mut first = log(1, &[1, 3]);
-        let second = log(2, &[2, 4]);
-        first.forget(link(2).id).expect("room");
-        first.forget(link(3).id).expect("room");
-        let catalog = Catalog::of([&first, &second]);
-        assert_eq!(numbers(&catalog), [1, 4]);
-        assert_eq!(catalog.find("latest").expect("one").logged, logged(4));
-        assert_eq!(catalog.find("0101").expect("one").logged, logged(1));
-        assert!(matches!(
-            catalog.find("010"),
-            Err(Error::NoSuchSnapshot { .. })
-        ));
-        assert!(matches!(
-            catalog.find("0202"),
-            Err(Error::NoSuchSnapshot { .. })
-        ));
-        assert!(matches!(
-            Catalog::default().find("latest"),
-            Err(Error::NoSnapshots)
-        ));
-        let whole = link(4).id.to_string();
+    fn new_snapshots_are_numbered_once() {
+        let mut log = log(7, &[1]);
+        let before = log.clone();
+        log.add(logged(2)).expect("room");
+        log.add(Logged {
+            sequence: 3,
+            ..logged(3)
+        })
+        .expect("room");
+        log.number(&before, 5);
+        let numbers = |log: &Log| -> Vec<u64> {
+            log.snapshots()
+                .iter()
+                .map(|logged| logged.sequence)
+                .collect()
+        };
         assert_eq!(
-            catalog.find(&whole).expect("by its whole id").logged,
-            logged(4)
+            numbers(&log),
+            [0, 5, 3],
+            "the old one has none, and a number stays"
         );
-    }
-
-    #[test]
-    fn a_beginning_that_several_share_is_refused() {
-        let mut log = log(1, &[]);
-        for last in 0..2u8 {
-            let mut digest = [5; 48];
-            digest[47] = last;
-            let snapshot = Link {
-                id: BlockId::from_sha384(digest),
-                ..link(5)
-            };
-            let summary = summary(u64::from(last));
-            log.add(Logged { snapshot, summary }).expect("room");
-        }
-        let catalog = Catalog::of([&log]);
-        assert!(matches!(catalog.find("0505"), Err(Error::Ambiguous { .. })));
+        let before = log.clone();
+        log.number(&before, 6);
+        assert_eq!(numbers(&log), [0, 5, 3]);
+        let bytes = log.encode().expect("small");
+        assert_eq!(decode(&bytes).expect("its own bytes"), log);
     }
 
     #[test]
@@ -434,7 +361,13 @@ mod tests {
                 ..link(1)
             };
             let summary = Summary::default();
-            log.add(Logged { snapshot, summary }).expect("room");
+            let sequence = 0;
+            log.add(Logged {
+                snapshot,
+                summary,
+                sequence,
+            })
+            .expect("room");
         }
         let over = Logged {
             snapshot: Link {
@@ -442,6 +375,7 @@ mod tests {
                 ..link(1)
             },
             summary: Summary::default(),
+            sequence: 0,
         };
         assert!(matches!(log.add(over), Err(Error::LogFull)));
         let bytes = log.encode().expect("full of short ones, it fits");
@@ -463,6 +397,7 @@ mod tests {
                     ..link(1)
                 },
                 summary,
+                sequence: 0,
             })
             .expect("room");
         }
@@ -479,9 +414,9 @@ mod tests {
             for number in &gone {
                 second.forget(link(*number).id).expect("room");
             }
-            let before = Catalog::of([&first, &second]);
+            let before = numbers(&[&first, &second]);
             first.absorb(&second).expect("room");
-            prop_assert_eq!(numbers(&Catalog::of([&first])), numbers(&before));
+            prop_assert_eq!(numbers(&[&first]), before);
             prop_assert_eq!(decode(&first.encode().expect("small")).expect("its own bytes"), first);
         }
 

@@ -7,7 +7,7 @@
 //! - [`owner`]: words, keys, and the file in which a machine keeps its part of them.
 //! - [`Archive`]: head, logs and [`Catalog`] of one owner; the only place that writes a log.
 //! - [`run`]: one backup. [`forget`], [`prune`], [`check`]: what is done with what is there. Restoring is `bundle::extract` of a snapshot's tree.
-//! - [`retention`], [`schedule`]: pure policy. [`sets`]: what is backed up again and again.
+//! - [`retention`], [`schedule`]: pure policy. [`sets`]: what is backed up again and again. [`Choice`]: which snapshots a command means.
 //!
 //! # Invariants
 //!
@@ -18,7 +18,9 @@
 //! Deliberately absent: copies on other machines (leases), files and trees themselves (`bundle`).
 
 mod archive;
+mod catalog;
 pub mod check;
+mod choice;
 pub mod error;
 pub mod forget;
 pub mod log;
@@ -34,8 +36,10 @@ pub mod snapshot;
 mod tests;
 
 pub use archive::{Access, Archive, Found, Home, Search, last_written, read_snapshot};
+pub use catalog::{Catalog, Listed, MAX_SKEW};
+pub use choice::Choice;
 pub use error::Error;
-pub use log::{Catalog, Listed, Log, Logged};
+pub use log::{Log, Logged};
 pub use search::{Hit, Hits, find_files};
 pub use snapshot::{Snapshot, Summary};
 

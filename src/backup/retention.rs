@@ -1,12 +1,16 @@
 //! Which snapshots to keep: pure policy.
 //!
-//! Rules add up: a snapshot is kept when any rule keeps it. `last` keeps the newest; each calendar rule keeps the newest snapshot of each of
-//! the latest hours, days, weeks (ISO 8601), months or years that have one; `within` keeps what is younger; `tags` keeps what carries one of them. Snapshots are judged in groups of
-//! one machine and one set of paths, as in restic: a laptop's nightly run doesn't use up the days of a server's.
+//! Rules add up: a snapshot is kept when any rule keeps it. `last` keeps the newest; each calendar rule
+//! keeps the newest snapshot of each of the latest hours, days, weeks (ISO 8601), months or years that
+//! have one; `within` keeps what is younger; `tags` keeps what carries one of them.
 //!
-//! No rule at all keeps everything: an empty policy must never forget.
+//! Snapshots are judged in groups: a laptop's nightly run doesn't use up the days of a server's. A set is
+//! known by its name, whatever paths it has had ([`Grouping`]).
+//!
+//! No rule at all keeps everything: an empty policy must never forget. No rule takes the last snapshot of
+//! a group either: that is done by its id.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +18,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
-use super::log::Listed;
+use super::catalog::Listed;
 use crate::time::Timestamp;
 
 /// The rules.
@@ -44,7 +48,85 @@ impl Policy {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Tags of the rules that none of these snapshots has: typing errors, as likely as not.
+    pub fn unknown_tags(&self, snapshots: &[&Listed]) -> Vec<String> {
+        let is_unknown = |tag: &&String| {
+            let has = |listed: &&Listed| listed.logged.summary.tags.contains(tag);
+            !snapshots.iter().any(has)
+        };
+        self.tags.iter().filter(is_unknown).cloned().collect()
+    }
+
+    /// Whether all that the rules would keep is snapshots with tags that none of these has.
+    fn is_of_unknown_tags(&self, snapshots: &[&Listed]) -> bool {
+        let tags_alone = Self {
+            tags: self.tags.clone(),
+            ..Self::default()
+        };
+        *self == tags_alone && self.unknown_tags(snapshots).len() == self.tags.len()
+    }
 }
+
+/// What snapshots of one group have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// The name of the set.
+    Set,
+    /// All paths.
+    Paths,
+    /// The machine.
+    Machine,
+    /// All tags.
+    Tags,
+}
+
+/// How snapshots are grouped.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Grouping {
+    /// By machine and set; what was backed up without a set also by its paths.
+    #[default]
+    Usual,
+    /// By machine and set, whatever the paths: somebody chose the snapshots, by a tag.
+    Chosen,
+    /// By these; by none of them: all are one group.
+    By(BTreeSet<Part>),
+}
+
+/// Equal for snapshots of one group.
+type GroupKey = (
+    Option<[u8; 32]>,
+    Option<String>,
+    Option<Vec<Bytes>>,
+    Option<Vec<String>>,
+);
+
+impl Grouping {
+    fn key(&self, listed: &Listed) -> GroupKey {
+        let summary = &listed.logged.summary;
+        let usual = |part: Part| match part {
+            Part::Set | Part::Machine => true,
+            Part::Paths => *self == Self::Usual && summary.set.is_empty(),
+            Part::Tags => false,
+        };
+        let by = |part: Part| match self {
+            Self::By(parts) => parts.contains(&part),
+            Self::Usual | Self::Chosen => usual(part),
+        };
+        (
+            by(Part::Machine).then_some(listed.machine),
+            by(Part::Set).then(|| summary.set.clone()),
+            by(Part::Paths).then(|| summary.paths.clone()),
+            by(Part::Tags).then(|| summary.tags.clone()),
+        )
+    }
+}
+
+/// Why a snapshot stays that no rule keeps.
+pub const LAST_OF_GROUP: &str = "last of its group";
+/// Why all snapshots stay when the only rule names tags that none of them has.
+pub const NO_SUCH_TAG: &str = "no snapshot has the tag";
 
 /// A verdict on one snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,12 +137,18 @@ pub struct Verdict<'a> {
     pub reasons: Vec<&'static str>,
 }
 
-/// What the policy says of each snapshot, in the order in which they are given. `zone` says when a day begins.
-pub fn judge<'a>(policy: &Policy, snapshots: &[&'a Listed], zone: &TimeZone) -> Vec<Verdict<'a>> {
-    let mut groups: BTreeMap<([u8; 32], Vec<Bytes>), Vec<usize>> = BTreeMap::new();
+/// What the policy says of each snapshot, in the order in which they are given, which is that of the
+/// catalog: oldest first. `zone` says when a day begins.
+pub fn judge<'a>(
+    policy: &Policy,
+    snapshots: &[&'a Listed],
+    grouping: &Grouping,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> Vec<Verdict<'a>> {
+    let mut groups: BTreeMap<GroupKey, Vec<usize>> = BTreeMap::new();
     for (at, listed) in snapshots.iter().enumerate() {
-        let paths = listed.logged.summary.paths.clone();
-        groups.entry((listed.machine, paths)).or_default().push(at);
+        groups.entry(grouping.key(listed)).or_default().push(at);
     }
     let mut verdicts: Vec<Verdict<'a>> = snapshots
         .iter()
@@ -69,24 +157,38 @@ pub fn judge<'a>(policy: &Policy, snapshots: &[&'a Listed], zone: &TimeZone) -> 
             reasons: Vec::new(),
         })
         .collect();
+    let why_all = match policy.is_empty() {
+        true => Some("no rule given"),
+        false => policy.is_of_unknown_tags(snapshots).then_some(NO_SUCH_TAG),
+    };
+    if let Some(why) = why_all {
+        verdicts
+            .iter_mut()
+            .for_each(|verdict| verdict.reasons.push(why));
+        return verdicts;
+    }
     for mut group in groups.into_values() {
-        let started = |at: &usize| snapshots[*at].logged.summary.started;
-        group.sort_by_key(|at| std::cmp::Reverse((started(at), *at)));
-        judge_group(policy, &group, &mut verdicts, zone);
+        group.reverse();
+        judge_group(policy, &group, &mut verdicts, now, zone);
+        // A typing error in a rule must not forget all that there is.
+        if group.iter().all(|at| verdicts[*at].reasons.is_empty())
+            && let Some(newest) = group.first()
+        {
+            verdicts[*newest].reasons.push(LAST_OF_GROUP);
+        }
     }
     verdicts
 }
 
 /// `group`: places in `verdicts`, newest first.
-fn judge_group(policy: &Policy, group: &[usize], verdicts: &mut [Verdict<'_>], zone: &TimeZone) {
-    if policy.is_empty() {
-        for at in group {
-            verdicts[*at].reasons.push("no rule given");
-        }
-        return;
-    }
-    let started =
-        |verdicts: &[Verdict<'_>], at: usize| verdicts[at].snapshot.logged.summary.started;
+fn judge_group(
+    policy: &Policy,
+    group: &[usize],
+    verdicts: &mut [Verdict<'_>],
+    now: Timestamp,
+    zone: &TimeZone,
+) {
+    let made = |verdicts: &[Verdict<'_>], at: usize| verdicts[at].snapshot.made;
     for at in group.iter().take(policy.last as usize) {
         verdicts[*at].reasons.push("last");
     }
@@ -111,16 +213,17 @@ fn judge_group(policy: &Policy, group: &[usize], verdicts: &mut [Verdict<'_>], z
             if left == 0 {
                 break;
             }
-            let this = period(local(started(verdicts, *at), zone));
+            let this = period(made(verdicts, *at).in_zone(zone).datetime());
             if last.replace(this) != Some(this) {
                 verdicts[*at].reasons.push(reason);
                 left -= 1;
             }
         }
     }
-    if let Some(newest) = group.first().map(|at| started(verdicts, *at)) {
+    // Counted from a snapshot of a clock that is ahead, every other one would be too old.
+    if let Some(newest) = group.first().map(|at| made(verdicts, *at).min(now)) {
         for at in group {
-            let age = newest.since(started(verdicts, *at));
+            let age = newest.since(made(verdicts, *at));
             if policy.within_s > 0 && age < Duration::from_secs(policy.within_s) {
                 verdicts[*at].reasons.push("within");
             }
@@ -139,13 +242,6 @@ type Period = fn(DateTime) -> i64;
 
 fn day(time: DateTime) -> i64 {
     i64::from(time.year()) * 1000 + i64::from(time.date().day_of_year())
-}
-
-fn local(time: Timestamp, zone: &TimeZone) -> DateTime {
-    let millis = i64::try_from(time.0).unwrap_or(i64::MAX);
-    // What no calendar reaches was not made by a clock of ours: it counts as the last moment that one does reach.
-    let instant = jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::MAX);
-    zone.to_datetime(instant)
 }
 
 #[cfg(test)]
@@ -167,7 +263,9 @@ mod tests {
         Listed {
             machine: [machine; 32],
             machine_name: "m".to_owned(),
+            made: Timestamp(at),
             logged: Logged {
+                sequence: 0,
                 snapshot: Link {
                     id: sha384_id(&[at.to_be_bytes().as_slice(), &[machine]].concat()),
                     key: Key::new([0; 32]),
@@ -181,9 +279,15 @@ mod tests {
         }
     }
 
+    const LATE: Timestamp = Timestamp(u64::MAX);
+
     fn kept(policy: &Policy, snapshots: &[Listed]) -> Vec<usize> {
+        kept_by(policy, snapshots, &Grouping::Usual)
+    }
+
+    fn kept_by(policy: &Policy, snapshots: &[Listed], grouping: &Grouping) -> Vec<usize> {
         let all: Vec<&Listed> = snapshots.iter().collect();
-        judge(policy, &all, &TimeZone::UTC)
+        judge(policy, &all, grouping, LATE, &TimeZone::UTC)
             .iter()
             .enumerate()
             .filter(|(_, verdict)| !verdict.reasons.is_empty())
@@ -238,15 +342,108 @@ mod tests {
         assert_eq!(kept(&policy, &both), [0, 2]);
     }
 
+    fn of_set(at: u64, set: &str, path: &str) -> Listed {
+        let mut listed = made(at, 0, "");
+        listed.logged.summary.set = set.to_owned();
+        listed.logged.summary.paths = vec![path.to_owned().into()];
+        listed
+    }
+
+    #[test]
+    fn a_set_is_known_by_its_name_and_other_paths_by_themselves() {
+        let last = Policy {
+            last: 1,
+            ..Policy::default()
+        };
+        let edited = [of_set(1, "docs", "/a"), of_set(2, "docs", "/b")];
+        assert_eq!(kept(&last, &edited), [1]);
+        let by_hand = [
+            of_set(1, "", "/a"),
+            of_set(2, "", "/b"),
+            of_set(3, "", "/a"),
+        ];
+        assert_eq!(kept(&last, &by_hand), [1, 2]);
+        assert_eq!(kept_by(&last, &by_hand, &Grouping::Chosen), [2]);
+        let both = [of_set(1, "docs", "/a"), of_set(2, "photos", "/a")];
+        assert_eq!(kept(&last, &both), [0, 1]);
+        let by = |parts: &[Part]| Grouping::By(parts.iter().copied().collect());
+        assert_eq!(kept_by(&last, &both, &by(&[Part::Paths])), [1]);
+        assert_eq!(kept_by(&last, &both, &by(&[])), [1]);
+        assert_eq!(
+            kept_by(&last, &edited, &by(&[Part::Set, Part::Paths])),
+            [0, 1]
+        );
+        let tagged = [made(1, 0, "a"), made(2, 0, "b"), made(3, 1, "b")];
+        assert_eq!(kept_by(&last, &tagged, &by(&[Part::Tags])), [0, 2]);
+        assert_eq!(kept_by(&last, &tagged, &by(&[Part::Machine])), [1, 2]);
+    }
+
+    #[test]
+    fn a_typing_error_in_a_rule_forgets_not_everything() {
+        let tag = |tag: &str| Policy {
+            tags: vec![tag.to_owned()],
+            ..Policy::default()
+        };
+        let snapshots = [
+            made(1, 0, "keep"),
+            made(2, 0, ""),
+            made(3, 1, ""),
+            made(4, 1, ""),
+        ];
+        let all: Vec<&Listed> = snapshots.iter().collect();
+        assert_eq!(kept(&tag("keeep"), &snapshots), [0, 1, 2, 3]);
+        assert_eq!(tag("keeep").unknown_tags(&all), ["keeep"]);
+        // One group has the tag, the other keeps its newest.
+        assert_eq!(kept(&tag("keep"), &snapshots), [0, 3]);
+        assert!(tag("keep").unknown_tags(&all).is_empty());
+        let verdicts = judge(&tag("keep"), &all, &Grouping::Usual, LATE, &TimeZone::UTC);
+        assert_eq!(verdicts[3].reasons, [LAST_OF_GROUP]);
+        let with_another = Policy {
+            last: 1,
+            ..tag("keeep")
+        };
+        assert_eq!(kept(&with_another, &snapshots), [1, 3]);
+    }
+
+    /// The order given is that of the logs; a clock that was ahead makes nothing the newest.
+    #[test]
+    fn the_newest_is_what_the_log_says() {
+        let ahead = made(NOON + 4000 * DAY_MS, 0, "");
+        let snapshots = [made(NOON, 0, ""), ahead, made(NOON + DAY_MS, 0, "")];
+        let last = Policy {
+            last: 1,
+            ..Policy::default()
+        };
+        assert_eq!(kept(&last, &snapshots), [2]);
+        // Only just made under a clock that is wrong, it does not make the others old.
+        let all: Vec<&Listed> = snapshots[..2].iter().collect();
+        let within = Policy {
+            within_s: 7 * 24 * 3600,
+            ..Policy::default()
+        };
+        let now = Timestamp(NOON + DAY_MS);
+        let verdicts = judge(&within, &all, &Grouping::Usual, now, &TimeZone::UTC);
+        assert!(verdicts.iter().all(|verdict| verdict.reasons == ["within"]));
+    }
+
     proptest! {
-        /// The newest snapshot of each group survives any policy with a counting rule, and nothing depends on the order given.
+        /// The newest snapshot of each group survives any policy that has a counting rule, and some
+        /// snapshot of each group survives any policy at all.
         #[test]
-        fn the_newest_stays(times in proptest::collection::vec(0u64..4_000_000_000_000, 1..40), last in 0u32..3, daily in 0u32..3, yearly in 0u32..3) {
-            prop_assume!(last + daily + yearly > 0);
-            let policy = Policy { last, daily, yearly, ..Policy::default() };
-            let snapshots: Vec<Listed> = times.iter().map(|at| made(*at, 0, "")).collect();
-            let newest = (0..times.len()).max_by_key(|at| (times[*at], *at)).expect("not empty");
-            prop_assert!(kept(&policy, &snapshots).contains(&newest));
+        fn the_newest_stays(
+            times in proptest::collection::vec(0u64..4_000_000_000_000, 1..40),
+            last in 0u32..3, daily in 0u32..3, yearly in 0u32..3, within_s in 0u64..3, tag in "[ab]?",
+        ) {
+            let tags = Some(tag).filter(|tag| !tag.is_empty()).into_iter().collect();
+            let policy = Policy { last, daily, yearly, within_s, tags, ..Policy::default() };
+            let mut times = times;
+            times.sort_unstable();
+            let snapshots: Vec<Listed> = times.iter().map(|at| made(*at, 0, "a")).collect();
+            let kept = kept(&policy, &snapshots);
+            prop_assert!(!kept.is_empty());
+            if last + daily + yearly > 0 {
+                prop_assert!(kept.contains(&(times.len() - 1)));
+            }
         }
 
         #[test]

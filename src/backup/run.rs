@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::SNAPSHOT_PIN;
 use super::archive::{Archive, Search, blocking, put_pinned, read_snapshot};
+use super::catalog::{Catalog, Listed};
 use super::error::Error;
-use super::log::{Catalog, Listed, Logged};
+use super::log::Logged;
 use super::owner::Membership;
 use super::prune::adopt_orphans;
 use super::snapshot::{
@@ -184,6 +185,8 @@ pub async fn run(
     let logged = Logged {
         snapshot: link.clone(),
         summary: snapshot.summary.clone(),
+        // The log numbers what is new.
+        sequence: 0,
     };
     archive.change_log(member, |log| log.add(logged)).await?;
     keep_log_too(archive, member, number).await?;

@@ -7,9 +7,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::Span;
 use jiff::civil::{Time, Weekday};
 use jiff::tz::TimeZone;
-use jiff::{Span, Zoned};
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
@@ -63,15 +63,28 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// When the next run is due: `now` when there was none yet or one was missed. `last` is when the last one began, `zone` is that of the
-    /// clock on the wall.
+    /// When the next run is due: `now` when there was none yet or one was missed. `last` is when the last
+    /// one began, `zone` is that of the clock on the wall.
     pub fn next_after(self, last: Option<Timestamp>, now: Timestamp, zone: &TimeZone) -> Timestamp {
-        let Some(last) = last else {
-            return now;
-        };
-        // A clock that was set back since must not put off the next run.
-        let last = last.min(now);
-        self.first_after(last, zone).max(now)
+        match last {
+            // Counted from a clock that was ahead, no run would be due before that time comes.
+            Some(last) if last.0 <= now.0.saturating_add(EARLY_MS) => {
+                self.first_after(last.min(now), zone).max(now)
+            }
+            _ => now,
+        }
+    }
+
+    /// When the first run was due of those that were missed since the last one began; none before two
+    /// were missed: one may be under way.
+    pub fn overdue_since(
+        self,
+        last: Timestamp,
+        now: Timestamp,
+        zone: &TimeZone,
+    ) -> Option<Timestamp> {
+        let first = self.first_after(last, zone);
+        (self.first_after(first, zone) < now).then_some(first)
     }
 
     /// Whether a run may begin now: it is due, or will be in a moment.
@@ -101,7 +114,7 @@ impl Schedule {
             ),
             Self::Hourly => {
                 // Hours begin where the wall's clock says so: some zones are half an hour off.
-                let local = local(last, zone);
+                let local = last.in_zone(zone);
                 let into = u64::from(local.minute().unsigned_abs()) * MINUTE_MS
                     + u64::from(local.second().unsigned_abs()) * 1000
                     + u64::from(local.millisecond().unsigned_abs());
@@ -123,7 +136,7 @@ fn on_days(
     at: Time,
     wanted: impl Fn(Weekday) -> bool,
 ) -> Timestamp {
-    let mut date = local(last, zone).date();
+    let mut date = last.in_zone(zone).date();
     // Today's may be past already, and a day that a zone leaves out counts as the next one.
     for _ in 0..16 {
         if wanted(date.weekday())
@@ -140,12 +153,6 @@ fn on_days(
     }
     // The calendar ends before the next run.
     Timestamp(u64::MAX)
-}
-
-fn local(time: Timestamp, zone: &TimeZone) -> Zoned {
-    let millis = i64::try_from(time.0).unwrap_or(i64::MAX);
-    let instant = jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::MAX);
-    instant.to_zoned(zone.clone())
 }
 
 impl fmt::Display for Schedule {
@@ -435,11 +442,33 @@ mod tests {
             daily.next_after(Some(now), now, &TimeZone::UTC),
             at("2026-06-10T03:00:00Z")
         );
-        // The last run is said to be in the future: the clock was set back since.
-        assert_eq!(
-            daily.next_after(Some(at("2030-01-01T00:00:00Z")), now, &TimeZone::UTC),
-            at("2026-06-10T03:00:00Z")
-        );
+        // The last run is said to be in the future, as the clock was wrong then: it counts for nothing, or
+        // the next one would wait for years.
+        let ahead = Some(at("2030-01-01T00:00:00Z"));
+        assert_eq!(daily.next_after(ahead, now, &TimeZone::UTC), now);
+        assert!(daily.is_due(ahead, now, &TimeZone::UTC));
+        let little = Some(at("2026-06-09T12:02:00Z"));
+        let next = daily.next_after(little, now, &TimeZone::UTC);
+        assert_eq!(next, at("2026-06-10T03:00:00Z"));
+    }
+
+    #[test]
+    fn a_set_is_overdue_when_two_runs_were_missed() {
+        let zone = berlin();
+        let since = |schedule: &str, last: &str, now: &str| {
+            let schedule: Schedule = schedule.parse().expect("a schedule");
+            schedule.overdue_since(at(last), at(now), &zone)
+        };
+        let last = "2026-06-01T01:00:00Z";
+        assert_eq!(since("daily 03:00", last, "2026-06-02T23:00:00Z"), None);
+        assert_eq!(since("daily 03:00", last, "2026-06-03T00:59:00Z"), None);
+        let overdue = since("daily 03:00", last, "2026-06-03T01:01:00Z");
+        assert_eq!(overdue, Some(at("2026-06-02T01:00:00Z")));
+        assert_eq!(since("every 6h", last, "2026-06-01T12:59:00Z"), None);
+        let overdue = since("every 6h", last, "2026-06-01T13:01:00Z");
+        assert_eq!(overdue, Some(at("2026-06-01T07:00:00Z")));
+        // A clock that was ahead makes nothing overdue; the next run is due at once.
+        assert_eq!(since("hourly", "2030-01-01T00:00:00Z", last), None);
     }
 
     /// A timer of the system and a running node look at the same set, whichever comes first.

@@ -8,8 +8,8 @@ use futures::StreamExt;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use super::archive::read_snapshot;
+use super::catalog::Listed;
 use super::error::Error;
-use super::log::Listed;
 use crate::block::BlockSource;
 use crate::bundle::Bundle;
 use crate::bundle::tree::Entry;

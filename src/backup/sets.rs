@@ -15,6 +15,7 @@ use super::error::Error;
 use super::retention::Policy;
 use super::schedule::Schedule;
 use crate::file;
+use crate::pick::pick;
 
 /// Name of the file in the data directory.
 pub const FILE_NAME: &str = "backup.toml";
@@ -68,6 +69,23 @@ pub struct Set {
     /// Which of its snapshots stay after a scheduled run. Without a rule all do.
     #[serde(default, skip_serializing_if = "Policy::is_empty")]
     pub keep: Policy,
+}
+
+impl Set {
+    /// Which of its paths are not there now, in words; none when all are. Blocks on the disk.
+    pub fn gone(&self) -> Option<String> {
+        let is_gone = |path: &&PathBuf| match path.symlink_metadata() {
+            Ok(_) => false,
+            // What can't be looked at may well be there: a run says what is wrong.
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        let mut gone = self.paths.iter().filter(is_gone);
+        let first = gone.next()?.display();
+        Some(match gone.count() {
+            0 => format!("the path {first} is not there"),
+            more => format!("the path {first} and {more} more are not there"),
+        })
+    }
 }
 
 fn is_default(exclusions: &Exclusions) -> bool {
@@ -186,6 +204,14 @@ impl Sets {
         &self.0
     }
 
+    /// The set that `text` names: its whole name, or the beginning of it.
+    ///
+    /// # Errors
+    /// [`Error::Name`].
+    pub fn pick(&self, text: &str) -> Result<&Set, Error> {
+        Ok(pick("set", text, &self.0, |set| vec![set.name.clone()])?)
+    }
+
     /// The set of that name.
     pub fn get(&self, name: &str) -> Option<&Set> {
         self.0.iter().find(|set| set.name == name)
@@ -234,10 +260,11 @@ impl Sets {
         Ok(())
     }
 
-    /// Removes the set of that name; when there is none, that path from the one set that has it.
+    /// Removes the set of that name; when there is none, that path from the one set that has it; when
+    /// none has, the set whose name begins so.
     ///
     /// # Errors
-    /// [`Error::Setting`] when there is neither, or several sets have the path.
+    /// [`Error::Name`] when there is none of that, [`Error::Setting`] when several sets have the path.
     pub fn remove(&mut self, name: &str, path: Option<&Path>) -> Result<Removed, Error> {
         if let Some(at) = self.0.iter().position(|set| set.name == name) {
             return Ok(Removed::Set(self.0.remove(at).name));
@@ -245,9 +272,11 @@ impl Sets {
         let has = |set: &Set| path.is_some_and(|path| set.paths.iter().any(|p| p == path));
         let with: Vec<usize> = (0..self.0.len()).filter(|at| has(&self.0[*at])).collect();
         match with[..] {
-            [] => Err(Error::Setting(format!(
-                "there is no set '{name}', and none has that path"
-            ))),
+            [] => {
+                let whole = self.pick(name)?.name.clone();
+                self.0.retain(|set| set.name != whole);
+                Ok(Removed::Set(whole))
+            }
             [at] if self.0[at].paths.len() == 1 => Ok(Removed::Set(self.0.remove(at).name)),
             [at] => {
                 let set = &mut self.0[at];
@@ -425,6 +454,14 @@ mod tests {
         let remove = |sets: &mut Sets, text: &str| sets.remove(text, Some(Path::new(text)));
         assert!(remove(&mut sets, "three").is_err());
         assert!(remove(&mut sets, "/b").is_err(), "two have it");
+        sets.add(set("one more", &["/c"])).expect("added");
+        assert_eq!(sets.pick("t").expect("it begins so").name, "two");
+        assert_eq!(sets.pick("one").expect("a whole name").name, "one");
+        assert!(sets.pick("o").is_err(), "two begin so");
+        assert_eq!(
+            remove(&mut sets, "one m").ok(),
+            Some(Removed::Set("one more".to_owned()))
+        );
         assert_eq!(
             remove(&mut sets, "/a").ok(),
             Some(Removed::Path("one".to_owned()))
@@ -447,6 +484,22 @@ mod tests {
         let mut sets = Sets::default();
         assert!(sets.add(set(&format!("{long}x"), &["/a"])).is_err());
         assert!(sets.add(set(&long, &["/a"])).is_ok());
+    }
+
+    #[test]
+    fn paths_that_are_gone_are_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let there = dir.path().to_str().expect("utf-8");
+        assert_eq!(set("a", &[there]).gone(), None);
+        let gone = set("a", &[there, "/nowhere/1"]).gone().expect("one");
+        assert_eq!(gone, "the path /nowhere/1 is not there");
+        let gone = set("a", &["/nowhere/1", "/nowhere/2"]).gone().expect("two");
+        assert_eq!(gone, "the path /nowhere/1 and 1 more are not there");
+        // What is not a directory holds nothing: it may be there.
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").expect("written");
+        let below = file.join("below");
+        assert_eq!(set("a", &[below.to_str().expect("utf-8")]).gone(), None);
     }
 
     proptest! {

@@ -389,6 +389,7 @@ impl From<backup::Error> for Failure {
     fn from(error: backup::Error) -> Self {
         let mut failure = match &error {
             backup::Error::Setting(_) => Self::usage(error.to_string()),
+            backup::Error::Name(miss) => Self::usage(miss.to_string()),
             backup::Error::DamagedFile { .. } => {
                 Self::new(Exit::Damaged, error.to_string()).with_hint(backup::DAMAGED_FILE_HINT)
             }

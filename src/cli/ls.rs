@@ -24,7 +24,7 @@ pub(super) struct Args {
     /// The link, and a path in it; or a snapshot (latest, or the first digits of its id) and a path in it.
     #[arg(value_name = "LINK[/PATH]|SNAPSHOT[:PATH]")]
     link: String,
-    /// Show kind, permissions, size and time (UTC) too.
+    /// Show kind, permissions, size and time too.
     #[arg(short, long)]
     long: bool,
     /// How long to look for one block before it counts as missing.
@@ -119,7 +119,7 @@ fn row(entry: &Entry) -> Vec<String> {
     vec![
         show::mode(&entry.kind, entry.mode),
         ByteSize(entry.bytes).to_string(),
-        show::utc(entry.mtime_s),
+        show::seconds(entry.mtime_s),
         name,
     ]
 }

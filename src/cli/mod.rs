@@ -319,6 +319,12 @@ fn start(command: Command, options: &Options) -> Result<Exit, Failure> {
         // That is libp2p's doing, for who debugs QUIC, and can't be switched off.
         context.warning("SSLKEYLOGFILE is set: the keys of QUIC connections are written there");
     }
+    let zone = std::env::var_os("TZ").map(|zone| zone.to_string_lossy().into_owned());
+    if let Some(problem) = crate::time::zone_problem(zone.as_deref()) {
+        context.warning(&format!(
+            "{problem}: times are in UTC, also those of schedules"
+        ));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -4,8 +4,31 @@ use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::exit::Failure;
+use super::show;
+use crate::time::Timestamp;
+
+/// Fields of answers that hold a time in milliseconds since 1970.
+const TIMES: [&str; 10] = [
+    "time",
+    "updated",
+    "created",
+    "joined",
+    "last_seen",
+    "first",
+    "last",
+    "last_backup",
+    "next_backup",
+    "overdue_since",
+];
+/// The field of a file's time, in seconds since 1970.
+const FILE_TIME: &str = "mtime_s";
+/// Smaller numbers are counts: this is a time in the year 1973.
+const MIN_TIME_MS: u64 = 100_000_000_000;
+/// What the name of a field with a time ends in that other programs and people can read.
+const READABLE: &str = "_rfc3339";
 
 /// Writes to standard output.
 ///
@@ -38,14 +61,40 @@ pub fn async_stdin() -> Result<tokio::fs::File, Failure> {
     Ok(tokio::fs::File::from_std(file.into()))
 }
 
-/// Writes one JSON value and a line end to standard output.
+/// Writes one JSON value and a line end to standard output. Beside each time in milliseconds is the
+/// same in RFC 3339, with the offset of this machine's zone: `time` and `time_rfc3339`.
 ///
 /// # Errors
 /// [`Failure::output`].
 pub fn json(value: &impl Serialize) -> Result<(), Failure> {
-    let mut line = serde_json::to_vec(value).expect("answers hold only what JSON can express");
-    line.push(b'\n');
-    stdout(&line)
+    let mut value = serde_json::to_value(value).expect("answers hold only what JSON can express");
+    add_readable_times(&mut value);
+    stdout(format!("{value}\n").as_bytes())
+}
+
+fn add_readable_times(value: &mut Value) {
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(add_readable_times),
+        Value::Object(fields) => {
+            let mut readable = Vec::new();
+            for (name, value) in fields.iter_mut() {
+                add_readable_times(value);
+                if TIMES.contains(&name.as_str())
+                    && let Some(time) = value.as_u64().filter(|time| *time >= MIN_TIME_MS)
+                {
+                    let text = show::rfc3339(Timestamp(time));
+                    readable.push((format!("{name}{READABLE}"), text));
+                } else if name == FILE_TIME
+                    && let Some(text) = value.as_i64().and_then(show::rfc3339_seconds)
+                {
+                    readable.push((format!("mtime{READABLE}"), text));
+                }
+            }
+            let readable = readable.into_iter().map(|(name, text)| (name, text.into()));
+            fields.extend(readable);
+        }
+        _ => {}
+    }
 }
 
 /// Writes to standard error. Nothing can be done when that fails.
@@ -61,4 +110,29 @@ pub fn is_watched() -> bool {
 /// Whether input, output and errors are all a terminal's.
 pub fn is_terminal() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && is_watched()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_there_for_people_too() {
+        let mut value = serde_json::json!({
+            "snapshots": [{ "time": 1_795_332_720_000u64, "bytes": 1_795_332_720_000u64 }],
+            "entries": [{ "mtime_s": -1 }],
+            "keep": { "last": 3 },
+            "last_seen": null,
+        });
+        add_readable_times(&mut value);
+        let text = value["snapshots"][0]["time_rfc3339"].as_str();
+        let instant: jiff::Timestamp = text.expect("a text").parse().expect("RFC 3339");
+        assert_eq!(instant.as_second(), 1_795_332_720);
+        assert_eq!(value["snapshots"][0].as_object().map(|o| o.len()), Some(3));
+        let text = value["entries"][0]["mtime_rfc3339"].as_str();
+        let instant: jiff::Timestamp = text.expect("a text").parse().expect("RFC 3339");
+        assert_eq!(instant.as_second(), -1);
+        assert_eq!(value["keep"], serde_json::json!({ "last": 3 }));
+        assert!(value.get("last_seen_rfc3339").is_none());
+    }
 }

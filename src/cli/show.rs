@@ -8,6 +8,8 @@ use crate::size::ByteSize;
 pub use crate::text::{count, printable};
 use crate::time::Timestamp;
 
+/// A time as RFC 3339 writes it, with seconds.
+const RFC_3339: &str = "%Y-%m-%dT%H:%M:%S%:z";
 /// Characters of a peer's or a block's name that people see: the first eight are the same for all.
 const SHORT_NAME: usize = 12;
 /// Digits of an id in hex that people see.
@@ -53,39 +55,35 @@ pub fn duration(time: Duration) -> String {
     }
 }
 
-/// Seconds since 1970 as `2026-11-22 07:32` in UTC.
-pub fn utc(seconds: i64) -> String {
-    let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let (year, month, day) = civil(days);
-    format!(
-        "{year:04}-{month:02}-{day:02} {:02}:{:02}",
-        rest / 3600,
-        rest % 3600 / 60
-    )
-}
-
-/// A stored time in UTC.
+/// A stored time by the clock of this machine: `2026-11-22 07:32`.
 pub fn timestamp(time: Timestamp) -> String {
-    utc(i64::try_from(time.0 / 1000).unwrap_or(i64::MAX))
+    let zoned = time.in_zone(&crate::time::zone());
+    zoned.strftime("%Y-%m-%d %H:%M").to_string()
 }
 
-/// Year, month and day of a number of days since 1970-01-01, in the proleptic Gregorian calendar. Counts in eras of
-/// 400 years that start on the first of March, so that the leap day comes last.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let days = days.saturating_add(719_468);
-    let era = days.div_euclid(146_097);
-    let of_era = days.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096).div_euclid(365);
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    (year, month, day)
+/// Seconds since 1970, as [`timestamp`] shows a time. A file may be of any year.
+pub fn seconds(seconds: i64) -> String {
+    match zoned(seconds) {
+        Some(zoned) => zoned.strftime("%Y-%m-%d %H:%M").to_string(),
+        None if seconds < 0 => "before all years".to_owned(),
+        None => "after all years".to_owned(),
+    }
+}
+
+/// A stored time with the zone of this machine, for other programs: `2026-11-22T07:32:05+01:00`.
+pub fn rfc3339(time: Timestamp) -> String {
+    let zoned = time.in_zone(&crate::time::zone());
+    zoned.strftime(RFC_3339).to_string()
+}
+
+/// Seconds since 1970 as [`rfc3339`] shows a time; none for a year that no calendar reaches.
+pub fn rfc3339_seconds(seconds: i64) -> Option<String> {
+    Some(zoned(seconds)?.strftime(RFC_3339).to_string())
+}
+
+fn zoned(seconds: i64) -> Option<jiff::Zoned> {
+    let instant = jiff::Timestamp::from_second(seconds).ok()?;
+    Some(instant.to_zoned(crate::time::zone()))
 }
 
 /// Kind and permission bits as `ls -l` shows them.
@@ -151,18 +149,19 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Whatever the zone of the machine that tests.
     #[test]
     fn dates() {
-        for (seconds, text) in [
-            (0, "1970-01-01 00:00"),
-            (951_782_400, "2000-02-29 00:00"),
-            (1_795_332_720, "2026-11-22 07:32"),
-            (4_107_542_399, "2100-02-28 23:59"),
-            (-1, "1969-12-31 23:59"),
-            (-11_676_096_000, "1600-01-01 00:00"),
-        ] {
-            assert_eq!(utc(seconds), text, "{seconds}");
-        }
+        let at = Timestamp(1_795_332_725_999);
+        let back: jiff::Timestamp = rfc3339(at).parse().expect("RFC 3339");
+        assert_eq!(back.as_second(), 1_795_332_725);
+        let zoned = back.to_zoned(crate::time::zone());
+        let text = zoned.strftime("%Y-%m-%d %H:%M").to_string();
+        assert_eq!(timestamp(at), text);
+        assert_eq!(seconds(1_795_332_725), text);
+        assert_eq!(seconds(i64::MIN), "before all years");
+        assert_eq!(seconds(i64::MAX), "after all years");
+        assert!(timestamp(Timestamp(u64::MAX)).starts_with("9999-12-"));
     }
 
     #[test]
@@ -224,8 +223,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_time_has_a_date(seconds in any::<i64>()) {
-            prop_assert!(utc(seconds).contains('-'));
+        fn any_time_has_a_date(time in any::<i64>()) {
+            prop_assert!(!seconds(time).is_empty());
+            prop_assert!(timestamp(Timestamp(time.unsigned_abs())).contains('-'));
         }
     }
 }

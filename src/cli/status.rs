@@ -35,7 +35,7 @@ With --json: {\"running\",\"safe\",\"rings\":[..],\"version\",\"peer\",\"network
   \"workers\":[{\"name\",\"state\",\"error\"}],
   \"exchange\":{\"served_blocks\",\"served_bytes\",\"fetched_blocks\",\"fetched_bytes\",\"wrong_blocks\"},
   \"popularity\":{\"offered_blocks\",\"copied_blocks\",\"taken_blocks\"},
-  \"limits\":{\"up\",\"down\",\"hours\",\"holding\",\"lend\",\"min_rate\",\"offer_rate\"}}; safe is null when no backup asks for copies;
+  \"limits\":{\"up\",\"down\",\"hours\",\"holding\",\"lend\",\"min_rate\",\"offer_rate\"}}; safe is null when nothing is backed up;
   without a node {\"running\":false,\"data_dir\",\"exists\",\"peer\",\"owner\",\"machine\",\"machine_name\",\"passphrase\",
   \"sets\":[{\"name\",\"paths\",\"schedule\"}],\"rings\":[{\"ring\",\"members\"}],\"log_written\",\"disk_bytes\",\"problems\":[..]}")]
 pub(super) struct Args {}
@@ -52,7 +52,7 @@ impl Told {
     async fn ask(client: &Client) -> Result<Self, Failure> {
         Ok(Self {
             status: client.status(Status {}).await?,
-            health: client.health(Health {}).await?,
+            health: client.health(Health::default()).await?,
             rings: client.ring_list(RingList {}).await?.rings,
             peers: client.peers(Peers {}).await?.peers,
         })
@@ -114,6 +114,9 @@ fn text(told: &Told, context: &Context) -> String {
     }
     for set in &health.sets {
         row("", health::line(set));
+    }
+    for problem in &health.problems {
+        row("problem", problem.clone());
     }
     for ring in &told.rings {
         let members = match ring.members {

@@ -192,7 +192,8 @@ fn path_form(text: &str) -> Result<(Link, String), Failure> {
     Ok((text[..path_at].parse::<Link>()?, tidy(&text[path_at..])))
 }
 
-fn looks_like_link(text: &str) -> bool {
+/// Whether the text is meant to be a link, right or wrong.
+pub fn looks_like_link(text: &str) -> bool {
     text.trim().starts_with("libernet:")
         || text.contains("/aes256/")
         || text.trim().starts_with("http://")

@@ -192,9 +192,11 @@ impl Node {
                 _ = tokio::time::timeout(patience.min(MAX_WAIT), enough) => {}
             }
         }
+        let holders = list.holders(&root, self.now(), &limits);
         Ok(CopiesReply {
             asked,
-            reached: reached(),
+            reached: u32::try_from(holders.len()).unwrap_or(u32::MAX),
+            holders: self.holder_states(&holders),
         })
     }
 
@@ -215,27 +217,6 @@ impl Node {
         });
         Ok(LeaseListReply {
             leases: leases.collect(),
-        })
-    }
-
-    /// How the copies of each set's backups stand.
-    ///
-    /// # Errors
-    /// None at present.
-    pub async fn health(&self, _: Health) -> Result<HealthReply, CallError> {
-        let now = self.now();
-        let sets = self.inner.copies.health(now, &Limits::default());
-        let sets = sets.into_iter().map(|set| SetHealth {
-            name: set.name,
-            copies_min: set.copies_min,
-            copies_asked: set.copies_asked,
-            survives: set.survives,
-            lost: set.lost,
-            audited_s_ago: set.audited.map(|audited| now.since(audited).as_secs()),
-        });
-        Ok(HealthReply {
-            sets: sets.collect(),
-            clocks: self.clock_troubles(),
         })
     }
 }

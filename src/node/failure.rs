@@ -6,6 +6,7 @@ use super::api::{CallError, ErrorKind};
 use super::identity;
 use crate::backup::owner;
 use crate::block::{GetError, OpenError, PutError};
+use crate::pick::Miss;
 use crate::store::Unwritable;
 use crate::{backup, bundle, net, store};
 
@@ -190,10 +191,11 @@ impl From<backup::Error> for CallError {
                 ..Self::new(ErrorKind::Damaged, text).with_hint("use a newer libernet")
             },
             Error::Head(_) => Self::new(ErrorKind::Damaged, text),
-            Error::NoSuchSnapshot { .. } | Error::NoSnapshots => {
+            Error::NoSuchSnapshot { .. } | Error::NoSnapshots | Error::NoneChosen(_) => {
                 Self::new(ErrorKind::NotFound, text)
                     .with_hint("`libernet snapshots` lists what there is")
             }
+            Error::Name(miss) => miss.into(),
             Error::Ambiguous { .. } | Error::Setting(_) => Self::new(ErrorKind::Usage, text),
             Error::NoHead { asked: 0 } => Self::new(ErrorKind::NotFound, text).with_hint(
                 "connect to a node that keeps the backups: --bootstrap ADDRESS, or be on its LAN",
@@ -210,6 +212,16 @@ impl From<backup::Error> for CallError {
             Error::File { ref source, .. } => Self::new(io_kind(source), text),
             _ => Self::new(ErrorKind::Failed, text),
         }
+    }
+}
+
+impl From<Miss> for CallError {
+    fn from(miss: Miss) -> Self {
+        let kind = match miss.fitting.is_empty() {
+            true => ErrorKind::NotFound,
+            false => ErrorKind::Usage,
+        };
+        Self::new(kind, miss.to_string())
     }
 }
 

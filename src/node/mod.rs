@@ -13,6 +13,7 @@ mod copies;
 mod failure;
 mod files;
 mod giving;
+mod health;
 pub mod identity;
 mod keeper;
 mod leave;
@@ -35,7 +36,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use jiff::tz::TimeZone;
 use libp2p::Multiaddr;
 use libp2p::identity::Keypair;
 use tokio::sync::{broadcast, mpsc};
@@ -54,7 +54,7 @@ use crate::net::{self, Limits, Net, NetConfig, Services};
 use crate::ring::{self, Rings, RingsFile};
 use crate::store::{self, Access, RocksStore, Store, StoreOptions};
 use crate::task::{WorkerState, Workers};
-use crate::time::{Clock, SteadyClock, SystemClock, Timestamp};
+use crate::time::{self, Clock, SteadyClock, SystemClock, Timestamp};
 use crate::upkeep;
 use api::*;
 
@@ -116,6 +116,8 @@ struct Inner {
     unlocked: backup::Unlocked,
     /// Whose turn it is to back up a set.
     turns: backup::Turns,
+    /// How the last scheduled runs went.
+    schedule: schedule::Record,
     /// Copies of this machine's backups on others.
     copies: Arc<upkeep::replicate::Copies>,
     rings_file: Arc<RingsFile>,
@@ -224,7 +226,7 @@ impl Node {
             blocks: server.clone(),
             records: Arc::new(shelf::Shelf(store.records().clone())),
         };
-        let (pace, zone) = (Pace::default(), TimeZone::system());
+        let (pace, zone) = (Pace::default(), time::zone());
         let settings = settings::Settings::new(config, options.overrides.clone());
         let bandwidth = settings.bandwidth();
         // From the first block on.
@@ -331,6 +333,7 @@ impl Node {
                 home: Arc::new(Home::new(&options.data_dir)),
                 unlocked: backup::Unlocked::default(),
                 turns: backup::Turns::default(),
+                schedule: schedule::Record::default(),
                 copies,
                 rings_file,
                 options,

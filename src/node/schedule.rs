@@ -1,10 +1,11 @@
 //! Runs the backup sets that have a schedule: a background job that does what `libernet backup` does, at its time.
 //!
-//! What ran when is read from the snapshots themselves, so that a run that was missed while the machine was off is caught up, once, and nothing
-//! needs to be remembered elsewhere. A run that fails is tried again after a while.
+//! What ran when is read from the snapshots themselves, so that a run that was missed while the machine
+//! was off is caught up, once, and nothing needs to be remembered elsewhere. A run that fails is tried
+//! again after a while; meanwhile [`Record`] says why it failed.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -18,17 +19,59 @@ use crate::backup::sets::{Set, Sets};
 use crate::monitor::Silent;
 use crate::task::WorkerState;
 use crate::text::count;
-use crate::time::Timestamp;
+use crate::time::{self, Timestamp};
 
 /// How often the sets are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Pause before a run that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(15 * 60);
 
+/// Why no set runs by itself after a restart.
+pub(super) const NEEDS_PASSPHRASE: &str = "the passphrase is needed once after each start of the node: \
+     `libernet backup --set NAME` asks for it";
+
+/// A run that failed.
+#[derive(Debug, Clone)]
+struct Failed {
+    at: Timestamp,
+    why: String,
+}
+
+/// How the last scheduled runs went.
+#[derive(Debug, Default)]
+pub(super) struct Record(Mutex<HashMap<String, Failed>>);
+
+impl Record {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Failed>> {
+        // Each change is whole before the lock is given back.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the last scheduled run of a set failed, if it did and nobody has backed it up since.
+    pub(super) fn failure(&self, set: &str) -> Option<String> {
+        self.lock().get(set).map(|failed| failed.why.clone())
+    }
+
+    fn failed_at(&self, set: &str) -> Option<Timestamp> {
+        self.lock().get(set).map(|failed| failed.at)
+    }
+
+    fn fail(&self, set: &str, at: Timestamp, why: &str) {
+        let why = why.to_owned();
+        self.lock().insert(set.to_owned(), Failed { at, why });
+    }
+
+    /// A run of a set, scheduled or not, has succeeded.
+    pub(super) fn succeed(&self, set: &str) {
+        self.lock().remove(set);
+    }
+}
+
 /// Runs until cancelled.
 pub(super) async fn run(node: Weak<Inner>, cancel: CancellationToken, state: Arc<WorkerState>) {
     state.set("no set has a schedule");
-    let mut failed = HashMap::new();
+    // What keeps all sets from running is logged once, not each time that they are looked at.
+    let mut logged = None;
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -38,22 +81,23 @@ pub(super) async fn run(node: Weak<Inner>, cancel: CancellationToken, state: Arc
             return;
         };
         let node = Node { inner };
-        let round = look(&node, &mut failed, &state);
+        let round = look(&node, &state);
         let result = tokio::select! {
             () = cancel.cancelled() => return,
             result = round => result,
         };
-        if let Err(error) = result {
-            state.fail(error.message);
+        let why = result.err().map(|error| error.message);
+        if let Some(why) = &why {
+            if logged.as_ref() != Some(why) {
+                tracing::warn!(error = why, "sets that have a schedule are not backed up");
+            }
+            state.fail(why.clone());
         }
+        logged = why;
     }
 }
 
-async fn look(
-    node: &Node,
-    failed: &mut HashMap<String, Timestamp>,
-    state: &WorkerState,
-) -> Result<(), CallError> {
+async fn look(node: &Node, state: &WorkerState) -> Result<(), CallError> {
     let dir = node.inner.options.data_dir.clone();
     let sets = blocking(move || Ok(Sets::load(&dir)?)).await?;
     let scheduled: Vec<&Set> = sets
@@ -65,43 +109,45 @@ async fn look(
         state.set("no set has a schedule");
         return Ok(());
     }
-    let member = node.member(&Speaker::default()).await?;
+    let member = match node.member(&Speaker::default()).await {
+        Err(error) if error.kind == ErrorKind::OwnerLocked => {
+            return Err(CallError::new(error.kind, NEEDS_PASSPHRASE));
+        }
+        member => member?,
+    };
     let archive = node.own_archive(&member);
     let found = archive.find(Search::Here, LOG_PATIENCE).await?;
-    let zone = TimeZone::system();
+    let zone = time::zone();
+    let record = &node.inner.schedule;
     let mut next: Option<(Timestamp, &str)> = None;
+    let mut failed = None;
     for set in scheduled {
         let last = last_run(&found, &member, &set.name);
         let now = node.now();
-        let due = when(set, last, failed.get(&set.name), now, &zone);
+        let due = when(set, last, record.failed_at(&set.name), now, &zone);
         if due > now {
             next = Some(next.map_or((due, &*set.name), |other| other.min((due, &set.name))));
             continue;
         }
         state.set(format!("backing up {}", set.name));
-        match back_up(node, set).await {
-            Ok(()) => drop(failed.remove(&set.name)),
-            Err(error) => {
-                failed.insert(set.name.clone(), node.now());
-                node.happened(NodeEvent::BackupFailed {
-                    set: set.name.clone(),
-                    message: error.message.clone(),
-                });
-                tracing::warn!(
-                    set = set.name,
-                    error = error.message,
-                    "a scheduled backup failed"
-                );
-                return Err(CallError {
-                    message: format!("{}: {}", set.name, error.message),
-                    ..error
-                });
-            }
+        if let Err(error) = back_up(node, set).await {
+            let error = error.message;
+            record.fail(&set.name, node.now(), &error);
+            node.happened(NodeEvent::BackupFailed {
+                set: set.name.clone(),
+                message: error.clone(),
+            });
+            tracing::warn!(set = set.name, error, "a scheduled backup failed");
+            failed = Some(format!("{}: {error}", set.name));
         }
     }
     if let Some((due, name)) = next {
         let wait = due.since(node.now()).as_secs() / 60;
         state.set(format!("{name} is next, in {}", count(wait, "minute")));
+    }
+    // The others ran all the same.
+    if let Some(error) = failed {
+        state.fail(error);
     }
     Ok(())
 }
@@ -110,7 +156,7 @@ async fn look(
 fn when(
     set: &Set,
     last: Option<Timestamp>,
-    failed: Option<&Timestamp>,
+    failed: Option<Timestamp>,
     now: Timestamp,
     zone: &TimeZone,
 ) -> Timestamp {
@@ -140,6 +186,15 @@ async fn back_up(node: &Node, set: &Set) -> Result<(), CallError> {
     if done.not_due {
         return Ok(());
     }
+    if let Some(first) = done.unreadable.first() {
+        tracing::warn!(
+            set = set.name,
+            unreadable = done.unreadable.len(),
+            path = first.path,
+            reason = first.reason,
+            "a scheduled backup lacks what could not be read"
+        );
+    }
     tracing::info!(
         set = set.name,
         snapshot = &done.snapshot[..8],
@@ -156,10 +211,19 @@ async fn back_up(node: &Node, set: &Set) -> Result<(), CallError> {
         snapshots: Vec::new(),
         set: Some(set.name.clone()),
         tag: None,
+        group_by: None,
         all_machines: false,
         dry_run: false,
     };
-    if !node.forget(forget).await?.forgotten.is_empty() {
+    let reply = node.forget(forget).await?;
+    for tag in &reply.unknown_tags {
+        tracing::warn!(
+            set = set.name,
+            tag,
+            "a rule keeps snapshots with a tag that none has"
+        );
+    }
+    if !reply.forgotten.is_empty() {
         let prune = Prune {
             speaker: Speaker::default(),
             dry_run: false,
@@ -188,9 +252,9 @@ mod tests {
             keep: crate::backup::retention::Policy::default(),
         };
         let now = Timestamp(1_767_268_800_000);
-        let due = |last, failed: Option<&Timestamp>| when(&set, last, failed, now, &TimeZone::UTC);
+        let due = |last, failed: Option<Timestamp>| when(&set, last, failed, now, &TimeZone::UTC);
         assert_eq!(due(None, None), now);
-        assert_eq!(due(None, Some(&now)), now.after(TRY_AGAIN));
+        assert_eq!(due(None, Some(now)), now.after(TRY_AGAIN));
         let hour_ago = Timestamp(now.0 - 3_600_000);
         assert_eq!(
             due(Some(hour_ago), None),

@@ -2,10 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use jiff::tz::TimeZone;
-
 use super::Node;
 use super::api::*;
+use crate::time;
 use crate::upkeep::fairness::Bandwidth;
 
 impl Node {
@@ -79,7 +78,7 @@ impl Node {
             up: bandwidth.up,
             down: bandwidth.down,
             hours: bandwidth.hours.to_string(),
-            holding: bandwidth.hold(self.now(), &TimeZone::system()),
+            holding: bandwidth.hold(self.now(), &time::zone()),
             lend: config.lent_bytes(),
             min_rate: config.min_rate,
             offer_rate: config.offer_rate,

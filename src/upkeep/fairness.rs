@@ -46,9 +46,7 @@ impl Bandwidth {
 
     /// Whether the limits hold at this time in this zone.
     pub fn hold(&self, now: Timestamp, zone: &TimeZone) -> bool {
-        let millis = i64::try_from(now.0).unwrap_or(i64::MAX);
-        let instant = jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::MAX);
-        let time = instant.to_zoned(zone.clone()).time();
+        let time = now.in_zone(zone).time();
         let minute = u16::from(time.hour().unsigned_abs()) * 60;
         self.hours
             .contains(minute + u16::from(time.minute().unsigned_abs()))

@@ -28,7 +28,7 @@ use crate::task::WorkerState;
 use crate::text::count;
 use crate::time::{Clock, Timestamp};
 
-pub use list::{Copies, Error, MAX_COPIES, MAX_JOBS, SetHealth};
+pub use list::{Copies, Error, Holders, MAX_COPIES, MAX_JOBS, SetHealth};
 pub use policy::Limits;
 
 /// How often everything is looked through.

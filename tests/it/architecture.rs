@@ -13,6 +13,7 @@ const FLOORS: [&[&str]; 12] = [
         "text",
         "time",
         "monitor",
+        "pick",
         "small_disk",
     ],
     &["crypto", "wire", "task", "config"],

@@ -10,6 +10,7 @@ mod due;
 mod edges;
 mod first_hour;
 mod heads;
+mod keep;
 mod lan;
 mod leave;
 mod limits;

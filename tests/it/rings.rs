@@ -112,6 +112,15 @@ impl Scene {
     }
 }
 
+/// Copies asked for and reached. The holders are named, as many as there are.
+fn asked_and_reached(made: &Value) -> (u64, u64) {
+    let copies = &made["copies"];
+    let number = |name: &str| copies[name].as_u64().expect("a number");
+    let holders = copies["holders"].as_array().expect("a list");
+    assert_eq!(holders.len() as u64, number("reached"), "{copies}");
+    (number("asked"), number("reached"))
+}
+
 pub fn online(node: &Node, peer: &str) -> bool {
     let members = node.json(&["ring", "members", "home"]);
     let members = members["members"].as_array().expect("a list");
@@ -125,10 +134,7 @@ fn a_ring_of_one_says_so_and_catches_up_through_the_dht_alone() {
     let scene = Scene::new(3 << 20);
     let wait = ["--copies", "2", "--wait", "--timeout", "1s"];
     let (made, code) = scene.backup(&wait);
-    assert_eq!(
-        (&made["copies"], code),
-        (&json!({"asked": 2, "reached": 0}), 3)
-    );
+    assert_eq!((asked_and_reached(&made), code), ((2, 0), 3));
     let again = scene
         .owner
         .run(&[&["backup", utf8(&scene.source)], &wait[..]].concat());
@@ -137,8 +143,14 @@ fn a_ring_of_one_says_so_and_catches_up_through_the_dht_alone() {
         3,
         "0 of 2 copies on other machines: no other member",
     );
-    let lost = json!([{"name": "", "copies_min": 0, "copies_asked": 2, "survives": 0, "audited_s_ago": null}]);
-    assert_eq!(said(&scene.owner, &["health"]), (json!({"sets": lost}), 3));
+    let (health, code) = said(&scene.owner, &["health"]);
+    assert_eq!(code, 3, "{health}");
+    let set = &health["sets"][0];
+    for (field, value) in [("copies_min", 0), ("copies_asked", 2), ("survives", 0)] {
+        assert_eq!(set[field], value, "{field}: {health}");
+    }
+    assert_eq!((&set["name"], &set["holders"]), (&json!(""), &json!([])));
+    assert!(set["last_backup_s_ago"].as_u64() < Some(600), "{health}");
 
     let member = scene.member("b", &[]);
     until("it catches up", || {
@@ -147,12 +159,16 @@ fn a_ring_of_one_says_so_and_catches_up_through_the_dht_alone() {
         (health["sets"][0]["copies_min"] == 1).then_some(())
     });
     let (made, code) = scene.backup(&["--copies", "1", "--wait"]);
-    assert_eq!(
-        (&made["copies"], code),
-        (&json!({"asked": 1, "reached": 1}), 0)
-    );
+    assert_eq!((asked_and_reached(&made), code), ((1, 1), 0));
+    // Success names those that have it.
+    let holders = &made["copies"]["holders"];
+    assert_eq!(holders[0]["peer"], member.peer.as_str(), "{made}");
+    assert_eq!(holders[0]["online"], true, "{made}");
     let members = scene.owner.json(&["ring", "members", "home"])["members"].clone();
     assert_eq!(members[0]["peer"], member.peer.as_str());
+    // By the beginning of its name.
+    let named = scene.owner.json(&["ring", "members", "ho"]);
+    assert_eq!(named["members"][0]["peer"], members[0]["peer"]);
     assert!(
         members[0]["free_bytes"].as_u64() > Some(1 << 30),
         "{members}"
@@ -297,10 +313,7 @@ fn what_does_not_fit_is_never_called_safe() {
         "what is lent: {members}"
     );
     let (made, code) = scene.backup(&["--copies", "1", "--wait", "--timeout", "3s"]);
-    assert_eq!(
-        (&made["copies"], code),
-        (&json!({"asked": 1, "reached": 0}), 3)
-    );
+    assert_eq!((asked_and_reached(&made), code), ((1, 0), 3));
     let (health, code) = said(&scene.owner, &["health"]);
     assert_eq!((&health["sets"][0]["survives"], code), (&json!(0), 3));
     assert_eq!(holder.json(&["status"])["store"]["leased_bytes"], 0);
@@ -329,10 +342,7 @@ fn a_removed_member_keeps_nothing_more_and_learns_nothing_more() {
             .then_some(())
     });
     let (made, code) = scene.backup(&["--copies", "2", "--wait", "--timeout", "4s"]);
-    assert_eq!(
-        (&made["copies"], code),
-        (&json!({"asked": 2, "reached": 1}), 3)
-    );
+    assert_eq!((asked_and_reached(&made), code), ((2, 1), 3));
     let listed = scene.owner.json(&["lease", "list"]);
     assert_eq!(listed["leases"][0]["peer"], stays.peer.as_str(), "{listed}");
     assert_eq!(goes.json(&["status"])["store"]["leased_bytes"], 0);

@@ -120,6 +120,7 @@ pub(super) async fn adopt(
                 Some(snapshot) if snapshot.machine == machine => ours.push(Logged {
                     snapshot: orphan.link,
                     summary: snapshot.summary,
+                    sequence: 0,
                 }),
                 _ => left_alone += 1,
             }

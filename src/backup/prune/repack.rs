@@ -174,6 +174,8 @@ impl Repack<'_> {
                     log.add(Logged {
                         snapshot: link,
                         summary: kept.logged.summary,
+                        // It takes the old one's place, also of one that has no number.
+                        sequence: kept.logged.sequence.max(1),
                     })?;
                     packs.extend(left);
                 }

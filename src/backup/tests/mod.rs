@@ -260,6 +260,7 @@ impl Node {
         let logged = Logged {
             snapshot: link,
             summary,
+            sequence: 0,
         };
         (made, logged)
     }

@@ -15,14 +15,14 @@ use serde::Serialize;
 use self::pace::Pace;
 use self::sample::{FILES_AT_ONCE, Failed, Listing, compare, list, restore};
 use super::voice::{Voice, Words};
-use super::{MAX_NAMED, local, short, snapshots};
+use super::{MAX_NAMED, short, snapshots};
 use crate::block::Link;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show};
 use crate::client::{Client, for_command};
 use crate::config::{AnnouncePolicy, Config};
-use crate::node::api::{Giver, Peers, SnapshotInfo, SnapshotRef, SnapshotTree, Status};
+use crate::node::api::{Choice, Giver, Peers, SnapshotInfo, SnapshotRef, SnapshotTree, Status};
 use crate::node::{Node, NodeOptions, Purpose};
 use crate::size::ByteSize;
 
@@ -224,7 +224,7 @@ async fn rehearse(
     context.notice(&format!(
         "snapshot {} of {}: {} in {}",
         short(&info.snapshot),
-        local(info.time),
+        show::timestamp(info.time),
         ByteSize(info.bytes),
         show::count(info.files, "file")
     ));
@@ -314,7 +314,7 @@ async fn newest(
         plain.why.push(failure.message);
         plain
     };
-    let reply = snapshots::fetch(client, voice, args.timeout, context)
+    let reply = snapshots::fetch(client, voice, &Choice::default(), args.timeout, context)
         .await
         .map_err(nobody)?;
     snapshots::warn_of_machines(&reply, context);
@@ -323,6 +323,7 @@ async fn newest(
             let of = SnapshotRef {
                 speaker,
                 snapshot: "latest".to_owned(),
+                choice: Choice::default(),
                 timeout_s: args.timeout,
             };
             client.snapshot_tree(SnapshotTree { of }).await

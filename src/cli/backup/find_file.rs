@@ -1,7 +1,7 @@
 //! `libernet find-file`: which snapshots have a file.
 
 use super::voice::{Reader, Voice};
-use super::{local, short, warn_missing};
+use super::{short, warn_missing};
 use crate::cli::context::{Context, Intent};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show, target};
@@ -90,10 +90,10 @@ fn text(reply: &FindFileReply) -> String {
         .map(|found| {
             vec![
                 short(&found.snapshot).to_owned(),
-                local(found.time),
+                show::timestamp(found.time),
                 found.kind.clone(),
                 ByteSize(found.bytes).to_string(),
-                show::utc(found.mtime_s),
+                show::seconds(found.mtime_s),
                 show::printable(&found.path),
             ]
         })

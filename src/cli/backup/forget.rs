@@ -1,30 +1,36 @@
 //! `libernet forget`: which snapshots stay.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::keep::Keep;
 use super::voice::Voice;
-use super::{Passphrase, contents, local, prune, short};
+use super::{MAX_NAMED, Passphrase, contents, prune, short, warn_of_clocks};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show, target};
-use crate::node::api::{Forget, ForgetReply, SnapshotInfo};
+use crate::node::api::{Forget, ForgetReply, Part, SnapshotInfo};
 
 /// Forget snapshots: those that no rule keeps, or those that are named.
 ///
-/// Rules add up: a snapshot stays when any of them keeps it. Snapshots are judged in groups of one machine and one set of paths. Space is
-/// given back by `libernet prune`, or by --prune.
+/// Rules add up: a snapshot stays when any of them keeps it. Snapshots are judged in groups: those of one machine and one set, whatever
+/// paths the set has had; those that were made without a set in groups of the same paths, or with --tag all together. No rule takes the last
+/// snapshot of a group: name it to forget it. Space is given back by `libernet prune`, or by --prune.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet forget --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run
   libernet forget --keep-last 3 --set home --prune
+  libernet forget --keep-last 7 --group-by machine,paths
   libernet forget 1f3a2b4c
 
-Without a rule and without a name nothing is forgotten: exit code 2.
+Without a rule and without a name nothing is forgotten: exit code 2. A set, a --tag, or rules of tags alone that no snapshot has: exit
+code 4, and nothing is forgotten.
 Snapshots of the owner's other machines are left alone without --all-machines. A machine that was brought back from the words is a new
 machine: what it backed up before counts as another's.
-With --json: {\"kept\":[{\"snapshot\":{..},\"reasons\":[..]}],\"forgotten\":[{\"snapshot\",\"link\",\"time\",..}],\"others\",\"pruned\"}: \"others\"
-  counts snapshots of other machines that were left alone, \"pruned\" is as of `libernet prune`, null without --prune")]
+With --json: {\"kept\":[{\"snapshot\":{..},\"reasons\":[..]}],\"forgotten\":[{\"snapshot\",\"link\",\"time\",..}],\"others\",\"unknown_tags\",
+  \"bare_paths\",\"pruned\"}: \"others\" counts snapshots of other machines that were left alone, \"unknown_tags\" are tags of rules that
+  no snapshot has, \"bare_paths\" are paths of which no snapshot is left, \"pruned\" is as of `libernet prune`, null without --prune")]
 pub(in crate::cli) struct Args {
     /// Snapshots to forget by name: the first digits of an id. The others stay unless there are rules.
     #[arg(value_name = "SNAPSHOT")]
@@ -38,6 +44,9 @@ pub(in crate::cli) struct Args {
     /// Judge the snapshots of the owner's other machines, too.
     #[arg(long)]
     all_machines: bool,
+    /// What the snapshots of one group have in common; none: all are one group [default: machine,set; without a set and a --tag paths, too].
+    #[arg(long, value_name = "KEYS", value_enum, value_delimiter = ',')]
+    group_by: Vec<GroupBy>,
     /// Give back the space at once.
     #[arg(long)]
     prune: bool,
@@ -51,6 +60,33 @@ pub(in crate::cli) struct Args {
     keep: Keep,
 }
 
+/// What the snapshots of one group have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum GroupBy {
+    /// The name of the set.
+    Set,
+    /// All paths.
+    Paths,
+    /// The machine.
+    Machine,
+    /// All tags.
+    Tags,
+    /// Nothing.
+    None,
+}
+
+impl GroupBy {
+    const fn part(self) -> Option<Part> {
+        match self {
+            Self::Set => Some(Part::Set),
+            Self::Paths => Some(Part::Paths),
+            Self::Machine => Some(Part::Machine),
+            Self::Tags => Some(Part::Tags),
+            Self::None => None,
+        }
+    }
+}
+
 pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let policy = args.keep.policy();
     if policy.is_empty() && args.snapshots.is_empty() {
@@ -60,6 +96,8 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
             ),
         );
     }
+    let parts = args.group_by.iter().filter_map(|key| key.part());
+    let group_by: Option<BTreeSet<Part>> = (!args.group_by.is_empty()).then(|| parts.collect());
     let names = args.snapshots.iter().map(|name| target::snapshot(name));
     let snapshots: Vec<String> = names.collect::<Result<_, _>>()?;
     let mut voice = Voice::of_machine(&args.passphrase, context).await?;
@@ -73,6 +111,7 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
                         snapshots: snapshots.clone(),
                         set: args.set.clone(),
                         tag: args.tag.clone(),
+                        group_by: group_by.clone(),
                         all_machines: args.all_machines,
                         dry_run: args.dry_run,
                     };
@@ -88,25 +127,76 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
             Ok((reply, pruned))
         })
         .await?;
+    warn(&reply, args.dry_run, context);
     if context.json {
-        output::json(&json!({
-            "kept": reply.kept,
-            "forgotten": reply.forgotten,
-            "others": reply.others,
-            "pruned": pruned,
-        }))?;
-        return Ok(Exit::Done);
+        let mut value = json!(reply);
+        value["pruned"] = json!(pruned);
+        output::json(&value)?;
+    } else {
+        tell(&reply, &args, context)?;
+        match &pruned {
+            Some(pruned) => prune::tell(pruned, false, context),
+            None if !args.dry_run && !reply.forgotten.is_empty() => {
+                context.notice("`libernet prune` gives their space back");
+            }
+            None => {}
+        }
     }
-    output::stdout(text(&reply).as_bytes())?;
+    Ok(match reply.is_of_unknown_tags() {
+        true => Exit::NotFound,
+        false => Exit::Done,
+    })
+}
+
+/// Says what may not be as it was meant.
+fn warn(reply: &ForgetReply, dry_run: bool, context: &Context) {
+    for tag in &reply.unknown_tags {
+        context.warning(&format!("no snapshot that was judged has the tag '{tag}'"));
+    }
+    if reply.is_of_unknown_tags() {
+        context.warning("no rule keeps anything: nothing is forgotten by rules");
+    }
+    let last = reply.last_of_groups();
+    if last > 0 {
+        context.warning(&format!(
+            "{} no rule, as the last of {}: `libernet forget ID` forgets what is named",
+            if last == 1 {
+                "1 snapshot is kept by".to_owned()
+            } else {
+                format!("{last} snapshots are kept by")
+            },
+            if last == 1 {
+                "its group"
+            } else {
+                "their groups"
+            },
+        ));
+    }
+    let verb = if dry_run { "would be" } else { "is" };
+    for path in reply.bare_paths.iter().take(MAX_NAMED) {
+        context.warning(&format!("no snapshot of {path} {verb} left"));
+    }
+    if reply.bare_paths.len() > MAX_NAMED {
+        let more = reply.bare_paths.len() - MAX_NAMED;
+        context.warning(&format!(
+            "nor of {}",
+            show::count(more as u64, "other path")
+        ));
+    }
+    warn_of_clocks(reply.kept.iter().map(|kept| &kept.snapshot), context);
+}
+
+fn tell(reply: &ForgetReply, args: &Args, context: &Context) -> Result<(), Failure> {
+    output::stdout(text(reply).as_bytes())?;
     let verb = if args.dry_run {
         "would be forgotten"
     } else {
         "forgotten"
     };
+    let (kept, forgotten) = (reply.kept.len(), reply.forgotten.len());
     context.notice(&format!(
-        "{} kept, {} {verb}",
-        reply.kept.len(),
-        reply.forgotten.len()
+        "of {}: {kept} kept, {forgotten} {verb}",
+        show::count((kept + forgotten) as u64, "snapshot")
     ));
     if reply.others > 0 {
         context.notice(&format!(
@@ -115,14 +205,7 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
             show::count(reply.others, "snapshot")
         ));
     }
-    match &pruned {
-        Some(pruned) => prune::tell(pruned, false, context),
-        None if !args.dry_run && !reply.forgotten.is_empty() => {
-            context.notice("`libernet prune` gives their space back");
-        }
-        None => {}
-    }
-    Ok(Exit::Done)
+    Ok(())
 }
 
 fn text(reply: &ForgetReply) -> String {
@@ -130,7 +213,7 @@ fn text(reply: &ForgetReply) -> String {
         vec![
             verdict.to_owned(),
             short(&info.snapshot).to_owned(),
-            local(info.time),
+            show::timestamp(info.time),
             show::printable(&reasons),
             contents(info),
         ]

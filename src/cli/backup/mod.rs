@@ -1,7 +1,8 @@
 //! Commands about backups: making, listing, restoring, forgetting and checking snapshots.
 //!
-//! What they share is here: whose backups they are ([`voice`]), what stays ([`keep`]), and how snapshots are shown. Words and passphrases
-//! are read from files and terminals, travel inside requests, and are never printed.
+//! What they share is here: whose backups they are ([`voice`]), which of them are meant ([`which`]), what
+//! stays ([`keep`]), and how snapshots are shown. Words and passphrases are read from files and terminals,
+//! travel inside requests, and are never printed.
 
 mod archive_file;
 pub(super) mod check;
@@ -18,10 +19,9 @@ mod sets;
 pub(super) mod snapshots;
 mod timer;
 mod voice;
+mod which;
 
 pub(super) use voice::Passphrase;
-
-use jiff::tz::TimeZone;
 
 use super::context::Context;
 use super::exit::Failure;
@@ -29,8 +29,7 @@ use super::show::{self, short};
 use super::target::Target;
 use crate::block::Link;
 use crate::client::Client;
-use crate::node::api::{MissingPart, SnapshotInfo, SnapshotRef, SnapshotTree};
-use crate::time::Timestamp;
+use crate::node::api::{Choice, MissingPart, SnapshotInfo, SnapshotRef, SnapshotTree};
 use voice::Voice;
 
 /// Parts named in a warning when many are missing.
@@ -57,24 +56,13 @@ pub(super) async fn tree(
             let of = SnapshotRef {
                 speaker,
                 snapshot: snapshot.clone(),
+                choice: Choice::default(),
                 timeout_s,
             };
             client.snapshot_tree(SnapshotTree { of }).await
         })
         .await?;
     Ok((reply.tree, path))
-}
-
-/// A time by the clock of this machine.
-fn local(time: Timestamp) -> String {
-    let millis = i64::try_from(time.0).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_millisecond(millis).map_or_else(
-        |_| show::timestamp(time),
-        |instant| {
-            let zoned = instant.to_zoned(TimeZone::system());
-            zoned.strftime("%Y-%m-%d %H:%M").to_string()
-        },
-    )
 }
 
 /// What was backed up, in a few words: the set's name and the paths.
@@ -84,6 +72,24 @@ fn contents(info: &SnapshotInfo) -> String {
         paths
     } else {
         format!("{}: {paths}", show::printable(&info.set))
+    }
+}
+
+/// Names the snapshots whose times say nothing.
+fn warn_of_clocks<'a>(snapshots: impl IntoIterator<Item = &'a SnapshotInfo>, context: &Context) {
+    let misdated = snapshots.into_iter().filter(|info| info.misdated);
+    for (number, info) in misdated.enumerate() {
+        if number == MAX_NAMED {
+            context.warning("and more whose times are wrong");
+            return;
+        }
+        context.warning(&format!(
+            "snapshot {} says that it was made on {}: the clock of {} was wrong then; it stands where \
+             the machine's log puts it",
+            short(&info.snapshot),
+            show::timestamp(info.time),
+            info.machine,
+        ));
     }
 }
 
@@ -99,16 +105,5 @@ fn warn_missing(missing: &[MissingPart], total: u64, context: &Context) {
     let named = missing.len().min(MAX_NAMED) as u64;
     if total > named {
         context.warning(&format!("and {} more", total - named));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_for_people() {
-        assert_eq!(local(Timestamp(0)).len(), 16);
-        assert!(!local(Timestamp(u64::MAX)).is_empty());
     }
 }

@@ -9,13 +9,14 @@ use tokio::io::AsyncWriteExt;
 
 use super::archive_file::ArchiveFile;
 use super::voice::{Reader, Voice};
-use super::{local, short, snapshots, warn_missing};
+use super::which::Which;
+use super::{short, snapshots, warn_missing, warn_of_clocks};
 use crate::cli::context::{Context, Intent};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::target::When;
 use crate::cli::{output, show, target};
 use crate::client::Client;
-use crate::node::api::{Restore, RestoreReply, RestoreTar, SnapshotRef};
+use crate::node::api::{Choice, MissingPart, Restore, RestoreReply, RestoreTar, SnapshotRef};
 use crate::size::ByteSize;
 
 /// Write a snapshot, or a part of it, to disk.
@@ -36,6 +37,7 @@ use crate::size::ByteSize;
 #[command(after_help = "Examples:
   libernet restore latest --target /mnt/restored
   libernet restore latest:/home/u/docs --target ~/docs
+  libernet restore latest --set docs --machine laptop --target out
   libernet restore 1f3a2b4c --target out --include '*.odt' --first 'taxes/'
   libernet restore latest --target out --phrase --bootstrap /ip4/192.0.2.7/tcp/4384
   libernet restore latest --target / --verify
@@ -95,6 +97,9 @@ pub(in crate::cli) struct Args {
     timeout: Option<u64>,
     #[command(flatten)]
     reader: Reader,
+    // Its heading holds for all that is behind it.
+    #[command(flatten)]
+    which: Which,
 }
 
 impl Args {
@@ -109,6 +114,11 @@ impl Args {
 
 pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let (snapshot, path) = target::snapshot_and_path(&args.snapshot)?;
+    let choice = args.which.choice()?;
+    if choice != Choice::default() && snapshot.starts_with("libernet:") {
+        let text = "a link names one snapshot: there is nothing to choose";
+        return Err(Failure::usage(text).with_hint("say latest, or leave --set and the like out"));
+    }
     let directory = args.target.as_deref().map(Context::absolute).transpose()?;
     let mut voice = Voice::of_reader(&args.reader, context).await?;
     context
@@ -121,13 +131,13 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
                 ));
             }
             if voice.has_words() && !context.json && !context.quiet && output::is_watched() {
-                introduce(client, &mut voice, timeout_s, context).await?;
+                introduce(client, &mut voice, &choice, timeout_s, context).await?;
             }
             let Some(directory) = directory else {
                 let name = args.tar.as_deref().unwrap_or(Path::new("-"));
                 return tar(
                     &args,
-                    (snapshot, path, timeout_s),
+                    (snapshot, choice, path, timeout_s),
                     name,
                     client,
                     &mut voice,
@@ -141,6 +151,7 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
                         of: SnapshotRef {
                             speaker,
                             snapshot: snapshot.clone(),
+                            choice: choice.clone(),
                             timeout_s,
                         },
                         path: path.clone(),
@@ -176,15 +187,20 @@ fn end(reply: &RestoreReply, must_be_verified: bool) -> Exit {
 async fn introduce(
     client: &Client,
     voice: &mut Voice,
+    choice: &Choice,
     timeout_s: u64,
     context: &Context,
 ) -> Result<(), Failure> {
-    let reply = snapshots::fetch(client, voice, timeout_s, context).await?;
+    let reply = snapshots::fetch(client, voice, choice, timeout_s, context).await?;
     context.notice(&format!("owner {}", show::printable(&reply.owner)));
     if let Some(newest) = reply.machines.iter().map(|state| state.updated).max() {
-        context.notice(&format!("its machines last spoke on {}", local(newest)));
+        context.notice(&format!(
+            "its machines last spoke on {}",
+            show::timestamp(newest)
+        ));
     }
     snapshots::warn_of_machines(&reply, context);
+    warn_of_clocks(&reply.snapshots, context);
     context.notice(snapshots::table(&reply).trim_end());
     Ok(())
 }
@@ -206,7 +222,7 @@ fn tell(reply: &RestoreReply, args: &Args, context: &Context) -> Result<(), Fail
     context.notice(&format!(
         "snapshot {} of {}: {} in {} {verb}, {} of them were there already{}; {} left alone",
         short(&reply.snapshot),
-        local(reply.time),
+        show::timestamp(reply.time),
         ByteSize(reply.bytes),
         show::count(reply.files, "file"),
         reply.unchanged,
@@ -225,7 +241,7 @@ fn tell(reply: &RestoreReply, args: &Args, context: &Context) -> Result<(), Fail
         ));
     }
     if reply.missing_total > 0 {
-        context.notice("run it again when more nodes are online: only what is missing is fetched");
+        context.notice(advice(&reply.missing));
     } else if args.verify && !args.dry_run {
         context.notice(&verdict(reply));
     }
@@ -280,10 +296,23 @@ fn warn_of_attributes(reply: &RestoreReply, context: &Context) {
     }
 }
 
+/// What to do about parts that are not in place: blocks that nobody gave, or what this machine refused.
+fn advice(missing: &[MissingPart]) -> &'static str {
+    let (from_others, from_here): (Vec<_>, Vec<_>) =
+        missing.iter().partition(|part| part.block.is_some());
+    match (from_others.is_empty(), from_here.is_empty()) {
+        (false, true) => "run it again when more nodes are online: only what is missing is fetched",
+        (true, _) => {
+            "see to what is named above, and run it again: only what is missing is written"
+        }
+        (false, false) => "see to what is named above, and run it again when more nodes are online",
+    }
+}
+
 /// A tar archive in place of files.
 async fn tar(
     args: &Args,
-    (snapshot, path, timeout_s): (String, String, u64),
+    (snapshot, choice, path, timeout_s): (String, Choice, String, u64),
     name: &Path,
     client: &Client,
     voice: &mut Voice,
@@ -302,6 +331,7 @@ async fn tar(
                 of: SnapshotRef {
                     speaker,
                     snapshot: snapshot.clone(),
+                    choice: choice.clone(),
                     timeout_s,
                 },
                 path: path.clone(),
@@ -350,8 +380,21 @@ async fn tar(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::api::MissingPart;
+    use crate::id::BlockId;
     use crate::time::Timestamp;
+
+    #[test]
+    fn what_this_machine_refused_is_no_matter_of_other_nodes() {
+        let part = |block: Option<BlockId>| MissingPart {
+            path: "/f".to_owned(),
+            block,
+            reason: "no".to_owned(),
+        };
+        let (refused, absent) = (part(None), part(Some(BlockId::from_sha384([1; 48]))));
+        assert!(!advice(&[refused.clone()]).contains("nodes are online"));
+        assert!(advice(&[absent.clone()]).contains("nodes are online"));
+        assert!(advice(&[refused, absent]).contains("named above, and run it again when"));
+    }
 
     #[test]
     fn how_it_ends() {

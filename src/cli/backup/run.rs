@@ -2,21 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use jiff::tz::TimeZone;
 use serde_json::json;
 
 use super::sets::{Leave, Subcommand};
 use super::voice::Voice;
 use super::{MAX_NAMED, Passphrase, sets, short};
-use crate::backup::owner::Vault;
 use crate::backup::sets::{Exclusions, Set, Sets};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::health::holder_name;
 use crate::cli::{output, show};
 use crate::client::Client;
-use crate::node::api::{Backup, BackupReply, CopiesReply, Forget, RingInfo, RingList, Snapshots};
+use crate::node::api::{Backup, BackupReply, CopiesReply, Forget, RingInfo, RingList};
 use crate::size::ByteSize;
-use crate::time::{Clock, SystemClock};
 
 /// Back up paths, or all sets, as snapshots.
 ///
@@ -32,14 +30,14 @@ use crate::time::{Clock, SystemClock};
 A path that is called like a subcommand is given as ./add. Patterns have the syntax of .gitignore.
 Exit code 3 when something could not be read, or fewer copies than asked for were reached with --wait; 4 when there is no owner.
 With --json, one line a snapshot: {\"snapshot\",\"link\",\"set\",\"files\",\"bytes\",\"new_bytes\",\"unchanged\",\"excluded\",\"to_read\",
-  \"unreadable\":[{\"path\",\"reason\"}],\"copies\":{\"asked\",\"reached\"},\"forgotten\"}")]
+  \"unreadable\":[{\"path\",\"reason\"}],\"copies\":{\"asked\",\"reached\",\"holders\":[{\"peer\",\"name\",\"online\",\"seen_s_ago\"}]},\"forgotten\"}")]
 pub(in crate::cli) struct Args {
     #[command(subcommand)]
     command: Option<Subcommand>,
     /// What to back up [default: all sets].
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Only this set. May be repeated.
+    /// Only this set: its name, or the beginning of it. May be repeated.
     #[arg(long, value_name = "NAME", conflicts_with = "paths")]
     set: Vec<String>,
     /// Only sets whose schedule is due, and forget what their rules don't keep: for timers.
@@ -85,22 +83,16 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
             )
             .with_hint("a path that is called like a subcommand is given as ./add"));
         }
-        return sets::run(command, context);
+        return sets::run(command, context).await;
     }
-    let jobs = jobs(&args, context)?;
+    let mut jobs = jobs(&args, context)?;
+    if args.due {
+        // The node decides what is due, when a set's turn has come.
+        jobs.retain(|set| set.schedule.is_some());
+    }
     let mut voice = Voice::of_machine(&args.passphrase, context).await?;
     context
-        .with_client(async |client, _| {
-            let jobs = if args.due {
-                due(jobs, client, &mut voice, context).await?
-            } else {
-                jobs
-            };
-            if jobs.is_empty() {
-                context.notice("nothing is due");
-            }
-            work(&jobs, &args, client, &mut voice, context).await
-        })
+        .with_client(async |client, _| work(&jobs, &args, client, &mut voice, context).await)
         .await
 }
 
@@ -120,13 +112,9 @@ fn jobs(args: &Args, context: &Context) -> Result<Vec<Set>, Failure> {
         }]);
     }
     let all = Sets::load(&context.data_dir)?;
-    for name in &args.set {
-        if all.get(name).is_none() {
-            return Err(Failure::usage(format!("there is no set '{name}'"))
-                .with_hint("`libernet backup list` shows the sets"));
-        }
-    }
-    let is_wanted = |set: &&Set| args.set.is_empty() || args.set.contains(&set.name);
+    let named = args.set.iter().map(|name| Ok(all.pick(name)?.name.clone()));
+    let named: Vec<String> = named.collect::<Result<_, Failure>>()?;
+    let is_wanted = |set: &&Set| named.is_empty() || named.contains(&set.name);
     let mut sets: Vec<Set> = all.as_slice().iter().filter(is_wanted).cloned().collect();
     if sets.is_empty() {
         return Err(
@@ -152,50 +140,6 @@ fn merge(of_set: &mut Exclusions, given: &Exclusions) {
     of_set.max_file_bytes = given.max_file_bytes.or(of_set.max_file_bytes);
 }
 
-/// The sets whose schedule says that it is time.
-async fn due(
-    sets: Vec<Set>,
-    client: &Client,
-    voice: &mut Voice,
-    context: &Context,
-) -> Result<Vec<Set>, Failure> {
-    let machine = Vault::open(&context.data_dir)?
-        .map(|vault| (vault.machine().to_string(), vault.name().to_owned()));
-    let known = voice
-        .call(context, async |speaker| {
-            let request = Snapshots {
-                speaker,
-                timeout_s: 0,
-            };
-            client.snapshots(request).await
-        })
-        .await;
-    let snapshots = match known {
-        Ok(reply) => reply.snapshots,
-        // There is no head before the first backup.
-        Err(failure) if failure.exit == Exit::NotFound && machine.is_some() => Vec::new(),
-        Err(failure) => return Err(failure),
-    };
-    let (now, zone) = (SystemClock.now(), TimeZone::system());
-    let is_due = |set: &Set| {
-        let Some(schedule) = set.schedule else {
-            return false;
-        };
-        let is_own = |name: &str| {
-            machine
-                .as_ref()
-                .is_some_and(|(id, called)| name == id || name == called)
-        };
-        let last = snapshots
-            .iter()
-            .filter(|info| info.set == set.name && is_own(&info.machine))
-            .map(|info| info.time)
-            .max();
-        schedule.is_due(last, now, &zone)
-    };
-    Ok(sets.into_iter().filter(is_due).collect())
-}
-
 /// One snapshot a set. One that fails does not keep the others from being backed up.
 async fn work(
     jobs: &[Set],
@@ -204,11 +148,12 @@ async fn work(
     voice: &mut Voice,
     context: &Context,
 ) -> Result<Exit, Failure> {
-    let (mut exit, mut failed) = (Exit::Done, None);
+    let (mut exit, mut failed, mut ran) = (Exit::Done, None, false);
     for job in jobs {
         match one(job, args, client, voice, context).await {
-            Ok(Exit::Done) => {}
-            Ok(other) => exit = other,
+            Ok(None) => continue,
+            Ok(Some(Exit::Done)) => {}
+            Ok(Some(other)) => exit = other,
             Err(failure) => {
                 let concerns_all = matches!(failure.exit, Exit::Unavailable | Exit::Interrupted);
                 if jobs.len() == 1 || concerns_all || failure.exit == Exit::Usage {
@@ -218,17 +163,22 @@ async fn work(
                 failed.get_or_insert(failure);
             }
         }
+        ran = true;
+    }
+    if !ran {
+        context.notice("nothing is due");
     }
     failed.map_or(Ok(exit), Err)
 }
 
+/// Backs up one set, or the paths given by hand. None: it was not due.
 async fn one(
     job: &Set,
     args: &Args,
     client: &Client,
     voice: &mut Voice,
     context: &Context,
-) -> Result<Exit, Failure> {
+) -> Result<Option<Exit>, Failure> {
     let reply = voice
         .call(context, async |speaker| {
             let request = Backup {
@@ -248,9 +198,7 @@ async fn one(
         })
         .await?;
     if reply.not_due {
-        let name = show::printable(&reply.set);
-        context.notice(&format!("{name}: was just backed up by the running node"));
-        return Ok(Exit::Done);
+        return Ok(None);
     }
     let mut forgotten = None;
     if args.due && !args.dry_run && !job.keep.is_empty() {
@@ -262,6 +210,7 @@ async fn one(
                     snapshots: Vec::new(),
                     set: Some(job.name.clone()),
                     tag: None,
+                    group_by: None,
                     all_machines: false,
                     dry_run: false,
                 };
@@ -271,37 +220,57 @@ async fn one(
         forgotten = Some(reply.forgotten.len() as u64);
     }
     tell(&reply, forgotten, args.dry_run, context)?;
-    let lacks_copies = args.wait && reply.copies.reached < reply.copies.asked;
-    if lacks_copies {
+    let copies = &reply.copies;
+    let lacks_copies = args.wait && copies.reached < copies.asked;
+    if !args.dry_run {
         let rings = client.ring_list(RingList {}).await?.rings;
-        context.warning(&shortfall(&reply.copies, &rings));
+        let text = standing(copies, &rings, client.is_embedded());
+        match lacks_copies {
+            true => context.warning(&text),
+            false => context.notice(&show::printable(&text)),
+        }
     }
-    Ok(if reply.unreadable.is_empty() && !lacks_copies {
-        Exit::Done
-    } else {
-        Exit::Partial
-    })
+    let is_whole = reply.unreadable.is_empty() && !lacks_copies;
+    Ok(Some(if is_whole { Exit::Done } else { Exit::Partial }))
 }
 
-/// What is said when there are fewer copies than asked for: why, as far as known, and what happens next.
-fn shortfall(copies: &CopiesReply, rings: &[RingInfo]) -> String {
+/// Where a backup is at this moment, and what makes the copies that it lacks. `is_embedded`: the node
+/// ends with this command.
+fn standing(copies: &CopiesReply, rings: &[RingInfo], is_embedded: bool) -> String {
+    let CopiesReply { asked, reached, .. } = copies;
+    if *asked == 0 {
+        let how = match rings.is_empty() {
+            true => {
+                " (`libernet ring create NAME` makes a ring of machines that keep each other's backups)"
+            }
+            false => "",
+        };
+        return format!("on this disk only: nobody else has a copy{how}");
+    }
+    let count = format!("{reached} of {asked} copies on other machines");
+    let holders: Vec<String> = copies.holders.iter().map(holder_name).collect();
+    let holders = holders.join(", ");
+    if reached >= asked {
+        return format!("{count}: {holders}");
+    }
     let online: u64 = rings.iter().map(|ring| ring.online).sum();
     let why = if rings.is_empty() {
         "this node is in no ring, so nobody keeps any: `libernet ring create NAME` makes one"
             .to_owned()
+    } else if is_embedded {
+        "they are made while a node runs on this machine: `libernet up`".to_owned()
     } else if online == 0 {
         "no other member of a ring is online; copies are made when one is".to_owned()
-    } else if online < u64::from(copies.asked) {
+    } else if online < u64::from(*asked) {
         let members = show::count(online, "other member");
         format!("only {members} online; the rest is made when there are more")
     } else {
-        "the node goes on making them; `libernet ring members RING` shows who has room for them"
-            .to_owned()
+        "the node goes on making them; `libernet health` tells when they are there".to_owned()
     };
-    format!(
-        "{} of {} copies on other machines: {why}",
-        copies.reached, copies.asked
-    )
+    match reached {
+        0 => format!("on this disk only so far, {count}: {why}"),
+        _ => format!("{count} ({holders}): {why}"),
+    }
 }
 
 fn tell(
@@ -368,12 +337,82 @@ pub(super) fn usual_name(paths: &[PathBuf]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::api::HolderState;
 
     #[test]
     fn names_of_sets() {
         let name = |path: &str| usual_name(&[PathBuf::from(path)]);
         assert_eq!(name("/home/u"), "u");
         assert_eq!(name("/"), "root");
+    }
+
+    /// Whatever there is, nobody takes it for more.
+    #[test]
+    fn a_backup_says_where_it_is() {
+        let holder = |name: &str| HolderState {
+            peer: "12D3KooW".to_owned(),
+            name: name.to_owned(),
+            online: true,
+            seen_s_ago: None,
+        };
+        let copies = |asked, names: &[&str]| CopiesReply {
+            asked,
+            reached: names.len() as u32,
+            holders: names.iter().map(|name| holder(name)).collect(),
+        };
+        let ring = |online| RingInfo {
+            ring: "home".to_owned(),
+            generation: 1,
+            joined: crate::time::Timestamp(0),
+            members: 3,
+            online,
+        };
+        let alone = standing(&copies(0, &[]), &[], true);
+        assert!(alone.starts_with("on this disk only: nobody else has a copy (`libernet ring"));
+        let unasked = standing(&copies(0, &[]), &[ring(2)], false);
+        assert_eq!(unasked, "on this disk only: nobody else has a copy");
+        let whole = standing(&copies(2, &["pc1", "pc2"]), &[ring(2)], false);
+        assert_eq!(whole, "2 of 2 copies on other machines: pc1, pc2");
+        for (made, rings, is_embedded, words) in [
+            (
+                copies(2, &[]),
+                vec![],
+                false,
+                "so far, 0 of 2 copies on other machines: this node is in no ring",
+            ),
+            (
+                copies(2, &[]),
+                vec![ring(2)],
+                true,
+                "0 of 2 copies on other machines: they are made while a node runs",
+            ),
+            (
+                copies(2, &[]),
+                vec![ring(0)],
+                false,
+                "0 of 2 copies on other machines: no other member",
+            ),
+            (
+                copies(2, &["pc1"]),
+                vec![ring(1)],
+                false,
+                "1 of 2 copies on other machines (pc1): only 1 other member online",
+            ),
+            (
+                copies(2, &["pc1"]),
+                vec![ring(2)],
+                false,
+                "(pc1): the node goes on making them",
+            ),
+        ] {
+            let text = standing(&made, &rings, is_embedded);
+            assert!(text.contains(words), "{text}");
+            assert_eq!(
+                made.reached == 0,
+                text.contains("on this disk only"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! `libernet backup add`, `remove`, `list`, `schedule`: the file of sets.
 //!
-//! Works on the data directory alone; no node is needed.
+//! Works on the data directory alone; no node is needed. One that runs tells how the sets are.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -14,7 +15,9 @@ use crate::backup::sets::{Exclusions, Removed, Set, Sets};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show};
+use crate::client::Client;
 use crate::file;
+use crate::node::api::{Health, SetHealth};
 use crate::size::ByteSize;
 
 /// Largest file of patterns that is read, in bytes.
@@ -95,7 +98,7 @@ pub(super) enum Subcommand {
     Add(Box<Add>),
     /// Remove a set, or one path of a set. Its snapshots stay.
     Remove {
-        /// The set's name, or a path.
+        /// The set's name or the beginning of it, or a path.
         #[arg(value_name = "NAME|PATH")]
         name: String,
     },
@@ -135,11 +138,11 @@ pub(super) struct Add {
     keep: Keep,
 }
 
-pub(super) fn run(command: &Subcommand, context: &Context) -> Result<Exit, Failure> {
+pub(super) async fn run(command: &Subcommand, context: &Context) -> Result<Exit, Failure> {
     match command {
         Subcommand::Add(args) => add(args, context)?,
         Subcommand::Remove { name } => remove(name, context)?,
-        Subcommand::List => list(context)?,
+        Subcommand::List => list(context).await?,
         Subcommand::Schedule { systemd, .. } => timer::print(*systemd, context)?,
     }
     Ok(Exit::Done)
@@ -208,17 +211,25 @@ fn remove(name: &str, context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-fn list(context: &Context) -> Result<(), Failure> {
+async fn list(context: &Context) -> Result<(), Failure> {
     let sets = Sets::load(&context.data_dir)?;
+    let (healths, is_running) = healths(&sets, context).await;
     if context.json {
-        return output::json(&json!({ "sets": sets.as_slice() }));
+        let with_health = sets.as_slice().iter().map(|set| {
+            let mut value = json!(set);
+            let health = healths.get(&set.name);
+            value["last_backup"] = json!(health.and_then(|health| health.last_backup));
+            value["problem"] = json!(health.and_then(|health| health.problem.clone()));
+            value
+        });
+        return output::json(&json!({ "sets": with_health.collect::<Vec<_>>() }));
     }
     if sets.as_slice().is_empty() {
         context.notice("there are no sets; `libernet backup add PATH` adds one");
         return Ok(());
     }
     let mut rows = vec![
-        ["name", "schedule", "keeps", "paths"]
+        ["name", "schedule", "last", "keeps", "paths"]
             .map(str::to_owned)
             .to_vec(),
     ];
@@ -232,11 +243,57 @@ fn list(context: &Context) -> Result<(), Failure> {
             show::printable(&set.name),
             set.schedule
                 .map_or_else(|| "-".to_owned(), |schedule| schedule.to_string()),
+            last(healths.get(&set.name)),
             show::printable(&keep::describe(&set.keep)),
             show::printable(&paths.join(" ")),
         ]);
     }
-    output::stdout(show::table(&rows, &[]).as_bytes())
+    output::stdout(show::table(&rows, &[]).as_bytes())?;
+    for (name, health) in &healths {
+        if let Some(problem) = &health.problem {
+            context.warning(&format!("the set {name} can't be backed up: {problem}"));
+        }
+    }
+    if !is_running {
+        context.notice(
+            "no node is running: `libernet health` tells when each was backed up; what has a schedule runs with `libernet up`, or by a timer \
+             (`libernet backup schedule`)",
+        );
+    }
+    Ok(())
+}
+
+/// When a set was backed up last, as far as that is known.
+fn last(health: Option<&SetHealth>) -> String {
+    match health {
+        Some(health) if health.never => "never".to_owned(),
+        Some(SetHealth {
+            last_backup: Some(at),
+            ..
+        }) => show::timestamp(*at),
+        _ => "-".to_owned(),
+    }
+}
+
+/// How each set is: what a running node says, or what can be seen without one.
+async fn healths(sets: &Sets, context: &Context) -> (BTreeMap<String, SetHealth>, bool) {
+    // A node that does not answer is no reason to show nothing.
+    if let Ok(Some(client)) = Client::running(&context.data_dir).await
+        && let Ok(reply) = client.health(Health::default()).await
+    {
+        let healths = reply.sets.into_iter().map(|set| (set.name.clone(), set));
+        return (healths.collect(), true);
+    }
+    let gone = sets.as_slice().iter().filter_map(|set| {
+        let problem = Some(set.gone()?);
+        let health = SetHealth {
+            name: set.name.clone(),
+            problem,
+            ..SetHealth::default()
+        };
+        Some((set.name.clone(), health))
+    });
+    (gone.collect(), false)
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! `libernet snapshots`: what there is.
 
 use super::voice::{Reader, Voice};
-use super::{contents, local, short};
+use super::which::Which;
+use super::{contents, short, warn_of_clocks};
 use crate::cli::context::{Context, Intent};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show};
 use crate::client::Client;
-use crate::node::api::{Snapshots, SnapshotsReply};
+use crate::node::api::{Choice, Snapshots, SnapshotsReply};
 use crate::size::ByteSize;
 
 /// List the snapshots of all machines of an owner.
@@ -15,19 +16,24 @@ use crate::size::ByteSize;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet snapshots
+  libernet snapshots --set docs --machine laptop
   libernet snapshots --phrase                # on any machine: asks for the twelve words
   libernet snapshots --json | jq -r '.snapshots[-1].link'
 
-Exit code 3 when the log of a machine could not be had, 4 when nobody who was asked has the owner's head.
+Exit code 3 when the log of a machine could not be had, 4 when nobody who was asked has the owner's head, or no snapshot is as asked.
 With --json: {\"owner\",\"head\",\"machines\":[{\"machine\",\"name\",\"sequence\",\"updated\",\"missing\"}],
   \"snapshots\":[{\"snapshot\",\"link\",\"time\",\"machine\",\"set\",\"paths\",\"tags\",\"files\",\"bytes\",\"new_bytes\"}]}, oldest first,
-  with times in milliseconds since 1970")]
+  with times in milliseconds since 1970, and beside them \"time_rfc3339\" and \"updated_rfc3339\"; a snapshot whose machine's clock
+  was wrong has \"misdated\": true")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     reader: Reader,
     /// How long to look for the owner's head and logs.
     #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
+    // Its heading holds for all that is behind it.
+    #[command(flatten)]
+    which: Which,
 }
 
 impl Args {
@@ -38,6 +44,7 @@ impl Args {
 }
 
 pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    let choice = args.which.choice()?;
     let mut voice = Voice::of_reader(&args.reader, context).await?;
     let reply = context
         .with_client_through(&args.reader.bootstrap, async |client, config| {
@@ -47,10 +54,12 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
             } else {
                 0
             };
-            fetch(client, &mut voice, args.timeout.unwrap_or(usual), context).await
+            let timeout_s = args.timeout.unwrap_or(usual);
+            fetch(client, &mut voice, &choice, timeout_s, context).await
         })
         .await?;
     warn_of_machines(&reply, context);
+    warn_of_clocks(&reply.snapshots, context);
     if context.json {
         output::json(&reply)?;
     } else if reply.snapshots.is_empty() {
@@ -66,12 +75,18 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
 pub(super) async fn fetch(
     client: &Client,
     voice: &mut Voice,
+    choice: &Choice,
     timeout_s: u64,
     context: &Context,
 ) -> Result<SnapshotsReply, Failure> {
     voice
         .call(context, async |speaker| {
-            client.snapshots(Snapshots { speaker, timeout_s }).await
+            let request = Snapshots {
+                speaker,
+                choice: choice.clone(),
+                timeout_s,
+            };
+            client.snapshots(request).await
         })
         .await
 }
@@ -104,7 +119,7 @@ pub(super) fn table(reply: &SnapshotsReply) -> String {
     for info in &reply.snapshots {
         rows.push(vec![
             short(&info.snapshot).to_owned(),
-            local(info.time),
+            show::timestamp(info.time),
             show::printable(machine_name(reply, &info.machine)),
             info.files.to_string(),
             ByteSize(info.bytes).to_string(),
@@ -153,6 +168,7 @@ mod tests {
                     key: Key::new([0; 32]),
                 },
                 time: Timestamp(0),
+                misdated: false,
                 machine: "key".to_owned(),
                 set: "home".to_owned(),
                 paths: vec!["/home\n".to_owned()],

@@ -20,16 +20,20 @@ pub(super) fn safe(health: &HealthReply) -> Safe {
         words: words.to_owned(),
     };
     if health.sets.is_empty() {
-        return of(
-            None,
-            "no backup asks for copies on other machines: what is backed up is on this disk only",
-        );
+        return match health.owner {
+            true => of(None, "nothing is backed up"),
+            false => of(None, "this machine backs nothing up"),
+        };
     }
     if !health.sets.iter().all(SetHealth::is_as_asked) {
         return of(Some(false), "NO");
     }
     let alone = health.sets.iter().filter(|set| set.copies_min == 0).count();
     match alone {
+        0 if !health.sets.iter().all(SetHealth::is_well) => of(
+            Some(false),
+            "NO: some set is overdue, was never backed up, or can't be",
+        ),
         0 => of(
             Some(true),
             "yes, as far as holders were heard of: every backup that asks for copies has them",
@@ -66,6 +70,7 @@ pub(super) fn reachable(status: &StatusReply, peers: &[Peer]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::Timestamp;
 
     fn set(name: &str, copies_min: u32, copies_asked: u32) -> SetHealth {
         SetHealth {
@@ -73,8 +78,7 @@ mod tests {
             copies_min,
             copies_asked,
             survives: copies_min,
-            lost: 0,
-            audited_s_ago: None,
+            ..SetHealth::default()
         }
     }
 
@@ -83,7 +87,7 @@ mod tests {
         let of = |sets: Vec<SetHealth>| {
             safe(&HealthReply {
                 sets,
-                clocks: Vec::new(),
+                ..HealthReply::default()
             })
         };
         assert_eq!(of(Vec::new()).is_safe, None);
@@ -92,6 +96,13 @@ mod tests {
         let some = of(vec![set("docs", 2, 2), set("", 0, 0)]);
         assert_eq!(some.is_safe, Some(false));
         assert!(some.words.contains("some backups"), "{}", some.words);
+        let overdue = SetHealth {
+            overdue_since: Some(Timestamp(1)),
+            ..set("docs", 2, 2)
+        };
+        let overdue = of(vec![overdue]);
+        assert_eq!(overdue.is_safe, Some(false));
+        assert!(overdue.words.contains("overdue"), "{}", overdue.words);
         let alone = of(vec![set("docs", 0, 0)]);
         assert!(alone.words.contains("on this disk only"), "{}", alone.words);
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::{Call, Giver, Overwrite, Unreadable, call, path};
+use super::{Call, CopiesReply, Giver, Overwrite, Unreadable, call, path};
 use crate::backup::schedule::Schedule;
 pub use crate::backup::sets::Exclusions;
 use crate::block::Link;
@@ -86,60 +86,6 @@ pub struct Backup {
 }
 call!(Backup, "backup", BackupReply);
 
-/// Copies of a backup on other machines.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CopiesReply {
-    /// Asked for.
-    pub asked: u32,
-    /// Acknowledged: whole and durable there.
-    pub reached: u32,
-}
-
-/// Tells whether every backup has its copies.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Health {}
-call!(Health, "health", HealthReply);
-
-/// What [`Health`] found.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct HealthReply {
-    /// The sets whose backups ask for copies, by name.
-    pub sets: Vec<SetHealth>,
-    /// Reasons why members refuse backups: their clocks, or this machine's, are wrong.
-    #[serde(default)]
-    pub clocks: Vec<String>,
-}
-
-/// How the copies of one set's backups stand.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SetHealth {
-    /// The set's name; empty for paths given by hand.
-    pub name: String,
-    /// Copies on other machines, of the backup that has fewest.
-    pub copies_min: u32,
-    /// Copies asked for.
-    pub copies_asked: u32,
-    /// How many machines may be lost at the same time, whichever, without losing a backup.
-    pub survives: u32,
-    /// Backups whose blocks are not on this machine any more, though nobody forgot them. Their copies stay where they are.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub lost: u32,
-    /// Seconds since the copy that was audited longest ago was; missing when one never was.
-    pub audited_s_ago: Option<u64>,
-}
-
-/// Numbers that say something only when they are not zero.
-fn is_zero(count: &u32) -> bool {
-    *count == 0
-}
-
-impl SetHealth {
-    /// Whether there are as many copies as were asked for, and what they are copies of.
-    pub const fn is_as_asked(&self) -> bool {
-        self.copies_min >= self.copies_asked && self.lost == 0
-    }
-}
-
 /// What [`Backup`] did.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BackupReply {
@@ -171,12 +117,31 @@ pub struct BackupReply {
     pub copies: CopiesReply,
 }
 
+/// What snapshots must have to be meant. Nothing said: all of them are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Choice {
+    /// The set's name, or the beginning of one.
+    pub set: Option<String>,
+    /// Tags, all of them.
+    pub tags: Vec<String>,
+    /// The machine's name or key, or the beginning of a name.
+    pub machine: Option<String>,
+    /// A path in its several forms, such as typed and resolved: one of them, or a directory that it is
+    /// in, was backed up.
+    #[serde(with = "path::list")]
+    pub paths: Vec<PathBuf>,
+}
+
 /// Lists an owner's snapshots.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Snapshots {
     /// Who speaks.
     #[serde(default)]
     pub speaker: Speaker,
+    /// Which of them.
+    #[serde(default)]
+    pub choice: Choice,
     /// Seconds to look for the owner's head where it is not here; 0: only a short look.
     #[serde(default)]
     pub timeout_s: u64,
@@ -218,8 +183,11 @@ pub struct SnapshotInfo {
     pub snapshot: String,
     /// Its link.
     pub link: Link,
-    /// When it began.
+    /// When it began, as the machine's clock said.
     pub time: Timestamp,
+    /// The machine's clock was wrong then: its log says so, or the time is yet to come.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub misdated: bool,
     /// The machine that made it.
     pub machine: String,
     /// Name of the set.
@@ -244,6 +212,9 @@ pub struct SnapshotRef {
     pub speaker: Speaker,
     /// `latest`, the first digits of an id, or a snapshot's link.
     pub snapshot: String,
+    /// Of which snapshots it is the latest; a link needs none.
+    #[serde(default)]
+    pub choice: Choice,
     /// Seconds to look for a block, and for the head.
     pub timeout_s: u64,
 }

@@ -1,11 +1,13 @@
 //! Calls that look after backups: forgetting, pruning, checking.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Call, SnapshotInfo, Speaker, call};
-use crate::backup::retention::Policy;
+pub use crate::backup::retention::Part;
+use crate::backup::retention::{LAST_OF_GROUP, NO_SUCH_TAG, Policy};
 use crate::id::BlockId;
 
 /// Forgets snapshots by a policy or by name.
@@ -26,6 +28,10 @@ pub struct Forget {
     /// Judge only snapshots with this tag.
     #[serde(default)]
     pub tag: Option<String>,
+    /// What the snapshots of one group have in common: each group is judged by itself. Missing: machine
+    /// and set, and without a set the paths, too, unless a tag chooses the snapshots.
+    #[serde(default)]
+    pub group_by: Option<BTreeSet<Part>>,
     /// Judge other machines' snapshots, too.
     #[serde(default)]
     pub all_machines: bool,
@@ -45,6 +51,26 @@ pub struct ForgetReply {
     /// Snapshots that the rules were not asked about, because the owner's other machines made them.
     #[serde(default)]
     pub others: u64,
+    /// Tags of the rules that no snapshot has that was judged.
+    #[serde(default)]
+    pub unknown_tags: Vec<String>,
+    /// Paths of which no snapshot is left.
+    #[serde(default)]
+    pub bare_paths: Vec<String>,
+}
+
+impl ForgetReply {
+    /// Whether all rules name tags that no snapshot has: nothing is forgotten by them then.
+    pub fn is_of_unknown_tags(&self) -> bool {
+        let is_kept_so = |kept: &KeptSnapshot| kept.reasons == [NO_SUCH_TAG];
+        self.kept.iter().any(is_kept_so)
+    }
+
+    /// Snapshots that stay although no rule keeps them.
+    pub fn last_of_groups(&self) -> u64 {
+        let is_last = |kept: &&KeptSnapshot| kept.reasons == [LAST_OF_GROUP];
+        self.kept.iter().filter(is_last).count() as u64
+    }
 }
 
 /// A snapshot that stays.

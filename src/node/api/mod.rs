@@ -6,6 +6,7 @@
 mod backup;
 mod blocks;
 mod care;
+mod health;
 mod lease;
 mod leave;
 mod ledger;
@@ -43,6 +44,7 @@ use call;
 pub use backup::*;
 pub use blocks::*;
 pub use care::*;
+pub use health::*;
 pub use lease::*;
 pub use leave::*;
 pub use ledger::*;

@@ -199,6 +199,7 @@ mod tests {
             of: SnapshotRef {
                 speaker: Default::default(),
                 snapshot: "latest".to_owned(),
+                choice: Default::default(),
                 timeout_s: 1,
             },
             path: String::new(),

@@ -4,8 +4,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::tz::TimeZone;
-
 use super::super::api::*;
 use super::super::failure::chain;
 use super::super::{Node, blocking};
@@ -15,6 +13,7 @@ use crate::backup::prune::Replacing;
 use crate::backup::{self, Archive, Search};
 use crate::id::BlockId;
 use crate::monitor::Monitor;
+use crate::time;
 
 /// Where a prune that was cut off left its journal, below the data directory.
 const JOURNAL_DIR: &str = "prune";
@@ -29,34 +28,46 @@ impl Node {
     /// Forgets snapshots.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] when no snapshot is called so: nothing is forgotten then.
+    /// [`ErrorKind::NotFound`] when no snapshot is called so, or none has the set or the tag: nothing is
+    /// forgotten then.
     pub async fn forget(&self, request: Forget) -> Result<ForgetReply, CallError> {
         let member = self.member(&request.speaker).await?;
         let archive = self.own_archive(&member);
         let options = ForgetOptions {
             policy: request.policy,
+            group_by: request.group_by,
             names: request.snapshots,
-            set: request.set,
-            tag: request.tag,
+            choice: backup::Choice {
+                set: request.set,
+                tags: request.tag.into_iter().collect(),
+                ..backup::Choice::default()
+            },
             all_machines: request.all_machines,
             dry_run: request.dry_run,
         };
-        let zone = TimeZone::system();
+        let zone = time::zone();
         let forgot = backup::forget::forget(&archive, &member, &options, &zone).await?;
         if !request.dry_run {
             self.let_go(&archive).await?;
         }
+        let now = self.now();
         Ok(ForgetReply {
             kept: forgot
                 .kept
                 .iter()
                 .map(|(listed, reasons)| KeptSnapshot {
-                    snapshot: describe(listed),
+                    snapshot: describe(listed, now),
                     reasons: reasons.iter().map(ToString::to_string).collect(),
                 })
                 .collect(),
-            forgotten: forgot.forgotten.iter().map(describe).collect(),
+            forgotten: self.describe_all(forgot.forgotten.iter().collect()),
             others: forgot.others,
+            unknown_tags: forgot.unknown_tags,
+            bare_paths: forgot
+                .bare_paths
+                .iter()
+                .map(|path| String::from_utf8_lossy(path).into_owned())
+                .collect(),
         })
     }
 

@@ -8,8 +8,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use jiff::tz::TimeZone;
-
 use super::api::*;
 use super::failure::chain;
 use super::{Node, NodeEvent, blocking};
@@ -20,7 +18,7 @@ use crate::block::Link;
 use crate::bundle::{self, FilterOptions};
 use crate::crypto::key::Key;
 use crate::monitor::Monitor;
-use crate::time::Timestamp;
+use crate::time::{self, Timestamp};
 
 /// Most files that an answer names one by one.
 const MAX_NAMED: usize = 10_000;
@@ -75,13 +73,13 @@ impl BackupReply {
     }
 }
 
-/// When this machine last began to back up a set.
+/// When this machine last began to back up a set, by the order of its log.
 pub(super) fn last_run(found: &Found, member: &Membership, set: &str) -> Option<Timestamp> {
     let machine = member.machine().id();
     let mut own = found.catalog.snapshots().iter().rev();
     let last = own
         .find(|listed| listed.machine == *machine.as_bytes() && listed.logged.summary.set == set);
-    last.map(|listed| listed.logged.summary.started)
+    last.map(|listed| listed.made)
 }
 
 impl Node {
@@ -104,7 +102,7 @@ impl Node {
         if let Some(schedule) = request.due {
             let found = archive.find(Search::Here, LOG_PATIENCE).await?;
             let last = last_run(&found, &member, &request.set);
-            if !schedule.is_due(last, self.now(), &TimeZone::system()) {
+            if !schedule.is_due(last, self.now(), &time::zone()) {
                 return Ok(BackupReply::not_due(request.set));
             }
         }
@@ -143,6 +141,7 @@ impl Node {
             });
         }
         let done = backup::run::run(&archive, &member, job, monitor, cancel).await?;
+        self.inner.schedule.succeed(&request.set);
         let unreadable_total = done.report.unreadable.len() as u64;
         self.happened(NodeEvent::BackedUp {
             set: request.set.clone(),
@@ -196,8 +195,16 @@ impl Node {
             owner: archive.access().owner().to_string(),
             head: archive.access().head().to_hex(),
             machines: machines.collect(),
-            snapshots: found.catalog.snapshots().iter().map(describe).collect(),
+            snapshots: self.describe_all(found.catalog.choose(&choice(&request.choice))?),
         })
+    }
+
+    fn describe_all(&self, listed: Vec<&Listed>) -> Vec<SnapshotInfo> {
+        let now = self.now();
+        listed
+            .into_iter()
+            .map(|listed| describe(listed, now))
+            .collect()
     }
 
     /// The owner of the data directory, unlocked.
@@ -275,9 +282,22 @@ async fn look(archive: &Archive, patience: Duration) -> Result<Found, CallError>
     Ok(found.or_missing()?)
 }
 
-fn describe(listed: &Listed) -> SnapshotInfo {
+fn choice(choice: &Choice) -> backup::Choice {
+    backup::Choice {
+        set: choice.set.clone(),
+        tags: choice.tags.clone(),
+        machine: choice.machine.clone(),
+        paths: choice.paths.clone(),
+    }
+}
+
+fn describe(listed: &Listed, now: Timestamp) -> SnapshotInfo {
     let logged = &listed.logged;
-    info(&logged.snapshot, &listed.machine_name, &logged.summary)
+    let misdated = listed.is_misdated(now);
+    SnapshotInfo {
+        misdated,
+        ..info(&logged.snapshot, &listed.machine_name, &logged.summary)
+    }
 }
 
 fn info(link: &Link, machine: &str, summary: &backup::Summary) -> SnapshotInfo {
@@ -285,6 +305,7 @@ fn info(link: &Link, machine: &str, summary: &backup::Summary) -> SnapshotInfo {
         snapshot: link.id.to_hex(),
         link: link.clone(),
         time: summary.started,
+        misdated: false,
         machine: machine.to_owned(),
         set: summary.set.clone(),
         paths: summary

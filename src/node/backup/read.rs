@@ -13,7 +13,7 @@ use super::super::Node;
 use super::super::api::*;
 use super::super::failure::{chain, stopped};
 use super::super::giving::{Giving, givers};
-use super::{MAX_NAMED, info, look};
+use super::{MAX_NAMED, choice, info, look};
 use crate::backup::{Listed, Snapshot, find_files, read_snapshot};
 use crate::block::Link;
 use crate::bundle::tree::Content;
@@ -212,6 +212,7 @@ impl Node {
         let of = |snapshot| SnapshotRef {
             speaker: request.speaker.clone(),
             snapshot,
+            choice: Choice::default(),
             timeout_s: request.timeout_s,
         };
         let before = self.choose(&of(request.a.clone())).await?;
@@ -255,7 +256,8 @@ impl Node {
             None => {
                 let archive = self.archive(&of.speaker).await?;
                 let found = look(&archive, patience).await?;
-                let listed = found.catalog.find(&of.snapshot)?;
+                let chosen = choice(&of.choice);
+                let listed = found.catalog.find_chosen(&of.snapshot, &chosen)?;
                 let name = listed.machine_name.clone();
                 (listed.logged.snapshot.clone(), Some(name))
             }

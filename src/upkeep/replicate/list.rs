@@ -82,7 +82,12 @@ pub struct SetHealth {
     pub lost: u32,
     /// When the copy that was audited longest ago was; none when one never was.
     pub audited: Option<Timestamp>,
+    /// The holders of copies that count, and when each was last heard of one.
+    pub holders: Holders,
 }
+
+/// Holders of copies that count, by peer, and when each was last heard of one.
+pub type Holders = BTreeMap<PeerName, Timestamp>;
 
 #[derive(Debug, Default)]
 struct State {
@@ -317,6 +322,15 @@ impl Copies {
         Some((kept.copies, policy::reached(&job, now, limits)))
     }
 
+    /// The holders of copies of a backup that count.
+    pub fn holders(&self, root: &BlockId, now: Timestamp, limits: &Limits) -> Holders {
+        let state = self.lock();
+        let kept = state.jobs.get(root);
+        kept.map_or_else(Holders::new, |kept| {
+            holders(&job_of(kept, BTreeMap::new()), now, limits)
+        })
+    }
+
     /// How many backups lack copies.
     pub(super) fn short(&self, now: Timestamp, limits: &Limits) -> usize {
         let state = self.lock();
@@ -337,6 +351,7 @@ impl Copies {
                 let copies = job.held.values();
                 copies.filter(|copy| policy::counts(copy, now, limits))
             };
+            let holders = holders(&job, now, limits);
             let audited = match counted().any(|copy| copy.audited.is_none()) {
                 true => None,
                 false => counted().filter_map(|copy| copy.audited).min(),
@@ -349,9 +364,15 @@ impl Copies {
                 survives: reached.saturating_sub(u32::from(kept.lost)),
                 lost: u32::from(kept.lost),
                 audited,
+                holders: holders.clone(),
             };
             sets.entry(kept.set.clone())
                 .and_modify(|set| {
+                    let mut all = std::mem::take(&mut set.holders);
+                    for (peer, seen) in holders {
+                        let last = all.entry(peer).or_insert(seen);
+                        *last = seen.max(*last);
+                    }
                     let lacks = |set: &SetHealth| set.copies_asked.saturating_sub(set.copies_min);
                     let audited = set.audited.min(this.audited);
                     let survives = set.survives.min(this.survives);
@@ -362,6 +383,7 @@ impl Copies {
                         *set = this.clone();
                     }
                     (set.audited, set.survives, set.lost) = (audited, survives, lost);
+                    set.holders = all;
                 })
                 .or_insert(this);
         }
@@ -556,6 +578,12 @@ impl Copies {
             source,
         })
     }
+}
+
+fn holders(job: &Job, now: Timestamp, limits: &Limits) -> Holders {
+    let held = job.held.iter();
+    let held = held.filter(|(_, copy)| policy::counts(copy, now, limits));
+    held.map(|(peer, copy)| (peer.clone(), copy.seen)).collect()
 }
 
 fn change(jobs: &mut BTreeMap<BlockId, Kept>, after: BTreeMap<BlockId, Option<Kept>>) {

@@ -1,0 +1,47 @@
+//! `--set`, `--tag`, `--machine`, `--path`: which snapshots a command is about.
+
+use std::path::PathBuf;
+
+use crate::cli::context::Context;
+use crate::cli::exit::Failure;
+use crate::node::api::Choice;
+
+/// Which snapshots are meant. Several flags narrow the choice.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Which snapshots")]
+pub(super) struct Which {
+    /// Only snapshots of this set: its name, or the beginning of it.
+    #[arg(long, value_name = "NAME")]
+    set: Option<String>,
+    /// Only snapshots with this tag. May be repeated: with all of them.
+    #[arg(long)]
+    tag: Vec<String>,
+    /// Only snapshots of this machine: its name, or the beginning of it.
+    #[arg(long, value_name = "NAME")]
+    machine: Option<String>,
+    /// Only snapshots that hold this path of the machine that was backed up.
+    #[arg(long)]
+    path: Option<PathBuf>,
+}
+
+impl Which {
+    /// As the node takes it.
+    ///
+    /// # Errors
+    /// When the working directory is gone.
+    pub(super) fn choice(&self) -> Result<Choice, Failure> {
+        let mut paths = Vec::new();
+        if let Some(path) = &self.path {
+            paths.push(Context::absolute(path)?);
+            // Snapshots name resolved paths; those of another machine can't be resolved here.
+            let resolved = path.canonicalize().ok();
+            paths.extend(resolved.filter(|resolved| !paths.contains(resolved)));
+        }
+        Ok(Choice {
+            set: self.set.clone(),
+            tags: self.tag.clone(),
+            machine: self.machine.clone(),
+            paths,
+        })
+    }
+}

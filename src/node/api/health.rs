@@ -1,0 +1,126 @@
+//! The call that tells whether every backup is there, as new as it should be, and has its copies.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Call, call};
+use crate::time::Timestamp;
+
+/// Copies of a backup on other machines.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopiesReply {
+    /// Asked for.
+    pub asked: u32,
+    /// Acknowledged: whole and durable there.
+    pub reached: u32,
+    /// The machines that have acknowledged.
+    #[serde(default)]
+    pub holders: Vec<HolderState>,
+}
+
+/// A machine that keeps a copy of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderState {
+    /// Its node.
+    pub peer: String,
+    /// What it is called; empty when it is not known to any ring of this node.
+    pub name: String,
+    /// Whether it is connected.
+    pub online: bool,
+    /// Seconds since it was last heard of; missing when it is online.
+    #[serde(default)]
+    pub seen_s_ago: Option<u64>,
+}
+
+/// Tells whether all is well with every backup.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Health {
+    /// Only this set: its name, or the beginning of it.
+    #[serde(default)]
+    pub set: Option<String>,
+}
+call!(Health, "health", HealthReply);
+
+/// What [`Health`] found.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct HealthReply {
+    /// The sets that are configured, that have snapshots, or whose backups ask for copies, by name.
+    pub sets: Vec<SetHealth>,
+    /// Whether this machine has an owner; without one it backs nothing up.
+    #[serde(default)]
+    pub owner: bool,
+    /// What keeps this node from knowing, or from doing what the sets say.
+    #[serde(default)]
+    pub problems: Vec<String>,
+    /// Reasons why members refuse backups: their clocks, or this machine's, are wrong.
+    #[serde(default)]
+    pub clocks: Vec<String>,
+}
+
+impl HealthReply {
+    /// Whether everything holds that was asked for. A machine that has an owner and no backup is not
+    /// well.
+    pub fn is_well(&self) -> bool {
+        let has_any = !self.sets.is_empty() || !self.owner;
+        has_any && self.problems.is_empty() && self.sets.iter().all(SetHealth::is_well)
+    }
+}
+
+/// How one set's backups stand.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetHealth {
+    /// The set's name; empty for paths given by hand.
+    pub name: String,
+    /// Copies on other machines, of the backup that has fewest.
+    pub copies_min: u32,
+    /// Copies asked for.
+    pub copies_asked: u32,
+    /// How many machines may be lost at the same time, whichever, without losing a backup.
+    pub survives: u32,
+    /// Backups whose blocks are not on this machine any more, though nobody forgot them. Their copies stay where they are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lost: u32,
+    /// Seconds since the copy that was audited longest ago was; missing when one never was.
+    pub audited_s_ago: Option<u64>,
+    /// The machines that keep copies that count.
+    #[serde(default)]
+    pub holders: Vec<HolderState>,
+    /// When the newest backup was made; missing when there is none, or none that is known here.
+    #[serde(default)]
+    pub last_backup: Option<Timestamp>,
+    /// Seconds since then.
+    #[serde(default)]
+    pub last_backup_s_ago: Option<u64>,
+    /// The set is configured and has never been backed up.
+    #[serde(default)]
+    pub never: bool,
+    /// When it is to be backed up, as text; missing without a schedule.
+    #[serde(default)]
+    pub schedule: Option<String>,
+    /// When its next run is due.
+    #[serde(default)]
+    pub next_backup: Option<Timestamp>,
+    /// When the first run was due of those that were missed, when there are two or more.
+    #[serde(default)]
+    pub overdue_since: Option<Timestamp>,
+    /// Why it can't be backed up, or was not the last time.
+    #[serde(default)]
+    pub problem: Option<String>,
+}
+
+/// Numbers that say something only when they are not zero.
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+impl SetHealth {
+    /// Whether there are as many copies as were asked for, and what they are copies of.
+    pub const fn is_as_asked(&self) -> bool {
+        self.copies_min >= self.copies_asked && self.lost == 0
+    }
+
+    /// Whether all is as asked: the copies, and a backup that is as new as the schedule says.
+    pub const fn is_well(&self) -> bool {
+        let is_new = !self.never && self.overdue_since.is_none();
+        self.is_as_asked() && is_new && self.problem.is_none()
+    }
+}

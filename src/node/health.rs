@@ -1,0 +1,214 @@
+//! Whether every backup is there, as new as it should be, and has its copies: one answer from the sets,
+//! the snapshots, and the list of copies.
+//!
+//! What is said is what was found: a time or a copy that nobody knows of is missing from the answer, and
+//! makes it no better.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use libp2p::PeerId;
+
+use super::api::*;
+use super::backup::last_run;
+use super::{Node, blocking, schedule};
+use crate::backup::owner::Membership;
+use crate::backup::sets::{Set, Sets};
+use crate::backup::{Found, Search};
+use crate::net::rings::Member;
+use crate::pick::pick;
+use crate::time::{self, Timestamp};
+use crate::upkeep::replicate::{Holders, Limits};
+
+/// What is known of this machine's snapshots.
+enum Known {
+    /// All that the logs here say.
+    Snapshots(Box<Membership>, Box<Found>),
+    /// Nothing before the passphrase is given.
+    Locked,
+    /// Nothing: the logs can't be read.
+    Unreadable,
+    /// This machine has no owner.
+    NoOwner,
+}
+
+impl Node {
+    /// How each set's backups stand.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when no set is called so, [`ErrorKind::Usage`] when several may be meant.
+    pub async fn health(&self, request: Health) -> Result<HealthReply, CallError> {
+        let mut reply = HealthReply {
+            clocks: self.clock_troubles(),
+            ..HealthReply::default()
+        };
+        let dir = self.inner.options.data_dir.clone();
+        let sets = match blocking(move || Ok(Sets::load(&dir)?)).await {
+            Ok(sets) => sets,
+            Err(error) => {
+                reply.problems.push(error.message);
+                Sets::default()
+            }
+        };
+        let known = match self.known().await {
+            Ok(known) => known,
+            Err(error) => {
+                reply.problems.push(error.message);
+                Known::Unreadable
+            }
+        };
+        reply.owner = !matches!(known, Known::NoOwner);
+        let copied = self.inner.copies.health(self.now(), &Limits::default());
+        let mut copied: BTreeMap<String, _> = copied
+            .into_iter()
+            .map(|set| (set.name.clone(), set))
+            .collect();
+        let mut names: BTreeSet<String> = copied.keys().cloned().collect();
+        names.extend(sets.as_slice().iter().map(|set| set.name.clone()));
+        names.extend(known.names());
+        let names = match &request.set {
+            Some(text) => vec![one_of(text, names)?],
+            None => names.into_iter().collect(),
+        };
+        let gone = self.gone(&sets).await?;
+        for name in names {
+            let mut health = self.of_copies(copied.remove(&name));
+            health.name.clone_from(&name);
+            self.add_times(&mut health, sets.get(&name), &known);
+            if let Some(set) = sets.get(&name) {
+                health.problem = self.problem(set, &known, gone.get(&name));
+            }
+            reply.sets.push(health);
+        }
+        Ok(reply)
+    }
+
+    async fn known(&self) -> Result<Known, CallError> {
+        let member = match self.member(&Speaker::default()).await {
+            Ok(member) => member,
+            Err(error) if error.kind == ErrorKind::OwnerLocked => return Ok(Known::Locked),
+            Err(error) if error.kind == ErrorKind::NoOwner => return Ok(Known::NoOwner),
+            Err(error) => return Err(error),
+        };
+        let found = self.own_archive(&member);
+        let found = found.find(Search::Here, Duration::ZERO).await?;
+        Ok(Known::Snapshots(Box::new(member), Box::new(found)))
+    }
+
+    /// What the list of copies says of a set.
+    fn of_copies(&self, copied: Option<crate::upkeep::replicate::SetHealth>) -> SetHealth {
+        let Some(copied) = copied else {
+            return SetHealth::default();
+        };
+        let audited_s_ago = |at: Timestamp| self.now().since(at).as_secs();
+        SetHealth {
+            copies_min: copied.copies_min,
+            copies_asked: copied.copies_asked,
+            survives: copied.survives,
+            lost: copied.lost,
+            audited_s_ago: copied.audited.map(audited_s_ago),
+            holders: self.holder_states(&copied.holders),
+            ..SetHealth::default()
+        }
+    }
+
+    /// Holders as people know them.
+    pub(super) fn holder_states(&self, holders: &Holders) -> Vec<HolderState> {
+        let rings = self.net().rings();
+        let names: Vec<String> = rings
+            .rings()
+            .as_slice()
+            .iter()
+            .map(|r| r.name().to_owned())
+            .collect();
+        let members = names.iter().filter_map(|name| rings.members(name).ok());
+        let members: Vec<Member> = members.flatten().collect();
+        let state = |(peer, seen): (&Vec<u8>, &Timestamp)| {
+            let peer = PeerId::from_bytes(peer).ok()?;
+            let known = || members.iter().filter(|member| member.peer == peer);
+            let name = known()
+                .map(|member| &member.name)
+                .find(|name| !name.is_empty());
+            let online = known().any(|member| member.online);
+            let last = known()
+                .map(|member| member.last_seen)
+                .fold(*seen, Timestamp::max);
+            Some(HolderState {
+                peer: peer.to_string(),
+                name: name.cloned().unwrap_or_default(),
+                online,
+                seen_s_ago: (!online).then(|| self.now().since(last).as_secs()),
+            })
+        };
+        holders.iter().filter_map(state).collect()
+    }
+
+    /// When the set was backed up, and when it should be.
+    fn add_times(&self, health: &mut SetHealth, set: Option<&Set>, known: &Known) {
+        let now = self.now();
+        let last = match known {
+            Known::Snapshots(member, found) => last_run(found, member, &health.name),
+            Known::Locked | Known::Unreadable | Known::NoOwner => None,
+        };
+        health.last_backup = last;
+        health.last_backup_s_ago = last.map(|last| now.since(last).as_secs());
+        let Some(set) = set else {
+            return;
+        };
+        health.never = last.is_none() && matches!(known, Known::Snapshots(..));
+        let Some(schedule) = set.schedule else {
+            return;
+        };
+        let zone = time::zone();
+        health.schedule = Some(schedule.to_string());
+        health.next_backup = Some(schedule.next_after(last, now, &zone));
+        health.overdue_since = last.and_then(|last| schedule.overdue_since(last, now, &zone));
+    }
+
+    /// Why a set can't be backed up now, or could not be the last time.
+    fn problem(&self, set: &Set, known: &Known, gone: Option<&String>) -> Option<String> {
+        if let Some(gone) = gone {
+            return Some(gone.clone());
+        }
+        // A node inside of a command runs no set by itself.
+        let is_scheduled = set.schedule.is_some() && self.inner.options.http.is_some();
+        match known {
+            Known::NoOwner => Some("there is no owner: `libernet init` makes one".to_owned()),
+            Known::Locked if is_scheduled => Some(schedule::NEEDS_PASSPHRASE.to_owned()),
+            Known::Locked | Known::Unreadable | Known::Snapshots(..) => {
+                let failed = self.inner.schedule.failure(&set.name)?;
+                Some(format!("the last run failed: {failed}"))
+            }
+        }
+    }
+
+    /// Which paths of each set are not there, in words.
+    async fn gone(&self, sets: &Sets) -> Result<BTreeMap<String, String>, CallError> {
+        let sets = sets.clone();
+        blocking(move || {
+            let gone = sets.as_slice().iter();
+            let gone = gone.filter_map(|set| Some((set.name.clone(), set.gone()?)));
+            Ok(gone.collect())
+        })
+        .await
+    }
+}
+
+impl Known {
+    /// Names of the sets that this machine has backed up.
+    fn names(&self) -> BTreeSet<String> {
+        let Self::Snapshots(member, found) = self else {
+            return BTreeSet::new();
+        };
+        let machine = member.machine().id();
+        let own = found.catalog.snapshots().iter();
+        let own = own.filter(|listed| listed.machine == *machine.as_bytes());
+        own.map(|listed| listed.logged.summary.set.clone())
+            .collect()
+    }
+}
+
+fn one_of(text: &str, names: BTreeSet<String>) -> Result<String, CallError> {
+    let names: Vec<String> = names.into_iter().filter(|name| !name.is_empty()).collect();
+    Ok(pick("set", text, &names, |name| vec![name.clone()])?.clone())
+}
