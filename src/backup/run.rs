@@ -28,7 +28,7 @@ use super::snapshot::{
 };
 use crate::block::{self, Link};
 use crate::bundle::{
-    Beside, FilterOptions, Previous, PutOptions, PutReport, Rules, Survey, put_paths, survey,
+    Beside, FilterOptions, Own, Previous, PutOptions, PutReport, Rules, Survey, put_paths, survey,
 };
 use crate::head::HeadEntry;
 use crate::monitor::Monitor;
@@ -51,6 +51,8 @@ pub struct Job {
     pub filter: FilterOptions,
     /// Leaves out what is mounted below the paths.
     pub one_file_system: bool,
+    /// Recognises libernet's own directories, which are never taken.
+    pub own: Own,
     /// Reads every file, also those that look unchanged.
     pub force: bool,
 }
@@ -123,6 +125,7 @@ impl Job {
         Ok(PutOptions {
             context: archive.access().context().clone(),
             one_file_system: self.one_file_system,
+            own: self.own,
             filter: Some(Arc::new(Rules::new(&self.filter)?)),
             keep_identity: true,
             previous,
@@ -146,6 +149,8 @@ pub async fn run(
     monitor: Arc<dyn Monitor>,
     cancel: CancellationToken,
 ) -> Result<Done, Error> {
+    // As they were typed: symlinks on the way are taken, too.
+    let paths = job.paths.clone();
     let job = job.checked()?;
     adopt_orphans(archive, member).await?;
     let previous = previous(archive, member, &job).await?;
@@ -155,9 +160,9 @@ pub async fn run(
     let pin = OpenPin::begin(depot.store().clone()).await?;
     let keep = Keep::Pinned(pin.number);
     let (sink, index) = (depot.sink(keep), depot.index(keep));
-    let beside = Beside::begin(&job.paths, &options, monitor);
+    let beside = Beside::begin(&paths, &options, monitor);
     let monitor = beside.monitor();
-    let report = put_paths(&job.paths, options, sink, index, monitor, cancel).await?;
+    let report = put_paths(&paths, options, sink, index, monitor, cancel).await?;
     let snapshot = Snapshot {
         owner: *member.owner().as_bytes(),
         machine: *member.machine().id().as_bytes(),
@@ -226,10 +231,11 @@ pub async fn dry_run(
     monitor: Arc<dyn Monitor>,
     cancel: CancellationToken,
 ) -> Result<Survey, Error> {
+    let paths = job.paths.clone();
     let job = job.checked()?;
     let previous = previous(archive, member, &job).await?;
     let options = job.options(archive, previous)?;
-    Ok(survey(&job.paths, &options, monitor, cancel).await?)
+    Ok(survey(&paths, &options, monitor, cancel).await?)
 }
 
 /// The newest snapshot of this machine that has the same paths, or at least one of them.

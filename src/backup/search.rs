@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use super::archive::read_snapshot;
 use super::catalog::Listed;
 use super::error::Error;
 use crate::block::BlockSource;
 use crate::bundle::Bundle;
+use crate::bundle::pattern::{Line, Patterns};
 use crate::bundle::tree::Entry;
 use crate::id::BlockId;
 use crate::time::Timestamp;
@@ -44,7 +44,7 @@ pub struct Hits {
 /// any depth, and `/home/*/x` from the root. A tree that equals one that was looked through already is not read again. Stops after `limit` matches.
 ///
 /// # Errors
-/// [`Error::Setting`] for a wrong pattern. A snapshot that can't be read is reported.
+/// [`Error::Bundle`] or [`Error::Setting`] for a wrong pattern. A snapshot that can't be read is reported.
 pub async fn find_files(
     source: Arc<dyn BlockSource>,
     snapshots: &[Listed],
@@ -68,29 +68,21 @@ pub async fn find_files(
     Ok(hits)
 }
 
-fn compile(pattern: &str) -> Result<Gitignore, Error> {
-    let wrong = |why: String| Error::Setting(format!("the pattern '{pattern}' is wrong: {why}"));
-    let mut builder = GitignoreBuilder::new("/");
-    // Somebody who looks for a file knows the end of its path, seldom the beginning.
-    let is_relative = !pattern.starts_with(['/', '!', '#']);
-    let line = match is_relative && pattern.trim_end_matches('/').contains('/') {
-        true => format!("**/{pattern}"),
-        false => pattern.to_owned(),
-    };
-    builder
-        .add_line(None, &line)
-        .map_err(|error| wrong(error.to_string()))?;
-    let pattern = builder.build().map_err(|error| wrong(error.to_string()))?;
-    match pattern.is_empty() {
-        true => Err(wrong("it matches nothing".to_owned())),
-        false => Ok(pattern),
+fn compile(pattern: &str) -> Result<Patterns, Error> {
+    let lines = [Line::new(pattern).anywhere()];
+    let compiled = Patterns::new(Path::new("/"), &lines)?;
+    match compiled.is_empty() {
+        true => Err(Error::Setting(format!(
+            "the pattern '{pattern}' is wrong: it matches nothing"
+        ))),
+        false => Ok(compiled),
     }
 }
 
 async fn look_through(
     source: &Arc<dyn BlockSource>,
     listed: &Listed,
-    pattern: &Gitignore,
+    pattern: &Patterns,
     limit: usize,
     seen: &mut HashSet<BlockId>,
     hits: &mut Hits,
@@ -131,7 +123,7 @@ mod tests {
     fn what_a_pattern_matches() {
         let matches = |pattern: &str, path: &str, is_dir: bool| {
             let pattern = compile(pattern).expect("a pattern");
-            pattern.matched(path, is_dir).is_ignore()
+            pattern.matched(Path::new(path), is_dir).is_ignore()
         };
         for (pattern, path) in [
             ("x", "home/u/sub/x"),

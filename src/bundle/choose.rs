@@ -1,17 +1,16 @@
 //! Which part of a bundle is wanted, and in which order.
 //!
-//! Patterns are lines in the syntax of `.gitignore`, read the other way round: what matches is wanted, with everything below it; `!`
-//! takes back. One with a slash is anchored at the root of what is chosen from. Directories in which nothing can match are not loaded;
-//! the others come only if something wanted is in them.
+//! Patterns are [`Line`]s in the syntax of `.gitignore`, read the other way round: what matches is wanted, with everything
+//! below it; `!` takes back. One with a slash is anchored at the root of what is chosen from. Directories in which nothing
+//! can match are not loaded; the others come only if something wanted is in them.
 
 use std::collections::VecDeque;
 use std::path::Path;
 
 use ignore::Match;
-use ignore::gitignore::Gitignore;
 
 use super::error::Error;
-use super::put::patterns;
+use super::pattern::{Line, Patterns};
 use super::read::{Bundle, Walk};
 use super::tree::{Entry, ModTime};
 
@@ -20,40 +19,40 @@ const AGES: [i64; 4] = [24 * 3600, 7 * 24 * 3600, 30 * 24 * 3600, 365 * 24 * 360
 
 /// Patterns for paths in a bundle.
 #[derive(Clone, Debug)]
-pub(super) struct Patterns {
-    rules: Gitignore,
+struct Picks {
+    patterns: Patterns,
     /// What every matching path starts with, for each pattern; `None` when one can match anywhere.
     prefixes: Option<Vec<Vec<Vec<u8>>>>,
 }
 
-impl Patterns {
+impl Picks {
     /// `None` for no patterns.
     ///
     /// # Errors
     /// [`Error::Pattern`].
-    pub(super) fn new(lines: &[String]) -> Result<Option<Self>, Error> {
+    fn new(lines: &[Line]) -> Result<Option<Self>, Error> {
         if lines.is_empty() {
             return Ok(None);
         }
         let mut prefixes = Some(Vec::new());
-        for line in lines {
-            match (prefix(line), &mut prefixes) {
+        for form in lines.iter().flat_map(Line::forms) {
+            match (prefix(form), &mut prefixes) {
                 (Prefix::Nothing, _) | (_, None) => {}
                 (Prefix::Anywhere, _) => prefixes = None,
                 (Prefix::Below(names), Some(prefixes)) => prefixes.push(names),
             }
         }
         Ok(Some(Self {
-            rules: patterns(Path::new("/"), lines)?,
+            patterns: Patterns::new(Path::new("/"), lines)?,
             prefixes,
         }))
     }
 
     /// Whether the patterns say yes or no to `path`, going by itself alone.
     fn says(&self, path: &[u8], is_dir: bool) -> Option<bool> {
-        match self.rules.matched(as_path(path), is_dir) {
-            Match::Ignore(_) => Some(true),
-            Match::Whitelist(_) => Some(false),
+        match self.patterns.matched(as_path(path), is_dir) {
+            Match::Ignore(()) => Some(true),
+            Match::Whitelist(()) => Some(false),
             Match::None => None,
         }
     }
@@ -99,8 +98,8 @@ fn as_path(path: &[u8]) -> &Path {
 /// What is wanted, and what of it first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Choice {
-    select: Option<Patterns>,
-    first: Option<Patterns>,
+    select: Option<Picks>,
+    first: Option<Picks>,
     newest_first: bool,
     /// Time of the newest file, once it is known.
     newest: Option<ModTime>,
@@ -109,17 +108,19 @@ pub(super) struct Choice {
 impl Choice {
     /// # Errors
     /// [`Error::Pattern`].
-    pub(super) fn new(
-        select: &[String],
-        first: &[String],
-        newest_first: bool,
-    ) -> Result<Self, Error> {
+    pub(super) fn new(select: &[Line], first: &[Line], newest_first: bool) -> Result<Self, Error> {
         Ok(Self {
-            select: Patterns::new(select)?,
-            first: Patterns::new(first)?,
+            select: Picks::new(select)?,
+            first: Picks::new(first)?,
             newest_first,
             newest: None,
         })
+    }
+
+    /// Lines of patterns that matched nothing so far.
+    pub(super) fn unmatched(&self) -> Vec<String> {
+        let picks = self.select.iter().chain(&self.first);
+        picks.flat_map(|picks| picks.patterns.unmatched()).collect()
     }
 
     /// The ranks that entries can have, in ascending order. Finding out may take a walk through the tree.
@@ -256,7 +257,7 @@ impl<'a> Picker<'a> {
         };
         let is_dir = entry.is_directory();
         let path = &self.walk.path;
-        let says = |patterns: &Option<Patterns>, above| match patterns {
+        let says = |patterns: &Option<Picks>, above| match patterns {
             Some(patterns) => patterns.says(path, is_dir).unwrap_or(above),
             None => above,
         };
@@ -302,9 +303,9 @@ impl<'a> Picker<'a> {
 mod tests {
     use super::*;
 
-    fn patterns_of(lines: &[&str]) -> Patterns {
-        let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
-        Patterns::new(&lines).expect("good").expect("some")
+    fn patterns_of(lines: &[&str]) -> Picks {
+        let lines: Vec<Line> = lines.iter().map(|line| Line::new(*line)).collect();
+        Picks::new(&lines).expect("good").expect("some")
     }
 
     #[test]

@@ -81,6 +81,14 @@ pub enum Error {
         /// What was to be put.
         path: PathBuf,
     },
+    /// What was to be put is a data directory of libernet, or lies in one.
+    #[error("{}: {}", .path.display(), own_words(.path, .directory))]
+    Own {
+        /// What was to be put.
+        path: PathBuf,
+        /// The data directory.
+        directory: PathBuf,
+    },
     /// A name or property given with a put can't be stored.
     #[error("this can't be stored: {what}")]
     Unsuitable {
@@ -115,6 +123,16 @@ pub enum Error {
     Worker,
 }
 
+fn own_words(path: &Path, directory: &Path) -> String {
+    if path == directory {
+        return "libernet's own data directory is never backed up or shared".to_owned();
+    }
+    format!(
+        "it lies in libernet's own data directory {}, which is never backed up or shared",
+        directory.display()
+    )
+}
+
 impl Error {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
@@ -132,6 +150,7 @@ impl Error {
             | Self::TargetExists { .. }
             | Self::TargetIsOwn { .. }
             | Self::NotPuttable { .. }
+            | Self::Own { .. }
             | Self::Unsuitable { .. }
             | Self::Pattern { .. }
             | Self::NoSuchPath { .. }

@@ -41,8 +41,8 @@ pub mod error;
 mod extract;
 mod inode;
 mod opener;
-#[allow(dead_code, reason = "the walk uses the rest of it")]
 mod own;
+pub mod pattern;
 mod put;
 mod quiet;
 mod read;
@@ -65,7 +65,7 @@ pub use put::{
     Beside, DEFAULT_IN_FLIGHT_BYTES, Filter, FilterOptions, Inside, MAX_REPORTED, Previous,
     PutOptions, PutReport, Rules, Survey, Unreadable, put, put_paths, put_reader, rewrite, survey,
 };
-pub use read::{Bundle, Walked};
+pub use read::{Bundle, Found, Last, Walked};
 pub use root::{BundleKind, Root, Totals};
 pub use tar::{TarOptions, TarReport, write_tar};
 pub use usage::{Seen, Use, packed};

@@ -3,7 +3,7 @@
 //! Everything is a stream in bounded memory; nothing is fetched that is not needed for what was asked. Streams own what they
 //! need and may outlive the [`Bundle`] that gave them. Deliberately absent: the file system.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -25,6 +25,8 @@ use crate::id::BlockId;
 const READ_AHEAD_BLOCKS: usize = 8;
 /// Tree blocks fetched at once when all blocks are listed.
 const LIST_AHEAD_BLOCKS: usize = 16;
+/// Most symlinks that are followed for one path, as in Linux.
+const MAX_LINKS: usize = 40;
 /// Most bytes of tree blocks that a walk holds on to, over all levels. A tree that needs more has hundreds of directories of thousands
 /// of entries each inside each other.
 const MAX_HELD_BYTES: usize = 64 << 20;
@@ -49,6 +51,24 @@ struct Inner {
 #[derive(Clone, Debug)]
 pub struct Walked {
     /// Names from the root down, with slashes between; empty for the root itself.
+    pub path: Vec<u8>,
+    /// What is there.
+    pub entry: Entry,
+}
+
+/// What becomes of a symlink at the end of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Last {
+    /// The symlink itself is meant.
+    Itself,
+    /// What it leads to is.
+    Followed,
+}
+
+/// Something in a bundle, and where.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Names from the root down, with slashes between and without symlinks on the way.
     pub path: Vec<u8>,
     /// What is there.
     pub entry: Entry,
@@ -118,23 +138,67 @@ impl Bundle {
         part.to_hex()[..8].to_owned()
     }
 
-    /// What is at `path`: names with slashes between, slashes at the ends don't matter, empty for the root. `None` when there is
-    /// nothing.
+    /// What is at `path`: names with slashes between, slashes at the ends don't matter, empty for the root. Symlinks on the way
+    /// are followed, one at the end is not. `None` when there is nothing.
     ///
     /// # Errors
     /// When a block on the way is missing or malformed.
     pub async fn lookup(&self, path: &[u8]) -> Result<Option<Entry>, Error> {
-        let mut entry = self.inner.root.entry.clone();
-        for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
-            let Content::Directory(directory) = &entry.content else {
+        let found = self.find(path, Last::Itself).await?;
+        Ok(found.map(|found| found.entry))
+    }
+
+    /// What is at `path`, and where that is once symlinks are followed. Only places in the bundle are ever found: a symlink that
+    /// leads out of it leads nowhere. An absolute one leads on only where the root of the bundle is that of a file system, as in
+    /// snapshots: such a root has no name.
+    ///
+    /// # Errors
+    /// As [`lookup`](Self::lookup).
+    pub async fn find(&self, path: &[u8], last: Last) -> Result<Option<Found>, Error> {
+        let root = &self.inner.root.entry;
+        let is_system = root.name.is_empty();
+        // With whether a symlink says so: `..` means something there only.
+        let mut rest: VecDeque<(Bytes, bool)> = names_of(path).map(|name| (name, false)).collect();
+        let mut links = 0;
+        let mut way: Vec<Entry> = Vec::new();
+        while let Some((name, is_of_link)) = rest.pop_front() {
+            match &name[..] {
+                b"." if is_of_link => continue,
+                b".." if is_of_link && (way.pop().is_some() || is_system) => continue,
+                b".." if is_of_link => return Ok(None),
+                _ => {}
+            }
+            let Content::Directory(directory) = &way.last().unwrap_or(root).content else {
                 return Ok(None);
             };
-            match find(&self.inner.opener, directory, name).await? {
-                Some(found) => entry = found,
-                None => return Ok(None),
+            let Some(entry) = find(&self.inner.opener, directory, &name).await? else {
+                return Ok(None);
+            };
+            let is_passed = !rest.is_empty() || last == Last::Followed;
+            let Some(target) = entry.link_target().filter(|_| is_passed).cloned() else {
+                way.push(entry);
+                continue;
+            };
+            links += 1;
+            if links > MAX_LINKS {
+                return Ok(None);
+            }
+            if target.starts_with(b"/") {
+                if !is_system {
+                    return Ok(None);
+                }
+                way.clear();
+            }
+            let further: Vec<Bytes> = names_of(&target).collect();
+            for name in further.into_iter().rev() {
+                rest.push_front((name, true));
             }
         }
-        Ok(Some(entry))
+        let names: Vec<&[u8]> = way.iter().map(|entry| &entry.name[..]).collect();
+        Ok(Some(Found {
+            path: names.join(&b'/'),
+            entry: way.pop().unwrap_or_else(|| root.clone()),
+        }))
     }
 
     /// The entries of a directory, sorted by name. An error stands for the entries of one block; the rest follows.
@@ -249,6 +313,13 @@ impl Bundle {
         .flatten()
         .boxed()
     }
+}
+
+/// The names of a path.
+fn names_of(path: &[u8]) -> impl Iterator<Item = Bytes> + '_ {
+    path.split(|byte| *byte == b'/')
+        .filter(|name| !name.is_empty())
+        .map(Bytes::copy_from_slice)
 }
 
 enum Piece {

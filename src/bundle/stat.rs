@@ -53,6 +53,37 @@ pub(super) fn maybe_sparse(stat: &Stat) -> bool {
     (stat.st_blocks as u64).saturating_mul(512) < size(stat)
 }
 
+/// Whether files of the file system that `fd` is on may say that they are empty and hold something, because their
+/// content is made when it is read: those of the kernel itself, and those of any program (FUSE).
+#[cfg(target_os = "linux")]
+pub(super) fn has_unsized_files(fd: impl std::os::fd::AsFd) -> bool {
+    /// From `linux/magic.h`: proc, sysfs, debugfs, tracefs, securityfs, configfs, cgroup, cgroup2, pstore, bpf, binfmt_misc,
+    /// efivarfs, selinuxfs, FUSE.
+    const UNSIZED: [i64; 14] = [
+        0x9fa0,
+        0x6265_6572,
+        0x6462_6720,
+        0x7472_6163,
+        0x7363_6673,
+        0x6265_6570,
+        0x0027_e0eb,
+        0x6367_7270,
+        0x6165_676c,
+        0xcafe_4a11,
+        0x4249_4e4d,
+        0xde5e_81e4,
+        0xf97c_ff8c,
+        0x6573_5546,
+    ];
+    rustix::fs::fstatfs(fd).is_ok_and(|system| UNSIZED.contains(&(system.f_type as i64)))
+}
+
+/// Not known here.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn has_unsized_files(_fd: impl std::os::fd::AsFd) -> bool {
+    false
+}
+
 /// Whether two looks at a file show the same content.
 pub(super) fn is_unchanged(before: &Stat, after: &Stat) -> bool {
     before.st_size == after.st_size

@@ -28,6 +28,7 @@ use super::choose::{Choice, Picked, Picker};
 use super::cursor::{ExtentCursor, Stretch};
 use super::error::Error;
 use super::extract::{Missing, part};
+use super::pattern::Line;
 use super::put::MAX_REPORTED;
 use super::read::{Bundle, cut};
 use super::tree::{Content, Entry, File, ModTime};
@@ -50,7 +51,7 @@ pub struct TarOptions {
     /// As in [`ExtractOptions::from`](super::ExtractOptions::from).
     pub from: Vec<Bytes>,
     /// As in [`ExtractOptions::select`](super::ExtractOptions::select).
-    pub select: Vec<String>,
+    pub select: Vec<Line>,
 }
 
 /// What an archive holds.
@@ -68,6 +69,8 @@ pub struct TarReport {
     pub missing_total: u64,
     /// Files among them that are in the archive with zeros in place of what is missing.
     pub zero_filled: u64,
+    /// Lines of patterns that matched nothing.
+    pub unmatched: Vec<String>,
 }
 
 /// Writes what is chosen to `out`, which it flushes and leaves open. Names are relative to what is archived; its root has none and is
@@ -133,6 +136,7 @@ pub async fn write_tar(
         }
         archive.entry(&path, &entry).await?;
     }
+    archive.report.unmatched = choice.unmatched();
     archive.finish().await
 }
 

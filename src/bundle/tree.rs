@@ -6,7 +6,6 @@
 //!
 //! Deliberately absent: paths. An entry knows its name and nothing above it.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -49,16 +48,19 @@ pub struct Entry<B = Arc<Link>> {
 }
 
 impl<B> Entry<B> {
-    /// The name for people: bytes that are not UTF-8 are replaced.
-    pub fn display_name(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(&self.name)
-    }
-
     /// Bytes of content; 0 for all but regular files.
     pub fn size(&self) -> u64 {
         match &self.content {
             Content::File(file) => file.size,
             _ => 0,
+        }
+    }
+
+    /// Where a symlink leads; `None` for anything else.
+    pub fn link_target(&self) -> Option<&Bytes> {
+        match &self.content {
+            Content::Symlink(target) => Some(target),
+            _ => None,
         }
     }
 

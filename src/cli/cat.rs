@@ -1,5 +1,7 @@
 //! `libernet cat`: one file to standard output.
 
+use std::ffi::OsString;
+
 use futures::TryStreamExt;
 use tokio::io::AsyncWriteExt;
 
@@ -19,7 +21,7 @@ pub(super) struct Args {
     /// The link, and the file's path in it unless the bundle is one file; or a snapshot (latest, or the first digits of its id) and
     /// the file's path in it.
     #[arg(value_name = "LINK[/PATH]|SNAPSHOT[:PATH]")]
-    link: String,
+    link: OsString,
     /// First byte.
     #[arg(long, default_value_t = 0)]
     offset: u64,

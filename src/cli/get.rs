@@ -1,5 +1,6 @@
 //! `libernet get`: a bundle back into files.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -29,12 +30,12 @@ pub(super) const MAX_NAMED: usize = 20;
   libernet get LINK/photos/2026 -o photos
   libernet get LINK -o copy --overwrite changed
 
-With --json: {\"bytes\",\"files\",\"from\":[peer],\"givers\":[{\"peer\",\"blocks\",\"bytes\"}],\"output\",\"missing\":[{\"path\",\"block\",\"reason\"}],
+With --json: {\"bytes\",\"files\",\"from\":[peer],\"givers\":[{\"peer\",\"blocks\",\"bytes\"}],\"output\",\"missing\":[{\"path\",\"path_hex\",\"block\",\"reason\"}],
   \"refused\":[{\"path\",\"reason\"}],\"pinned\"}")]
 pub(super) struct Args {
     /// The link, and a path in it if only a part is wanted.
     #[arg(value_name = "LINK[/PATH]")]
-    link: String,
+    link: OsString,
     /// Where to write; directories above it are made. A single file goes into a directory that exists
     /// [default: its own name, here].
     #[arg(short, long, visible_alias = "target", value_name = "PATH")]
@@ -105,12 +106,13 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
 async fn is_file(
     client: &Client,
     link: &Link,
-    path: &str,
+    path: &Path,
     timeout_s: u64,
 ) -> Result<bool, Failure> {
     let request = Ls {
         link: link.clone(),
         path: path.to_owned(),
+        follow: false,
         skip: 0,
         limit: 1,
         timeout_s,
@@ -134,13 +136,13 @@ fn print(reply: &GetReply, pin: bool, context: &Context) -> Result<(), Failure> 
             "files": reply.files,
             "from": from,
             "givers": reply.from,
-            "output": reply.output.to_string_lossy(),
+            "output": show::path(&reply.output),
             "missing": reply.missing,
             "refused": reply.refused,
             "pinned": reply.pinned,
         }));
     }
-    output::stdout(format!("{}\n", show::printable(&reply.output.to_string_lossy())).as_bytes())?;
+    output::stdout(format!("{}\n", show::printable(&show::path(&reply.output))).as_bytes())?;
     context.notice(&format!(
         "{} in {}",
         ByteSize(reply.bytes),

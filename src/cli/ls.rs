@@ -1,5 +1,7 @@
 //! `libernet ls`: what is in a bundle.
 
+use std::ffi::OsString;
+
 use serde_json::json;
 
 use super::context::{Context, Intent};
@@ -19,11 +21,13 @@ const PAGE_ENTRIES: u64 = 1000;
   libernet ls latest:/home
   libernet ls LINK --json | jq -r '.entries[].name'
 
-With --json: {\"this\":{..},\"index_file\",\"entries\":[{\"name\",\"kind\",\"bytes\",\"mode\",\"mtime_s\",\"target\"}]}")]
+In a name that is not UTF-8 \\xe9 stands for the byte.
+With --json: {\"this\":{..},\"index_file\",\"entries\":[{\"name\",\"name_hex\",\"kind\",\"bytes\",\"mode\",\"mtime_s\",\"target\"}]};
+  name_hex holds a name's bytes where they are not UTF-8")]
 pub(super) struct Args {
     /// The link, and a path in it; or a snapshot (latest, or the first digits of its id) and a path in it.
     #[arg(value_name = "LINK[/PATH]|SNAPSHOT[:PATH]")]
-    link: String,
+    link: OsString,
     /// Show kind, permissions, size and time too.
     #[arg(short, long)]
     long: bool,
@@ -51,6 +55,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             let mut request = Ls {
                 link,
                 path,
+                follow: false,
                 skip: 0,
                 limit: PAGE_ENTRIES,
                 timeout_s,
@@ -131,6 +136,7 @@ mod tests {
     fn entry(name: &str, kind: &str) -> Entry {
         Entry {
             name: name.to_owned(),
+            name_hex: None,
             kind: kind.to_owned(),
             bytes: 1024,
             mode: 0o755,
@@ -141,6 +147,7 @@ mod tests {
 
     fn page(entries: Vec<Entry>) -> LsReply {
         LsReply {
+            real: None,
             this: Some(entry("", "dir")),
             index_file: None,
             entries,

@@ -1,5 +1,7 @@
 //! `libernet pin`: bundles that are kept whatever happens.
 
+use std::ffi::OsStr;
+
 use serde_json::json;
 
 use super::context::{Context, Intent};
@@ -109,8 +111,8 @@ async fn add(
     timeout: Option<u64>,
     context: &Context,
 ) -> Result<Exit, Failure> {
-    let (link, path) = target::link_and_path(link)?;
-    if !path.is_empty() {
+    let (link, path) = target::link_and_path(OsStr::new(link))?;
+    if !path.as_os_str().is_empty() {
         return Err(Failure::usage(
             "a pin keeps a whole bundle, not a path in it",
         ));

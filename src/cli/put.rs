@@ -34,7 +34,8 @@ const MAX_NAMED: usize = 20;
   tar c src | libernet put - --name src.tar
   LINK=$(libernet put -q report.pdf)
 
-With --json: {\"link\",\"id\",\"bytes\",\"files\",\"blocks\",\"new_bytes\",\"unreadable\":[{\"path\",\"reason\"}],\"announced_to\",
+With --json: {\"link\",\"id\",\"bytes\",\"files\",\"blocks\",\"new_bytes\",\"unreadable\":[{\"path\",\"reason\"}],
+\"left_out\":[{\"path\",\"reason\"}],\"announced_to\",
 \"serving\": whether a node serves it from here on}")]
 pub(super) struct Args {
     /// File or directory, or - for standard input.
@@ -166,6 +167,7 @@ fn print(reply: &PutReply, after: After, args: &Args, context: &Context) -> Resu
         let more = reply.unreadable.len() - MAX_NAMED;
         context.warning(&format!("and {more} more that could not be read"));
     }
+    show::left_out(&reply.left_out, context);
     if context.json {
         return output::json(&Told {
             reply,

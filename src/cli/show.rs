@@ -1,9 +1,13 @@
 //! Numbers, times and names as people read them.
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use unicode_width::UnicodeWidthStr;
 
+use super::context::Context;
+use crate::node::api::{Unreadable, shown};
 use crate::size::ByteSize;
 pub use crate::text::{count, printable};
 use crate::time::Timestamp;
@@ -25,6 +29,42 @@ pub fn short(name: &str) -> &str {
 /// Columns that text takes on a terminal.
 pub fn width(text: &str) -> usize {
     UnicodeWidthStr::width(text)
+}
+
+/// What is never taken, named one by one.
+const MAX_NAMED: usize = 20;
+
+/// A path as text; see [`shown`].
+pub(super) fn path(path: &Path) -> String {
+    shown(path.as_os_str().as_bytes())
+}
+
+/// Says what is never taken.
+pub(super) fn left_out(paths: &[Unreadable], context: &Context) {
+    for path in paths.iter().take(MAX_NAMED) {
+        context.notice(&format!(
+            "{} is left out: {}",
+            printable(&path.path),
+            path.reason
+        ));
+    }
+    if paths.len() > MAX_NAMED {
+        let more = paths.len() - MAX_NAMED;
+        context.notice(&format!(
+            "and {more} more sockets and the like are left out"
+        ));
+    }
+}
+
+/// Names the patterns that matched nothing: each may be a typing error.
+pub(super) fn unmatched(patterns: &[String], context: &Context) {
+    for pattern in patterns.iter().take(MAX_NAMED) {
+        context.warning(&format!("the pattern '{pattern}' matched nothing"));
+    }
+    if patterns.len() > MAX_NAMED {
+        let more = patterns.len() - MAX_NAMED;
+        context.warning(&format!("and {more} more patterns matched nothing"));
+    }
 }
 
 /// Bytes a second.

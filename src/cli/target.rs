@@ -1,8 +1,15 @@
 //! What people type to name things: identifiers, links with a path behind them, and what may become of a target that exists.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use unicode_normalization::UnicodeNormalization;
+
 use super::context::Intent;
 use super::exit::Failure;
 use crate::block::Link;
+use crate::bundle::pattern;
 use crate::client::url::percent_decode;
 use crate::crypto::hash;
 use crate::id::BlockId;
@@ -38,7 +45,8 @@ impl From<When> for Overwrite {
     }
 }
 
-/// An identifier: a block id in any documented form, a link (its root), or `text:WORDS` (the SHA-384 of the words).
+/// An identifier: a block id in any documented form, a link (its root), or `text:WORDS` (the SHA-384 of the words
+/// in Unicode's composed form, NFC).
 ///
 /// # Errors
 /// Anything else, with a hint at `text:`.
@@ -47,11 +55,13 @@ pub fn identifier(text: &str) -> Result<BlockId, Failure> {
         if words.is_empty() {
             return Err(Failure::usage("there are no words after 'text:'"));
         }
+        // The same words typed on another system may come as other code points.
+        let words: String = words.nfc().collect();
         return Ok(hash::sha384_id(words.as_bytes()));
     }
     match text.trim().parse() {
         Ok(id) => Ok(id),
-        Err(_) if looks_like_link(text) => Ok(link_and_path(text)?.0.id),
+        Err(_) if looks_like_link(text) => Ok(link_and_path(OsStr::new(text))?.0.id),
         Err(error) => {
             let words: String = text.chars().take(40).collect();
             Err(Failure::from(error).with_hint(format!(
@@ -68,52 +78,64 @@ pub fn identifier(text: &str) -> Result<BlockId, Failure> {
 pub fn block(text: &str) -> Result<BlockId, Failure> {
     match text.trim().parse() {
         Ok(id) => Ok(id),
-        Err(_) if looks_like_link(text) => Ok(link_and_path(text)?.0.id),
+        Err(_) if looks_like_link(text) => Ok(link_and_path(OsStr::new(text))?.0.id),
         Err(error) => Err(error.into()),
     }
 }
 
 /// A link and the path behind it: `libernet:<id>.<key>[/path]`, `/sha384/<hex>/aes256/<hex>[/path]`, or the URL of the latter
-/// on any host.
+/// on any host. Names in the path are bytes, white space at their ends is a part of them.
 ///
 /// # Errors
 /// Anything else. No message repeats a key.
-pub fn link_and_path(text: &str) -> Result<(Link, String), Failure> {
-    let text = text.trim();
-    if let Some(rest) = ["http://", "https://"]
-        .iter()
-        .find_map(|scheme| text.strip_prefix(scheme))
-    {
-        let path = rest.find('/').map_or("", |at| &rest[at..]);
-        let path = path.split(['?', '#']).next().unwrap_or_default();
-        let decoded = percent_decode(path)
+pub fn link_and_path(text: &OsStr) -> Result<(Link, PathBuf), Failure> {
+    parse_link(text.as_bytes().trim_ascii_start())
+}
+
+fn parse_link(text: &[u8]) -> Result<(Link, PathBuf), Failure> {
+    let schemes: [&[u8]; 2] = [b"http://", b"https://"];
+    if let Some(rest) = schemes.iter().find_map(|scheme| text.strip_prefix(*scheme)) {
+        let path = rest.get(position(rest, b'/')..).unwrap_or_default();
+        let end = position(path, b'?').min(position(path, b'#'));
+        let decoded = percent_decode(&path[..end])
             .ok_or_else(|| Failure::usage("the URL's path is not valid: a '%' is out of place"))?;
         return path_form(&decoded);
     }
-    if text.starts_with("libernet:") {
+    if text.starts_with(b"libernet:") {
         // The id may itself be a path; the key never holds a slash.
-        let key_at = text.find('.').map_or(text.len(), |at| at + 1);
-        let path_at = text[key_at..]
-            .find('/')
-            .map_or(text.len(), |at| key_at + at);
-        let link = text[..path_at].parse::<Link>()?;
-        return Ok((link, tidy(&text[path_at..])));
+        let key_at = (position(text, b'.') + 1).min(text.len());
+        let path_at = key_at + position(&text[key_at..], b'/');
+        let (link, path) = text.split_at(path_at);
+        return Ok((word(link)?.parse::<Link>()?, tidy(path)));
     }
     path_form(text)
+}
+
+/// Where `byte` is; the end when it is nowhere.
+fn position(text: &[u8], byte: u8) -> usize {
+    let found = text.iter().position(|other| *other == byte);
+    found.unwrap_or(text.len())
+}
+
+/// A part that is text and has no white space around it.
+fn word(text: &[u8]) -> Result<&str, Failure> {
+    std::str::from_utf8(text)
+        .map(str::trim)
+        .map_err(|_| Failure::usage("this is no link: it holds bytes that are not text"))
 }
 
 /// What `ls` and `cat` look into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// A bundle by its link, and a path in it.
-    Bundle(Link, String),
+    Bundle(Link, PathBuf),
     /// A snapshot by its name, and a path in it.
-    Snapshot(String, String),
+    Snapshot(String, PathBuf),
 }
 
 /// Use that a command which reads a target makes of the data directory: a bundle can be fetched by anybody, a snapshot is called by its
 /// name only on its owner's machines.
-pub fn intent(text: &str) -> Intent {
+pub fn intent(text: &OsStr) -> Intent {
     match tree(text) {
         Ok(Target::Snapshot(..)) => Intent::Ask,
         Ok(Target::Bundle(..)) | Err(_) => Intent::Bring,
@@ -124,10 +146,9 @@ pub fn intent(text: &str) -> Intent {
 ///
 /// # Errors
 /// Anything else. No message repeats a key.
-pub fn tree(text: &str) -> Result<Target, Failure> {
-    let (name, path) = split_name(text.trim());
-    if is_snapshot_name(name) {
-        return Ok(Target::Snapshot(name.to_ascii_lowercase(), tidy(path)));
+pub fn tree(text: &OsStr) -> Result<Target, Failure> {
+    if let Some((name, path)) = named_snapshot(text) {
+        return Ok(Target::Snapshot(name, path));
     }
     link_and_path(text).map(|(link, path)| Target::Bundle(link, path))
 }
@@ -136,26 +157,51 @@ pub fn tree(text: &str) -> Result<Target, Failure> {
 ///
 /// # Errors
 /// Anything else. No message repeats a key.
-pub fn snapshot_and_path(text: &str) -> Result<(String, String), Failure> {
-    let text = text.trim();
-    let (name, path) = split_name(text);
-    if is_snapshot_name(name) {
-        return Ok((name.to_ascii_lowercase(), tidy(path)));
+pub fn snapshot_and_path(text: &OsStr) -> Result<(String, PathBuf), Failure> {
+    if let Some(named) = named_snapshot(text) {
+        return Ok(named);
     }
-    if looks_like_link(text) {
+    let bytes = text.as_bytes().trim_ascii_start();
+    if looks_like_link(&text.to_string_lossy()) {
         // Behind a link the path may follow a colon, as it does behind other names, or a slash.
-        let (link, path) = match text.rsplit_once(':') {
-            Some((link, path)) if looks_like_link(link) && link_and_path(link).is_ok() => {
-                (link_and_path(link)?.0, tidy(path))
+        let colons = bytes.iter().enumerate().filter(|(_, byte)| **byte == b':');
+        for (at, _) in colons {
+            let (link, path) = (&bytes[..at], &bytes[at + 1..]);
+            let is_link = std::str::from_utf8(link).is_ok_and(looks_like_link);
+            if is_link
+                && let Ok((link, way)) = parse_link(link)
+                && way.as_os_str().is_empty()
+            {
+                return Ok((link.to_string(), tidy(path)));
             }
-            _ => link_and_path(text)?,
-        };
+        }
+        let (link, path) = parse_link(bytes)?;
         return Ok((link.to_string(), path));
     }
+    let name = String::from_utf8_lossy(&bytes[..position(bytes, b':')]);
     let shown: String = name.chars().take(40).collect();
-    Err(Failure::usage(format!("'{shown}' names no snapshot")).with_hint(format!(
-        "say latest, or at least {MIN_DIGITS} digits of an id that `libernet snapshots` shows, and perhaps :PATH"
-    )))
+    Err(
+        Failure::usage(format!("'{shown}' names no snapshot")).with_hint(format!(
+            "say latest, or at least {MIN_DIGITS} digits of an id that `libernet snapshots` shows, and perhaps :PATH"
+        )),
+    )
+}
+
+/// `latest` or the first digits of an id, and the path behind a colon.
+fn named_snapshot(text: &OsStr) -> Option<(String, PathBuf)> {
+    let text = text.as_bytes().trim_ascii_start();
+    let colon = position(text, b':');
+    let name = word(&text[..colon]).ok()?;
+    let path = text.get(colon + 1..).unwrap_or_default();
+    is_snapshot_name(name).then(|| (name.to_ascii_lowercase(), tidy(path)))
+}
+
+/// Patterns, each given as one argument.
+pub fn patterns(arguments: &[OsString]) -> Vec<String> {
+    let lines = arguments
+        .iter()
+        .map(|line| pattern::argument(line.as_bytes()));
+    lines.collect()
 }
 
 /// A snapshot without a path.
@@ -163,15 +209,10 @@ pub fn snapshot_and_path(text: &str) -> Result<(String, String), Failure> {
 /// # Errors
 /// As [`snapshot_and_path`], and when there is a path.
 pub fn snapshot(text: &str) -> Result<String, Failure> {
-    match snapshot_and_path(text)? {
-        (name, path) if path.is_empty() => Ok(name),
+    match snapshot_and_path(OsStr::new(text))? {
+        (name, path) if path.as_os_str().is_empty() => Ok(name),
         _ => Err(Failure::usage("a path in a snapshot is of no use here")),
     }
-}
-
-/// What is before the first colon, and what is behind it.
-fn split_name(text: &str) -> (&str, &str) {
-    text.split_once(':').unwrap_or((text, ""))
 }
 
 fn is_snapshot_name(name: &str) -> bool {
@@ -180,16 +221,18 @@ fn is_snapshot_name(name: &str) -> bool {
     is_id || name == LATEST
 }
 
-fn path_form(text: &str) -> Result<(Link, String), Failure> {
-    let separator = "/aes256/";
-    let Some(at) = text.find(separator) else {
-        return Ok((text.parse::<Link>()?, String::new()));
+fn path_form(text: &[u8]) -> Result<(Link, PathBuf), Failure> {
+    let separator = b"/aes256/";
+    let found = text
+        .windows(separator.len())
+        .position(|part| part == separator);
+    let Some(at) = found else {
+        return Ok((word(text)?.parse::<Link>()?, PathBuf::new()));
     };
     let key_at = at + separator.len();
-    let path_at = text[key_at..]
-        .find('/')
-        .map_or(text.len(), |at| key_at + at);
-    Ok((text[..path_at].parse::<Link>()?, tidy(&text[path_at..])))
+    let path_at = key_at + position(&text[key_at..], b'/');
+    let (link, path) = text.split_at(path_at);
+    Ok((word(link)?.parse::<Link>()?, tidy(path)))
 }
 
 /// Whether the text is meant to be a link, right or wrong.
@@ -201,9 +244,12 @@ pub fn looks_like_link(text: &str) -> bool {
 }
 
 /// Without empty parts.
-fn tidy(path: &str) -> String {
-    let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
-    names.join("/")
+fn tidy(path: &[u8]) -> PathBuf {
+    let names = path
+        .split(|byte| *byte == b'/')
+        .filter(|name| !name.is_empty());
+    let names: Vec<&[u8]> = names.collect();
+    OsString::from_vec(names.join(&b'/')).into()
 }
 
 #[cfg(test)]
@@ -220,6 +266,18 @@ mod tests {
         }
     }
 
+    fn links(text: &str) -> Result<(Link, PathBuf), Failure> {
+        link_and_path(OsStr::new(text))
+    }
+
+    fn trees(text: &str) -> Result<Target, Failure> {
+        tree(OsStr::new(text))
+    }
+
+    fn snapshots(text: &str) -> Result<(String, PathBuf), Failure> {
+        snapshot_and_path(OsStr::new(text))
+    }
+
     #[test]
     fn links_in_every_form() {
         let link = sample();
@@ -230,20 +288,29 @@ mod tests {
             format!("libernet:{}.{}", link.id.to_path(), link.key.to_base32()),
         ];
         for form in forms {
-            for (rest, path) in [("", ""), ("/", ""), ("/a/b.c", "a/b.c"), ("//a//b/", "a/b")] {
-                let text = format!(" {form}{rest}\n");
-                assert_eq!(
-                    link_and_path(&text),
-                    Ok((link.clone(), path.to_owned())),
-                    "{text}"
-                );
+            for (rest, path) in [
+                ("", ""),
+                (" \n", ""),
+                ("/", ""),
+                ("/a/b.c", "a/b.c"),
+                ("//a//b/", "a/b"),
+                ("/a /b ", "a /b "),
+            ] {
+                let text = format!(" {form}{rest}");
+                assert_eq!(links(&text), Ok((link.clone(), path.into())), "{text}");
             }
+            let text = [form.as_bytes(), b"/a\xff\n"].concat();
+            let (_, path) = link_and_path(OsStr::from_bytes(&text)).expect("good");
+            assert_eq!(path.as_os_str().as_bytes(), b"a\xff\n", "{form}");
         }
         let url = format!("http://localhost:1{}/a%20b?skip=1#x", link.to_path());
-        assert_eq!(link_and_path(&url), Ok((link.clone(), "a b".to_owned())));
+        assert_eq!(links(&url), Ok((link.clone(), "a b".into())));
+        let url = format!("http://localhost:1{}/%E4%20", link.to_path());
+        let (_, path) = links(&url).expect("good");
+        assert_eq!(path.as_os_str().as_bytes(), b"\xe4 ");
         // Outside of URLs a percent sign is one.
         let text = format!("{link}/a%20b");
-        assert_eq!(link_and_path(&text), Ok((link, "a%20b".to_owned())));
+        assert_eq!(links(&text), Ok((link, "a%20b".into())));
     }
 
     #[test]
@@ -264,6 +331,10 @@ mod tests {
         }
         assert_eq!(identifier("text:abc"), Ok(hash::sha384_id(b"abc")));
         assert_eq!(identifier("text: abc "), Ok(hash::sha384_id(b" abc ")));
+        // One word in two forms: composed, and a letter with a combining mark.
+        let composed = Ok(hash::sha384_id("caf\u{e9}".as_bytes()));
+        assert_eq!(identifier("text:caf\u{e9}"), composed);
+        assert_eq!(identifier("text:cafe\u{301}"), composed);
     }
 
     #[test]
@@ -282,10 +353,10 @@ mod tests {
             "http://localhost/%zz",
             "/aes256/",
         ] {
-            let failure = link_and_path(text).expect_err("no link");
+            let failure = links(text).expect_err("no link");
             assert_eq!(failure.exit, Exit::Usage, "{text}");
         }
-        let failure = link_and_path(&sample().id.to_string()).expect_err("no key");
+        let failure = links(&sample().id.to_string()).expect_err("no key");
         assert!(
             failure.message.contains("without a key"),
             "{}",
@@ -300,25 +371,22 @@ mod tests {
             ("latest", "latest", ""),
             ("latest:/home//u/", "latest", "home/u"),
             ("0aB4:etc/a:b", "0ab4", "etc/a:b"),
+            (" latest:/name ", "latest", "name "),
             (&link.id.to_hex(), &link.id.to_hex(), ""),
         ] {
-            let (name, path) = (name.to_owned(), path.to_owned());
-            assert_eq!(snapshot_and_path(text), Ok((name.clone(), path.clone())));
-            assert_eq!(tree(text), Ok(Target::Snapshot(name, path)));
+            let (name, path) = (name.to_owned(), PathBuf::from(path));
+            assert_eq!(snapshots(text), Ok((name.clone(), path.clone())));
+            assert_eq!(trees(text), Ok(Target::Snapshot(name, path)));
         }
         for form in [link.to_string(), link.to_path()] {
             for rest in ["/a/b", ":/a/b", ":a/b"] {
-                let found = snapshot_and_path(&format!("{form}{rest}"));
-                assert_eq!(
-                    found,
-                    Ok((link.to_string(), "a/b".to_owned())),
-                    "{form}{rest}"
-                );
+                let found = snapshots(&format!("{form}{rest}"));
+                assert_eq!(found, Ok((link.to_string(), "a/b".into())), "{form}{rest}");
             }
             assert_eq!(snapshot(&form), Ok(link.to_string()));
             assert_eq!(
-                tree(&format!("{form}/a")),
-                Ok(Target::Bundle(link.clone(), "a".to_owned()))
+                trees(&format!("{form}/a")),
+                Ok(Target::Bundle(link.clone(), "a".into()))
             );
         }
         for text in [
@@ -329,9 +397,9 @@ mod tests {
             &"a".repeat(97),
             "libernet:",
         ] {
-            let failure = snapshot_and_path(text).expect_err(text);
+            let failure = snapshots(text).expect_err(text);
             assert_eq!(failure.exit, Exit::Usage, "{text}");
-            assert!(tree(text).is_err(), "{text}");
+            assert!(trees(text).is_err(), "{text}");
         }
         assert!(snapshot("latest:/a").is_err());
     }
@@ -339,7 +407,7 @@ mod tests {
     #[test]
     fn a_cut_key_is_not_repeated() {
         let text = sample().to_string();
-        let failure = link_and_path(&text[..text.len() - 4]).expect_err("cut");
+        let failure = links(&text[..text.len() - 4]).expect_err("cut");
         assert!(failure.message.contains("cut"), "{}", failure.message);
         assert!(!format!("{failure:?}").contains(&text[text.len() - 20..text.len() - 6]));
     }
@@ -348,10 +416,10 @@ mod tests {
         #[test]
         fn any_text_gives_an_answer(text in ".{0,80}") {
             let _ = identifier(&text);
-            let _ = link_and_path(&text);
-            let _ = link_and_path(&format!("{}{text}", sample()));
-            let _ = (tree(&text), snapshot_and_path(&text));
-            let _ = snapshot_and_path(&format!("{}{text}", sample()));
+            let _ = links(&text);
+            let _ = links(&format!("{}{text}", sample()));
+            let _ = (trees(&text), snapshots(&text));
+            let _ = snapshots(&format!("{}{text}", sample()));
         }
     }
 }

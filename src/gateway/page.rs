@@ -119,7 +119,7 @@ pub(super) fn listing(title: &str, has_parent: bool, skip: u64, reply: &LsReply)
 
 fn listing_row(entry: &Entry) -> String {
     let name = escape(&entry.name);
-    let href = percent_encode(&entry.name);
+    let href = percent_encode(entry.name_bytes());
     match entry.kind.as_str() {
         // A leading `./` keeps any name from being read as a scheme or as a path of its own.
         "dir" => format!("<tr><td><a href=\"./{href}/\">{name}/</a></td><td></td></tr>\n"),
@@ -171,6 +171,7 @@ mod tests {
     fn entry(name: &str, kind: &str) -> Entry {
         Entry {
             name: name.to_owned(),
+            name_hex: None,
             kind: kind.to_owned(),
             bytes: 2048,
             mode: 0o644,
@@ -183,6 +184,7 @@ mod tests {
     fn hostile_names_stay_text() {
         let hostile = "\"><script>alert(1)</script>&'";
         let reply = LsReply {
+            real: None,
             this: None,
             index_file: None,
             entries: ["dir", "file", "symlink", "<b>"]
@@ -199,6 +201,7 @@ mod tests {
         assert!(text.contains("2 KiB"), "{text}");
         // The link keeps the name as it is; what is read does not pretend to be another one.
         let reordered = LsReply {
+            real: None,
             this: None,
             index_file: None,
             entries: vec![entry("a\u{202e}gpj.exe", "file")],
@@ -213,9 +216,17 @@ mod tests {
             false,
             0,
             &LsReply {
+                real: None,
                 this: None,
                 index_file: None,
-                entries: vec![entry("javascript:alert(1)", "file"), entry("..", "dir")],
+                entries: vec![
+                    entry("javascript:alert(1)", "file"),
+                    entry("..", "dir"),
+                    Entry {
+                        name_hex: Some("6ee4".to_owned()),
+                        ..entry("n\\xe4", "file")
+                    },
+                ],
                 more: false,
             },
         );
@@ -223,6 +234,7 @@ mod tests {
             text.contains("href=\"./javascript%3Aalert%281%29\""),
             "{text}"
         );
+        assert!(text.contains("href=\"./n%E4\">n\\xe4<"), "{text}");
         let Html(text) = error(
             StatusCode::BAD_REQUEST,
             &CallError::new(ErrorKind::Usage, hostile).with_hint(hostile),

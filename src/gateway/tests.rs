@@ -98,7 +98,14 @@ fn listing(path: &str, index: Option<&str>) -> Result<Value, CallError> {
             }
         },
     };
-    Ok(json!({ "this": this, "index_file": index, "entries": entries, "more": false }))
+    // Where the one symlink inside leads.
+    let real = match path {
+        "link" => "sub/page.html",
+        path => path,
+    };
+    Ok(
+        json!({ "real": real, "this": this, "index_file": index, "entries": entries, "more": false }),
+    )
 }
 
 /// A node with canned answers.
@@ -137,6 +144,10 @@ impl Scripted {
         let call: Value = serde_json::from_slice(&body).unwrap_or_default();
         let path = call["path"].as_str().unwrap_or_default().to_owned();
         match name.as_str() {
+            // It leads out of the bundle.
+            "ls" if path == "away" && call["follow"] == true => {
+                result(Err(CallError::new(ErrorKind::Usage, "there is no 'away'")))
+            }
             "ls" => result(listing(&path, self.index)),
             "put" => lines(&[
                 Frame::Warning("one file".to_owned()),
@@ -420,7 +431,8 @@ async fn half_sent_heads_keep_no_command_out() {
     }
     let ls = Ls {
         link: link(),
-        path: String::new(),
+        path: "".into(),
+        follow: false,
         skip: 0,
         limit: 1,
         timeout_s: 1,

@@ -261,6 +261,9 @@ impl From<bundle::Error> for CallError {
             bundle::Error::UnknownVersion { .. } => {
                 Self::new(ErrorKind::Damaged, text).with_hint("use a newer libernet")
             }
+            bundle::Error::Own { .. } => Self::new(ErrorKind::Usage, text).with_hint(
+                "its blocks are kept by copies on other nodes, its keys come back from the twelve words (`libernet init --recover`)",
+            ),
             bundle::Error::NotADirectory
             | bundle::Error::NotAFile
             | bundle::Error::Pattern { .. }

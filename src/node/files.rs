@@ -1,5 +1,7 @@
 //! Calls about files: putting, getting, reading and listing bundles.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +12,13 @@ use tokio_util::sync::DropGuard;
 
 use super::Node;
 use super::api::*;
+use super::backup::unreadable;
 use super::giving::{Giving, givers};
 use super::pins::{Unfinished, info_of};
 use crate::backup::{self, read_snapshot};
 use crate::block::{Context, Link};
 use crate::bundle::tree::{self, Content};
-use crate::bundle::{self, Bundle, ExtractOptions, PutOptions, PutReport};
+use crate::bundle::{self, Bundle, ExtractOptions, Found, Last, PutOptions, PutReport};
 use crate::depot::Session;
 use crate::monitor::Monitor;
 use crate::store::Keep;
@@ -47,6 +50,7 @@ impl Node {
             context: Context::public(),
             name: request.name.map(Into::into),
             index_file: request.index_file.map(Into::into),
+            own: self.own(),
             ..PutOptions::default()
         };
         let (pin, keep) = self.begin(request.pin, &name).await?;
@@ -128,15 +132,6 @@ impl Node {
                 _ => 0,
             };
         }
-        let mut unreadable: Vec<Unreadable> = report
-            .unreadable
-            .into_iter()
-            .map(|file| Unreadable {
-                path: file.path.to_string_lossy().into_owned(),
-                reason: file.reason,
-            })
-            .collect();
-        unreadable.truncate(MAX_NAMED);
         Ok(PutReply {
             id: link.id,
             link,
@@ -144,7 +139,8 @@ impl Node {
             files: report.files,
             blocks: report.blocks,
             new_bytes: report.new_bytes,
-            unreadable,
+            unreadable: unreadable(report.unreadable),
+            left_out: unreadable(report.left_out),
             announced_to,
         })
     }
@@ -160,7 +156,7 @@ impl Node {
         monitor: Arc<dyn Monitor>,
     ) -> Result<GetReply, CallError> {
         let patience = Duration::from_secs(request.timeout_s);
-        if request.pin && !request.path.is_empty() {
+        if request.pin && !request.path.as_os_str().is_empty() {
             let message = "only a whole bundle can be pinned, not a part of it";
             return Err(CallError::new(ErrorKind::Usage, message)
                 .with_hint("`libernet pin add LINK` keeps the bundle that the part is of"));
@@ -178,9 +174,12 @@ impl Node {
         }
         let session = self.depot().session(patience, Keep::Cached);
         let bundle = open(session.clone(), request.link.clone()).await?;
-        let bundle = match request.path.as_str() {
-            "" => bundle,
-            path => bundle.part(path.as_bytes(), lookup(&bundle, path).await?),
+        let bundle = match request.path.as_os_str().as_bytes() {
+            b"" => bundle,
+            path => {
+                let found = find(&bundle, path, Last::Itself).await?;
+                bundle.part(&found.path, found.entry)
+            }
         };
         let output = match request.output {
             Some(output) => output,
@@ -205,17 +204,9 @@ impl Node {
         let mut missing: Vec<Missing> = report
             .missing
             .into_iter()
-            .map(|part| Missing {
-                path: part.path.to_string_lossy().into_owned(),
-                block: Some(part.block),
-                reason: part.reason,
-            })
+            .map(|part| Missing::new(&part.path, Some(part.block), part.reason))
             .collect();
-        let without_block = |part: bundle::Failed| Missing {
-            path: part.path.to_string_lossy().into_owned(),
-            block: None,
-            reason: part.reason,
-        };
+        let without_block = |part: bundle::Failed| Missing::new(&part.path, None, part.reason);
         missing.extend(report.failed.into_iter().map(without_block));
         missing.truncate(MAX_NAMED);
         let refused = report.refused.into_iter().map(without_block);
@@ -242,7 +233,8 @@ impl Node {
             .depot()
             .session(Duration::from_secs(request.timeout_s), Keep::Cached);
         let bundle = open(session, request.link).await?;
-        let entry = lookup(&bundle, &request.path).await?;
+        let path = request.path.as_os_str().as_bytes();
+        let entry = find(&bundle, path, Last::Followed).await?.entry;
         let end = request
             .len
             .map_or(u64::MAX, |len| request.offset.saturating_add(len));
@@ -264,7 +256,12 @@ impl Node {
             .depot()
             .session(Duration::from_secs(request.timeout_s), Keep::Cached);
         let bundle = open(session, request.link).await?;
-        let this = lookup(&bundle, &request.path).await?;
+        let last = match request.follow {
+            true => Last::Followed,
+            false => Last::Itself,
+        };
+        let path = request.path.as_os_str().as_bytes();
+        let Found { path, entry: this } = find(&bundle, path, last).await?;
         let limit = request.limit.clamp(1, MAX_PAGE) as usize;
         let mut entries = Vec::new();
         let mut more = false;
@@ -279,6 +276,7 @@ impl Node {
             }
         }
         Ok(LsReply {
+            real: Some(OsString::from_vec(path).into()),
             this: Some(describe(&this)),
             index_file: bundle
                 .root()
@@ -292,9 +290,7 @@ impl Node {
 }
 
 fn name_of(path: &std::path::Path) -> String {
-    path.file_name()
-        .map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy())
-        .into_owned()
+    shown(path.file_name().unwrap_or(path.as_os_str()).as_bytes())
 }
 
 /// The bundle that a link names; of a snapshot's link, its tree.
@@ -311,13 +307,13 @@ async fn open(session: Arc<Session>, link: Link) -> Result<Bundle, CallError> {
     }
 }
 
-async fn lookup(bundle: &Bundle, path: &str) -> Result<tree::Entry, CallError> {
-    bundle.lookup(path.as_bytes()).await?.ok_or_else(|| {
+async fn find(bundle: &Bundle, path: &[u8], last: Last) -> Result<Found, CallError> {
+    bundle.find(path, last).await?.ok_or_else(|| {
         CallError::new(
             ErrorKind::Usage,
-            format!("there is no '{path}' in the bundle"),
+            format!("there is no '{}' in the bundle", shown(path)),
         )
-        .with_hint("`libernet ls LINK` shows what there is")
+        .with_hint("`libernet ls LINK` shows what there is; a symlink that leads out of the bundle is not followed")
     })
 }
 
@@ -326,21 +322,20 @@ async fn lookup(bundle: &Bundle, path: &str) -> Result<tree::Entry, CallError> {
 /// # Errors
 /// [`ErrorKind::Usage`] for a name that begins with a dot. The bundle's maker chose it: programs read files of such names
 /// (`.bashrc`, `.ssh`), and listings hide them.
-fn output_name(bundle: &Bundle) -> Result<std::ffi::OsString, CallError> {
-    use std::os::unix::ffi::OsStringExt;
+fn output_name(bundle: &Bundle) -> Result<OsString, CallError> {
     let name = &bundle.root().entry.name;
     if name.is_empty() {
         return Ok(bundle.link().id.to_string().into());
     }
     if name.starts_with(b".") {
-        let shown = printable(&String::from_utf8_lossy(name));
+        let shown = printable(&shown(name));
         let message = format!(
             "the bundle calls itself '{shown}': a name that begins with a dot is not taken from a bundle"
         );
         return Err(CallError::new(ErrorKind::Usage, message)
             .with_hint("say under which name to write it: -o NAME"));
     }
-    Ok(std::ffi::OsString::from_vec(name.to_vec()))
+    Ok(OsString::from_vec(name.to_vec()))
 }
 
 fn describe(entry: &tree::Entry) -> Entry {
@@ -353,14 +348,12 @@ fn describe(entry: &tree::Entry) -> Entry {
         Content::Device(_) => "char_device",
     };
     Entry {
-        name: entry.display_name().into_owned(),
+        name: shown(&entry.name),
+        name_hex: hex(&entry.name),
         kind: kind.to_owned(),
         bytes: entry.size(),
         mode: entry.mode,
         mtime_s: entry.modified.map_or(0, |time| time.seconds),
-        target: match &entry.content {
-            Content::Symlink(target) => Some(String::from_utf8_lossy(target).into_owned()),
-            _ => None,
-        },
+        target: entry.link_target().map(|target| shown(target)),
     }
 }

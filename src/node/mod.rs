@@ -43,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backup::Home;
-use crate::bundle::Own;
+use crate::bundle::{Own, mark_store};
 use crate::config::Config;
 use crate::depot::ledger::Ledger;
 use crate::depot::serve::Server;
@@ -499,7 +499,13 @@ async fn open_store(
                 .for_each(|line| tracing::warn!("{line}"));
             opened = RocksStore::open(&dir, store_options.clone());
         }
-        Ok((Arc::new(opened?) as Arc<dyn Store>, store_options.access))
+        let opened = opened?;
+        if store_options.access == Access::Write
+            && let Err(error) = mark_store(&dir)
+        {
+            tracing::info!(%error, "the store could not be marked as one for other backup programs");
+        }
+        Ok((Arc::new(opened) as Arc<dyn Store>, store_options.access))
     })
     .await
 }

@@ -1,5 +1,6 @@
 //! Calls about pins: bundles that are kept.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,11 +138,9 @@ impl Node {
                         .iter()
                         .any(|missing| missing.block == error.block)
                     {
-                        reply.missing.push(Missing {
-                            path: String::new(),
-                            block: error.block,
-                            reason: error.message,
-                        });
+                        reply
+                            .missing
+                            .push(Missing::new(Path::new(""), error.block, error.message));
                     }
                 }
                 Err(error) => return Err(error),
@@ -155,7 +154,7 @@ impl Node {
             let root = bundle.root();
             let own_name = match &snapshot {
                 Some(snapshot) => format!("snapshot of {}", snapshot.machine_name),
-                None => root.entry.display_name().into_owned(),
+                None => shown(&root.entry.name),
             };
             pin.finish(PinInfo {
                 root: link.id,

@@ -4,6 +4,7 @@ mod architecture;
 mod at_once;
 mod backup;
 mod backup_killed;
+mod chosen;
 mod copies;
 mod damaged_files;
 mod due;

@@ -225,6 +225,7 @@ impl Job {
             refused_total: findings.refused_total,
             kept_owners: count(&self.kept_owners),
             lost_powers: count(&self.lost_powers),
+            unmatched: Vec::new(),
         }
     }
 

@@ -52,6 +52,7 @@ use self::write::{Again, Target, Write};
 use super::choose::Choice;
 use super::error::Error;
 use super::own::Own;
+use super::pattern::Line;
 use super::put::MAX_REPORTED;
 use super::read::{Bundle, piece};
 use super::root::BundleKind;
@@ -100,11 +101,11 @@ pub struct ExtractOptions {
     pub window: usize,
     /// What is extracted in place of the whole: names from the bundle's root down. It becomes the target itself.
     pub from: Vec<Bytes>,
-    /// What of it is wanted, as lines in the syntax of `.gitignore`: what matches comes with everything below it and the directories above it,
+    /// What of it is wanted: what matches comes with everything below it and the directories above it,
     /// `!` takes back, and a slash anchors a line at what is extracted. Empty: everything. Only the tree blocks on the way are fetched.
-    pub select: Vec<String>,
+    pub select: Vec<Line>,
     /// Files that match come before all others; lines as in [`select`](Self::select).
-    pub first: Vec<String>,
+    pub first: Vec<Line>,
     /// Files come by age in coarse steps, the newest first. Takes a few more walks through the tree.
     pub newest_first: bool,
     /// Nothing is written: the report tells what would be.
@@ -183,6 +184,8 @@ pub struct ExtractReport {
     /// Entries that did not get their setuid or setgid bit back, because they belong to somebody
     /// else.
     pub lost_powers: u64,
+    /// Lines of patterns that matched nothing.
+    pub unmatched: Vec<String>,
 }
 
 impl ExtractReport {
@@ -239,10 +242,12 @@ pub async fn extract(
     let mut choice = Choice::new(&options.select, &options.first, options.newest_first)?;
     if options.dry_run {
         let work = dry::dry_run(&bundle, &target, &options, &choice);
-        return tokio::select! {
+        let mut report = tokio::select! {
             report = work => report,
             () = cancel.cancelled() => Err(Error::Cancelled),
-        };
+        }?;
+        report.unmatched = choice.unmatched();
+        return Ok(report);
     }
     let for_site = bundle.clone();
     let begun = blocking(move || Begun::begin(&for_site, &target, options, monitor)).await??;
@@ -270,7 +275,10 @@ pub async fn extract(
     let path = site.path.clone();
     blocking(move || site.reveal()).await??;
     leftover::tell_cleared(&job);
-    Ok(job.report(path))
+    Ok(ExtractReport {
+        unmatched: choice.unmatched(),
+        ..job.report(path)
+    })
 }
 
 /// What is called `from` in the bundle.
@@ -294,7 +302,12 @@ fn tag(bundle: &Bundle, options: &ExtractOptions) -> String {
     if options.select.is_empty() {
         return tag;
     }
-    let chosen = options.select.join("\n");
+    let forms: Vec<&str> = options
+        .select
+        .iter()
+        .flat_map(|line| line.forms().iter().map(String::as_str))
+        .collect();
+    let chosen = forms.join("\n");
     hash::sha384_id(&[tag.as_bytes(), chosen.as_bytes()].concat()).to_hex()[..8].to_owned()
 }
 

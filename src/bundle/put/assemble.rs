@@ -16,7 +16,7 @@ use super::read::{Chunk, Piece, SmallFile};
 use super::rewrite::Shift;
 use super::seal::{ChunkAt, Handle, SealJob, Shared, Slot};
 use super::walk::{Item, REMEMBERED_GROUPS, Step};
-use super::{MAX_REPORTED, Unreadable};
+use super::{MAX_REPORTED, Unreadable, note_left_out};
 use crate::block::{ChunkHash, Link, MAX_PLAINTEXT_BYTES};
 use crate::bundle::codec::encode_node;
 use crate::bundle::root::Totals;
@@ -58,6 +58,7 @@ pub(super) struct Assembled {
     pub(super) blocks: Option<u64>,
     pub(super) unreadable: Vec<Unreadable>,
     pub(super) unreadable_total: u64,
+    pub(super) left_out: Vec<Unreadable>,
     pub(super) unchanged: u64,
     pub(super) excluded: u64,
 }
@@ -77,6 +78,7 @@ pub(super) struct Assembler<'a> {
     totals: Totals,
     unreadable: Vec<Unreadable>,
     unreadable_total: u64,
+    left_out: Vec<Unreadable>,
     unchanged: u64,
     excluded: u64,
 }
@@ -94,6 +96,7 @@ impl<'a> Assembler<'a> {
             totals: Totals::default(),
             unreadable: Vec::new(),
             unreadable_total: 0,
+            left_out: Vec::new(),
             unchanged: 0,
             excluded: 0,
         }
@@ -126,6 +129,7 @@ impl<'a> Assembler<'a> {
             blocks,
             unreadable: self.unreadable,
             unreadable_total: self.unreadable_total,
+            left_out: self.left_out,
             unchanged: self.unchanged,
             excluded: self.excluded,
         })
@@ -167,6 +171,7 @@ impl<'a> Assembler<'a> {
                 Step::Listed(ids) => self.writer.count(&ids),
                 Step::Shift(shift) => self.shift(shift)?,
                 Step::Excluded(names) => self.excluded += names,
+                Step::LeftOut { path, reason } => note_left_out(&mut self.left_out, path, reason),
                 Step::Unreadable { path, error } => self.unreadable(path, error),
                 // A reader turned each into one of the others, and only a survey sees.
                 Step::Small(_) | Step::Seen { .. } => return Err(Failed::Reader),

@@ -1,31 +1,25 @@
 //! What a put leaves out.
 //!
-//! A [`Filter`] is asked about every name before it is looked into: what is left out costs nothing and nothing below it is seen. Chosen
-//! paths themselves are always kept: who names a path wants it.
+//! A [`Filter`] is asked about every name before it is looked into: what is left out costs nothing and nothing below it
+//! is seen. Named paths are never asked about: they are taken whatever a filter says.
 //!
 //! Deliberately absent: borders of file systems, which the walk knows by itself.
 
 use std::fmt;
-use std::io::Read;
 use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use ignore::Match;
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
-use rustix::fs::{self, FileType, Mode, OFlags};
 
 use crate::bundle::error::Error;
-use crate::file;
+use crate::bundle::own::{CACHE_SIGNATURE, CACHE_TAG, first_bytes};
+use crate::bundle::pattern::{Line, Patterns};
 
 /// Most bytes of a `.gitignore` that are read.
 const MAX_IGNORE_FILE_BYTES: u64 = 1 << 20;
 const IGNORE_FILE: &str = ".gitignore";
-/// A directory with this file, when it starts with [`CACHE_SIGNATURE`], holds what can be made again:
-/// <https://bford.info/cachedir/>.
-const CACHE_TAG: &str = "CACHEDIR.TAG";
-const CACHE_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
 
 /// Decides what a put takes.
 pub trait Filter: Send + Sync + fmt::Debug {
@@ -36,6 +30,11 @@ pub trait Filter: Send + Sync + fmt::Debug {
     fn inside(&self, path: &Path, directory: BorrowedFd<'_>) -> Inside {
         let _ = (path, directory);
         Inside::Alike
+    }
+
+    /// Patterns that matched nothing that the put came to.
+    fn unmatched(&self) -> Vec<String> {
+        Vec::new()
     }
 }
 
@@ -53,12 +52,11 @@ pub enum Inside {
 /// What to leave out.
 #[derive(Clone, Debug, Default)]
 pub struct FilterOptions {
-    /// Patterns in the syntax of `.gitignore`, anchored at [`root`](Self::root): a later one wins over an earlier one, `!` takes back.
+    /// Lines of patterns; those with a slash start at `/`. A later one wins over an earlier one, `!` takes back. What a line
+    /// names through symlinks is left out at the place that they lead to.
     pub exclude: Vec<String>,
     /// What matches one of these is taken whatever else says no, unless a directory above it is left out.
     pub include: Vec<String>,
-    /// Where patterns with a slash start; empty for `/`.
-    pub root: PathBuf,
     /// Heeds `.gitignore` files from the chosen paths downwards: the nearest that says something wins.
     pub ignore_files: bool,
     /// Leaves out what is in directories that are marked as caches, except for the mark.
@@ -77,8 +75,8 @@ pub struct Rules {
 
 #[derive(Debug)]
 struct Fixed {
-    exclude: Gitignore,
-    include: Gitignore,
+    exclude: Patterns,
+    include: Patterns,
     ignore_files: bool,
     cache_directories: bool,
     max_file_bytes: Option<u64>,
@@ -86,24 +84,20 @@ struct Fixed {
 
 #[derive(Debug)]
 struct Nested {
-    own: Gitignore,
+    own: Patterns,
     above: Option<Arc<Nested>>,
 }
 
 impl Rules {
-    /// Reads the patterns.
+    /// Reads the patterns, and looks where those lead that name symlinks.
     ///
     /// # Errors
     /// [`Error::Pattern`] names the first that is wrong.
     pub fn new(options: &FilterOptions) -> Result<Self, Error> {
-        let root = match options.root.as_os_str().is_empty() {
-            true => Path::new("/"),
-            false => &options.root,
-        };
         Ok(Self {
             fixed: Arc::new(Fixed {
-                exclude: patterns(root, &options.exclude)?,
-                include: patterns(root, &options.include)?,
+                exclude: patterns(&options.exclude)?,
+                include: patterns(&options.include)?,
                 ignore_files: options.ignore_files,
                 cache_directories: options.cache_directories,
                 max_file_bytes: options.max_file_bytes,
@@ -111,28 +105,6 @@ impl Rules {
             nested: None,
         })
     }
-}
-
-/// Patterns in the syntax of `.gitignore`.
-///
-/// # Errors
-/// [`Error::Pattern`].
-pub(in crate::bundle) fn patterns(root: &Path, lines: &[String]) -> Result<Gitignore, Error> {
-    let mut builder = GitignoreBuilder::new(root);
-    // Git takes an open bracket for itself; who types one has made a mistake.
-    builder.allow_unclosed_class(false);
-    let wrong = |pattern: &str, error: &ignore::Error| Error::Pattern {
-        pattern: pattern.to_owned(),
-        reason: error.to_string(),
-    };
-    for line in lines {
-        builder
-            .add_line(None, line)
-            .map_err(|error| wrong(line, &error))?;
-    }
-    builder
-        .build()
-        .map_err(|error| wrong(&lines.join(" "), &error))
 }
 
 impl Filter for Rules {
@@ -166,47 +138,44 @@ impl Filter for Rules {
         if !fixed.ignore_files {
             return Inside::Alike;
         }
-        let Some(bytes) = read(directory, IGNORE_FILE, MAX_IGNORE_FILE_BYTES) else {
+        let Some(bytes) = first_bytes(directory, IGNORE_FILE, MAX_IGNORE_FILE_BYTES) else {
             return Inside::Alike;
         };
-        let mut builder = GitignoreBuilder::new(path);
-        for line in file::without_mark(&String::from_utf8_lossy(&bytes)).lines() {
-            // As git does: a line that makes no sense says nothing.
-            let _ = builder.add_line(None, line);
+        let own = Patterns::of_file(path, &bytes);
+        if own.is_empty() {
+            return Inside::Alike;
         }
-        match builder.build() {
-            Ok(own) if !own.is_empty() => Inside::Other(Arc::new(Self {
-                fixed: self.fixed.clone(),
-                nested: Some(Arc::new(Nested {
-                    own,
-                    above: self.nested.clone(),
-                })),
+        Inside::Other(Arc::new(Self {
+            fixed: self.fixed.clone(),
+            nested: Some(Arc::new(Nested {
+                own,
+                above: self.nested.clone(),
             })),
-            _ => Inside::Alike,
-        }
+        }))
     }
+
+    fn unmatched(&self) -> Vec<String> {
+        let mut unmatched = self.fixed.exclude.unmatched();
+        unmatched.extend(self.fixed.include.unmatched());
+        unmatched
+    }
+}
+
+fn patterns(lines: &[String]) -> Result<Patterns, Error> {
+    let resolve = |way: &Path| {
+        // What lies behind the last part that is there can't lead through a symlink.
+        let there = way.ancestors().find(|way| way.exists())?;
+        let rest = way.strip_prefix(there).ok()?;
+        let real = there.canonicalize().ok()?.join(rest);
+        (real != way).then_some(real)
+    };
+    let lines = lines.iter().map(|line| Line::new(line).resolved(resolve));
+    Patterns::new(Path::new("/"), &lines.collect::<Vec<_>>())
 }
 
 fn is_cache(directory: BorrowedFd<'_>) -> bool {
-    read(directory, CACHE_TAG, CACHE_SIGNATURE.len() as u64)
+    first_bytes(directory, CACHE_TAG, CACHE_SIGNATURE.len() as u64)
         .is_some_and(|bytes| bytes == CACHE_SIGNATURE)
-}
-
-/// The first `limit` bytes of a regular file.
-fn read(directory: BorrowedFd<'_>, name: &str, limit: u64) -> Option<Vec<u8>> {
-    let flags =
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let fd = fs::openat(directory, name, flags, Mode::empty()).ok()?;
-    let stat = fs::fstat(&fd).ok()?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return None;
-    }
-    let mut bytes = Vec::new();
-    std::fs::File::from(fd)
-        .take(limit)
-        .read_to_end(&mut bytes)
-        .ok()?;
-    Some(bytes)
 }
 
 #[cfg(test)]
@@ -242,13 +211,19 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_pattern_is_named() {
-        let options = FilterOptions {
-            exclude: vec!["fine".to_owned(), "a[".to_owned()],
-            ..FilterOptions::default()
-        };
-        let error = Rules::new(&options).expect_err("it is wrong");
-        assert!(matches!(&error, Error::Pattern { pattern, .. } if pattern == "a["));
-        assert!(error.to_string().contains("a["), "{error}");
+    fn patterns_through_symlinks_leave_out_what_is_there() {
+        let room = tempfile::tempdir().expect("a directory");
+        let at = room.path().canonicalize().expect("there");
+        std::fs::create_dir_all(at.join("real/cache")).expect("made");
+        std::os::unix::fs::symlink("real", at.join("link")).expect("made");
+        let line = |rest: &str| format!("{}/{rest}", at.display());
+        let (through, later) = (line("link/cache"), line("link/none/yet"));
+        let itself = line("link");
+        let rules = rules(&[&through, &later, &itself], &[]);
+        let keeps = |rest: &str| rules.keeps(&at.join(rest), true, 0);
+        assert!(!keeps("real/cache") && !keeps("link/cache") && !keeps("real/none/yet"));
+        // The symlink is left out, and what it leads to is not.
+        assert!(!keeps("link") && keeps("real"));
+        assert!(rules.unmatched().is_empty());
     }
 }

@@ -36,7 +36,6 @@ mod walk;
 
 pub use self::beside::Beside;
 pub(super) use self::chunk::may_be_packed;
-pub(super) use self::filter::patterns;
 pub use self::filter::{Filter, FilterOptions, Inside, Rules};
 pub use self::previous::Previous;
 pub use self::rewrite::rewrite;
@@ -65,6 +64,7 @@ use self::start::{Start, StreamInput};
 use self::walk::{Item, WalkOptions, Walker};
 use super::codec::MAX_NODE_BYTES;
 use super::error::Error;
+use super::own::Own;
 use super::root::{Root, Totals, check_index_file, check_properties};
 use super::tree::{Content, Entry, File, check_name};
 use crate::block::{self, BlockSink, ChunkIndex, Context, Link, MAX_BLOCK_BYTES, PutStats};
@@ -100,6 +100,8 @@ pub struct PutOptions {
     pub one_file_system: bool,
     /// What else is left out.
     pub filter: Option<Arc<dyn Filter>>,
+    /// Recognises libernet's own directories, which are never taken.
+    pub own: Own,
     /// Keeps in the tree what a later put recognises unchanged files by: inode numbers and times of change. Equal trees no longer give equal
     /// links then.
     pub keep_identity: bool,
@@ -118,6 +120,7 @@ impl Default for PutOptions {
             properties: BTreeMap::new(),
             one_file_system: false,
             filter: None,
+            own: Own::default(),
             keep_identity: false,
             previous: None,
             max_in_flight_bytes: DEFAULT_IN_FLIGHT_BYTES,
@@ -146,13 +149,17 @@ pub struct PutReport {
     pub unchanged: u64,
     /// Names that the filter left out; what is below a directory that was left out is not counted.
     pub excluded: u64,
+    /// Patterns of the filter that matched nothing.
+    pub unmatched: Vec<String>,
+    /// What no put takes: the first [`MAX_REPORTED`]. Each is a directory of libernet, or a socket.
+    pub left_out: Vec<Unreadable>,
     /// What could not be read, or not as it should: the first [`MAX_REPORTED`].
     pub unreadable: Vec<Unreadable>,
     /// How many there are in all.
     pub unreadable_total: u64,
 }
 
-/// A file or directory that could not be read, in full or in part.
+/// A file or directory that could not be read, in full or in part, or is never taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
     /// Where it is.
@@ -161,11 +168,19 @@ pub struct Unreadable {
     pub reason: String,
 }
 
+/// Notes what no put takes.
+fn note_left_out(noted: &mut Vec<Unreadable>, path: PathBuf, reason: &str) {
+    if noted.len() < MAX_REPORTED {
+        let reason = reason.to_owned();
+        noted.push(Unreadable { path, reason });
+    }
+}
+
 /// Puts the file or directory at `path` (a symlink there is followed, none below it is).
 ///
 /// # Errors
 /// [`Error::Io`] when `path` itself can't be read, [`Error::NotPuttable`] when it is neither file nor directory,
-/// [`Error::Unsuitable`], [`Error::Put`], [`Error::Cancelled`]. What can't be read below `path` is no error: see
+/// [`Error::Own`], [`Error::Unsuitable`], [`Error::Put`], [`Error::Cancelled`]. What can't be read below `path` is no error: see
 /// [`PutReport::unreadable`].
 ///
 /// # Cancel safety
@@ -179,16 +194,17 @@ pub async fn put(
     cancel: CancellationToken,
 ) -> Result<PutReport, Error> {
     let path = path.to_owned();
-    let is_filtered = options.filter.is_some();
-    let start = blocking(move || Start::at(&path, is_filtered)).await?;
+    let (is_filtered, own) = (options.filter.is_some(), options.own);
+    let start = blocking(move || Start::at(&path, is_filtered, own)).await?;
     let stopped = CancellationToken::new();
     let origin = Origin::Files(start);
     run(origin, options, sink, index, monitor, cancel, stopped).await
 }
 
 /// Puts what is at `paths` as one tree whose root is `/` and that holds these paths, what is below them, and the directories that lead
-/// to them, with their attributes and nothing else in them. Paths are resolved first: a symlink is followed to what it names. One that lies
-/// below another adds nothing. A path that can't be had is reported as unreadable.
+/// to them, with their attributes and nothing else in them. A path that is or leads through a symlink is followed to what it names, and the
+/// symlink is taken as well. Named paths win over the filter and over [`PutOptions::one_file_system`], also below another named path. A path
+/// that can't be had is reported as unreadable; so is a socket.
 ///
 /// # Errors
 /// As [`put`]; [`Error::Io`] when no path can be had.
@@ -203,8 +219,8 @@ pub async fn put_paths(
     monitor: Arc<dyn Monitor>,
     cancel: CancellationToken,
 ) -> Result<PutReport, Error> {
-    let paths = paths.to_vec();
-    let start = blocking(move || Start::at_all(&paths)).await?;
+    let (paths, own) = (paths.to_vec(), options.own);
+    let start = blocking(move || Start::at_all(&paths, own)).await?;
     let stopped = CancellationToken::new();
     let origin = Origin::Files(start);
     run(origin, options, sink, index, monitor, cancel, stopped).await
@@ -298,6 +314,7 @@ async fn run(
     check_index_file(index_file.as_deref().unwrap_or_default())
         .and_then(|()| check_properties(&options.properties))
         .map_err(|what| Error::Unsuitable { what })?;
+    let filter = options.filter.clone();
     let in_flight = options.max_in_flight_bytes.max(MIN_IN_FLIGHT_BYTES);
     // Half for blocks; a quarter for small files; the rest for what large files have in hand.
     let blocks = in_flight / 2 / MAX_BLOCK_BYTES;
@@ -312,6 +329,7 @@ async fn run(
             one_file_system: options.one_file_system,
             keep_identity: options.keep_identity,
             filter: options.filter,
+            own: options.own,
             only_count: false,
         },
         previous: options.previous,
@@ -341,7 +359,10 @@ async fn run(
     let made = made?;
     sink.commit().await?;
     drop(stop);
-    Ok(made.report(stats))
+    Ok(PutReport {
+        unmatched: filter.map_or_else(Vec::new, |filter| filter.unmatched()),
+        ..made.report(stats)
+    })
 }
 
 /// The threads of one put.
@@ -364,6 +385,7 @@ struct Made {
     blocks: Option<u64>,
     unreadable: Vec<Unreadable>,
     unreadable_total: u64,
+    left_out: Vec<Unreadable>,
     unchanged: u64,
     excluded: u64,
 }
@@ -382,6 +404,8 @@ impl Made {
             excluded: self.excluded,
             unreadable: self.unreadable,
             unreadable_total: self.unreadable_total,
+            left_out: self.left_out,
+            unmatched: Vec::new(),
         }
     }
 }
@@ -416,7 +440,7 @@ impl Pipeline {
             let runtime = self.runtime.clone();
             match origin {
                 Origin::Files(start) => {
-                    let walker = Walker::new(shared, &jobs, items, monitor, walk_options);
+                    let walker = Walker::new(shared, &jobs, items, walk_options);
                     let index = &*self.index;
                     scope.spawn(move || {
                         let halted = shared.halted.clone();
@@ -486,6 +510,7 @@ impl Pipeline {
             blocks: tree.blocks,
             unreadable: tree.unreadable,
             unreadable_total: tree.unreadable_total,
+            left_out: tree.left_out,
             unchanged: tree.unchanged,
             excluded: tree.excluded,
         })

@@ -5,16 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustix::fs::{self, Dir, Mode, OFlags};
+use rustix::fs::{Dir, OFlags};
 use rustix::io::Errno;
 
-use super::select::Selection;
+use crate::bundle::quiet;
 use crate::bundle::tree::check_name;
-
-pub(super) const DIRECTORY_FLAGS: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
 
 /// An open directory and how it was reached.
 pub(super) struct Place {
@@ -69,12 +64,12 @@ pub(super) fn path_of(name: &[u8]) -> PathBuf {
 pub(super) fn open_directory(
     parent: &OwnedFd,
     name: &[u8],
-    selection: &Option<Arc<Selection>>,
+    is_passage: bool,
 ) -> Result<OwnedFd, Errno> {
-    match fs::openat(parent, name, DIRECTORY_FLAGS, Mode::empty()) {
+    match quiet::open_at(parent, name, OFlags::DIRECTORY) {
         #[cfg(target_os = "linux")]
-        Err(Errno::ACCESS) if selection.is_some() => {
-            fs::openat(parent, name, DIRECTORY_FLAGS | OFlags::PATH, Mode::empty())
+        Err(Errno::ACCESS) if is_passage => {
+            quiet::open_at(parent, name, OFlags::DIRECTORY | OFlags::PATH)
         }
         result => result,
     }
@@ -107,6 +102,7 @@ impl Names {
         Ok(names)
     }
 
+    /// Names that are known to be sorted.
     pub(super) fn of<'a>(wanted: impl Iterator<Item = &'a Bytes>) -> Self {
         let mut names = Self::default();
         for name in wanted {
@@ -119,12 +115,20 @@ impl Names {
         names
     }
 
-    /// Drops all but `wanted`; how many went.
-    pub(super) fn retain(&mut self, wanted: &[Bytes]) -> u64 {
+    /// Drops all names that are not wanted; how many went.
+    pub(super) fn retain(&mut self, is_wanted: impl Fn(&[u8]) -> bool) -> u64 {
         let before = self.spans.len();
         let Self { bytes, spans, .. } = self;
-        spans.retain(|at| wanted.iter().any(|name| name[..] == *span(bytes, *at)));
+        spans.retain(|at| is_wanted(span(bytes, *at)));
         (before - spans.len()) as u64
+    }
+
+    /// Whether there is such a name.
+    pub(super) fn has(&self, name: &[u8]) -> bool {
+        let found = self
+            .spans
+            .binary_search_by(|at| span(&self.bytes, *at).cmp(name));
+        found.is_ok()
     }
 
     pub(super) fn next(&mut self) -> Option<Bytes> {

@@ -1,7 +1,8 @@
 //! The readers: threads that open, read and hash files, and ask the index what is stored already.
 //!
-//! A file that changes while it is read is read once more; when it still changes, what was read is kept and said so. A file is never
-//! a reason to fail: what can't be read is reported.
+//! What a file says of its size is not believed: it is read to its end. A small file that gives anything else than it
+//! says is read once more; when it still changes, what was read is kept and said so. A file is never a reason to
+//! fail: what can't be read is reported.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -9,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 
-use rustix::fs::{self, FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::fs::{self, FileType, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use super::attributes;
@@ -18,12 +19,18 @@ use super::queue::Queue;
 use super::seal::{Handle, Shared};
 use super::walk::{Step, ToRead};
 use crate::block::{ChunkHash, ChunkIndex, Ref};
-use crate::bundle::stat;
 use crate::bundle::tree::Entry;
+use crate::bundle::{quiet, stat};
 use crate::monitor::Monitor;
 
 /// What a file that was not still is reported with.
 const CHANGED: &str = "it changed while it was read; what was read is kept";
+
+/// Most bytes of a file that says it is empty.
+const MAX_UNSIZED_BYTES: u64 = 64 << 20;
+
+/// What a small file is reported with that became a large one.
+const CUT: &str = "it changed while it was read, and became large; its first 512 KiB are kept";
 
 /// What a file is reported with when something else took its place.
 const IRREGULAR: &str = "it is no longer a regular file";
@@ -157,22 +164,25 @@ impl Reader<'_> {
     }
 
     fn small(&self, file: &ToRead) -> io::Result<SmallFile> {
-        let (mut fd, mut before) = open(file)?;
-        let mut bytes = read_up_to(&fd, &before)?;
-        let mut after = fs::fstat(&fd)?;
-        if !stat::is_unchanged(&before, &after) || bytes.len() as u64 != stat::size(&before) {
-            (fd, before) = open(file)?;
-            bytes = read_up_to(&fd, &before)?;
-            after = fs::fstat(&fd)?;
+        let (fd, before) = open(file)?;
+        let mut look = Look::at(fd, before)?;
+        let mut is_still = look.is_still();
+        if !is_still {
+            let (fd, before) = open(file)?;
+            let again = Look::at(fd, before)?;
+            // A size that is only said (`/sys`) does not change what is read.
+            is_still = again.is_still() || again.is_same(&look);
+            look = again;
         }
-        let is_still =
-            stat::is_unchanged(&before, &after) && bytes.len() as u64 == stat::size(&before);
-        let (entry, xattr_note) = self.entry_of(file, &fd, &before);
-        let note = if is_still {
+        let (entry, xattr_note) = self.entry_of(file, &look.fd, &look.before);
+        let note = if look.is_cut {
+            Some(io::Error::other(CUT))
+        } else if is_still {
             xattr_note
         } else {
             Some(io::Error::other(CHANGED))
         };
+        let bytes = look.bytes;
         Ok(SmallFile {
             entry,
             chunk: (!bytes.is_empty()).then(|| self.chunk(bytes)),
@@ -205,6 +215,9 @@ impl Reader<'_> {
     ) -> io::Result<Option<Piece>> {
         let (mut fd, before) = open(file)?;
         let size = stat::size(&before);
+        if size == 0 {
+            return self.unsized_file(file, &fd, &before, buffer, out);
+        }
         let mut at = 0;
         while at < size {
             let (data, end) = match file.maybe_sparse {
@@ -214,6 +227,7 @@ impl Reader<'_> {
             if data > at && out.send(Piece::Hole(data - at)).is_err() {
                 return Ok(None);
             }
+            at = data;
             if data == end {
                 break;
             }
@@ -229,11 +243,38 @@ impl Reader<'_> {
         }
         let after = fs::fstat(&fd)?;
         let (entry, xattr_note) = self.entry_of(file, &fd, &before);
-        let note = if stat::is_unchanged(&before, &after) {
-            xattr_note
-        } else {
+        let note = if !stat::is_unchanged(&before, &after) {
             Some(io::Error::other(CHANGED))
+        } else if at < size {
+            let words = format!("it says that it has {size} bytes and gave {at}; these are kept");
+            Some(io::Error::other(words))
+        } else if has_more(&fd, size)? {
+            let words = format!("it holds more than the {size} bytes it says; these are kept");
+            Some(io::Error::other(words))
+        } else {
+            xattr_note
         };
+        Ok(Some(Piece::End(Box::new(entry), note)))
+    }
+
+    /// Reads a file that says it is empty, to its end.
+    fn unsized_file(
+        &self,
+        file: &ToRead,
+        fd: &File,
+        before: &Stat,
+        buffer: &mut Buffer,
+        out: &SyncSender<Piece>,
+    ) -> io::Result<Option<Piece>> {
+        let Some(read) = self.chunks(fd.take(MAX_UNSIZED_BYTES + 1), buffer, out)? else {
+            return Ok(None);
+        };
+        if read > MAX_UNSIZED_BYTES {
+            return Err(io::Error::other(
+                "it says that it is empty and gave more than 64 MiB: it may have no end",
+            ));
+        }
+        let (entry, note) = self.entry_of(file, fd, before);
         Ok(Some(Piece::End(Box::new(entry), note)))
     }
 
@@ -261,9 +302,8 @@ impl Reader<'_> {
 
 /// Opens a file that was a regular one when it was seen. Never waits for a FIFO that took its place.
 fn open(file: &ToRead) -> io::Result<(File, Stat)> {
-    let flags =
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let fd = match fs::openat(&file.place.fd, &file.name[..], flags, Mode::empty()) {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let fd = match quiet::open_at(&file.place.fd, &file.name[..], flags) {
         Ok(fd) => fd,
         Err(Errno::LOOP) => return Err(io::Error::other("it became a symlink")),
         Err(Errno::NOENT) => {
@@ -281,12 +321,51 @@ fn open(file: &ToRead) -> io::Result<(File, Stat)> {
     Ok((fd.into(), stat))
 }
 
-/// The bytes that were there when the file was opened; what a small file may have at most, should it have grown since it was seen.
-fn read_up_to(mut fd: &File, stat: &Stat) -> io::Result<Vec<u8>> {
-    let size = stat::size(stat).min(SMALL_FILE_BYTES);
-    let mut bytes = Vec::with_capacity(size as usize);
-    fd.by_ref().take(size).read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// A small file as it was read once.
+struct Look {
+    fd: File,
+    before: Stat,
+    after: Stat,
+    bytes: Vec<u8>,
+    /// There was more than a small file may have.
+    is_cut: bool,
+}
+
+impl Look {
+    /// Reads to the end, or as much as a small file may have should it have grown since it was seen.
+    fn at(fd: File, before: Stat) -> io::Result<Self> {
+        let size = stat::size(&before).min(SMALL_FILE_BYTES);
+        // One more than it says, so that its end is met without growing the buffer.
+        let mut bytes = Vec::with_capacity(size as usize + 1);
+        (&fd).take(SMALL_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+        let is_cut = bytes.len() as u64 > SMALL_FILE_BYTES;
+        bytes.truncate(SMALL_FILE_BYTES as usize);
+        let after = fs::fstat(&fd)?;
+        Ok(Self {
+            fd,
+            before,
+            after,
+            bytes,
+            is_cut,
+        })
+    }
+
+    /// Whether nothing changed meanwhile and the file gave as many bytes as it says.
+    fn is_still(&self) -> bool {
+        stat::is_unchanged(&self.before, &self.after)
+            && self.bytes.len() as u64 == stat::size(&self.before)
+    }
+
+    /// Whether nothing changed between an earlier look and this one.
+    fn is_same(&self, earlier: &Self) -> bool {
+        stat::is_unchanged(&earlier.before, &self.after) && earlier.bytes == self.bytes
+    }
+}
+
+/// Whether a file goes on behind its end.
+fn has_more(fd: &File, size: u64) -> io::Result<bool> {
+    use std::os::unix::fs::FileExt;
+    Ok(fd.read_at(&mut [0], size)? > 0)
 }
 
 /// The next stretch of data at or after `at`: start and end. Both are `size` when only a hole is left.

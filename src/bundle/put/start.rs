@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{self, AtFlags, FileType, OFlags, Stat};
 use tokio::sync::mpsc;
 
-use super::place::DIRECTORY_FLAGS;
 use super::select::{Chosen, Selection};
 use crate::bundle::error::Error;
+use crate::bundle::own::Own;
+use crate::bundle::quiet;
 
 /// What is to be put.
 pub(super) enum Start {
@@ -19,8 +20,7 @@ pub(super) enum Start {
         fd: OwnedFd,
         name: Vec<u8>,
         path: PathBuf,
-        /// `None`: everything.
-        selection: Option<Arc<Selection>>,
+        selection: Arc<Selection>,
         failed: Vec<(PathBuf, io::Error)>,
     },
     File {
@@ -36,40 +36,46 @@ pub(super) enum Start {
 }
 
 impl Start {
-    pub(super) fn at_all(paths: &[PathBuf]) -> Result<Self, Error> {
-        let Chosen { selection, failed } =
-            Chosen::find(paths).map_err(|(path, error)| Error::io(&path, error))?;
+    /// The root of the system and what is named below it.
+    pub(super) fn at_all(paths: &[PathBuf], own: Own) -> Result<Self, Error> {
+        let Chosen {
+            selection,
+            failed,
+            real,
+        } = Chosen::find(paths).map_err(|(path, error)| Error::io(&path, error))?;
+        for path in &real {
+            refuse_own(path, own)?;
+        }
         let path = PathBuf::from("/");
-        let fd = fs::open(&path, DIRECTORY_FLAGS, Mode::empty())
-            .map_err(|error| Error::io(&path, error))?;
+        let fd = quiet::open(&path, OFlags::DIRECTORY).map_err(|error| Error::io(&path, error))?;
         Ok(Self::Directory {
             fd,
             name: Vec::new(),
             path,
-            selection: (!selection.is_everything()).then_some(selection),
+            selection,
             failed,
         })
     }
 
-    /// A filter wants to see whole paths.
-    pub(super) fn at(given: &Path, is_filtered: bool) -> Result<Self, Error> {
+    /// A file or a directory. A filter wants to see whole paths.
+    pub(super) fn at(given: &Path, is_filtered: bool, own: Own) -> Result<Self, Error> {
         use std::os::unix::ffi::OsStrExt;
         let io = |source: io::Error| Error::io(given, source);
         let path = given.canonicalize().map_err(io)?;
+        refuse_own(&path, own)?;
         let name = path
             .file_name()
             .map(|name| name.as_bytes().to_vec())
             .unwrap_or_default();
         let stat = fs::stat(&path).map_err(|error| io(error.into()))?;
-        let directory = |path: &Path| {
-            fs::open(path, DIRECTORY_FLAGS, Mode::empty()).map_err(|error| io(error.into()))
-        };
+        let directory =
+            |path: &Path| quiet::open(path, OFlags::DIRECTORY).map_err(|error| io(error.into()));
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => Ok(Self::Directory {
                 fd: directory(&path)?,
                 name,
                 path: if is_filtered { path } else { given.to_owned() },
-                selection: None,
+                selection: Arc::new(Selection::whole()),
                 failed: Vec::new(),
             }),
             FileType::RegularFile => {
@@ -77,13 +83,8 @@ impl Start {
                 let stat = fs::statat(&parent, &name[..], AtFlags::SYMLINK_NOFOLLOW)
                     .map_err(|error| io(error.into()))?;
                 // Says at once what would otherwise be said by a reader.
-                fs::openat(
-                    &parent,
-                    &name[..],
-                    OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
-                    Mode::empty(),
-                )
-                .map_err(|error| io(error.into()))?;
+                quiet::open_at(&parent, &name[..], OFlags::NONBLOCK)
+                    .map_err(|error| io(error.into()))?;
                 Ok(Self::File {
                     parent,
                     name,
@@ -95,6 +96,17 @@ impl Start {
                 path: given.to_owned(),
             }),
         }
+    }
+}
+
+/// A path that is or lies in a directory of libernet is never taken, even when it is named.
+fn refuse_own(path: &Path, own: Own) -> Result<(), Error> {
+    match own.around(path) {
+        None => Ok(()),
+        Some(directory) => Err(Error::Own {
+            path: path.to_owned(),
+            directory,
+        }),
     }
 }
 

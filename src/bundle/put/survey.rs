@@ -13,7 +13,8 @@ use super::seal::{Shared, StopOnDrop};
 use super::start::Start;
 use super::walk::{Item, Step, WalkOptions, Walker};
 use super::{
-    ITEMS_AHEAD, MAX_REPORTED, MIN_IN_FLIGHT_BYTES, PutOptions, Unreadable, blocking, walk,
+    ITEMS_AHEAD, MAX_REPORTED, MIN_IN_FLIGHT_BYTES, PutOptions, Unreadable, blocking,
+    note_left_out, walk,
 };
 use crate::bundle::error::Error;
 use crate::bundle::tree::Content;
@@ -39,6 +40,10 @@ pub struct Survey {
     pub to_read_bytes: u64,
     /// Where they are: the first [`MAX_REPORTED`].
     pub to_read_paths: Vec<PathBuf>,
+    /// Patterns of the filter that matched nothing.
+    pub unmatched: Vec<String>,
+    /// What no put takes: the first [`MAX_REPORTED`]. Each is a directory of libernet, or a socket.
+    pub left_out: Vec<Unreadable>,
     /// What can't even be looked at: the first [`MAX_REPORTED`].
     pub unreadable: Vec<Unreadable>,
     /// How many there are in all.
@@ -63,15 +68,17 @@ pub async fn survey(
         one_file_system: options.one_file_system,
         keep_identity: false,
         filter: options.filter.clone(),
+        own: options.own,
         only_count: true,
     };
-    let previous = options.previous.clone();
+    let (previous, own) = (options.previous.clone(), options.own);
+    let filter = options.filter.clone();
     let shared = Arc::new(Shared::new(options.context.clone(), 1, MIN_IN_FLIGHT_BYTES));
     let _stop = StopOnDrop(shared.clone());
     let runtime = tokio::runtime::Handle::current();
     let worker = shared.clone();
     let work = blocking(move || {
-        let start = Start::at_all(&paths)?;
+        let start = Start::at_all(&paths, own)?;
         let shared = &*worker;
         let jobs = Queue::new(1);
         let listener = &*monitor;
@@ -79,7 +86,7 @@ pub async fn survey(
             let _stop = StopOnDrop(worker.clone());
             // Made here, so that it ends before the walker is waited for.
             let (items, received) = sync_channel(ITEMS_AHEAD);
-            let walker = Walker::new(shared, &jobs, items, listener, walk_options);
+            let walker = Walker::new(shared, &jobs, items, walk_options);
             scope.spawn(move || {
                 let halted = shared.halted.clone();
                 let past = previous
@@ -105,6 +112,7 @@ pub async fn survey(
                 });
             }
             shared.check().map_err(|Closed| Error::Cancelled)?;
+            survey.unmatched = filter.map_or_else(Vec::new, |filter| filter.unmatched());
             Ok(survey)
         })
     });
@@ -137,6 +145,7 @@ impl Survey {
             }
             Step::Again { size, .. } => self.file(size),
             Step::Excluded(names) => self.excluded += names,
+            Step::LeftOut { path, reason } => note_left_out(&mut self.left_out, path, reason),
             Step::Unreadable { path, error } => {
                 let reason = error.to_string();
                 monitor.warning(&format!("{}: {reason}", path.display()));

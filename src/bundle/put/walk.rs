@@ -3,8 +3,9 @@
 //! It works on directory descriptors and never follows a symlink below the root. Small files are handed out in batches, so that their
 //! opening and reading runs in parallel; the order in which everything arrives at the assembler is the order of the walk.
 //!
-//! On the way to chosen paths it visits only what leads on; elsewhere a filter may say what is left out, and an earlier tree what need not
-//! be read again.
+//! On the way to named paths it visits only what leads on; elsewhere a filter may say what is left out, and an
+//! earlier tree what need not be read again. What is named is taken whatever filter and borders of file systems
+//! say, also below what they leave out. Directories of libernet itself are never taken.
 //!
 //! Memory: the names of the directories that are open now, and one number for each hard-linked inode.
 
@@ -29,10 +30,10 @@ use super::read::{Piece, ReadJob};
 use super::rewrite::Shift;
 use super::seal::{Handle, Shared};
 use super::select::Selection;
+use crate::bundle::own::Own;
 use crate::bundle::stat;
 use crate::bundle::tree::{Content, Entry, File, MAX_DEPTH};
 use crate::id::BlockId;
-use crate::monitor::Monitor;
 
 /// A batch is full with this many bytes of files...
 pub(super) const BATCH_BYTES: u64 = 1 << 20;
@@ -85,6 +86,11 @@ pub(super) enum Step {
     },
     /// So many names were left out.
     Excluded(u64),
+    /// What no put takes, whatever was asked for.
+    LeftOut {
+        path: PathBuf,
+        reason: &'static str,
+    },
     /// Could not be read, in full or in part.
     Unreadable {
         path: PathBuf,
@@ -98,6 +104,8 @@ pub(super) struct WalkOptions {
     pub(super) one_file_system: bool,
     pub(super) keep_identity: bool,
     pub(super) filter: Option<Arc<dyn Filter>>,
+    /// Recognises directories that are never taken.
+    pub(super) own: Own,
     /// Nothing is read, files are only seen.
     pub(super) only_count: bool,
 }
@@ -114,7 +122,6 @@ pub(super) struct Walker<'a> {
     pub(super) shared: &'a Shared,
     pub(super) jobs: &'a Queue<ReadJob>,
     pub(super) items: SyncSender<Item>,
-    pub(super) monitor: &'a dyn Monitor,
     options: WalkOptions,
     past: Option<Past<'a>>,
     excluded: u64,
@@ -122,6 +129,8 @@ pub(super) struct Walker<'a> {
     batch_bytes: u64,
     groups: HashMap<(u64, u64), u32>,
     frames: Vec<Frame>,
+    /// A file system, and whether its files may hold more than they say.
+    unsized_files: Option<(u64, bool)>,
 }
 
 /// A directory that the walk is in.
@@ -133,6 +142,8 @@ struct Frame {
     /// Device and inode.
     inode: (u64, u64),
     scope: Scope,
+    /// Only these names are wanted, and those that lead on to named paths.
+    only: Option<Vec<Bytes>>,
     /// The path, if the filter wants it.
     path: PathBuf,
 }
@@ -140,10 +151,24 @@ struct Frame {
 /// What is wanted in a directory, and what it was like before.
 #[derive(Default)]
 pub(super) struct Scope {
-    /// `None`: everything.
+    /// What is named at or below the directory, if anything is.
     pub(super) selection: Option<Arc<Selection>>,
+    /// Only names that lead on to named paths are wanted.
+    pub(super) is_passage: bool,
     pub(super) filter: Option<Arc<dyn Filter>>,
     pub(super) beside: Option<Beside>,
+}
+
+impl Scope {
+    /// Whether the directory itself is named.
+    fn is_named(&self) -> bool {
+        self.selection.as_ref().is_some_and(|here| here.is_named())
+    }
+
+    /// What is named at or below `name`.
+    fn below(&self, name: &[u8]) -> Option<Arc<Selection>> {
+        self.selection.as_ref()?.below(name).cloned()
+    }
 }
 
 impl<'a> Walker<'a> {
@@ -151,14 +176,12 @@ impl<'a> Walker<'a> {
         shared: &'a Shared,
         jobs: &'a Queue<ReadJob>,
         items: SyncSender<Item>,
-        monitor: &'a dyn Monitor,
         options: WalkOptions,
     ) -> Self {
         Self {
             shared,
             jobs,
             items,
-            monitor,
             options,
             past: None,
             excluded: 0,
@@ -166,6 +189,7 @@ impl<'a> Walker<'a> {
             batch_bytes: 0,
             groups: HashMap::new(),
             frames: Vec::new(),
+            unsized_files: None,
         }
     }
 
@@ -181,13 +205,14 @@ impl<'a> Walker<'a> {
         fd: OwnedFd,
         name: &[u8],
         path: &Path,
-        selection: Option<Arc<Selection>>,
+        selection: Arc<Selection>,
         failed: Vec<(PathBuf, io::Error)>,
     ) -> Result<(), Closed> {
         let trail = Trail::root(path);
         let name = Bytes::copy_from_slice(name);
         let scope = Scope {
-            selection,
+            is_passage: !selection.is_named(),
+            selection: Some(selection),
             filter: self.options.filter.clone(),
             beside: self.past.as_mut().and_then(Past::root),
         };
@@ -237,6 +262,16 @@ impl<'a> Walker<'a> {
             Ok(stat) => stat,
             Err(error) => return self.unreadable(path(), error),
         };
+        let (mut names, unread) = match (&scope.selection, scope.is_passage) {
+            (Some(selection), true) => (Names::of(selection.names()), None),
+            _ => match Names::read(&fd) {
+                Ok(names) => (names, None),
+                Err(error) => (Names::default(), Some(error)),
+            },
+        };
+        if !scope.is_passage && self.options.own.is_with(&fd, |name| names.has(name)) {
+            return self.left_out(path(), "libernet's own data");
+        }
         let mut entry = attributes::entry(&name, &stat, attributes::no_entries());
         let (xattrs, left_out) = attributes::xattrs(&fd);
         entry.xattrs = xattrs;
@@ -244,27 +279,28 @@ impl<'a> Walker<'a> {
         if left_out {
             self.unreadable(path(), too_large())?;
         }
-        let mut names = match &scope.selection {
-            Some(selection) => Names::of(selection.names()),
-            None => match Names::read(&fd) {
-                Ok(names) => names,
-                Err(error) => {
-                    self.unreadable(path(), error)?;
-                    Names::default()
-                }
-            },
-        };
+        if let Some(error) = unread {
+            self.unreadable(path(), error)?;
+        }
         let path = match &scope.filter {
             Some(_) => path(),
             None => PathBuf::new(),
         };
-        if scope.selection.is_none()
+        let mut only = None;
+        if !scope.is_passage
             && let Some(filter) = &scope.filter
         {
             match filter.inside(&path, fd.as_fd()) {
                 Inside::Alike => {}
                 Inside::Other(other) => scope.filter = Some(other),
-                Inside::Only(wanted) => self.excluded += names.retain(&wanted),
+                // A person who names a cache wants what is in it.
+                Inside::Only(_) if scope.is_named() => {}
+                Inside::Only(wanted) => {
+                    self.excluded += names.retain(|name| {
+                        wanted.iter().any(|other| other == name) || scope.below(name).is_some()
+                    });
+                    only = Some(wanted);
+                }
             }
         }
         let place = Arc::new(Place {
@@ -278,6 +314,7 @@ impl<'a> Walker<'a> {
             name,
             inode: stat::inode(&stat),
             scope,
+            only,
             path,
         });
         // The root stays open: everything is found again from there.
@@ -302,7 +339,7 @@ impl<'a> Walker<'a> {
             let parent = self.frames[at - 1].place.clone().ok_or(Closed)?;
             let frame = &self.frames[at];
             let again =
-                open_directory(&parent.fd, &frame.name, &frame.scope.selection).and_then(|fd| {
+                open_directory(&parent.fd, &frame.name, frame.scope.is_passage).and_then(|fd| {
                     let stat = fs::fstat(&fd)?;
                     // Another directory under the same name is not the one that was being walked.
                     if stat::inode(&stat) != frame.inode {
@@ -344,8 +381,12 @@ impl<'a> Walker<'a> {
             Err(error) => return self.unreadable(place.trail.join(&name), error),
         };
         let kind = FileType::from_raw_mode(stat.st_mode);
-        // Who chose a path wants it.
-        if frame.scope.selection.is_none()
+        let is_dir = kind == FileType::Directory;
+        let selection = frame.scope.below(&name);
+        let is_named = selection.as_ref().is_some_and(|here| here.is_named());
+        let mut is_passage = frame.scope.is_passage && !is_named;
+        if !frame.scope.is_passage
+            && !is_named
             && let Some(filter) = &frame.scope.filter
         {
             let size = match kind {
@@ -353,9 +394,16 @@ impl<'a> Walker<'a> {
                 _ => 0,
             };
             let path = frame.path.join(path_of(&name));
-            if !filter.keeps(&path, kind == FileType::Directory, size) {
-                self.excluded += 1;
-                return Ok(());
+            let only = frame.only.as_ref();
+            let is_kept =
+                only.is_none_or(|names| names.contains(&name)) && filter.keeps(&path, is_dir, size);
+            if !is_kept {
+                if selection.is_none() || !is_dir {
+                    self.excluded += 1;
+                    return Ok(());
+                }
+                // Left out, but for what is named below it.
+                is_passage = true;
             }
         }
         let earlier = match (&mut self.past, &mut frame.scope.beside) {
@@ -363,7 +411,15 @@ impl<'a> Walker<'a> {
             _ => None,
         };
         let simple = match kind {
-            FileType::Directory => return self.subdirectory(&place, name, &stat, earlier),
+            FileType::Directory => {
+                let scope = Scope {
+                    selection,
+                    is_passage,
+                    filter: frame.scope.filter.clone(),
+                    beside: None,
+                };
+                return self.subdirectory(&place, name, &stat, scope, earlier);
+            }
             FileType::RegularFile => return self.linked(&place, name, &stat, earlier),
             FileType::Symlink => match fs::readlinkat(&place.fd, &name[..], Vec::new()) {
                 Ok(target) => Content::Symlink(Bytes::from(target.into_bytes())),
@@ -372,11 +428,9 @@ impl<'a> Walker<'a> {
             FileType::Fifo => Content::Fifo,
             FileType::CharacterDevice => attributes::device(&stat, false),
             FileType::BlockDevice => attributes::device(&stat, true),
-            FileType::Socket | FileType::Unknown => {
-                let path = place.trail.join(&name);
-                self.monitor
-                    .warning(&format!("{} is left out: a socket", path.display()));
-                return Ok(());
+            FileType::Socket => return self.left_out(place.trail.join(&name), "a socket"),
+            FileType::Unknown => {
+                return self.left_out(place.trail.join(&name), "of a kind that is not known");
             }
         };
         let mut entry = attributes::entry(&name, &stat, simple);
@@ -389,40 +443,38 @@ impl<'a> Walker<'a> {
         Ok(())
     }
 
+    /// Enters a directory, or keeps it as an empty one where it can't or must not be entered.
     fn subdirectory(
         &mut self,
         place: &Place,
         name: Bytes,
         stat: &Stat,
+        mut scope: Scope,
         earlier: Option<Entry>,
     ) -> Result<(), Closed> {
         let Some(frame) = self.frames.last() else {
             return Err(Closed);
         };
-        let is_chosen = frame.scope.selection.is_some();
-        let selection = frame
-            .scope
-            .selection
-            .as_ref()
-            .and_then(|selection| selection.below(&name));
-        let filter = frame.scope.filter.clone();
-        let is_mount = !is_chosen && stat::device(stat) != frame.inode.0;
+        let is_border = self.options.one_file_system
+            && !scope.is_named()
+            && !scope.is_passage
+            && stat::device(stat) != frame.inode.0;
+        if is_border && scope.selection.is_some() {
+            // Something below is named.
+            scope.is_passage = true;
+        }
         let opened = if self.frames.len() >= MAX_DEPTH {
             Some(Err(Errno::NAMETOOLONG))
-        } else if is_mount && self.options.one_file_system {
+        } else if is_border && !scope.is_passage {
             None
         } else {
-            Some(open_directory(&place.fd, &name, &selection))
+            Some(open_directory(&place.fd, &name, scope.is_passage))
         };
         if let Some(Ok(fd)) = opened {
             let besides = self.frames.iter().flat_map(|frame| &frame.scope.beside);
             let held = besides.map(Beside::held_bytes).sum();
             let past = self.past.as_ref();
-            let scope = Scope {
-                selection,
-                filter,
-                beside: past.and_then(|past| past.inside(earlier, held)),
-            };
+            scope.beside = past.and_then(|past| past.inside(earlier, held));
             return self.enter(fd, name.clone(), place.trail.child(&name), scope);
         }
         // The directory itself is kept, and nothing of what is in it.
@@ -479,7 +531,8 @@ impl<'a> Walker<'a> {
         earlier: Option<Entry>,
     ) -> Result<(), Closed> {
         let size = stat::size(stat);
-        if self.as_before(&name, stat, link_group, earlier)? {
+        let is_unsized = size == 0 && self.may_say_nothing(place, stat);
+        if !is_unsized && self.as_before(&name, stat, link_group, earlier)? {
             return Ok(());
         }
         if self.options.only_count {
@@ -493,7 +546,7 @@ impl<'a> Walker<'a> {
             link_group,
             maybe_sparse,
         };
-        if size < SMALL_FILE_BYTES && !maybe_sparse {
+        if size < SMALL_FILE_BYTES && !maybe_sparse && !is_unsized {
             return self.step(Step::Small(file), size);
         }
         self.flush()?;
@@ -502,6 +555,20 @@ impl<'a> Walker<'a> {
         // The assembler hears of it first: it takes the pieces in order.
         self.send(Item::Large(pieces, path))?;
         self.jobs.push(ReadJob::Large(file, out))
+    }
+
+    /// Whether a file that says it is empty may have content all the same, as those of `/proc` do: it is read to
+    /// its end as a stream then. On other file systems a small file is read to its end in any case.
+    fn may_say_nothing(&mut self, place: &Place, stat: &Stat) -> bool {
+        let device = stat::device(stat);
+        match self.unsized_files {
+            Some((last, is)) if last == device => is,
+            _ => {
+                let is = stat::has_unsized_files(&place.fd);
+                self.unsized_files = Some((device, is));
+                is
+            }
+        }
     }
 
     /// Takes a file's content over from the earlier tree, if it is the same and all there.
@@ -554,6 +621,10 @@ impl<'a> Walker<'a> {
         };
         self.step(Step::Taken(Box::new(entry)), 0)?;
         Ok(true)
+    }
+
+    fn left_out(&mut self, path: PathBuf, reason: &'static str) -> Result<(), Closed> {
+        self.step(Step::LeftOut { path, reason }, 0)
     }
 
     fn unreadable(&mut self, path: PathBuf, error: impl Into<io::Error>) -> Result<(), Closed> {

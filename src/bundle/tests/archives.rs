@@ -116,7 +116,7 @@ fn gnu_tar_reads_what_was_put() {
         assert_eq!(one, other);
         let options = TarOptions {
             from: vec!["dir".into()],
-            select: vec!["linked".to_owned()],
+            select: vec!["linked".into()],
         };
         let (bytes, report) = archive(&memory, &put.link, &options).await;
         assert_eq!((report.files, report.entries), (1, 1));

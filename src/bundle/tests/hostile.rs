@@ -539,7 +539,7 @@ proptest! {
                 let link = plant_root(&memory, directory(b"r", entries), plenty());
                 let options = ExtractOptions {
                     overwrite: if only_adds { Overwrite::Missing } else { Overwrite::Always },
-                    first: if in_rounds { vec!["a".to_owned()] } else { Vec::new() },
+                    first: if in_rounds { vec!["a".into()] } else { Vec::new() },
                     newest_first: in_rounds,
                     verify: in_rounds,
                     ..ExtractOptions::default()

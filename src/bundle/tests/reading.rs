@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 
-use super::super::{Bundle, Error, Walked};
+use super::super::{Bundle, Error, Last, PutOptions, Walked, put_paths};
 use super::{Memory, noise, put, runtime};
 use crate::block::Link;
 use crate::crypto::key::Key;
@@ -51,6 +51,76 @@ fn paths_lead_to_entries() {
             bundle.read_file(&root, 0..1).next().await,
             Some(Err(Error::NotAFile))
         ));
+    });
+}
+
+#[test]
+fn symlinks_lead_to_places_in_the_bundle_only() {
+    let room = tempfile::tempdir().expect("a directory");
+    let at = room.path().canonicalize().expect("there");
+    let tree = at.join("tree");
+    fs::create_dir_all(tree.join("real/deep")).expect("made");
+    fs::write(tree.join("real/deep/f"), b"in").expect("written");
+    fs::write(at.join("outside"), b"out").expect("written");
+    let (absolute, outside) = (tree.join("real"), at.join("outside"));
+    for (target, name) in [
+        ("real", "l"),
+        ("../l/./deep/f", "real/up"),
+        ("../../outside", "real/out"),
+        ("../outside", "out"),
+        ("round", "round"),
+        ("nowhere", "dangling"),
+        (absolute.to_str().expect("text"), "absolute"),
+        (outside.to_str().expect("text"), "beside"),
+    ] {
+        std::os::unix::fs::symlink(target, tree.join(name)).expect("made");
+    }
+    runtime().block_on(async {
+        let memory = Arc::new(Memory::default());
+        let report = put(&tree, &memory).await.expect("put");
+        let bundle = Bundle::open(memory.clone(), report.link)
+            .await
+            .expect("opens");
+        let follow = async |bundle: &Bundle, path: &[u8]| {
+            let found = bundle.find(path, Last::Followed).await.expect("reads");
+            found.map(|found| String::from_utf8(found.path).expect("text"))
+        };
+        for path in ["l/deep/f", "real/up", "l/up", "real/deep/f"] {
+            let found = follow(&bundle, path.as_bytes()).await;
+            assert_eq!(found.as_deref(), Some("real/deep/f"), "{path}");
+        }
+        for path in [
+            "real/out", "out", "round", "round/x", "dangling", "absolute", "beside",
+        ] {
+            assert_eq!(follow(&bundle, path.as_bytes()).await, None, "{path}");
+        }
+        // One at the end is itself what is asked for; those on the way are not.
+        let link = bundle.lookup(b"l").await.expect("reads").expect("there");
+        assert_eq!(
+            link.link_target().map(|target| &target[..]),
+            Some(&b"real"[..])
+        );
+        let file = bundle.lookup(b"l/deep/f").await.expect("reads");
+        assert_eq!(file.expect("there").size(), 2);
+        // From the root of a system on absolute symlinks lead to places in it as well.
+        let cancel = tokio_util::sync::CancellationToken::new();
+        let silent = Arc::new(crate::monitor::Silent);
+        let options = PutOptions::default();
+        let paths = [tree.clone()];
+        let (sink, index) = (memory.clone(), memory.clone());
+        let report = put_paths(&paths, options, sink, index, silent, cancel).await;
+        let link = report.expect("put").link;
+        let system = Bundle::open(memory, link).await.expect("opens");
+        let path = tree.join("absolute/deep/f");
+        let found = follow(&system, path.as_os_str().as_encoded_bytes()).await;
+        let real = tree.join("real/deep/f");
+        assert_eq!(
+            found.map(|found| format!("/{found}")).as_deref(),
+            real.to_str()
+        );
+        let beside = tree.join("beside");
+        let found = follow(&system, beside.as_os_str().as_encoded_bytes()).await;
+        assert_eq!(found, None, "it was not put");
     });
 }
 

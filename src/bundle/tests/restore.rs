@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use super::super::pattern::Line;
 use super::super::tree::{Content, Directory, Extent};
 use super::super::{Bundle, Error, ExtractOptions, Overwrite};
 use super::{Memory, extract, noise, picture, put, runtime};
@@ -33,8 +34,8 @@ fn set(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-fn lines(lines: &[&str]) -> Vec<String> {
-    lines.iter().map(|line| (*line).to_owned()).collect()
+fn lines(lines: &[&str]) -> Vec<Line> {
+    lines.iter().map(|line| Line::new(*line)).collect()
 }
 
 fn make(root: &Path) {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use self::pace::Pace;
-use self::sample::{FILES_AT_ONCE, Failed, Listing, compare, list, restore};
+use self::sample::{FILES_AT_ONCE, Failed, Listing, absolute, compare, list, restore};
 use super::voice::{Voice, Words};
 use super::{MAX_NAMED, short, snapshots};
 use crate::block::Link;
@@ -272,7 +272,7 @@ async fn rehearse(
         let same = tokio::task::spawn_blocking(move || compare(&file, &copy));
         match same.await {
             Ok(Some(true)) => report.verified += 1,
-            Ok(Some(false)) => report.different.push(format!("/{path}")),
+            Ok(Some(false)) => report.different.push(absolute(&path)),
             // Changed since, or unreadable: there is nothing to hold it against.
             Ok(None) | Err(_) => {}
         }

@@ -1,7 +1,11 @@
 //! `libernet find-file`: which snapshots have a file.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+
 use super::voice::{Reader, Voice};
 use super::{short, warn_missing};
+use crate::bundle::pattern;
 use crate::cli::context::{Context, Intent};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show, target};
@@ -20,10 +24,11 @@ const LIMIT: u64 = 1000;
 
 PATTERN has the syntax of .gitignore: `report.odt` and `Documents/*.odt` match in any directory, `/home/*/x` from the root.
 Exit code 4 when nothing matches, 3 when parts of a snapshot could not be read.
-With --json: {\"matches\":[{\"snapshot\",\"time\",\"path\",\"kind\",\"bytes\",\"mtime_s\"}],\"more\",\"missing\":[{\"path\",\"block\",\"reason\"}]}")]
+In a name that is not UTF-8 \\xe9 stands for the byte, in PATTERN, too; path_hex in JSON holds such a path's bytes.
+With --json: {\"matches\":[{\"snapshot\",\"time\",\"path\",\"path_hex\",\"kind\",\"bytes\",\"mtime_s\"}],\"more\",\"missing\":[{\"path\",\"block\",\"reason\"}]}")]
 pub(in crate::cli) struct Args {
     /// What to look for.
-    pattern: String,
+    pattern: OsString,
     /// Only in this snapshot: latest, or the first digits of its id.
     #[arg(long, value_name = "SNAPSHOT")]
     snapshot: Option<String>,
@@ -54,7 +59,7 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
                 .call(context, async |speaker| {
                     let request = FindFile {
                         speaker,
-                        pattern: args.pattern.clone(),
+                        pattern: pattern::argument(args.pattern.as_bytes()),
                         snapshot: snapshot.clone(),
                         limit: args.limit,
                         timeout_s,

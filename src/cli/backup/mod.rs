@@ -23,6 +23,8 @@ mod which;
 
 pub(super) use voice::Passphrase;
 
+use std::path::PathBuf;
+
 use super::context::Context;
 use super::exit::Failure;
 use super::show::{self, short};
@@ -45,7 +47,7 @@ pub(super) async fn tree(
     passphrase: &Passphrase,
     timeout_s: u64,
     context: &Context,
-) -> Result<(Link, String), Failure> {
+) -> Result<(Link, PathBuf), Failure> {
     let (snapshot, path) = match target {
         Target::Bundle(link, path) => return Ok((link, path)),
         Target::Snapshot(snapshot, path) => (snapshot, path),

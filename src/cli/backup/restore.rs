@@ -1,5 +1,6 @@
 //! `libernet restore`: a snapshot back into files.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -47,14 +48,14 @@ Files that exist are replaced when their size or time differs (--overwrite chang
 if-changed), with --verify also when their bytes differ; always replaces every file, never leaves
 everything that exists alone.
 Exit code 3 when something is missing or the system refused an attribute, 4 when no head or no such
-snapshot is found in time, 5 when data is damaged.
-With --json: {\"snapshot\",\"time\",\"files\",\"bytes\",\"verified\",\"unchanged\",\"skipped\",\"missing\":[{\"path\",\"block\",\"reason\"}],
-  \"missing_total\",\"refused\":[{\"path\",\"reason\"}],\"refused_total\",
+snapshot is found in time or nothing matches --include, 5 when data is damaged.
+With --json: {\"snapshot\",\"time\",\"files\",\"bytes\",\"verified\",\"unchanged\",\"skipped\",\"missing\":[{\"path\",\"path_hex\",\"block\",\"reason\"}],
+  \"missing_total\",\"unmatched\":[pattern],\"refused\":[{\"path\",\"reason\"}],\"refused_total\",
   \"kept_owners\",\"lost_powers\",\"from\":[{\"peer\",\"blocks\",\"bytes\"}],\"target\"}; with --tar FILE: {\"tar\",\"bytes\"}")]
 pub(in crate::cli) struct Args {
     /// latest, the first digits of an id, or a snapshot's link; and perhaps a path in it.
     #[arg(value_name = "SNAPSHOT[:PATH]")]
-    snapshot: String,
+    snapshot: OsString,
     /// The directory to write to; made when it is missing, with those above it.
     #[arg(
         short = 'o',
@@ -64,12 +65,13 @@ pub(in crate::cli) struct Args {
         required_unless_present = "tar"
     )]
     target: Option<PathBuf>,
-    /// Restore only what matches this pattern (in the syntax of .gitignore). May be repeated.
+    /// Restore only what matches this pattern (in the syntax of .gitignore). May be repeated. One with a slash inside
+    /// (sub/*.txt) starts at PATH, without a PATH at each path that was backed up.
     #[arg(long, value_name = "PATTERN")]
-    include: Vec<String>,
+    include: Vec<OsString>,
     /// Restore what matches this pattern before everything else. May be repeated.
     #[arg(long, value_name = "PATTERN", conflicts_with = "tar")]
-    first: Vec<String>,
+    first: Vec<OsString>,
     /// Restore the newest files first.
     #[arg(long, conflicts_with = "tar")]
     newest_first: bool,
@@ -156,8 +158,8 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
                         },
                         path: path.clone(),
                         target: directory.clone(),
-                        include: args.include.clone(),
-                        first: args.first.clone(),
+                        include: target::patterns(&args.include),
+                        first: target::patterns(&args.first),
                         newest_first: args.newest_first,
                         overwrite: args.overwrite.into(),
                         verify: args.verify,
@@ -208,12 +210,13 @@ async fn introduce(
 fn tell(reply: &RestoreReply, args: &Args, context: &Context) -> Result<(), Failure> {
     warn_missing(&reply.missing, reply.missing_total, context);
     warn_of_attributes(reply, context);
+    show::unmatched(&reply.unmatched, context);
     if context.json {
         let mut value = json!(reply);
-        value["target"] = json!(reply.target.to_string_lossy());
+        value["target"] = json!(show::path(&reply.target));
         return output::json(&value);
     }
-    output::stdout(format!("{}\n", show::printable(&reply.target.to_string_lossy())).as_bytes())?;
+    output::stdout(format!("{}\n", show::printable(&show::path(&reply.target))).as_bytes())?;
     let verb = if args.dry_run {
         "would be restored"
     } else {
@@ -312,7 +315,7 @@ fn advice(missing: &[MissingPart]) -> &'static str {
 /// A tar archive in place of files.
 async fn tar(
     args: &Args,
-    (snapshot, choice, path, timeout_s): (String, Choice, String, u64),
+    (snapshot, choice, path, timeout_s): (String, Choice, PathBuf, u64),
     name: &Path,
     client: &Client,
     voice: &mut Voice,
@@ -335,7 +338,7 @@ async fn tar(
                     timeout_s,
                 },
                 path: path.clone(),
-                include: args.include.clone(),
+                include: target::patterns(&args.include),
             };
             client.restore_tar(request).await
         })
@@ -370,7 +373,7 @@ async fn tar(
     out.sync_all().await.map_err(|error| failed(&error))?;
     file.keep(&path).map_err(|error| failed(&error))?;
     if context.json {
-        output::json(&json!({ "tar": name.to_string_lossy(), "bytes": written }))?;
+        output::json(&json!({ "tar": show::path(name), "bytes": written }))?;
     } else {
         context.notice(&format!("{} in {}", ByteSize(written), name.display()));
     }
@@ -385,11 +388,8 @@ mod tests {
 
     #[test]
     fn what_this_machine_refused_is_no_matter_of_other_nodes() {
-        let part = |block: Option<BlockId>| MissingPart {
-            path: "/f".to_owned(),
-            block,
-            reason: "no".to_owned(),
-        };
+        let part =
+            |block: Option<BlockId>| MissingPart::new(Path::new("/f"), block, "no".to_owned());
         let (refused, absent) = (part(None), part(Some(BlockId::from_sha384([1; 48]))));
         assert!(!advice(&[refused.clone()]).contains("nodes are online"));
         assert!(advice(&[absent.clone()]).contains("nodes are online"));
@@ -413,6 +413,7 @@ mod tests {
             kept_owners: 0,
             lost_powers: 0,
             from: Vec::new(),
+            unmatched: Vec::new(),
             target: PathBuf::new(),
         };
         assert_eq!(end(&reply, true), Exit::Done);
@@ -429,6 +430,7 @@ mod tests {
         reply.refused_total = 0;
         reply.missing.push(MissingPart {
             path: String::new(),
+            path_hex: None,
             block: None,
             reason: String::new(),
         });

@@ -27,10 +27,13 @@ use crate::size::ByteSize;
   libernet backup --set home                 # one of them
   libernet backup schedule --systemd         # units for a timer that runs what is due
 
-A path that is called like a subcommand is given as ./add. Patterns have the syntax of .gitignore.
+A path that is called like a subcommand is given as ./add. Paths that are named are always taken, also below what is left out.
+Patterns have the syntax of .gitignore: *.tmp at any depth, /srv/tmp from the root, sub/tmp from the working directory; a pattern
+that matched nothing is named. libernet's own data directories and sockets are never taken.
 Exit code 3 when something could not be read, or fewer copies than asked for were reached with --wait; 4 when there is no owner.
 With --json, one line a snapshot: {\"snapshot\",\"link\",\"set\",\"files\",\"bytes\",\"new_bytes\",\"unchanged\",\"excluded\",\"to_read\",
-  \"unreadable\":[{\"path\",\"reason\"}],\"copies\":{\"asked\",\"reached\",\"holders\":[{\"peer\",\"name\",\"online\",\"seen_s_ago\"}]},\"forgotten\"}")]
+  \"unreadable\":[{\"path\",\"reason\"}],\"left_out\":[{\"path\",\"reason\"}],\"unmatched\":[pattern],
+  \"copies\":{\"asked\",\"reached\",\"holders\":[{\"peer\",\"name\",\"online\",\"seen_s_ago\"}]},\"forgotten\"}")]
 pub(in crate::cli) struct Args {
     #[command(subcommand)]
     command: Option<Subcommand>,
@@ -286,6 +289,8 @@ fn tell(
         let more = reply.unreadable.len() - MAX_NAMED;
         context.warning(&format!("and {more} more that could not be read"));
     }
+    show::left_out(&reply.left_out, context);
+    show::unmatched(&reply.unmatched, context);
     if context.json {
         let mut value = json!(reply);
         value["forgotten"] = json!(forgotten);

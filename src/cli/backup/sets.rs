@@ -3,6 +3,8 @@
 //! Works on the data directory alone; no node is needed. One that runs tells how the sets are.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -12,6 +14,7 @@ use super::run::usual_name;
 use super::timer;
 use crate::backup::schedule::Schedule;
 use crate::backup::sets::{Exclusions, Removed, Set, Sets};
+use crate::bundle::pattern;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show};
@@ -27,12 +30,13 @@ const MAX_PATTERN_FILE_BYTES: u64 = 1 << 20;
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "What is left out")]
 pub(super) struct Leave {
-    /// Leave out what matches this pattern. May be repeated.
+    /// Leave out what matches this pattern. One with a slash inside (sub/tmp) starts in the working directory, one without at
+    /// any depth. May be repeated.
     #[arg(long, value_name = "PATTERN")]
-    exclude: Vec<String>,
+    exclude: Vec<OsString>,
     /// Take what matches this pattern although it is excluded. May be repeated.
     #[arg(long, value_name = "PATTERN")]
-    include: Vec<String>,
+    include: Vec<OsString>,
     /// A file with one pattern to leave out a line; lines that begin with # are comments. May be repeated.
     #[arg(long, value_name = "FILE")]
     exclude_file: Vec<PathBuf>,
@@ -57,18 +61,27 @@ impl Leave {
             || !matches!(self.exclusions(), Ok(e) if e == Exclusions::default())
     }
 
-    /// As the node takes it.
+    /// As the node takes it: relative patterns with a slash are anchored at the working directory.
     ///
     /// # Errors
-    /// When a file of patterns can't be read.
+    /// When a file of patterns can't be read, or the working directory is gone.
     pub(super) fn exclusions(&self) -> Result<Exclusions, Failure> {
-        let mut exclude = self.exclude.clone();
+        let here = Context::absolute(Path::new("."))?;
+        let from_here = |line: String| {
+            let anchored = pattern::anchored(&line, here.as_os_str().as_bytes());
+            anchored.unwrap_or(line)
+        };
+        let given = |lines: &[OsString]| -> Vec<String> {
+            let lines = lines.iter().map(|line| pattern::argument(line.as_bytes()));
+            lines.map(from_here).collect()
+        };
+        let mut exclude = given(&self.exclude);
         for path in &self.exclude_file {
-            exclude.extend(patterns(path)?);
+            exclude.extend(patterns(path)?.into_iter().map(from_here));
         }
         Ok(Exclusions {
             exclude,
-            include: self.include.clone(),
+            include: given(&self.include),
             ignore_files: self.gitignore,
             cache_directories: self.exclude_caches,
             one_file_system: self.one_file_system,
@@ -80,14 +93,16 @@ impl Leave {
 /// The patterns of a file.
 fn patterns(path: &Path) -> Result<Vec<String>, Failure> {
     let what = format!("the patterns in {} could not be read", path.display());
-    let text = match file::read_text(path, MAX_PATTERN_FILE_BYTES) {
-        Ok(Some(text)) => text,
+    let bytes = match file::read(path, MAX_PATTERN_FILE_BYTES) {
+        Ok(Some(bytes)) => bytes,
         Ok(None) => return Err(Failure::io(what, &std::io::ErrorKind::NotFound.into())),
         Err(error) if file::is_damage(&error) => {
             return Err(Failure::usage(format!("{what}: {error}")));
         }
         Err(error) => return Err(Failure::io(what, &error)),
     };
+    let text = pattern::text(&bytes);
+    let text = file::without_mark(&text);
     let is_pattern = |line: &&str| !line.trim().is_empty() && !line.starts_with('#');
     Ok(text.lines().filter(is_pattern).map(str::to_owned).collect())
 }
@@ -299,20 +314,33 @@ async fn healths(sets: &Sets, context: &Context) -> (BTreeMap<String, SetHealth>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStringExt;
 
     #[test]
     fn patterns_come_from_files_too() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("patterns");
-        std::fs::write(&path, "# comment\n*.o\n\n  \n\\#odd\n").expect("written");
+        let lines = b"\xef\xbb\xbf# comment\n*.o\n\n  \n\\#odd\n./z\ncaf\xe9\n";
+        std::fs::write(&path, lines).expect("written");
         let leave = Leave {
-            exclude: vec!["a".to_owned()],
+            exclude: vec![
+                "a".into(),
+                "x/y".into(),
+                OsString::from_vec(b"\xe9 ".to_vec()),
+            ],
             exclude_file: vec![path.clone()],
             exclude_larger_than: Some(ByteSize(7)),
             ..Leave::default()
         };
         let found = leave.exclusions().expect("read");
-        assert_eq!(found.exclude, ["a", "*.o", "\\#odd"]);
+        let here = std::env::current_dir().expect("there");
+        let here = |rest: &str| pattern::anchored(rest, here.as_os_str().as_bytes());
+        let (xy, z) = (
+            here("x/y").expect("relative"),
+            here("./z").expect("relative"),
+        );
+        let expected = ["a", &xy, "\\xE9\\ ", "*.o", "\\#odd", &z, "caf\\xE9"];
+        assert_eq!(found.exclude, expected);
         assert_eq!(found.max_file_bytes, Some(7));
         assert!(leave.is_given() && !Leave::default().is_given());
         // Saved by an editor that marks its texts and ends lines in its own way.

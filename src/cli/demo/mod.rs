@@ -248,7 +248,7 @@ impl Demo<'_> {
         let output = self.scratch.join(format!("copy-{}", node.name));
         let request = Get {
             link: put.link.clone(),
-            path: String::new(),
+            path: PathBuf::new(),
             output: Some(output.clone()),
             directory: self.scratch.clone(),
             overwrite: Overwrite::Never,

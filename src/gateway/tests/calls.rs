@@ -34,7 +34,7 @@ fn put_request() -> Put {
 fn cat_request(path: &str) -> Cat {
     Cat {
         link: link(),
-        path: path.to_owned(),
+        path: path.into(),
         offset: 2,
         len: Some(6),
         timeout_s: 1,
@@ -61,7 +61,8 @@ async fn calls_travel_with_progress_warnings_and_errors() {
 
     let ls = |path: &str| Ls {
         link: link(),
-        path: path.to_owned(),
+        path: path.into(),
+        follow: false,
         skip: 0,
         limit: 9,
         timeout_s: 1,
@@ -145,7 +146,7 @@ async fn bytes_travel_in_both_directions() {
 fn get_request() -> Get {
     Get {
         link: link(),
-        path: String::new(),
+        path: "".into(),
         output: None,
         directory: "/".into(),
         overwrite: Overwrite::Never,

@@ -1,11 +1,12 @@
 //! Calls about backups: making, listing and reading them.
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::{Call, CopiesReply, Giver, Overwrite, Unreadable, call, path};
+use super::{Call, CopiesReply, Giver, Overwrite, Unreadable, call, hex, path, shown};
 use crate::backup::schedule::Schedule;
 pub use crate::backup::sets::Exclusions;
 use crate::block::Link;
@@ -112,6 +113,12 @@ pub struct BackupReply {
     pub to_read: u64,
     /// What could not be read, or changed meanwhile.
     pub unreadable: Vec<Unreadable>,
+    /// What no backup takes: directories of libernet itself, and sockets.
+    #[serde(default)]
+    pub left_out: Vec<Unreadable>,
+    /// Patterns that matched nothing.
+    #[serde(default)]
+    pub unmatched: Vec<String>,
     /// Copies on other machines.
     #[serde(default)]
     pub copies: CopiesReply,
@@ -192,7 +199,7 @@ pub struct SnapshotInfo {
     pub machine: String,
     /// Name of the set.
     pub set: String,
-    /// What was backed up.
+    /// What was backed up, as [`shown`].
     pub paths: Vec<String>,
     /// Tags.
     pub tags: Vec<String>,
@@ -244,12 +251,13 @@ pub struct Restore {
     #[serde(flatten)]
     pub of: SnapshotRef,
     /// Path inside the snapshot whose content goes straight into the target; empty: everything, below its whole path.
-    #[serde(default)]
-    pub path: String,
+    #[serde(default, with = "path")]
+    pub path: PathBuf,
     /// Absolute path of the directory to write to.
     #[serde(with = "path")]
     pub target: PathBuf,
-    /// Patterns of what to restore; none: everything.
+    /// Patterns of what to restore; none: everything. A relative one with a slash starts at `path`, and without a path at
+    /// what was backed up.
     #[serde(default)]
     pub include: Vec<String>,
     /// Patterns of what comes before everything else.
@@ -312,6 +320,9 @@ pub struct RestoreReply {
     pub lost_powers: u64,
     /// Peers that gave blocks.
     pub from: Vec<Giver>,
+    /// Patterns that matched nothing.
+    #[serde(default)]
+    pub unmatched: Vec<String>,
     /// Where it was written.
     #[serde(with = "path")]
     pub target: PathBuf,
@@ -320,12 +331,28 @@ pub struct RestoreReply {
 /// A part that could not be restored or read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissingPart {
-    /// The file or directory.
+    /// The file or directory, as [`shown`].
     pub path: String,
+    /// The path's bytes where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_hex: Option<String>,
     /// The block that could not be had, where that is why.
     pub block: Option<BlockId>,
     /// Why.
     pub reason: String,
+}
+
+impl MissingPart {
+    /// Names a part.
+    pub fn new(path: &Path, block: Option<BlockId>, reason: String) -> Self {
+        let bytes = path.as_os_str().as_bytes();
+        Self {
+            path: shown(bytes),
+            path_hex: hex(bytes),
+            block,
+            reason,
+        }
+    }
 }
 
 /// Writes a snapshot as a tar stream: the answer is bytes.
@@ -335,9 +362,9 @@ pub struct RestoreTar {
     #[serde(flatten)]
     pub of: SnapshotRef,
     /// Path inside the snapshot.
-    #[serde(default)]
-    pub path: String,
-    /// Patterns of what to restore; none: everything.
+    #[serde(default, with = "path")]
+    pub path: PathBuf,
+    /// Patterns of what to restore, as in [`Restore`]; none: everything.
     #[serde(default)]
     pub include: Vec<String>,
 }
@@ -348,7 +375,7 @@ pub struct FindFile {
     /// Who speaks.
     #[serde(default)]
     pub speaker: Speaker,
-    /// A pattern in the syntax of `.gitignore`.
+    /// A pattern in the syntax of `.gitignore`. A relative one matches at any depth, also with a slash inside.
     pub pattern: String,
     /// Only in this snapshot.
     #[serde(default)]
@@ -378,8 +405,11 @@ pub struct FoundFile {
     pub snapshot: String,
     /// When it was made.
     pub time: Timestamp,
-    /// Absolute path.
+    /// Absolute path, as [`shown`].
     pub path: String,
+    /// The path's bytes where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_hex: Option<String>,
     /// `file`, `dir`, `symlink`, ...
     pub kind: String,
     /// Bytes of content.
@@ -431,6 +461,9 @@ pub struct DiffReply {
 pub struct ChangedFile {
     /// `added`, `removed`, `content`, `attributes` or `kind`.
     pub change: String,
-    /// Absolute path.
+    /// Absolute path, as [`shown`].
     pub path: String,
+    /// The path's bytes where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_hex: Option<String>,
 }

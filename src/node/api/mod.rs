@@ -15,7 +15,8 @@ mod rings;
 mod settings;
 mod status;
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -48,6 +49,7 @@ pub use health::*;
 pub use lease::*;
 pub use leave::*;
 pub use ledger::*;
+pub use path::{bytes_of, hex, shown};
 pub use rings::*;
 pub use settings::*;
 pub use status::*;
@@ -105,15 +107,21 @@ pub struct PutReply {
     pub new_bytes: u64,
     /// Files that are not in the bundle, or not as they are now.
     pub unreadable: Vec<Unreadable>,
+    /// What no put takes: directories of libernet itself, and sockets.
+    #[serde(default)]
+    pub left_out: Vec<Unreadable>,
     /// Peers that took the announcement of the root; 0 when nobody was there to tell.
     pub announced_to: u64,
 }
 
-/// A file that could not be read, or changed while it was read.
+/// A file that could not be read, changed while it was read, or is never taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unreadable {
-    /// Its path; bytes that are not UTF-8 are replaced.
+    /// Its path, as [`shown`].
     pub path: String,
+    /// The path's bytes where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_hex: Option<String>,
     /// Why.
     pub reason: String,
 }
@@ -124,8 +132,8 @@ pub struct Get {
     /// The bundle.
     pub link: Link,
     /// Path inside the bundle; empty for all of it.
-    #[serde(default)]
-    pub path: String,
+    #[serde(default, with = "path")]
+    pub path: PathBuf,
     /// Absolute path to write to. When missing, the bundle's own name in `directory`.
     #[serde(default, with = "path::optional")]
     pub output: Option<PathBuf>,
@@ -196,8 +204,11 @@ pub struct Giver {
 /// A part that could not be had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missing {
-    /// Path inside the bundle; bytes that are not UTF-8 are replaced.
+    /// Path inside the bundle, as [`shown`].
     pub path: String,
+    /// The path's bytes where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_hex: Option<String>,
     /// The block that is missing or damaged.
     pub block: Option<BlockId>,
     /// Why it could not be had: peers tried, and what each said.
@@ -209,9 +220,10 @@ pub struct Missing {
 pub struct Cat {
     /// The bundle.
     pub link: Link,
-    /// Path inside the bundle; empty when the bundle is one file.
-    #[serde(default)]
-    pub path: String,
+    /// Path inside the bundle, where symlinks are followed as long as they lead to places in it; empty when the bundle is one
+    /// file.
+    #[serde(default, with = "path")]
+    pub path: PathBuf,
     /// First byte.
     #[serde(default)]
     pub offset: u64,
@@ -227,9 +239,12 @@ pub struct Cat {
 pub struct Ls {
     /// The bundle.
     pub link: Link,
-    /// Path inside the bundle; empty for its root.
+    /// Path inside the bundle; empty for its root. Symlinks on the way are followed as long as they lead to places in the bundle.
+    #[serde(default, with = "path")]
+    pub path: PathBuf,
+    /// Follow a symlink at the end of the path, too.
     #[serde(default)]
-    pub path: String,
+    pub follow: bool,
     /// Number of entries to leave out at the start.
     #[serde(default)]
     pub skip: u64,
@@ -243,6 +258,9 @@ call!(Ls, "ls", LsReply);
 /// One page of a listing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LsReply {
+    /// Where that is, once symlinks are followed: a path from the bundle's root.
+    #[serde(default, with = "path::optional")]
+    pub real: Option<PathBuf>,
     /// What the path itself names. The root of a bundle of one file is that file; the root directory has an empty name.
     #[serde(default)]
     pub this: Option<Entry>,
@@ -258,8 +276,11 @@ pub struct LsReply {
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Name; bytes that are not UTF-8 are replaced.
+    /// Name, as [`shown`].
     pub name: String,
+    /// The name's bytes where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_hex: Option<String>,
     /// `file`, `dir`, `symlink`, `fifo`, `char_device` or `block_device`.
     pub kind: String,
     /// Size of a file's content in bytes.
@@ -268,9 +289,41 @@ pub struct Entry {
     pub mode: u32,
     /// Modification time in seconds since 1970; may be negative.
     pub mtime_s: i64,
-    /// Where a symlink points to.
+    /// Where a symlink points to, as [`shown`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+}
+
+impl Entry {
+    /// The name's bytes.
+    pub fn name_bytes(&self) -> Vec<u8> {
+        bytes_of(&self.name, self.name_hex.as_deref())
+    }
+}
+
+impl Unreadable {
+    /// Names a file.
+    pub fn new(path: &Path, reason: String) -> Self {
+        let bytes = path.as_os_str().as_bytes();
+        Self {
+            path: shown(bytes),
+            path_hex: hex(bytes),
+            reason,
+        }
+    }
+}
+
+impl Missing {
+    /// Names a part.
+    pub fn new(path: &Path, block: Option<BlockId>, reason: String) -> Self {
+        let bytes = path.as_os_str().as_bytes();
+        Self {
+            path: shown(bytes),
+            path_hex: hex(bytes),
+            block,
+            reason,
+        }
+    }
 }
 
 /// Looks for providers of an identifier.

@@ -1,5 +1,8 @@
-//! How paths travel in JSON: as text where they are UTF-8, and as `{"hex":"2f66ff"}` where they are not, so that every path arrives
-//! as the bytes that it is.
+//! How paths travel in JSON, so that every path arrives as the bytes that it is.
+//!
+//! In requests a path is text where it is UTF-8, and `{"hex":"2f66ff"}` where it is not. Answers are read by people and by
+//! scripts that expect text: there a name or path is always text, in which `\xff` stands for a byte that is not part of any
+//! text ([`shown`]); a second field beside it, whose name ends in `_hex`, holds the bytes where that was needed ([`hex`]).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -40,6 +43,36 @@ impl Form {
                 .map_err(|_| E::custom("the bytes of a path are hex digits")),
         }
     }
+}
+
+/// A name or path as text that tells it from every other one which is not UTF-8: bytes that are not part of any text are
+/// written `\xff`, and backslashes beside such bytes are doubled.
+pub fn shown(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return text.to_owned();
+    }
+    let mut text = String::with_capacity(bytes.len() + 8);
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(&chunk.valid().replace('\\', "\\\\"));
+        for byte in chunk.invalid() {
+            // A string takes whatever is written to it.
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
+}
+
+/// The bytes of a name or path in hex, where it is not UTF-8.
+pub fn hex(bytes: &[u8]) -> Option<String> {
+    let is_text = std::str::from_utf8(bytes).is_ok();
+    (!is_text).then(|| HEXLOWER_PERMISSIVE.encode(bytes))
+}
+
+/// The bytes that [`shown`] and [`hex`] were made of. A damaged `hex` counts as missing.
+pub fn bytes_of(text: &str, hex: Option<&str>) -> Vec<u8> {
+    hex.and_then(|hex| HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok())
+        .unwrap_or_else(|| text.as_bytes().to_vec())
 }
 
 pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
@@ -138,7 +171,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn names_that_are_no_text_are_told_apart() {
+        for (bytes, text, hex_digits) in [
+            (&b"plain"[..], "plain", None),
+            (b"back\\slash", "back\\slash", None),
+            (b"n\xe4", "n\\xe4", Some("6ee4")),
+            (b"n\xf6\\xe4", "n\\xf6\\\\xe4", Some("6ef65c786534")),
+        ] {
+            assert_eq!(shown(bytes), text);
+            assert_eq!(hex(bytes).as_deref(), hex_digits);
+            assert_eq!(bytes_of(text, hex_digits), bytes);
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_is_shown_stands_for_one_name(
+            one in proptest::collection::vec(any::<u8>(), 0..8),
+            other in proptest::collection::vec(any::<u8>(), 0..8),
+        ) {
+            prop_assert_eq!(bytes_of(&shown(&one), hex(&one).as_deref()), one.clone());
+            let same = shown(&one) == shown(&other) && hex(&one).is_some() == hex(&other).is_some();
+            prop_assert_eq!(same, one == other);
+        }
+
         #[test]
         fn every_path_arrives_as_it_is(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             let paths = Paths {
@@ -173,7 +230,7 @@ mod tests {
                 id: crate::id::BlockId::from_sha384([1; 48]),
                 key: crate::crypto::key::Key::new([2; 32]),
             },
-            path: String::new(),
+            path: strange.clone(),
             output: Some(strange.clone()),
             directory: strange.clone(),
             overwrite: Overwrite::Never,
@@ -183,6 +240,7 @@ mod tests {
         };
         let mut value = serde_json::to_value(get).expect("json");
         assert_eq!((&value["output"], &value["directory"]), (&hex, &hex));
+        assert_eq!(value["path"], hex);
         let get: Get = serde_json::from_value(value.clone()).expect("reads");
         assert_eq!(get.output.as_ref(), Some(&strange));
         value.as_object_mut().expect("fields").remove("output");
@@ -202,7 +260,7 @@ mod tests {
                 choice: Default::default(),
                 timeout_s: 1,
             },
-            path: String::new(),
+            path: strange.clone(),
             target: strange.clone(),
             include: Vec::new(),
             first: Vec::new(),
@@ -213,7 +271,7 @@ mod tests {
             dry_run: false,
         };
         let value = serde_json::to_value(restore).expect("json");
-        assert_eq!(value["target"], hex);
+        assert_eq!((&value["target"], &value["path"]), (&hex, &hex));
         let restore: Restore = serde_json::from_value(value).expect("reads");
         assert_eq!(restore.target, strange);
     }

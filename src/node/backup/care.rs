@@ -188,7 +188,7 @@ impl Node {
 fn damage(damage: &backup::check::Damage) -> Damage {
     Damage {
         snapshot: damage.snapshot.map(|id| id.to_hex()).unwrap_or_default(),
-        path: String::from_utf8_lossy(&damage.path).into_owned(),
+        path: shown(&damage.path),
         block: damage.block,
         reason: damage.reason(),
     }

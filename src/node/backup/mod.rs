@@ -4,7 +4,6 @@ mod care;
 mod read;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -68,6 +67,8 @@ impl BackupReply {
             excluded: 0,
             to_read: 0,
             unreadable: Vec::new(),
+            left_out: Vec::new(),
+            unmatched: Vec::new(),
             copies: CopiesReply::default(),
         }
     }
@@ -114,12 +115,12 @@ impl Node {
             filter: FilterOptions {
                 exclude: exclusions.exclude,
                 include: exclusions.include,
-                root: PathBuf::new(),
                 ignore_files: exclusions.ignore_files,
                 cache_directories: exclusions.cache_directories,
                 max_file_bytes: exclusions.max_file_bytes,
             },
             one_file_system: exclusions.one_file_system,
+            own: self.own(),
             force: request.force,
         };
         let (cancel, _cancel_on_drop) = self.cancel_on_drop();
@@ -137,6 +138,8 @@ impl Node {
                 excluded: survey.excluded,
                 to_read: survey.to_read,
                 unreadable: unreadable(survey.unreadable),
+                left_out: unreadable(survey.left_out),
+                unmatched: survey.unmatched,
                 copies: CopiesReply::default(),
             });
         }
@@ -165,6 +168,8 @@ impl Node {
             excluded: done.report.excluded,
             to_read: 0,
             unreadable: unreadable(done.report.unreadable),
+            left_out: unreadable(done.report.left_out),
+            unmatched: done.report.unmatched,
             copies,
         })
     }
@@ -308,11 +313,7 @@ fn info(link: &Link, machine: &str, summary: &backup::Summary) -> SnapshotInfo {
         misdated: false,
         machine: machine.to_owned(),
         set: summary.set.clone(),
-        paths: summary
-            .paths
-            .iter()
-            .map(|path| String::from_utf8_lossy(path).into_owned())
-            .collect(),
+        paths: summary.paths.iter().map(|path| shown(path)).collect(),
         tags: summary.tags.clone(),
         files: summary.files,
         bytes: summary.bytes,
@@ -320,13 +321,11 @@ fn info(link: &Link, machine: &str, summary: &backup::Summary) -> SnapshotInfo {
     }
 }
 
-fn unreadable(files: Vec<bundle::Unreadable>) -> Vec<Unreadable> {
+/// What a report names, for an answer.
+pub(super) fn unreadable(files: Vec<bundle::Unreadable>) -> Vec<Unreadable> {
     let files = files.into_iter().take(MAX_NAMED);
     files
-        .map(|file| Unreadable {
-            path: file.path.to_string_lossy().into_owned(),
-            reason: file.reason,
-        })
+        .map(|file| Unreadable::new(&file.path, file.reason))
         .collect()
 }
 

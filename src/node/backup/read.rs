@@ -1,6 +1,9 @@
 //! Calls that read a snapshot: as files, as an archive, by name, and beside another one.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +19,8 @@ use super::super::giving::{Giving, givers};
 use super::{MAX_NAMED, choice, info, look};
 use crate::backup::{Listed, Snapshot, find_files, read_snapshot};
 use crate::block::Link;
-use crate::bundle::tree::Content;
-use crate::bundle::{self, Bundle, ExtractOptions, TarOptions};
+use crate::bundle::pattern::Line;
+use crate::bundle::{self, Bundle, ExtractOptions, Found, Last, TarOptions};
 use crate::depot::Session;
 use crate::monitor::{Monitor, Silent};
 use crate::store::Keep;
@@ -52,20 +55,21 @@ impl Node {
     ) -> Result<RestoreReply, CallError> {
         let chosen = self.choose(&request.of).await?;
         let bundle = chosen.bundle().await?;
-        let from = names(&request.path);
+        let Found { path, entry } = chosen.place(&bundle, &request.path).await?;
+        let (from, is_tree) = (names(&path), entry.is_directory());
         let mut target = request.target.clone();
-        if !from.is_empty() {
-            let entry = entry_at(&bundle, &request.path).await?;
-            if !matches!(entry.content, Content::Directory(_)) {
-                use std::os::unix::ffi::OsStrExt;
-                target.push(std::ffi::OsStr::from_bytes(&entry.name));
-                // A directory under its name is not a place to put it into.
-                if target.is_dir() {
-                    return Err(bundle::Error::TargetExists { path: target }.into());
-                }
+        if !from.is_empty() && !is_tree {
+            target.push(OsStr::from_bytes(&entry.name));
+            // A directory under its name is not a place to put it into.
+            if target.is_dir() {
+                return Err(bundle::Error::TargetExists { path: target }.into());
             }
         }
-        let takes_attributes = !from.is_empty() && takes_attributes(&target, &request.path);
+        let takes_attributes = !from.is_empty() && takes_attributes(&target, &path);
+        let mut wanted = request.include.clone();
+        wanted.retain(|line| !line.starts_with('!'));
+        let select = chosen.lines(&bundle, &from, request.include).await?;
+        let first = chosen.lines(&bundle, &from, request.first).await?;
         let options = ExtractOptions {
             overwrite: match request.overwrite {
                 Overwrite::Never | Overwrite::Missing => bundle::Overwrite::Missing,
@@ -77,8 +81,8 @@ impl Node {
             devices: request.owners,
             root_attributes: takes_attributes,
             from,
-            select: request.include,
-            first: request.first,
+            select,
+            first,
             newest_first: request.newest_first,
             dry_run: request.dry_run,
             verify: request.verify,
@@ -87,7 +91,15 @@ impl Node {
         };
         let (cancel, _cancel_on_drop) = self.cancel_on_drop();
         let monitor = Giving::watch(chosen.session.clone(), monitor);
-        let report = bundle::extract(&bundle, &target, options, monitor, cancel).await?;
+        let mut report = bundle::extract(&bundle, &target, options, monitor, cancel).await?;
+        if !is_tree {
+            // A single file is not chosen from.
+            report.unmatched.clear();
+        }
+        let is_missed = |line: &String| report.unmatched.contains(line);
+        if report.is_complete() && !wanted.is_empty() && wanted.iter().all(is_missed) {
+            return Err(nothing_matches(&wanted));
+        }
         let verified = is_verified(&report, request.verify) && !request.dry_run;
         let missing_total = report.missing_total + report.failed_total;
         let mut missing = missing(report.missing);
@@ -110,6 +122,7 @@ impl Node {
             kept_owners: report.kept_owners,
             lost_powers: report.lost_powers,
             from: givers(&chosen.session),
+            unmatched: report.unmatched,
             target: report.path,
         })
     }
@@ -124,19 +137,17 @@ impl Node {
     ) -> Result<BoxStream<'static, Result<Bytes, CallError>>, CallError> {
         let chosen = self.choose(&request.of).await?;
         let bundle = chosen.bundle().await?;
-        let options = TarOptions {
-            from: names(&request.path),
-            select: request.include,
-        };
-        if !options.from.is_empty() {
-            entry_at(&bundle, &request.path).await?;
-        }
+        let from = names(&chosen.place(&bundle, &request.path).await?.path);
+        let is_chosen = !request.include.is_empty();
+        let select = chosen.lines(&bundle, &from, request.include).await?;
+        let options = TarOptions { from, select };
         let (mut writer, reader) = tokio::io::duplex(TAR_AHEAD_BYTES);
         let (cancel, cancel_on_drop) = self.cancel_on_drop();
         let work = async move {
             let report =
                 bundle::write_tar(&bundle, &options, &mut writer, &Silent, &cancel).await?;
             match report.missing.first() {
+                None if is_chosen && report.entries == 0 => Err(nothing_matches(&report.unmatched)),
                 None => Ok(()),
                 Some(first) => Err(CallError {
                     block: Some(first.block),
@@ -184,7 +195,8 @@ impl Node {
         let matches = result.matches.into_iter().map(|hit| FoundFile {
             snapshot: hit.snapshot.to_hex(),
             time: hit.time,
-            path: absolute(&hit.path),
+            path: shown(&absolute(&hit.path)),
+            path_hex: hex(&absolute(&hit.path)),
             kind: hit.entry.content.kind_name().to_owned(),
             bytes: hit.entry.size(),
             mtime_s: hit.entry.modified.map_or(0, |time| time.seconds),
@@ -195,10 +207,9 @@ impl Node {
             missing: result
                 .unread
                 .into_iter()
-                .map(|(snapshot, error)| MissingPart {
-                    path: format!("snapshot {}", snapshot.to_hex()),
-                    block: None,
-                    reason: chain(&error),
+                .map(|(snapshot, error)| {
+                    let name = format!("snapshot {}", snapshot.to_hex());
+                    MissingPart::new(Path::new(&name), None, chain(&error))
                 })
                 .collect(),
         })
@@ -229,7 +240,8 @@ impl Node {
                     bundle::ChangeKind::Kind => "kind",
                 }
                 .to_owned(),
-                path: absolute(&change.path),
+                path: shown(&absolute(&change.path)),
+                path_hex: hex(&absolute(&change.path)),
             }),
             false => more = true,
         };
@@ -281,6 +293,87 @@ struct Chosen {
 }
 
 impl Chosen {
+    /// What patterns stand for. A relative one starts at the part that is asked for; where all is, at each path that was
+    /// backed up as well.
+    async fn lines(
+        &self,
+        bundle: &Bundle,
+        from: &[Bytes],
+        typed: Vec<String>,
+    ) -> Result<Vec<Line>, CallError> {
+        let places: &[Bytes] = match from {
+            [] => &self.snapshot.summary.paths,
+            _ => &[],
+        };
+        let mut lines = Vec::with_capacity(typed.len());
+        for line in typed {
+            let line = Line::new(line).starting_at(places.iter().map(|place| &place[..]));
+            let mut real = HashMap::new();
+            for way in line.ways() {
+                if let Some(place) = self.through_links(bundle, from, &way).await? {
+                    real.insert(way, place);
+                }
+            }
+            lines.push(line.resolved(|way| real.get(way).cloned()));
+        }
+        Ok(lines)
+    }
+
+    /// Where an absolute path below `from` leads in the snapshot, if it leads through a symlink.
+    async fn through_links(
+        &self,
+        bundle: &Bundle,
+        from: &[Bytes],
+        way: &Path,
+    ) -> Result<Option<PathBuf>, CallError> {
+        let mut base = from.join(&b'/');
+        base.push(b'/');
+        let way = [&base, way.as_os_str().as_bytes()].concat();
+        let found = match bundle.find(&way, Last::Followed).await {
+            Ok(found) => found,
+            // It is told when the tree is read.
+            Err(error) if error.block().is_some() => None,
+            Err(error) => return Err(error.into()),
+        };
+        let Some(found) = found.filter(|found| names(&found.path) != names(&way)) else {
+            return Ok(None);
+        };
+        let real = Path::new("/").join(OsStr::from_bytes(&found.path));
+        let base = Path::new("/").join(OsStr::from_bytes(&base));
+        let real = real.strip_prefix(&base).ok();
+        Ok(real.map(|real| Path::new("/").join(real)))
+    }
+
+    /// What a path names: as it was typed, and where it leads on this machine when the snapshot has nothing there. A symlink
+    /// that was named when the snapshot was made stands for what it led to; any other one is meant itself.
+    async fn place(&self, bundle: &Bundle, path: &Path) -> Result<Found, CallError> {
+        let typed = path.as_os_str().as_bytes();
+        if let Some(found) = bundle.find(typed, Last::Itself).await? {
+            if found.entry.link_target().is_none() {
+                return Ok(found);
+            }
+            let behind = bundle.find(typed, Last::Followed).await?;
+            let is_named = |behind: &Found| {
+                let paths = &self.snapshot.summary.paths;
+                paths.iter().any(|path| names(path) == names(&behind.path))
+            };
+            return Ok(behind.filter(is_named).unwrap_or(found));
+        }
+        let here = Path::new("/").join(OsStr::from_bytes(typed)).canonicalize();
+        if let Ok(here) = here
+            && let Some(found) = bundle
+                .find(here.as_os_str().as_bytes(), Last::Itself)
+                .await?
+        {
+            return Ok(found);
+        }
+        Err(CallError::new(
+            ErrorKind::Usage,
+            format!("there is no '{}' in the snapshot", shown(typed)),
+        )
+        .with_hint("`libernet ls SNAPSHOT:/` shows what there is"))
+    }
+
     async fn bundle(&self) -> Result<Bundle, CallError> {
         Ok(Bundle::open(self.session.clone(), self.snapshot.tree.clone()).await?)
     }
@@ -297,22 +390,14 @@ impl Chosen {
 fn missing(parts: Vec<bundle::Missing>) -> Vec<MissingPart> {
     parts
         .into_iter()
-        .map(|part| MissingPart {
-            path: part.path.to_string_lossy().into_owned(),
-            block: Some(part.block),
-            reason: part.reason,
-        })
+        .map(|part| MissingPart::new(&part.path, Some(part.block), part.reason))
         .collect()
 }
 
 fn failed(parts: Vec<bundle::Failed>) -> Vec<MissingPart> {
     parts
         .into_iter()
-        .map(|part| MissingPart {
-            path: part.path.to_string_lossy().into_owned(),
-            block: None,
-            reason: part.reason,
-        })
+        .map(|part| MissingPart::new(&part.path, None, part.reason))
         .collect()
 }
 
@@ -329,38 +414,33 @@ const fn is_verified(report: &bundle::ExtractReport, is_read_back: bool) -> bool
 /// Whether the target gets the attributes of the directory `path` of the snapshot: when it is made,
 /// and when it is that very directory. Any other directory that somebody names may be shared, such
 /// as `/tmp`, and keeps its own.
-fn takes_attributes(target: &Path, path: &str) -> bool {
+fn takes_attributes(target: &Path, path: &[u8]) -> bool {
     match target.canonicalize() {
-        Ok(target) => target == Path::new("/").join(path),
+        Ok(target) => target == Path::new("/").join(OsStr::from_bytes(path)),
         Err(_) => target.symlink_metadata().is_err(),
     }
 }
 
+/// Nothing of what was asked for is there.
+fn nothing_matches(patterns: &[String]) -> CallError {
+    let patterns = patterns.join("', '");
+    CallError::new(
+        ErrorKind::NotFound,
+        format!("nothing in the snapshot matches '{patterns}'"),
+    )
+    .with_hint("`libernet find-file PATTERN` looks through all snapshots, `libernet ls SNAPSHOT:/` shows what there is")
+}
+
 /// The names of a path, from the root down.
-fn names(path: &str) -> Vec<Bytes> {
-    path.split('/')
+fn names(path: &[u8]) -> Vec<Bytes> {
+    path.split(|byte| *byte == b'/')
         .filter(|name| !name.is_empty())
-        .map(|name| Bytes::copy_from_slice(name.as_bytes()))
+        .map(Bytes::copy_from_slice)
         .collect()
 }
 
-fn absolute(path: &[u8]) -> String {
-    Path::new("/")
-        .join(String::from_utf8_lossy(path).as_ref())
-        .to_string_lossy()
-        .into_owned()
-}
-
-async fn entry_at(bundle: &Bundle, path: &str) -> Result<bundle::tree::Entry, CallError> {
-    bundle.lookup(path.as_bytes()).await?.ok_or_else(|| {
-        CallError::new(
-            ErrorKind::Usage,
-            format!("there is no '{path}' in the snapshot"),
-        )
-        .with_hint(
-            "`libernet ls SNAPSHOT:/` shows what there is, `libernet snapshots` the other snapshots",
-        )
-    })
+fn absolute(path: &[u8]) -> Vec<u8> {
+    [b"/", path].concat()
 }
 
 #[cfg(test)]
@@ -394,15 +474,15 @@ mod tests {
     fn a_target_gets_attributes_when_it_is_made_or_is_the_directory_itself() {
         let room = tempfile::tempdir().expect("a directory");
         let path = room.path().canonicalize().expect("there");
-        let inside = path.to_str().expect("text").trim_start_matches('/');
+        let inside = &path.as_os_str().as_bytes()[1..];
         assert!(takes_attributes(&path, inside));
         assert!(takes_attributes(
             &path.join("../").join(path.file_name().expect("one")),
             inside
         ));
-        assert!(!takes_attributes(&path, "home/u"));
-        assert!(takes_attributes(&path.join("new"), "home/u"));
+        assert!(!takes_attributes(&path, b"home/u"));
+        assert!(takes_attributes(&path.join("new"), b"home/u"));
         std::os::unix::fs::symlink("nowhere", path.join("link")).expect("made");
-        assert!(!takes_attributes(&path.join("link"), "home/u"));
+        assert!(!takes_attributes(&path.join("link"), b"home/u"));
     }
 }

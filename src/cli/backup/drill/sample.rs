@@ -1,7 +1,9 @@
 //! The sample of a drill: the list of files that it is drawn from, the copies that other nodes give, and whether they are what is here.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Read;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -11,7 +13,7 @@ use serde::Serialize;
 use super::{Args, Report};
 use crate::block::Link;
 use crate::client::Client;
-use crate::node::api::{Get, Giver, Ls, Overwrite};
+use crate::node::api::{Get, Giver, Ls, Overwrite, shown};
 
 /// Entries of a directory that are asked for at once.
 const PAGE_ENTRIES: u64 = 1000;
@@ -32,7 +34,7 @@ pub(super) struct Failed {
 /// A file of the snapshot.
 #[derive(Debug, Clone)]
 pub(super) struct Sampled {
-    pub(super) path: String,
+    pub(super) path: PathBuf,
     bytes: u64,
     mtime_s: i64,
 }
@@ -48,7 +50,7 @@ pub(super) struct Listing {
 /// Reads the whole list of files and draws the sample: each file with the same chance, whatever there are in all.
 pub(super) async fn list(tree: &Link, args: &Args, client: &Client) -> Listing {
     let mut listing = Listing::default();
-    let mut directories = vec![String::new()];
+    let mut directories = vec![PathBuf::new()];
     while let Some(directory) = directories.pop() {
         if let Err(reason) = list_one(
             tree,
@@ -61,7 +63,7 @@ pub(super) async fn list(tree: &Link, args: &Args, client: &Client) -> Listing {
         .await
         {
             listing.unlisted.push(Failed {
-                path: format!("/{directory}"),
+                path: absolute(&directory),
                 reason,
             });
             if listing.unlisted.len() >= MAX_UNLISTED {
@@ -74,15 +76,16 @@ pub(super) async fn list(tree: &Link, args: &Args, client: &Client) -> Listing {
 
 async fn list_one(
     tree: &Link,
-    directory: &str,
+    directory: &Path,
     args: &Args,
     client: &Client,
-    directories: &mut Vec<String>,
+    directories: &mut Vec<PathBuf>,
     listing: &mut Listing,
 ) -> Result<(), String> {
     let mut request = Ls {
         link: tree.clone(),
         path: directory.to_owned(),
+        follow: false,
         skip: 0,
         limit: PAGE_ENTRIES,
         timeout_s: args.timeout,
@@ -93,15 +96,9 @@ async fn list_one(
         request.skip += page.entries.len() as u64;
         let more = page.more && !page.entries.is_empty();
         for entry in page.entries {
-            // Bytes that are not UTF-8 were replaced: such a name can't be asked for.
-            let is_exact = !entry.name.contains(char::REPLACEMENT_CHARACTER);
-            let path = if directory.is_empty() {
-                entry.name
-            } else {
-                format!("{directory}/{}", entry.name)
-            };
+            let path = directory.join(OsString::from_vec(entry.name_bytes()));
             match entry.kind.as_str() {
-                "dir" if is_exact => directories.push(path),
+                "dir" => directories.push(path),
                 "file" => {
                     listing.files += 1;
                     let file = Sampled {
@@ -109,9 +106,7 @@ async fn list_one(
                         bytes: entry.bytes,
                         mtime_s: entry.mtime_s,
                     };
-                    if is_exact {
-                        draw(&mut listing.sample, file, listing.files, args.files);
-                    }
+                    draw(&mut listing.sample, file, listing.files, args.files);
                 }
                 _ => {}
             }
@@ -120,6 +115,11 @@ async fn list_one(
             return Ok(());
         }
     }
+}
+
+/// A path in the snapshot as text.
+pub(super) fn absolute(path: &Path) -> String {
+    shown(Path::new("/").join(path).as_os_str().as_bytes())
 }
 
 /// Keeps `size` of `seen` files, each with the same chance (reservoir sampling, Vitter's algorithm R).
@@ -189,7 +189,7 @@ pub(super) async fn restore(
                 copies.push((file, copy));
             }
             Some(reason) => report.failed.push(Failed {
-                path: format!("/{}", file.path),
+                path: absolute(&file.path),
                 reason,
             }),
         }
@@ -229,7 +229,7 @@ mod tests {
 
     fn sampled(path: &str, bytes: u64, mtime_s: i64) -> Sampled {
         Sampled {
-            path: path.to_owned(),
+            path: path.into(),
             bytes,
             mtime_s,
         }
