@@ -8,6 +8,8 @@ use std::fmt;
 
 /// Most names that an error repeats.
 const MAX_NAMED: usize = 8;
+/// Longest text that an error repeats, in characters.
+const MAX_ECHO_CHARS: usize = 64;
 
 /// Nothing, or more than one thing, goes by a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +88,7 @@ pub fn pick<'a, T>(
     };
     Err(Miss {
         kind,
-        text: text.to_owned(),
+        text: text.chars().take(MAX_ECHO_CHARS).collect(),
         fitting: labels(fitting),
         known: labels(things.iter().collect()),
     })

@@ -1,9 +1,8 @@
-//! One of several things by what people type: its name, its whole id, or the start of the id that no other one has.
+//! One of several things by what people type, for things that have a name and ids: `crate::pick` with the
+//! command that lists them.
 
-use super::exit::{Exit, Failure};
-
-/// Fewest characters of an id that name something: fewer are a slip of the hand.
-const MIN_CHARACTERS: usize = 4;
+use super::exit::Failure;
+use crate::node::api::CallError;
 
 /// A thing that can be named.
 pub struct Named<T> {
@@ -18,47 +17,37 @@ pub struct Named<T> {
 /// The one that `text` names. `kind` is the noun for errors, `listing` the command that shows them.
 ///
 /// # Errors
-/// [`Exit::NotFound`] when there is none, [`Exit::Usage`] when there are several.
+/// [`Exit::NotFound`](super::exit::Exit::NotFound) when there is none,
+/// [`Exit::Usage`](super::exit::Exit::Usage) when there are several.
 pub fn pick<T>(
-    kind: &str,
+    kind: &'static str,
     listing: &str,
     text: &str,
     all: impl IntoIterator<Item = Named<T>>,
 ) -> Result<T, Failure> {
-    let text = text.trim();
-    let (mut exact, mut called, mut begun) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut things, mut names) = (Vec::new(), Vec::new());
     for one in all {
-        let starts = |id: &String| text.len() >= MIN_CHARACTERS && id.starts_with(text);
-        if one.ids.iter().any(|id| id == text) {
-            exact.push(one.thing);
-        } else if one.name == text {
-            called.push(one.thing);
-        } else if one.ids.iter().any(starts) {
-            begun.push(one.thing);
-        }
+        let name = Some(one.name).filter(|name| !name.is_empty());
+        let called: Vec<String> = name.into_iter().chain(one.ids).collect();
+        names.push((things.len(), called));
+        things.push(one.thing);
     }
-    // The whole id beats a name, and a name beats the start of an id.
-    let found = [exact, called, begun]
-        .into_iter()
-        .find(|found| !found.is_empty());
-    let mut found = found.unwrap_or_default();
-    let shown: String = text.chars().take(64).collect();
-    match found.len() {
-        0 => Err(
-            Failure::new(Exit::NotFound, format!("no {kind} is called '{shown}'"))
-                .with_hint(format!("`{listing}` shows what there is")),
-        ),
-        1 => Ok(found.remove(0)),
-        several => Err(Failure::usage(format!(
-            "'{shown}' names {several} of them: give more of the {kind}'s id"
-        ))
-        .with_hint(format!("`{listing} -v` shows whole ids"))),
+    match crate::pick::pick(kind, text.trim(), &names, |(_, called)| called.clone()) {
+        Ok((at, _)) => Ok(things.swap_remove(*at)),
+        Err(miss) => {
+            let hint = match miss.fitting.is_empty() {
+                true => format!("`{listing}` shows what there is"),
+                false => format!("`{listing} -v` shows whole ids"),
+            };
+            Err(Failure::from(CallError::from(miss)).with_hint(hint))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::exit::Exit;
 
     fn named(thing: u8, id: &str, name: &str) -> Named<u8> {
         Named {
@@ -87,13 +76,14 @@ mod tests {
             ("other-12D3KooWAx", 2),
             ("12D3KooWZ", 3),
             ("12D3KooWZZ", 4),
+            ("lap", 1),
         ] {
             assert_eq!(one(text).expect(text), thing, "{text}");
         }
-        for text in ["twin", "12D3KooWA", "12D3"] {
+        for text in ["twin", "12D3KooWA", "12D"] {
             assert_eq!(one(text).expect_err(text).exit, Exit::Usage, "{text}");
         }
-        for text in ["", "12D", "12D3KooWB", "lap"] {
+        for text in ["", "12D3KooWB", "laptops"] {
             let failure = one(text).expect_err(text);
             assert_eq!(failure.exit, Exit::NotFound, "{text}");
             assert!(failure.hint.expect("a hint").contains("ring members"));

@@ -393,7 +393,7 @@ fn wrong_input_is_named_and_what_to_do_is_said() {
         (
             &["ring", "remove", "home", "nobody"],
             4,
-            "no member is called 'nobody'",
+            "there is no member 'nobody'",
         ),
         (
             &["ring", "remove", "home", stranger],
