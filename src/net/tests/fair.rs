@@ -176,16 +176,22 @@ async fn a_flood_of_strangers_keeps_no_member_from_a_holder() {
     let peer = keeper.peer_id();
     let mut inbox = keeper.replica().take_inbox().expect("nobody has it");
     let busy = Ok(Answer::Refused(Refusal::Busy));
-    // Each stranger asks for as much as it may at once: two more of them than there is room for.
+    // Two strangers more than there is room for. Requests have a deadline, starting has none: so all
+    // of them start first, and each then asks for as much as it may at once.
     let (mut strangers, mut waiting) = (Vec::new(), JoinSet::new());
     for _ in 0..MAX_UNDER_WAY / REQUESTS_PER_PEER + 2 {
         let stranger = start(memory(), &Shelf::new()).await;
         connect(&stranger, &keeper).await;
+        strangers.push(stranger);
+    }
+    let member = start(memory(), &Shelf::new()).await;
+    connect(&member, &keeper).await;
+    shelf.set_standing(member.peer_id(), Standing::Member);
+    for stranger in &strangers {
         for _ in 0..REQUESTS_PER_PEER {
             let replica = stranger.replica();
             waiting.spawn(async move { replica.ask(peer, Request::Room).await });
         }
-        strangers.push(stranger);
     }
     // All requests have arrived once the surplus was turned away: the rest fills the queue.
     for _ in 0..2 * REQUESTS_PER_PEER {
@@ -193,9 +199,6 @@ async fn a_flood_of_strangers_keeps_no_member_from_a_holder() {
         assert_eq!(answer.expect("it ran"), busy);
     }
     assert_eq!(waiting.len(), MAX_UNDER_WAY);
-    let member = start(memory(), &Shelf::new()).await;
-    connect(&member, &keeper).await;
-    shelf.set_standing(member.peer_id(), Standing::Member);
     let replica = member.replica();
     let asked = tokio::spawn(async move { replica.ask(peer, Request::Room).await });
     // The member takes the place of a stranger, which hears so: from here on the member waits.

@@ -409,22 +409,19 @@ async fn made_up_leases_leave_turns_to_others() {
     };
     book.answer(a.net().peer_id(), keep);
     tokio::time::pause();
-    let began = Instant::now();
     let mut progress = Progress::default();
     let mut turns = 0;
     let missing = loop {
         let job = book.jobs().remove(0);
-        let turn = Instant::now();
         match pull(&b, &book, job, progress).await.expect("reads") {
             Pulled::Paused(now) => progress = now,
             Pulled::Missing(missing) => break missing,
             Pulled::All | Pulled::Full => panic!("nobody has them"),
         }
-        assert!(turn.elapsed() < TURN + 2 * PATIENCE, "{:?}", turn.elapsed());
         turns += 1;
     };
     assert_eq!(missing, 200);
-    assert!(turns > 0, "all in one turn: {:?}", began.elapsed());
+    assert!(turns > 0, "all in one turn");
 }
 
 /// The process ends after a release is remembered and before its lease is gone.
