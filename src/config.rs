@@ -241,7 +241,7 @@ impl Config {
         Ok(config)
     }
 
-    /// What can be read of a settings file that is wrong, with `overrides` over it: each setting
+    /// Settings that can be read of a file that is wrong, with `overrides` over them: each setting
     /// that is whole in a line of its own. For commands that give people back what is stored. When
     /// nothing says how much may be stored, nothing has to go for want of room.
     ///

@@ -19,13 +19,13 @@ use zeroize::Zeroizing;
 const TURN_FILE: &str = "edit.lock";
 /// Mode of every file that is written: its user's alone.
 const MODE: u32 = 0o600;
-/// What some editors put at the beginning of a text to say how it is encoded.
+/// Mark that some editors put at the beginning of a text to say how it is encoded.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 /// Replaces the file, or makes it.
 ///
 /// # Errors
-/// What the system says; the old file stays then, or the new one is there and may not survive a
+/// Error of the system; the old file stays then, or the new one is there and may not survive a
 /// loss of power.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = write_beside(path, bytes)?;
@@ -103,7 +103,7 @@ pub fn line_at(text: &[u8], at: usize) -> usize {
     1 + before.filter(|byte| **byte == b'\n').count()
 }
 
-/// What is wrong with a text, in one line, after the line that it is in if that is known.
+/// Fault of a text, in one line, after the line that it is in if that is known.
 pub fn at_line(text: &str, at: Option<usize>, what: &str) -> String {
     let what = what.replace('\n', "; ");
     match at {
@@ -115,7 +115,7 @@ pub fn at_line(text: &str, at: Option<usize>, what: &str) -> String {
 /// Makes the names in a directory durable.
 ///
 /// # Errors
-/// What the system says.
+/// Error of the system.
 pub fn sync_directory(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
@@ -130,7 +130,7 @@ impl Turn {
     /// wait for.
     ///
     /// # Errors
-    /// What the system says.
+    /// Error of the system.
     pub fn take(dir: &Path) -> io::Result<Self> {
         let mut options = File::options();
         options.create(true).truncate(false).write(true).mode(MODE);

@@ -14,13 +14,13 @@ const MAX_ECHO_CHARS: usize = 64;
 /// Nothing, or more than one thing, goes by a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Miss {
-    /// What kind of thing was looked for: `set`, `ring`.
+    /// Kind of thing that was looked for: `set`, `ring`.
     pub kind: &'static str,
-    /// What was asked for.
+    /// Text that was asked for.
     pub text: String,
     /// The things that it may mean; empty when there is none.
     pub fitting: Vec<String>,
-    /// What things of that kind there are.
+    /// Names of all things of that kind.
     pub known: Vec<String>,
 }
 

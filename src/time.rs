@@ -33,7 +33,7 @@ impl Timestamp {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// What the clock on the wall shows in a zone. A time that no calendar reaches was not made by a
+    /// Time on the wall clock of a zone. A time that no calendar reaches was not made by a
     /// clock of ours: it counts as the last moment that a calendar does reach.
     pub fn in_zone(self, zone: &TimeZone) -> Zoned {
         let millis = i64::try_from(self.0).unwrap_or(i64::MAX);

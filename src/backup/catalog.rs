@@ -15,7 +15,7 @@ use crate::time::Timestamp;
 
 /// Fewest digits of an id that name a snapshot.
 const MIN_DIGITS: usize = 4;
-/// How far clocks may differ before one of them counts as wrong.
+/// Largest difference between two clocks before one of them counts as wrong.
 pub const MAX_SKEW: Duration = Duration::from_secs(3600);
 
 /// A snapshot and the machine that made it.
@@ -49,7 +49,7 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// What is left when each log's snapshots are put together and what any log forgets is taken away.
+    /// Snapshots of all logs together, without those that any log forgets.
     ///
     /// The snapshots of one machine are in the order in which its log came to name them. Between
     /// machines their clocks decide, but for times that are ahead of `now`.
@@ -84,7 +84,7 @@ impl Catalog {
         }
         let mut placed = Vec::new();
         for mut of_machine in machines.into_values() {
-            // What has no number is older than all that have one; a log has at least the number 1.
+            // Snapshots without a number are older than all that have one; a log has at least the number 1.
             of_machine.sort_by_key(|listed| {
                 let logged = &listed.logged;
                 (

@@ -77,9 +77,9 @@ pub struct CheckReport {
     /// Blocks that can't be read now, which says nothing about them: the first [`MAX_REPORTED`].
     /// They stay.
     pub unreadable: Vec<Damage>,
-    /// How many there are in all.
+    /// Number of all such blocks.
     pub unreadable_total: u64,
-    /// What connected peers have of the blocks, when they were asked.
+    /// Blocks that each connected peer has, when peers were asked.
     pub holders: Vec<Holder>,
 }
 

@@ -10,7 +10,7 @@ use super::error::Error;
 use super::owner::MachineId;
 use crate::pick::{Miss, pick};
 
-/// What snapshots must have to be meant. Nothing said: all of them are.
+/// Properties that snapshots must have to be meant. Nothing said: all of them are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
     /// The set's name, or the beginning of one.
@@ -129,7 +129,7 @@ impl Chosen {
     }
 }
 
-/// What was asked for, as an error says it.
+/// Request in the words of an error.
 impl fmt::Display for Chosen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();

@@ -83,7 +83,7 @@ pub enum Error {
     DamagedFile {
         /// The file.
         path: std::path::PathBuf,
-        /// What is wrong with it, with the line.
+        /// Fault of the file, with the line.
         what: String,
     },
     /// A file of this room's own could not be read or written.

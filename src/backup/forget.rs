@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct ForgetOptions {
     /// Which to keep of those that are judged. Without a rule all of them.
     pub policy: Policy,
-    /// What the snapshots of one group have in common; none said: see [`Grouping`].
+    /// Properties that the snapshots of one group have in common; none said: see [`Grouping`].
     pub group_by: Option<BTreeSet<Part>>,
     /// Snapshots to forget by name, besides.
     pub names: Vec<String>,

@@ -4,7 +4,7 @@
 //! plaintext = "LNBACKLG" | version (1 byte) | protobuf Log
 //! ```
 //!
-//! What an owner has is the union of all logs' snapshots without what any of them forgets
+//! Snapshots of an owner are the union of all logs' snapshots without those that any of them forgets
 //! ([`Catalog`](super::Catalog)): machines that write at the same time never undo one another.
 //!
 //! Which snapshot of a machine is the newer one is what its log says ([`Logged::sequence`]), never what

@@ -46,7 +46,7 @@ pub use snapshot::{Snapshot, Summary};
 /// Name of every pin of a snapshot: how they are told from other pins.
 pub const SNAPSHOT_PIN: &str = "backup snapshot";
 
-/// What to do about a file of this room's that is wrong.
+/// Remedy for a file of this room's that is wrong.
 pub const DAMAGED_FILE_HINT: &str = "mend what is wrong in it, bring it back from a copy, or move it away: `libernet backup add` makes sets anew";
 
 /// What work that was stopped on request ends with.

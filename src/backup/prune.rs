@@ -59,10 +59,10 @@ pub struct PruneOptions {
     pub journal_dir: PathBuf,
     /// Packs of which less than this share, in percent, is used by snapshots of this machine are written anew. 0: none.
     pub repack_below_percent: u8,
-    /// How long what interrupted runs stored is left for the next run, which goes on with it;
-    /// `None`: not at all.
+    /// Time for which blocks that interrupted runs stored are left for the next run, which goes on
+    /// with them; `None`: not at all.
     pub spare_interrupted_for: Option<Duration>,
-    /// Who is told what takes the place of what.
+    /// Listener that is told which block takes the place of which.
     pub replacing: Option<Replacing>,
 }
 
@@ -79,7 +79,7 @@ pub struct PruneReport {
     pub freed_blocks: u64,
     /// Their bytes.
     pub freed_bytes: u64,
-    /// Those of them that runs which were cut off had stored, and no snapshot came to need.
+    /// Blocks among them that runs which were cut off had stored, and no snapshot came to need.
     pub interrupted_blocks: u64,
     /// Packs that were written anew, without what nobody uses.
     pub repacked_blocks: u64,

@@ -68,7 +68,7 @@ impl Policy {
     }
 }
 
-/// What snapshots of one group have in common.
+/// Property that snapshots of one group have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
@@ -82,7 +82,7 @@ pub enum Part {
     Tags,
 }
 
-/// How snapshots are grouped.
+/// Grouping of snapshots before a policy judges them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Grouping {
     /// By machine and set; what was backed up without a set also by its paths.
@@ -137,7 +137,7 @@ pub struct Verdict<'a> {
     pub reasons: Vec<&'static str>,
 }
 
-/// What the policy says of each snapshot, in the order in which they are given, which is that of the
+/// Verdicts of the policy on the snapshots, in the order in which they are given, which is that of the
 /// catalog: oldest first. `zone` says when a day begins.
 pub fn judge<'a>(
     policy: &Policy,

@@ -76,7 +76,7 @@ impl Set {
     pub fn gone(&self) -> Option<String> {
         let is_gone = |path: &&PathBuf| match path.symlink_metadata() {
             Ok(_) => false,
-            // What can't be looked at may well be there: a run says what is wrong.
+            // A path that can't be looked at may well be there: a run says what is wrong.
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
         let mut gone = self.paths.iter().filter(is_gone);
@@ -138,7 +138,7 @@ impl Sets {
     /// time.
     ///
     /// # Errors
-    /// What `change` says, and those of [`load`](Self::load) and [`save`](Self::save); the file
+    /// Errors of `change`, of [`load`](Self::load) and of [`save`](Self::save); the file
     /// stays as it was then.
     pub fn edit<T>(
         data_dir: &Path,
@@ -495,7 +495,7 @@ mod tests {
         assert_eq!(gone, "the path /nowhere/1 is not there");
         let gone = set("a", &["/nowhere/1", "/nowhere/2"]).gone().expect("two");
         assert_eq!(gone, "the path /nowhere/1 and 1 more are not there");
-        // What is not a directory holds nothing: it may be there.
+        // A path that is not a directory holds nothing: it may be there.
         let file = dir.path().join("file");
         std::fs::write(&file, "x").expect("written");
         let below = file.join("below");

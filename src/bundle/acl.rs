@@ -10,9 +10,9 @@
 
 use std::fmt::Write as _;
 
-/// Who may use the file itself.
+/// Attribute with the ACL of the file itself.
 pub(super) const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
-/// What is made in the directory inherits.
+/// Attribute with the ACL that new files in the directory inherit.
 pub(super) const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
 const VERSION: u32 = 2;
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What `setfacl -m u:7:r,g:9:rwx` gives for a file of mode 0640.
+    /// Bytes that `setfacl -m u:7:r,g:9:rwx` gives for a file of mode 0640.
     const SAMPLE: [u8; 52] = [
         2, 0, 0, 0, //
         1, 0, 6, 0, 255, 255, 255, 255, //

@@ -81,10 +81,10 @@ pub enum Error {
         /// What was to be put.
         path: PathBuf,
     },
-    /// What was to be put is a data directory of libernet, or lies in one.
+    /// A path that was to be put is a data directory of libernet, or lies in one.
     #[error("{}: {}", .path.display(), own_words(.path, .directory))]
     Own {
-        /// What was to be put.
+        /// The path that was to be put.
         path: PathBuf,
         /// The data directory.
         directory: PathBuf,

@@ -1,7 +1,7 @@
 //! An inode's attributes: what a put reads and an extraction sets.
 //!
 //! A symlink, a named pipe, a device, or a file that may not be read has no ordinary descriptor.
-//! Such an inode is pinned (`O_PATH`) and reached through `/proc/self/fd`, so that every call is
+//! An inode of that kind is pinned (`O_PATH`) and reached through `/proc/self/fd`, so that every call is
 //! about the inode that was looked at, whatever its name leads to by then. Deliberately absent:
 //! which attributes are wanted, and what a refusal means.
 
@@ -183,7 +183,7 @@ impl<'a> Inode<'a> {
     }
 }
 
-/// What kind of inode `stat` tells of.
+/// Kind of inode that `stat` tells of.
 pub(super) fn kind(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }

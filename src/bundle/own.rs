@@ -20,7 +20,7 @@ use super::{quiet, stat};
 pub(super) const CACHE_TAG: &str = "CACHEDIR.TAG";
 /// First bytes of [`CACHE_TAG`] where it is meant so.
 pub(super) const CACHE_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
-/// What `CACHEDIR.TAG` holds in the directory of a store. Other backup programs leave the store out by
+/// Content of `CACHEDIR.TAG` in the directory of a store. Other backup programs leave the store out by
 /// it: its files change while they are read, and a copy of them is of no use.
 pub const STORE_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # The blocks of libernet. What is backed up here is kept by copies on other nodes,\n\
@@ -77,7 +77,7 @@ impl Own {
 /// Marks the directory of a store, so that it is recognised wherever it is copied to. A mark that is there stays.
 ///
 /// # Errors
-/// What the system says, such as that the disk is full or read-only.
+/// Error of the system, such as that the disk is full or read-only.
 pub fn mark_store(directory: &Path) -> io::Result<()> {
     let path = directory.join(CACHE_TAG);
     match OpenOptions::new().write(true).create_new(true).open(&path) {

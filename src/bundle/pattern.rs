@@ -248,7 +248,7 @@ impl Patterns {
                 pattern: line.typed.clone(),
                 reason: error.to_string(),
             };
-            // What is given as the source of a glob comes back with each match.
+            // The path given as the source of a glob comes back with each match.
             let source = PathBuf::from(number.to_string());
             let mut alone = builder(root);
             for form in &line.forms {
@@ -292,7 +292,7 @@ impl Patterns {
         self.0.rules.is_empty()
     }
 
-    /// What the last line that matches `path` says: [`Match::Ignore`], or [`Match::Whitelist`] after a `!`. Goes by the path
+    /// Verdict of the last line that matches `path`: [`Match::Ignore`], or [`Match::Whitelist`] after a `!`. Goes by the path
     /// itself alone, not by the directories above it.
     pub fn matched(&self, path: &Path, is_dir: bool) -> Match<()> {
         use std::os::unix::ffi::OsStrExt;

@@ -56,12 +56,12 @@ pub struct Walked {
     pub entry: Entry,
 }
 
-/// What becomes of a symlink at the end of a path.
+/// Treatment of a symlink at the end of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Last {
     /// The symlink itself is meant.
     Itself,
-    /// What it leads to is.
+    /// The entry that it leads to is meant.
     Followed,
 }
 
@@ -70,7 +70,7 @@ pub enum Last {
 pub struct Found {
     /// Names from the root down, with slashes between and without symlinks on the way.
     pub path: Vec<u8>,
-    /// What is there.
+    /// The entry that is there.
     pub entry: Entry,
 }
 
@@ -138,7 +138,7 @@ impl Bundle {
         part.to_hex()[..8].to_owned()
     }
 
-    /// What is at `path`: names with slashes between, slashes at the ends don't matter, empty for the root. Symlinks on the way
+    /// Entry at `path`: names with slashes between, slashes at the ends don't matter, empty for the root. Symlinks on the way
     /// are followed, one at the end is not. `None` when there is nothing.
     ///
     /// # Errors
@@ -148,7 +148,7 @@ impl Bundle {
         Ok(found.map(|found| found.entry))
     }
 
-    /// What is at `path`, and where that is once symlinks are followed. Only places in the bundle are ever found: a symlink that
+    /// Entry at `path`, and its place once symlinks are followed. Only places in the bundle are ever found: a symlink that
     /// leads out of it leads nowhere. An absolute one leads on only where the root of the bundle is that of a file system, as in
     /// snapshots: such a root has no name.
     ///

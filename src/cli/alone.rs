@@ -11,7 +11,7 @@ use crate::node::api::{BlockHas, CallError, Peers};
 
 /// Peers on the local network are found within this time.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
-/// How often it is looked for the first peer.
+/// Pause between two looks for the first peer.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Runs `work`, which wants the block `id` and gives up after `timeout_s`. If it is not in the store

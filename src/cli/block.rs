@@ -44,7 +44,7 @@ enum Command {
         /// Write to a file instead.
         #[arg(short, long, visible_alias = "target", value_name = "FILE")]
         output: Option<PathBuf>,
-        /// How long to look for it.
+        /// Time to look for it.
         #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
         timeout: Option<u64>,
     },

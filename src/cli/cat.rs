@@ -28,7 +28,7 @@ pub(super) struct Args {
     /// Most bytes to write.
     #[arg(long, value_name = "BYTES")]
     length: Option<u64>,
-    /// How long to look for one block before it counts as missing.
+    /// Time to look for one block before it counts as missing.
     #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
     #[command(flatten)]

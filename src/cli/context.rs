@@ -1,4 +1,4 @@
-//! What every command shares: where the data is, the settings, how to talk to the user, and how to
+//! Context that every command shares: where the data is, the settings, how to talk to the user, and how to
 //! stop.
 
 use std::collections::BTreeMap;
@@ -158,7 +158,7 @@ impl Context {
     /// own that is stopped at the end. A signal ends the work.
     ///
     /// # Errors
-    /// What `work` says, or what keeps the node from starting. [`Exit::NotFound`] when there is no
+    /// Failure of `work`, or the reason that keeps the node from starting. [`Exit::NotFound`] when there is no
     /// data directory and the intent is not to bring something there.
     pub async fn with_client<T>(
         &self,

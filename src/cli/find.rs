@@ -7,7 +7,7 @@ use crate::node::api::{Find, FindReply};
 
 /// Providers asked for unless told otherwise.
 const LIMIT: u64 = 20;
-/// How long to look unless told otherwise.
+/// Seconds to look unless told otherwise.
 const TIMEOUT_S: u64 = 20;
 
 /// Find the nodes that announced an identifier, and whether they answer.
@@ -30,7 +30,7 @@ pub(super) struct Args {
     /// Most providers to show.
     #[arg(long, default_value_t = LIMIT, value_parser = clap::value_parser!(u64).range(1..=1000))]
     limit: u64,
-    /// How long to look.
+    /// Time to look for providers.
     #[arg(long, value_name = "TIME", default_value_t = TIMEOUT_S, value_parser = crate::time::seconds)]
     timeout: u64,
 }

@@ -40,13 +40,13 @@ pub(super) struct Args {
     /// [default: its own name, here].
     #[arg(short, long, visible_alias = "target", value_name = "PATH")]
     output: Option<PathBuf>,
-    /// What to do with files that exist [default: refuse a target that exists].
+    /// Treatment of files that exist [default: refuse a target that exists].
     #[arg(long, value_enum)]
     overwrite: Option<When>,
     /// Restore owners and groups (needs root).
     #[arg(long)]
     owners: bool,
-    /// How long to look for one block before it counts as missing.
+    /// Time to look for one block before it counts as missing.
     #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
     /// Keep the bundle in the store as well. Takes a link without a path.

@@ -113,7 +113,7 @@ fn away(holder: &HolderState) -> Option<String> {
     ))
 }
 
-/// What a holder is called; without a name the end of its id, in which ids differ.
+/// Name of a holder; without one the end of its id, in which ids differ.
 pub(super) fn holder_name(holder: &HolderState) -> String {
     const LAST_CHARS: usize = 8;
     if !holder.name.is_empty() {
@@ -124,7 +124,7 @@ pub(super) fn holder_name(holder: &HolderState) -> String {
     show::printable(end)
 }
 
-/// How old the newest backup is, and when the next one comes.
+/// Age of the newest backup, and the time until the next one comes.
 fn age(set: &SetHealth) -> Option<String> {
     let mut text = format!("last backup {} ago", ago(set.last_backup_s_ago?));
     let (last, next) = (set.last_backup?, set.next_backup);

@@ -143,7 +143,7 @@ async fn run_on(args: Args, terminal: Terminal, context: &Context) -> Result<Exi
     Ok(Exit::Done)
 }
 
-/// What to do with an owner that is new, or new on this machine.
+/// Next steps with an owner that is new, or new on this machine.
 const fn next_steps(is_recovered: bool) -> &'static str {
     if is_recovered {
         "next:\n  \

@@ -31,7 +31,7 @@ pub(super) struct Args {
     /// Show kind, permissions, size and time too.
     #[arg(short, long)]
     long: bool,
-    /// How long to look for one block before it counts as missing.
+    /// Time to look for one block before it counts as missing.
     #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
     #[command(flatten)]

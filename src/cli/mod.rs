@@ -71,7 +71,7 @@ struct Cli {
     command: Option<Command>,
 }
 
-/// What every command takes.
+/// Options that every command takes.
 #[derive(Debug, clap::Args)]
 struct Options {
     /// Where keys, settings and blocks are kept [default: the platform's data directory].
@@ -197,7 +197,7 @@ impl Command {
     }
 }
 
-/// What is said when no command was given: what to do first, and where the rest is.
+/// Text for a call without a command: what to do first, and where the rest is.
 const OVERVIEW: &str = "\
 libernet: encrypted backups on machines that you trust, and files passed on by a link.
 

@@ -27,7 +27,7 @@ const TIMES: [&str; 10] = [
 const FILE_TIME: &str = "mtime_s";
 /// Smaller numbers are counts: this is a time in the year 1973.
 const MIN_TIME_MS: u64 = 100_000_000_000;
-/// What the name of a field with a time ends in that other programs and people can read.
+/// Ending of the name of a field with a time that other programs and people can read.
 const READABLE: &str = "_rfc3339";
 
 /// Writes to standard output.

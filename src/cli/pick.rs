@@ -6,11 +6,11 @@ use crate::node::api::CallError;
 
 /// A thing that can be named.
 pub struct Named<T> {
-    /// What it is.
+    /// The thing itself.
     pub thing: T,
     /// Its ids, each in another form.
     pub ids: Vec<String>,
-    /// What it is called; names need not be unique.
+    /// Its name; names need not be unique.
     pub name: String,
 }
 

@@ -39,7 +39,7 @@ enum Command {
         /// A name to show in lists.
         #[arg(long)]
         name: Option<String>,
-        /// How long to look for one block before it counts as missing.
+        /// Time to look for one block before it counts as missing.
         #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
         timeout: Option<u64>,
     },

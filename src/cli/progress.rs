@@ -22,7 +22,7 @@ pub struct Bar {
     shown: Mutex<Shown>,
 }
 
-/// What stands behind the bar.
+/// Texts that stand behind the bar.
 #[derive(Debug, Default)]
 struct Shown {
     files: String,
@@ -97,7 +97,7 @@ fn style(with_total: bool) -> ProgressStyle {
         .progress_chars("=> ")
 }
 
-/// How many files are done.
+/// Number of files that are done.
 fn files(progress: &Progress) -> String {
     match (progress.files_total, progress.files) {
         (0, 0) => String::new(),

@@ -22,7 +22,7 @@ const MAX_NAMED: usize = 20;
 
 /// Store a file or directory and print its link.
 ///
-/// What is the same as before costs no space again. The blocks are pinned and announced, so that
+/// Content that is the same as before costs no space again. The blocks are pinned and announced, so that
 /// others find them. The link holds the key: whoever has it can read the content.
 ///
 /// Others can fetch it while a node runs. Where none does, this command serves it until Ctrl-C when
@@ -60,7 +60,7 @@ pub(super) struct Args {
     no_serve: bool,
 }
 
-/// What becomes of the node once everything is stored.
+/// Fate of the node once everything is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum After {
     /// It runs anyway.
@@ -200,7 +200,7 @@ fn print(reply: &PutReply, after: After, args: &Args, context: &Context) -> Resu
     Ok(())
 }
 
-/// What `--json` prints.
+/// Answer that `--json` prints.
 #[derive(serde::Serialize)]
 struct Told<'a> {
     #[serde(flatten)]

@@ -17,7 +17,7 @@ use crate::gateway::{self, Gateway, Options};
 use crate::node::api::{Peers, Status};
 use crate::size::ByteSize;
 
-/// How often a command that serves looks at what others have fetched.
+/// Pause between two looks of a command that serves at what others have fetched.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A local HTTP server that runs. Dropped, it ends by itself.

@@ -31,7 +31,7 @@ pub fn width(text: &str) -> usize {
     UnicodeWidthStr::width(text)
 }
 
-/// What is never taken, named one by one.
+/// Paths or patterns that are named one by one; more are only counted.
 const MAX_NAMED: usize = 20;
 
 /// A path as text; see [`shown`].

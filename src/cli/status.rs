@@ -158,7 +158,7 @@ fn text(told: &Told, context: &Context) -> String {
     show::table(&rows, &[])
 }
 
-/// What somebody should look at.
+/// Troubles that somebody should look at.
 fn troubles(status: &StatusReply, mut row: impl FnMut(&str, String)) {
     if status.leaving {
         let text = "takes nothing more for others; `libernet leave --cancel` takes that back";
@@ -174,7 +174,7 @@ fn troubles(status: &StatusReply, mut row: impl FnMut(&str, String)) {
     }
 }
 
-/// What a background job does, in plain words.
+/// Work of a background job, in plain words.
 fn plain_name(worker: &WorkerStatus) -> &str {
     match worker.name.as_str() {
         "announce" => "telling others what is here",

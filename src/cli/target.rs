@@ -1,4 +1,4 @@
-//! What people type to name things: identifiers, links with a path behind them, and what may become of a target that exists.
+//! Names that people type for things: identifiers, links with a path behind them, and what may become of a target that exists.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -24,7 +24,7 @@ const MIN_DIGITS: usize = 4;
 /// Digits of a whole id.
 const MAX_DIGITS: usize = 96;
 
-/// What to do with files that exist, wherever files are written.
+/// Treatment of files that exist, wherever files are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum When {
     /// Leave every file that exists alone.

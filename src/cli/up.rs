@@ -285,7 +285,7 @@ async fn tell_events(events: &mut broadcast::Receiver<NodeEvent>, node: &Node, c
     }
 }
 
-/// What the machine of a ring's member is called; empty while that is unknown.
+/// Name of the machine of a ring's member; empty while that is unknown.
 async fn name_of(node: &Node, ring: &str, peer: &str) -> String {
     let call = RingMembers {
         ring: ring.to_owned(),

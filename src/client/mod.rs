@@ -26,10 +26,10 @@ use crate::node::{Node, NodeOptions, Purpose};
 use discovery::ApiFile;
 use remote::Remote;
 
-/// How long to wait for a process that holds the data directory: a node that is starting and doesn't answer yet, or other commands,
+/// Time to wait for a process that holds the data directory: a node that is starting and doesn't answer yet, or other commands,
 /// which are short.
 const STARTING_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often to look in the meantime.
+/// Pause between two looks in the meantime.
 const STARTING_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A node, wherever it runs. Cheap to clone.

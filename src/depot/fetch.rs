@@ -24,7 +24,7 @@ use crate::block::{Attempt, Block, GetError, Tried};
 use crate::id::BlockId;
 use crate::net::pace::Arrivals;
 
-/// How long a request stays silent before another peer is asked as well.
+/// Time for which a request stays silent before another peer is asked as well.
 const HEDGE_AFTER: Duration = Duration::from_secs(4);
 /// The same when there is a limit on what is fetched.
 const LIMITED_HEDGE_AFTER: Duration = Duration::from_secs(20);
@@ -33,7 +33,7 @@ const MAX_ATTEMPTS_AT_ONCE: usize = 6;
 /// Pause between two searches for the same block; doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const MAX_PAUSE: Duration = Duration::from_secs(8);
-/// How often a block that waits for a loaded peer looks again.
+/// Pause between two looks of a block that waits for a loaded peer.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Peers whose answers about one block are remembered for the report.
 const MAX_SAID: usize = 512;
@@ -84,7 +84,7 @@ impl Drop for Wanted<'_> {
     }
 }
 
-/// What to do about a block now.
+/// Next step for a block.
 enum Next {
     Ask(Request),
     /// Another peer is about to have it, or to have time for it.

@@ -22,7 +22,7 @@ use crate::id::BlockId;
 use crate::net::exchange::{Answer, MAX_IDS};
 use crate::net::providers::MAX_FOUND;
 
-/// How long a peer may take to say whether it has a block, connecting included.
+/// Time that a peer may take to say whether it has a block, connecting included.
 const HAVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connected peers that are asked whether they have a block, and how many of them at once.
 const MAX_HAVE_PEERS: usize = 32;

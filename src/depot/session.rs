@@ -86,7 +86,7 @@ pub(super) struct Peers {
     pub(super) crowd: Crowd,
 }
 
-/// How long to wait for what does not come. Pure: times are since the session began.
+/// Time to wait for blocks that do not come. Pure: times are since the session began.
 #[derive(Debug, Default)]
 struct Patience {
     /// Bytes that had come when they were last looked at.
@@ -107,7 +107,7 @@ impl Patience {
         self.came_at.is_some_and(|at| now < at + lately)
     }
 
-    /// How long to look for the next block, of `whole` at most.
+    /// Time to look for the next block, of `whole` at most.
     fn next(&self, whole: Duration) -> Duration {
         match self.given_up.checked_sub(1) {
             None => whole,
@@ -247,7 +247,7 @@ impl Session {
         })
     }
 
-    /// How long to look for a block that is asked for now.
+    /// Time to look for a block that is asked for now.
     pub(super) fn patience_now(&self) -> Duration {
         lock(&self.shared.progress).next(self.patience)
     }

@@ -233,7 +233,7 @@ async fn alone_each_block_is_asked_for_once_and_at_once() {
     stop(nodes).await;
 }
 
-/// How long a session with so much patience looks for a block, and what it says.
+/// Time for which a session with so much patience looks for a block, and what it says.
 async fn look(node: &Node, id: BlockId, patience: Duration) -> (Duration, Result<Block, GetError>) {
     let began = tokio::time::Instant::now();
     let session = node.depot.session(patience, Keep::Cached);

@@ -17,7 +17,7 @@ pub(super) const MAX_CONNECTIONS: usize = 128;
 /// Most connections at once that have. Past that they are treated as the others.
 const MAX_TRUSTED: usize = 128;
 
-/// What is known of one connection.
+/// Facts of one connection.
 #[derive(Debug)]
 struct Entry {
     /// Counts requests and arrivals: the larger, the later.

@@ -537,7 +537,7 @@ mod tests {
         }
     }
 
-    /// What a listing links to comes back as the name that it is.
+    /// Links of a listing come back as the names that they are.
     #[test]
     fn names_that_are_no_text_have_urls() {
         let name = OsString::from_vec(b"n\xe4 /%".to_vec());

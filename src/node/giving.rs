@@ -7,7 +7,7 @@ use super::api::Giver;
 use crate::depot::Session;
 use crate::monitor::{self, Monitor, Progress};
 
-/// How often it is told which peers give.
+/// Pause between two reports of the peers that give.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// Peers that are named while the work runs.
 const MAX_NAMED: usize = 8;

@@ -1,7 +1,7 @@
 //! Whether every backup is there, as new as it should be, and has its copies: one answer from the sets,
 //! the snapshots, and the list of copies.
 //!
-//! What is said is what was found: a time or a copy that nobody knows of is missing from the answer, and
+//! Answers say only what was found: a time or a copy that nobody knows of is missing from the answer, and
 //! makes it no better.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ use crate::pick::pick;
 use crate::time::{self, Timestamp};
 use crate::upkeep::replicate::{Holders, Limits};
 
-/// What is known of this machine's snapshots.
+/// Snapshots of this machine, as far as they are known.
 enum Known {
     /// All that the logs here say.
     Snapshots(Box<Membership>, Box<Found>),
@@ -33,7 +33,7 @@ enum Known {
 }
 
 impl Node {
-    /// How each set's backups stand.
+    /// Health of each set's backups.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when no set is called so, [`ErrorKind::Usage`] when several may be meant.
@@ -95,7 +95,7 @@ impl Node {
         Ok(Known::Snapshots(Box::new(member), Box::new(found)))
     }
 
-    /// What the list of copies says of a set.
+    /// State of a set by the list of copies.
     fn of_copies(&self, copied: Option<crate::upkeep::replicate::SetHealth>) -> SetHealth {
         let Some(copied) = copied else {
             return SetHealth::default();

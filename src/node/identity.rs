@@ -45,7 +45,7 @@ pub enum Error {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Fault of the file.
         what: &'static str,
     },
     /// Others may read the file.

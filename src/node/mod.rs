@@ -116,7 +116,7 @@ struct Inner {
     unlocked: backup::Unlocked,
     /// Whose turn it is to back up a set.
     turns: backup::Turns,
-    /// How the last scheduled runs went.
+    /// Failures of the last scheduled runs.
     schedule: schedule::Record,
     /// Copies of this machine's backups on others.
     copies: Arc<upkeep::replicate::Copies>,
@@ -159,7 +159,7 @@ pub enum NodeEvent {
     Member {
         /// The peer.
         peer: String,
-        /// What the ring is called here.
+        /// Name that the ring has here.
         ring: String,
     },
     /// A backup ran, by its schedule or because somebody asked.
@@ -571,7 +571,7 @@ impl Twin {
     }
 }
 
-/// What the node hears from its parts.
+/// Channels by which the node hears from its parts.
 struct Heard {
     net: broadcast::Receiver<net::Event>,
     taken: mpsc::Receiver<upkeep::holder::Taken>,

@@ -1,6 +1,6 @@
 //! Runs the backup sets that have a schedule: a background job that does what `libernet backup` does, at its time.
 //!
-//! What ran when is read from the snapshots themselves, so that a run that was missed while the machine
+//! Times of past runs are read from the snapshots themselves, so that a run that was missed while the machine
 //! was off is caught up, once, and nothing needs to be remembered elsewhere. A run that fails is tried
 //! again after a while; meanwhile [`Record`] says why it failed.
 
@@ -37,7 +37,7 @@ struct Failed {
     why: String,
 }
 
-/// How the last scheduled runs went.
+/// Failures of the last scheduled runs.
 #[derive(Debug, Default)]
 pub(super) struct Record(Mutex<HashMap<String, Failed>>);
 
@@ -70,7 +70,7 @@ impl Record {
 /// Runs until cancelled.
 pub(super) async fn run(node: Weak<Inner>, cancel: CancellationToken, state: Arc<WorkerState>) {
     state.set("no set has a schedule");
-    // What keeps all sets from running is logged once, not each time that they are looked at.
+    // A fault that keeps all sets from running is logged once, not each time that they are looked at.
     let mut logged = None;
     loop {
         tokio::select! {

@@ -212,7 +212,7 @@ fn first_words(message: &str) -> String {
 pub struct RingsFile {
     path: PathBuf,
     turn: Mutex<()>,
-    /// What is wrong with it, once that was seen.
+    /// Fault of the file, once that was seen.
     damage: OnceLock<String>,
 }
 

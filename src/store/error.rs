@@ -25,7 +25,7 @@ pub enum Error {
     Unreadable {
         /// The block.
         id: BlockId,
-        /// What the database, and so the system, said.
+        /// Error of the database, and so of the system.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The quota is used up, even after evicting what may be evicted.

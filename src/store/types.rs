@@ -272,7 +272,7 @@ pub struct Usage {
     pub evicted_unsure: u64,
 }
 
-/// What one call of `remove_pins` did.
+/// Outcome of one call of `remove_pins`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RemovedPins {
     /// Pins that were removed.
@@ -297,7 +297,7 @@ pub struct Check {
     pub checked: u64,
     /// Those that are damaged.
     pub corrupt: Vec<BlockId>,
-    /// Those that can't be read now.
+    /// Blocks that can't be read now.
     pub unreadable: Vec<BlockId>,
     /// The last id read: where to go on. Missing when there was nothing to read.
     pub last: Option<BlockId>,

@@ -72,7 +72,7 @@ pub trait Candidates: Send + Sync + 'static {
 /// A backup of somebody else's that is whole here and kept from now on.
 #[derive(Clone, Debug)]
 pub struct Taken {
-    /// Who asked last, if that is known.
+    /// Peer that asked last, if that is known.
     pub from: Option<PeerId>,
     /// Blocks.
     pub blocks: u64,

@@ -1,4 +1,4 @@
-//! What is taken and what is chosen: named paths, patterns, names that are not text, and libernet's own directories; with the
+//! Paths that are taken and chosen: named paths, patterns, names that are not text, and libernet's own directories; with the
 //! real binary.
 
 use std::ffi::OsStr;

@@ -46,7 +46,7 @@ impl Machine {
         }
     }
 
-    /// What was put and backed up comes back as it was.
+    /// Everything that was put and backed up comes back as it was.
     fn is_whole(&self) {
         let out = self.path("out");
         let out_text = out.to_str().expect("utf-8");

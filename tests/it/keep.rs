@@ -1,4 +1,4 @@
-//! What stays, when it was made, and how well it is kept: what commands say of backups and never overstate.
+//! Backups that stay, when they were made, and how well they are kept: commands never overstate it.
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,4 +1,4 @@
-//! What the README shows, run word for word: on machines with a fresh home on a LAN of their own, by somebody at a terminal.
+//! Commands of the README, run word for word: on machines with a fresh home on a LAN of their own, by somebody at a terminal.
 //!
 //! Each machine is a network namespace with a `/home` and a `/tmp` of its own. Only what differs for everybody is put in
 //! the place of what the README shows: the link, the code of the ring, and the twelve words.
@@ -154,7 +154,7 @@ struct Terminal {
     keyboard: ChildStdin,
     screen: Receiver<Vec<u8>>,
     shown: String,
-    /// How much of it has been waited for.
+    /// Bytes of `shown` that have been waited for.
     seen: usize,
 }
 

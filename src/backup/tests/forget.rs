@@ -76,7 +76,7 @@ async fn a_typing_error_forgets_nothing_and_is_named() {
     assert_eq!(node.log().await.snapshots().len(), 2);
 }
 
-/// What a run under a clock that was years ahead left behind is neither the latest nor the newest.
+/// Snapshots of a run under a clock that was years ahead are neither the latest nor the newest.
 #[tokio::test]
 async fn the_log_says_which_snapshot_is_the_newest() {
     let node = Node::new().await;

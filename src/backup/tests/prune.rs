@@ -371,8 +371,8 @@ async fn on_disk_space_comes_back_also_after_a_restart() {
     node.assert_reads_back(&kept).await;
 }
 
-/// What a run that was killed stored is cached by then, and nothing else would ever give its space
-/// back.
+/// Blocks that a run that was killed stored are cached by then, and nothing else would ever give
+/// their space back.
 #[tokio::test]
 async fn what_an_interrupted_run_stored_goes_unless_it_is_spared() {
     let node = Node::new().await;

@@ -1,6 +1,6 @@
 //! Brings an inode to the attributes of its entry: owner, extended attributes and ACLs, mode, time.
 //!
-//! What is there is compared with what is wanted first, and only differences are set: attributes
+//! Attributes that are there are compared with those that are wanted first, and only differences are set: attributes
 //! that the entry does not have go, and an inode that is right already is not touched. What the
 //! system refuses is noted, and never costs content.
 
@@ -19,7 +19,7 @@ use crate::bundle::tree::{Entry, ModTime, Owner, Xattr};
 
 const SET_ID: u32 = 0o6000;
 
-/// What an entry has besides its content.
+/// Attributes of an entry: all that it has besides its content.
 #[derive(Clone, Debug)]
 pub(super) struct Attributes {
     pub(super) mode: u32,
@@ -39,7 +39,7 @@ impl Attributes {
     }
 }
 
-/// What this process may give, and what it was asked to.
+/// Attributes that this process may give, and those that it was asked to give.
 #[derive(Clone, Debug)]
 pub(super) struct Rights {
     pub(super) is_root: bool,
@@ -47,11 +47,11 @@ pub(super) struct Rights {
     pub(super) groups: Vec<u32>,
     /// Owners are wanted.
     pub(super) owners: bool,
-    /// Whoever made the bundle may give powers: setuid, setgid, capabilities.
+    /// The maker of the bundle may give powers: setuid, setgid, capabilities.
     pub(super) powers: bool,
 }
 
-/// What an inode has.
+/// Attributes that an inode has.
 struct Seen {
     kind: FileType,
     mode: u32,
@@ -76,7 +76,7 @@ impl Seen {
     }
 }
 
-/// What has to change.
+/// Attributes that have to change.
 #[derive(Debug, PartialEq, Eq)]
 struct Changes {
     uid: Option<u32>,

@@ -27,7 +27,7 @@ const OPEN_PLACES: usize = 48;
 const SPARE_ATTEMPTS: u32 = 50;
 /// ...and so long each time.
 const SPARE_PAUSE: Duration = Duration::from_millis(20);
-/// What an owner needs to fill a directory.
+/// Mode bits that an owner needs to fill a directory.
 const OWNERS_BITS: u32 = 0o700;
 const DIRECTORY_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)

@@ -179,7 +179,7 @@ impl Job {
         lock(&self.fatal).get_or_insert(reason);
         self.stopped.store(true, Ordering::SeqCst);
         self.heard.cancel();
-        // What waits holds on to this job, and what it began goes with it.
+        // Work that waits holds on to this job, and files that it began go with it.
         drop(self.take_again());
         drop(std::mem::take(&mut *lock(&self.unverified)));
     }
@@ -201,7 +201,7 @@ impl Job {
         std::mem::take(&mut lock(&self.findings))
     }
 
-    /// What was done in all.
+    /// Report on the whole extraction.
     pub(super) fn report(&self, path: PathBuf) -> ExtractReport {
         let findings = self.take_findings();
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

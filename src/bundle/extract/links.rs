@@ -22,7 +22,7 @@ pub(super) struct LinkTo {
     pub(super) name: Bytes,
 }
 
-/// What came of making a further name.
+/// Outcome of making a further name.
 enum Linked {
     New,
     Replaced,

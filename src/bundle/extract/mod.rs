@@ -10,7 +10,7 @@
 //! A tree is made in a hidden directory beside the target and renamed when it is complete, so that an interrupted extraction leaves
 //! nothing half-named and the next one goes on from there. Files that lack a block are left out and reported; the others are written.
 //!
-//! What is there already is brought to the entry's attributes, too; what the system refuses of them
+//! Files that are there already are brought to the entry's attributes, too; what the system refuses of them
 //! is noted and costs nothing else. In a directory that is in use, what earlier extractions left
 //! unfinished is cleared away.
 //!
@@ -101,7 +101,7 @@ pub struct ExtractOptions {
     pub window: usize,
     /// What is extracted in place of the whole: names from the bundle's root down. It becomes the target itself.
     pub from: Vec<Bytes>,
-    /// What of it is wanted: what matches comes with everything below it and the directories above it,
+    /// Patterns of the paths that are wanted: a match comes with everything below it and the directories above it,
     /// `!` takes back, and a slash anchors a line at what is extracted. Empty: everything. Only the tree blocks on the way are fetched.
     pub select: Vec<Line>,
     /// Files that match come before all others; lines as in [`select`](Self::select).
@@ -176,7 +176,7 @@ pub struct ExtractReport {
     pub failed_total: u64,
     /// Attributes that the system refused to things that are there: the first [`MAX_REPORTED`].
     pub refused: Vec<Failed>,
-    /// How many there are in all.
+    /// Number of all such attributes.
     pub refused_total: u64,
     /// Entries whose owner or group is another than in the bundle, because only root could give
     /// them away.

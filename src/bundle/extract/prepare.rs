@@ -304,7 +304,7 @@ impl Preparer {
     /// Refuses what would be written into a directory of libernet, or put in place of a symlink to
     /// one.
     pub(super) fn refuse_own(&self, place: &Arc<Place>, name: &[u8]) -> io::Result<()> {
-        // What an extraction made itself is no directory in use.
+        // A directory that an extraction made itself is not in use.
         if self.job.scene.ground != Ground::InPlace {
             return Ok(());
         }

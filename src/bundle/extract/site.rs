@@ -168,7 +168,7 @@ impl Site {
         Error::io(&self.path, error)
     }
 
-    /// What the extraction has to know of it. `target` is what paths inside the bundle are relative
+    /// Scene of the extraction: facts of the site that it has to know. `target` is what paths inside the bundle are relative
     /// to.
     pub(super) fn scene(&self, tag: String, target: PathBuf) -> Scene {
         Scene {

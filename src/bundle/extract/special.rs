@@ -104,7 +104,7 @@ impl Preparer {
             self.job.skip();
             return Ok(());
         }
-        // What has other names may be outside of the target, too: it is replaced, not changed.
+        // An inode with other names may be outside of the target, too: it is replaced, not changed.
         let stays = existing.is_some_and(|stat| stat.st_nlink <= 1 && is_right(&stat));
         if !stays {
             if existing.is_some() {

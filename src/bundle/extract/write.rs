@@ -357,7 +357,7 @@ impl Target {
         bring_open(&self.job, file, &self.plan.attributes, &|| self.path());
         if let Some(temporary) = &self.plan.temporary {
             let dir = self.plan.place.fd()?;
-            // What counted as right was there, and is to be replaced.
+            // A file that counted as right was there, and is to be replaced.
             let may_replace = self.plan.replaces
                 || matches!(
                     self.job.options.overwrite,

@@ -48,7 +48,7 @@ impl Beside {
         }
     }
 
-    /// What the put is to tell its progress.
+    /// Monitor that the put is to tell its progress.
     pub fn monitor(&self) -> Arc<dyn Monitor> {
         self.monitor.clone()
     }

@@ -163,7 +163,7 @@ impl Filter for Rules {
 
 fn patterns(lines: &[String]) -> Result<Patterns, Error> {
     let resolve = |way: &Path| {
-        // What lies behind the last part that is there can't lead through a symlink.
+        // Names behind the last part that is there can't lead through a symlink.
         let there = way.ancestors().find(|way| way.exists())?;
         let rest = way.strip_prefix(there).ok()?;
         let real = there.canonicalize().ok()?.join(rest);

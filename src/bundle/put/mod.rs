@@ -151,9 +151,9 @@ pub struct PutReport {
     pub excluded: u64,
     /// Patterns of the filter that matched nothing.
     pub unmatched: Vec<String>,
-    /// What no put takes: the first [`MAX_REPORTED`]. Each is a directory of libernet, or a socket.
+    /// Paths that no put takes: the first [`MAX_REPORTED`]. Each is a directory of libernet, or a socket.
     pub left_out: Vec<Unreadable>,
-    /// What could not be read, or not as it should: the first [`MAX_REPORTED`].
+    /// Paths that could not be read, or not as they should: the first [`MAX_REPORTED`].
     pub unreadable: Vec<Unreadable>,
     /// How many there are in all.
     pub unreadable_total: u64,

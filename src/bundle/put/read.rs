@@ -1,6 +1,6 @@
 //! The readers: threads that open, read and hash files, and ask the index what is stored already.
 //!
-//! What a file says of its size is not believed: it is read to its end. A small file that gives anything else than it
+//! A file's own word on its size is not believed: the file is read to its end. A small file that gives anything else than it
 //! says is read once more; when it still changes, what was read is kept and said so. A file is never a reason to
 //! fail: what can't be read is reported.
 
@@ -29,10 +29,10 @@ const CHANGED: &str = "it changed while it was read; what was read is kept";
 /// Most bytes of a file that says it is empty.
 const MAX_UNSIZED_BYTES: u64 = 64 << 20;
 
-/// What a small file is reported with that became a large one.
+/// Reason that is reported for a small file that became a large one.
 const CUT: &str = "it changed while it was read, and became large; its first 512 KiB are kept";
 
-/// What a file is reported with when something else took its place.
+/// Reason that is reported for a file when something else took its place.
 const IRREGULAR: &str = "it is no longer a regular file";
 
 /// Work for a reader.

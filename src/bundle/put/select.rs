@@ -15,7 +15,7 @@ use bytes::Bytes;
 /// Most symlinks that a path may lead through, as in Linux.
 const MAX_LINKS: usize = 40;
 
-/// What is named at or below one directory.
+/// Paths that are named at or below one directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Selection {
     /// The directory itself is named: everything below is wanted.
@@ -72,7 +72,7 @@ impl Selection {
         self.names.keys()
     }
 
-    /// What is named at or below `name`; `None` when nothing is.
+    /// Selection at or below `name`; `None` when nothing is named there.
     pub(super) fn below(&self, name: &[u8]) -> Option<&Arc<Self>> {
         self.names.get(name)
     }

@@ -42,9 +42,9 @@ pub struct Survey {
     pub to_read_paths: Vec<PathBuf>,
     /// Patterns of the filter that matched nothing.
     pub unmatched: Vec<String>,
-    /// What no put takes: the first [`MAX_REPORTED`]. Each is a directory of libernet, or a socket.
+    /// Paths that no put takes: the first [`MAX_REPORTED`]. Each is a directory of libernet, or a socket.
     pub left_out: Vec<Unreadable>,
-    /// What can't even be looked at: the first [`MAX_REPORTED`].
+    /// Paths that can't even be looked at: the first [`MAX_REPORTED`].
     pub unreadable: Vec<Unreadable>,
     /// How many there are in all.
     pub unreadable_total: u64,

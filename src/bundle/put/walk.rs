@@ -86,7 +86,7 @@ pub(super) enum Step {
     },
     /// So many names were left out.
     Excluded(u64),
-    /// What no put takes, whatever was asked for.
+    /// A path that no put takes, whatever was asked for.
     LeftOut {
         path: PathBuf,
         reason: &'static str,
@@ -151,7 +151,7 @@ struct Frame {
 /// What is wanted in a directory, and what it was like before.
 #[derive(Default)]
 pub(super) struct Scope {
-    /// What is named at or below the directory, if anything is.
+    /// Paths that are named at or below the directory, if any are.
     pub(super) selection: Option<Arc<Selection>>,
     /// Only names that lead on to named paths are wanted.
     pub(super) is_passage: bool,
@@ -165,7 +165,7 @@ impl Scope {
         self.selection.as_ref().is_some_and(|here| here.is_named())
     }
 
-    /// What is named at or below `name`.
+    /// Selection at or below `name`.
     fn below(&self, name: &[u8]) -> Option<Arc<Selection>> {
         self.selection.as_ref()?.below(name).cloned()
     }

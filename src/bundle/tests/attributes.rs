@@ -104,7 +104,7 @@ fn what_is_there_is_brought_to_its_entry() {
         let after = fs::metadata(&key).expect("there");
         assert_eq!(before.ino(), after.ino(), "its content was right");
 
-        // What is right is not touched: a change would make the next backup read it again.
+        // An entry that is right is not touched: a change would make the next backup read it again.
         let changed_at = |meta: fs::Metadata| (meta.ctime(), meta.ctime_nsec());
         let last = extract(&memory, &link, &to, changed()).await;
         assert!(last.expect("extracted").is_complete());

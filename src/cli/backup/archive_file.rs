@@ -21,7 +21,7 @@ impl ArchiveFile {
     /// Begins `path`, which is absolute.
     ///
     /// # Errors
-    /// What the system says.
+    /// Error of the system.
     pub(super) fn create(path: &Path) -> io::Result<Self> {
         let dir = path.parent().unwrap_or(Path::new("/"));
         let prefix = hidden_start(path.file_name().unwrap_or_default());

@@ -41,7 +41,7 @@ pub(in crate::cli) struct Args {
     /// Only this snapshot: latest, or the first digits of its id.
     #[arg(long, value_name = "SNAPSHOT")]
     snapshot: Option<String>,
-    /// How long to look for one block that must be mended.
+    /// Time to look for one block that must be mended.
     #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
     #[command(flatten)]

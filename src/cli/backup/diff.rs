@@ -26,7 +26,7 @@ pub(in crate::cli) struct Args {
     /// Most changes to list; the sums count all.
     #[arg(long, value_name = "N", default_value_t = LIMIT, value_parser = clap::value_parser!(u64).range(0..=10_000_000))]
     limit: u64,
-    /// How long to look for one block before it counts as missing.
+    /// Time to look for one block before it counts as missing.
     #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
     #[command(flatten)]

@@ -28,9 +28,9 @@ use crate::size::ByteSize;
 
 /// Files that are restored unless told otherwise.
 const FILES: u64 = 20;
-/// How long to look for the head and for one block unless told otherwise.
+/// Seconds to look for the head and for one block unless told otherwise.
 const TIMEOUT_S: u64 = 60;
-/// How long the node may take to find another one.
+/// Time that the node may take to find another one.
 const PEERS_PATIENCE: Duration = Duration::from_secs(30);
 /// How often to look whether it has.
 const PEERS_INTERVAL: Duration = Duration::from_millis(50);
@@ -62,7 +62,7 @@ pub(in crate::cli) struct Args {
     /// A peer to join the mesh through, besides those that this machine knows. May be repeated.
     #[arg(long, value_name = "MULTIADDR")]
     bootstrap: Vec<String>,
-    /// How long to look for the head, and for one block before it counts as missing.
+    /// Time to look for the head, and for one block before it counts as missing.
     #[arg(long, value_name = "TIME", default_value_t = TIMEOUT_S, value_parser = crate::time::seconds)]
     timeout: u64,
 }
@@ -345,7 +345,7 @@ fn end(report: &Report) -> Exit {
     }
 }
 
-/// How long files take, and what that says of all of them.
+/// Time that files take, and what that says of all of them.
 fn pace_text(report: &Report) -> String {
     let time = |seconds: f64| {
         show::duration(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))

@@ -35,7 +35,7 @@ pub(in crate::cli) struct Args {
     /// Most matches to show.
     #[arg(long, value_name = "N", default_value_t = LIMIT, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     limit: u64,
-    /// How long to look for one block before it counts as missing.
+    /// Time to look for one block before it counts as missing.
     #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
     #[command(flatten)]

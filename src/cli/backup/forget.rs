@@ -44,7 +44,7 @@ pub(in crate::cli) struct Args {
     /// Judge the snapshots of the owner's other machines, too.
     #[arg(long)]
     all_machines: bool,
-    /// What the snapshots of one group have in common; none: all are one group [default: machine,set; without a set and a --tag paths, too].
+    /// Keys that the snapshots of one group have in common; none: all are one group [default: machine,set; without a set and a --tag paths, too].
     #[arg(long, value_name = "KEYS", value_enum, value_delimiter = ',')]
     group_by: Vec<GroupBy>,
     /// Give back the space at once.
@@ -60,7 +60,7 @@ pub(in crate::cli) struct Args {
     keep: Keep,
 }
 
-/// What the snapshots of one group have in common.
+/// Key that the snapshots of one group have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum GroupBy {
     /// The name of the set.

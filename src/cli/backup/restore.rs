@@ -28,7 +28,7 @@ use crate::size::ByteSize;
 /// nothing is ever written outside of the target, and files there that are not in the snapshot
 /// stay. A second run goes on where the first was interrupted.
 ///
-/// What is there already gets the mode, owner, time, ACLs and extended attributes of the snapshot,
+/// Files that are there already get the mode, owner, time, ACLs and extended attributes of the snapshot,
 /// too. A target that is there keeps its own, unless it is the restored directory itself
 /// (`latest:/srv/data --target /srv/data`). Root restores owners and devices; others own what they
 /// restore.
@@ -94,7 +94,7 @@ pub(in crate::cli) struct Args {
     /// Let everything belong to whoever restores it, and leave out devices.
     #[arg(long, conflicts_with_all = ["tar", "owners"])]
     no_owners: bool,
-    /// How long to look for the head, and for one block before it counts as missing.
+    /// Time to look for the head, and for one block before it counts as missing.
     #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
     #[command(flatten)]
@@ -251,7 +251,7 @@ fn tell(reply: &RestoreReply, args: &Args, context: &Context) -> Result<(), Fail
     Ok(())
 }
 
-/// What `--verify` found out, and no more than that.
+/// Outcome of `--verify`, and no more than that.
 fn verdict(reply: &RestoreReply) -> String {
     if !reply.verified {
         return match reply.skipped {
@@ -299,7 +299,7 @@ fn warn_of_attributes(reply: &RestoreReply, context: &Context) {
     }
 }
 
-/// What to do about parts that are not in place: blocks that nobody gave, or what this machine refused.
+/// Advice on parts that are not in place: blocks that nobody gave, or what this machine refused.
 fn advice(missing: &[MissingPart]) -> &'static str {
     let (from_others, from_here): (Vec<_>, Vec<_>) =
         missing.iter().partition(|part| part.block.is_some());

@@ -61,7 +61,7 @@ pub(in crate::cli) struct Args {
     /// Wait until so many others have acknowledged that they keep the snapshot.
     #[arg(long)]
     wait: bool,
-    /// How long to wait for them at most.
+    /// Time to wait for them at most.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = crate::time::seconds)]
     timeout: u64,
     #[command(flatten)]

@@ -290,7 +290,7 @@ fn last(health: Option<&SetHealth>) -> String {
     }
 }
 
-/// How each set is: what a running node says, or what can be seen without one.
+/// Health of each set: what a running node says, or what can be seen without one.
 async fn healths(sets: &Sets, context: &Context) -> (BTreeMap<String, SetHealth>, bool) {
     // A node that does not answer is no reason to show nothing.
     if let Ok(Some(client)) = Client::running(&context.data_dir).await

@@ -28,7 +28,7 @@ With --json: {\"owner\",\"head\",\"machines\":[{\"machine\",\"name\",\"sequence\
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     reader: Reader,
-    /// How long to look for the owner's head and logs.
+    /// Time to look for the owner's head and logs.
     #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
     // Its heading holds for all that is behind it.

@@ -13,9 +13,9 @@ use crate::node::api::*;
 use crate::ring::InviteCode;
 use crate::size::ByteSize;
 
-/// How long a person waits for a first member to show up.
+/// Time that a person waits for a first member to show up.
 const MEETING_PATIENCE: Duration = Duration::from_secs(5);
-/// How often to look.
+/// Pause between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Joins a ring. Where a person can answer and `yes` is not set, asks before.
@@ -86,7 +86,7 @@ async fn meet(client: &Client, ring: &str, patience: Duration) -> Result<Vec<Rin
     }
 }
 
-/// What a person hears. `is_embedded`: the node ends with the command.
+/// Lines that a person reads after joining. `is_embedded`: the node ends with the command.
 fn lines(ring: &str, lent_bytes: u64, members: &[RingMember], is_embedded: bool) -> Vec<String> {
     let mut lines = vec![format!("joined the ring '{}'", show::printable(ring))];
     let names: Vec<String> = members

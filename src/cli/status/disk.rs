@@ -1,4 +1,4 @@
-//! What is known of a data directory on which no node runs: from its small files alone.
+//! Facts of a data directory on which no node runs: from its small files alone.
 //!
 //! Nothing is opened that a node locks, nothing is written, and a directory that is not there is not made. A file that can't be read
 //! is one line among others: the rest is told all the same. Deliberately absent: what only the store knows, such as snapshots.
@@ -22,7 +22,7 @@ const MAX_DIRECTORIES: usize = 100_000;
 /// A fact, or why it can't be told.
 type Fact<T> = Result<T, String>;
 
-/// Who owns this machine's backups.
+/// Owner of this machine's backups.
 #[derive(Debug)]
 struct Owner {
     id: String,
@@ -31,7 +31,7 @@ struct Owner {
     passphrase: bool,
 }
 
-/// What the files of a data directory say.
+/// Facts that the files of a data directory tell.
 #[derive(Debug)]
 pub(super) struct Facts {
     dir: PathBuf,
@@ -133,7 +133,7 @@ impl Facts {
         })
     }
 
-    /// What could not be read, and why.
+    /// Reasons why facts could not be read.
     fn problems(&self) -> Vec<&str> {
         [
             self.peer.as_ref().err(),

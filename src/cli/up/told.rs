@@ -1,4 +1,4 @@
-//! What a running node tells a person: a line for who comes and goes, for backups that ran, for what is kept for others.
+//! Lines of a running node for a person: for who comes and goes, for backups that ran, for what is kept for others.
 //!
 //! In a large mesh peers come and go all the time: past some lines a minute they are counted, and the next line says how many they
 //! were. Scripts get every event with `--json`.
@@ -20,7 +20,7 @@ const MAX_NAMES: usize = 1024;
 /// Turns events into lines.
 #[derive(Debug)]
 pub(super) struct Told {
-    /// What the machines of members are called, by peer.
+    /// Names of members' machines, by peer.
     names: HashMap<String, String>,
     since: Instant,
     lines: u32,
@@ -47,7 +47,7 @@ impl Told {
         }
     }
 
-    /// How a peer is called in a line.
+    /// Name of a peer in a line.
     fn peer(&self, peer: &str) -> String {
         let id = match self.whole {
             true => peer,
@@ -198,7 +198,7 @@ mod tests {
         };
         let said = (0..MAX_LINES + 7).filter_map(|_| told.line(&event, now));
         assert_eq!(said.count(), MAX_LINES as usize);
-        // What matters is said all the same.
+        // Events that matter are said all the same.
         let backup = NodeEvent::BackupFailed {
             set: String::new(),
             message: String::new(),

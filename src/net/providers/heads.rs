@@ -19,7 +19,7 @@ use crate::net::switchboard::Mailbox;
 
 /// How long a search may take.
 pub const FIND_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long further answers are waited for once one holds, by who is in a hurry.
+/// Time for which a caller in a hurry waits for further answers once one holds.
 pub const GRACE: Duration = Duration::from_secs(1);
 /// Answers that one search looks at.
 const MAX_ANSWERS: usize = 64;
@@ -234,7 +234,7 @@ async fn collect(
 ) -> Vec<(PeerId, Vec<u8>)> {
     let mut until = Instant::now() + FIND_TIMEOUT;
     let mut all = Vec::new();
-    // What came in time counts.
+    // Answers that came in time count.
     while let Ok(Some((peer, answer))) = timeout_at(until, answers.recv()).await {
         if grace < FIND_TIMEOUT && holds(&answer, &id) {
             until = until.min(Instant::now() + grace);
@@ -274,7 +274,7 @@ mod tests {
         HeadRecord::new(entry)
     }
 
-    /// What a search gives after `answers`, each with the seconds at which it comes, when it never ends by itself; and how long it took.
+    /// Number of answers that a search gives after `answers`, each with the seconds at which it comes, when it never ends by itself; and how long it took.
     async fn wait_for(answers: Vec<(u64, Vec<u8>)>, grace: Duration) -> (usize, Duration) {
         let (sender, receiver) = mpsc::channel(MAX_ANSWERS);
         let id = record().id();

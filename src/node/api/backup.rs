@@ -113,7 +113,7 @@ pub struct BackupReply {
     pub to_read: u64,
     /// What could not be read, or changed meanwhile.
     pub unreadable: Vec<Unreadable>,
-    /// What no backup takes: directories of libernet itself, and sockets.
+    /// Paths that no backup takes: directories of libernet itself, and sockets.
     #[serde(default)]
     pub left_out: Vec<Unreadable>,
     /// Patterns that matched nothing.
@@ -124,7 +124,7 @@ pub struct BackupReply {
     pub copies: CopiesReply,
 }
 
-/// What snapshots must have to be meant. Nothing said: all of them are.
+/// Properties that snapshots must have to be meant. Nothing said: all of them are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Choice {
@@ -199,7 +199,7 @@ pub struct SnapshotInfo {
     pub machine: String,
     /// Name of the set.
     pub set: String,
-    /// What was backed up, as [`shown`].
+    /// Paths that were backed up, as [`shown`].
     pub paths: Vec<String>,
     /// Tags.
     pub tags: Vec<String>,
@@ -308,7 +308,7 @@ pub struct RestoreReply {
     /// Attributes that the system refused to files that are there.
     #[serde(default)]
     pub refused: Vec<MissingPart>,
-    /// How many attributes that are in all.
+    /// Number of all such attributes.
     #[serde(default)]
     pub refused_total: u64,
     /// Entries whose owner or group is another than it was: only root can give them away.

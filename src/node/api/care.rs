@@ -28,7 +28,7 @@ pub struct Forget {
     /// Judge only snapshots with this tag.
     #[serde(default)]
     pub tag: Option<String>,
-    /// What the snapshots of one group have in common: each group is judged by itself. Missing: machine
+    /// Properties that the snapshots of one group have in common: each group is judged by itself. Missing: machine
     /// and set, and without a set the paths, too, unless a tag chooses the snapshots.
     #[serde(default)]
     pub group_by: Option<BTreeSet<Part>>,
@@ -113,7 +113,7 @@ pub struct PruneReply {
     pub left_alone: u64,
     /// Blocks removed; after a dry run, that would be.
     pub freed_blocks: u64,
-    /// Those of them that interrupted runs had stored.
+    /// Blocks among them that interrupted runs had stored.
     #[serde(default)]
     pub interrupted_blocks: u64,
     /// Their bytes.
@@ -171,10 +171,10 @@ pub struct CheckReply {
     /// Blocks that can't be read now, which says nothing about them: the first of them. They stay.
     #[serde(default)]
     pub unreadable: Vec<Damage>,
-    /// How many there are in all.
+    /// Number of all such blocks.
     #[serde(default)]
     pub unreadable_total: u64,
-    /// What peers hold, with `remote`.
+    /// Blocks that peers hold, with `remote`.
     pub holders: Vec<Holder>,
     /// Outcome of making the index again, when that was asked for. The command does it before a node
     /// answers.
@@ -208,7 +208,7 @@ pub struct RebuildReply {
     pub whole_index: bool,
     /// The root of the pin that keeps blocks that nothing else refers to.
     pub kept: Option<BlockId>,
-    /// How many it keeps.
+    /// Number of blocks that it keeps.
     pub kept_blocks: u64,
 }
 
@@ -234,7 +234,7 @@ pub struct Damage {
     pub path: String,
     /// The block.
     pub block: BlockId,
-    /// What is wrong: `missing`, `corrupt`, `not readable now`, `malformed`, and why it could not
+    /// Fault of the block: `missing`, `corrupt`, `not readable now`, `malformed`, and why it could not
     /// be mended.
     pub reason: String,
 }

@@ -22,7 +22,7 @@ pub struct CopiesReply {
 pub struct HolderState {
     /// Its node.
     pub peer: String,
-    /// What it is called; empty when it is not known to any ring of this node.
+    /// Its name; empty when it is not known to any ring of this node.
     pub name: String,
     /// Whether it is connected.
     pub online: bool,
@@ -40,7 +40,7 @@ pub struct Health {
 }
 call!(Health, "health", HealthReply);
 
-/// What [`Health`] found.
+/// Answer to [`Health`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct HealthReply {
     /// The sets that are configured, that have snapshots, or whose backups ask for copies, by name.
@@ -48,7 +48,7 @@ pub struct HealthReply {
     /// Whether this machine has an owner; without one it backs nothing up.
     #[serde(default)]
     pub owner: bool,
-    /// What keeps this node from knowing, or from doing what the sets say.
+    /// Reasons that keep this node from knowing, or from doing what the sets say.
     #[serde(default)]
     pub problems: Vec<String>,
     /// Reasons why members refuse backups: their clocks, or this machine's, are wrong.
@@ -65,7 +65,7 @@ impl HealthReply {
     }
 }
 
-/// How one set's backups stand.
+/// State of one set's backups.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetHealth {
     /// The set's name; empty for paths given by hand.
@@ -74,7 +74,7 @@ pub struct SetHealth {
     pub copies_min: u32,
     /// Copies asked for.
     pub copies_asked: u32,
-    /// How many machines may be lost at the same time, whichever, without losing a backup.
+    /// Machines that may be lost at the same time, whichever, without losing a backup.
     pub survives: u32,
     /// Backups whose blocks are not on this machine any more, though nobody forgot them. Their copies stay where they are.
     #[serde(default, skip_serializing_if = "is_zero")]

@@ -107,7 +107,7 @@ pub struct PutReply {
     pub new_bytes: u64,
     /// Files that are not in the bundle, or not as they are now.
     pub unreadable: Vec<Unreadable>,
-    /// What no put takes: directories of libernet itself, and sockets.
+    /// Paths that no put takes: directories of libernet itself, and sockets.
     #[serde(default)]
     pub left_out: Vec<Unreadable>,
     /// Peers that took the announcement of the root; 0 when nobody was there to tell.

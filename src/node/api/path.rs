@@ -1,4 +1,4 @@
-//! How paths travel in JSON, so that every path arrives as the bytes that it is.
+//! Paths in JSON: every path arrives as the bytes that it is.
 //!
 //! In requests a path is text where it is UTF-8, and `{"hex":"2f66ff"}` where it is not. Answers are read by people and by
 //! scripts that expect text: there a name or path is always text, in which `\xff` stands for a byte that is not part of any

@@ -122,13 +122,13 @@ pub struct RingMember {
 pub const MAX_CLOCK_GAP_S: i64 = 3600;
 
 impl RingMember {
-    /// What is wrong with its clock, when something is.
+    /// Trouble with its clock, when there is any.
     pub fn clock_trouble(&self) -> Option<String> {
         clock_trouble(&self.name, &self.peer, self.clock_ahead_s?)
     }
 }
 
-/// What is wrong with a member's clock, or with this machine's, when they are far apart.
+/// Trouble with a member's clock, or with this machine's, when they are far apart.
 pub fn clock_trouble(name: &str, peer: &str, ahead_s: i64) -> Option<String> {
     let apart = ahead_s.unsigned_abs();
     if apart <= MAX_CLOCK_GAP_S.unsigned_abs() {
@@ -161,10 +161,10 @@ pub struct RingLeave {
 }
 call!(RingLeave, "ring-leave", RingLeft);
 
-/// What [`RingLeave`] did, and which copies went with it. Without force none do.
+/// Ring that [`RingLeave`] left, and the copies that went with it. Without force none do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RingLeft {
-    /// What the ring was called here.
+    /// Name that the ring had here.
     pub ring: String,
     /// Backups of others that are kept here and that no member who answered keeps, too.
     #[serde(default)]

@@ -17,7 +17,7 @@ use crate::time;
 
 /// Where a prune that was cut off left its journal, below the data directory.
 const JOURNAL_DIR: &str = "prune";
-/// How long a prune that nobody asked for leaves what interrupted runs stored.
+/// Time for which a prune that nobody asked for leaves what interrupted runs stored.
 const SPARE_INTERRUPTED_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Whole shares of a hundredth of a percent.
 const FULL_PERCENT: f64 = 100.0;

@@ -321,7 +321,7 @@ fn info(link: &Link, machine: &str, summary: &backup::Summary) -> SnapshotInfo {
     }
 }
 
-/// What a report names, for an answer.
+/// Paths that a report names, for an answer.
 pub(super) fn unreadable(files: Vec<bundle::Unreadable>) -> Vec<Unreadable> {
     let files = files.into_iter().take(MAX_NAMED);
     files

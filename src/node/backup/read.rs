@@ -293,7 +293,7 @@ struct Chosen {
 }
 
 impl Chosen {
-    /// What patterns stand for. A relative one starts at the part that is asked for; where all is, at each path that was
+    /// Lines that patterns stand for. A relative one starts at the part that is asked for; where all is, at each path that was
     /// backed up as well.
     async fn lines(
         &self,
@@ -344,7 +344,7 @@ impl Chosen {
         Ok(real.map(|real| Path::new("/").join(real)))
     }
 
-    /// What a path names: as it was typed, and where it leads on this machine when the snapshot has nothing there. A symlink
+    /// Place that a path names: as it was typed, and where it leads on this machine when the snapshot has nothing there. A symlink
     /// that was named when the snapshot was made stands for what it led to; any other one is meant itself.
     async fn place(&self, bundle: &Bundle, path: &Path) -> Result<Found, CallError> {
         let typed = path.as_os_str().as_bytes();

@@ -39,7 +39,7 @@ impl Writer {
     }
 }
 
-/// What is left of a pin that is being removed; `abandoned_ms` as the record has it.
+/// Record of a pin that is being removed; `abandoned_ms` as the record has it.
 fn removing_record(abandoned_ms: u64) -> Vec<u8> {
     let record = wire::Pin {
         state: State::Removing.into(),

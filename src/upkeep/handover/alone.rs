@@ -1,4 +1,4 @@
-//! What others would lose with this node: backups that are kept here and, as far as members say, nowhere else.
+//! Backups that others would lose with this node: they are kept here and, as far as members say, nowhere else.
 //!
 //! A member's word is enough: this is to warn, and nothing is dropped because of it. Deliberately absent: handing over (`leave`).
 
@@ -18,7 +18,7 @@ use crate::upkeep::heads::is_head_lease;
 /// Backups of others that no member who answers keeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Alone {
-    /// How many.
+    /// Number of backups.
     pub backups: u64,
     /// Bytes of their blocks; what several backups share counts for each.
     pub bytes: u64,
@@ -27,7 +27,7 @@ pub struct Alone {
 /// Asks these members which of the backups that are whole here they keep, too. Who does not answer counts as keeping nothing.
 ///
 /// # Errors
-/// Those of the store.
+/// Errors of the store.
 pub async fn only_here(depot: &Depot, members: &[PeerId]) -> Result<Alone, store::Error> {
     let store = depot.store().clone();
     let mut of_owner: BTreeMap<[u8; 32], BTreeMap<BlockId, u64>> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! How long files take: the wait before the first byte of each, apart from the rate at which the rest comes.
+//! Time that files take: the wait before the first byte of each, apart from the rate at which the rest comes.
 //!
 //! A few small files take as long as looking for their blocks does, which says nothing of how fast a large backup comes back. The two
 //! are told apart by a line through (bytes, seconds) of the files of the sample, by least squares.
@@ -10,7 +10,7 @@ const MIN_BYTES: u64 = 1 << 20;
 /// The line explains this part of the differences in time, at least; with less the times say nothing of the sizes.
 const MIN_EXPLAINED: f64 = 0.25;
 
-/// What a sample tells.
+/// Latency and rate that a sample tells.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Pace {
     /// Seconds before a file's first byte, on the average.

@@ -262,7 +262,7 @@ fn small_files_of_earlier_processes_are_merged() {
     assert_eq!((check.checked, check.corrupt.len()), (150, 0));
 }
 
-/// What is left of many small blocks that are gone is not their index.
+/// Index entries of many small blocks that are gone do not stay.
 #[test]
 fn the_index_gives_its_space_back() {
     let dir = tempfile::tempdir().expect("a directory");
