@@ -1,8 +1,8 @@
-//! Picking one of several things by what people call it: a whole name or id, or a beginning that only
-//! one of them has.
+//! Picking one of several things by what people call it: a whole name or id, or a beginning that
+//! only one of them has.
 //!
-//! Every command that shows a name takes it, and goes by these rules. A whole name always wins over a
-//! beginning: nobody has to rename "docs" because there is "docs-old".
+//! Every command that shows a name takes it, and goes by these rules. A whole name always wins over
+//! a beginning: nobody has to rename "docs" because there is "docs-old".
 
 use std::fmt;
 

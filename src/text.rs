@@ -1,7 +1,8 @@
 //! Text from elsewhere (names of files, of machines, of peers) that is safe to show to a person.
 //!
-//! Terminals obey control characters, and terminals and browsers alike obey marks that reorder or hide what stands around them: a
-//! file `gpj.exe` can look like `exe.jpg`. Deliberately absent: what HTML or JSON need besides.
+//! Terminals obey control characters, and terminals and browsers alike obey marks that reorder or
+//! hide what stands around them: a file `gpj.exe` can look like `exe.jpg`. Deliberately absent:
+//! what HTML or JSON need besides.
 
 /// The text with control characters, and with marks that reorder or hide text, as escapes.
 pub fn printable(text: &str) -> String {
@@ -16,8 +17,8 @@ pub fn printable(text: &str) -> String {
     safe
 }
 
-/// Whether a character reorders, hides or breaks text without being a control character: marks for bidirectional text (UAX #9),
-/// characters without width, line separators, tags.
+/// Whether a character reorders, hides or breaks text without being a control character: marks for
+/// bidirectional text (UAX #9), characters without width, line separators, tags.
 const fn misleads(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'

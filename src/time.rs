@@ -1,5 +1,5 @@
-//! Wall-clock time as a number that can be stored, a clock that only goes on, one that tests can set,
-//! and the zone in which people read times.
+//! Wall-clock time as a number that can be stored, a clock that only goes on, one that tests can
+//! set, and the zone in which people read times.
 //!
 //! Policy never asks what time it is: it gets a [`Timestamp`] as an argument. What fades or waits
 //! within one run goes by a [`SteadyClock`]; what is stored, or told to others, by the machine's.
@@ -64,7 +64,8 @@ pub fn zone_problem(tz: Option<&str>) -> Option<String> {
 /// Longest time that a person may give for something to take, in seconds: a week.
 const MAX_SECONDS: u64 = 7 * 24 * 3600;
 
-/// Reads how long something may take, in seconds: `30s`, `10m`, `2h`, `7d`; a number alone is seconds.
+/// Reads how long something may take, in seconds: `30s`, `10m`, `2h`, `7d`; a number alone is
+/// seconds.
 ///
 /// # Errors
 /// Another form, or a time that is not between a second and a week, in words.

@@ -246,7 +246,8 @@ impl Archive {
         if Some(&whole) != local.as_ref()
             && let Err(error) = heads.keep(whole.clone()).await
         {
-            // It is in this machine's file all the same, and on a disk that can't be written backups can still be read.
+            // It is in this machine's file all the same, and on a disk that can't be written
+            // backups can still be read.
             tracing::warn!(%error, "the head of the backups is not among those that this node keeps");
         }
         Ok(Some(whole))
@@ -547,9 +548,8 @@ pub(super) fn put_pinned(store: &dyn Store, block: &Block, pin: PinId) -> Result
     Ok(())
 }
 
-/// The head that this machine wrote last. A file that is damaged counts as none: the head is elsewhere, too.
-/// When a machine of `owner` last wrote its log, by the file with the head in `data_dir`; none before the first time. Needs no keys and
-/// no store.
+/// Time at which a machine of `owner` last wrote its log, by the file with the head in `data_dir`;
+/// none before the first time. Needs no keys and no store.
 ///
 /// # Errors
 /// [`Error::File`].
@@ -565,6 +565,8 @@ pub fn last_written(
     Ok(entry.map(|entry| Timestamp(entry.time_ms())))
 }
 
+/// Head that this machine wrote last. A file that is damaged counts as none: the head is
+/// elsewhere, too.
 fn read_head(path: &Path) -> Result<Option<HeadRecord>, Error> {
     let failed = |source| Error::File {
         what: "reading",

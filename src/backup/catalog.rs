@@ -1,8 +1,8 @@
 //! All snapshots of an owner, in one order: which is the latest, and which are meant.
 //!
-//! Clocks are set wrong, and one run under a clock that is years ahead must not hide all later ones. So
-//! each machine's log decides which of its snapshots is the newer; its clock only says where they stand
-//! among those of other machines.
+//! Clocks are set wrong, and one run under a clock that is years ahead must not hide all later
+//! ones. So each machine's log decides which of its snapshots is the newer; its clock only says
+//! where they stand among those of other machines.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -27,14 +27,14 @@ pub struct Listed {
     pub machine_name: String,
     /// The snapshot.
     pub logged: Logged,
-    /// When it was made: what the machine's clock said; where its log shows that the clock was wrong,
-    /// the time of the snapshot before it.
+    /// When it was made: what the machine's clock said; where its log shows that the clock was
+    /// wrong, the time of the snapshot before it.
     pub made: Timestamp,
 }
 
 impl Listed {
-    /// Whether the machine's clock was wrong when it made this: its log says so, or the time is yet to
-    /// come.
+    /// Whether the machine's clock was wrong when it made this: its log says so, or the time is yet
+    /// to come.
     pub fn is_misdated(&self, now: Timestamp) -> bool {
         let started = self.logged.summary.started;
         let (early, late) = (started.min(self.made), started.max(self.made));
@@ -84,7 +84,8 @@ impl Catalog {
         }
         let mut placed = Vec::new();
         for mut of_machine in machines.into_values() {
-            // Snapshots without a number are older than all that have one; a log has at least the number 1.
+            // Snapshots without a number are older than all that have one; a log has at least the
+            // number 1.
             of_machine.sort_by_key(|listed| {
                 let logged = &listed.logged;
                 (
@@ -107,7 +108,8 @@ impl Catalog {
         &self.snapshots
     }
 
-    /// The snapshot that `text` means: `latest`, the first digits (at least four) of its id in hex, or its whole id.
+    /// The snapshot that `text` means: `latest`, the first digits (at least four) of its id in hex,
+    /// or its whole id.
     ///
     /// # Errors
     /// [`Error::NoSnapshots`], [`Error::NoSuchSnapshot`], [`Error::Ambiguous`].
@@ -126,8 +128,8 @@ impl Catalog {
     /// The snapshots that are chosen, oldest first.
     ///
     /// # Errors
-    /// [`Error::Name`] for a set, a machine or a tag that no snapshot has, [`Error::NoneChosen`] when
-    /// there is no snapshot with all of that.
+    /// [`Error::Name`] for a set, a machine or a tag that no snapshot has, [`Error::NoneChosen`]
+    /// when there is no snapshot with all of that.
     pub fn choose(&self, choice: &Choice) -> Result<Vec<&Listed>, Error> {
         let known = choice.resolve(&self.snapshots)?;
         let chosen = self
@@ -144,8 +146,9 @@ impl Catalog {
 
 /// Gives each snapshot of one machine its time, and its place among those of all machines.
 ///
-/// The clock is believed where it goes on from snapshot to snapshot, in the longest row of them that
-/// there is. Any other snapshot, and one of a time that is yet to come, is as old as the one before it.
+/// The clock is believed where it goes on from snapshot to snapshot, in the longest row of them
+/// that there is. Any other snapshot, and one of a time that is yet to come, is as old as the one
+/// before it.
 fn place(mut snapshots: Vec<Listed>, latest_credible: Timestamp) -> Vec<(Timestamp, Listed)> {
     let started: Vec<Timestamp> = snapshots.iter().map(|listed| listed.made).collect();
     let credible: Vec<usize> = (0..started.len())
@@ -176,7 +179,8 @@ fn place(mut snapshots: Vec<Listed>, latest_credible: Timestamp) -> Vec<(Timesta
         .collect()
 }
 
-/// The places of the longest row of times that never go back; of several the one that ends earliest.
+/// The places of the longest row of times that never go back; of several the one that ends
+/// earliest.
 fn longest_row(times: &[Timestamp]) -> Vec<usize> {
     // The last place of the best row of each length, and what is before each place in its row.
     let mut ends: Vec<usize> = Vec::new();
@@ -365,8 +369,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the clocks said, each machine's snapshots are in the order of its log, and a clock
-        /// that only went on is believed.
+        /// Whatever the clocks said, each machine's snapshots are in the order of its log, and a
+        /// clock that only went on is believed.
         #[test]
         fn the_order_of_a_log_stays(times in proptest::collection::vec(0u64..50, 1..12), others in proptest::collection::vec(0u64..50, 0..6), now in 0u64..60) {
             let days = |times: &[u64]| times.iter().map(|day| day * DAY_MS).collect::<Vec<_>>();

@@ -1,7 +1,9 @@
 //! Checking: whether everything that an owner's snapshots need is here, whole, and what it should be.
 //!
-//! A snapshot that this machine's log names and that nothing keeps here is pinned again. Logs, snapshots and trees are always read to the last byte and hashed; of the data blocks all must be here, and a share of them is read. What
-//! is missing or damaged is fetched from whoever has it, and named with the first snapshot and path that need it, made good or not.
+//! A snapshot that this machine's log names and that nothing keeps here is pinned again. Logs,
+//! snapshots and trees are always read to the last byte and hashed; of the data blocks all must be
+//! here, and a share of them is read. What is missing or damaged is fetched from whoever has it,
+//! and named with the first snapshot and path that need it, made good or not.
 //!
 //! Invariants: each block is looked at once, however many snapshots share it, as long as there are no more than
 //! [`MAX_REMEMBERED`] (beyond that some are looked at several times). Memory is bounded. Nothing that is well is changed.
@@ -70,7 +72,8 @@ pub struct CheckReport {
     pub errors: Vec<Damage>,
     /// How much there is in all.
     pub errors_total: u64,
-    /// Damage that was made good, with a copy from a peer or by pinning again: the first [`MAX_REPORTED`].
+    /// Damage that was made good, with a copy from a peer or by pinning again: the first
+    /// [`MAX_REPORTED`].
     pub mended: Vec<Damage>,
     /// How much of that there is in all.
     pub mended_total: u64,

@@ -19,8 +19,8 @@ pub struct Choice {
     pub tags: Vec<String>,
     /// The machine's name or key, or the beginning of one.
     pub machine: Option<String>,
-    /// A path in its several forms, such as typed and resolved: one of them, or a directory that it is
-    /// in, was backed up.
+    /// A path in its several forms, such as typed and resolved: one of them, or a directory that it
+    /// is in, was backed up.
     pub paths: Vec<PathBuf>,
 }
 
@@ -73,8 +73,8 @@ fn one_of<'a>(
     Ok((*name).to_owned())
 }
 
-/// A machine that was brought back from the words has the name of the one before and another key: its
-/// name means both.
+/// A machine that was brought back from the words has the name of the one before and another key:
+/// its name means both.
 fn machine(text: &str, snapshots: &[Listed]) -> Result<Machine, Error> {
     let keys: BTreeSet<[u8; 32]> = snapshots.iter().map(|listed| listed.machine).collect();
     let key = keys
@@ -157,7 +157,8 @@ mod tests {
     use crate::backup::{Log, Summary};
     use crate::time::Timestamp;
 
-    /// Two machines called laptop, the later one brought back from the words, and one called server.
+    /// Two machines called laptop, the later one brought back from the words, and one called
+    /// server.
     fn catalog() -> Catalog {
         let mut logs = Vec::new();
         for (number, name, set, tag, path) in [

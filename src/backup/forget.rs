@@ -40,8 +40,8 @@ pub struct Forgot {
     pub kept: Vec<(Listed, Vec<&'static str>)>,
     /// Snapshots that go.
     pub forgotten: Vec<Listed>,
-    /// Snapshots that were not judged for no other reason than that other machines made them. A machine
-    /// that was set up anew from the words is another one than before.
+    /// Snapshots that were not judged for no other reason than that other machines made them. A
+    /// machine that was set up anew from the words is another one than before.
     pub others: u64,
     /// Tags of the rules that no snapshot has that was judged.
     pub unknown_tags: Vec<String>,
@@ -53,8 +53,8 @@ pub struct Forgot {
 ///
 /// # Errors
 /// [`Error::NoSuchSnapshot`] and [`Error::Ambiguous`] for a wrong name, [`Error::Name`] and
-/// [`Error::NoneChosen`] for a set, a tag or a path that no snapshot has: nothing is forgotten then.
-/// [`Error::LogFull`].
+/// [`Error::NoneChosen`] for a set, a tag or a path that no snapshot has: nothing is forgotten
+/// then. [`Error::LogFull`].
 pub async fn forget(
     archive: &Archive,
     member: &Membership,

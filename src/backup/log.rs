@@ -4,11 +4,12 @@
 //! plaintext = "LNBACKLG" | version (1 byte) | protobuf Log
 //! ```
 //!
-//! Snapshots of an owner are the union of all logs' snapshots without those that any of them forgets
-//! ([`Catalog`](super::Catalog)): machines that write at the same time never undo one another.
+//! Snapshots of an owner are the union of all logs' snapshots without those that any of them
+//! forgets ([`Catalog`](super::Catalog)): machines that write at the same time never undo one
+//! another.
 //!
-//! Which snapshot of a machine is the newer one is what its log says ([`Logged::sequence`]), never what
-//! its clock said: a clock that was years ahead for one run would hide every later run.
+//! Which snapshot of a machine is the newer one is what its log says ([`Logged::sequence`]), never
+//! what its clock said: a clock that was years ahead for one run would hide every later run.
 
 use std::collections::BTreeSet;
 
@@ -40,8 +41,8 @@ pub struct Logged {
     pub snapshot: Link,
     /// What lists show of it.
     pub summary: Summary,
-    /// Number of the log in which it was first named; later snapshots have larger ones. 0: it is older
-    /// than all that have a number.
+    /// Number of the log in which it was first named; later snapshots have larger ones. 0: it is
+    /// older than all that have a number.
     pub sequence: u64,
 }
 
@@ -115,8 +116,8 @@ impl Log {
         Ok(())
     }
 
-    /// Numbers the snapshots that were not there `before` and have no number: this is the log with this
-    /// number. What takes the place of a snapshot brings that one's number.
+    /// Numbers the snapshots that were not there `before` and have no number: this is the log with
+    /// this number. What takes the place of a snapshot brings that one's number.
     pub fn number(&mut self, before: &Self, sequence: u64) {
         for logged in &mut self.snapshots {
             if logged.sequence == 0 && !before.has(&logged.snapshot.id) {
@@ -310,7 +311,8 @@ pub(super) mod tests {
         ));
     }
 
-    /// A program that does not count reads what one that counts has written, and the other way round.
+    /// A program that does not count reads what one that counts has written, and the other way
+    /// round.
     #[test]
     fn new_snapshots_are_numbered_once() {
         let mut log = log(7, &[1]);

@@ -7,7 +7,8 @@
 //! - [`owner`]: words, keys, and the file in which a machine keeps its part of them.
 //! - [`Archive`]: head, logs and [`Catalog`] of one owner; the only place that writes a log.
 //! - [`run`]: one backup. [`forget`], [`prune`], [`check`]: what is done with what is there. Restoring is `bundle::extract` of a snapshot's tree.
-//! - [`retention`], [`schedule`]: pure policy. [`sets`]: what is backed up again and again. [`Choice`]: which snapshots a command means.
+//! - [`retention`], [`schedule`]: pure policy. [`sets`]: what is backed up again and again.
+//!   [`Choice`]: which snapshots a command means.
 //!
 //! # Invariants
 //!

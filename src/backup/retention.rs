@@ -1,14 +1,14 @@
 //! Which snapshots to keep: pure policy.
 //!
-//! Rules add up: a snapshot is kept when any rule keeps it. `last` keeps the newest; each calendar rule
-//! keeps the newest snapshot of each of the latest hours, days, weeks (ISO 8601), months or years that
-//! have one; `within` keeps what is younger; `tags` keeps what carries one of them.
+//! Rules add up: a snapshot is kept when any rule keeps it. `last` keeps the newest; each calendar
+//! rule keeps the newest snapshot of each of the latest hours, days, weeks (ISO 8601), months or
+//! years that have one; `within` keeps what is younger; `tags` keeps what carries one of them.
 //!
-//! Snapshots are judged in groups: a laptop's nightly run doesn't use up the days of a server's. A set is
-//! known by its name, whatever paths it has had ([`Grouping`]).
+//! Snapshots are judged in groups: a laptop's nightly run doesn't use up the days of a server's. A
+//! set is known by its name, whatever paths it has had ([`Grouping`]).
 //!
-//! No rule at all keeps everything: an empty policy must never forget. No rule takes the last snapshot of
-//! a group either: that is done by its id.
+//! No rule at all keeps everything: an empty policy must never forget. No rule takes the last
+//! snapshot of a group either: that is done by its id.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -137,8 +137,8 @@ pub struct Verdict<'a> {
     pub reasons: Vec<&'static str>,
 }
 
-/// Verdicts of the policy on the snapshots, in the order in which they are given, which is that of the
-/// catalog: oldest first. `zone` says when a day begins.
+/// Verdicts of the policy on the snapshots, in the order in which they are given, which is that of
+/// the catalog: oldest first. `zone` says when a day begins.
 pub fn judge<'a>(
     policy: &Policy,
     snapshots: &[&'a Listed],

@@ -63,8 +63,8 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// When the next run is due: `now` when there was none yet or one was missed. `last` is when the last
-    /// one began, `zone` is that of the clock on the wall.
+    /// When the next run is due: `now` when there was none yet or one was missed. `last` is when
+    /// the last one began, `zone` is that of the clock on the wall.
     pub fn next_after(self, last: Option<Timestamp>, now: Timestamp, zone: &TimeZone) -> Timestamp {
         match last {
             // Counted from a clock that was ahead, no run would be due before that time comes.
@@ -75,8 +75,8 @@ impl Schedule {
         }
     }
 
-    /// When the first run was due of those that were missed since the last one began; none before two
-    /// were missed: one may be under way.
+    /// When the first run was due of those that were missed since the last one began; none before
+    /// two were missed: one may be under way.
     pub fn overdue_since(
         self,
         last: Timestamp,
@@ -442,8 +442,8 @@ mod tests {
             daily.next_after(Some(now), now, &TimeZone::UTC),
             at("2026-06-10T03:00:00Z")
         );
-        // The last run is said to be in the future, as the clock was wrong then: it counts for nothing, or
-        // the next one would wait for years.
+        // The last run is said to be in the future, as the clock was wrong then: it counts for
+        // nothing, or the next one would wait for years.
         let ahead = Some(at("2030-01-01T00:00:00Z"));
         assert_eq!(daily.next_after(ahead, now, &TimeZone::UTC), now);
         assert!(daily.is_due(ahead, now, &TimeZone::UTC));

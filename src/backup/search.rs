@@ -40,11 +40,13 @@ pub struct Hits {
     pub unread: Vec<(BlockId, Error)>,
 }
 
-/// Looks through `snapshots` for names that match `pattern`: a line in the syntax of `.gitignore`, where `*.txt` and `docs/*.txt` match at
-/// any depth, and `/home/*/x` from the root. A tree that equals one that was looked through already is not read again. Stops after `limit` matches.
+/// Looks through `snapshots` for names that match `pattern`: a line in the syntax of `.gitignore`,
+/// where `*.txt` and `docs/*.txt` match at any depth, and `/home/*/x` from the root. A tree that
+/// equals one that was looked through already is not read again. Stops after `limit` matches.
 ///
 /// # Errors
-/// [`Error::Bundle`] or [`Error::Setting`] for a wrong pattern. A snapshot that can't be read is reported.
+/// [`Error::Bundle`] or [`Error::Setting`] for a wrong pattern. A snapshot that can't be read is
+/// reported.
 pub async fn find_files(
     source: Arc<dyn BlockSource>,
     snapshots: &[Listed],

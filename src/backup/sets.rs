@@ -260,11 +260,12 @@ impl Sets {
         Ok(())
     }
 
-    /// Removes the set of that name; when there is none, that path from the one set that has it; when
-    /// none has, the set whose name begins so.
+    /// Removes the set of that name; when there is none, that path from the one set that has it;
+    /// when none has, the set whose name begins so.
     ///
     /// # Errors
-    /// [`Error::Name`] when there is none of that, [`Error::Setting`] when several sets have the path.
+    /// [`Error::Name`] when there is none of that, [`Error::Setting`] when several sets have the
+    /// path.
     pub fn remove(&mut self, name: &str, path: Option<&Path>) -> Result<Removed, Error> {
         if let Some(at) = self.0.iter().position(|set| set.name == name) {
             return Ok(Removed::Set(self.0.remove(at).name));

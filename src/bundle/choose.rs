@@ -1,8 +1,9 @@
 //! Which part of a bundle is wanted, and in which order.
 //!
-//! Patterns are [`Line`]s in the syntax of `.gitignore`, read the other way round: what matches is wanted, with everything
-//! below it; `!` takes back. One with a slash is anchored at the root of what is chosen from. Directories in which nothing
-//! can match are not loaded; the others come only if something wanted is in them.
+//! Patterns are [`Line`]s in the syntax of `.gitignore`, read the other way round: what matches is
+//! wanted, with everything below it; `!` takes back. One with a slash is anchored at the root of
+//! what is chosen from. Directories in which nothing can match are not loaded; the others come only
+//! if something wanted is in them.
 
 use std::collections::VecDeque;
 use std::path::Path;

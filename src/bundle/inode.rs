@@ -1,9 +1,9 @@
 //! An inode's attributes: what a put reads and an extraction sets.
 //!
 //! A symlink, a named pipe, a device, or a file that may not be read has no ordinary descriptor.
-//! An inode of that kind is pinned (`O_PATH`) and reached through `/proc/self/fd`, so that every call is
-//! about the inode that was looked at, whatever its name leads to by then. Deliberately absent:
-//! which attributes are wanted, and what a refusal means.
+//! An inode of that kind is pinned (`O_PATH`) and reached through `/proc/self/fd`, so that every
+//! call is about the inode that was looked at, whatever its name leads to by then. Deliberately
+//! absent: which attributes are wanted, and what a refusal means.
 
 use std::os::fd::{AsFd, BorrowedFd};
 #[cfg(target_os = "linux")]

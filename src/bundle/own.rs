@@ -1,9 +1,9 @@
 //! libernet's own directories: no put takes them, no extraction enters or replaces them.
 //!
-//! A data directory is recognised in two ways. That of this node is known by its device and inode, under
-//! whatever name it is reached. Any other one, also one that was copied or moved away, is known by its
-//! content: a `node.key` or an `owner.key` that begins as libernet writes them. A store without a data
-//! directory around it is known by the [`STORE_TAG`] in its `CACHEDIR.TAG`.
+//! A data directory is recognised in two ways. That of this node is known by its device and inode,
+//! under whatever name it is reached. Any other one, also one that was copied or moved away, is
+//! known by its content: a `node.key` or an `owner.key` that begins as libernet writes them. A
+//! store without a data directory around it is known by the [`STORE_TAG`] in its `CACHEDIR.TAG`.
 //!
 //! Deliberately absent: names. A directory called `libernet` without these marks is like any other.
 
@@ -20,8 +20,8 @@ use super::{quiet, stat};
 pub(super) const CACHE_TAG: &str = "CACHEDIR.TAG";
 /// First bytes of [`CACHE_TAG`] where it is meant so.
 pub(super) const CACHE_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
-/// Content of `CACHEDIR.TAG` in the directory of a store. Other backup programs leave the store out by
-/// it: its files change while they are read, and a copy of them is of no use.
+/// Content of `CACHEDIR.TAG` in the directory of a store. Other backup programs leave the store out
+/// by it: its files change while they are read, and a copy of them is of no use.
 pub const STORE_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # The blocks of libernet. What is backed up here is kept by copies on other nodes,\n\
     # not by copies of these files: they change while they are read.\n";
@@ -53,14 +53,16 @@ impl Own {
         self.is_this_node(directory) || MARKS.iter().any(|mark| is_marked(directory, mark))
     }
 
-    /// As [`is`](Self::is), for a directory whose names are known: a look at them saves opening what is not there.
+    /// As [`is`](Self::is), for a directory whose names are known: a look at them saves opening
+    /// what is not there.
     pub(super) fn is_with(self, directory: impl AsFd, has: impl Fn(&[u8]) -> bool) -> bool {
         let directory = directory.as_fd();
         let mut marks = MARKS.iter().filter(|(name, _)| has(name.as_bytes()));
         self.is_this_node(directory) || marks.any(|mark| is_marked(directory, mark))
     }
 
-    /// The directory of libernet that `path` names or lies in. `path` is absolute and resolved; it need not exist.
+    /// The directory of libernet that `path` names or lies in. `path` is absolute and resolved; it
+    /// need not exist.
     pub fn around(self, path: &Path) -> Option<PathBuf> {
         let is_own = |above: &&Path| {
             quiet::open(above, OFlags::DIRECTORY).is_ok_and(|directory| self.is(&directory))
@@ -74,7 +76,8 @@ impl Own {
     }
 }
 
-/// Marks the directory of a store, so that it is recognised wherever it is copied to. A mark that is there stays.
+/// Marks the directory of a store, so that it is recognised wherever it is copied to. A mark that
+/// is there stays.
 ///
 /// # Errors
 /// Error of the system, such as that the disk is full or read-only.
@@ -91,7 +94,8 @@ fn is_marked(directory: BorrowedFd<'_>, (name, start): &(&str, &[u8])) -> bool {
     first_bytes(directory, name, start.len() as u64).is_some_and(|bytes| bytes == *start)
 }
 
-/// The first `limit` bytes of a regular file. Never waits for a FIFO of that name and follows no symlink.
+/// The first `limit` bytes of a regular file. Never waits for a FIFO of that name and follows no
+/// symlink.
 pub(super) fn first_bytes(directory: BorrowedFd<'_>, name: &str, limit: u64) -> Option<Vec<u8>> {
     let fd = quiet::open_at(directory, name, OFlags::NONBLOCK | OFlags::NOCTTY).ok()?;
     let stat = fs::fstat(&fd).ok()?;

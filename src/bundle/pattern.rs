@@ -1,10 +1,12 @@
-//! Lines of patterns in the syntax of `.gitignore`: for what is left out of a put, and for what is chosen from a bundle.
+//! Lines of patterns in the syntax of `.gitignore`: for what is left out of a put, and for what is
+//! chosen from a bundle.
 //!
 //! Three things are added to that syntax:
 //!
-//! - A byte that is not part of UTF-8 text is written `\xE9`. Names are bytes, and lines are text in requests and files.
-//! - A line may stand for several ([`Line`]): a relative one for each place that it may start from, one that leads
-//!   through a symlink for the place that it leads to as well.
+//! - A byte that is not part of UTF-8 text is written `\xE9`. Names are bytes, and lines are text
+//!   in requests and files.
+//! - A line may stand for several ([`Line`]): a relative one for each place that it may start from,
+//!   one that leads through a symlink for the place that it leads to as well.
 //! - Each line remembers whether it matched anything, so that a typing error can be told.
 //!
 //! Deliberately absent: what a match means. A filter leaves out what matches, a choice takes it.
@@ -22,8 +24,8 @@ use crate::file;
 
 /// Characters that mean something in a pattern.
 const SPECIAL: [char; 9] = ['*', '?', '[', ']', '{', '}', '\\', '!', '#'];
-/// Stands for byte 0 where a byte is not part of UTF-8 text, the next ones for the others: the end of the last plane
-/// for private use.
+/// Stands for byte 0 where a byte is not part of UTF-8 text, the next ones for the others: the end
+/// of the last plane for private use.
 const FIRST_BYTE: u32 = 0x10_ff00;
 
 /// A line as it was typed, and the lines that it stands for.
@@ -43,7 +45,8 @@ impl Line {
         }
     }
 
-    /// A relative line with a slash inside starts at each of these places as well. They are absolute.
+    /// A relative line with a slash inside starts at each of these places as well. They are
+    /// absolute.
     #[must_use]
     pub fn starting_at<'a>(mut self, places: impl IntoIterator<Item = &'a [u8]>) -> Self {
         for place in places {
@@ -61,8 +64,8 @@ impl Line {
         self
     }
 
-    /// Adds the places that lines with plain names at their start lead to. `resolve` gives the place of an absolute
-    /// path without symlinks, if it leads through one.
+    /// Adds the places that lines with plain names at their start lead to. `resolve` gives the
+    /// place of an absolute path without symlinks, if it leads through one.
     #[must_use]
     pub fn resolved(mut self, resolve: impl Fn(&Path) -> Option<PathBuf>) -> Self {
         for at in 0..self.forms.len() {
@@ -72,7 +75,8 @@ impl Line {
         self
     }
 
-    /// The directories that the lines lead through, as far as their names are plain. For finding out where they lead.
+    /// The directories that the lines lead through, as far as their names are plain. For finding
+    /// out where they lead.
     pub fn ways(&self) -> Vec<PathBuf> {
         let ways = self.forms.iter().filter_map(|form| plain_start(form));
         ways.map(|(_, way, _)| way).collect()
@@ -97,7 +101,8 @@ impl<T: Into<String>> From<T> for Line {
     }
 }
 
-/// The line of a pattern that a program was given as one argument: nothing in it is a comment or blank.
+/// The line of a pattern that a program was given as one argument: nothing in it is a comment or
+/// blank.
 pub fn argument(bytes: &[u8]) -> String {
     let mut line = text(bytes);
     if line.starts_with('#') {
@@ -147,8 +152,8 @@ fn literal(path: &[u8]) -> String {
     line
 }
 
-/// The sign (`!` or nothing) and the rest of a relative line with a slash inside. `None` for any other: such a line
-/// means the same wherever it starts.
+/// The sign (`!` or nothing) and the rest of a relative line with a slash inside. `None` for any
+/// other: such a line means the same wherever it starts.
 fn relative(line: &str) -> Option<(&str, &str)> {
     let (sign, rest) = match line.strip_prefix('!') {
         Some(rest) => ("!", rest),
@@ -160,7 +165,8 @@ fn relative(line: &str) -> Option<(&str, &str)> {
     is_relative.then_some((sign, rest))
 }
 
-/// A relative line with a slash inside, anchored at `place`, an absolute path. `None` for any other line.
+/// A relative line with a slash inside, anchored at `place`, an absolute path. `None` for any other
+/// line.
 pub fn anchored(line: &str, place: &[u8]) -> Option<String> {
     let (sign, rest) = relative(line)?;
     let mut above: Vec<&[u8]> = place
@@ -187,8 +193,9 @@ pub fn anchored(line: &str, place: &[u8]) -> Option<String> {
     Some(anchored)
 }
 
-/// Sign, the plain names at the start of a line that is anchored as a path, and what follows them. The last name of a
-/// line is not among the plain ones: a symlink that is named last is meant itself.
+/// Sign, the plain names at the start of a line that is anchored as a path, and what follows them.
+/// The last name of a line is not among the plain ones: a symlink that is named last is meant
+/// itself.
 fn plain_start(line: &str) -> Option<(&str, PathBuf, &str)> {
     let (sign, rest) = match line.strip_prefix('!') {
         Some(rest) => ("!", rest),
@@ -292,8 +299,8 @@ impl Patterns {
         self.0.rules.is_empty()
     }
 
-    /// Verdict of the last line that matches `path`: [`Match::Ignore`], or [`Match::Whitelist`] after a `!`. Goes by the path
-    /// itself alone, not by the directories above it.
+    /// Verdict of the last line that matches `path`: [`Match::Ignore`], or [`Match::Whitelist`]
+    /// after a `!`. Goes by the path itself alone, not by the directories above it.
     pub fn matched(&self, path: &Path, is_dir: bool) -> Match<()> {
         use std::os::unix::ffi::OsStrExt;
         let inner = &*self.0;
@@ -326,7 +333,8 @@ impl Patterns {
         }
     }
 
-    /// Lines that matched nothing so far, as they were typed. Blank ones and comments are not among them.
+    /// Lines that matched nothing so far, as they were typed. Blank ones and comments are not among
+    /// them.
     pub fn unmatched(&self) -> Vec<String> {
         let lines = self.0.lines.iter();
         lines

@@ -1,6 +1,7 @@
 //! Opening for reading without a trace: the access time of what a backup reads stays as it was.
 //!
-//! Linux allows that (`O_NOATIME`) to a file's owner and to root. What belongs to others is opened as usual.
+//! Linux allows that (`O_NOATIME`) to a file's owner and to root. What belongs to others is opened
+//! as usual.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -9,8 +10,8 @@ use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
-/// Opens `name` in `directory` for reading. `flags` beside that: never follows a symlink, and is closed
-/// in programs that are started.
+/// Opens `name` in `directory` for reading. `flags` beside that: never follows a symlink, and is
+/// closed in programs that are started.
 pub(super) fn open_at(
     directory: impl AsFd,
     name: impl Arg + Copy,

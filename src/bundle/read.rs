@@ -138,8 +138,8 @@ impl Bundle {
         part.to_hex()[..8].to_owned()
     }
 
-    /// Entry at `path`: names with slashes between, slashes at the ends don't matter, empty for the root. Symlinks on the way
-    /// are followed, one at the end is not. `None` when there is nothing.
+    /// Entry at `path`: names with slashes between, slashes at the ends don't matter, empty for the
+    /// root. Symlinks on the way are followed, one at the end is not. `None` when there is nothing.
     ///
     /// # Errors
     /// When a block on the way is missing or malformed.
@@ -148,9 +148,10 @@ impl Bundle {
         Ok(found.map(|found| found.entry))
     }
 
-    /// Entry at `path`, and its place once symlinks are followed. Only places in the bundle are ever found: a symlink that
-    /// leads out of it leads nowhere. An absolute one leads on only where the root of the bundle is that of a file system, as in
-    /// snapshots: such a root has no name.
+    /// Entry at `path`, and its place once symlinks are followed. Only places in the bundle are
+    /// ever found: a symlink that leads out of it leads nowhere. An absolute one leads on only
+    /// where the root of the bundle is that of a file system, as in snapshots: such a root has no
+    /// name.
     ///
     /// # Errors
     /// As [`lookup`](Self::lookup).

@@ -53,12 +53,13 @@ pub(super) fn maybe_sparse(stat: &Stat) -> bool {
     (stat.st_blocks as u64).saturating_mul(512) < size(stat)
 }
 
-/// Whether files of the file system that `fd` is on may say that they are empty and hold something, because their
-/// content is made when it is read: those of the kernel itself, and those of any program (FUSE).
+/// Whether files of the file system that `fd` is on may say that they are empty and hold something,
+/// because their content is made when it is read: those of the kernel itself, and those of any
+/// program (FUSE).
 #[cfg(target_os = "linux")]
 pub(super) fn has_unsized_files(fd: impl std::os::fd::AsFd) -> bool {
-    /// From `linux/magic.h`: proc, sysfs, debugfs, tracefs, securityfs, configfs, cgroup, cgroup2, pstore, bpf, binfmt_misc,
-    /// efivarfs, selinuxfs, FUSE.
+    /// From `linux/magic.h`: proc, sysfs, debugfs, tracefs, securityfs, configfs, cgroup, cgroup2,
+    /// pstore, bpf, binfmt_misc, efivarfs, selinuxfs, FUSE.
     const UNSIZED: [i64; 14] = [
         0x9fa0,
         0x6265_6572,

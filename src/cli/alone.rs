@@ -14,8 +14,8 @@ const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// Pause between two looks for the first peer.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Runs `work`, which wants the block `id` and gives up after `timeout_s`. If it is not in the store
-/// and there are no peers to ask for it, says so, and when the first one comes.
+/// Runs `work`, which wants the block `id` and gives up after `timeout_s`. If it is not in the
+/// store and there are no peers to ask for it, says so, and when the first one comes.
 pub(super) async fn tell_if_alone<T>(
     client: &Client,
     id: BlockId,

@@ -15,7 +15,8 @@ use crate::node::api::Announce;
 
 With --json: {\"ids\":[..],\"peers\"}: how many peers took a record.")]
 pub(super) struct Args {
-    /// Block ids, links, any 96 hex digits, or text:WORDS (the SHA-384 of the words in Unicode's composed form, NFC).
+    /// Block ids, links, any 96 hex digits, or text:WORDS (the SHA-384 of the words in Unicode's
+    /// composed form, NFC).
     #[arg(value_name = "ID|LINK|text:WORDS", required = true, num_args = 1..=1000)]
     ids: Vec<String>,
 }

@@ -17,8 +17,9 @@ use crate::node::api::{Reload, ReloadReply};
 
 /// Show and change settings.
 ///
-/// Flags beat environment variables, which beat the file. A running node takes over `quota`, `lend` and the limits on bandwidth at
-/// once, and everything else when it is started again. A lower quota drops what is only cached; nothing that is kept goes.
+/// Flags beat environment variables, which beat the file. A running node takes over `quota`, `lend`
+/// and the limits on bandwidth at once, and everything else when it is started again. A lower quota
+/// drops what is only cached; nothing that is kept goes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet config show                       # every setting, its value, where it is from, what it means

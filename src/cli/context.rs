@@ -1,5 +1,5 @@
-//! Context that every command shares: where the data is, the settings, how to talk to the user, and how to
-//! stop.
+//! Context that every command shares: where the data is, the settings, how to talk to the user, and
+//! how to stop.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -158,8 +158,8 @@ impl Context {
     /// own that is stopped at the end. A signal ends the work.
     ///
     /// # Errors
-    /// Failure of `work`, or the reason that keeps the node from starting. [`Exit::NotFound`] when there is no
-    /// data directory and the intent is not to bring something there.
+    /// Failure of `work`, or the reason that keeps the node from starting. [`Exit::NotFound`] when
+    /// there is no data directory and the intent is not to bring something there.
     pub async fn with_client<T>(
         &self,
         work: impl AsyncFnOnce(&Client, &Config) -> Result<T, Failure>,

@@ -21,7 +21,8 @@ const TIMEOUT_S: u64 = 20;
 With --json: {\"id\",\"local\",\"providers\":[{\"peer\",\"addresses\",\"reached\",\"has\",\"ms\"}]}
 The exit code is 4 when nobody was found and this node doesn't have it either.")]
 pub(super) struct Args {
-    /// A block id, a link, any 96 hex digits, or text:WORDS (the SHA-384 of the words in Unicode's composed form, NFC).
+    /// A block id, a link, any 96 hex digits, or text:WORDS (the SHA-384 of the words in Unicode's
+    /// composed form, NFC).
     #[arg(value_name = "ID|LINK|text:WORDS")]
     id: String,
     /// Don't ask the providers whether they really have it.

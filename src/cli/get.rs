@@ -21,8 +21,8 @@ pub(super) const MAX_NAMED: usize = 20;
 /// Fetch a bundle, or a part of it, and write it to disk.
 ///
 /// Every byte is verified. Nothing is ever written outside of the target, whatever the bundle holds. A second run with
-/// `-o PATH --overwrite changed` goes on where the first was interrupted. Without -o nothing is overwritten, and a name that begins
-/// with a dot is refused.
+/// `-o PATH --overwrite changed` goes on where the first was interrupted. Without -o nothing is
+/// overwritten, and a name that begins with a dot is refused.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet get LINK                    # under its own name in this directory
@@ -36,8 +36,8 @@ pub(super) struct Args {
     /// The link, and a path in it if only a part is wanted.
     #[arg(value_name = "LINK[/PATH]")]
     link: OsString,
-    /// Where to write; directories above it are made. A single file goes into a directory that exists
-    /// [default: its own name, here].
+    /// Where to write; directories above it are made. A single file goes into a directory that
+    /// exists [default: its own name, here].
     #[arg(short, long, visible_alias = "target", value_name = "PATH")]
     output: Option<PathBuf>,
     /// Treatment of files that exist [default: refuse a target that exists].

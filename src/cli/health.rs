@@ -6,7 +6,8 @@ use super::{output, show};
 use crate::node::api::{Health, HealthReply, HolderState, SetHealth};
 use crate::time::Timestamp;
 
-/// Show whether every backup is there, as new as it should be, and has its copies on other machines.
+/// Show whether every backup is there, as new as it should be, and has its copies on other
+/// machines.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet health

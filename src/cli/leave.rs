@@ -26,7 +26,8 @@ Ends with 0 when other nodes have everything, with 3 when there is something tha
 With --json: {\"complete\",\"leases_ended\",\"leases_passed\",\"leases_spare\",\"leases_cached\",\"leases_unfinished\",\"leases_dropped\",
   \"leases_kept\",\"leased_safe\",\"leased_alone\",\"cached_safe\",\"cached_alone\",\"handed_over\",\"handed_over_bytes\",\"rings\":[..]}, with --cancel {\"was_leaving\"}")]
 pub(super) struct Args {
-    /// Time that it may take: 30s, 10m, 2h; seconds without a unit [default: as long as something is handed over]
+    /// Time that it may take: 30s, 10m, 2h; seconds without a unit [default: as long as something
+    /// is handed over]
     #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
     /// Leave all rings as well, at the end

@@ -87,7 +87,8 @@ struct Options {
     /// Print JSON: one object, or one line an event for `up`.
     #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
-    /// Show whole ids and every detail, and log more to stderr: -v info, -vv debug, -vvv everything. RUST_LOG gives finer control.
+    /// Show whole ids and every detail, and log more to stderr: -v info, -vv debug, -vvv
+    /// everything. RUST_LOG gives finer control.
     #[arg(short, long, global = true, help_heading = "Global options", action = clap::ArgAction::Count)]
     verbose: u8,
     /// Say only errors: no progress, no notices, no warnings.

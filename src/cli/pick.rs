@@ -1,5 +1,5 @@
-//! One of several things by what people type, for things that have a name and ids: `crate::pick` with the
-//! command that lists them.
+//! One of several things by what people type, for things that have a name and ids: `crate::pick`
+//! with the command that lists them.
 
 use super::exit::Failure;
 use crate::node::api::CallError;

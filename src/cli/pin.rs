@@ -174,7 +174,8 @@ async fn named(client: &Client, text: &str, failure: Failure) -> Result<BlockId,
     pick("pin", "libernet pin ls", text, roots.into_values())
 }
 
-/// Pins as a table. With `--verbose` ids are whole, and links are shown, which anybody can read with.
+/// Pins as a table. With `--verbose` ids are whole, and links are shown, which anybody can read
+/// with.
 fn text(pins: &[Pin], context: &Context) -> String {
     let rows: Vec<Vec<String>> = pins
         .iter()

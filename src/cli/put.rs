@@ -22,8 +22,8 @@ const MAX_NAMED: usize = 20;
 
 /// Store a file or directory and print its link.
 ///
-/// Content that is the same as before costs no space again. The blocks are pinned and announced, so that
-/// others find them. The link holds the key: whoever has it can read the content.
+/// Content that is the same as before costs no space again. The blocks are pinned and announced, so
+/// that others find them. The link holds the key: whoever has it can read the content.
 ///
 /// Others can fetch it while a node runs. Where none does, this command serves it until Ctrl-C when
 /// it is used in a terminal, and ends at once in a script: --serve and --no-serve say which.

@@ -43,7 +43,8 @@ enum Command {
         /// Letters a to z, digits and dashes.
         name: String,
     },
-    /// Join a ring. Asks first when somebody can answer: from then on a part of this disk is lent to its members.
+    /// Join a ring. Asks first when somebody can answer: from then on a part of this disk is lent
+    /// to its members.
     Join {
         /// The code, or - to read it from standard input [default: -].
         code: Vec<String>,
@@ -66,7 +67,8 @@ enum Command {
         /// The ring.
         name: String,
     },
-    /// Leave a ring. Refused when only copies of backups would be lost: this machine's at the members, or the members' here.
+    /// Leave a ring. Refused when only copies of backups would be lost: this machine's at the
+    /// members, or the members' here.
     Leave {
         /// The ring.
         name: String,

@@ -19,7 +19,8 @@ const SHORT_NAME: usize = 12;
 /// Digits of an id in hex that people see.
 const SHORT_DIGITS: usize = 8;
 
-/// The start of a name that is long: of hex digits eight, of peers and blocks twelve characters. Commands take it in place of the whole.
+/// The start of a name that is long: of hex digits eight, of peers and blocks twelve characters.
+/// Commands take it in place of the whole.
 pub fn short(name: &str) -> &str {
     let is_hex = name.bytes().all(|byte| byte.is_ascii_hexdigit());
     let shown = if is_hex { SHORT_DIGITS } else { SHORT_NAME };
@@ -151,7 +152,8 @@ pub fn mode(kind: &str, mode: u32) -> String {
     text
 }
 
-/// Rows as columns, two spaces apart, aligned by the width on a terminal. Columns in `right` are aligned to the right.
+/// Rows as columns, two spaces apart, aligned by the width on a terminal. Columns in `right` are
+/// aligned to the right.
 pub fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widest = |column: usize| {

@@ -1,4 +1,5 @@
-//! `libernet status`: whether all is safe, and how the node is; when none runs, what its data directory says.
+//! `libernet status`: whether all is safe, and how the node is; when none runs, what its data
+//! directory says.
 
 mod disk;
 mod safe;
@@ -21,7 +22,8 @@ use crate::size::ByteSize;
 /// Show whether all is safe, and how the node is.
 ///
 /// First whether the backups are safe, the rings, and who can reach this node; with -v every
-/// detail. Starts no node: when none is running, says so and what is known from the files of the data directory.
+/// detail. Starts no node: when none is running, says so and what is known from the files of the
+/// data directory.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet status

@@ -1,4 +1,5 @@
-//! Names that people type for things: identifiers, links with a path behind them, and what may become of a target that exists.
+//! Names that people type for things: identifiers, links with a path behind them, and what may
+//! become of a target that exists.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -45,8 +46,8 @@ impl From<When> for Overwrite {
     }
 }
 
-/// An identifier: a block id in any documented form, a link (its root), or `text:WORDS` (the SHA-384 of the words
-/// in Unicode's composed form, NFC).
+/// An identifier: a block id in any documented form, a link (its root), or `text:WORDS` (the
+/// SHA-384 of the words in Unicode's composed form, NFC).
 ///
 /// # Errors
 /// Anything else, with a hint at `text:`.
@@ -133,8 +134,8 @@ pub enum Target {
     Snapshot(String, PathBuf),
 }
 
-/// Use that a command which reads a target makes of the data directory: a bundle can be fetched by anybody, a snapshot is called by its
-/// name only on its owner's machines.
+/// Use that a command which reads a target makes of the data directory: a bundle can be fetched by
+/// anybody, a snapshot is called by its name only on its owner's machines.
 pub fn intent(text: &OsStr) -> Intent {
     match tree(text) {
         Ok(Target::Snapshot(..)) => Intent::Ask,

@@ -75,7 +75,8 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// The flags as settings. `configured`: the peers that the settings name to join through, to which those of the flags are added.
+    /// The flags as settings. `configured`: the peers that the settings name to join through, to
+    /// which those of the flags are added.
     fn settings(&self, configured: &[String]) -> BTreeMap<String, String> {
         let mut settings = BTreeMap::new();
         let mut set = |name: &str, value: Option<String>| {

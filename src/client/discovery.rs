@@ -2,8 +2,9 @@
 //!
 //! The running node's HTTP server writes the file, readable by its owner only. The token in it is what the server asks
 //! for. A file may be stale, and its port may belong to another program by now: so the server has to prove that it knows
-//! the token before a client sends it anything. A port that says nothing counts as the node only while the process that
-//! wrote the file lives. Nothing outside the loopback interface is ever contacted.
+//! the token before a client sends it anything. A port that says nothing counts as the node only
+//! while the process that wrote the file lives. Nothing outside the loopback interface is ever
+//! contacted.
 
 use std::fmt;
 use std::io::Write;

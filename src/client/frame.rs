@@ -1,7 +1,7 @@
 //! How an answer travels over HTTP: lines of JSON, or bytes with an error behind them.
 //!
-//! - JSON answers are newline-delimited: any number of `{"progress":{..}}`, `{"givers":[..]}` and `{"warning":".."}`,
-//!   then exactly one `{"done":{..}}` or `{"error":{..}}`.
+//! - JSON answers are newline-delimited: any number of `{"progress":{..}}`, `{"givers":[..]}` and
+//!   `{"warning":".."}`, then exactly one `{"done":{..}}` or `{"error":{..}}`.
 //! - Byte answers are the bytes. An error that comes after the first byte is the trailer [`ERROR_TRAILER`]: its JSON as
 //!   base64url.
 //!

@@ -26,8 +26,8 @@ use crate::node::{Node, NodeOptions, Purpose};
 use discovery::ApiFile;
 use remote::Remote;
 
-/// Time to wait for a process that holds the data directory: a node that is starting and doesn't answer yet, or other commands,
-/// which are short.
+/// Time to wait for a process that holds the data directory: a node that is starting and doesn't
+/// answer yet, or other commands, which are short.
 const STARTING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause between two looks in the meantime.
 const STARTING_INTERVAL: Duration = Duration::from_millis(100);

@@ -1,6 +1,7 @@
 //! Names inside URLs: percent-encoding (RFC 3986, section 2.1).
 
-/// Encodes everything but unreserved characters, the slash and the colon included. What is encoded need not be text.
+/// Encodes everything but unreserved characters, the slash and the colon included. What is encoded
+/// need not be text.
 pub fn percent_encode(name: impl AsRef<[u8]>) -> String {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let name = name.as_ref();

@@ -14,8 +14,8 @@ use libp2p::PeerId;
 const MAX_PEERS: usize = 4096;
 /// Misses within this time of one another are one silence: several requests end together.
 const ONE_SILENCE: Duration = Duration::from_secs(10);
-/// Time for which a peer that was silent once is asked after all others. Doubles with each silence, up to
-/// [`MAX_REST`].
+/// Time for which a peer that was silent once is asked after all others. Doubles with each silence,
+/// up to [`MAX_REST`].
 const FIRST_REST: Duration = Duration::from_secs(60);
 const MAX_REST: Duration = Duration::from_secs(60 * 60);
 

@@ -185,8 +185,8 @@ impl<'a> Fetch<'a> {
                 Some(Ok((peer, answer))) = self.attempts.next(), if !self.attempts.is_empty() => {
                     match answer {
                         Ok(block) => return session.accept(self.id, peer, block).await,
-                        // A peer that is too slow while bytes come from others is loaded, and may be
-                        // asked again when nobody else can be.
+                        // A peer that is too slow while bytes come from others is loaded, and may
+                        // be asked again when nobody else can be.
                         Err(Attempt::TimedOut) if session.is_flowing(ATTEMPT_TIMEOUT) => {
                             self.note(peer, Attempt::Busy);
                         }
@@ -248,8 +248,8 @@ impl<'a> Fetch<'a> {
     }
 
     /// Asks one peer and checks what comes, in a task of its own: the permits that it waits for are
-    /// shared with other reads, and a reader that is not polled for a while (a stream whose consumer
-    /// is busy) must not sit on one that was handed to it.
+    /// shared with other reads, and a reader that is not polled for a while (a stream whose
+    /// consumer is busy) must not sit on one that was handed to it.
     fn ask(&self, request: Request) -> AbortOnDropHandle<Answer> {
         let (inner, began) = (self.session.depot.inner.clone(), self.session.began);
         let work = request.run(inner, self.id, began, self.arrivals.clone());

@@ -37,7 +37,8 @@ impl Request {
         }
     }
 
-    /// Asks, waits and checks. `began`: when the session did. `arrivals` counts the bytes that come.
+    /// Asks, waits and checks. `began`: when the session did. `arrivals` counts the bytes that
+    /// come.
     pub(super) async fn run(
         self,
         inner: Arc<Inner>,

@@ -17,7 +17,8 @@ const STYLE: &str = "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;mar
      td.n{text-align:right;font-variant-numeric:tabular-nums}code{overflow-wrap:anywhere}\
      @media(prefers-color-scheme:dark){body{background:#151515;color:#ddd}a{color:#8bf}}";
 
-/// Text with the characters that mean something in HTML replaced, and with those that reorder or hide text as escapes.
+/// Text with the characters that mean something in HTML replaced, and with those that reorder or
+/// hide text as escapes.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in printable(text).chars() {

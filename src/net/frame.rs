@@ -60,7 +60,8 @@ fn grow(frame: &mut Vec<u8>, len: usize) -> &mut [u8] {
     &mut frame[at..]
 }
 
-/// Reads a frame as [`read_frame`] does, no faster than `meter` allows. `arrivals` counts its parts as they come.
+/// Reads a frame as [`read_frame`] does, no faster than `meter` allows. `arrivals` counts its parts
+/// as they come.
 pub(in crate::net) async fn read_frame_paced<T>(
     io: &mut T,
     max_bytes: usize,

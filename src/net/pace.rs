@@ -168,7 +168,8 @@ impl Drop for Ahead {
     }
 }
 
-/// Bytes of blocks that have come for one piece of work, counted while a response is still under way.
+/// Bytes of blocks that have come for one piece of work, counted while a response is still under
+/// way.
 #[derive(Debug, Default)]
 pub struct Arrivals {
     bytes: AtomicU64,

@@ -320,8 +320,8 @@ async fn find(bundle: &Bundle, path: &[u8], last: Last) -> Result<Found, CallErr
 /// The name under which a bundle is written when none was asked for: its own, or its id.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] for a name that begins with a dot. The bundle's maker chose it: programs read files of such names
-/// (`.bashrc`, `.ssh`), and listings hide them.
+/// [`ErrorKind::Usage`] for a name that begins with a dot. The bundle's maker chose it: programs
+/// read files of such names (`.bashrc`, `.ssh`), and listings hide them.
 fn output_name(bundle: &Bundle) -> Result<OsString, CallError> {
     let name = &bundle.root().entry.name;
     if name.is_empty() {

@@ -1,8 +1,8 @@
-//! Whether every backup is there, as new as it should be, and has its copies: one answer from the sets,
-//! the snapshots, and the list of copies.
+//! Whether every backup is there, as new as it should be, and has its copies: one answer from the
+//! sets, the snapshots, and the list of copies.
 //!
-//! Answers say only what was found: a time or a copy that nobody knows of is missing from the answer, and
-//! makes it no better.
+//! Answers say only what was found: a time or a copy that nobody knows of is missing from the
+//! answer, and makes it no better.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -36,7 +36,8 @@ impl Node {
     /// Health of each set's backups.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] when no set is called so, [`ErrorKind::Usage`] when several may be meant.
+    /// [`ErrorKind::NotFound`] when no set is called so, [`ErrorKind::Usage`] when several may be
+    /// meant.
     pub async fn health(&self, request: Health) -> Result<HealthReply, CallError> {
         let mut reply = HealthReply {
             clocks: self.clock_troubles(),

@@ -91,7 +91,8 @@ pub fn load_or_create(dir: &Path) -> Result<Keypair, Error> {
     }
 }
 
-/// The node's name on the network, from the key in `dir`; none when there is no key. Nothing is made.
+/// The node's name on the network, from the key in `dir`; none when there is no key. Nothing is
+/// made.
 ///
 /// # Errors
 /// [`Error`].

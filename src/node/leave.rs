@@ -151,7 +151,8 @@ impl Node {
             for name in names.as_slice().iter().map(Ring::name) {
                 let ring = name.to_owned();
                 rings.push({
-                    // Backups kept for others were handed over just now, as far as somebody takes them.
+                    // Backups kept for others were handed over just now, as far as somebody takes
+                    // them.
                     let leave = RingLeave { ring, force: true };
                     self.ring_leave(leave).await?.ring
                 });

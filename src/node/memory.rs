@@ -9,9 +9,9 @@ use rustix::process::{Resource, getrlimit};
 use super::api::{CallError, ErrorKind};
 use crate::size::{ByteSize, GIB};
 
-/// Address space that a node takes while it backs up or serves many peers: stacks of its threads and heaps of the
-/// allocator, most of which is never touched. A backup on two cores took 351 MiB; each core adds
-/// some.
+/// Address space that a node takes while it backs up or serves many peers: stacks of its threads
+/// and heaps of the allocator, most of which is never touched. A backup on two cores took 351 MiB;
+/// each core adds some.
 const NEEDED_BYTES: u64 = GIB;
 
 /// Whether a node has the address space that it needs.

@@ -1,7 +1,8 @@
 //! The composition root: builds a node from its parts, stops them in order, and answers calls.
 //!
-//! A [`Node`] holds the data directory (the store's lock keeps everyone else out), listens on the network, and runs the background
-//! work. Commands and the local HTTP server talk to it by the calls in [`api`], each a method of the same name.
+//! A [`Node`] holds the data directory (the store's lock keeps everyone else out), listens on the
+//! network, and runs the background work. Commands and the local HTTP server talk to it by the
+//! calls in [`api`], each a method of the same name.
 //!
 //! Order of starting: key, store, network, depot, background work. Order of stopping: searches end, calls are waited for, background
 //! work is joined, the network is shut down, the store is flushed.
@@ -80,7 +81,8 @@ pub enum Purpose {
     /// As [`Command`](Self::Command), for one that gives people back what they have stored: a
     /// damaged file of rings does not stop it.
     GiveBack,
-    /// To carry out one command that removes something. On a full disk it may use the room that is set aside for this.
+    /// To carry out one command that removes something. On a full disk it may use the room that is
+    /// set aside for this.
     MakeRoom,
 }
 
@@ -453,7 +455,8 @@ impl Node {
     }
 }
 
-/// Makes the data directory. On a disk that can't be written a node that only reads goes on without: what it needs may be there.
+/// Makes the data directory. On a disk that can't be written a node that only reads goes on
+/// without: what it needs may be there.
 fn make_data_dir(options: &NodeOptions) -> Result<(), CallError> {
     match identity::make_data_dir(&options.data_dir) {
         Err(_) if options.purpose != Purpose::Serve && options.data_dir.is_dir() => Ok(()),
@@ -524,8 +527,8 @@ fn load_rings(file: &RingsFile, purpose: Purpose) -> Result<Rings, CallError> {
     }
 }
 
-/// The node's key. It is made only while the store's lock is held, and so by one process. Where it can't be kept, a node that only reads gets one
-/// for this time.
+/// The node's key. It is made only while the store's lock is held, and so by one process. Where it
+/// can't be kept, a node that only reads gets one for this time.
 fn identify(data_dir: &Path, access: Access) -> Result<Keypair, CallError> {
     match (identity::load_or_create(data_dir), access) {
         (Err(identity::Error::Io { action, .. }), Access::Read(_)) if action != "read" => {

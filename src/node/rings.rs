@@ -168,8 +168,8 @@ impl Node {
     /// Leaves a ring.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] when this node is not in it; [`ErrorKind::Failed`] when only copies of backups would go with it and
-    /// there is no force.
+    /// [`ErrorKind::NotFound`] when this node is not in it; [`ErrorKind::Failed`] when only copies
+    /// of backups would go with it and there is no force.
     pub async fn ring_leave(&self, request: RingLeave) -> Result<RingLeft, CallError> {
         let left = self.only_copies(&request.ring).await?;
         if !request.force && left.others_alone + left.own_alone > 0 {

@@ -1,8 +1,8 @@
 //! Runs the backup sets that have a schedule: a background job that does what `libernet backup` does, at its time.
 //!
-//! Times of past runs are read from the snapshots themselves, so that a run that was missed while the machine
-//! was off is caught up, once, and nothing needs to be remembered elsewhere. A run that fails is tried
-//! again after a while; meanwhile [`Record`] says why it failed.
+//! Times of past runs are read from the snapshots themselves, so that a run that was missed while
+//! the machine was off is caught up, once, and nothing needs to be remembered elsewhere. A run that
+//! fails is tried again after a while; meanwhile [`Record`] says why it failed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -70,7 +70,8 @@ impl Record {
 /// Runs until cancelled.
 pub(super) async fn run(node: Weak<Inner>, cancel: CancellationToken, state: Arc<WorkerState>) {
     state.set("no set has a schedule");
-    // A fault that keeps all sets from running is logged once, not each time that they are looked at.
+    // A fault that keeps all sets from running is logged once, not each time that they are looked
+    // at.
     let mut logged = None;
     loop {
         tokio::select! {

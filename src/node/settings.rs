@@ -1,8 +1,10 @@
-//! Settings that a running node takes over when they change: the quota, how much of it is lent, and the limits on bandwidth.
+//! Settings that a running node takes over when they change: the quota, how much of it is lent, and
+//! the limits on bandwidth.
 //!
-//! Flags and the environment of the running node beat the file for as long as it runs. A file that is wrong changes nothing at all. What
-//! a node is built with (addresses, names) waits for the next start, and the answer says so. A lower quota drops only what is cached,
-//! and lending less ends no lease: what was promised is kept, and nothing new is taken until there is room again.
+//! Flags and the environment of the running node beat the file for as long as it runs. A file that
+//! is wrong changes nothing at all. What a node is built with (addresses, names) waits for the next
+//! start, and the answer says so. A lower quota drops only what is cached, and lending less ends no
+//! lease: what was promised is kept, and nothing new is taken until there is room again.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -57,7 +59,8 @@ impl Settings {
         self.lent_bytes.subscribe()
     }
 
-    /// Takes over what can be of settings that are valid. `hold` hears what holds from now on; of two calls at once, in their order.
+    /// Takes over what can be of settings that are valid. `hold` hears what holds from now on; of
+    /// two calls at once, in their order.
     fn take_over(&self, read: Config, hold: impl FnOnce(&Config)) -> ReloadReply {
         let mut current = self.lock();
         let changed = current.differs_in(&read);

@@ -117,7 +117,8 @@ pub enum Error {
         /// The database's own words, if it was asked.
         source: Option<rocksdb::Error>,
     },
-    /// Making the index again takes a copy of the blocks, and there is no room for it. Nothing was changed.
+    /// Making the index again takes a copy of the blocks, and there is no room for it. Nothing was
+    /// changed.
     #[error(
         "making the index again copies what is stored: that takes {}, and {} are free",
         ByteSize(*.needed), ByteSize(*.free)

@@ -339,8 +339,9 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
     /// How much is here.
     fn usage(&self) -> Usage;
 
-    /// Sets another limit for what is on disk. With a lower one, cached blocks make room at the next [`maintain`](Self::maintain) or
-    /// put; nothing that is pinned or leased goes, and nothing new is taken until it fits again.
+    /// Sets another limit for what is on disk. With a lower one, cached blocks make room at the
+    /// next [`maintain`](Self::maintain) or put; nothing that is pinned or leased goes, and nothing
+    /// new is taken until it fits again.
     fn set_quota(&self, quota: ByteSize);
 
     /// Does what has piled up: writes usage counters, goes on removing pins, gets the space of dropped blocks back, forgets chunks

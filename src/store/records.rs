@@ -103,8 +103,8 @@ impl RecordShelf {
         }))
     }
 
-    /// Opens the shelf in `dir`, which nobody else may have open, or makes it. One that is damaged is put aside under another name and made
-    /// anew: it must not keep anybody from the blocks.
+    /// Opens the shelf in `dir`, which nobody else may have open, or makes it. One that is damaged
+    /// is put aside under another name and made anew: it must not keep anybody from the blocks.
     ///
     /// # Errors
     /// [`Error::DiskFull`], [`Error::ReadOnly`], [`Error::Directory`], when it can't be written.
@@ -483,7 +483,8 @@ mod tests {
         );
     }
 
-    /// The shelf opens when one of its files is damaged, and the old files are kept under another name.
+    /// The shelf opens when one of its files is damaged, and the old files are kept under another
+    /// name.
     #[test]
     fn a_damaged_shelf_is_put_aside_and_starts_afresh() {
         let hurt: [fn(&Path); 5] = [

@@ -28,7 +28,8 @@ pub enum Access {
     /// To read and write; on a disk without room it does not open.
     #[default]
     Write,
-    /// To make room: as [`Write`](Self::Write), and on a full disk the room that is set aside for this is given up first.
+    /// To make room: as [`Write`](Self::Write), and on a full disk the room that is set aside for
+    /// this is given up first.
     MakeRoom,
     /// Only to read, as the store can't be written. Nothing on disk changes.
     Read(Unwritable),

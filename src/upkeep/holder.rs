@@ -109,7 +109,8 @@ impl Lend {
         }
     }
 
-    /// The same, and the receiver hears of each backup that is taken; not of those for which its queue has no room.
+    /// The same, and the receiver hears of each backup that is taken; not of those for which its
+    /// queue has no room.
     pub fn telling(mut self) -> (Self, mpsc::Receiver<Taken>) {
         let (taken, receiver) = mpsc::channel(TAKEN_QUEUE);
         self.taken = Some(taken);

@@ -1,5 +1,5 @@
-//! Paths that are taken and chosen: named paths, patterns, names that are not text, and libernet's own directories; with the
-//! real binary.
+//! Paths that are taken and chosen: named paths, patterns, names that are not text, and libernet's
+//! own directories; with the real binary.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};

@@ -1,4 +1,5 @@
-//! A store whose index is damaged, and one on a disk that can't be written: what a user sees, and the way back.
+//! A store whose index is damaged, and one on a disk that can't be written: what a user sees, and
+//! the way back.
 
 use std::path::{Path, PathBuf};
 

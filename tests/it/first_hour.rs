@@ -1,4 +1,5 @@
-//! The first hour of somebody who has only the binary: what is said without arguments, without a node, and about strangers' names.
+//! The first hour of somebody who has only the binary: what is said without arguments, without a
+//! node, and about strangers' names.
 
 use std::path::Path;
 use std::process::Stdio;

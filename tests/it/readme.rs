@@ -1,7 +1,9 @@
-//! Commands of the README, run word for word: on machines with a fresh home on a LAN of their own, by somebody at a terminal.
+//! Commands of the README, run word for word: on machines with a fresh home on a LAN of their own,
+//! by somebody at a terminal.
 //!
-//! Each machine is a network namespace with a `/home` and a `/tmp` of its own. Only what differs for everybody is put in
-//! the place of what the README shows: the link, the code of the ring, and the twelve words.
+//! Each machine is a network namespace with a `/home` and a `/tmp` of its own. Only what differs
+//! for everybody is put in the place of what the README shows: the link, the code of the ring, and
+//! the twelve words.
 
 use std::io::{Read, Write};
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Restores as a user asks for them: where to, over what is there, with few descriptors, as somebody else.
+//! Restores as a user asks for them: where to, over what is there, with few descriptors, as
+//! somebody else.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! Brings an inode to the attributes of its entry: owner, extended attributes and ACLs, mode, time.
 //!
-//! Attributes that are there are compared with those that are wanted first, and only differences are set: attributes
-//! that the entry does not have go, and an inode that is right already is not touched. What the
-//! system refuses is noted, and never costs content.
+//! Attributes that are there are compared with those that are wanted first, and only differences
+//! are set: attributes that the entry does not have go, and an inode that is right already is not
+//! touched. What the system refuses is noted, and never costs content.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;

@@ -10,9 +10,9 @@
 //! A tree is made in a hidden directory beside the target and renamed when it is complete, so that an interrupted extraction leaves
 //! nothing half-named and the next one goes on from there. Files that lack a block are left out and reported; the others are written.
 //!
-//! Files that are there already are brought to the entry's attributes, too; what the system refuses of them
-//! is noted and costs nothing else. In a directory that is in use, what earlier extractions left
-//! unfinished is cleared away.
+//! Files that are there already are brought to the entry's attributes, too; what the system refuses
+//! of them is noted and costs nothing else. In a directory that is in use, what earlier extractions
+//! left unfinished is cleared away.
 //!
 //! **Invariants**: nothing outside the target is ever touched: see [`directory`]. Nothing is ever
 //! written into a directory of libernet that is in use, or in its place.
@@ -101,8 +101,9 @@ pub struct ExtractOptions {
     pub window: usize,
     /// What is extracted in place of the whole: names from the bundle's root down. It becomes the target itself.
     pub from: Vec<Bytes>,
-    /// Patterns of the paths that are wanted: a match comes with everything below it and the directories above it,
-    /// `!` takes back, and a slash anchors a line at what is extracted. Empty: everything. Only the tree blocks on the way are fetched.
+    /// Patterns of the paths that are wanted: a match comes with everything below it and the
+    /// directories above it, `!` takes back, and a slash anchors a line at what is extracted.
+    /// Empty: everything. Only the tree blocks on the way are fetched.
     pub select: Vec<Line>,
     /// Files that match come before all others; lines as in [`select`](Self::select).
     pub first: Vec<Line>,

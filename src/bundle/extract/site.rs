@@ -168,8 +168,8 @@ impl Site {
         Error::io(&self.path, error)
     }
 
-    /// Scene of the extraction: facts of the site that it has to know. `target` is what paths inside the bundle are relative
-    /// to.
+    /// Scene of the extraction: facts of the site that it has to know. `target` is what paths
+    /// inside the bundle are relative to.
     pub(super) fn scene(&self, tag: String, target: PathBuf) -> Scene {
         Scene {
             ground: self.ground,

@@ -1,7 +1,8 @@
 //! What a put leaves out.
 //!
-//! A [`Filter`] is asked about every name before it is looked into: what is left out costs nothing and nothing below it
-//! is seen. Named paths are never asked about: they are taken whatever a filter says.
+//! A [`Filter`] is asked about every name before it is looked into: what is left out costs nothing
+//! and nothing below it is seen. Named paths are never asked about: they are taken whatever a
+//! filter says.
 //!
 //! Deliberately absent: borders of file systems, which the walk knows by itself.
 
@@ -52,8 +53,9 @@ pub enum Inside {
 /// What to leave out.
 #[derive(Clone, Debug, Default)]
 pub struct FilterOptions {
-    /// Lines of patterns; those with a slash start at `/`. A later one wins over an earlier one, `!` takes back. What a line
-    /// names through symlinks is left out at the place that they lead to.
+    /// Lines of patterns; those with a slash start at `/`. A later one wins over an earlier one,
+    /// `!` takes back. What a line names through symlinks is left out at the place that they lead
+    /// to.
     pub exclude: Vec<String>,
     /// What matches one of these is taken whatever else says no, unless a directory above it is left out.
     pub include: Vec<String>,

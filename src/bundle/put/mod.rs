@@ -151,7 +151,8 @@ pub struct PutReport {
     pub excluded: u64,
     /// Patterns of the filter that matched nothing.
     pub unmatched: Vec<String>,
-    /// Paths that no put takes: the first [`MAX_REPORTED`]. Each is a directory of libernet, or a socket.
+    /// Paths that no put takes: the first [`MAX_REPORTED`]. Each is a directory of libernet, or a
+    /// socket.
     pub left_out: Vec<Unreadable>,
     /// Paths that could not be read, or not as they should: the first [`MAX_REPORTED`].
     pub unreadable: Vec<Unreadable>,
@@ -180,8 +181,8 @@ fn note_left_out(noted: &mut Vec<Unreadable>, path: PathBuf, reason: &str) {
 ///
 /// # Errors
 /// [`Error::Io`] when `path` itself can't be read, [`Error::NotPuttable`] when it is neither file nor directory,
-/// [`Error::Own`], [`Error::Unsuitable`], [`Error::Put`], [`Error::Cancelled`]. What can't be read below `path` is no error: see
-/// [`PutReport::unreadable`].
+/// [`Error::Own`], [`Error::Unsuitable`], [`Error::Put`], [`Error::Cancelled`]. What can't be read
+/// below `path` is no error: see [`PutReport::unreadable`].
 ///
 /// # Cancel safety
 /// Dropping the future or cancelling stops the threads soon. What the sink has stays there; a second put finds it.
@@ -202,9 +203,10 @@ pub async fn put(
 }
 
 /// Puts what is at `paths` as one tree whose root is `/` and that holds these paths, what is below them, and the directories that lead
-/// to them, with their attributes and nothing else in them. A path that is or leads through a symlink is followed to what it names, and the
-/// symlink is taken as well. Named paths win over the filter and over [`PutOptions::one_file_system`], also below another named path. A path
-/// that can't be had is reported as unreadable; so is a socket.
+/// to them, with their attributes and nothing else in them. A path that is or leads through a
+/// symlink is followed to what it names, and the symlink is taken as well. Named paths win over the
+/// filter and over [`PutOptions::one_file_system`], also below another named path. A path that
+/// can't be had is reported as unreadable; so is a socket.
 ///
 /// # Errors
 /// As [`put`]; [`Error::Io`] when no path can be had.

@@ -1,8 +1,8 @@
 //! The readers: threads that open, read and hash files, and ask the index what is stored already.
 //!
-//! A file's own word on its size is not believed: the file is read to its end. A small file that gives anything else than it
-//! says is read once more; when it still changes, what was read is kept and said so. A file is never a reason to
-//! fail: what can't be read is reported.
+//! A file's own word on its size is not believed: the file is read to its end. A small file that
+//! gives anything else than it says is read once more; when it still changes, what was read is kept
+//! and said so. A file is never a reason to fail: what can't be read is reported.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -332,7 +332,8 @@ struct Look {
 }
 
 impl Look {
-    /// Reads to the end, or as much as a small file may have should it have grown since it was seen.
+    /// Reads to the end, or as much as a small file may have should it have grown since it was
+    /// seen.
     fn at(fd: File, before: Stat) -> io::Result<Self> {
         let size = stat::size(&before).min(SMALL_FILE_BYTES);
         // One more than it says, so that its end is met without growing the buffer.

@@ -1,8 +1,9 @@
 //! Which paths a put of several paths takes: a trie of names.
 //!
-//! At a directory on the way to a named path only the names that lead on are visited; from a named path on
-//! everything is. A named path below another one is kept as well: it is taken also where something on the
-//! way to it would be left out. The trie is sorted as the walk is, by the bytes of the names.
+//! At a directory on the way to a named path only the names that lead on are visited; from a named
+//! path on everything is. A named path below another one is kept as well: it is taken also where
+//! something on the way to it would be left out. The trie is sorted as the walk is, by the bytes of
+//! the names.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
@@ -79,8 +80,8 @@ impl Selection {
 }
 
 impl Chosen {
-    /// Looks for the real places of `paths`. Symlinks that a path leads through are taken as well, so that
-    /// the path as it was typed leads to the content in the tree, too.
+    /// Looks for the real places of `paths`. Symlinks that a path leads through are taken as well,
+    /// so that the path as it was typed leads to the content in the tree, too.
     ///
     /// # Errors
     /// When none can be had: the first and why.

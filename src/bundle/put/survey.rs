@@ -42,7 +42,8 @@ pub struct Survey {
     pub to_read_paths: Vec<PathBuf>,
     /// Patterns of the filter that matched nothing.
     pub unmatched: Vec<String>,
-    /// Paths that no put takes: the first [`MAX_REPORTED`]. Each is a directory of libernet, or a socket.
+    /// Paths that no put takes: the first [`MAX_REPORTED`]. Each is a directory of libernet, or a
+    /// socket.
     pub left_out: Vec<Unreadable>,
     /// Paths that can't even be looked at: the first [`MAX_REPORTED`].
     pub unreadable: Vec<Unreadable>,

@@ -3,9 +3,10 @@
 //! It works on directory descriptors and never follows a symlink below the root. Small files are handed out in batches, so that their
 //! opening and reading runs in parallel; the order in which everything arrives at the assembler is the order of the walk.
 //!
-//! On the way to named paths it visits only what leads on; elsewhere a filter may say what is left out, and an
-//! earlier tree what need not be read again. What is named is taken whatever filter and borders of file systems
-//! say, also below what they leave out. Directories of libernet itself are never taken.
+//! On the way to named paths it visits only what leads on; elsewhere a filter may say what is left
+//! out, and an earlier tree what need not be read again. What is named is taken whatever filter and
+//! borders of file systems say, also below what they leave out. Directories of libernet itself are
+//! never taken.
 //!
 //! Memory: the names of the directories that are open now, and one number for each hard-linked inode.
 
@@ -557,8 +558,9 @@ impl<'a> Walker<'a> {
         self.jobs.push(ReadJob::Large(file, out))
     }
 
-    /// Whether a file that says it is empty may have content all the same, as those of `/proc` do: it is read to
-    /// its end as a stream then. On other file systems a small file is read to its end in any case.
+    /// Whether a file that says it is empty may have content all the same, as those of `/proc` do:
+    /// it is read to its end as a stream then. On other file systems a small file is read to its
+    /// end in any case.
     fn may_say_nothing(&mut self, place: &Place, stat: &Stat) -> bool {
         let device = stat::device(stat);
         match self.unsized_files {

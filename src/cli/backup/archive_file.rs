@@ -1,7 +1,8 @@
 //! The file that an archive is written to.
 //!
-//! Until it is whole it has a hidden name beside its own: nobody takes an archive that broke off for a whole one. It is
-//! locked while it is written, so that the next export of the same name can tell what a killed one left, and remove it.
+//! Until it is whole it has a hidden name beside its own: nobody takes an archive that broke off
+//! for a whole one. It is locked while it is written, so that the next export of the same name can
+//! tell what a killed one left, and remove it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -11,7 +12,8 @@ use std::path::Path;
 
 use tempfile::{Builder, NamedTempFile};
 
-/// Bytes of the archive's name that its hidden one repeats; the rest of the 255 is for what is added.
+/// Bytes of the archive's name that its hidden one repeats; the rest of the 255 is for what is
+/// added.
 const REPEATED_NAME_BYTES: usize = 200;
 
 /// An archive that is being written.

@@ -35,7 +35,8 @@ pub(in crate::cli) struct Args {
     /// Ask connected nodes which blocks they hold.
     #[arg(long)]
     remote: bool,
-    /// First make the index of the store again from the files that hold the blocks; the old files are kept aside. No node may run.
+    /// First make the index of the store again from the files that hold the blocks; the old files
+    /// are kept aside. No node may run.
     #[arg(long)]
     rebuild: bool,
     /// Only this snapshot: latest, or the first digits of its id.

@@ -14,9 +14,10 @@ use crate::node::api::{Forget, ForgetReply, Part, SnapshotInfo};
 
 /// Forget snapshots: those that no rule keeps, or those that are named.
 ///
-/// Rules add up: a snapshot stays when any of them keeps it. Snapshots are judged in groups: those of one machine and one set, whatever
-/// paths the set has had; those that were made without a set in groups of the same paths, or with --tag all together. No rule takes the last
-/// snapshot of a group: name it to forget it. Space is given back by `libernet prune`, or by --prune.
+/// Rules add up: a snapshot stays when any of them keeps it. Snapshots are judged in groups: those
+/// of one machine and one set, whatever paths the set has had; those that were made without a set
+/// in groups of the same paths, or with --tag all together. No rule takes the last snapshot of a
+/// group: name it to forget it. Space is given back by `libernet prune`, or by --prune.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet forget --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run
@@ -44,7 +45,8 @@ pub(in crate::cli) struct Args {
     /// Judge the snapshots of the owner's other machines, too.
     #[arg(long)]
     all_machines: bool,
-    /// Keys that the snapshots of one group have in common; none: all are one group [default: machine,set; without a set and a --tag paths, too].
+    /// Keys that the snapshots of one group have in common; none: all are one group [default:
+    /// machine,set; without a set and a --tag paths, too].
     #[arg(long, value_name = "KEYS", value_enum, value_delimiter = ',')]
     group_by: Vec<GroupBy>,
     /// Give back the space at once.

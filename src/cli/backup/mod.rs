@@ -1,8 +1,8 @@
 //! Commands about backups: making, listing, restoring, forgetting and checking snapshots.
 //!
-//! Code that they share is here: whose backups they are ([`voice`]), which of them are meant ([`which`]), what
-//! stays ([`keep`]), and how snapshots are shown. Words and passphrases are read from files and terminals,
-//! travel inside requests, and are never printed.
+//! Code that they share is here: whose backups they are ([`voice`]), which of them are meant
+//! ([`which`]), what stays ([`keep`]), and how snapshots are shown. Words and passphrases are read
+//! from files and terminals, travel inside requests, and are never printed.
 
 mod archive_file;
 pub(super) mod check;

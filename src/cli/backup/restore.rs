@@ -28,8 +28,8 @@ use crate::size::ByteSize;
 /// nothing is ever written outside of the target, and files there that are not in the snapshot
 /// stay. A second run goes on where the first was interrupted.
 ///
-/// Files that are there already get the mode, owner, time, ACLs and extended attributes of the snapshot,
-/// too. A target that is there keeps its own, unless it is the restored directory itself
+/// Files that are there already get the mode, owner, time, ACLs and extended attributes of the
+/// snapshot, too. A target that is there keeps its own, unless it is the restored directory itself
 /// (`latest:/srv/data --target /srv/data`). Root restores owners and devices; others own what they
 /// restore.
 ///
@@ -65,8 +65,9 @@ pub(in crate::cli) struct Args {
         required_unless_present = "tar"
     )]
     target: Option<PathBuf>,
-    /// Restore only what matches this pattern (in the syntax of .gitignore). May be repeated. One with a slash inside
-    /// (sub/*.txt) starts at PATH, without a PATH at each path that was backed up.
+    /// Restore only what matches this pattern (in the syntax of .gitignore). May be repeated. One
+    /// with a slash inside (sub/*.txt) starts at PATH, without a PATH at each path that was backed
+    /// up.
     #[arg(long, value_name = "PATTERN")]
     include: Vec<OsString>,
     /// Restore what matches this pattern before everything else. May be repeated.

@@ -237,8 +237,8 @@ async fn one(
     Ok(Some(if is_whole { Exit::Done } else { Exit::Partial }))
 }
 
-/// Where a backup is at this moment, and what makes the copies that it lacks. `is_embedded`: the node
-/// ends with this command.
+/// Where a backup is at this moment, and what makes the copies that it lacks. `is_embedded`: the
+/// node ends with this command.
 fn standing(copies: &CopiesReply, rings: &[RingInfo], is_embedded: bool) -> String {
     let CopiesReply { asked, reached, .. } = copies;
     if *asked == 0 {

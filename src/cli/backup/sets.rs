@@ -30,8 +30,8 @@ const MAX_PATTERN_FILE_BYTES: u64 = 1 << 20;
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "What is left out")]
 pub(super) struct Leave {
-    /// Leave out what matches this pattern. One with a slash inside (sub/tmp) starts in the working directory, one without at
-    /// any depth. May be repeated.
+    /// Leave out what matches this pattern. One with a slash inside (sub/tmp) starts in the working
+    /// directory, one without at any depth. May be repeated.
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<OsString>,
     /// Take what matches this pattern although it is excluded. May be repeated.

@@ -75,7 +75,8 @@ impl Words {
 }
 
 impl Reader {
-    /// Use that a command makes of the data directory which reads for this reader: with the words, backups are read on any machine.
+    /// Use that a command makes of the data directory which reads for this reader: with the words,
+    /// backups are read on any machine.
     pub(super) const fn intent(&self) -> Intent {
         match self.words.phrase || self.words.phrase_file.is_some() {
             true => Intent::Bring,

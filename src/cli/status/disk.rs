@@ -1,7 +1,8 @@
 //! Facts of a data directory on which no node runs: from its small files alone.
 //!
-//! Nothing is opened that a node locks, nothing is written, and a directory that is not there is not made. A file that can't be read
-//! is one line among others: the rest is told all the same. Deliberately absent: what only the store knows, such as snapshots.
+//! Nothing is opened that a node locks, nothing is written, and a directory that is not there is
+//! not made. A file that can't be read is one line among others: the rest is told all the same.
+//! Deliberately absent: what only the store knows, such as snapshots.
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,8 @@
-//! Lines of a running node for a person: for who comes and goes, for backups that ran, for what is kept for others.
+//! Lines of a running node for a person: for who comes and goes, for backups that ran, for what is
+//! kept for others.
 //!
-//! In a large mesh peers come and go all the time: past some lines a minute they are counted, and the next line says how many they
-//! were. Scripts get every event with `--json`.
+//! In a large mesh peers come and go all the time: past some lines a minute they are counted, and
+//! the next line says how many they were. Scripts get every event with `--json`.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

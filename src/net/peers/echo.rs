@@ -26,8 +26,8 @@ const MAX_FOUND: usize = 8;
 /// The text before an address in a packet, as libp2p's specification of mDNS has it.
 const BEFORE: &[u8] = b"dnsaddr=";
 
-/// Sockets that hear what others multicast, one for each family: Linux hands packets of IPv4 to none of
-/// IPv6 that has not joined their group.
+/// Sockets that hear what others multicast, one for each family: Linux hands packets of IPv4 to
+/// none of IPv6 that has not joined their group.
 pub(super) struct Echo {
     sockets: Vec<UdpSocket>,
     /// The text behind an address of this node.

@@ -16,7 +16,8 @@ const MAX_REFUSED: usize = 4096;
 pub(super) struct Refusals(HashMap<PeerId, Instant>);
 
 impl Refusals {
-    /// Turns a peer away from now on. When there are too many, the one whose time is up first may come again.
+    /// Turns a peer away from now on. When there are too many, the one whose time is up first may
+    /// come again.
     pub(super) fn add(&mut self, peer: PeerId, now: Instant) {
         if self.0.len() >= MAX_REFUSED {
             self.0.retain(|_, until| *until > now);

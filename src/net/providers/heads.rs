@@ -105,8 +105,9 @@ impl Heads {
         self.search(id, FIND_TIMEOUT).await
     }
 
-    /// As [`find`](Self::find), for somebody who waits: once an answer holds, further ones have [`GRACE`] to come. A search goes on
-    /// until every peer near the key has answered or can't be reached, and the machine that is gone is often one of them.
+    /// As [`find`](Self::find), for somebody who waits: once an answer holds, further ones have
+    /// [`GRACE`] to come. A search goes on until every peer near the key has answered or can't be
+    /// reached, and the machine that is gone is often one of them.
     ///
     /// # Errors
     /// [`Error::Stopping`]. Finding nothing is no error.
@@ -225,8 +226,9 @@ impl Heads {
     }
 }
 
-/// The answers of a search: until it ends, or [`FIND_TIMEOUT`], or `grace` after the first answer that holds. One that does not hold ends
-/// no wait: peers that lie must not be faster than the truth.
+/// The answers of a search: until it ends, or [`FIND_TIMEOUT`], or `grace` after the first answer
+/// that holds. One that does not hold ends no wait: peers that lie must not be faster than the
+/// truth.
 async fn collect(
     mut answers: mpsc::Receiver<(PeerId, Vec<u8>)>,
     id: BlockId,
@@ -274,7 +276,8 @@ mod tests {
         HeadRecord::new(entry)
     }
 
-    /// Number of answers that a search gives after `answers`, each with the seconds at which it comes, when it never ends by itself; and how long it took.
+    /// Number of answers that a search gives after `answers`, each with the seconds at which it
+    /// comes, when it never ends by itself; and how long it took.
     async fn wait_for(answers: Vec<(u64, Vec<u8>)>, grace: Duration) -> (usize, Duration) {
         let (sender, receiver) = mpsc::channel(MAX_ANSWERS);
         let id = record().id();

@@ -176,8 +176,8 @@ async fn a_flood_of_strangers_keeps_no_member_from_a_holder() {
     let peer = keeper.peer_id();
     let mut inbox = keeper.replica().take_inbox().expect("nobody has it");
     let busy = Ok(Answer::Refused(Refusal::Busy));
-    // Two strangers more than there is room for. Requests have a deadline, starting has none: so all
-    // of them start first, and each then asks for as much as it may at once.
+    // Two strangers more than there is room for. Requests have a deadline, starting has none: so
+    // all of them start first, and each then asks for as much as it may at once.
     let (mut strangers, mut waiting) = (Vec::new(), JoinSet::new());
     for _ in 0..MAX_UNDER_WAY / REQUESTS_PER_PEER + 2 {
         let stranger = start(memory(), &Shelf::new()).await;

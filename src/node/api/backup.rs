@@ -134,8 +134,8 @@ pub struct Choice {
     pub tags: Vec<String>,
     /// The machine's name or key, or the beginning of a name.
     pub machine: Option<String>,
-    /// A path in its several forms, such as typed and resolved: one of them, or a directory that it is
-    /// in, was backed up.
+    /// A path in its several forms, such as typed and resolved: one of them, or a directory that it
+    /// is in, was backed up.
     #[serde(with = "path::list")]
     pub paths: Vec<PathBuf>,
 }
@@ -256,8 +256,8 @@ pub struct Restore {
     /// Absolute path of the directory to write to.
     #[serde(with = "path")]
     pub target: PathBuf,
-    /// Patterns of what to restore; none: everything. A relative one with a slash starts at `path`, and without a path at
-    /// what was backed up.
+    /// Patterns of what to restore; none: everything. A relative one with a slash starts at `path`,
+    /// and without a path at what was backed up.
     #[serde(default)]
     pub include: Vec<String>,
     /// Patterns of what comes before everything else.
@@ -375,7 +375,8 @@ pub struct FindFile {
     /// Who speaks.
     #[serde(default)]
     pub speaker: Speaker,
-    /// A pattern in the syntax of `.gitignore`. A relative one matches at any depth, also with a slash inside.
+    /// A pattern in the syntax of `.gitignore`. A relative one matches at any depth, also with a
+    /// slash inside.
     pub pattern: String,
     /// Only in this snapshot.
     #[serde(default)]

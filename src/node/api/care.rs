@@ -28,8 +28,9 @@ pub struct Forget {
     /// Judge only snapshots with this tag.
     #[serde(default)]
     pub tag: Option<String>,
-    /// Properties that the snapshots of one group have in common: each group is judged by itself. Missing: machine
-    /// and set, and without a set the paths, too, unless a tag chooses the snapshots.
+    /// Properties that the snapshots of one group have in common: each group is judged by itself.
+    /// Missing: machine and set, and without a set the paths, too, unless a tag chooses the
+    /// snapshots.
     #[serde(default)]
     pub group_by: Option<BTreeSet<Part>>,
     /// Judge other machines' snapshots, too.
@@ -176,8 +177,8 @@ pub struct CheckReply {
     pub unreadable_total: u64,
     /// Blocks that peers hold, with `remote`.
     pub holders: Vec<Holder>,
-    /// Outcome of making the index again, when that was asked for. The command does it before a node
-    /// answers.
+    /// Outcome of making the index again, when that was asked for. The command does it before a
+    /// node answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebuilt: Option<RebuildReply>,
 }
@@ -204,7 +205,8 @@ pub struct RebuildReply {
     pub leases: u64,
     /// Files of the old index that can't be read.
     pub unreadable: Vec<String>,
-    /// Whether the old index could be read whole, as far as can be told. If not, pins and leases may be missing.
+    /// Whether the old index could be read whole, as far as can be told. If not, pins and leases
+    /// may be missing.
     pub whole_index: bool,
     /// The root of the pin that keeps blocks that nothing else refers to.
     pub kept: Option<BlockId>,
@@ -234,8 +236,8 @@ pub struct Damage {
     pub path: String,
     /// The block.
     pub block: BlockId,
-    /// Fault of the block: `missing`, `corrupt`, `not readable now`, `malformed`, and why it could not
-    /// be mended.
+    /// Fault of the block: `missing`, `corrupt`, `not readable now`, `malformed`, and why it could
+    /// not be mended.
     pub reason: String,
 }
 

@@ -57,8 +57,8 @@ pub struct HealthReply {
 }
 
 impl HealthReply {
-    /// Whether everything holds that was asked for. A machine that has an owner and no backup is not
-    /// well.
+    /// Whether everything holds that was asked for. A machine that has an owner and no backup is
+    /// not well.
     pub fn is_well(&self) -> bool {
         let has_any = !self.sets.is_empty() || !self.owner;
         has_any && self.problems.is_empty() && self.sets.iter().all(SetHealth::is_well)
@@ -76,7 +76,8 @@ pub struct SetHealth {
     pub copies_asked: u32,
     /// Machines that may be lost at the same time, whichever, without losing a backup.
     pub survives: u32,
-    /// Backups whose blocks are not on this machine any more, though nobody forgot them. Their copies stay where they are.
+    /// Backups whose blocks are not on this machine any more, though nobody forgot them. Their
+    /// copies stay where they are.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub lost: u32,
     /// Seconds since the copy that was audited longest ago was; missing when one never was.

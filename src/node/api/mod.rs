@@ -220,8 +220,8 @@ pub struct Missing {
 pub struct Cat {
     /// The bundle.
     pub link: Link,
-    /// Path inside the bundle, where symlinks are followed as long as they lead to places in it; empty when the bundle is one
-    /// file.
+    /// Path inside the bundle, where symlinks are followed as long as they lead to places in it;
+    /// empty when the bundle is one file.
     #[serde(default, with = "path")]
     pub path: PathBuf,
     /// First byte.
@@ -239,7 +239,8 @@ pub struct Cat {
 pub struct Ls {
     /// The bundle.
     pub link: Link,
-    /// Path inside the bundle; empty for its root. Symlinks on the way are followed as long as they lead to places in the bundle.
+    /// Path inside the bundle; empty for its root. Symlinks on the way are followed as long as they
+    /// lead to places in the bundle.
     #[serde(default, with = "path")]
     pub path: PathBuf,
     /// Follow a symlink at the end of the path, too.

@@ -1,8 +1,9 @@
 //! Paths in JSON: every path arrives as the bytes that it is.
 //!
-//! In requests a path is text where it is UTF-8, and `{"hex":"2f66ff"}` where it is not. Answers are read by people and by
-//! scripts that expect text: there a name or path is always text, in which `\xff` stands for a byte that is not part of any
-//! text ([`shown`]); a second field beside it, whose name ends in `_hex`, holds the bytes where that was needed ([`hex`]).
+//! In requests a path is text where it is UTF-8, and `{"hex":"2f66ff"}` where it is not. Answers
+//! are read by people and by scripts that expect text: there a name or path is always text, in
+//! which `\xff` stands for a byte that is not part of any text ([`shown`]); a second field beside
+//! it, whose name ends in `_hex`, holds the bytes where that was needed ([`hex`]).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -45,8 +46,8 @@ impl Form {
     }
 }
 
-/// A name or path as text that tells it from every other one which is not UTF-8: bytes that are not part of any text are
-/// written `\xff`, and backslashes beside such bytes are doubled.
+/// A name or path as text that tells it from every other one which is not UTF-8: bytes that are not
+/// part of any text are written `\xff`, and backslashes beside such bytes are doubled.
 pub fn shown(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     if let Ok(text) = std::str::from_utf8(bytes) {

@@ -28,8 +28,8 @@ impl Node {
     /// Forgets snapshots.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] when no snapshot is called so, or none has the set or the tag: nothing is
-    /// forgotten then.
+    /// [`ErrorKind::NotFound`] when no snapshot is called so, or none has the set or the tag:
+    /// nothing is forgotten then.
     pub async fn forget(&self, request: Forget) -> Result<ForgetReply, CallError> {
         let member = self.member(&request.speaker).await?;
         let archive = self.own_archive(&member);

@@ -293,8 +293,8 @@ struct Chosen {
 }
 
 impl Chosen {
-    /// Lines that patterns stand for. A relative one starts at the part that is asked for; where all is, at each path that was
-    /// backed up as well.
+    /// Lines that patterns stand for. A relative one starts at the part that is asked for; where
+    /// all is, at each path that was backed up as well.
     async fn lines(
         &self,
         bundle: &Bundle,
@@ -344,8 +344,9 @@ impl Chosen {
         Ok(real.map(|real| Path::new("/").join(real)))
     }
 
-    /// Place that a path names: as it was typed, and where it leads on this machine when the snapshot has nothing there. A symlink
-    /// that was named when the snapshot was made stands for what it led to; any other one is meant itself.
+    /// Place that a path names: as it was typed, and where it leads on this machine when the
+    /// snapshot has nothing there. A symlink that was named when the snapshot was made stands for
+    /// what it led to; any other one is meant itself.
     async fn place(&self, bundle: &Bundle, path: &Path) -> Result<Found, CallError> {
         let typed = path.as_os_str().as_bytes();
         if let Some(found) = bundle.find(typed, Last::Itself).await? {

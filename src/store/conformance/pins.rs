@@ -220,8 +220,8 @@ pub(super) fn what_an_abandoned_pin_leaves_is_known(store: &Subject) {
     let size = blocks.iter().find(|block| block.id() == expected[0]);
     let size = size.expect("one of them").bytes().len() as u32;
     assert_eq!(found, [(expected[0], size)]);
-    // A block that something keeps again, or that is gone, is left over no more: also when it is let go, or
-    // comes, after that.
+    // A block that something keeps again, or that is gone, is left over no more: also when it is
+    // let go, or comes, after that.
     store.add_refs(kept, &[id(1)]).expect("adds");
     store.remove_pin(kept).expect("removes");
     store.remove(id(2)).expect("removes");

@@ -107,11 +107,12 @@ pub struct BlocksFile {
 }
 
 impl Database {
-    /// Opens the database below the store's directory `dir`, or makes it where there is no trace of one.
+    /// Opens the database below the store's directory `dir`, or makes it where there is no trace of
+    /// one.
     ///
     /// # Errors
-    /// [`Error::Locked`], [`Error::Damaged`], [`Error::DiskFull`], [`Error::ReadOnly`], [`Error::Directory`], [`Error::Backend`]. When
-    /// it is damaged, nothing on disk was changed.
+    /// [`Error::Locked`], [`Error::Damaged`], [`Error::DiskFull`], [`Error::ReadOnly`],
+    /// [`Error::Directory`], [`Error::Backend`]. When it is damaged, nothing on disk was changed.
     pub fn open(dir: &Path, access: Access, memtable_bytes: u64) -> Result<Self, Error> {
         let path = dir.join(BLOCKS_DIR);
         let unwritable = match access {
@@ -237,8 +238,8 @@ impl Database {
         iterator.status().map_err(failed)
     }
 
-    /// As [`scan`](Self::scan) to the end, and goes round what does not read: visits what is before it and, from the end on backwards,
-    /// what is behind it. Returns what did not read.
+    /// As [`scan`](Self::scan) to the end, and goes round what does not read: visits what is before
+    /// it and, from the end on backwards, what is behind it. Returns what did not read.
     ///
     /// # Errors
     /// As `visit`.
@@ -510,7 +511,8 @@ impl Database {
     }
 }
 
-/// Makes a database. It gets its name when it is whole: a process that is killed here leaves no database, and not half a one.
+/// Makes a database. It gets its name when it is whole: a process that is killed here leaves no
+/// database, and not half a one.
 fn make(dir: &Path, path: &Path, memtable_bytes: u64) -> Result<(), Error> {
     let fresh = make_fresh(dir, memtable_bytes)?;
     files::rename(&fresh, path)
@@ -560,7 +562,8 @@ fn check_nothing_vanished(dir: &Path, path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Marks the directory for programs that leave caches out, backups of libernet's own among them: what is here is not to be backed up as files.
+/// Marks the directory for programs that leave caches out, backups of libernet's own among them:
+/// what is here is not to be backed up as files.
 fn mark_as_cache(dir: &Path) {
     let path = dir.join(CACHE_TAG_FILE);
     if !path.exists()
@@ -658,8 +661,8 @@ fn file_in_text(text: &str, dir: &Path) -> Option<PathBuf> {
     Some(Path::new(dir).join(&rest[..end]))
 }
 
-/// Has RocksDB make a list of files for the tables in the directory `path`, which come from a database whose list is lost. Tables that don't read go to
-/// a directory `lost` in it.
+/// Has RocksDB make a list of files for the tables in the directory `path`, which come from a
+/// database whose list is lost. Tables that don't read go to a directory `lost` in it.
 ///
 /// # Errors
 /// As [`Database::open`].

@@ -28,13 +28,15 @@ const MAX_MEMTABLE_BYTES: u64 = 16 * MIB;
 const MANY_FILES: usize = 64;
 
 impl RocksStore {
-    /// Opens the store in `dir`, for this process alone, or makes it where there is no trace of one. The directory is made private to
-    /// its owner. With [`Access::Read`](crate::store::Access::Read) nothing is made or changed, and others may read beside this process.
+    /// Opens the store in `dir`, for this process alone, or makes it where there is no trace of
+    /// one. The directory is made private to its owner. With
+    /// [`Access::Read`](crate::store::Access::Read) nothing is made or changed, and others may read
+    /// beside this process.
     ///
     /// # Errors
     /// [`Error::Locked`] when another process has it open, [`Error::UnknownFormat`] when a newer libernet wrote it,
-    /// [`Error::Damaged`] and [`Error::BadIndex`] when the index is damaged, [`Error::DiskFull`], [`Error::ReadOnly`],
-    /// [`Error::Directory`], [`Error::Backend`].
+    /// [`Error::Damaged`] and [`Error::BadIndex`] when the index is damaged, [`Error::DiskFull`],
+    /// [`Error::ReadOnly`], [`Error::Directory`], [`Error::Backend`].
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, Error> {
         let db = Database::open(dir, options.access, memtable_bytes(&options))?;
         let records = |options: &StoreOptions| RecordShelf::open(&dir.join(RECORDS_DIR), options);

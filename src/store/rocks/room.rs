@@ -74,7 +74,8 @@ impl RocksStore {
         self.quota.load(Ordering::Relaxed)
     }
 
-    /// Evicts what a lowered quota leaves no room for. What can't go stays, and keeps the store full.
+    /// Evicts what a lowered quota leaves no room for. What can't go stays, and keeps the store
+    /// full.
     ///
     /// # Errors
     /// [`Error::Backend`].
@@ -176,8 +177,8 @@ impl RocksStore {
     }
 }
 
-/// Bytes that the files in `dir` and below take, without entries of the directory itself whose names don't count. Files that vanish meanwhile count
-/// nothing.
+/// Bytes that the files in `dir` and below take, without entries of the directory itself whose
+/// names don't count. Files that vanish meanwhile count nothing.
 fn directory_bytes(dir: &Path, counts: &dyn Fn(&str) -> bool) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let Ok(entries) = std::fs::read_dir(dir) else {

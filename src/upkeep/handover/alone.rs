@@ -1,6 +1,8 @@
-//! Backups that others would lose with this node: they are kept here and, as far as members say, nowhere else.
+//! Backups that others would lose with this node: they are kept here and, as far as members say,
+//! nowhere else.
 //!
-//! A member's word is enough: this is to warn, and nothing is dropped because of it. Deliberately absent: handing over (`leave`).
+//! A member's word is enough: this is to warn, and nothing is dropped because of it. Deliberately
+//! absent: handing over (`leave`).
 
 use std::collections::BTreeMap;
 
@@ -24,7 +26,8 @@ pub struct Alone {
     pub bytes: u64,
 }
 
-/// Asks these members which of the backups that are whole here they keep, too. Who does not answer counts as keeping nothing.
+/// Asks these members which of the backups that are whole here they keep, too. Who does not answer
+/// counts as keeping nothing.
 ///
 /// # Errors
 /// Errors of the store.

@@ -1,13 +1,16 @@
-//! Time that files take: the wait before the first byte of each, apart from the rate at which the rest comes.
+//! Time that files take: the wait before the first byte of each, apart from the rate at which the
+//! rest comes.
 //!
-//! A few small files take as long as looking for their blocks does, which says nothing of how fast a large backup comes back. The two
-//! are told apart by a line through (bytes, seconds) of the files of the sample, by least squares.
+//! A few small files take as long as looking for their blocks does, which says nothing of how fast
+//! a large backup comes back. The two are told apart by a line through (bytes, seconds) of the
+//! files of the sample, by least squares.
 
 /// Files that a line is drawn through, at least.
 const MIN_FILES: usize = 4;
 /// The sample has so many bytes, at least, before a rate is told.
 const MIN_BYTES: u64 = 1 << 20;
-/// The line explains this part of the differences in time, at least; with less the times say nothing of the sizes.
+/// The line explains this part of the differences in time, at least; with less the times say
+/// nothing of the sizes.
 const MIN_EXPLAINED: f64 = 0.25;
 
 /// Latency and rate that a sample tells.
@@ -62,7 +65,8 @@ impl Pace {
         })
     }
 
-    /// Seconds that so many files and bytes take when so many files come at the same time; none when the rate is not known.
+    /// Seconds that so many files and bytes take when so many files come at the same time; none
+    /// when the rate is not known.
     pub(super) fn seconds(&self, files: u64, bytes: u64, at_once: usize) -> Option<f64> {
         let work = files as f64 * self.latency_s + bytes as f64 / self.bytes_per_s?;
         Some(work / at_once.max(1) as f64)

@@ -253,8 +253,8 @@ impl Ailing {
     }
 }
 
-/// Blocks that can't be read are told as that; they are never dropped, and are read as soon as the disk
-/// gives them again.
+/// Blocks that can't be read are told as that; they are never dropped, and are read as soon as the
+/// disk gives them again.
 #[test]
 fn a_disk_that_fails_for_a_while_costs_no_block() {
     for ailing in Ailing::ALL {
