@@ -231,8 +231,6 @@ impl Job {
 
     /// `path` (inside the bundle) lacks a block.
     pub(super) fn missing(&self, path: PathBuf, block: BlockId, reason: &str) {
-        self.monitor
-            .warning(&format!("{} is left out: {reason}", path.display()));
         let mut findings = lock(&self.findings);
         findings.missing_total += 1;
         if findings.missing.len() < MAX_REPORTED {
@@ -252,8 +250,6 @@ impl Job {
             full => return self.stop(full),
         };
         let (path, reason) = (named(path.to_owned()), source.to_string());
-        self.monitor
-            .warning(&format!("{}: {reason}", path.display()));
         let mut findings = lock(&self.findings);
         findings.failed_total += 1;
         if findings.failed.len() < MAX_REPORTED {

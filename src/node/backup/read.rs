@@ -372,7 +372,10 @@ impl Chosen {
             ErrorKind::Usage,
             format!("there is no '{}' in the snapshot", shown(typed)),
         )
-        .with_hint("`libernet ls SNAPSHOT:/` shows what there is"))
+        .with_hint(
+            "`libernet ls SNAPSHOT:/` shows what there is; `libernet snapshots` lists the snapshots of other \
+             paths and sets, and --path, --set and --machine choose among them",
+        ))
     }
 
     async fn bundle(&self) -> Result<Bundle, CallError> {
