@@ -397,7 +397,14 @@ fn a_block_that_is_found_missing_is_fetched_again() {
 async fn made_up_leases_leave_turns_to_others() {
     let clock = clock();
     let (a, b) = pair(&clock).await;
-    let made_up = ids_of(&blocks(200));
+    // More than can be looked for in a turn, however soon each is given up.
+    let made_up: Vec<_> = (0..4000_u32)
+        .map(|n| {
+            let mut hash = [7; 48];
+            hash[..4].copy_from_slice(&n.to_be_bytes());
+            BlockId::from_sha384(hash)
+        })
+        .collect();
     let lease = lease(b.net().peer_id(), 1, 1, &made_up, clock.now());
     let lend = Lend::of_bytes(1 << 30);
     let local = b.net().peer_id().to_bytes();
@@ -420,7 +427,7 @@ async fn made_up_leases_leave_turns_to_others() {
         }
         turns += 1;
     };
-    assert_eq!(missing, 200);
+    assert_eq!(missing, 4000);
     assert!(turns > 0, "all in one turn");
 }
 
