@@ -90,7 +90,7 @@ fn the_next_run_goes_on() {
     let target = dir.path().join("target");
     let restore = ["restore", "latest", "--target", utf8(&target)];
     kill_at_each_moment(&data, &restore);
-    let restored = json(&data, &restore);
+    let restored = json(&data, &[&restore[..], &["--verify"]].concat());
     assert_eq!(restored["verified"], true, "{restored}");
     let below = target.join(source.strip_prefix("/").expect("absolute"));
     assert_same(&source, &below);

@@ -278,5 +278,5 @@ fn the_words_alone_end_leases_that_no_list_tells_of() {
         node.stop();
     }
     let none = run(&dir.path().join("none"), &["lease", "list"]);
-    fails(&none, 0, "no other machine keeps a copy");
+    fails(&none, 4, "there is no data directory");
 }

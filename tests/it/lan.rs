@@ -214,10 +214,13 @@ fn a_ring_brings_a_lost_machine_back_from_twelve_words() {
             "120",
         ],
     );
+    let copies = &made["copies"];
     assert_eq!(
-        made["copies"],
-        serde_json::json!({"asked": 2, "reached": 2})
+        (&copies["asked"], &copies["reached"]),
+        (&2.into(), &2.into())
     );
+    let holders = copies["holders"].as_array().expect("a list");
+    assert_eq!(holders.len(), 2, "{made}");
     let health = lan.json(0, &data[0], &["health"]);
     assert_eq!(health["sets"][0]["copies_min"], 2, "{health}");
     assert_eq!(health["sets"][0]["survives"], 2, "{health}");

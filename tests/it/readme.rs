@@ -264,11 +264,13 @@ fn machines(tag: &str, number: usize) -> Option<(Lan, Vec<Machine>)> {
     }
 }
 
-/// The first word of a text that begins so.
+/// The first `beginning` of a text, and what follows it up to a space or a control character.
 fn word<'a>(text: &'a str, beginning: &str) -> &'a str {
-    let mut words = text.split(|c: char| c.is_whitespace() || c.is_control());
-    let found = words.find(|word| word.starts_with(beginning));
-    found.unwrap_or_else(|| panic!("no {beginning} in {text}"))
+    let from = text.find(beginning);
+    let from = from.unwrap_or_else(|| panic!("no {beginning} in {text}"));
+    let ends = |c: char| c.is_whitespace() || c.is_control();
+    let end = text[from..].find(ends).map_or(text.len(), |end| from + end);
+    &text[from..end]
 }
 
 /// A command of the README with the word that begins so replaced.

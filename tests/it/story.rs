@@ -431,7 +431,7 @@ fn unreadable_files_are_reported_and_the_rest_is_put() {
     std::fs::write(source.join("locked"), b"locked").expect("written");
     let closed = std::fs::Permissions::from_mode(0o000);
     std::fs::set_permissions(source.join("locked"), closed).expect("set");
-    // A socket has no content: it is left out with a warning, and nothing is lost by that.
+    // A socket has no content: it is left out, and nothing is lost by that.
     let _socket = std::os::unix::net::UnixListener::bind(source.join("socket")).expect("bound");
     let output = command
         .arg("--data-dir")
@@ -444,8 +444,13 @@ fn unreadable_files_are_reported_and_the_rest_is_put() {
         ])
         .output()
         .expect("it runs");
-    fails(&output, 3, "socket");
+    fails(&output, 3, "locked: Permission denied");
+    let told = String::from_utf8_lossy(&output.stderr)
+        .matches("locked")
+        .count();
+    assert_eq!(told, 1, "{output:?}");
     let put: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(put["left_out"].to_string().contains("socket"), "{put}");
     assert_eq!(put["unreadable"].as_array().map(Vec::len), Some(1), "{put}");
     assert!(put["unreadable"].to_string().contains("locked"), "{put}");
     assert_eq!(put["files"], 1);

@@ -183,8 +183,6 @@ impl<'a> Assembler<'a> {
 
     fn unreadable(&mut self, path: PathBuf, error: io::Error) {
         let reason = error.to_string();
-        self.monitor
-            .warning(&format!("{}: {reason}", path.display()));
         if self.directories.is_empty() && self.root.is_none() {
             self.failed_root = Some((path.clone(), error));
         }

@@ -104,7 +104,7 @@ pub async fn survey(
                     return Err(Error::Worker);
                 };
                 for step in steps.recv().map_err(|_| Error::Worker)? {
-                    survey.step(step, listener);
+                    survey.step(step);
                 }
                 listener.progress(Progress {
                     files: survey.files,
@@ -124,7 +124,7 @@ pub async fn survey(
 }
 
 impl Survey {
-    fn step(&mut self, step: Step, monitor: &dyn Monitor) {
+    fn step(&mut self, step: Step) {
         match step {
             Step::Enter(_) => self.entries += 1,
             Step::Ready(entry) => {
@@ -149,7 +149,6 @@ impl Survey {
             Step::LeftOut { path, reason } => note_left_out(&mut self.left_out, path, reason),
             Step::Unreadable { path, error } => {
                 let reason = error.to_string();
-                monitor.warning(&format!("{}: {reason}", path.display()));
                 self.unreadable_total += 1;
                 if self.unreadable.len() < MAX_REPORTED {
                     self.unreadable.push(Unreadable { path, reason });
