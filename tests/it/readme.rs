@@ -8,7 +8,7 @@
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use crate::lan::Lan;
@@ -18,6 +18,8 @@ use crate::sample::{make_tree, noise};
 const RELAY: &str = include_str!("relay.py");
 /// Longer than anything here takes, on a busy machine too.
 const LONG: Duration = Duration::from_secs(300);
+/// Parts of a screen that wait to be looked at; what shows more waits.
+const PARTS_AHEAD: usize = 4096;
 /// Commands of the README that each test runs, by how they begin.
 const SHARING: [&str; 2] = ["libernet put ~/Photos/2026", "libernet get libernet:"];
 const BACKING_UP: [&str; 8] = [
@@ -165,7 +167,7 @@ impl Terminal {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut relay = command.spawn().expect("nsenter runs");
         let mut output = relay.stdout.take().expect("piped");
-        let (sender, screen) = channel();
+        let (sender, screen) = sync_channel(PARTS_AHEAD);
         std::thread::spawn(move || {
             let mut part = [0; 4096];
             while let Ok(bytes @ 1..) = output.read(&mut part) {
@@ -230,7 +232,7 @@ impl Terminal {
     }
 
     /// Ends it as a person does.
-    fn is_interrupted(mut self) -> (String, Option<i32>) {
+    fn interrupt(mut self) -> (String, Option<i32>) {
         self.answers("\x03");
         self.ends()
     }
@@ -333,7 +335,7 @@ fn sharing() {
         &link,
     ));
     crate::sample::assert_same(&photos, &other.path("/home/you/photos"));
-    let (shown, code) = put.is_interrupted();
+    let (shown, code) = put.interrupt();
     assert_eq!(code, Some(0), "{shown}");
 }
 
@@ -401,7 +403,7 @@ fn in_a_ring() {
         .arg(&kept)
         .status();
     assert!(copied.expect("cp runs").success());
-    nodes.remove(0).is_interrupted();
+    nodes.remove(0).interrupt();
     machines.remove(0);
     let newcomer = &machines[2];
     let mut restores = newcomer.types(&restore);
