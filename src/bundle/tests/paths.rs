@@ -132,7 +132,6 @@ fn filters_leave_out_what_they_say() {
         ignore_files: true,
         cache_directories: true,
         max_file_bytes: Some(1000),
-        ..FilterOptions::default()
     });
     runtime().block_on(async {
         let memory = Arc::new(Memory::default());

@@ -392,8 +392,8 @@ mod tests {
         let part =
             |block: Option<BlockId>| MissingPart::new(Path::new("/f"), block, "no".to_owned());
         let (refused, absent) = (part(None), part(Some(BlockId::from_sha384([1; 48]))));
-        assert!(!advice(&[refused.clone()]).contains("nodes are online"));
-        assert!(advice(&[absent.clone()]).contains("nodes are online"));
+        assert!(!advice(std::slice::from_ref(&refused)).contains("nodes are online"));
+        assert!(advice(std::slice::from_ref(&absent)).contains("nodes are online"));
         assert!(advice(&[refused, absent]).contains("named above, and run it again when"));
     }
 
