@@ -98,6 +98,7 @@ impl Machine {
             .args(["netns", "exec", &lan.host(host)])
             .args([
                 "unshare",
+                "--uts",
                 "--mount",
                 "--propagation",
                 "private",
