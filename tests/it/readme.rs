@@ -128,6 +128,7 @@ impl Machine {
             .args([
                 "--mount",
                 "--net",
+                "--uts",
                 "--target",
                 &self.holder.id().to_string(),
             ])
