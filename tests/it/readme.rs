@@ -327,10 +327,10 @@ fn sharing() {
     std::fs::create_dir(one.path("/home/you/Photos")).expect("made");
     make_tree(&photos);
     let mut put = one.types(&command("libernet put ~/Photos/2026"));
-    put.until("libernet:");
+    put.until("libernet:bafk");
     // All of the link and what follows it is on the screen.
     put.until("Ctrl-C");
-    let link = word(&put.shown, "libernet:").to_owned();
+    let link = word(&put.shown, "libernet:bafk").to_owned();
     other.runs(&with(
         &command("libernet get libernet:"),
         "libernet:",
