@@ -421,6 +421,11 @@ fn twelve_words_bring_everything_back_when_the_machine_is_gone() {
     for holder in [&b, &c] {
         let pinned = holder.json(&["pin", "add", link]);
         assert_eq!(pinned["missing"], serde_json::json!([]));
+        // The owner's log is brought by a job of the holder's own, and pinned beside the snapshot.
+        crate::rings::until("the holder keeps the log", || {
+            let pins = holder.json(&["pin", "ls"]);
+            (pins["pins"].as_array()?.len() >= 2).then_some(())
+        });
     }
     let drill = a.json(&["drill", "--phrase-file", utf8(&words), "--files", "10"]);
     assert_eq!(
