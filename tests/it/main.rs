@@ -2,6 +2,7 @@
 
 mod architecture;
 mod at_once;
+mod attacker;
 mod backup;
 mod backup_killed;
 mod chosen;
