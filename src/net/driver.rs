@@ -8,15 +8,14 @@ use futures::StreamExt;
 use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, Swarm};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::admission::Permits;
 use super::error::Error;
-use super::exchange::Permits;
 use super::listeners::{Listeners, Machine, check_free};
 use super::providers::WriterThread;
-use super::switchboard::{Command, Rooms, RoomsEvent, Switchboard};
+use super::switchboard::{Commands, Rooms, RoomsEvent, Switchboard};
 use super::transport::Tasks;
 
 /// Time in which listeners name an address each.
@@ -31,7 +30,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) struct Driver {
     pub(super) swarm: Swarm<Rooms>,
     pub(super) switchboard: Switchboard,
-    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) commands: Commands,
     pub(super) cancel: CancellationToken,
     pub(super) permits: std::sync::Arc<Permits>,
     pub(super) tasks: Tasks,

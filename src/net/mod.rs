@@ -21,14 +21,16 @@ pub mod replica;
 pub mod rings;
 
 mod address;
+mod admission;
 mod config;
 mod cork;
 mod delegate;
-mod door;
 mod driver;
 mod error;
 mod frame;
+mod limits;
 mod listeners;
+mod mailbox;
 mod muxer;
 mod security;
 mod switchboard;
@@ -43,20 +45,23 @@ use std::time::Duration;
 
 use libp2p::swarm::Swarm;
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
-use tokio::sync::{Semaphore, broadcast, mpsc, watch};
+use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::wire::names;
 use driver::Driver;
-use switchboard::{Command, Mailbox, Rooms, Switchboard};
+use mailbox::Mailbox;
+use switchboard::{Commands, Rooms, Switchboard};
 
-pub use config::{DEFAULT_NETWORK, Limits, NetConfig, Services};
+pub use config::{DEFAULT_NETWORK, NetConfig, Services};
 pub use error::Error;
 pub use libp2p;
+pub use limits::Limits;
 pub use switchboard::Event;
 
-/// Commands that wait for the driver. Those of the exchange and of searches have taken a permit first.
+/// Commands of one room that wait for the driver. Those of the exchange and of searches have taken
+/// a permit first.
 const MAX_COMMANDS: usize = 256;
 /// Events that a slow listener may be behind before it misses some.
 const MAX_EVENTS: usize = 256;
@@ -98,7 +103,18 @@ impl Net {
     /// can do without is among the [warnings](Self::listen_warnings).
     pub async fn start(config: NetConfig, services: Services) -> Result<Self, Error> {
         let local = config.key.public().to_peer_id();
-        let (sender, commands) = mpsc::channel(MAX_COMMANDS);
+        let (to_exchange, exchange) = Mailbox::open(MAX_COMMANDS);
+        let (to_providers, providers) = Mailbox::open(MAX_COMMANDS);
+        let (to_peers, peers) = Mailbox::open(MAX_COMMANDS);
+        let (to_replica, replica) = Mailbox::open(MAX_COMMANDS);
+        let (to_rings, rings) = Mailbox::open(MAX_COMMANDS);
+        let commands = Commands {
+            exchange,
+            providers,
+            peers,
+            replica,
+            rings,
+        };
         let (events, _) = broadcast::channel(MAX_EVENTS);
         let (listening_sender, listening) = watch::channel(Vec::new());
         let (connected_sender, connected) = watch::channel(Arc::default());
@@ -112,7 +128,7 @@ impl Net {
         let (rooms, records, inbox) =
             rooms(&config, services, kad.clone(), tally.clone(), roll.clone())?;
         let streams = rooms.streams.new_control();
-        let permits = Arc::new(exchange::Permits::new(
+        let permits = Arc::new(admission::Permits::new(
             config.limits.requests_per_peer,
             config.limits.requests,
         ));
@@ -150,7 +166,7 @@ impl Net {
         };
         let searches = Arc::new(Semaphore::new(config.limits.searches));
         let providers = providers::Providers {
-            mailbox: Mailbox::new(sender.clone(), Command::Providers),
+            mailbox: to_providers.clone(),
             streams,
             protocol: kad,
             local,
@@ -163,7 +179,7 @@ impl Net {
         let shared = Shared {
             local,
             exchange: exchange::Exchange {
-                mailbox: Mailbox::new(sender.clone(), Command::Exchange),
+                mailbox: to_exchange,
                 permits,
                 pace: config.pace.down.clone(),
                 seek: Arc::new(move |peer| {
@@ -173,19 +189,19 @@ impl Net {
             },
             providers,
             heads: providers::Heads {
-                mailbox: Mailbox::new(sender.clone(), Command::Providers),
+                mailbox: to_providers,
                 searches,
                 turns: Arc::new(Semaphore::new(providers::MAX_OWN_JOBS)),
                 tally,
             },
-            replica: replica::Replica::new(Mailbox::new(sender.clone(), Command::Replica), inbox),
+            replica: replica::Replica::new(to_replica, inbox),
             peers: peers::Peers {
-                mailbox: Mailbox::new(sender.clone(), Command::Peers),
+                mailbox: to_peers,
                 connected,
                 connecting: Arc::new(Semaphore::new(MAX_CONNECTING)),
             },
             rings: rings::RingsView {
-                mailbox: Mailbox::new(sender, Command::Rings),
+                mailbox: to_rings,
                 roll,
             },
             listening,
@@ -297,11 +313,17 @@ fn rooms(
         limits: &config.limits,
         clock: config.clock.clone(),
     });
-    let standings = services.blocks.clone();
+    let blocks = services.blocks.clone();
+    let standing: admission::StandingOf = Arc::new(move |peer| blocks.standing(peer));
     let exchange = exchange::Behaviour::new(
         protocol(&config.network, names::exchange)?,
-        services.blocks,
-        config,
+        exchange::Setup {
+            service: services.blocks,
+            standing: standing.clone(),
+            limits: &config.limits,
+            rates: config.rates,
+            pace: &config.pace,
+        },
     );
     let (providers, records) = providers::Behaviour::new(
         local,
@@ -313,7 +335,7 @@ fn rooms(
     )
     .map_err(Error::Thread)?;
     let (replica, inbox) =
-        replica::Behaviour::new(protocol(&config.network, names::replica)?, standings);
+        replica::Behaviour::new(protocol(&config.network, names::replica)?, standing);
     let rings = rings::Behaviour::new(local, protocol(&config.network, names::ring)?, roll);
     let rooms = Rooms {
         peers,

@@ -77,34 +77,29 @@ pub(super) enum Command {
     Rings(rings::Command),
 }
 
-/// A room's own way to the driver.
-pub(super) struct Mailbox<C> {
-    sender: mpsc::Sender<Command>,
-    wrap: fn(C) -> Command,
+/// The driver's ends of the rooms' mailboxes.
+pub(super) struct Commands {
+    pub(super) exchange: mpsc::Receiver<exchange::Command>,
+    pub(super) providers: mpsc::Receiver<providers::Command>,
+    pub(super) peers: mpsc::Receiver<peers::Command>,
+    pub(super) replica: mpsc::Receiver<replica::Command>,
+    pub(super) rings: mpsc::Receiver<rings::Command>,
 }
 
-impl<C> Clone for Mailbox<C> {
-    fn clone(&self) -> Self {
-        Self {
-            sender: self.sender.clone(),
-            wrap: self.wrap,
+impl Commands {
+    /// The next command, of no room before another; none once nobody holds a view any more.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no command.
+    pub(super) async fn recv(&mut self) -> Option<Command> {
+        tokio::select! {
+            Some(command) = self.exchange.recv() => Some(Command::Exchange(command)),
+            Some(command) = self.providers.recv() => Some(Command::Providers(command)),
+            Some(command) = self.peers.recv() => Some(Command::Peers(command)),
+            Some(command) = self.replica.recv() => Some(Command::Replica(command)),
+            Some(command) = self.rings.recv() => Some(Command::Rings(command)),
+            else => None,
         }
-    }
-}
-
-/// The driver has ended.
-#[derive(Debug)]
-pub(super) struct Ended;
-
-impl<C> Mailbox<C> {
-    pub(super) const fn new(sender: mpsc::Sender<Command>, wrap: fn(C) -> Command) -> Self {
-        Self { sender, wrap }
-    }
-
-    /// Waits for room in the queue.
-    pub(super) async fn send(&self, command: C) -> Result<(), Ended> {
-        let sent = self.sender.send((self.wrap)(command)).await;
-        sent.map_err(|_| Ended)
     }
 }
 

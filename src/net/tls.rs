@@ -254,12 +254,15 @@ impl ClientCertVerifier for Verifier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::security::Stream;
     use futures::{AsyncReadExt, AsyncWriteExt};
     use tokio_util::compat::TokioAsyncReadCompatExt;
 
+    trait Both: AsyncRead + AsyncWrite + Send + Unpin {}
+
+    impl<T: AsyncRead + AsyncWrite + Send + Unpin> Both for T {}
+
     /// Two ends of a connection.
-    fn pair() -> (impl Stream, impl Stream) {
+    fn pair() -> (impl Both, impl Both) {
         let (a, b) = tokio::io::duplex(1 << 16);
         (a.compat(), b.compat())
     }

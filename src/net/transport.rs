@@ -22,7 +22,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio_util::task::TaskTracker;
 
 use super::address;
-use super::door::{Door, Guarded};
+use super::admission::door::{Door, Guarded};
 use super::error::Error;
 use super::muxer::Yamux;
 use super::security::Security;

@@ -138,6 +138,114 @@ fn files_import_only_from_lower_floors() {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
+/// The rooms and files of `net/` by floor, lowest first. Each imports only from lower ones, by
+/// `super::` or `crate::net::`. What one of them is made of is its own business.
+const FLOORS_OF_NET: [&[&str]; 6] = [
+    &[
+        "address", "cork", "delegate", "error", "limits", "mailbox", "pace", "tls",
+    ],
+    &["frame", "listeners", "security"],
+    // Below all protocols: how much of this node each peer and each address may take.
+    &["admission"],
+    &[
+        "muxer",
+        "exchange",
+        "peers",
+        "providers",
+        "replica",
+        "rings",
+    ],
+    &["config", "transport", "switchboard"],
+    &["driver"],
+];
+
+/// What a source text of `net/` names of `net/` itself, with the line: `room` is none for a file
+/// that stands in `net/` or opens a room, so that its `super` is `net`.
+fn named_in_net(text: &str, is_in_room: bool) -> Vec<(usize, String)> {
+    // Unit tests may look at more.
+    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text);
+    let prefixes: &[&str] = match is_in_room {
+        true => &["crate::net::", "super::super::"],
+        false => &["crate::net::", "super::"],
+    };
+    let mut named = Vec::new();
+    for prefix in prefixes {
+        for (at, _) in text.match_indices(prefix) {
+            let (before, rest) = (&text[..at], &text[at + prefix.len()..]);
+            let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+            let is_comment = text[line_start..].trim_start().starts_with("//");
+            let goes_further = before.ends_with("super::") || rest.starts_with("super::");
+            if is_comment || goes_further {
+                continue;
+            }
+            let line = before.matches('\n').count() + 1;
+            // A group's own groups name what is inside of rooms.
+            let mut depth = 0;
+            let end = rest.find(';').unwrap_or(rest.len());
+            let group = rest.strip_prefix('{').map(|_| &rest[1..end]);
+            let parts = group.unwrap_or(rest).split(|c: char| {
+                depth += i32::from(c == '{') - i32::from(c == '}');
+                depth == 0 && c == ','
+            });
+            let count = if group.is_some() { usize::MAX } else { 1 };
+            for part in parts.take(count) {
+                let is_name = |c: &char| c.is_alphanumeric() || *c == '_' || *c == '*';
+                let name: String = part.trim().chars().take_while(is_name).collect();
+                if !name.is_empty() {
+                    named.push((line, name));
+                }
+            }
+        }
+    }
+    named
+}
+
+#[test]
+fn rooms_of_the_network_import_only_from_lower_ones() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/net");
+    let floors: BTreeMap<&str, usize> = FLOORS_OF_NET
+        .iter()
+        .enumerate()
+        .flat_map(|(floor, rooms)| rooms.iter().map(move |room| (*room, floor)))
+        .collect();
+    let mut files = Vec::new();
+    rust_files(&root, &mut files);
+    let mut broken = Vec::new();
+    for file in files {
+        let room = room_of(&file, &root);
+        let name = file.file_name().expect("a file").to_string_lossy();
+        let is_in_room = file.parent() != Some(&root) && name != "mod.rs";
+        if room == "mod" || room == "tests" || name.ends_with("tests.rs") {
+            continue;
+        }
+        let Some(floor) = floors.get(room.as_str()) else {
+            broken.push(format!("{}: '{room}' has no floor", file.display()));
+            continue;
+        };
+        let text = std::fs::read_to_string(&file).expect("a source file");
+        for (line, target) in named_in_net(&text, is_in_room) {
+            let is_lower = floors.get(target.as_str()).is_some_and(|of| of < floor);
+            if !is_lower && target != room {
+                let file = file.display();
+                broken.push(format!("{file}:{line}: {room} must not import {target}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn the_check_of_the_network_sees_what_it_must() {
+    let text = "use super::peers::X;\nuse crate::net::{address, frame::{a, b}, rings};\n\
+                // use super::no;\npub(in crate::net) fn f() { super::super::error() }\n";
+    let named = |is_in_room| -> Vec<String> {
+        let named = named_in_net(text, is_in_room).into_iter();
+        named.map(|(line, room)| format!("{line}{room}")).collect()
+    };
+    assert_eq!(named(false), ["2address", "2frame", "2rings", "1peers"]);
+    assert_eq!(named(true), ["2address", "2frame", "2rings", "4error"]);
+}
+
 #[test]
 fn the_check_sees_what_it_must() {
     let text = "use crate::store::Store;\n// use crate::cli\nuse crate::{net, id};\nlet x = crate::gateway::y();\nuse crate::*;\n";

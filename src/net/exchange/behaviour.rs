@@ -11,9 +11,11 @@ use libp2p::{PeerId, StreamProtocol};
 use super::client::Client;
 use super::codec::{Asked, Codec, Response};
 use super::server::{Outgoing, Server};
-use super::{BlockService, Command, MAX_DEADLINE};
-use crate::net::config::NetConfig;
+use super::{BlockService, Command, MAX_DEADLINE, Rates};
+use crate::net::admission::StandingOf;
 use crate::net::delegate::delegate_connections;
+use crate::net::limits::Limits;
+use crate::net::pace::Pace;
 
 /// What others may want to know of the exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +30,15 @@ pub(crate) enum Event {
     Misbehaved { peer: PeerId },
 }
 
+/// What the room is made of.
+pub(crate) struct Setup<'a> {
+    pub(crate) service: Arc<dyn BlockService>,
+    pub(crate) standing: StandingOf,
+    pub(crate) limits: &'a Limits,
+    pub(crate) rates: Rates,
+    pub(crate) pace: &'a Pace,
+}
+
 /// The exchange room's behaviour.
 pub(crate) struct Behaviour {
     inner: rr::Behaviour<Codec>,
@@ -37,12 +48,8 @@ pub(crate) struct Behaviour {
 }
 
 impl Behaviour {
-    pub(crate) fn new(
-        protocol: StreamProtocol,
-        service: Arc<dyn BlockService>,
-        config: &NetConfig,
-    ) -> Self {
-        let limits = &config.limits;
+    pub(crate) fn new(protocol: StreamProtocol, setup: Setup<'_>) -> Self {
+        let limits = setup.limits;
         // Both directions share one bound. What is past it on the answering side is reset by libp2p without a word; the
         // queue's bounds are lower, so that who keeps to the permits hears "busy" first.
         let streams = limits.requests_per_peer + limits.waiting_per_peer + limits.serving;
@@ -51,12 +58,12 @@ impl Behaviour {
             .with_max_concurrent_streams(streams);
         Self {
             inner: rr::Behaviour::with_codec(
-                Codec::new(config.pace.down.clone()),
+                Codec::new(setup.pace.down.clone()),
                 [(protocol, ProtocolSupport::Full)],
                 settings,
             ),
-            client: Client::new(config.rates.offered),
-            server: Server::new(service, config),
+            client: Client::new(setup.rates.offered),
+            server: Server::new(setup),
             events: VecDeque::new(),
         }
     }

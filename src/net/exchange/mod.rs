@@ -10,11 +10,9 @@
 //!
 //! Deliberately absent: choosing peers, retrying elsewhere, storing.
 
-mod admission;
 mod behaviour;
 mod client;
 mod codec;
-mod permits;
 mod server;
 
 use std::sync::Arc;
@@ -28,14 +26,14 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::admission::{Permit, Permits};
+use super::mailbox::Mailbox;
 use super::pace::{Arrivals, Meter};
-use super::switchboard::Mailbox;
 use crate::id::BlockId;
 
-pub(super) use admission::{Admission, Bounds, Offered, Reservation};
-pub(super) use behaviour::{Behaviour, Event};
+pub use super::admission::Standing;
+pub(super) use behaviour::{Behaviour, Event, Setup};
 pub(super) use client::Ask;
-pub(super) use permits::{Permit, Permits};
 
 /// Most ids in one request.
 pub const MAX_IDS: usize = 64;
@@ -62,34 +60,6 @@ pub enum Answer {
     DontHave,
     /// Ask again later.
     Busy,
-}
-
-/// How a peer stands with this node, from lowest to highest. Of those who have to wait, the higher are answered first.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Standing {
-    /// It has taken much and given next to nothing.
-    FreeRider,
-    /// Too little was exchanged with it to say.
-    Newcomer,
-    /// It gives about as much as it takes, or more.
-    Even,
-    /// It is in a ring with this node.
-    Member,
-}
-
-impl Standing {
-    /// As it is shown.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::FreeRider => "free rider",
-            Self::Newcomer => "newcomer",
-            Self::Even => "even",
-            Self::Member => "member",
-        }
-    }
 }
 
 /// What one side offers, or wants, for a MiB of blocks: in millionths of a unit that the two of them have agreed on elsewhere.

@@ -10,13 +10,12 @@ use futures::{FutureExt, StreamExt};
 use libp2p::PeerId;
 use libp2p::request_response::{InboundRequestId, ResponseChannel};
 
-use super::admission::{Admission, Bounds, Offered, Reservation};
 use super::client::block_bytes;
 use super::codec::{Request, Response};
-use super::{Answer, BlockService, Standing, Want};
+use super::{Answer, BlockService, Setup, Standing, Want};
 use crate::block::MAX_BLOCK_BYTES;
 use crate::id::BlockId;
-use crate::net::config::NetConfig;
+use crate::net::admission::{Bounds, Offered, RequestQueue, Reservation, StandingOf};
 use crate::net::pace::{BURST_BYTES, Meter};
 
 /// What a request reserves besides blocks: its ids and its place in tables.
@@ -59,10 +58,11 @@ struct Ready {
 /// Requests of peers.
 pub(super) struct Server {
     service: Arc<dyn BlockService>,
+    standing: StandingOf,
     /// Lowest rate that is accepted for blocks.
     min_rate: u64,
     meter: Arc<Meter>,
-    admission: Admission<Incoming>,
+    admission: RequestQueue<Incoming>,
     working: FuturesUnordered<BoxFuture<'static, (InboundRequestId, Answers)>>,
     started: HashMap<InboundRequestId, Started>,
     /// Sum of what is started and not handed out.
@@ -74,8 +74,8 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(service: Arc<dyn BlockService>, config: &NetConfig) -> Self {
-        let limits = &config.limits;
+    pub(super) fn new(setup: Setup<'_>) -> Self {
+        let limits = setup.limits;
         let bounds = Bounds {
             bytes: limits.serving_bytes,
             bytes_per_peer: limits.serving_bytes_per_peer,
@@ -84,10 +84,11 @@ impl Server {
             waiting_per_peer: limits.waiting_per_peer,
         };
         Self {
-            service,
-            min_rate: config.rates.wanted,
-            meter: config.pace.up.clone(),
-            admission: Admission::new(bounds),
+            service: setup.service,
+            standing: setup.standing,
+            min_rate: setup.rates.wanted,
+            meter: setup.pace.up.clone(),
+            admission: RequestQueue::new(bounds),
             working: FuturesUnordered::new(),
             started: HashMap::new(),
             ahead_bytes: 0,
@@ -105,7 +106,7 @@ impl Server {
         request: Request,
         channel: ResponseChannel<Response>,
     ) -> Option<Outgoing> {
-        let standing = self.service.standing(peer);
+        let standing = (self.standing)(peer);
         // Members of a ring owe each other what they do; whether a block is there is told to anybody.
         let is_free = standing == Standing::Member || request.want == Want::Have;
         if request.rate < self.min_rate && !is_free {

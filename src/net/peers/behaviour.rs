@@ -20,9 +20,9 @@ use super::echo::Echo;
 use super::keeper::{Fact, IsMember, Keeper};
 use super::{Command, Misbehaviour, Source};
 use crate::net::address::is_dialable;
-use crate::net::config::Limits;
+use crate::net::admission::door::PLACES;
 use crate::net::delegate::delegate_connections;
-use crate::net::door::PLACES;
+use crate::net::limits::Limits;
 use crate::time::Clock;
 use crate::wire::names;
 

@@ -33,7 +33,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::timeout;
 
 use super::address::peer_of;
-use super::switchboard::Mailbox;
+use super::mailbox::Mailbox;
 use crate::time::Timestamp;
 
 pub(super) use behaviour::{Behaviour, Event, Setup};

@@ -15,7 +15,7 @@ use super::inbox::{How, Merged, Own, Tally};
 use super::{Command, Error};
 use crate::head::HeadRecord;
 use crate::id::BlockId;
-use crate::net::switchboard::Mailbox;
+use crate::net::mailbox::Mailbox;
 
 /// How long a search may take.
 pub const FIND_TIMEOUT: Duration = Duration::from_secs(30);

@@ -31,7 +31,7 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
-use super::switchboard::Mailbox;
+use super::mailbox::Mailbox;
 use crate::head;
 
 pub(super) use behaviour::{Behaviour, Event};

@@ -1,11 +1,10 @@
 //! The replica room inside the swarm: libp2p's request-response, our requests, and those of peers.
 //!
-//! What peers ask waits as requests for blocks do, in the exchange's [`Admission`]: each peer has a share, peers take turns, and when there is no place
+//! What peers ask waits as requests for blocks do, in a [`RequestQueue`]: each peer has a share, peers take turns, and when there is no place
 //! left one of a higher standing takes that of a lower one. So strangers, however many they are, keep no member of a ring from being heard.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::ErrorKind;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
@@ -23,8 +22,8 @@ use super::{
     Answer, Command, Error, Inbox, Incoming, MAX_DEADLINE, MAX_STARTED, MAX_STARTED_PER_PEER,
     MAX_WAITING, MAX_WAITING_PER_PEER, REQUESTS_PER_PEER, Refusal, Request,
 };
+use crate::net::admission::{Bounds, Offered, Permit, RequestQueue, Reservation, StandingOf};
 use crate::net::delegate::delegate_connections;
-use crate::net::exchange::{Admission, BlockService, Bounds, Offered, Permit, Reservation};
 
 /// Every request counts as one byte.
 const BOUNDS: Bounds = Bounds {
@@ -62,9 +61,8 @@ type Answered = (Reservation, ResponseChannel<Answer>, Answer);
 pub(crate) struct Behaviour {
     inner: rr::Behaviour<Codec>,
     pending: HashMap<OutboundRequestId, Pending>,
-    /// Knows how peers stand.
-    service: Arc<dyn BlockService>,
-    admission: Admission<Asking>,
+    standing: StandingOf,
+    admission: RequestQueue<Asking>,
     /// Has a place for every request that is started.
     inbox: mpsc::Sender<Incoming>,
     working: FuturesUnordered<BoxFuture<'static, Answered>>,
@@ -72,7 +70,7 @@ pub(crate) struct Behaviour {
 }
 
 impl Behaviour {
-    pub(crate) fn new(protocol: StreamProtocol, service: Arc<dyn BlockService>) -> (Self, Inbox) {
+    pub(crate) fn new(protocol: StreamProtocol, standing: StandingOf) -> (Self, Inbox) {
         let (inbox, requests) = mpsc::channel(MAX_STARTED);
         // Twice what a peer may have waiting, so that one who keeps to half of it hears "busy" and is not reset without a word.
         let config = rr::Config::default()
@@ -85,8 +83,8 @@ impl Behaviour {
                 config,
             ),
             pending: HashMap::new(),
-            service,
-            admission: Admission::new(BOUNDS),
+            standing,
+            admission: RequestQueue::new(BOUNDS),
             inbox,
             working: FuturesUnordered::new(),
             events: VecDeque::new(),
@@ -116,7 +114,7 @@ impl Behaviour {
     }
 
     fn asked(&mut self, peer: PeerId, request: Request, channel: ResponseChannel<Answer>) {
-        let standing = self.service.standing(peer);
+        let standing = (self.standing)(peer);
         let asking = Asking { request, channel };
         match self.admission.offer(peer, standing, 1, asking) {
             Offered::Queued => {}
@@ -268,11 +266,11 @@ impl NetworkBehaviour for Behaviour {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::exchange::Standing;
+    use crate::net::admission::Standing;
 
     /// Strangers who ask as much as they can, and nobody who answers.
-    fn flooded(standing: Standing) -> Admission<usize> {
-        let mut admission = Admission::new(BOUNDS);
+    fn flooded(standing: Standing) -> RequestQueue<usize> {
+        let mut admission = RequestQueue::new(BOUNDS);
         for _ in 0..MAX_STARTED + MAX_WAITING {
             let stranger = PeerId::random();
             for n in 0..=MAX_WAITING_PER_PEER {
@@ -307,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_member_waits_for_no_more_than_what_is_started() {
-        let mut admission = Admission::new(BOUNDS);
+        let mut admission = RequestQueue::new(BOUNDS);
         let mut started = VecDeque::new();
         for n in 0..MAX_WAITING {
             let stranger = PeerId::random();

@@ -18,8 +18,8 @@ use libp2p::PeerId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::exchange::{Permit, Permits};
-use super::switchboard::Mailbox;
+use super::admission::{Permit, Permits};
+use super::mailbox::Mailbox;
 use crate::id::BlockId;
 use crate::lease::{Lease, Name, Release};
 

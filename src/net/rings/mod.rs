@@ -19,7 +19,7 @@ use std::sync::Arc;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::watch;
 
-use super::switchboard::Mailbox;
+use super::mailbox::Mailbox;
 use crate::ring::{self, Rings};
 use crate::time::Timestamp;
 

@@ -7,13 +7,13 @@ use libp2p::PeerId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The right to have one request under way.
-pub(crate) struct Permit {
+pub(in crate::net) struct Permit {
     _of_peer: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }
 
 /// How many requests may be under way: to one peer, and in all.
-pub(crate) struct Permits {
+pub(in crate::net) struct Permits {
     per_peer: usize,
     all: Arc<Semaphore>,
     peers: Mutex<HashMap<PeerId, Arc<Semaphore>>>,
@@ -21,7 +21,7 @@ pub(crate) struct Permits {
 
 impl Permits {
     /// So many for each peer and so many in all.
-    pub(crate) fn new(per_peer: usize, all: usize) -> Self {
+    pub(in crate::net) fn new(per_peer: usize, all: usize) -> Self {
         Self {
             per_peer,
             all: Arc::new(Semaphore::new(all)),
@@ -30,7 +30,7 @@ impl Permits {
     }
 
     /// Waits for a permit; `None` once the net is stopping.
-    pub(crate) async fn acquire(&self, peer: PeerId) -> Option<Permit> {
+    pub(in crate::net) async fn acquire(&self, peer: PeerId) -> Option<Permit> {
         // The peer's first: a slow peer then keeps its own callers waiting, not those of others.
         let of_peer = self.semaphore(peer).acquire_owned().await.ok()?;
         let of_all = self.all.clone().acquire_owned().await.ok()?;
@@ -41,7 +41,7 @@ impl Permits {
     }
 
     /// Turns everybody away from now on.
-    pub(crate) fn close(&self) {
+    pub(in crate::net) fn close(&self) {
         self.all.close();
         let peers = self.peers.lock().unwrap_or_else(|e| e.into_inner());
         peers.values().for_each(|semaphore| semaphore.close());

@@ -10,7 +10,7 @@ use libp2p::PeerId;
 
 use super::Standing;
 
-/// Bounds of an [`Admission`].
+/// Bounds of an [`RequestQueue`].
 #[derive(Clone, Copy, Debug)]
 pub(in crate::net) struct Bounds {
     /// Bytes reserved in all.
@@ -25,7 +25,7 @@ pub(in crate::net) struct Bounds {
     pub(in crate::net) waiting_per_peer: usize,
 }
 
-/// A started request's reservation. Give it back with [`Admission::finish`].
+/// A started request's reservation. Give it back with [`RequestQueue::finish`].
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub(in crate::net) struct Reservation {
@@ -85,7 +85,7 @@ struct Queue<T> {
 }
 
 /// Requests of type `T` that wait for their turn, and what is reserved.
-pub(in crate::net) struct Admission<T> {
+pub(in crate::net) struct RequestQueue<T> {
     bounds: Bounds,
     reserved: HashMap<PeerId, usize>,
     reserved_bytes: usize,
@@ -109,7 +109,7 @@ enum Next<T> {
     Full,
 }
 
-impl<T> Admission<T> {
+impl<T> RequestQueue<T> {
     pub(in crate::net) fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
@@ -305,7 +305,7 @@ mod tests {
     const ALL: [Standing; 4] = HIGHEST_FIRST;
 
     fn offer<T: std::fmt::Debug>(
-        admission: &mut Admission<T>,
+        admission: &mut RequestQueue<T>,
         peer: PeerId,
         bytes: usize,
         request: T,
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn the_queue_is_bounded_for_each_peer_and_in_all() {
-        let mut admission = Admission::new(BOUNDS);
+        let mut admission = RequestQueue::new(BOUNDS);
         let [a, b] = [PeerId::random(), PeerId::random()];
         for n in 0..6 {
             assert_eq!(offer(&mut admission, a, 10, n), Offered::Queued);
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn peers_take_turns_and_stay_below_their_share() {
-        let mut admission = Admission::new(BOUNDS);
+        let mut admission = RequestQueue::new(BOUNDS);
         let [a, b] = [PeerId::random(), PeerId::random()];
         for n in 0..5 {
             offer(&mut admission, a, 20, n);
@@ -356,14 +356,14 @@ mod tests {
 
     #[test]
     fn an_answer_larger_than_the_bounds_gets_its_turn() {
-        let mut admission = Admission::new(BOUNDS);
+        let mut admission = RequestQueue::new(BOUNDS);
         offer(&mut admission, PeerId::random(), 1000, ());
         assert!(admission.start(usize::MAX).is_some());
     }
 
     #[test]
     fn small_ones_may_pass_large_ones_without_taking_their_turn() {
-        let mut admission = Admission::new(BOUNDS);
+        let mut admission = RequestQueue::new(BOUNDS);
         let [a, b] = [PeerId::random(), PeerId::random()];
         for (peer, bytes, n) in [(a, 20, 0), (a, 5, 1), (b, 20, 2), (b, 6, 3), (a, 5, 4)] {
             offer(&mut admission, peer, bytes, n);
@@ -384,7 +384,7 @@ mod tests {
 
     #[test]
     fn when_nothing_waits_a_free_rider_is_served_at_once() {
-        let mut admission = Admission::new(BOUNDS);
+        let mut admission = RequestQueue::new(BOUNDS);
         for n in 0..20 {
             admission.offer(PeerId::random(), Standing::FreeRider, 100, n);
             let (reservation, request) = admission.start(usize::MAX).expect("idle");
@@ -395,7 +395,7 @@ mod tests {
 
     #[test]
     fn the_longest_waiting_of_the_lowest_class_makes_room_for_a_higher_one() {
-        let mut admission = Admission::new(BOUNDS);
+        let mut admission = RequestQueue::new(BOUNDS);
         let peers: Vec<PeerId> = (0..4).map(|_| PeerId::random()).collect();
         let mut put = |peer: usize, standing, n| admission.offer(peers[peer], standing, 10, n);
         for n in 0..5 {
@@ -443,7 +443,7 @@ mod tests {
             waiting: 4000,
             waiting_per_peer: 1000,
         };
-        let mut admission = Admission::new(bounds);
+        let mut admission = RequestQueue::new(bounds);
         for standing in ALL {
             let peer = PeerId::random();
             for _ in 0..1000 {
@@ -467,7 +467,7 @@ mod tests {
         #[test]
         fn nobody_starves(arrivals in proptest::collection::vec((0usize..4, 1usize..3), 50..300)) {
             let bounds = Bounds { bytes: 1, bytes_per_peer: 1, started: 1, waiting: 10_000, waiting_per_peer: 10_000 };
-            let mut admission = Admission::new(bounds);
+            let mut admission = RequestQueue::new(bounds);
             let peers: Vec<PeerId> = ALL.iter().map(|_| PeerId::random()).collect();
             let mut waiting = [0usize; 4];
             let mut passed = [0usize; 4];
@@ -492,7 +492,7 @@ mod tests {
             steps in proptest::collection::vec((0usize..4, 0usize..80, 0usize..3, 0usize..4), 1..200),
         ) {
             let peers: Vec<PeerId> = (0..3).map(|_| PeerId::random()).collect();
-            let mut admission = Admission::new(BOUNDS);
+            let mut admission = RequestQueue::new(BOUNDS);
             let mut held = Vec::new();
             for (action, bytes, peer, standing) in steps {
                 match action {

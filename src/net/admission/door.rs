@@ -25,12 +25,12 @@ use libp2p::core::transport::{Boxed, DialOpts, ListenerId, TransportError, Trans
 use libp2p::{Multiaddr, PeerId, Transport};
 use tokio::sync::oneshot;
 
-use super::address;
+use crate::net::address;
 
 /// Longest silence of a new connection. A peer speaks as soon as it is connected.
 const FIRST_BYTES: Duration = Duration::from_secs(4);
 /// Places in all. The swarm has more, so that this bound is met first.
-pub(super) const PLACES: usize = 128;
+pub(in crate::net) const PLACES: usize = 128;
 /// Places for connections from one address.
 const PLACES_PER_ADDRESS: usize = 32;
 
@@ -120,7 +120,7 @@ impl Table {
 
 /// The door of one transport. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Door(Arc<Mutex<Table>>);
+pub(in crate::net) struct Door(Arc<Mutex<Table>>);
 
 impl Door {
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -128,7 +128,7 @@ impl Door {
     }
 
     /// Watches for the first bytes on an inbound connection.
-    pub(super) fn listen_to<S>(&self, stream: S, endpoint: &ConnectedPoint) -> Heard<S> {
+    pub(in crate::net) fn listen_to<S>(&self, stream: S, endpoint: &ConnectedPoint) -> Heard<S> {
         let from = match endpoint {
             ConnectedPoint::Listener { send_back_addr, .. } => address::socket(send_back_addr),
             ConnectedPoint::Dialer { .. } => None,
@@ -183,9 +183,9 @@ impl Drop for Leaving {
 }
 
 /// A transport whose inbound connections come through a door.
-pub(super) struct Guarded {
-    pub(super) inner: Connection,
-    pub(super) door: Door,
+pub(in crate::net) struct Guarded {
+    pub(in crate::net) inner: Connection,
+    pub(in crate::net) door: Door,
 }
 
 impl Transport for Guarded {
@@ -231,7 +231,7 @@ impl Transport for Guarded {
 }
 
 /// A stream that tells its door when the first bytes come.
-pub(super) struct Heard<S> {
+pub(in crate::net) struct Heard<S> {
     stream: S,
     waiting: Option<(Door, SocketAddr)>,
 }
