@@ -36,6 +36,7 @@ mod acl;
 mod choose;
 mod codec;
 mod cursor;
+mod descriptors;
 mod diff;
 pub mod error;
 mod extract;

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, FileType, OFlags};
 
+use super::descriptors::when_free;
 use super::{quiet, stat};
 
 /// A directory with this file holds what can be made again: <https://bford.info/cachedir/>.
@@ -65,7 +66,7 @@ impl Own {
     /// need not exist.
     pub fn around(self, path: &Path) -> Option<PathBuf> {
         let is_own = |above: &&Path| {
-            quiet::open(above, OFlags::DIRECTORY).is_ok_and(|directory| self.is(&directory))
+            when_free(|| quiet::open(above, OFlags::DIRECTORY)).is_ok_and(|found| self.is(&found))
         };
         path.ancestors().find(is_own).map(Path::to_owned)
     }
@@ -97,7 +98,8 @@ fn is_marked(directory: BorrowedFd<'_>, (name, start): &(&str, &[u8])) -> bool {
 /// The first `limit` bytes of a regular file. Never waits for a FIFO of that name and follows no
 /// symlink.
 pub(super) fn first_bytes(directory: BorrowedFd<'_>, name: &str, limit: u64) -> Option<Vec<u8>> {
-    let fd = quiet::open_at(directory, name, OFlags::NONBLOCK | OFlags::NOCTTY).ok()?;
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let fd = when_free(|| quiet::open_at(directory, name, flags)).ok()?;
     let stat = fs::fstat(&fd).ok()?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return None;

@@ -138,17 +138,27 @@ fn few_descriptors_are_enough() {
             std::fs::write(dir.join(name), format!("{number}{name}")).expect("written");
         }
     }
-    back_up(&data, &source);
+    let words = room.path().join("words");
+    json(&data, &["init", "--yes", "--words-out", utf8(&words)]);
     let target = room.path().join("target");
-    for limit in [256, 128] {
-        let program = libernet();
-        let output = Command::new("sh")
-            .args(["-c", "ulimit -n \"$0\"; exec \"$@\"", &limit.to_string()])
-            .arg(program.get_program())
-            .args(["--data-dir", utf8(&data), "restore", &part(&source, "")])
-            .args(["--target", utf8(&target)])
-            .output();
-        succeeds(&output.expect("it runs"));
+    for limit in [256, 128, 64] {
+        let with_few = |arguments: &[&str]| {
+            let output = Command::new("sh")
+                .args(["-c", "ulimit -n \"$0\"; exec \"$@\"", &limit.to_string()])
+                .arg(libernet().get_program())
+                .args(["--data-dir", utf8(&data)])
+                .args(arguments)
+                .output();
+            succeeds(&output.expect("it runs"))
+        };
+        // Every file is read each time.
+        with_few(&["backup", "--force", utf8(&source)]);
+        // A store of many files needs some of its own.
+        let restore = ["restore", &part(&source, ""), "--target", utf8(&target)];
+        match limit {
+            64 => succeeds(&run(&data, &restore)),
+            _ => with_few(&restore),
+        };
         assert_same(&source, &target);
         std::fs::remove_dir_all(&target).expect("removed");
     }

@@ -8,8 +8,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
@@ -17,16 +15,12 @@ use rustix::io::Errno;
 
 use super::attributes::{Attributes, bring_open};
 use super::job::{Job, lock};
+use crate::bundle::descriptors::patiently;
 use crate::bundle::inode::Inode;
 use crate::bundle::stat;
 
 /// Descriptors of directories that are kept open: few enough for systems that allow 256 in all.
 const OPEN_PLACES: usize = 48;
-/// When descriptors have run out although no directory is open, others in the process hold them:
-/// they are waited for this often...
-const SPARE_ATTEMPTS: u32 = 50;
-/// ...and so long each time.
-const SPARE_PAUSE: Duration = Duration::from_millis(20);
 /// Mode bits that an owner needs to fill a directory.
 const OWNERS_BITS: u32 = 0o700;
 const DIRECTORY_FLAGS: OFlags = OFlags::RDONLY
@@ -193,16 +187,7 @@ impl Job {
     /// Opens something. When descriptors have run out, directories that are only kept open are
     /// closed for it.
     pub(super) fn opening<T>(&self, open: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
-        let mut attempts = 0;
-        loop {
-            match open() {
-                Err(Errno::MFILE | Errno::NFILE) if attempts < SPARE_ATTEMPTS => attempts += 1,
-                result => return result,
-            }
-            if self.close_places() == 0 {
-                thread::sleep(SPARE_PAUSE);
-            }
-        }
+        patiently(open, || self.close_places() > 0)
     }
 
     /// Closes the directories that are kept open, and gives their number.

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 
 use bytes::Bytes;
 use rustix::fs::{self, Stat};
+use rustix::io::Errno;
 
 use super::seal::Handle;
 use crate::bundle::inode::Inode;
@@ -59,9 +60,11 @@ pub(super) fn xattrs(fd: impl AsFd) -> (Vec<Xattr>, bool) {
 }
 
 /// The same for a name that is not opened: a symlink, a named pipe, a device.
-pub(super) fn xattrs_at(dir: impl AsFd, name: &[u8]) -> (Vec<Xattr>, bool) {
-    // A name that is gone by now is found missing by who comes next.
-    Inode::named(&dir, name).map_or_else(|_| (Vec::new(), false), |inode| xattrs_of(&inode))
+///
+/// # Errors
+/// [`Errno::NOENT`] for a name that is gone, [`Errno::MFILE`] where no descriptor is free.
+pub(super) fn xattrs_at(dir: impl AsFd, name: &[u8]) -> Result<(Vec<Xattr>, bool), Errno> {
+    Inode::named(&dir, name).map(|inode| xattrs_of(&inode))
 }
 
 fn xattrs_of(inode: &Inode<'_>) -> (Vec<Xattr>, bool) {

@@ -19,6 +19,7 @@ use super::queue::Queue;
 use super::seal::{Handle, Shared};
 use super::walk::{Step, ToRead};
 use crate::block::{ChunkHash, ChunkIndex, Ref};
+use crate::bundle::descriptors::when_free;
 use crate::bundle::tree::Entry;
 use crate::bundle::{quiet, stat};
 use crate::monitor::Monitor;
@@ -300,10 +301,12 @@ impl Reader<'_> {
     }
 }
 
-/// Opens a file that was a regular one when it was seen. Never waits for a FIFO that took its place.
+/// Opens a file that was a regular one when it was seen. Waits for a free descriptor, but never for
+/// a FIFO that took its place.
 fn open(file: &ToRead) -> io::Result<(File, Stat)> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let fd = match quiet::open_at(&file.place.fd, &file.name[..], flags) {
+    let opened = when_free(|| quiet::open_at(&file.place.fd, &file.name[..], flags));
+    let fd = match opened {
         Ok(fd) => fd,
         Err(Errno::LOOP) => return Err(io::Error::other("it became a symlink")),
         Err(Errno::NOENT) => {

@@ -10,6 +10,7 @@
 //!
 //! Memory: the names of the directories that are open now, and one number for each hard-linked inode.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,6 +32,7 @@ use super::read::{Piece, ReadJob};
 use super::rewrite::Shift;
 use super::seal::{Handle, Shared};
 use super::select::Selection;
+use crate::bundle::descriptors::patiently;
 use crate::bundle::own::Own;
 use crate::bundle::stat;
 use crate::bundle::tree::{Content, Entry, File, MAX_DEPTH};
@@ -265,7 +267,7 @@ impl<'a> Walker<'a> {
         };
         let (mut names, unread) = match (&scope.selection, scope.is_passage) {
             (Some(selection), true) => (Names::of(selection.names()), None),
-            _ => match Names::read(&fd) {
+            _ => match self.opening(|| Names::read(&fd))? {
                 Ok(names) => (names, None),
                 Err(error) => (Names::default(), Some(error)),
             },
@@ -339,23 +341,21 @@ impl<'a> Walker<'a> {
         for at in open + 1..=last {
             let parent = self.frames[at - 1].place.clone().ok_or(Closed)?;
             let frame = &self.frames[at];
-            let again =
-                open_directory(&parent.fd, &frame.name, frame.scope.is_passage).and_then(|fd| {
-                    let stat = fs::fstat(&fd)?;
-                    // Another directory under the same name is not the one that was being walked.
-                    if stat::inode(&stat) != frame.inode {
-                        return Err(Errno::NOENT);
-                    }
-                    Ok(fd)
-                });
-            match again {
-                Ok(fd) => {
-                    let trail = frame.trail.clone();
-                    self.frames[at].place = Some(Arc::new(Place { fd, trail }));
+            let (name, inode, trail) = (frame.name.clone(), frame.inode, frame.trail.clone());
+            let is_passage = frame.scope.is_passage;
+            let again = self.opening(|| {
+                let fd = open_directory(&parent.fd, &name, is_passage)?;
+                // Another directory under the same name is not the one that was being walked.
+                if stat::inode(&fs::fstat(&fd)?) != inode {
+                    return Err(Errno::NOENT);
                 }
+                Ok(fd)
+            })?;
+            match again {
+                Ok(fd) => self.frames[at].place = Some(Arc::new(Place { fd, trail })),
                 Err(error) => {
                     // What is left of it and of those inside can't be read: they end here.
-                    let path = frame.trail.path();
+                    let path = trail.path();
                     self.unreadable(path, error)?;
                     for frame in self.frames.drain(at..).rev().collect::<Vec<_>>() {
                         drop(frame);
@@ -435,13 +435,21 @@ impl<'a> Walker<'a> {
             }
         };
         let mut entry = attributes::entry(&name, &stat, simple);
-        let (xattrs, left_out) = attributes::xattrs_at(&place.fd, &name);
-        entry.xattrs = xattrs;
+        let unread: Option<io::Error> =
+            match self.opening(|| attributes::xattrs_at(&place.fd, &name))? {
+                Ok((xattrs, left_out)) => {
+                    entry.xattrs = xattrs;
+                    left_out.then(too_large)
+                }
+                // It was there a moment ago, and is kept as it was.
+                Err(Errno::NOENT) => None,
+                Err(error) => Some(error.into()),
+            };
         self.step(Step::Ready(entry), 0)?;
-        if left_out {
-            return self.unreadable(place.trail.join(&name), too_large());
+        match unread {
+            Some(error) => self.unreadable(place.trail.join(&name), error),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Enters a directory, or keeps it as an empty one where it can't or must not be entered.
@@ -469,7 +477,7 @@ impl<'a> Walker<'a> {
         } else if is_border && !scope.is_passage {
             None
         } else {
-            Some(open_directory(&place.fd, &name, scope.is_passage))
+            Some(self.opening(|| open_directory(&place.fd, &name, scope.is_passage))?)
         };
         if let Some(Ok(fd)) = opened {
             let besides = self.frames.iter().flat_map(|frame| &frame.scope.beside);
@@ -623,6 +631,29 @@ impl<'a> Walker<'a> {
         };
         self.step(Step::Taken(Box::new(entry)), 0)?;
         Ok(true)
+    }
+
+    /// Opens something. When descriptors have run out, the batch is handed out, whose files keep
+    /// their directories open, and directories above the innermost are closed.
+    fn opening<T>(
+        &mut self,
+        open: impl Fn() -> Result<T, Errno>,
+    ) -> Result<Result<T, Errno>, Closed> {
+        let flushed = Cell::new(Ok(()));
+        let unless_closed = || {
+            flushed
+                .get()
+                .map_err(|Closed| Errno::CANCELED)
+                .and_then(|()| open())
+        };
+        let opened = patiently(unless_closed, || {
+            flushed.set(self.flush());
+            let above = self.frames.len().saturating_sub(1);
+            // The root stays open: everything is found again from there.
+            let frames = self.frames.iter_mut().take(above).skip(1);
+            frames.filter_map(|frame| frame.place.take()).count() > 0
+        });
+        flushed.get().map(|()| opened)
     }
 
     fn left_out(&mut self, path: PathBuf, reason: &'static str) -> Result<(), Closed> {
