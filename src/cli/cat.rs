@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use futures::TryStreamExt;
 use tokio::io::AsyncWriteExt;
 
+use super::alone::tell_if_alone;
 use super::context::{Context, Intent};
 use super::exit::{Exit, Failure};
 use super::{backup, output, target};
@@ -56,15 +57,20 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
                 len: args.length,
                 timeout_s,
             };
-            let mut stream = client.cat(request).await?;
-            let mut out = output::async_stdout()?;
-            while let Some(bytes) = stream.try_next().await? {
-                out.write_all(&bytes)
-                    .await
-                    .map_err(|error| Failure::output(&error))?;
-            }
-            out.flush().await.map_err(|error| Failure::output(&error))?;
-            Ok(Exit::Done)
+            let id = request.link.id;
+            let work = async {
+                let mut stream = client.cat(request).await?;
+                let mut out = output::async_stdout()?;
+                while let Some(bytes) = stream.try_next().await? {
+                    out.write_all(&bytes)
+                        .await
+                        .map_err(|error| Failure::output(&error))?;
+                }
+                out.flush().await.map_err(|error| Failure::output(&error))?;
+                Ok(Exit::Done)
+            };
+            let bar = context.bar("cat");
+            tell_if_alone(client, id, timeout_s, &bar, context, work).await
         })
         .await
 }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use serde_json::json;
 
+use super::alone::tell_if_alone;
 use super::context::{Context, Intent};
 use super::exit::{Exit, Failure};
 use super::{backup, output, show, target};
@@ -60,22 +61,27 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
                 limit: PAGE_ENTRIES,
                 timeout_s,
             };
+            let id = request.link.id;
             // Pages are printed as they come: a directory may have millions of entries.
-            loop {
-                let page = client.ls(request.clone()).await?;
-                let is_first = request.skip == 0;
-                request.skip += page.entries.len() as u64;
-                let more = page.more && !page.entries.is_empty();
-                let text = if context.json {
-                    json_page(&page, is_first, !more)
-                } else {
-                    text_page(&page, args.long)
-                };
-                output::stdout(text.as_bytes())?;
-                if !more {
-                    return Ok(Exit::Done);
+            let work = async {
+                loop {
+                    let page = client.ls(request.clone()).await?;
+                    let is_first = request.skip == 0;
+                    request.skip += page.entries.len() as u64;
+                    let more = page.more && !page.entries.is_empty();
+                    let text = if context.json {
+                        json_page(&page, is_first, !more)
+                    } else {
+                        text_page(&page, args.long)
+                    };
+                    output::stdout(text.as_bytes())?;
+                    if !more {
+                        return Ok(Exit::Done);
+                    }
                 }
-            }
+            };
+            let bar = context.bar("ls");
+            tell_if_alone(client, id, timeout_s, &bar, context, work).await
         })
         .await
 }

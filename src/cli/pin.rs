@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 
 use serde_json::json;
 
+use super::alone::tell_if_alone;
 use super::context::{Context, Intent};
 use super::exit::{Exit, Failure};
 use super::get::warn_missing;
@@ -119,12 +120,15 @@ async fn add(
     }
     let reply = context
         .with_client(async |client, config| {
+            let timeout_s = timeout.unwrap_or(config.timeout_s);
+            let (id, bar) = (link.id, context.bar("pin"));
             let request = PinAdd {
                 link,
                 name,
-                timeout_s: timeout.unwrap_or(config.timeout_s),
+                timeout_s,
             };
-            Ok(client.pin_add(request, context.bar("pin")).await?)
+            let work = client.pin_add(request, bar.clone());
+            Ok(tell_if_alone(client, id, timeout_s, &bar, context, work).await?)
         })
         .await?;
     warn_missing(&reply.missing, context);

@@ -31,7 +31,7 @@ use crate::size::ByteSize;
   libernet status --json | jq .store.disk_bytes
 
 Exit code 11 when no node is running; whether all is safe is the exit code of `libernet health`.
-With --json: {\"running\",\"safe\",\"rings\":[..],\"version\",\"peer\",\"network\",\"addresses\":[..],\"http\",\"pid\",\"uptime_s\",
+With --json: {\"running\",\"safe\",\"last_backup\",\"next_backup\",\"sets\":[as `health` has them],\"rings\":[..],\"version\",\"peer\",\"network\",\"addresses\":[..],\"http\",\"pid\",\"uptime_s\",
   \"peers\",\"bootstrapped\",\"leaving\",\"twin\",\"data_dir\",
   \"store\":{\"blocks\",\"block_bytes\",\"pinned_bytes\",\"leased_bytes\",\"cached_bytes\",\"disk_bytes\",\"quota\",\"pins\",\"corrupt\",\"evicted\",\"evicted_unsure\"},
   \"workers\":[{\"name\",\"state\",\"error\"}],
@@ -81,6 +81,10 @@ pub(super) async fn run(_: Args, context: &Context) -> Result<Exit, Failure> {
         value["running"] = json!(true);
         value["safe"] = json!(safe(&told.health).is_safe);
         value["rings"] = json!(told.rings);
+        let sets = &told.health.sets;
+        value["last_backup"] = json!(sets.iter().filter_map(|set| set.last_backup).max());
+        value["next_backup"] = json!(sets.iter().filter_map(|set| set.next_backup).min());
+        value["sets"] = json!(sets);
         output::json(&value)?;
     } else {
         let text = text(&told, context);
