@@ -3,9 +3,9 @@
 //! A log is changed in this order: the new log's block is pinned and durable; the new head is written to a file of its own and kept; the old log's
 //! pin goes; the new head is published. Cut off anywhere, either the old log or the new one is what the head names, and that one is pinned.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -13,8 +13,10 @@ use tokio::time::Instant;
 
 use super::catalog::Catalog;
 use super::error::Error;
+use super::fate::{Facts, Fates, requests};
 use super::log::Log;
 use super::owner::{Membership, OwnerId, OwnerKeys};
+use super::seen::Seen;
 use super::snapshot::Snapshot;
 use crate::block::{self, Block, BlockSource, Context, Link};
 use crate::crypto::key::Key;
@@ -35,6 +37,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 const PUBLISH_PATIENCE: Duration = Duration::from_secs(15);
 /// Name of the file with this machine's head, in the data directory.
 const HEAD_FILE: &str = "backup.head";
+/// Name of the file with the requests to forget that this machine has seen, in the data directory.
+const REQUESTS_FILE: &str = "backup.requests";
 /// Name of the pin of this machine's log.
 const LOG_PIN: &str = "backup log";
 
@@ -114,6 +118,8 @@ pub struct Found {
     pub unread: Vec<([u8; 32], Error)>,
     /// All snapshots.
     pub catalog: Catalog,
+    /// What is forgotten, and what is asked to be.
+    pub fates: Fates,
     /// Peers that were connected at the end of the search.
     pub peers: usize,
 }
@@ -134,6 +140,9 @@ pub struct Home {
     head_file: PathBuf,
     /// Held while the log of this machine is being changed.
     writing: tokio::sync::Mutex<()>,
+    requests_file: PathBuf,
+    /// Content of that file, once it was read.
+    requests: Mutex<Option<Seen>>,
 }
 
 impl Home {
@@ -142,7 +151,44 @@ impl Home {
         Self {
             head_file: data_dir.join(HEAD_FILE),
             writing: tokio::sync::Mutex::default(),
+            requests_file: data_dir.join(REQUESTS_FILE),
+            requests: Mutex::default(),
         }
+    }
+
+    /// Takes note of the requests in these logs. What can't be written down counts as not seen yet,
+    /// which only puts off what is asked.
+    fn look(
+        &self,
+        logs: &[Log],
+        revoked: &BTreeSet<[u8; 32]>,
+        is_whole: bool,
+        now: Timestamp,
+    ) -> Seen {
+        let requests = requests(logs, revoked);
+        // Each change is whole before the lock is given back.
+        let mut known = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match known.take() {
+            Some(seen) => seen,
+            None => Seen::load(&self.requests_file).unwrap_or_else(|error| {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the notice of requests to forget begins anew"
+                );
+                Seen::default()
+            }),
+        };
+        let mut seen = before.clone();
+        if seen.look(&requests, is_whole, now)
+            && let Err(error) = seen.save(&self.requests_file)
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "requests to forget could not be noted"
+            );
+            seen = before;
+        }
+        known.insert(seen).clone()
     }
 }
 
@@ -217,13 +263,37 @@ impl Archive {
             }
             logs.push(log);
         }
+        let is_whole = head.is_some() && unread.is_empty();
+        let (logs, fates) = self.fates(logs, is_whole).await?;
         Ok(Found {
-            catalog: Catalog::of(&logs, self.clock.now()),
+            catalog: Catalog::of(&logs, &fates, self.clock.now()),
+            fates,
             head,
             logs,
             unread,
             peers: self.depot.net().peers().connected().len(),
         })
+    }
+
+    /// What is forgotten by these logs, which come back. `is_whole`: none is missing.
+    async fn fates(&self, logs: Vec<Log>, is_whole: bool) -> Result<(Vec<Log>, Fates), Error> {
+        let (home, owner, now) = (self.home.clone(), self.access.owner, self.clock.now());
+        blocking(move || {
+            let revoked = BTreeSet::new();
+            let seen = match &home {
+                Some(home) => home.look(&logs, &revoked, is_whole, now),
+                None => Seen::default(),
+            };
+            let fates = Fates::weigh(&Facts {
+                owner: &owner,
+                logs: &logs,
+                is_whole,
+                revoked: &revoked,
+                seen: &seen,
+            });
+            Ok((logs, fates))
+        })
+        .await
     }
 
     /// The head as far as this node knows it: what the DHT's table has, and what this machine itself has written.

@@ -4,11 +4,12 @@
 //! ones. So each machine's log decides which of its snapshots is the newer; its clock only says
 //! where they stand among those of other machines.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::choice::Choice;
 use super::error::Error;
+use super::fate::Fates;
 use super::log::{Log, Logged};
 use crate::id::BlockId;
 use crate::time::Timestamp;
@@ -49,21 +50,16 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Snapshots of all logs together, without those that any log forgets.
+    /// Snapshots of all logs together, without those that are forgotten.
     ///
     /// The snapshots of one machine are in the order in which its log came to name them. Between
     /// machines their clocks decide, but for times that are ahead of `now`.
-    pub fn of<'a>(logs: impl IntoIterator<Item = &'a Log> + Clone, now: Timestamp) -> Self {
-        let forgotten: BTreeSet<&BlockId> = logs
-            .clone()
-            .into_iter()
-            .flat_map(|log| log.forgotten())
-            .collect();
+    pub fn of<'a>(logs: impl IntoIterator<Item = &'a Log>, fates: &Fates, now: Timestamp) -> Self {
         let mut found: BTreeMap<BlockId, Listed> = BTreeMap::new();
         for log in logs {
             for logged in log.snapshots() {
                 let id = logged.snapshot.id;
-                if !forgotten.contains(&id) {
+                if !fates.is_gone(&log.machine, &id) {
                     found.entry(id).or_insert_with(|| Listed {
                         machine: log.machine,
                         machine_name: log.machine_name.clone(),
@@ -203,7 +199,7 @@ fn longest_row(times: &[Timestamp]) -> Vec<usize> {
     row
 }
 
-fn find_among<'a>(
+pub(super) fn find_among<'a>(
     text: &str,
     mut snapshots: impl DoubleEndedIterator<Item = &'a Listed>,
 ) -> Result<&'a Listed, Error> {
@@ -264,7 +260,7 @@ mod tests {
     }
 
     fn order(logs: &[&Log], now: u64) -> Vec<String> {
-        let catalog = Catalog::of(logs.iter().copied(), Timestamp(now));
+        let catalog = Catalog::of(logs.iter().copied(), &Fates::default(), Timestamp(now));
         let snapshots = catalog.snapshots().iter();
         snapshots
             .map(|listed| listed.logged.summary.set.clone())
@@ -278,7 +274,7 @@ mod tests {
         assert_eq!(order(&[&wrong], now), ["1.0", "1.1", "1.2"]);
         let other = history(2, &[995 * DAY_MS]);
         assert_eq!(order(&[&wrong, &other], now), ["1.0", "1.1", "2.0", "1.2"]);
-        let catalog = Catalog::of([&wrong], Timestamp(now));
+        let catalog = Catalog::of([&wrong], &Fates::default(), Timestamp(now));
         let made: Vec<u64> = catalog
             .snapshots()
             .iter()
@@ -317,13 +313,16 @@ mod tests {
     }
 
     #[test]
-    fn what_any_machine_forgets_is_gone() {
+    fn what_its_own_machine_forgets_is_gone() {
         let mut first = log(1, &[1, 3]);
-        let second = log(2, &[2, 4]);
-        first.forget(link(2).id).expect("room");
+        let mut second = log(2, &[2, 4]);
         first.forget(link(3).id).expect("room");
-        let catalog = Catalog::of([&first, &second], LATE);
-        assert_eq!(numbers(&[&first, &second]), [1, 4]);
+        first.forget(link(4).id).expect("room");
+        second.forget(link(2).id).expect("room");
+        let logs = [first, second];
+        let fates = Fates::of_logs(&logs);
+        let catalog = Catalog::of(&logs, &fates, LATE);
+        assert_eq!(numbers(&[&logs[0], &logs[1]]), [1, 4]);
         assert_eq!(catalog.find("latest").expect("one").logged, logged(4));
         assert_eq!(catalog.find("0101").expect("one").logged, logged(1));
         assert!(matches!(
@@ -364,7 +363,7 @@ mod tests {
             })
             .expect("room");
         }
-        let catalog = Catalog::of([&log], LATE);
+        let catalog = Catalog::of([&log], &Fates::default(), LATE);
         assert!(matches!(catalog.find("0505"), Err(Error::Ambiguous { .. })));
     }
 
@@ -383,7 +382,7 @@ mod tests {
             let mut sorted = times.clone();
             sorted.sort_unstable();
             let steady = history(3, &days(&sorted));
-            let catalog = Catalog::of([&steady], Timestamp(50 * DAY_MS));
+            let catalog = Catalog::of([&steady], &Fates::default(), Timestamp(50 * DAY_MS));
             prop_assert!(catalog.snapshots().iter().all(|l| l.made == l.logged.summary.started));
         }
     }

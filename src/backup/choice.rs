@@ -153,6 +153,7 @@ impl fmt::Display for Chosen {
 mod tests {
     use super::*;
     use crate::backup::Catalog;
+    use crate::backup::Fates;
     use crate::backup::log::tests::logged;
     use crate::backup::{Log, Summary};
     use crate::time::Timestamp;
@@ -178,7 +179,7 @@ mod tests {
             log.add(logged).expect("room");
             logs.push(log);
         }
-        Catalog::of(&logs, Timestamp(u64::MAX))
+        Catalog::of(&logs, &Fates::default(), Timestamp(u64::MAX))
     }
 
     fn chosen(choice: &Choice) -> Result<Vec<u8>, String> {

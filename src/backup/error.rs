@@ -49,6 +49,23 @@ pub enum Error {
         /// What was asked for.
         text: String,
     },
+    /// Nothing that can be had back goes by that name.
+    #[error("no snapshot '{text}' is forgotten or asked to be, and can still be had back")]
+    NotForgotten {
+        /// What was asked for.
+        text: String,
+    },
+    /// It takes more than this machine's key to bring the snapshot back.
+    #[error("the snapshot {id} {why}")]
+    NotOurs {
+        /// The snapshot.
+        id: BlockId,
+        /// Who forgot it.
+        why: String,
+    },
+    /// The order was signed by somebody else.
+    #[error("these words are not those of this machine's owner")]
+    OtherWords,
     /// Several snapshots begin with these digits.
     #[error("'{text}' is the beginning of several snapshots' ids: give more digits")]
     Ambiguous {
@@ -138,6 +155,9 @@ impl Error {
             | Self::LogFull
             | Self::NoSnapshots
             | Self::NoSuchSnapshot { .. }
+            | Self::NotForgotten { .. }
+            | Self::NotOurs { .. }
+            | Self::OtherWords
             | Self::Ambiguous { .. }
             | Self::Name(_)
             | Self::NoneChosen(_)

@@ -1,4 +1,7 @@
 //! Forgetting snapshots: by a policy, or by name. Only logs change; the space comes back when it is pruned.
+//!
+//! What this machine made is forgotten; what another one made is asked for ([`fate`](super::fate)). What the owner's words decide
+//! this machine passes on ([`obey`]).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,8 +13,10 @@ use super::archive::{Archive, Search};
 use super::catalog::{Catalog, Listed};
 use super::choice::Choice;
 use super::error::Error;
+use super::order::Order;
 use super::owner::Membership;
 use super::retention::{Grouping, Part, Policy, judge};
+use super::unforget::bring_back;
 
 /// How long to look for each log.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,6 +45,8 @@ pub struct Forgot {
     pub kept: Vec<(Listed, Vec<&'static str>)>,
     /// Snapshots that go.
     pub forgotten: Vec<Listed>,
+    /// Snapshots of other machines that this one asks to forget.
+    pub asked: Vec<Listed>,
     /// Snapshots that were not judged for no other reason than that other machines made them. A
     /// machine that was set up anew from the words is another one than before.
     pub others: u64,
@@ -66,8 +73,9 @@ pub async fn forget(
     let mut forgot = Forgot::default();
     for name in &options.names {
         let listed = found.catalog.find(name)?;
-        if !forgot.forgotten.contains(listed) {
-            forgot.forgotten.push(listed.clone());
+        let going = forgot.going(listed.machine == machine);
+        if !going.contains(listed) {
+            going.push(listed.clone());
         }
     }
     // Names alone judge nobody else.
@@ -76,7 +84,7 @@ pub async fn forget(
             .catalog
             .choose(&options.choice)?
             .into_iter()
-            .filter(|listed| !forgot.forgotten.contains(listed))
+            .filter(|listed| !forgot.forgotten.contains(listed) && !forgot.asked.contains(listed))
             .partition(|listed| options.all_machines || listed.machine == machine);
         forgot.others = others.len() as u64;
         forgot.unknown_tags = options.policy.unknown_tags(&judged);
@@ -84,22 +92,66 @@ pub async fn forget(
         for verdict in judge(&options.policy, &judged, &options.grouping(), now, zone) {
             let listed = verdict.snapshot.clone();
             match verdict.reasons.is_empty() {
-                true => forgot.forgotten.push(listed),
+                true => forgot.going(listed.machine == machine).push(listed),
                 false => forgot.kept.push((listed, verdict.reasons)),
             }
         }
     }
     forgot.bare_paths = bare_paths(&found.catalog, &forgot.forgotten);
-    if options.dry_run || forgot.forgotten.is_empty() {
+    if options.dry_run || (forgot.forgotten.is_empty() && forgot.asked.is_empty()) {
         return Ok(forgot);
     }
     archive
         .change_log(member, |log| {
-            let mut ids = forgot.forgotten.iter().map(|l| l.logged.snapshot.id);
+            let all = forgot.forgotten.iter().chain(&forgot.asked);
+            let mut ids = all.map(|l| l.logged.snapshot.id);
             ids.try_for_each(|id| log.forget(id))
         })
         .await?;
     Ok(forgot)
+}
+
+impl Forgot {
+    /// The list for what goes, if it is this machine's own or not.
+    const fn going(&mut self, is_own: bool) -> &mut Vec<Listed> {
+        match is_own {
+            true => &mut self.forgotten,
+            false => &mut self.asked,
+        }
+    }
+}
+
+/// Has this machine's log carry an order of the owner's. What it keeps and this machine forgot is
+/// named again. Returns the snapshots that are listed, and that it is about.
+///
+/// # Errors
+/// [`Error::OtherWords`], [`Error::LogFull`].
+pub async fn obey(
+    archive: &Archive,
+    member: &Membership,
+    order: Order,
+) -> Result<Vec<Listed>, Error> {
+    if !order.is_by(member.owner()) {
+        return Err(Error::OtherWords);
+    }
+    let found = archive.find(Search::Glance, PATIENCE).await?;
+    let mut concerned: Vec<Listed> = found.catalog.snapshots().to_vec();
+    concerned.extend(found.deleted().into_iter().map(|deleted| deleted.listed));
+    concerned.retain(|listed| order.ids().contains(&listed.logged.snapshot.id));
+    concerned.sort_by_key(|listed| listed.logged.snapshot.id);
+    concerned.dedup_by_key(|listed| listed.logged.snapshot.id);
+    let store = archive.depot().store().clone();
+    archive
+        .change_log(member, |log| {
+            if !order.forgets() {
+                for id in order.ids() {
+                    bring_back(log, id, &*store)?;
+                }
+            }
+            log.carry(order)
+        })
+        .await?;
+    Ok(concerned)
 }
 
 impl ForgetOptions {

@@ -4,18 +4,20 @@
 //! plaintext = "LNBACKLG" | version (1 byte) | protobuf Log
 //! ```
 //!
-//! Snapshots of an owner are the union of all logs' snapshots without those that any of them
-//! forgets ([`Catalog`](super::Catalog)): machines that write at the same time never undo one
-//! another.
+//! Snapshots of an owner are the union of all logs' snapshots ([`Catalog`](super::Catalog)). A
+//! machine forgets its own; that it forgets another machine's is a request, and what comes of it
+//! is decided elsewhere ([`Fates`](super::Fates)). A log also carries what the owner's words decided
+//! ([`Order`]), which any machine may pass on and none can make.
 //!
 //! Which snapshot of a machine is the newer one is what its log says ([`Logged::sequence`]), never
 //! what its clock said: a clock that was years ahead for one run would hide every later run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
 use super::error::Error;
+use super::order::Order;
 use super::snapshot::{
     Summary, decode_block, encode_block, link_from_wire, link_to_wire, name, public_key,
 };
@@ -24,11 +26,15 @@ use crate::id::BlockId;
 use crate::wire::backup as wire;
 
 const MAGIC: &[u8; 8] = b"LNBACKLG";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Most snapshots in one log. A thousand take about 200 KiB.
 pub const MAX_SNAPSHOTS: usize = 4096;
 /// Most snapshots that one log forgets.
 pub const MAX_FORGOTTEN: usize = 8192;
+/// Most snapshots that one log keeps against the requests of other machines.
+pub const MAX_KEPT: usize = 8192;
+/// Most orders of the owner's that one log carries.
+pub const MAX_ORDERS: usize = 256;
 /// Most earlier logs that one log mentions.
 pub const MAX_EARLIER: usize = 8;
 /// Largest log in bytes, well below what fits a block.
@@ -54,7 +60,10 @@ pub struct Log {
     /// Its name.
     pub machine_name: String,
     snapshots: Vec<Logged>,
-    forgotten: BTreeSet<BlockId>,
+    /// What is forgotten; of the machine's own also what it was, as long as it can be had back.
+    forgotten: BTreeMap<BlockId, Option<Logged>>,
+    kept: BTreeSet<BlockId>,
+    orders: Vec<Order>,
     earlier: Vec<Link>,
 }
 
@@ -65,7 +74,9 @@ impl Log {
             machine,
             machine_name,
             snapshots: Vec::new(),
-            forgotten: BTreeSet::new(),
+            forgotten: BTreeMap::new(),
+            kept: BTreeSet::new(),
+            orders: Vec::new(),
             earlier: Vec::new(),
         }
     }
@@ -92,9 +103,29 @@ impl Log {
         &self.snapshots
     }
 
-    /// What the machine forgets, of its own or of others.
-    pub const fn forgotten(&self) -> &BTreeSet<BlockId> {
-        &self.forgotten
+    /// Ids of what the machine forgets of its own, or asks to forget of others.
+    pub fn forgotten(&self) -> impl Iterator<Item = &BlockId> {
+        self.forgotten.keys()
+    }
+
+    /// Own snapshots that the machine forgets, as they were.
+    pub fn forgotten_snapshots(&self) -> impl Iterator<Item = &Logged> {
+        self.forgotten.values().flatten()
+    }
+
+    /// Whether the machine forgets a snapshot, or asks to forget it.
+    pub fn forgets(&self, id: &BlockId) -> bool {
+        self.forgotten.contains_key(id)
+    }
+
+    /// Snapshots that are to stay whatever another machine asks.
+    pub const fn kept(&self) -> &BTreeSet<BlockId> {
+        &self.kept
+    }
+
+    /// What the owner's words decided. Their signatures are yet to be checked.
+    pub fn orders(&self) -> &[Order] {
+        &self.orders
     }
 
     /// Adds a snapshot as it is. One that is there already changes nothing.
@@ -133,22 +164,88 @@ impl Log {
             .any(|logged| logged.snapshot.id == *id)
     }
 
-    /// Forgets a snapshot, whoever made it. Oldest mentions make room for new ones only when they were carried out ([`settle`](Self::settle)).
+    /// Forgets a snapshot of this machine's, or asks to forget another's. An own one can be had back
+    /// until [`settle`](Self::settle) drops its mention.
     ///
     /// # Errors
     /// [`Error::LogFull`].
     pub fn forget(&mut self, id: BlockId) -> Result<(), Error> {
-        if self.forgotten.len() >= MAX_FORGOTTEN && !self.forgotten.contains(&id) {
+        let at = self.snapshots.iter().position(|l| l.snapshot.id == id);
+        let own = at.map(|at| self.snapshots.remove(at));
+        let done = self.mention(id, own.clone());
+        if let (Err(_), Some(at), Some(own)) = (&done, at, own) {
+            self.snapshots.insert(at, own);
+        }
+        done
+    }
+
+    /// Forgets an own snapshot of which another one takes the place: it can't be had back.
+    ///
+    /// # Errors
+    /// [`Error::LogFull`].
+    pub fn replace(&mut self, old: BlockId, new: Logged) -> Result<(), Error> {
+        self.mention(old, None)?;
+        self.forgotten.insert(old, None);
+        self.snapshots.retain(|logged| logged.snapshot.id != old);
+        self.add(new)
+    }
+
+    fn mention(&mut self, id: BlockId, own: Option<Logged>) -> Result<(), Error> {
+        if self.forgotten.len() >= MAX_FORGOTTEN && !self.forgets(&id) {
             return Err(Error::LogFull);
         }
-        self.snapshots.retain(|logged| logged.snapshot.id != id);
-        self.forgotten.insert(id);
+        self.kept.remove(&id);
+        let mention = self.forgotten.entry(id).or_default();
+        *mention = own.or(mention.take());
         Ok(())
     }
 
-    /// Drops mentions of forgotten snapshots that need no mention any more.
+    /// Takes back that a snapshot is forgotten; an own one is named again as it was. Returns whether
+    /// it was forgotten.
+    ///
+    /// # Errors
+    /// [`Error::LogFull`].
+    pub fn unforget(&mut self, id: &BlockId) -> Result<bool, Error> {
+        let Some(own) = self.forgotten.remove(id) else {
+            return Ok(false);
+        };
+        own.map_or(Ok(()), |own| self.add(own))?;
+        Ok(true)
+    }
+
+    /// Keeps a snapshot against the requests of other machines.
+    ///
+    /// # Errors
+    /// [`Error::LogFull`].
+    pub fn keep(&mut self, id: BlockId) -> Result<(), Error> {
+        if self.kept.len() >= MAX_KEPT && !self.kept.contains(&id) {
+            return Err(Error::LogFull);
+        }
+        self.kept.insert(id);
+        Ok(())
+    }
+
+    /// Carries an order of the owner's.
+    ///
+    /// # Errors
+    /// [`Error::LogFull`].
+    pub fn carry(&mut self, order: Order) -> Result<(), Error> {
+        if self.orders.contains(&order) {
+            return Ok(());
+        }
+        if self.orders.len() >= MAX_ORDERS {
+            return Err(Error::LogFull);
+        }
+        self.orders.push(order);
+        Ok(())
+    }
+
+    /// Drops what is said of snapshots of which nothing needs to be said any more.
     pub fn settle(&mut self, still_needed: impl Fn(&BlockId) -> bool) {
-        self.forgotten.retain(still_needed);
+        self.forgotten.retain(|id, _| still_needed(id));
+        self.kept.retain(&still_needed);
+        self.orders
+            .retain(|order| order.ids().iter().any(&still_needed));
     }
 
     /// Takes the mentions of earlier logs away, to read them.
@@ -161,15 +258,22 @@ impl Log {
     /// # Errors
     /// [`Error::LogFull`].
     pub fn absorb(&mut self, other: &Self) -> Result<(), Error> {
-        for id in &other.forgotten {
+        for (id, own) in &other.forgotten {
             self.forget(*id)?;
+            self.mention(*id, own.clone())?;
+        }
+        let forgotten = &self.forgotten;
+        let kept = other.kept.iter().filter(|id| !forgotten.contains_key(id));
+        self.kept.extend(kept);
+        for order in &other.orders {
+            self.carry(order.clone())?;
         }
         self.earlier.retain(|link| !other.earlier.contains(link));
         for link in &other.earlier {
             self.follow(link.clone())?;
         }
         for logged in &other.snapshots {
-            if !self.forgotten.contains(&logged.snapshot.id) {
+            if !self.forgets(&logged.snapshot.id) {
                 self.add(logged.clone())?;
             }
         }
@@ -184,20 +288,21 @@ impl Log {
         let message = wire::Log {
             machine: self.machine.to_vec().into(),
             machine_name: self.machine_name.clone(),
-            snapshots: self
-                .snapshots
-                .iter()
-                .map(|logged| wire::Logged {
-                    snapshot: Some(link_to_wire(&logged.snapshot)),
-                    summary: Some(logged.summary.to_wire()),
-                    sequence: logged.sequence,
-                })
-                .collect(),
+            snapshots: self.snapshots.iter().map(Logged::to_wire).collect(),
             forgotten: self
                 .forgotten
                 .iter()
+                .map(|(id, own)| wire::Forgotten {
+                    id: id.to_multihash().into(),
+                    own: own.as_ref().map(Logged::to_wire),
+                })
+                .collect(),
+            kept: self
+                .kept
+                .iter()
                 .map(|id| id.to_multihash().into())
                 .collect(),
+            orders: self.orders.iter().map(Order::to_wire).collect(),
             earlier: self.earlier.iter().map(link_to_wire).collect(),
         };
         let bytes = encode_block(MAGIC, VERSION, &message);
@@ -220,16 +325,15 @@ impl Log {
         if message.snapshots.len() > MAX_SNAPSHOTS || message.forgotten.len() > MAX_FORGOTTEN {
             return Err("it names too many snapshots");
         }
+        if message.kept.len() > MAX_KEPT || message.orders.len() > MAX_ORDERS {
+            return Err("it keeps too many snapshots");
+        }
         if message.earlier.len() > MAX_EARLIER {
             return Err("it follows too many logs");
         }
         let mut log = Self::new(public_key(&message.machine)?, name(message.machine_name)?);
         for logged in message.snapshots {
-            log.snapshots.push(Logged {
-                snapshot: link_from_wire(logged.snapshot)?,
-                summary: Summary::from_wire(logged.summary.ok_or("a summary is missing")?)?,
-                sequence: logged.sequence,
-            });
+            log.snapshots.push(Logged::from_wire(logged)?);
         }
         let order = |logged: &Logged| (logged.summary.started, logged.snapshot.id);
         if !log.snapshots.is_sorted_by(|a, b| order(a) < order(b)) {
@@ -239,22 +343,64 @@ impl Log {
             log.earlier.push(link_from_wire(Some(link))?);
         }
         let mut last = None;
-        for id in message.forgotten {
-            let id = BlockId::from_multihash(&id).map_err(|_| "a block id of an unknown kind")?;
+        for forgotten in message.forgotten {
+            let id = id_from_wire(&forgotten.id)?;
             if last.replace(id).is_some_and(|last| last >= id) {
                 return Err("what it forgets is not in order");
             }
-            log.forgotten.insert(id);
+            let own = forgotten.own.map(Logged::from_wire).transpose()?;
+            if own.as_ref().is_some_and(|own| own.snapshot.id != id) {
+                return Err("what it forgets is another snapshot than it says");
+            }
+            log.forgotten.insert(id, own);
+        }
+        if log.snapshots.iter().any(|l| log.forgets(&l.snapshot.id)) {
+            return Err("it names a snapshot that it forgets");
+        }
+        let mut last = None;
+        for id in message.kept {
+            let id = id_from_wire(&id)?;
+            if last.replace(id).is_some_and(|last| last >= id) {
+                return Err("what it keeps is not in order");
+            }
+            log.kept.insert(id);
+        }
+        for order in message.orders {
+            log.orders.push(Order::from_wire(order)?);
         }
         Ok(log)
     }
 }
 
+impl Logged {
+    fn to_wire(&self) -> wire::Logged {
+        wire::Logged {
+            snapshot: Some(link_to_wire(&self.snapshot)),
+            summary: Some(self.summary.to_wire()),
+            sequence: self.sequence,
+        }
+    }
+
+    fn from_wire(message: wire::Logged) -> Result<Self, &'static str> {
+        Ok(Self {
+            snapshot: link_from_wire(message.snapshot)?,
+            summary: Summary::from_wire(message.summary.ok_or("a summary is missing")?)?,
+            sequence: message.sequence,
+        })
+    }
+}
+
+/// A block's id, as a message has it.
+pub(super) fn id_from_wire(bytes: &[u8]) -> Result<BlockId, &'static str> {
+    BlockId::from_multihash(bytes).map_err(|_| "a block id of an unknown kind")
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::backup::Catalog;
+    use crate::backup::order;
     use crate::backup::snapshot::tests::{link, summary};
+    use crate::backup::{Catalog, Fates};
     use crate::time::Timestamp;
     use data_encoding::HEXLOWER;
     use proptest::prelude::*;
@@ -280,23 +426,29 @@ pub(super) mod tests {
     }
 
     pub(in crate::backup) fn numbers(logs: &[&Log]) -> Vec<u64> {
-        let catalog = Catalog::of(logs.iter().copied(), Timestamp(u64::MAX));
+        let logs: Vec<Log> = logs.iter().map(|log| (*log).clone()).collect();
+        let fates = Fates::of_logs(&logs);
+        let catalog = Catalog::of(&logs, &fates, Timestamp(u64::MAX));
         let snapshots = catalog.snapshots().iter();
         snapshots
             .map(|l| l.logged.summary.started.0 / 1000)
             .collect()
     }
 
-    /// The bytes of version 1. These never change: a newer form gets another version.
+    /// The bytes of version 2. These never change: a newer form gets another version.
     #[test]
     fn golden_bytes() {
-        let mut log = log(7, &[1, 2]);
+        let mut log = log(7, &[1, 2, 5]);
         log.forget(link(3).id).expect("room");
+        log.forget(link(5).id).expect("room");
+        log.keep(link(6).id).expect("room");
+        let order = order::tests::order(true, &[7, 8], 9);
+        log.carry(order).expect("room");
         log.follow(link(4)).expect("room");
         let bytes = log.encode().expect("small");
         assert_eq!(
             HEXLOWER.encode(&bytes),
-            include_str!("golden/log_v1.hex").trim()
+            include_str!("golden/log_v2.hex").trim()
         );
         assert_eq!(decode(&bytes).expect("its own bytes"), log);
         let mut newer = bytes;
@@ -304,6 +456,11 @@ pub(super) mod tests {
         assert!(matches!(
             decode(&newer),
             Err(Error::UnknownVersion { version: 9, .. })
+        ));
+        newer[8] = 1;
+        assert!(matches!(
+            decode(&newer),
+            Err(Error::UnknownVersion { version: 1, .. })
         ));
         assert!(matches!(
             decode(b"LNSNAPSH\x01"),
@@ -340,6 +497,44 @@ pub(super) mod tests {
         assert_eq!(numbers(&log), [0, 5, 3]);
         let bytes = log.encode().expect("small");
         assert_eq!(decode(&bytes).expect("its own bytes"), log);
+    }
+
+    /// An own snapshot comes back as it was, a mention of another's goes, and what was replaced is gone.
+    #[test]
+    fn forgetting_is_taken_back() {
+        let mut log = log(1, &[1, 2, 3]);
+        let before = log.clone();
+        log.forget(link(2).id).expect("room");
+        log.forget(link(9).id).expect("room");
+        assert!(!log.has(&link(2).id) && log.forgets(&link(2).id));
+        assert_eq!(log.forgotten_snapshots().collect::<Vec<_>>(), [&logged(2)]);
+        // Forgotten once more, it is not lost.
+        log.forget(link(2).id).expect("room");
+        assert!(log.unforget(&link(2).id).expect("room"));
+        assert!(log.unforget(&link(9).id).expect("room"));
+        assert!(!log.unforget(&link(9).id).expect("room"));
+        assert_eq!(log, before);
+        log.replace(link(3).id, logged(4)).expect("room");
+        assert!(log.has(&link(4).id) && !log.has(&link(3).id));
+        assert_eq!(log.forgotten_snapshots().count(), 0);
+        assert!(log.unforget(&link(3).id).expect("room"));
+        assert!(!log.has(&link(3).id), "nothing tells what it was");
+        // What is kept is not asked for by the same machine.
+        log.keep(link(9).id).expect("room");
+        log.forget(link(9).id).expect("room");
+        assert!(log.kept().is_empty());
+    }
+
+    #[test]
+    fn a_log_that_contradicts_itself_is_refused() {
+        let mut log = log(1, &[1]);
+        log.forgotten.insert(link(1).id, None);
+        let bytes = log.encode().expect("small");
+        assert!(matches!(decode(&bytes), Err(Error::Malformed { .. })));
+        log.snapshots.clear();
+        log.forgotten.insert(link(1).id, Some(logged(2)));
+        let bytes = log.encode().expect("small");
+        assert!(matches!(decode(&bytes), Err(Error::Malformed { .. })));
     }
 
     #[test]

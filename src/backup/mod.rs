@@ -6,14 +6,15 @@
 //!
 //! - [`owner`]: words, keys, and the file in which a machine keeps its part of them.
 //! - [`Archive`]: head, logs and [`Catalog`] of one owner; the only place that writes a log.
-//! - [`run`]: one backup. [`forget`], [`prune`], [`check`]: what is done with what is there. Restoring is `bundle::extract` of a snapshot's tree.
+//! - [`run`]: one backup. [`forget`], [`prune`], [`check`]: what is done with what is there. [`fate`]: what may go. Restoring is `bundle::extract` of a snapshot's tree.
 //! - [`retention`], [`schedule`]: pure policy. [`sets`]: what is backed up again and again.
 //!   [`Choice`]: which snapshots a command means.
 //!
 //! # Invariants
 //!
 //! A snapshot is named by a log only when all its blocks are durable and pinned. Nothing that a log names loses its pin: forgetting writes
-//! the log first. A pin that no log names is either a snapshot whose run was cut off at the last moment, and is taken in by the next run, or
+//! the log first. Only the machine that made a snapshot and the owner's words make it go at once; another machine's word is a request
+//! ([`fate`]). A pin that no log names is either a snapshot whose run was cut off at the last moment, and is taken in by the next run, or
 //! forgotten, and is removed by the next prune. No step needs a lock that a dead process could leave behind.
 //!
 //! Deliberately absent: copies on other machines (leases), files and trees themselves (`bundle`).
@@ -23,24 +24,30 @@ mod catalog;
 pub mod check;
 mod choice;
 pub mod error;
+pub mod fate;
 pub mod forget;
 pub mod log;
+pub mod order;
 pub mod owner;
 pub mod prune;
 pub mod retention;
 pub mod run;
 pub mod schedule;
 mod search;
+mod seen;
 pub mod sets;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
+pub mod unforget;
 
 pub use archive::{Access, Archive, Found, Home, Search, last_written, read_snapshot};
 pub use catalog::{Catalog, Listed, MAX_SKEW};
 pub use choice::Choice;
 pub use error::Error;
+pub use fate::Fates;
 pub use log::{Log, Logged};
+pub use order::Order;
 pub use search::{Hit, Hits, find_files};
 pub use snapshot::{Snapshot, Summary};
 

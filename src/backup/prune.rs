@@ -7,7 +7,7 @@
 //! had stored goes as well. Cut off anywhere, the next prune goes on. On request packs of which
 //! little is used are then written anew ([`repack`]), and what they leave behind goes the same way.
 //!
-//! Invariants: no pin goes unless a log that was read forgets its snapshot. A block goes only when nothing refers to it, which the
+//! Invariants: no pin goes unless its snapshot is forgotten by who may ([`fate`](super::fate)). A block goes only when nothing refers to it, which the
 //! store checks in the same step: a backup that runs beside it refers to a block before it relies on it. Memory is bounded whatever
 //! the number of blocks.
 //!
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::journal::{Journal, JournalReader};
 use self::merge::Merge;
-use self::pins::{SnapshotPin, Sorted, adopt, local_snapshot, snapshot_pins};
+use self::pins::{SnapshotPin, Sorted, adopt, snapshot_pins};
 use self::repack::Repack;
 pub use self::repack::Replacing;
 use super::archive::{Archive, Found, Search, blocking};
@@ -134,7 +134,7 @@ impl Prune<'_> {
         };
         if options.dry_run {
             let (pins, found) = self.look().await?;
-            let mut sorted = Sorted::new(pins, &found);
+            let mut sorted = Sorted::new(self.archive, self.member, pins, &found).await?;
             let gone = self.gone(&found, &mut sorted).await?;
             let leaving: Vec<PinId> = gone.iter().map(|pin| pin.pin).collect();
             self.count(gone, &mut report).await?;
@@ -148,7 +148,7 @@ impl Prune<'_> {
         let journal = take_journal(&options.journal_dir).await?;
         let journal = self.finish_earlier(journal, &mut report).await?;
         let (pins, found) = self.look().await?;
-        let mut sorted = Sorted::new(pins, &found);
+        let mut sorted = Sorted::new(self.archive, self.member, pins, &found).await?;
         let gone = self.gone(&found, &mut sorted).await?;
         match adopt(self.archive, self.member, &found, sorted.orphans).await {
             Ok(adopted) => {
@@ -170,7 +170,7 @@ impl Prune<'_> {
             let repacked = repack.run(&found).await;
             // Also after a failure: what was written then is of no use.
             let (pins, found) = self.look().await?;
-            let mut sorted = Sorted::new(pins, &found);
+            let mut sorted = Sorted::new(self.archive, self.member, pins, &found).await?;
             let gone = self.gone(&found, &mut sorted).await?;
             self.sweep(journal, &found, gone, &mut report).await?;
             report.snapshots = snapshots;
@@ -204,7 +204,7 @@ impl Prune<'_> {
     /// stands for is gone.
     async fn gone(&self, found: &Found, sorted: &mut Sorted) -> Result<Vec<SnapshotPin>, Error> {
         let mut gone = repack::take_twins(self.archive, self.member, found, sorted).await?;
-        gone.extend(self.ours(std::mem::take(&mut sorted.forgotten)).await?);
+        gone.append(&mut sorted.forgotten);
         Ok(gone)
     }
 
@@ -239,25 +239,8 @@ impl Prune<'_> {
         Ok((pins, found))
     }
 
-    /// Those of forgotten snapshots that are not another owner's, whoever named them.
-    async fn ours(&self, forgotten: Vec<SnapshotPin>) -> Result<Vec<SnapshotPin>, Error> {
-        let store = self.store().clone();
-        let owner = *self.member.owner().as_bytes();
-        blocking(move || {
-            let mut ours = Vec::with_capacity(forgotten.len());
-            for pin in forgotten {
-                let snapshot = local_snapshot(store.as_ref(), &pin.link)?;
-                if snapshot.is_none_or(|snapshot| snapshot.owner == owner) {
-                    ours.push(pin);
-                }
-            }
-            Ok(ours)
-        })
-        .await
-    }
-
-    /// What another machine forgets and this one's log still names: this one forgets it as well, until its pin is gone. Otherwise the
-    /// other could drop its mention while the pin is still here, which would then look like that of an interrupted run.
+    /// What goes for another reason than this machine's own word, and its log still names: the log forgets it as well, until its pin is
+    /// gone. Otherwise the reason could be taken back while the pin is going, and a log would name what is not there.
     async fn forget_too(&self, gone: &[BlockId]) -> Result<(), Error> {
         if gone.is_empty() {
             return Ok(());
@@ -414,10 +397,17 @@ impl Prune<'_> {
             return Ok(());
         };
         // Only what was forgotten before the pins were looked at.
-        let mut done: BTreeSet<BlockId> = own.forgotten().iter().chain(removed).copied().collect();
-        for log in found.logs.iter().filter(|log| log.machine != own.machine) {
+        let ordered = own.orders().iter().flat_map(|order| order.ids());
+        let mentioned = own.forgotten().chain(own.kept()).chain(ordered);
+        let mut done: BTreeSet<BlockId> = mentioned.chain(removed).copied().collect();
+        let removed: HashSet<&BlockId> = removed.iter().collect();
+        for log in &found.logs {
             for logged in log.snapshots() {
-                done.remove(&logged.snapshot.id);
+                let id = &logged.snapshot.id;
+                // This machine's own log named them when it was looked at.
+                if log.machine != own.machine || !removed.contains(id) {
+                    done.remove(id);
+                }
             }
         }
         for pin in snapshot_pins(self.archive).await? {
@@ -457,6 +447,17 @@ fn distinct(pins: &[SnapshotPin]) -> u64 {
     let ids: HashSet<&BlockId> = pins.iter().map(|pin| &pin.link.id).collect();
     ids.len() as u64
 }
+
+/// The turn of prunes of this directory: no other one works, and none is cut off in its middle, while it is held.
+///
+/// # Errors
+/// [`Error::File`].
+pub(super) async fn turn(journal_dir: &std::path::Path) -> Result<Turn, Error> {
+    take_journal(journal_dir).await.map(Turn)
+}
+
+/// See [`turn`].
+pub(super) struct Turn(#[expect(dead_code, reason = "it is held")] Journal);
 
 async fn take_journal(dir: &std::path::Path) -> Result<Journal, Error> {
     loop {

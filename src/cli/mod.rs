@@ -134,6 +134,7 @@ enum Command {
     FindFile(backup::find_file::Args),
     Diff(backup::diff::Args),
     Forget(backup::forget::Args),
+    Unforget(backup::unforget::Args),
     Prune(backup::prune::Args),
     Check(backup::check::Args),
     Drill(backup::drill::Args),
@@ -184,7 +185,7 @@ impl Command {
             | Self::Check(_)
             | Self::Drill(_)
             | Self::Lease(_) => Intent::Ask,
-            Self::Forget(_) | Self::Prune(_) => Intent::Remove,
+            Self::Forget(_) | Self::Unforget(_) | Self::Prune(_) => Intent::Remove,
             Self::Cat(args) => args.intent(),
             Self::Ls(args) => args.intent(),
             Self::Pin(args) => args.intent(),
@@ -362,6 +363,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::FindFile(args) => Box::pin(backup::find_file::run(args, context)).await,
         Command::Diff(args) => Box::pin(backup::diff::run(args, context)).await,
         Command::Forget(args) => Box::pin(backup::forget::run(args, context)).await,
+        Command::Unforget(args) => Box::pin(backup::unforget::run(args, context)).await,
         Command::Prune(args) => Box::pin(backup::prune::run(args, context)).await,
         Command::Check(args) => Box::pin(backup::check::run(args, context)).await,
         Command::Drill(args) => Box::pin(backup::drill::run(args, context)).await,
@@ -501,6 +503,9 @@ mod tests {
             "forget --keep-last 1 --keep-hourly 2 --keep-daily 3 --keep-weekly 4 --keep-monthly 5 --keep-yearly 6 --keep-within 7d \
              --keep-tag t --set s --tag t --all-machines --prune --dry-run --json --passphrase-file F",
             "forget 0123 4567",
+            "forget 0123 --phrase --prune",
+            "unforget 0123 4567 --phrase-file W --json",
+            "snapshots --deleted --set s",
             "prune --dry-run --repack-below 30 --json",
             "check --read-data --remote --snapshot latest --json",
             "check --read-data-subset 2.5%",
@@ -555,6 +560,7 @@ mod tests {
             "check --read-data-subset 101%",
             "prune --repack-below 101",
             "forget --keep-within soon",
+            "unforget",
             "peers --ledger connect /ip4/127.0.0.1/tcp/1",
         ] {
             let words = std::iter::once("libernet").chain(line.split_whitespace());

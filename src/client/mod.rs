@@ -233,6 +233,10 @@ impl Client {
         lease_release(LeaseRelease) -> LeaseReleaseReply;
         /// Forgets snapshots by a policy or by name.
         forget(Forget) -> ForgetReply;
+        /// Takes back that snapshots are forgotten.
+        unforget(Unforget) -> UnforgetReply;
+        /// Passes on what the owner's words decided of some snapshots.
+        order(DecideSnapshots) -> DecideSnapshotsReply;
         /// Makes a ring.
         ring_create(RingCreate) -> RingCode;
         /// Joins a ring.

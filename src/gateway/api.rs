@@ -165,6 +165,8 @@ async fn dispatch(
         LeaseList => lease_list;
         LeaseRelease => lease_release;
         Forget => forget;
+        Unforget => unforget;
+        DecideSnapshots => order;
         RingCreate => ring_create;
         RingJoin => ring_join;
         RingList => ring_list;

@@ -73,7 +73,7 @@ impl Held {
     /// What another valid lease changes. Nothing ever gets shorter by it.
     ///
     /// # Errors
-    /// [`Error::OtherLease`], [`Error::OtherBlocks`].
+    /// As [`renewed_by`](Self::renewed_by).
     pub fn renewed(&self, lease: Lease, now: Timestamp) -> Result<Renewal, Error> {
         self.renewed_by(Self::new(lease, now))
     }
@@ -81,11 +81,15 @@ impl Held {
     /// What another valid lease changes that was received now or passed on. Nothing ever gets shorter by it.
     ///
     /// # Errors
-    /// [`Error::OtherLease`], [`Error::OtherBlocks`].
+    /// [`Error::OtherLease`], [`Error::OtherMachine`], [`Error::OtherBlocks`].
     pub fn renewed_by(&self, later: Self) -> Result<Renewal, Error> {
         let (old, new) = (self.lease.terms(), later.lease.terms());
         if self.lease.owner() != later.lease.owner() || old.name != new.name {
             return Err(Error::OtherLease);
+        }
+        // Or else it would be the other machine's, which could then end it.
+        if self.lease.machine() != later.lease.machine() {
+            return Err(Error::OtherMachine);
         }
         let list = |terms: &super::Terms| (terms.root, terms.blocks, terms.bytes, terms.digest);
         if list(old) != list(new) {
@@ -105,11 +109,18 @@ impl Held {
     /// Whether a valid release ends this now.
     ///
     /// # Errors
-    /// [`Error::OtherLease`], [`Error::Stale`], [`Error::TooEarly`].
+    /// [`Error::OtherLease`], [`Error::OtherMachine`], [`Error::Stale`], [`Error::TooEarly`].
     pub fn check_release(&self, release: &Release, now: Timestamp) -> Result<(), Error> {
         let terms = self.lease.terms();
         if !release.covers(&self.lease) {
             return Err(Error::OtherLease);
+        }
+        // A machine ends its own leases. That another one is of the same owner gives it no power over them.
+        if release
+            .machine()
+            .is_some_and(|machine| machine != self.lease.machine())
+        {
+            return Err(Error::OtherMachine);
         }
         if release.sequence() < terms.sequence {
             return Err(Error::Stale);

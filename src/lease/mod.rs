@@ -9,7 +9,8 @@
 //! - Bytes have one reading and a message one form, as with head records.
 //! - What a holder has promised never gets shorter but by a release: an old lease that is sent again changes nothing.
 //! - A key that lies open ([`Keeper`]) adds leases and does nothing else.
-//! - A stolen machine can't end a lease before its minimum; that takes the owner's own signature.
+//! - A stolen machine can't end a lease before its minimum, which takes the owner's own signature, and it can't end another
+//!   machine's lease at all.
 //!
 //! Deliberately absent: clock, network, storage, and the choice of holders.
 
@@ -77,6 +78,11 @@ pub enum Error {
     /// The lease is of another owner, or has another name.
     #[error("it is about another lease")]
     OtherLease,
+    /// A machine's word about the lease of another machine.
+    #[error(
+        "another machine of the owner's made the lease: only that one or the owner's words change it"
+    )]
+    OtherMachine,
     /// Made so far in the future that one of the clocks is wrong.
     #[error("it was made in the future: one of the clocks is wrong")]
     FromTheFuture,

@@ -152,6 +152,11 @@ impl Release {
         self.sequence
     }
 
+    /// The machine that speaks; none when it is the owner itself.
+    pub fn machine(&self) -> Option<&[u8; 32]> {
+        self.machine.as_ref().map(|(machine, _)| machine)
+    }
+
     /// Whether the owner itself speaks.
     pub const fn is_by_owner(&self) -> bool {
         self.machine.is_none()

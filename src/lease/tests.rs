@@ -114,6 +114,30 @@ fn a_machine_does_not_speak_for_the_owner() {
     );
 }
 
+/// Two machines of one owner: neither ends what the other asked for, nor makes it its own to end it.
+#[test]
+fn a_machine_ends_no_lease_of_another_machine() {
+    let other = SigningKey::from_bytes(&[102; 32]);
+    let certificate = certify(&owner(), &other.verifying_key().to_bytes());
+    let held = Held::new(lease(terms()), NOW);
+    let late = Timestamp(held.minimum_until().0 + 1);
+    let of_other = Release::by_machine(&owner_key(), &other, &certificate, [7; 16], 5, NOW);
+    assert_eq!(of_other.validate(), Ok(()));
+    assert_eq!(
+        held.check_release(&of_other, late),
+        Err(Error::OtherMachine)
+    );
+    let renewal = Terms {
+        sequence: 6,
+        ..terms()
+    };
+    let renewal = Lease::sign(&owner_key(), &other, &certificate, renewal);
+    assert_eq!(renewal.validate(HOLDER, NOW), Ok(()));
+    assert_eq!(held.renewed(renewal, NOW), Err(Error::OtherMachine));
+    assert_eq!(held.check_release(&release(5, false), late), Ok(()));
+    assert_eq!(held.check_release(&release(5, true), NOW), Ok(()));
+}
+
 #[test]
 fn a_keeper_adds_leases_and_nothing_else() {
     let keeper = Keeper::new(&owner_key(), &machine(), &certificate(), &[5; 32]);

@@ -191,6 +191,12 @@ impl From<backup::Error> for CallError {
                 ..Self::new(ErrorKind::Damaged, text).with_hint("use a newer libernet")
             },
             Error::Head(_) => Self::new(ErrorKind::Damaged, text),
+            Error::NotForgotten { .. } => Self::new(ErrorKind::NotFound, text)
+                .with_hint("`libernet snapshots --deleted` lists what can be had back"),
+            Error::NotOurs { .. } => Self::new(ErrorKind::Usage, text),
+            Error::OtherWords => Self::new(ErrorKind::Usage, text).with_hint(
+                "compare every word with your sheet; the order counts, the case does not",
+            ),
             Error::NoSuchSnapshot { .. } | Error::NoSnapshots | Error::NoneChosen(_) => {
                 Self::new(ErrorKind::NotFound, text)
                     .with_hint("`libernet snapshots` lists what there is")

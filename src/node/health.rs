@@ -59,6 +59,14 @@ impl Node {
             }
         };
         reply.owner = !matches!(known, Known::NoOwner);
+        if let Known::Snapshots(member, found) = &known {
+            let this = member.machine().id().to_string();
+            reply.requests = self.requests(found);
+            let concerns = |one: &ForgetRequest| {
+                one.machine == this && matches!(one.state, RequestState::Notice | RequestState::Due)
+            };
+            reply.requests.retain(concerns);
+        }
         let copied = self.inner.copies.health(self.now(), &Limits::default());
         let mut copied: BTreeMap<String, _> = copied
             .into_iter()

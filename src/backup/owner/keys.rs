@@ -168,6 +168,11 @@ impl OwnerKeys {
         self.signing.sign(&certified(machine)).to_bytes()
     }
 
+    /// Signs `message`, which must begin with a domain of its own so that it means nothing elsewhere.
+    pub(in crate::backup) fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.signing.sign(message).to_bytes()
+    }
+
     /// Ends a lease at any time.
     pub fn release(&self, name: lease::Name, sequence: u64, made: Timestamp) -> lease::Release {
         lease::Release::by_owner(&self.signing, name, sequence, made)

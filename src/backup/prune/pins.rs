@@ -8,7 +8,7 @@ use super::repack::take_twins;
 use crate::backup::SNAPSHOT_PIN;
 use crate::backup::archive::{Archive, Found, Search, blocking};
 use crate::backup::error::Error;
-use crate::backup::log::{Log, Logged};
+use crate::backup::log::Logged;
 use crate::backup::owner::Membership;
 use crate::backup::snapshot::Snapshot;
 use crate::block::{self, Link};
@@ -25,7 +25,7 @@ pub async fn adopt_orphans(archive: &Archive, member: &Membership) -> Result<u64
     let found = archive
         .find(Search::Here, archive.patience(PATIENCE))
         .await?;
-    let mut sorted = Sorted::new(pins, &found);
+    let mut sorted = Sorted::new(archive, member, pins, &found).await?;
     take_twins(archive, member, &found, &mut sorted).await?;
     Ok(adopt(archive, member, &found, sorted.orphans)
         .await?
@@ -52,27 +52,52 @@ pub(super) async fn snapshot_pins(archive: &Archive) -> Result<Vec<SnapshotPin>,
     .await
 }
 
-/// Pins by what the logs say of their snapshots. What a log names and none forgets is in neither list.
+/// Pins by what becomes of their snapshots. What a log names and nobody may forget is in neither
+/// list, and so is what is forgotten and another owner's.
 pub(super) struct Sorted {
     pub(super) forgotten: Vec<SnapshotPin>,
     pub(super) orphans: Vec<SnapshotPin>,
 }
 
 impl Sorted {
-    pub(super) fn new(pins: Vec<SnapshotPin>, found: &Found) -> Self {
-        let forgotten: HashSet<&BlockId> = found.logs.iter().flat_map(Log::forgotten).collect();
-        let named = found.logs.iter().flat_map(Log::snapshots);
-        let named: HashSet<&BlockId> = named.map(|logged| &logged.snapshot.id).collect();
-        let (gone, rest): (Vec<_>, Vec<_>) = pins
-            .into_iter()
-            .partition(|pin| forgotten.contains(&pin.link.id));
-        Self {
-            forgotten: gone,
-            orphans: rest
-                .into_iter()
-                .filter(|pin| !named.contains(&pin.link.id))
-                .collect(),
-        }
+    /// Which machine made a snapshot is read in the snapshot itself: what a log says of that, another
+    /// machine may have written. One that can't be read counts as this machine's.
+    pub(super) async fn new(
+        archive: &Archive,
+        member: &Membership,
+        pins: Vec<SnapshotPin>,
+        found: &Found,
+    ) -> Result<Self, Error> {
+        let named = found.logs.iter().flat_map(|log| log.snapshots());
+        let named: HashSet<BlockId> = named.map(|logged| logged.snapshot.id).collect();
+        let fates = found.fates.clone();
+        let (owner, this) = (
+            *member.owner().as_bytes(),
+            *member.machine().id().as_bytes(),
+        );
+        let store = archive.depot().store().clone();
+        blocking(move || {
+            let (mut forgotten, mut orphans) = (Vec::new(), Vec::new());
+            for pin in pins {
+                let id = pin.link.id;
+                if fates.is_mentioned(&id) {
+                    let machine = match local_snapshot(store.as_ref(), &pin.link)? {
+                        Some(snapshot) if snapshot.owner != owner => continue,
+                        Some(snapshot) => snapshot.machine,
+                        None => this,
+                    };
+                    if fates.is_gone(&machine, &id) {
+                        forgotten.push(pin);
+                        continue;
+                    }
+                }
+                if !named.contains(&id) {
+                    orphans.push(pin);
+                }
+            }
+            Ok(Self { forgotten, orphans })
+        })
+        .await
     }
 }
 
@@ -142,7 +167,7 @@ pub(super) async fn adopt(
                 let id = logged.snapshot.id;
                 // Forgotten, pruned or added by its own run since we looked.
                 let is_pinned = store.stat(id)?.is_some_and(|stat| stat.pins > 0);
-                if is_pinned && !log.has(&id) && !log.forgotten().contains(&id) {
+                if is_pinned && !log.has(&id) && !log.forgets(&id) {
                     log.add(logged)?;
                     adopted += 1;
                 }

@@ -169,14 +169,14 @@ impl Repack<'_> {
                 let old = kept.logged.snapshot.id;
                 let is_pinned = store.stat(link.id)?.is_some_and(|stat| stat.pins > 0);
                 // It may have been forgotten meanwhile.
-                if is_pinned && log.has(&old) && !log.forgotten().contains(&link.id) {
-                    log.forget(old)?;
-                    log.add(Logged {
+                if is_pinned && log.has(&old) && !log.forgets(&link.id) {
+                    let new = Logged {
                         snapshot: link,
                         summary: kept.logged.summary,
                         // It takes the old one's place, also of one that has no number.
                         sequence: kept.logged.sequence.max(1),
-                    })?;
+                    };
+                    log.replace(old, new)?;
                     packs.extend(left);
                 }
             }

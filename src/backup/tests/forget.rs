@@ -21,7 +21,8 @@ async fn what_other_machines_made_is_counted_and_left_alone() {
         };
         let forgot = forget(&anew.archive, &anew.member, &options, &TimeZone::UTC).await;
         let forgot = forgot.expect("it judges");
-        (forgot.kept.len(), forgot.forgotten.len(), forgot.others)
+        let going = (forgot.forgotten.len(), forgot.asked.len());
+        (forgot.kept.len(), going, forgot.others)
     };
     let rule = || ForgetOptions {
         policy: Policy {
@@ -30,7 +31,7 @@ async fn what_other_machines_made_is_counted_and_left_alone() {
         },
         ..ForgetOptions::default()
     };
-    assert_eq!(counts(rule()).await, (1, 0, 2));
+    assert_eq!(counts(rule()).await, (1, (0, 0), 2));
     let tagged = ForgetOptions {
         choice: Choice {
             tags: vec!["none has it".to_owned()],
@@ -45,15 +46,15 @@ async fn what_other_machines_made_is_counted_and_left_alone() {
         all_machines: true,
         ..rule()
     };
-    let (kept, forgotten, others) = counts(all).await;
-    assert_eq!((kept + forgotten, others), (3, 0));
-    assert!(forgotten > 0);
+    let (kept, (forgotten, asked), others) = counts(all).await;
+    assert_eq!((kept + asked, forgotten, others), (3, 0, 0));
+    assert!(asked > 0, "what others made is only asked for");
     // Whoever names snapshots judges nobody.
     let named = ForgetOptions {
         names: vec![own.id().to_hex()],
         ..ForgetOptions::default()
     };
-    assert_eq!(counts(named).await, (0, 1, 0));
+    assert_eq!(counts(named).await, (0, (1, 0), 0));
 }
 
 /// The rules take neither the last snapshot of a group nor, by a tag that none has, anything.

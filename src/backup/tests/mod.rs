@@ -11,6 +11,7 @@ mod machine;
 mod prune;
 mod prune_model;
 mod repack;
+mod requests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -310,7 +311,10 @@ impl Node {
     async fn log_is_settled(&self) -> bool {
         let found = self.archive.find(Search::Here, Duration::ZERO).await;
         let found = found.expect("finds");
-        found.logs.iter().all(|log| log.forgotten().is_empty())
+        found
+            .logs
+            .iter()
+            .all(|log| log.forgotten().next().is_none())
     }
 
     /// What is at a path of a snapshot.

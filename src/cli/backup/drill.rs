@@ -22,7 +22,9 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show};
 use crate::client::{Client, for_command};
 use crate::config::{AnnouncePolicy, Config};
-use crate::node::api::{Choice, Giver, Peers, SnapshotInfo, SnapshotRef, SnapshotTree, Status};
+use crate::node::api::{
+    Choice, Giver, Peers, SnapshotInfo, SnapshotRef, SnapshotTree, Snapshots, Status,
+};
 use crate::node::{Node, NodeOptions, Purpose};
 use crate::size::ByteSize;
 
@@ -314,7 +316,11 @@ async fn newest(
         plain.why.push(failure.message);
         plain
     };
-    let reply = snapshots::fetch(client, voice, &Choice::default(), args.timeout, context)
+    let request = Snapshots {
+        timeout_s: args.timeout,
+        ..Snapshots::default()
+    };
+    let reply = snapshots::fetch(client, voice, request, context)
         .await
         .map_err(nobody)?;
     snapshots::warn_of_machines(&reply, context);

@@ -1,18 +1,30 @@
 //! `libernet forget`: which snapshots stay.
 
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 
+use data_encoding::HEXLOWER;
 use serde_json::json;
 
 use super::keep::Keep;
-use super::voice::Voice;
+use super::voice::{Voice, Words};
 use super::{MAX_NAMED, Passphrase, contents, prune, short, warn_of_clocks};
+use crate::backup::order::{self, Order};
+use crate::backup::owner::OwnerKeys;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show, target};
-use crate::node::api::{Forget, ForgetReply, Part, SnapshotInfo};
+use crate::client::Client;
+use crate::id::BlockId;
+use crate::node::api::{DecideSnapshots, Forget, ForgetReply, Part, SnapshotInfo};
+use crate::time::Timestamp;
 
 /// Forget snapshots: those that no rule keeps, or those that are named.
+///
+/// A machine forgets its own snapshots. Of another machine's it only asks: the request is shown there,
+/// and is carried out 30 days after that machine has first seen it, unless somebody keeps the snapshot
+/// (`libernet unforget`), and never for the newest snapshot of a set. With the owner's words (--phrase)
+/// everything goes at once.
 ///
 /// Rules add up: a snapshot stays when any of them keeps it. Snapshots are judged in groups: those
 /// of one machine and one set, whatever paths the set has had; those that were made without a set
@@ -24,13 +36,14 @@ use crate::node::api::{Forget, ForgetReply, Part, SnapshotInfo};
   libernet forget --keep-last 3 --set home --prune
   libernet forget --keep-last 7 --group-by machine,paths
   libernet forget 1f3a2b4c
+  libernet forget 1f3a2b4c --phrase          # another machine's, at once
 
 Without a rule and without a name nothing is forgotten: exit code 2. A set, a --tag, or rules of tags alone that no snapshot has: exit
 code 4, and nothing is forgotten.
 Snapshots of the owner's other machines are left alone without --all-machines. A machine that was brought back from the words is a new
-machine: what it backed up before counts as another's.
-With --json: {\"kept\":[{\"snapshot\":{..},\"reasons\":[..]}],\"forgotten\":[{\"snapshot\",\"link\",\"time\",..}],\"others\",\"unknown_tags\",
-  \"bare_paths\",\"pruned\"}: \"others\" counts snapshots of other machines that were left alone, \"unknown_tags\" are tags of rules that
+machine: what it backed up before counts as another's. Until it is pruned, `libernet unforget` takes everything back.
+With --json: {\"kept\":[{\"snapshot\":{..},\"reasons\":[..]}],\"forgotten\":[{\"snapshot\",\"link\",\"time\",..}],\"asked\":[..],\"others\",
+  \"unknown_tags\",\"bare_paths\",\"pruned\"}: \"asked\" are snapshots of other machines that this one asks to forget, \"others\" counts snapshots of other machines that were left alone, \"unknown_tags\" are tags of rules that
   no snapshot has, \"bare_paths\" are paths of which no snapshot is left, \"pruned\" is as of `libernet prune`, null without --prune")]
 pub(in crate::cli) struct Args {
     /// Snapshots to forget by name: the first digits of an id. The others stay unless there are rules.
@@ -55,6 +68,8 @@ pub(in crate::cli) struct Args {
     /// Only say what would be done.
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    words: Words,
     #[command(flatten)]
     passphrase: Passphrase,
     // Its heading holds for all that is behind it.
@@ -102,10 +117,14 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
     let group_by: Option<BTreeSet<Part>> = (!args.group_by.is_empty()).then(|| parts.collect());
     let names = args.snapshots.iter().map(|name| target::snapshot(name));
     let snapshots: Vec<String> = names.collect::<Result<_, _>>()?;
+    let keys = match args.words.are_given() {
+        true => Some(args.words.owner(context).await?),
+        false => None,
+    };
     let mut voice = Voice::of_machine(&args.passphrase, context).await?;
     let (reply, pruned) = context
         .with_client(async |client, _| {
-            let reply = voice
+            let mut reply = voice
                 .call(context, async |speaker| {
                     let request = Forget {
                         speaker,
@@ -115,11 +134,20 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
                         tag: args.tag.clone(),
                         group_by: group_by.clone(),
                         all_machines: args.all_machines,
-                        dry_run: args.dry_run,
+                        // With the words it is they that decide, about what this finds.
+                        dry_run: args.dry_run || keys.is_some(),
                     };
                     client.forget(request).await
                 })
                 .await?;
+            if let Some(keys) = &keys {
+                let asked = std::mem::take(&mut reply.asked);
+                reply.forgotten.extend(asked);
+                if !args.dry_run {
+                    let ids = reply.forgotten.iter().map(|info| info.link.id).collect();
+                    decide(client, &mut voice, keys, true, ids, context).await?;
+                }
+            }
             // Nothing was forgotten by a dry run, so there is nothing of it to prune.
             let pruned = if args.prune && !args.dry_run {
                 Some(prune::prune(client, &mut voice, false, 0, context).await?)
@@ -148,6 +176,31 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
         true => Exit::NotFound,
         false => Exit::Done,
     })
+}
+
+/// Signs with the owner's words that these snapshots go, or stay, and has the machine pass it on. Returns those that it is about.
+pub(super) async fn decide(
+    client: &Client,
+    voice: &mut Voice,
+    keys: &OwnerKeys,
+    forgets: bool,
+    ids: Vec<BlockId>,
+    context: &Context,
+) -> Result<Vec<SnapshotInfo>, Failure> {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let made = Timestamp(now.as_millis() as u64);
+    let mut concerned = Vec::new();
+    for ids in ids.chunks(order::MAX_IDS) {
+        let signed = Order::sign(keys, forgets, ids.to_vec(), made);
+        let signed = signed.map_err(|error| Failure::usage(error.to_string()))?;
+        let order = HEXLOWER.encode(&signed.encode());
+        let reply = voice.call(context, async |speaker| {
+            let order = order.clone();
+            client.order(DecideSnapshots { speaker, order }).await
+        });
+        concerned.extend(reply.await?.snapshots);
+    }
+    Ok(concerned)
 }
 
 /// Says what may not be as it was meant.
@@ -196,10 +249,22 @@ fn tell(reply: &ForgetReply, args: &Args, context: &Context) -> Result<(), Failu
         "forgotten"
     };
     let (kept, forgotten) = (reply.kept.len(), reply.forgotten.len());
+    let asked = reply.asked.len();
+    let asked_for = match asked {
+        0 => String::new(),
+        asked if args.dry_run => format!(", {asked} would be asked for"),
+        asked => format!(", {asked} asked for"),
+    };
     context.notice(&format!(
-        "of {}: {kept} kept, {forgotten} {verb}",
-        show::count((kept + forgotten) as u64, "snapshot")
+        "of {}: {kept} kept, {forgotten} {verb}{asked_for}",
+        show::count((kept + forgotten + asked) as u64, "snapshot")
     ));
+    if asked > 0 {
+        context.notice(
+            "what another machine made is only asked for: it goes 30 days after that machine has first seen the request, the newest of a \
+             set never; `libernet unforget ID` on any machine keeps it, --phrase forgets at once",
+        );
+    }
     if reply.others > 0 {
         context.notice(&format!(
             "{} of the owner's other machines left alone, also those that this machine made before it was brought back from the words: \
@@ -226,6 +291,9 @@ fn text(reply: &ForgetReply) -> String {
     }
     for info in &reply.forgotten {
         rows.push(row("forget", info, String::new()));
+    }
+    for info in &reply.asked {
+        rows.push(row("ask", info, String::new()));
     }
     show::table(&rows, &[])
 }

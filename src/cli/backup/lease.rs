@@ -17,8 +17,8 @@ use crate::client::Client;
 use crate::id::BlockId;
 use crate::lease::{Extent, Name};
 use crate::node::api::{
-    Choice, ErrorKind, LeaseEntry, LeaseList, LeaseRelease, LeaseReleaseReply, MemberRelease,
-    OwnerRelease, ReleaseAnswer, RingList, Snapshots, Speaker,
+    ErrorKind, LeaseEntry, LeaseList, LeaseRelease, LeaseReleaseReply, MemberRelease, OwnerRelease,
+    ReleaseAnswer, RingList, Snapshots, Speaker,
 };
 use crate::time::Timestamp;
 
@@ -223,8 +223,8 @@ impl Finder<'_> {
                 passphrase: None,
                 keys: Some(reading(self.keys)),
             },
-            choice: Choice::default(),
             timeout_s: self.timeout_s,
+            ..Snapshots::default()
         };
         let snapshots = match self.client.snapshots(request).await {
             Ok(reply) => reply.snapshots,

@@ -18,6 +18,7 @@ pub(super) mod run;
 mod sets;
 pub(super) mod snapshots;
 mod timer;
+pub(super) mod unforget;
 mod voice;
 mod which;
 

@@ -17,7 +17,9 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::target::When;
 use crate::cli::{output, show, target};
 use crate::client::Client;
-use crate::node::api::{Choice, MissingPart, Restore, RestoreReply, RestoreTar, SnapshotRef};
+use crate::node::api::{
+    Choice, MissingPart, Restore, RestoreReply, RestoreTar, SnapshotRef, Snapshots,
+};
 use crate::size::ByteSize;
 
 /// Write a snapshot, or a part of it, to disk.
@@ -194,7 +196,12 @@ async fn introduce(
     timeout_s: u64,
     context: &Context,
 ) -> Result<(), Failure> {
-    let reply = snapshots::fetch(client, voice, choice, timeout_s, context).await?;
+    let request = Snapshots {
+        choice: choice.clone(),
+        timeout_s,
+        ..Snapshots::default()
+    };
+    let reply = snapshots::fetch(client, voice, request, context).await?;
     context.notice(&format!("owner {}", show::printable(&reply.owner)));
     if let Some(newest) = reply.machines.iter().map(|state| state.updated).max() {
         context.notice(&format!(

@@ -2,12 +2,12 @@
 
 use super::voice::{Reader, Voice};
 use super::which::Which;
-use super::{contents, short, warn_of_clocks};
+use super::{MAX_NAMED, contents, short, warn_of_clocks};
 use crate::cli::context::{Context, Intent};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show};
 use crate::client::Client;
-use crate::node::api::{Choice, Snapshots, SnapshotsReply};
+use crate::node::api::{Decider, ForgetRequest, RequestState, Snapshots, SnapshotsReply};
 use crate::size::ByteSize;
 
 /// List the snapshots of all machines of an owner.
@@ -18,16 +18,23 @@ use crate::size::ByteSize;
   libernet snapshots
   libernet snapshots --set docs --machine laptop
   libernet snapshots --phrase                # on any machine: asks for the twelve words
+  libernet snapshots --deleted               # what is forgotten and can still be had back
   libernet snapshots --json | jq -r '.snapshots[-1].link'
 
 Exit code 3 when the log of a machine could not be had, 4 when nobody who was asked has the owner's head, or no snapshot is as asked.
 With --json: {\"owner\",\"head\",\"machines\":[{\"machine\",\"name\",\"sequence\",\"updated\",\"missing\"}],
-  \"snapshots\":[{\"snapshot\",\"link\",\"time\",\"machine\",\"set\",\"paths\",\"tags\",\"files\",\"bytes\",\"new_bytes\"}]}, oldest first,
+  \"snapshots\":[{\"snapshot\",\"link\",\"time\",\"machine\",\"set\",\"paths\",\"tags\",\"files\",\"bytes\",\"new_bytes\"}], oldest first,
+  \"requests\":[{\"by\",\"by_name\",\"machine\",\"machine_name\",\"snapshot\",\"set\",\"time\",\"since\",\"due\",\"state\"}],
+  \"deleted\":[{..,\"forgotten_by\"}]}: requests of machines to forget what others made, whose state is notice, newest, kept, unread or
+  due; \"deleted\" only with --deleted, forgotten by the machine, words, a request, or null while it is only asked for;
   with times in milliseconds since 1970, and beside them \"time_rfc3339\" and \"updated_rfc3339\"; a snapshot whose machine's clock
   was wrong has \"misdated\": true")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     reader: Reader,
+    /// List what is forgotten and can still be had back, and what a machine asks to forget.
+    #[arg(long)]
+    deleted: bool,
     /// Time to look for the owner's head and logs.
     #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
@@ -55,13 +62,25 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
                 0
             };
             let timeout_s = args.timeout.unwrap_or(usual);
-            fetch(client, &mut voice, &choice, timeout_s, context).await
+            let request = Snapshots {
+                choice: choice.clone(),
+                timeout_s,
+                deleted: args.deleted,
+                ..Snapshots::default()
+            };
+            fetch(client, &mut voice, request, context).await
         })
         .await?;
     warn_of_machines(&reply, context);
+    warn_of_requests(&reply.requests, context);
     warn_of_clocks(&reply.snapshots, context);
     if context.json {
         output::json(&reply)?;
+    } else if args.deleted {
+        match reply.deleted.is_empty() {
+            true => context.notice("nothing is forgotten that can still be had back"),
+            false => output::stdout(deleted(&reply).as_bytes())?,
+        }
     } else if reply.snapshots.is_empty() {
         context.notice("there are no snapshots");
     } else {
@@ -75,16 +94,14 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
 pub(super) async fn fetch(
     client: &Client,
     voice: &mut Voice,
-    choice: &Choice,
-    timeout_s: u64,
+    request: Snapshots,
     context: &Context,
 ) -> Result<SnapshotsReply, Failure> {
     voice
         .call(context, async |speaker| {
             let request = Snapshots {
                 speaker,
-                choice: choice.clone(),
-                timeout_s,
+                ..request.clone()
             };
             client.snapshots(request).await
         })
@@ -105,6 +122,71 @@ pub(super) fn warn_of_machines(reply: &SnapshotsReply, context: &Context) {
             ));
         }
     }
+}
+
+/// Says what a machine asks to forget.
+pub(in crate::cli) fn warn_of_requests(requests: &[ForgetRequest], context: &Context) {
+    for request in requests.iter().take(MAX_NAMED) {
+        if let Some(text) = request_text(request) {
+            context.warning(&text);
+        }
+    }
+    if requests.len() > MAX_NAMED {
+        let more = (requests.len() - MAX_NAMED) as u64;
+        context.warning(&format!("and {} more", show::count(more, "request")));
+    }
+}
+
+/// A request in words; none for one that comes to nothing.
+fn request_text(request: &ForgetRequest) -> Option<String> {
+    let name = |name: &str, key: &str| match name {
+        "" => short(key).to_owned(),
+        name => show::printable(name),
+    };
+    let id = short(&request.snapshot);
+    let since = match request.since {
+        Some(since) => format!(", first seen here on {}", show::timestamp(since)),
+        None => String::new(),
+    };
+    let then = match (request.state, request.due) {
+        (RequestState::Kept, _) => return None,
+        (RequestState::Newest, _) => "it stays, as the newest of its set".to_owned(),
+        (RequestState::Unread, _) => "it stays as long as a log can't be read".to_owned(),
+        (RequestState::Due, _) => "the next prune lets it go".to_owned(),
+        (RequestState::Notice, Some(due)) if request.since.is_some() => {
+            format!("it goes after {}", show::timestamp(due))
+        }
+        (RequestState::Notice, _) => "its machine decides".to_owned(),
+    };
+    Some(format!(
+        "{} asks to forget {id} of {}, made on {}{since}: {then}; `libernet unforget {id}` keeps it",
+        name(&request.by_name, &request.by),
+        name(&request.machine_name, &request.machine),
+        show::timestamp(request.time),
+    ))
+}
+
+/// What is forgotten and can still be had back, for people.
+fn deleted(reply: &SnapshotsReply) -> String {
+    let heads = ["id", "time", "machine", "what", "forgotten by"];
+    let mut rows = vec![heads.map(str::to_owned).to_vec()];
+    for one in &reply.deleted {
+        let info = &one.info;
+        let by = match one.forgotten_by {
+            Some(Decider::Machine) => "its machine",
+            Some(Decider::Words) => "the owner's words",
+            Some(Decider::Request) => "another machine's request",
+            None => "nobody yet: it is asked for",
+        };
+        rows.push(vec![
+            short(&info.snapshot).to_owned(),
+            show::timestamp(info.time),
+            show::printable(machine_name(reply, &info.machine)),
+            contents(info),
+            by.to_owned(),
+        ]);
+    }
+    show::table(&rows, &[])
 }
 
 /// The list for people.
@@ -152,6 +234,8 @@ mod tests {
     #[test]
     fn a_table_of_snapshots() {
         let reply = SnapshotsReply {
+            requests: Vec::new(),
+            deleted: Vec::new(),
             owner: "o".to_owned(),
             head: "h".to_owned(),
             machines: vec![MachineState {

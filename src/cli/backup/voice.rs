@@ -26,7 +26,7 @@ pub(in crate::cli) struct Passphrase {
 /// Where an owner's words are.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct Words {
-    /// Ask for the owner's twelve words: reads that owner's backups on any machine.
+    /// Ask for the owner's twelve words.
     #[arg(long, conflicts_with = "phrase_file")]
     phrase: bool,
     /// The owner's twelve words are in a file, or come from standard input (-).
@@ -63,7 +63,7 @@ impl Words {
         required: bool,
         context: &Context,
     ) -> Result<Option<(OwnerId, ReadingKeys)>, Failure> {
-        if !self.phrase && self.phrase_file.is_none() && !required {
+        if !self.are_given() && !required {
             return Ok(None);
         }
         let terminal = Terminal::find(true);
@@ -78,7 +78,7 @@ impl Reader {
     /// Use that a command makes of the data directory which reads for this reader: with the words,
     /// backups are read on any machine.
     pub(super) const fn intent(&self) -> Intent {
-        match self.words.phrase || self.words.phrase_file.is_some() {
+        match self.words.are_given() {
             true => Intent::Bring,
             false => Intent::Ask,
         }
@@ -95,6 +95,11 @@ pub(super) fn reading(keys: &OwnerKeys) -> ReadingKeys {
 }
 
 impl Words {
+    /// Whether the words are to be given.
+    pub(super) const fn are_given(&self) -> bool {
+        self.phrase || self.phrase_file.is_some()
+    }
+
     /// All that the words give, asked for when they are not in a file.
     ///
     /// # Errors

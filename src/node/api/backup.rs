@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::{Call, CopiesReply, Giver, Overwrite, Unreadable, call, hex, path, shown};
+use super::{
+    Call, CopiesReply, DeletedSnapshot, ForgetRequest, Giver, Overwrite, Unreadable, call, hex,
+    path, shown,
+};
 use crate::backup::schedule::Schedule;
 pub use crate::backup::sets::Exclusions;
 use crate::block::Link;
@@ -141,7 +144,7 @@ pub struct Choice {
 }
 
 /// Lists an owner's snapshots.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Snapshots {
     /// Who speaks.
     #[serde(default)]
@@ -152,6 +155,9 @@ pub struct Snapshots {
     /// Seconds to look for the owner's head where it is not here; 0: only a short look.
     #[serde(default)]
     pub timeout_s: u64,
+    /// Also list what is forgotten and can still be had back.
+    #[serde(default)]
+    pub deleted: bool,
 }
 call!(Snapshots, "snapshots", SnapshotsReply);
 
@@ -166,6 +172,12 @@ pub struct SnapshotsReply {
     pub machines: Vec<MachineState>,
     /// Snapshots, oldest first.
     pub snapshots: Vec<SnapshotInfo>,
+    /// Requests of machines that other machines' snapshots be forgotten.
+    #[serde(default)]
+    pub requests: Vec<ForgetRequest>,
+    /// What is forgotten and can still be had back, and what is asked for; only when it was to be listed.
+    #[serde(default)]
+    pub deleted: Vec<DeletedSnapshot>,
 }
 
 /// What the head says of one machine.

@@ -9,6 +9,7 @@ use super::{Call, SnapshotInfo, Speaker, call};
 pub use crate::backup::retention::Part;
 use crate::backup::retention::{LAST_OF_GROUP, NO_SUCH_TAG, Policy};
 use crate::id::BlockId;
+use crate::time::Timestamp;
 
 /// Forgets snapshots by a policy or by name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -49,6 +50,9 @@ pub struct ForgetReply {
     pub kept: Vec<KeptSnapshot>,
     /// Snapshots that are forgotten.
     pub forgotten: Vec<SnapshotInfo>,
+    /// Snapshots of other machines that this one asks to forget.
+    #[serde(default)]
+    pub asked: Vec<SnapshotInfo>,
     /// Snapshots that the rules were not asked about, because the owner's other machines made them.
     #[serde(default)]
     pub others: u64,
@@ -72,6 +76,105 @@ impl ForgetReply {
         let is_last = |kept: &&KeptSnapshot| kept.reasons == [LAST_OF_GROUP];
         self.kept.iter().filter(is_last).count() as u64
     }
+}
+
+/// Takes back that snapshots are forgotten, before they are pruned.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Unforget {
+    /// Who speaks.
+    #[serde(default)]
+    pub speaker: Speaker,
+    /// The first digits of the ids.
+    pub snapshots: Vec<String>,
+}
+call!(Unforget, "unforget", UnforgetReply);
+
+/// What [`Unforget`] did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct UnforgetReply {
+    /// Snapshots that stay.
+    pub snapshots: Vec<SnapshotInfo>,
+}
+
+/// Passes on what the owner's words decided of some snapshots.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DecideSnapshots {
+    /// Who speaks.
+    #[serde(default)]
+    pub speaker: Speaker,
+    /// The signed order, in hex.
+    pub order: String,
+}
+call!(DecideSnapshots, "order", DecideSnapshotsReply);
+
+/// What [`DecideSnapshots`] was about.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct DecideSnapshotsReply {
+    /// Snapshots that were listed and that the order is about.
+    pub snapshots: Vec<SnapshotInfo>,
+}
+
+/// A machine's request that another machine's snapshot be forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForgetRequest {
+    /// Key of the machine that asks.
+    pub by: String,
+    /// Its name.
+    pub by_name: String,
+    /// Key of the machine that made the snapshot.
+    pub machine: String,
+    /// Its name.
+    pub machine_name: String,
+    /// The snapshot's id in hex.
+    pub snapshot: String,
+    /// Its set.
+    pub set: String,
+    /// When it began, as its machine's clock said.
+    pub time: Timestamp,
+    /// When this machine first saw the request; missing where no machine of the owner's looks.
+    pub since: Option<Timestamp>,
+    /// When it is carried out at the earliest; missing when it is not.
+    pub due: Option<Timestamp>,
+    /// What becomes of it.
+    pub state: RequestState,
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestState {
+    /// It is carried out once its notice is over.
+    Notice,
+    /// The snapshot stays: it is the newest of its set.
+    Newest,
+    /// The snapshot stays: a machine or the owner's words keep it.
+    Kept,
+    /// The snapshot stays as long as a log can't be read.
+    Unread,
+    /// The notice is over: the next prune carries it out.
+    Due,
+}
+
+/// A snapshot that is forgotten and can still be had back, or that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletedSnapshot {
+    /// The snapshot.
+    #[serde(flatten)]
+    pub info: SnapshotInfo,
+    /// What it is forgotten by; missing while it is only asked for.
+    pub forgotten_by: Option<Decider>,
+}
+
+/// Word by which a snapshot is forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decider {
+    /// That of the machine that made it.
+    Machine,
+    /// That of the owner's words.
+    Words,
+    /// Another machine's, whose notice is over.
+    Request,
 }
 
 /// A snapshot that stays.

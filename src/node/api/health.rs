@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Call, call};
+use super::{Call, ForgetRequest, call};
 use crate::time::Timestamp;
 
 /// Copies of a backup on other machines.
@@ -51,6 +51,9 @@ pub struct HealthReply {
     /// Reasons that keep this node from knowing, or from doing what the sets say.
     #[serde(default)]
     pub problems: Vec<String>,
+    /// Requests of other machines that snapshots of this one be forgotten, whose notice is running.
+    #[serde(default)]
+    pub requests: Vec<ForgetRequest>,
     /// Reasons why members refuse backups: their clocks, or this machine's, are wrong.
     #[serde(default)]
     pub clocks: Vec<String>,
@@ -58,10 +61,11 @@ pub struct HealthReply {
 
 impl HealthReply {
     /// Whether everything holds that was asked for. A machine that has an owner and no backup is
-    /// not well.
+    /// not well, nor is one whose snapshots another machine is about to make go.
     pub fn is_well(&self) -> bool {
         let has_any = !self.sets.is_empty() || !self.owner;
-        has_any && self.problems.is_empty() && self.sets.iter().all(SetHealth::is_well)
+        let is_calm = self.problems.is_empty() && self.requests.is_empty();
+        has_any && is_calm && self.sets.iter().all(SetHealth::is_well)
     }
 }
 

@@ -1,22 +1,19 @@
-//! Calls about backups that are there: forgetting, pruning, checking.
+//! Calls that look after backups that are there: pruning and checking.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::api::*;
 use super::super::failure::chain;
 use super::super::{Node, blocking};
-use super::{LOG_PATIENCE, describe};
-use crate::backup::forget::ForgetOptions;
+use super::LOG_PATIENCE;
+use crate::backup::owner::Membership;
 use crate::backup::prune::Replacing;
 use crate::backup::{self, Archive, Search};
-use crate::id::BlockId;
 use crate::monitor::Monitor;
-use crate::time;
 
 /// Where a prune that was cut off left its journal, below the data directory.
-const JOURNAL_DIR: &str = "prune";
+pub(super) const JOURNAL_DIR: &str = "prune";
 /// Time for which a prune that nobody asked for leaves what interrupted runs stored.
 const SPARE_INTERRUPTED_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Whole shares of a hundredth of a percent.
@@ -25,52 +22,6 @@ const FULL_PERCENT: f64 = 100.0;
 const MAX_PERCENT: u8 = 100;
 
 impl Node {
-    /// Forgets snapshots.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`] when no snapshot is called so, or none has the set or the tag:
-    /// nothing is forgotten then.
-    pub async fn forget(&self, request: Forget) -> Result<ForgetReply, CallError> {
-        let member = self.member(&request.speaker).await?;
-        let archive = self.own_archive(&member);
-        let options = ForgetOptions {
-            policy: request.policy,
-            group_by: request.group_by,
-            names: request.snapshots,
-            choice: backup::Choice {
-                set: request.set,
-                tags: request.tag.into_iter().collect(),
-                ..backup::Choice::default()
-            },
-            all_machines: request.all_machines,
-            dry_run: request.dry_run,
-        };
-        let zone = time::zone();
-        let forgot = backup::forget::forget(&archive, &member, &options, &zone).await?;
-        if !request.dry_run {
-            self.let_go(&archive).await?;
-        }
-        let now = self.now();
-        Ok(ForgetReply {
-            kept: forgot
-                .kept
-                .iter()
-                .map(|(listed, reasons)| KeptSnapshot {
-                    snapshot: describe(listed, now),
-                    reasons: reasons.iter().map(ToString::to_string).collect(),
-                })
-                .collect(),
-            forgotten: self.describe_all(forgot.forgotten.iter().collect()),
-            others: forgot.others,
-            unknown_tags: forgot.unknown_tags,
-            bare_paths: forgot
-                .bare_paths
-                .iter()
-                .map(|path| String::from_utf8_lossy(path).into_owned())
-                .collect(),
-        })
-    }
-
     /// Gives back the space of what was forgotten.
     ///
     /// # Errors
@@ -96,12 +47,12 @@ impl Node {
         };
         if !request.dry_run {
             // The logs may drop what is gone everywhere, and then nobody knows that it was forgotten.
-            self.let_go(&archive).await?;
+            self.let_go(&archive, &member).await?;
         }
         let (cancel, _cancel_on_drop) = self.cancel_on_drop();
         let report = backup::prune::prune(&archive, &member, &options, &*monitor, &cancel).await?;
         if !request.dry_run {
-            self.let_go(&archive).await?;
+            self.let_go(&archive, &member).await?;
         }
         Ok(PruneReply {
             snapshots: report.snapshots,
@@ -122,13 +73,18 @@ impl Node {
         Replacing::new(move |old, new| copies.supersede(old, new).map_err(|error| chain(&error)))
     }
 
-    /// Lets go of copies of what the logs that are here forget. Nothing else does: that a backup is not here any more is a loss.
-    async fn let_go(&self, archive: &Archive) -> Result<(), CallError> {
+    /// Lets go of copies of what is forgotten by the logs that are here. Nothing else does: that a backup is not here any more is a loss,
+    /// and what another machine asks is not done before its notice is over.
+    pub(super) async fn let_go(
+        &self,
+        archive: &Archive,
+        member: &Membership,
+    ) -> Result<(), CallError> {
         let found = archive.find(Search::Here, LOG_PATIENCE).await?;
-        let forgotten = found.logs.iter().flat_map(|log| log.forgotten());
-        let forgotten: HashSet<BlockId> = forgotten.copied().collect();
+        let machine = *member.machine().id().as_bytes();
         let copies = self.inner.copies.clone();
-        blocking(move || Ok(copies.forgotten(|root| forgotten.contains(root))?)).await
+        let fates = found.fates;
+        blocking(move || Ok(copies.forgotten(|root| fates.is_gone(&machine, root))?)).await
     }
 
     /// Checks the snapshots that are kept here, and mends what peers have.

@@ -1,6 +1,8 @@
-//! Calls about backups: running and listing them, and whose they are. What is read of them: `read.rs`. What is done with what there is: `care.rs`.
+//! Calls about backups: running and listing them, and whose they are. What is read of them: `read.rs`. What is forgotten: `forgetting.rs`.
+//! What else is done with what there is: `care.rs`.
 
 mod care;
+mod forgetting;
 mod read;
 
 use std::collections::HashMap;
@@ -201,6 +203,11 @@ impl Node {
             head: archive.access().head().to_hex(),
             machines: machines.collect(),
             snapshots: self.describe_all(found.catalog.choose(&choice(&request.choice))?),
+            requests: self.requests(&found),
+            deleted: match request.deleted {
+                true => self.deleted(found.deleted()),
+                false => Vec::new(),
+            },
         })
     }
 
