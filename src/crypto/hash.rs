@@ -64,6 +64,14 @@ pub fn derive_key(context: &str, material: &[u8]) -> [u8; 32] {
     blake3::derive_key(context, material)
 }
 
+/// As [`derive_key`], as many bytes as `out` has room for.
+pub fn expand(context: &str, material: &[u8], out: &mut [u8]) {
+    blake3::Hasher::new_derive_key(context)
+        .update(material)
+        .finalize_xof()
+        .fill(out);
+}
+
 /// BLAKE3 of many parts for one purpose; `context` as in [`derive_key`].
 #[derive(Clone, Debug)]
 pub struct Incremental(blake3::Hasher);

@@ -286,7 +286,7 @@ impl Reader<'_> {
         buffer: &mut Buffer,
         out: &SyncSender<Piece>,
     ) -> io::Result<Option<u64>> {
-        let mut chunker = Chunker::new(input, buffer);
+        let mut chunker = Chunker::new(input, &self.shared.cuts, buffer);
         let mut sum = 0;
         while let Some(bytes) = chunker.next()? {
             sum += bytes.len() as u64;

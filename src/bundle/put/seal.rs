@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::chunk::Cuts;
 use super::queue::{Closed, Permit, Permits, Queue};
 use crate::block::{self, Block, ChunkHash, Context, Link, MAX_PLAINTEXT_BYTES, Ref};
 use crate::crypto::hash::HASHES_AT_ONCE;
@@ -65,6 +66,7 @@ pub(super) struct Outgoing {
 /// What the threads of one put share.
 pub(super) struct Shared {
     pub(super) context: Context,
+    pub(super) cuts: Cuts,
     pub(super) jobs: Queue<SealJob>,
     pub(super) permits: Arc<Permits>,
     /// Bytes of small files that may be in memory.
@@ -79,6 +81,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(context: Context, blocks: usize, read_bytes: usize) -> Self {
         Self {
+            cuts: Cuts::of(&context),
             context,
             jobs: Queue::new(blocks),
             permits: Permits::new(blocks),

@@ -16,6 +16,7 @@ mod reading;
 mod restore;
 mod rewriting;
 mod round_trip;
+mod sizes;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
