@@ -44,13 +44,15 @@ pub enum LinkError {
 impl Link {
     /// The path form: `/sha384/<hex>/aes256/<hex>`.
     pub fn to_path(&self) -> String {
-        format!("{}/{KEY_SEGMENT}/{}", self.id.to_path(), self.key.to_hex())
+        let key = self.key.to_hex();
+        format!("{}/{KEY_SEGMENT}/{}", self.id.to_path(), *key)
     }
 }
 
 impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{SCHEME}{}.{}", self.id, self.key.to_base32())
+        let key = self.key.to_base32();
+        write!(f, "{SCHEME}{}.{}", self.id, *key)
     }
 }
 
@@ -88,7 +90,7 @@ impl Serialize for Link {
 
 impl<'de> Deserialize<'de> for Link {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+        let text = zeroize::Zeroizing::new(String::deserialize(deserializer)?);
         text.parse().map_err(serde::de::Error::custom)
     }
 }

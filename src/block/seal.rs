@@ -424,7 +424,7 @@ mod tests {
             (
                 raw.block.bytes().len(),
                 raw.block.id().to_hex(),
-                raw.key.to_hex()
+                raw.key.to_hex().to_string()
             ),
             (60, GOLDEN_RAW_ID.to_owned(), GOLDEN_RAW_KEY.to_owned())
         );
@@ -444,7 +444,7 @@ mod tests {
             (
                 sealed.block.bytes().len(),
                 sealed.block.id().to_hex(),
-                sealed.key.to_hex()
+                sealed.key.to_hex().to_string()
             ),
             (
                 MIN_SECRET_PAYLOAD_BYTES + OVERHEAD_BYTES,
@@ -458,7 +458,8 @@ mod tests {
     const GOLDEN_RAW_ID: &str = "3cccd8d7f4be24f114e32b5692c4f8f01a962f1cd99f0e7cc017bc58eebee6bca69c8b200bd0211e549938c19279cf17";
     const GOLDEN_RAW_KEY: &str = "5c1a75ccd248ebfb92360f34bcefee65d776ba913557c443658200d4beee1fbf";
     const GOLDEN_SECRET_ID: &str = "d1ca49cec6b562409e756d052c7df68992153fde470580289972f3bcb8e7adaf640708eead11531fcf834b171daca40f";
-    const GOLDEN_SECRET_KEY: &str = "f5a4605fc33d0680ed353025309f82f1e6bc95a96868d0a24f45a81742ea35aa";
+    const GOLDEN_SECRET_KEY: &str =
+        "f5a4605fc33d0680ed353025309f82f1e6bc95a96868d0a24f45a81742ea35aa";
     /// 10,000 zero bytes by zstd 1.5, level 3.
     const GOLDEN_ZSTD_FRAME: &[u8] = &[
         0x28, 0xb5, 0x2f, 0xfd, 0x60, 0x10, 0x26, 0x4d, 0x00, 0x00, 0x10, 0x00, 0x00, 0x01, 0x00,

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::bounds::Excess;
 use crate::block::{GetError, OpenError, PutError};
 use crate::id::BlockId;
 
@@ -55,6 +56,9 @@ pub enum Error {
         /// What was being written.
         path: PathBuf,
     },
+    /// More would be written than may be.
+    #[error("{0}")]
+    Excess(Excess),
     /// Something is there already.
     #[error("{} is there already", .path.display())]
     TargetExists {
@@ -147,6 +151,7 @@ impl Error {
             | Self::UnknownVersion { .. }
             | Self::Open(_)
             | Self::Malformed { .. }
+            | Self::Excess(_)
             | Self::TargetExists { .. }
             | Self::TargetIsOwn { .. }
             | Self::NotPuttable { .. }

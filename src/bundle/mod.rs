@@ -33,6 +33,7 @@
 //! [`BlockSink`](crate::block::BlockSink) and [`ChunkIndex`](crate::block::ChunkIndex)), keeping what was put from being evicted, snapshots.
 
 mod acl;
+mod bounds;
 mod choose;
 mod codec;
 mod cursor;
@@ -55,6 +56,7 @@ mod tests;
 pub mod tree;
 mod usage;
 
+pub use bounds::{Bound, Bounds, Excess, USUAL_BYTES, USUAL_ENTRIES};
 pub use codec::decode_node;
 pub use diff::{Change, ChangeKind, DiffReport, diff};
 pub use error::Error;

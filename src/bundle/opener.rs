@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
+use super::bounds::Origin;
 use super::codec::decode_node;
 use super::error::Error;
 use super::tree::Node;
@@ -22,6 +23,8 @@ type Cell = Arc<OnceCell<Bytes>>;
 pub(super) struct Opener {
     source: Arc<dyn BlockSource>,
     cache: Mutex<Cache>,
+    /// What was opened so far.
+    origin: Origin,
 }
 
 /// Least recently used goes first. The key is part of the name: a hostile tree may name one block with two keys.
@@ -56,11 +59,17 @@ impl Opener {
         Self {
             source,
             cache: Mutex::default(),
+            origin: Origin::default(),
         }
     }
 
     pub(super) fn source(&self) -> &Arc<dyn BlockSource> {
         &self.source
+    }
+
+    /// Bytes of the distinct blocks that were opened so far.
+    pub(super) fn opened_bytes(&self) -> u64 {
+        self.origin.bytes()
     }
 
     /// The plaintext of a block, from the cache if it was asked for lately.
@@ -75,6 +84,7 @@ impl Opener {
 
     async fn fetch(&self, link: &Link) -> Result<Bytes, Error> {
         let block = self.source.get(link.id).await?;
+        self.origin.add(&link.id, block.bytes().len());
         let key = link.key.clone();
         let opened = tokio::task::spawn_blocking(move || block::open(&block, &key))
             .await

@@ -107,6 +107,11 @@ impl Bundle {
         &self.inner.root
     }
 
+    /// Whether it is a part of another bundle.
+    pub(super) fn is_part(&self) -> bool {
+        !self.inner.part.is_empty()
+    }
+
     pub(super) fn opener(&self) -> &Arc<Opener> {
         &self.inner.opener
     }

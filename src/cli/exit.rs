@@ -41,12 +41,14 @@ pub enum Exit {
     Unavailable,
     /// No node is running, and only one that runs could be asked.
     NotRunning,
+    /// More would be written than may be without asking.
+    Excess,
     /// A signal ended it.
     Interrupted,
 }
 
 /// Every way to end and its meaning, in the order of `--help`.
-const ALL: [(Exit, &str); 13] = [
+const ALL: [(Exit, &str); 14] = [
     (Exit::Done, "done"),
     (Exit::Failed, "failed"),
     (Exit::Usage, "usage: a wrong argument, link, id or setting"),
@@ -71,6 +73,10 @@ const ALL: [(Exit, &str); 13] = [
         Exit::NotRunning,
         "no node is running, for commands that only ask or tell one (status)",
     ),
+    (
+        Exit::Excess,
+        "more would be written than may be without --yes (get)",
+    ),
     (Exit::Interrupted, "interrupted by a signal"),
 ];
 
@@ -90,6 +96,7 @@ impl Exit {
             Self::Permission => 9,
             Self::Unavailable => 10,
             Self::NotRunning => 11,
+            Self::Excess => 12,
             Self::Interrupted => 130,
         }
     }
@@ -113,6 +120,7 @@ impl From<ErrorKind> for Exit {
             ErrorKind::Permission => Self::Permission,
             ErrorKind::Unavailable => Self::Unavailable,
             ErrorKind::Failed => Self::Failed,
+            ErrorKind::Excess => Self::Excess,
         }
     }
 }
@@ -263,6 +271,7 @@ impl Failure {
             Exit::Permission => "permission",
             Exit::Unavailable => "unavailable",
             Exit::NotRunning => "not_running",
+            Exit::Excess => "excess",
             Exit::Interrupted => "interrupted",
         };
         json!({ "error": {

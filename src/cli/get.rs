@@ -2,17 +2,20 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::json;
 
 use super::alone::tell_if_alone;
+use super::ask::Terminal;
 use super::context::Context;
 use super::exit::{Exit, Failure};
+use super::progress::Bar;
 use super::target::When;
 use super::{output, show, target};
 use crate::block::Link;
 use crate::client::Client;
-use crate::node::api::{Get, GetReply, Ls, Missing, Overwrite};
+use crate::node::api::{ErrorKind, Get, GetReply, Ls, Missing, Overwrite};
 use crate::size::ByteSize;
 
 /// Parts named in a warning when many are missing.
@@ -22,13 +25,20 @@ pub(super) const MAX_NAMED: usize = 20;
 ///
 /// Every byte is verified. Nothing is ever written outside of the target, whatever the bundle holds. A second run with
 /// `-o PATH --overwrite changed` goes on where the first was interrupted. Without -o nothing is
-/// overwritten, and a name that begins with a dot is refused.
+/// overwritten, and a name that programs or the system give a meaning to, such as one that begins
+/// with a dot, is refused.
+///
+/// What comes out is held against what the bundle is made of: past 20,000 files, directories and
+/// links more than its tree blocks account for, past 1 GiB more than 64 times its blocks, or past
+/// the room on the disk, it asks on a terminal, and ends with exit code 12 elsewhere.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet get LINK                    # under its own name in this directory
   libernet get LINK -o copy
   libernet get LINK/photos/2026 -o photos
   libernet get LINK -o copy --overwrite changed
+  libernet get LINK --max-size 10GiB --max-files 1000   # not more than that
+  libernet get LINK --yes                               # however much comes
 
 With --json: {\"bytes\",\"files\",\"from\":[peer],\"givers\":[{\"peer\",\"blocks\",\"bytes\"}],\"output\",\"missing\":[{\"path\",\"path_hex\",\"block\",\"reason\"}],
   \"refused\":[{\"path\",\"reason\"}],\"pinned\"}")]
@@ -52,6 +62,15 @@ pub(super) struct Args {
     /// Keep the bundle in the store as well. Takes a link without a path.
     #[arg(long)]
     pin: bool,
+    /// Most bytes of content that may come, in place of what is usual.
+    #[arg(long, value_name = "SIZE")]
+    max_size: Option<ByteSize>,
+    /// Most files, directories and links that may come, in place of what is usual.
+    #[arg(long, value_name = "NUMBER")]
+    max_files: Option<u64>,
+    /// Write it however much comes, within --max-size and --max-files.
+    #[arg(short, long)]
+    yes: bool,
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
@@ -87,9 +106,12 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
                     overwrite: args.overwrite.map_or(Overwrite::Never, Overwrite::from),
                     owners: args.owners,
                     pin: args.pin,
+                    max_bytes: args.max_size.map(|size| size.0),
+                    max_files: args.max_files,
+                    any_size: args.yes,
                     timeout_s,
                 };
-                Ok::<_, Failure>(client.get(request, bar.clone()).await?)
+                get(client, request, &bar, context).await
             };
             tell_if_alone(client, id, timeout_s, &bar, context, work).await
         })
@@ -100,6 +122,35 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     } else {
         Exit::Partial
     })
+}
+
+/// Runs the call, and once more without bounds when a person says so.
+async fn get(
+    client: &Client,
+    request: Get,
+    bar: &Arc<Bar>,
+    context: &Context,
+) -> Result<GetReply, Failure> {
+    let again = Get {
+        any_size: true,
+        ..request.clone()
+    };
+    let is_bounded = request.max_bytes.is_some() || request.max_files.is_some();
+    let error = match client.get(request, bar.clone()).await {
+        Err(error) if error.kind == ErrorKind::Excess && !is_bounded => error,
+        done => return Ok(done?),
+    };
+    let terminal = Terminal::find(context.json);
+    if context.is_silent() || !terminal.answers {
+        return Err(error.into());
+    }
+    bar.line(&show::printable(&error.message));
+    bar.clear();
+    let question = "Write it all the same? [y/N] ";
+    match terminal.line(question, context).await?.trim() {
+        "y" | "Y" | "yes" => Ok(client.get(again, bar.clone()).await?),
+        _ => Err(error.into()),
+    }
 }
 
 /// Whether the path names anything but a directory: that goes into a directory that exists, as with `cp`.

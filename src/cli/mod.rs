@@ -454,11 +454,12 @@ mod tests {
             "--data-dir D up --listen /ip4/127.0.0.1/tcp/0 --listen /ip4/127.0.0.1/udp/0/quic-v1 --http 127.0.0.1:0 \
              --bootstrap /ip4/127.0.0.1/tcp/1 --no-mdns --quota 1GiB --json",
             "put PATH --json",
-            "put - --name x --no-announce",
+            "put - --name x --no-announce --private",
             "get LINK --target PATH",
             "restore latest -o D",
             "restore latest --output D --timeout 30s",
             "get LINK -o PATH --json --overwrite changed --owners --timeout 3 --pin",
+            "get LINK --yes --max-size 1GiB --max-files 10",
             "cat LINK/path",
             "ls -l LINK",
             "find ID --json --no-check --limit 3 --timeout 9",

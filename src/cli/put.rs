@@ -31,6 +31,7 @@ const MAX_NAMED: usize = 20;
 #[command(after_help = "Examples:
   libernet put ~/Documents
   libernet put website --index-file index.html
+  libernet put contract.pdf --private  # nobody who has the same file can tell
   tar c src | libernet put - --name src.tar
   LINK=$(libernet put -q report.pdf)
 
@@ -46,6 +47,10 @@ pub(super) struct Args {
     /// Let the blocks be dropped when room is needed.
     #[arg(long)]
     no_pin: bool,
+    /// Seal it with a secret of its own: for content that others could guess. Others who put the
+    /// same get other blocks, and nobody who knows a file can test whether it is this one.
+    #[arg(long)]
+    private: bool,
     /// File to show when the bundle is opened as a page, relative to PATH.
     #[arg(long, value_name = "FILE")]
     index_file: Option<String>,
@@ -127,6 +132,7 @@ async fn put(client: &Client, args: &Args, context: &Context) -> Result<PutReply
             name: args.name.clone().unwrap_or_else(|| "stdin".to_owned()),
             pin: !args.no_pin,
             announce: !args.no_announce,
+            private: args.private,
         };
         let input = ReaderStream::with_capacity(output::async_stdin()?, READ_BYTES);
         client.put_stream(request, input.boxed(), bar.clone()).await
@@ -137,6 +143,7 @@ async fn put(client: &Client, args: &Args, context: &Context) -> Result<PutReply
             index_file: args.index_file.clone(),
             pin: !args.no_pin,
             announce: !args.no_announce,
+            private: args.private,
         };
         client.put(request, bar.clone()).await
     };

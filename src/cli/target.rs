@@ -286,7 +286,7 @@ mod tests {
             link.to_string(),
             link.to_path(),
             format!("http://127.0.0.1:4385{}", link.to_path()),
-            format!("libernet:{}.{}", link.id.to_path(), link.key.to_base32()),
+            format!("libernet:{}.{}", link.id.to_path(), *link.key.to_base32()),
         ];
         for form in forms {
             for (rest, path) in [

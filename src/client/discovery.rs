@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::crypto::hash;
+use crate::crypto::{hash, random};
 
 /// Name of the file in the data directory.
 pub const FILE_NAME: &str = "api.json";
@@ -35,10 +35,7 @@ pub struct Token(String);
 impl Token {
     /// A new token of 256 random bits.
     pub fn random() -> Self {
-        let mut bytes: [u8; 32] = rand::random();
-        let token = Self(HEXLOWER.encode(&bytes));
-        bytes.zeroize();
-        token
+        Self(HEXLOWER.encode(&*random::bytes::<32>()))
     }
 
     /// Whether `presented` is this token. Takes the same time wherever they differ.

@@ -197,9 +197,11 @@ impl Remote {
             name,
             pin,
             announce,
+            private,
         } = request;
         let name = percent_encode(name);
-        let path = format!("put-stream?name={name}&pin={pin}&announce={announce}");
+        let path =
+            format!("put-stream?name={name}&pin={pin}&announce={announce}&private={private}");
         let result = async {
             let answer = self
                 .post(&path, StreamBody::new(bytes).boxed_unsync())

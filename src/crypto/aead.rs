@@ -121,7 +121,10 @@ mod tests {
                 assert_eq!(opened, plain);
             }
         }
-        assert_eq!(decrypt(&key, &[0; OVERHEAD_BYTES - 1], &mut Vec::new()), Err(WrongKey));
+        assert_eq!(
+            decrypt(&key, &[0; OVERHEAD_BYTES - 1], &mut Vec::new()),
+            Err(WrongKey)
+        );
     }
 
     /// The attack on GCM without a commitment: one ciphertext whose tag fits two keys. The tag is a

@@ -95,11 +95,11 @@ mod tests {
         let salt: Vec<u8> = (0..=0x0c).collect();
         let info: Vec<u8> = (0xf0..=0xf9).collect();
         assert_eq!(
-            hkdf_sha256(&salt, &[0x0b; 22], &info).to_hex(),
+            hkdf_sha256(&salt, &[0x0b; 22], &info).to_hex().as_str(),
             "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf"
         );
         assert_eq!(
-            hkdf_sha256(b"", &[0x0b; 22], b"").to_hex(),
+            hkdf_sha256(b"", &[0x0b; 22], b"").to_hex().as_str(),
             "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d"
         );
     }

@@ -4,7 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use data_encoding::{BASE32_NOPAD, HEXLOWER};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use super::random;
 
 /// A secret key of 32 bytes. Wiped from memory when dropped; its `Debug` form does not show it.
 #[derive(Clone, PartialEq, Eq, Hash, Zeroize, ZeroizeOnDrop)]
@@ -19,6 +21,11 @@ impl Key {
     /// Length in bytes.
     pub const BYTES: usize = 32;
 
+    /// A new key.
+    pub fn random() -> Self {
+        Self(*random::bytes())
+    }
+
     /// A key from its bytes.
     pub const fn new(bytes: [u8; Self::BYTES]) -> Self {
         Self(bytes)
@@ -29,14 +36,16 @@ impl Key {
         &self.0
     }
 
-    /// The text used in links: RFC 4648 base32, lower case, without padding.
-    pub fn to_base32(&self) -> String {
-        BASE32_NOPAD.encode(&self.0).to_ascii_lowercase()
+    /// The text used in links: RFC 4648 base32, lower case, without padding. Wiped when dropped.
+    pub fn to_base32(&self) -> Zeroizing<String> {
+        let mut text = Zeroizing::new(BASE32_NOPAD.encode(&self.0));
+        text.make_ascii_lowercase();
+        text
     }
 
-    /// The text used in paths: lower-case hex.
-    pub fn to_hex(&self) -> String {
-        HEXLOWER.encode(&self.0)
+    /// The text used in paths: lower-case hex. Wiped when dropped.
+    pub fn to_hex(&self) -> Zeroizing<String> {
+        Zeroizing::new(HEXLOWER.encode(&self.0))
     }
 }
 
@@ -56,18 +65,16 @@ impl FromStr for Key {
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
         let wrong = |_| KeyError(text.chars().count());
-        let mut bytes = if text.len() == 2 * Self::BYTES {
-            HEXLOWER
-                .decode(text.to_ascii_lowercase().as_bytes())
-                .map_err(wrong)?
+        let mut same_case = Zeroizing::new(text.to_owned());
+        let bytes = if text.len() == 2 * Self::BYTES {
+            same_case.make_ascii_lowercase();
+            HEXLOWER.decode(same_case.as_bytes()).map_err(wrong)?
         } else {
-            BASE32_NOPAD
-                .decode(text.to_ascii_uppercase().as_bytes())
-                .map_err(wrong)?
+            same_case.make_ascii_uppercase();
+            BASE32_NOPAD.decode(same_case.as_bytes()).map_err(wrong)?
         };
-        let key = Self::try_from(bytes.as_slice()).map_err(|_| KeyError(text.chars().count()));
-        bytes.zeroize();
-        key
+        let bytes = Zeroizing::new(bytes);
+        Self::try_from(bytes.as_slice()).map_err(|_| KeyError(text.chars().count()))
     }
 }
 

@@ -8,4 +8,5 @@ pub mod hash;
 pub mod kdf;
 pub mod key;
 mod lanes;
+pub mod random;
 pub mod secretbox;

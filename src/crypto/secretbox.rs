@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::aead::{TAG_BYTES, WrongKey};
 use super::key::Key;
+use super::random;
 
 /// Bytes of the nonce at the start.
 const NONCE_BYTES: usize = 12;
@@ -19,7 +20,7 @@ pub const OVERHEAD_BYTES: usize = NONCE_BYTES + TAG_BYTES;
 
 /// Encrypts `plain` and authenticates it together with `context`.
 pub fn seal(key: &Key, context: &[u8], plain: &[u8]) -> Vec<u8> {
-    seal_with(key, rand::random(), context, plain)
+    seal_with(key, *random::bytes(), context, plain)
 }
 
 /// As [`seal`] with a nonce from outside, so that golden bytes can be made. A nonce must never be used twice with one key.

@@ -9,6 +9,7 @@ use libp2p::PeerId;
 use super::api::*;
 use super::{Inner, Node, blocking, keeper};
 use crate::backup::owner::{Membership, Vault};
+use crate::crypto::random;
 use crate::head::head_id;
 use crate::id::BlockId;
 use crate::lease::{Keeper, Lease, Name, Release, Terms};
@@ -110,7 +111,7 @@ impl Machine {
         if !vault.is_locked() || self.keeper().is_some() {
             return;
         }
-        let seed = zeroize::Zeroizing::new(rand::random::<[u8; 32]>());
+        let seed = random::bytes::<32>();
         let keeper = Keeper::new(
             member.owner().as_bytes(),
             member.machine().signing_key(),

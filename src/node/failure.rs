@@ -267,6 +267,9 @@ impl From<bundle::Error> for CallError {
             bundle::Error::UnknownVersion { .. } => {
                 Self::new(ErrorKind::Damaged, text).with_hint("use a newer libernet")
             }
+            bundle::Error::Excess(_) => Self::new(ErrorKind::Excess, text).with_hint(
+                "--yes writes it however much comes; --max-size and --max-files allow so much and no more; `libernet ls LINK` shows it first",
+            ),
             bundle::Error::Own { .. } => Self::new(ErrorKind::Usage, text).with_hint(
                 "its blocks are kept by copies on other nodes, its keys come back from the twelve words (`libernet init --recover`)",
             ),

@@ -18,7 +18,10 @@ use super::pins::{Unfinished, info_of};
 use crate::backup::{self, read_snapshot};
 use crate::block::{Context, Link};
 use crate::bundle::tree::{self, Content};
-use crate::bundle::{self, Bundle, ExtractOptions, Found, Last, PutOptions, PutReport};
+use crate::bundle::{
+    self, Bound, Bounds, Bundle, ExtractOptions, Found, Last, PutOptions, PutReport,
+};
+use crate::crypto::key::Key;
 use crate::depot::Session;
 use crate::monitor::Monitor;
 use crate::store::Keep;
@@ -47,7 +50,7 @@ impl Node {
             .clone()
             .unwrap_or_else(|| name_of(&request.path));
         let options = PutOptions {
-            context: Context::public(),
+            context: context(request.private),
             name: request.name.map(Into::into),
             index_file: request.index_file.map(Into::into),
             own: self.own(),
@@ -75,7 +78,7 @@ impl Node {
     ) -> Result<PutReply, CallError> {
         let name = request.name;
         let options = PutOptions {
-            context: Context::public(),
+            context: context(request.private),
             ..PutOptions::default()
         };
         let (pin, keep) = self.begin(request.pin, &name).await?;
@@ -156,6 +159,7 @@ impl Node {
         monitor: Arc<dyn Monitor>,
     ) -> Result<GetReply, CallError> {
         let patience = Duration::from_secs(request.timeout_s);
+        let bounds = bounds(&request);
         if request.pin && !request.path.as_os_str().is_empty() {
             let message = "only a whole bundle can be pinned, not a part of it";
             return Err(CallError::new(ErrorKind::Usage, message)
@@ -196,6 +200,7 @@ impl Node {
             // A stranger's setuid bit comes only where root asks for it.
             own: self.own(),
             powers: request.owners && rustix::process::geteuid().is_root(),
+            bounds,
             ..ExtractOptions::default()
         };
         let (cancel, _cancel_on_drop) = self.cancel_on_drop();
@@ -286,6 +291,26 @@ impl Node {
             entries,
             more,
         })
+    }
+}
+
+/// What of a stranger's bundle may be written.
+fn bounds(request: &Get) -> Bounds {
+    let otherwise = match request.any_size {
+        true => Bound::None,
+        false => Bound::Usual,
+    };
+    Bounds {
+        entries: request.max_files.map_or(otherwise, Bound::Most),
+        bytes: request.max_bytes.map_or(otherwise, Bound::Most),
+    }
+}
+
+/// The context of a put: everybody's, or one that nobody else will ever have.
+fn context(is_private: bool) -> Context {
+    match is_private {
+        true => Context::secret(Key::random()),
+        false => Context::public(),
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use libp2p::identity::Keypair;
 use zeroize::Zeroizing;
 
-use crate::crypto::hash;
+use crate::crypto::{hash, random};
 use crate::file;
 
 /// Name of the key file in the data directory.
@@ -163,7 +163,7 @@ fn checksum(secret: &[u8]) -> [u8; CHECKSUM_BYTES] {
 }
 
 fn create(dir: &Path, path: &Path) -> Result<Keypair, Error> {
-    let secret = Zeroizing::new(rand::random::<[u8; SECRET_BYTES]>());
+    let secret = random::bytes::<SECRET_BYTES>();
     match file::create(path, &encode(&secret)) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return load_or_create(dir),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use subtle::{Choice, ConstantTimeEq};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::crypto::hash;
+use crate::crypto::{hash, random};
 use crate::id::BlockId;
 
 const SECRET_CONTEXT: &str = "libernet 2026-11 ring secret";
@@ -31,7 +31,7 @@ impl Seed {
 
     /// A new one.
     pub fn random() -> Self {
-        Self(rand::random())
+        Self(*random::bytes())
     }
 
     /// The secret bytes.

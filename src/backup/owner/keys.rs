@@ -10,12 +10,12 @@ use std::str::FromStr;
 use data_encoding::BASE32_NOPAD;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use super::error::Error;
 use super::words::Phrase;
 use crate::crypto::kdf::hkdf_sha256;
 use crate::crypto::key::Key;
+use crate::crypto::random;
 use crate::head;
 use crate::id::BlockId;
 use crate::lease;
@@ -210,7 +210,7 @@ pub struct MachineKeys {
 impl MachineKeys {
     /// A new key.
     pub fn random() -> Self {
-        Self::from_seed(&Zeroizing::new(rand::random()))
+        Self::from_seed(&random::bytes())
     }
 
     /// The key of an ed25519 seed.
@@ -385,11 +385,11 @@ mod tests {
             "77c9fab48add26a277644388e1ca9b5a70626e941cdf87bb27aeb5717597f7c4"
         );
         assert_eq!(
-            keys.backup_root().to_hex(),
+            keys.backup_root().to_hex().as_str(),
             "7e3854a1b9c94d1c74d1097814256f091909f9635d1817a9de7e08bd762cab92"
         );
         assert_eq!(
-            keys.convergence().to_hex(),
+            keys.convergence().to_hex().as_str(),
             "97231fa1c7ad32cc41bb10330e5deb08b7cab3284d439a23ef7455f2f1dd5f85"
         );
         assert_eq!(

@@ -20,7 +20,7 @@ use super::error::Error;
 use super::keys::{MachineId, MachineKeys, Membership, OwnerId, is_name};
 use crate::crypto::kdf::{Cost, StretchError, stretch};
 use crate::crypto::key::Key;
-use crate::crypto::{hash, secretbox};
+use crate::crypto::{hash, random, secretbox};
 use crate::file;
 use crate::wire::owner as proto;
 
@@ -294,7 +294,7 @@ fn encode(
             max: MAX_PASSPHRASE_BYTES,
         });
     }
-    let salt: [u8; SALT_BYTES] = rand::random();
+    let salt: [u8; SALT_BYTES] = *random::bytes();
     let key = stretch(passphrase, &salt, cost).map_err(stretch_failed(path))?;
     let header = proto::SealedHeader {
         owner: Bytes::copy_from_slice(membership.owner().as_bytes()),

@@ -9,7 +9,7 @@ use std::fmt;
 use bip39::Language;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::crypto::hash;
+use crate::crypto::{hash, random};
 
 /// Number of words.
 pub const WORDS: usize = 12;
@@ -89,7 +89,7 @@ fn suspicion(suspects: &[usize]) -> String {
 impl Phrase {
     /// A new secret from the system's random numbers.
     pub fn random() -> Self {
-        Self(rand::random())
+        Self(*random::bytes())
     }
 
     /// The phrase of 16 bytes of entropy.

@@ -15,6 +15,7 @@ use super::directory::Place;
 use super::leftover::Running;
 use super::write::{Again, Target};
 use super::{ExtractOptions, ExtractReport, Failed, MAX_REPORTED, Missing, Overwrite};
+use crate::bundle::bounds::{Excess, Origin};
 use crate::bundle::error::Error;
 use crate::bundle::root::Totals;
 use crate::id::BlockId;
@@ -55,6 +56,9 @@ pub(super) struct Job {
     pub(super) files: AtomicU64,
     pub(super) entries: AtomicU64,
     pub(super) bytes: AtomicU64,
+    /// Blocks that content came out of, and the bytes that have come or are about to.
+    pub(super) origin: Origin,
+    claimed: AtomicU64,
     /// Bytes that were written to files that are not done yet.
     pub(super) under_way: AtomicU64,
     pub(super) blocks: AtomicU64,
@@ -116,6 +120,8 @@ impl Job {
             files: AtomicU64::new(0),
             entries: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            origin: Origin::default(),
+            claimed: AtomicU64::new(0),
             under_way: AtomicU64::new(0),
             blocks: AtomicU64::new(0),
             unchanged: AtomicU64::new(0),
@@ -330,6 +336,14 @@ impl Job {
         };
         files.fetch_add(1, Ordering::Relaxed);
         bytes.fetch_add(size, Ordering::Relaxed);
+    }
+
+    /// Asks for leave to write so many further bytes.
+    pub(super) fn claim(&self, bytes: u32) -> Result<(), Excess> {
+        let bytes = u64::from(bytes);
+        let claimed = self.claimed.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let bounds = &self.options.bounds;
+        bounds.check_bytes(claimed, self.origin.blocks())
     }
 
     /// Something stays as it is.

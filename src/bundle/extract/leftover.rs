@@ -70,6 +70,12 @@ pub(super) fn hidden_name(name: &[u8], tag: &str) -> Vec<u8> {
     [&hidden_start(name)[..], tag.as_bytes()].concat()
 }
 
+/// The path beside `target` under which it is made.
+pub(super) fn hidden_beside(target: &Path, tag: &str) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().as_bytes();
+    target.with_file_name(std::ffi::OsStr::from_bytes(&hidden_name(name, tag)))
+}
+
 fn hidden_start(name: &[u8]) -> Vec<u8> {
     let repeated = &name[..name.len().min(REPEATED_NAME_BYTES)];
     [b".", repeated, MARK].concat()

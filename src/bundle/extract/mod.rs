@@ -45,17 +45,19 @@ use tokio_util::sync::CancellationToken;
 use self::attributes::Attributes;
 use self::directory::Place;
 use self::job::{Ground, Job};
+use self::leftover::hidden_beside;
 use self::plan::Planner;
 use self::prepare::{BlockJob, Preparer};
 use self::site::{Site, refuse_own};
 use self::write::{Again, Target, Write};
+use super::bounds::{Bounds, Room};
 use super::choose::Choice;
 use super::error::Error;
 use super::own::Own;
 use super::pattern::Line;
 use super::put::MAX_REPORTED;
 use super::read::{Bundle, piece};
-use super::root::BundleKind;
+use super::root::{BundleKind, Totals};
 use super::tree::File;
 use crate::block::{self, BlockSource, GetError, Link};
 use crate::crypto::hash;
@@ -117,6 +119,8 @@ pub struct ExtractOptions {
     /// and those that are there already with the right size and time, which are replaced when they
     /// differ.
     pub verify: bool,
+    /// How much may be written. Everything, unless said otherwise: for what one made oneself.
+    pub bounds: Bounds,
     /// Recognises directories of libernet: nothing is written into one, or in its place.
     pub own: Own,
 }
@@ -136,6 +140,7 @@ impl Default for ExtractOptions {
             dry_run: false,
             root_attributes: true,
             verify: false,
+            bounds: Bounds::default(),
             own: Own::default(),
         }
     }
@@ -223,7 +228,7 @@ pub struct Failed {
 ///
 /// # Errors
 /// [`Error::TargetExists`], [`Error::TargetIsOwn`], [`Error::Busy`], [`Error::Io`] when the target
-/// itself can't be written, [`Error::DiskFull`], [`Error::Malformed`] when the bundle holds more
+/// itself can't be written, [`Error::DiskFull`], [`Error::Excess`], [`Error::Malformed`] when the bundle holds more
 /// than it says, [`Error::Get`] when the node stops, [`Error::Cancelled`]. Single files that can't
 /// be had or written are no error: see [`ExtractReport`].
 ///
@@ -240,6 +245,9 @@ pub async fn extract(
     let target = target.to_owned();
     let (named, own) = (target.clone(), options.own);
     blocking(move || refuse_own(&named, own)).await??;
+    let (whole, named, bounds) = (bundle.clone(), target.clone(), options.bounds);
+    let hidden = hidden_beside(&target, &tag(&bundle, &options));
+    blocking(move || check_claims(&whole, bounds, &named, &hidden)).await??;
     let mut choice = Choice::new(&options.select, &options.first, options.newest_first)?;
     if options.dry_run {
         let work = dry::dry_run(&bundle, &target, &options, &choice);
@@ -271,6 +279,11 @@ pub async fn extract(
     // What was begun is taken away by whoever had it in hand.
     job.wait_for_workers().await;
     if let Some(fatal) = job.take_fatal() {
+        if matches!(fatal, Error::Excess(_)) {
+            // Whoever says yes begins again; nobody else wants what came so far.
+            drop(job);
+            blocking(move || site.take_away()).await?;
+        }
         return Err(fatal);
     }
     let path = site.path.clone();
@@ -295,6 +308,31 @@ pub(super) async fn part(bundle: &Bundle, from: &[Bytes]) -> Result<Bundle, Erro
             path: std::ffi::OsStr::from_bytes(&path).into(),
         }),
     }
+}
+
+/// Holds what a bundle claims to hold against the bounds, and against the room at `target` unless
+/// some of it may be there already, as under the name `hidden`. The claims of a bundle are no claims
+/// of its parts.
+fn check_claims(
+    bundle: &Bundle,
+    bounds: Bounds,
+    target: &Path,
+    hidden: &Path,
+) -> Result<(), Error> {
+    let root = bundle.root();
+    let claims = match (root.kind(), bundle.is_part()) {
+        (BundleKind::Tree, false) => root.totals,
+        (_, is_part) => Totals {
+            files: 0,
+            entries: 1,
+            bytes: root.entry.size(),
+            blocks: if is_part { 0 } else { root.totals.blocks },
+        },
+    };
+    let is_there = |path: &Path| path.symlink_metadata().is_ok();
+    let begins = !is_there(target) && !is_there(hidden);
+    let room = begins.then(|| Room::at(target)).flatten();
+    bounds.check_claims(claims, room).map_err(Error::Excess)
 }
 
 /// A name for this work that tells it from others: what another selection left half done is not this one's.
@@ -538,7 +576,8 @@ async fn write_block(
         match block::open_in(&block, &link.key, &mut buffer) {
             Ok(plaintext) => {
                 drop(block);
-                write_all(&plaintext, &link, writes);
+                of_job.origin.add(&link.id, plaintext.len());
+                write_all(&of_job, &plaintext, &link, writes);
             }
             Err(error) => lack_all(&writes, link.id, &error.to_string()),
         }
@@ -550,8 +589,11 @@ async fn write_block(
     Ok(())
 }
 
-fn write_all(plaintext: &[u8], link: &Link, writes: Vec<Write>) {
+fn write_all(job: &Job, plaintext: &[u8], link: &Link, writes: Vec<Write>) {
     for write in writes {
+        if let Err(excess) = job.claim(write.len) {
+            return job.stop(Error::Excess(excess));
+        }
         match piece(plaintext, link, write.offset, write.len) {
             Ok(piece) => write.target.write(write.at, &plaintext[piece]),
             Err(error) => write.target.lack(link.id, &error.to_string()),

@@ -88,8 +88,15 @@ impl Planner<'_> {
         }
     }
 
-    /// A tree can name one block again and again and so hold more than any disk: it must say so beforehand.
+    /// A tree can name one block again and again and so hold more than any disk: it must say so
+    /// beforehand, and stay within the bounds.
     fn check_totals(&self, entries: u64, bytes: u128) -> Result<(), Error> {
+        let tree_bytes = self.bundle.opener().opened_bytes();
+        let most = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let bounds = &self.job.options.bounds;
+        bounds
+            .check_entries(entries, most, tree_bytes)
+            .map_err(Error::Excess)?;
         let totals = self.bundle.root().totals;
         if entries > totals.entries || bytes > u128::from(totals.bytes) {
             return Err(Error::Malformed {

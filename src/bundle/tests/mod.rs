@@ -3,6 +3,7 @@
 mod archives;
 mod attributes;
 mod big;
+mod bombs;
 mod changing;
 mod differences;
 mod formats;

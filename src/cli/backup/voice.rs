@@ -89,8 +89,8 @@ impl Reader {
 pub(super) fn reading(keys: &OwnerKeys) -> ReadingKeys {
     ReadingKeys {
         owner: keys.id().to_string(),
-        backup_root: keys.backup_root().to_base32(),
-        convergence: keys.convergence().to_base32(),
+        backup_root: keys.backup_root().to_base32().to_string(),
+        convergence: keys.convergence().to_base32().to_string(),
     }
 }
 

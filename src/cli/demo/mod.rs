@@ -184,6 +184,7 @@ impl Demo<'_> {
             index_file: None,
             pin: true,
             announce: true,
+            private: false,
         };
         let reply = self.nodes[at].client.put(request, bar).await?;
         if let Some(file) = reply.unreadable.first() {
@@ -254,6 +255,9 @@ impl Demo<'_> {
             overwrite: Overwrite::Never,
             owners: false,
             pin: false,
+            max_bytes: None,
+            max_files: None,
+            any_size: true,
             timeout_s: TIMEOUT_S,
         };
         let reply = node.client.get(request, self.context.bar("get")).await?;

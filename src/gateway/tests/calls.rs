@@ -28,6 +28,7 @@ fn put_request() -> Put {
         index_file: None,
         pin: true,
         announce: true,
+        private: false,
     }
 }
 
@@ -123,6 +124,7 @@ async fn bytes_travel_in_both_directions() {
         name: "a name&".to_owned(),
         pin: false,
         announce: true,
+        private: true,
     };
     let reply = client
         .put_stream(stream.clone(), pieces.boxed(), Arc::new(Silent))
@@ -152,6 +154,9 @@ fn get_request() -> Get {
         overwrite: Overwrite::Never,
         owners: false,
         pin: false,
+        max_bytes: None,
+        max_files: None,
+        any_size: false,
         timeout_s: 1,
     }
 }

@@ -70,6 +70,10 @@ pub struct Put {
     pub pin: bool,
     /// Wait until the root is announced, so that others find it when this returns.
     pub announce: bool,
+    /// Seal the blocks with a secret of this put's own: nobody can test whether they hold a file that
+    /// he knows, and they are the same as no others.
+    #[serde(default)]
+    pub private: bool,
 }
 call!(Put, "put", PutReply);
 
@@ -84,6 +88,9 @@ pub struct PutStream {
     /// Wait until the root is announced.
     #[serde(default = "yes")]
     pub announce: bool,
+    /// As in [`Put`].
+    #[serde(default)]
+    pub private: bool,
 }
 
 const fn yes() -> bool {
@@ -148,6 +155,16 @@ pub struct Get {
     /// Pin the bundle as well. Only a whole one can be pinned.
     #[serde(default)]
     pub pin: bool,
+    /// Most bytes of content that may come. When missing, as many as the bundle's blocks account for.
+    #[serde(default)]
+    pub max_bytes: Option<u64>,
+    /// Most files, directories and links that may come. When missing, as many as the bundle's tree
+    /// blocks account for.
+    #[serde(default)]
+    pub max_files: Option<u64>,
+    /// Where no limit is given, there is none.
+    #[serde(default)]
+    pub any_size: bool,
     /// Seconds to look for one block before it counts as missing.
     pub timeout_s: u64,
 }
@@ -546,6 +563,8 @@ pub enum ErrorKind {
     OwnerLocked,
     /// The data directory has no owner.
     NoOwner,
+    /// More would be written than may be without asking.
+    Excess,
 }
 
 impl CallError {

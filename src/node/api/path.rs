@@ -220,6 +220,7 @@ mod tests {
             index_file: None,
             pin: true,
             announce: false,
+            private: false,
         };
         let value = serde_json::to_value(put).expect("json");
         assert_eq!(value["path"], hex);
@@ -237,6 +238,9 @@ mod tests {
             overwrite: Overwrite::Never,
             owners: false,
             pin: false,
+            max_bytes: None,
+            max_files: None,
+            any_size: false,
             timeout_s: 1,
         };
         let mut value = serde_json::to_value(get).expect("json");

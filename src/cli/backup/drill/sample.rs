@@ -155,6 +155,9 @@ pub(super) async fn restore(
             overwrite: Overwrite::Never,
             owners: false,
             pin: false,
+            max_bytes: None,
+            max_files: None,
+            any_size: true,
             timeout_s: args.timeout,
         };
         async move {
