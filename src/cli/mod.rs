@@ -31,6 +31,7 @@ mod pin;
 mod progress;
 mod put;
 mod ring;
+mod secrets;
 mod serve;
 mod show;
 mod status;
@@ -235,6 +236,7 @@ fn definition(color: bool) -> clap::Command {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     allocator::set_up();
+    secrets::keep_in_memory();
     let plain = std::env::args_os().any(|arg| arg == "--no-color")
         || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let parsed = definition(!plain).try_get_matches();

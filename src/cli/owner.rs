@@ -31,6 +31,11 @@ pub(super) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Set, change or remove the passphrase that protects this machine's keys.
+    ///
+    /// It protects the keys in owner.key: those that sign for this machine, and those that open the
+    /// owner's backups wherever they are. It does not protect the store, which holds the keys of
+    /// everything that was put, pinned or backed up here: whoever can read the data directory can
+    /// read all that. Encrypt the disk against that.
     Passphrase {
         /// Remove it: whoever can read the file can then use the keys.
         #[arg(long, conflicts_with = "new_passphrase_file")]
@@ -131,7 +136,8 @@ async fn change(
         return output::json(&json!({ "passphrase": is_protected }));
     }
     context.notice(if is_protected {
-        "a passphrase protects this machine's keys now; without it the words still bring everything back"
+        "a passphrase protects this machine's keys; without it the words still bring everything back.\n\
+         It does not protect the store: whoever can read the data directory can read what was put or backed up here"
     } else {
         "no passphrase protects this machine's keys now"
     });

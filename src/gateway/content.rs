@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::range::{self, Wanted};
-use super::{Shared, error, guard, media, page};
+use super::{Shared, error, guard, labels, media, page};
 use crate::block::Link;
 use crate::client::url::{percent_decode, percent_encode};
 use crate::crypto::hash;
@@ -32,9 +32,8 @@ const LIKE_IDS: u64 = 1000;
 const ETAG_CONTEXT: &str = "libernet 2026-11 gateway: entity tag";
 /// What a name stands for never changes.
 const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
-/// The same for what should stay with this user.
-const FOREVER_PRIVATE: HeaderValue =
-    HeaderValue::from_static("private, max-age=31536000, immutable");
+/// Decrypted content, and addresses with keys, stay in no cache.
+const NOWHERE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// What a path asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +47,12 @@ enum Target {
         /// Whether the URL ends in a slash, as those of directories do.
         slash: bool,
     },
+    /// As [`Bundle`](Self::Bundle), of a link that was opened before.
+    Labelled {
+        label: String,
+        path: PathBuf,
+        slash: bool,
+    },
 }
 
 /// A request for content, in parts.
@@ -58,9 +63,11 @@ struct Asked {
     headers: HeaderMap,
     uri_path: String,
     skip: u64,
+    /// Path of the bundle's root in URLs that this answer leads to.
+    base: String,
 }
 
-/// `GET` and `HEAD` of everything below `/sha384/` and `/sha256/`.
+/// `GET` and `HEAD` of everything below `/sha384/`, `/sha256/` and `/open/`.
 pub(super) async fn read(State(shared): State<Shared>, request: Request) -> Response {
     let reader = error::Reader::of(request.headers());
     let fail = |failure: &CallError| {
@@ -71,6 +78,9 @@ pub(super) async fn read(State(shared): State<Shared>, request: Request) -> Resp
         };
         error::answer(status, failure, reader)
     };
+    if guard::is_led_by_another_site(request.headers()) {
+        return page::question(request.uri().path());
+    }
     let Ok(permit) = Arc::clone(&shared.reads).try_acquire_owned() else {
         return fail(&error::busy());
     };
@@ -81,11 +91,13 @@ pub(super) async fn read(State(shared): State<Shared>, request: Request) -> Resp
         headers: request.headers().clone(),
         uri_path: request.uri().path().to_owned(),
         skip: skip_of(request.uri().query()),
+        base: String::new(),
     };
     let answer = match parse(&asked.uri_path) {
         Ok(Target::Block(id)) => block(asked, id).await,
         Ok(Target::Like(id)) => like(asked, id).await,
-        Ok(Target::Bundle { link, path, slash }) => bundle(asked, link, path, slash).await,
+        Ok(Target::Bundle { link, path, slash }) => keyed(asked, link, path, slash).await,
+        Ok(Target::Labelled { label, path, slash }) => labelled(asked, &label, path, slash).await,
         Err(failure) => Err(failure),
     };
     answer.unwrap_or_else(|failure| fail(&failure))
@@ -99,11 +111,32 @@ fn skip_of(query: Option<&str>) -> u64 {
         .unwrap_or(0)
 }
 
+fn usage(message: String) -> CallError {
+    CallError::new(ErrorKind::Usage, message)
+}
+
+/// A path in a bundle from the segments of a URL, and whether it ends in a slash.
+fn names(segments: &[&str]) -> Result<(PathBuf, bool), CallError> {
+    let slash = segments.last().is_some_and(|last| last.is_empty());
+    let mut names = Vec::new();
+    for segment in segments.iter().filter(|segment| !segment.is_empty()) {
+        let name = percent_decode(segment)
+            .filter(|name| !name.contains(&b'/'))
+            .ok_or_else(|| usage(format!("'{segment}' is not a name in a bundle")))?;
+        names.push(name);
+    }
+    Ok((OsString::from_vec(names.join(&b'/')).into(), slash))
+}
+
 fn parse(uri_path: &str) -> Result<Target, CallError> {
-    let usage = |message: String| CallError::new(ErrorKind::Usage, message);
     let mut segments = uri_path.trim_start_matches('/').split('/');
     let kind = segments.next().unwrap_or_default();
     let hex = segments.next().unwrap_or_default();
+    if kind == labels::ROUTE {
+        let (path, slash) = names(&segments.collect::<Vec<_>>())?;
+        let label = hex.to_owned();
+        return Ok(Target::Labelled { label, path, slash });
+    }
     let id: BlockId = format!("/{kind}/{hex}")
         .parse()
         .map_err(|error: crate::id::IdError| usage(error.to_string()))?;
@@ -115,15 +148,7 @@ fn parse(uri_path: &str) -> Result<Target, CallError> {
             let key = key
                 .parse()
                 .map_err(|error: crate::crypto::key::KeyError| usage(error.to_string()))?;
-            let slash = path.last().is_some_and(|last| last.is_empty());
-            let mut names = Vec::new();
-            for segment in path.iter().filter(|segment| !segment.is_empty()) {
-                let name = percent_decode(segment)
-                    .filter(|name| !name.contains(&b'/'))
-                    .ok_or_else(|| usage(format!("'{segment}' is not a name in a bundle")))?;
-                names.push(name);
-            }
-            let path = OsString::from_vec(names.join(&b'/')).into();
+            let (path, slash) = names(path)?;
             return Ok(Target::Bundle {
                 link: Link { id, key },
                 path,
@@ -272,6 +297,43 @@ async fn like(asked: Asked, id: BlockId) -> Result<Response, CallError> {
     Ok(axum::Json(answer).into_response())
 }
 
+/// A link in full. A browser is sent on, so that it shows and keeps an address without the key; other
+/// programs are answered at once.
+async fn keyed(
+    mut asked: Asked,
+    link: Link,
+    path: PathBuf,
+    slash: bool,
+) -> Result<Response, CallError> {
+    if !guard::is_navigation(&asked.headers) {
+        asked.base = link.to_path();
+        return bundle(asked, link, path, slash).await;
+    }
+    let mut to = url_of(&asked.shared.labels.path_of(&link), &path);
+    if slash && !to.ends_with('/') {
+        to.push('/');
+    }
+    if asked.skip > 0 {
+        to = format!("{to}?skip={}", asked.skip);
+    }
+    Ok(redirect(StatusCode::SEE_OTHER, &to))
+}
+
+/// A link that was opened before.
+async fn labelled(
+    mut asked: Asked,
+    label: &str,
+    path: PathBuf,
+    slash: bool,
+) -> Result<Response, CallError> {
+    let link = asked.shared.labels.link(label).ok_or_else(|| {
+        usage("this address stood for a link, and is forgotten".to_owned())
+            .with_hint("open the link again: such addresses hold until the node restarts, for the links that were opened last")
+    })?;
+    asked.base = format!("/{}/{label}", labels::ROUTE);
+    bundle(asked, link, path, slash).await
+}
+
 async fn bundle(
     asked: Asked,
     link: Link,
@@ -280,7 +342,7 @@ async fn bundle(
 ) -> Result<Response, CallError> {
     let etag = etag_of(&link, &path);
     if is_known(&asked.headers, &etag) {
-        return Ok(not_modified(&etag, FOREVER_PRIVATE));
+        return Ok(not_modified(&etag, NOWHERE));
     }
     let reply = ls(&asked.shared, &link, &path, asked.skip, PAGE_ENTRIES).await?;
     let Some(this) = &reply.this else {
@@ -288,7 +350,7 @@ async fn bundle(
     };
     let is_shown = this.kind == "file" || (this.kind == "dir" && slash);
     if is_shown && is_any_known(&asked.headers) {
-        return Ok(not_modified(&etag, FOREVER_PRIVATE));
+        return Ok(not_modified(&etag, NOWHERE));
     }
     match this.kind.as_str() {
         "dir" => directory(asked, link, path, slash, &reply).await,
@@ -305,7 +367,7 @@ async fn bundle(
             })?;
             Ok(redirect(
                 StatusCode::TEMPORARY_REDIRECT,
-                &url_of(&link, &place),
+                &url_of(&asked.base, &place),
             ))
         }
         kind => Err(CallError::new(
@@ -370,7 +432,7 @@ async fn directory(
         if path.as_os_str().is_empty() && index.contains('/') {
             return Ok(redirect(
                 StatusCode::TEMPORARY_REDIRECT,
-                &url_of(&link, Path::new(index)),
+                &url_of(&asked.base, Path::new(index)),
             ));
         }
         let index = path.join(index.rsplit('/').next().unwrap_or(index));
@@ -401,7 +463,7 @@ async fn file(
 ) -> Result<Response, CallError> {
     let etag = etag_of(&link, &path);
     let media = media::type_of(&entry.name);
-    let mut head = head(&asked, &etag, entry.bytes, media, FOREVER_PRIVATE);
+    let mut head = head(&asked, &etag, entry.bytes, media, NOWHERE);
     if media != media::PDF {
         head.response.headers_mut().insert(
             header::CONTENT_SECURITY_POLICY,
@@ -454,10 +516,11 @@ fn etag_of(link: &Link, path: &Path) -> String {
     format!("\"{}\"", HEXLOWER.encode(&digest[..16]))
 }
 
-fn url_of(link: &Link, path: &Path) -> String {
+/// The URL of `path` in the bundle whose root is at `base`.
+fn url_of(base: &str, path: &Path) -> String {
     let names = path.as_os_str().as_bytes().split(|byte| *byte == b'/');
     let names: Vec<String> = names.map(percent_encode).collect();
-    format!("{}/{}", link.to_path(), names.join("/"))
+    format!("{base}/{}", names.join("/"))
 }
 
 fn redirect(status: StatusCode, to: &str) -> Response {
@@ -519,7 +582,14 @@ mod tests {
                 "{rest}"
             );
         }
+        let labelled = Target::Labelled {
+            label: "00ff".to_owned(),
+            path: "a b/c".into(),
+            slash: true,
+        };
+        assert_eq!(parse("/open/00ff/a%20b/c/"), Ok(labelled));
         let wrong = [
+            "/open/00ff/a%2Fb".to_owned(),
             "/sha384/00".to_owned(),
             format!("{}/other", id.to_path()),
             format!("{}/aes256", id.to_path()),
@@ -541,7 +611,7 @@ mod tests {
     #[test]
     fn names_that_are_no_text_have_urls() {
         let name = OsString::from_vec(b"n\xe4 /%".to_vec());
-        let url = url_of(&link(), Path::new(&name));
+        let url = url_of(&link().to_path(), Path::new(&name));
         assert!(url.ends_with("/n%E4%20/%25"), "{url}");
         let target = Target::Bundle {
             link: link(),

@@ -2,7 +2,8 @@
 //!
 //! A web page of some other site, open in a browser on this machine, can send requests here. It is kept out by three
 //! checks: the `Host` must be a loopback name with our port (a name of its own that resolves to 127.0.0.1 is refused), an
-//! `Origin` must be ours, and what the browser marks as coming from another site may only be a link that the user follows.
+//! `Origin` must be ours, and what the browser marks as coming from another site may only be a link
+//! that the user follows. Such a link is answered with a question, and nothing is fetched for it.
 
 use std::net::SocketAddr;
 
@@ -11,8 +12,9 @@ use axum::http::{HeaderMap, Request, header};
 use crate::client::discovery::Token;
 
 /// Content security policy of everything that is not stored content: nothing may be loaded or run.
-pub(super) const NOTHING: &str =
-    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox";
+/// `allow-same-origin` has browsers say of its links that they come from here.
+pub(super) const NOTHING: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; \
+     frame-ancestors 'none'; sandbox allow-same-origin";
 /// Content security policy of stored content: it may look as it likes, with parts from here only; nothing runs and nothing
 /// is sent. Without scripts `allow-same-origin` gives no power; it lets a page load its own fonts and images.
 pub(super) const STORED: &str = "default-src 'self' data: blob:; style-src 'self' 'unsafe-inline' data:; \
@@ -80,6 +82,20 @@ fn check_fetch_site(headers: &HeaderMap) -> Result<(), Refusal> {
     } else {
         Err(Refusal::Site)
     }
+}
+
+/// Whether a browser says that another site leads here: a link there, or a page that opened a window.
+pub(super) fn is_led_by_another_site(headers: &HeaderMap) -> bool {
+    headers
+        .get("sec-fetch-site")
+        .is_some_and(|site| site != "same-origin" && site != "none")
+}
+
+/// Whether a browser goes to this address, and so shows and keeps it.
+pub(super) fn is_navigation(headers: &HeaderMap) -> bool {
+    headers
+        .get("sec-fetch-mode")
+        .is_some_and(|mode| mode == "navigate")
 }
 
 /// The value of a header that is there exactly once and is text.

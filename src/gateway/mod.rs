@@ -6,18 +6,29 @@
 //! | `GET /api/v1/hello?nonce=<hex>` | anyone local | proves that this server knows the token |
 //! | `GET /sha384/<hex>`, `/sha256/<hex>` | anyone local | the block as it is |
 //! | `GET /sha384/<hex>/like` | anyone local | ids in the store that share the first 16 bits |
-//! | `GET /sha384/<hex>/aes256/<hex>[/path]` | anyone local | decrypted content |
+//! | `GET /sha384/<hex>/aes256/<hex>[/path]` | who has the link | decrypted content; a browser is sent on to `/open/` |
+//! | `GET /open/<label>[/path]` | who has the label | the same, without the key in the address |
 //! | `GET /` | anyone local | one page that says how the node is |
 //!
 //! It listens on loopback only, answers only to loopback names (so that no web page reaches it under another name), refuses
 //! what other websites ask for, and lets nothing that is stored run as a program. It holds a [`Client`] and never the
 //! network or the store. Deliberately absent: TLS, cookies, CORS, anything for other machines.
+//!
+//! **Other users of the same machine** reach loopback as well. They may see `/`, ask which blocks are
+//! here (`/like`, or a block by its id) and have the node look for a block: as any peer of the mesh
+//! may, and as on the mesh they read nothing without a key. What is here of public puts tells who
+//! knows a file that this node has it. Decrypted content takes the link, or a label of this run,
+//! which can't be guessed. The API takes the token, which only the node's user can read.
+//!
+//! **What a bundle claims** costs the reader, not the node: content is streamed at the reader's pace,
+//! listings come by the page, and nothing is written.
 
 mod api;
 mod connections;
 mod content;
 mod error;
 mod guard;
+mod labels;
 mod media;
 mod page;
 mod range;
@@ -38,6 +49,7 @@ use hyper::body::Incoming;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use labels::Labels;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -106,6 +118,7 @@ struct Shared {
     stop: CancellationToken,
     calls: Arc<Semaphore>,
     reads: Arc<Semaphore>,
+    labels: Arc<Labels>,
 }
 
 impl Gateway {
@@ -148,6 +161,7 @@ impl Gateway {
             stop: stop.clone(),
             calls: Arc::new(Semaphore::new(MAX_CALLS)),
             reads: Arc::new(Semaphore::new(MAX_READS)),
+            labels: Arc::new(Labels::new()),
         };
         let service = TowerToHyperService::new(routes(shared));
         let guests = Arc::new(Connections::default());
@@ -230,6 +244,7 @@ fn routes(shared: Shared) -> Router {
         .route("/api/v1/{call}", post(api::call))
         .route("/sha384/{*rest}", get(content::read))
         .route("/sha256/{*rest}", get(content::read))
+        .route("/open/{*rest}", get(content::read))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(DefaultBodyLimit::disable())
@@ -251,10 +266,10 @@ async fn admit(State(shared): State<Shared>, request: Request, next: Next) -> Re
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    headers.insert(
-        "cross-origin-resource-policy",
-        HeaderValue::from_static("same-origin"),
-    );
+    // No other site loads this as a part of its own, or keeps a handle of a window that shows it.
+    for name in ["cross-origin-resource-policy", "cross-origin-opener-policy"] {
+        headers.insert(name, HeaderValue::from_static("same-origin"));
+    }
     headers
         .entry(header::CONTENT_SECURITY_POLICY)
         .or_insert(HeaderValue::from_static(guard::NOTHING));

@@ -136,6 +136,18 @@ fn listing_row(entry: &Entry) -> String {
     }
 }
 
+/// Asks whether to follow a link of another website: a page there may have opened this address by
+/// itself. Nothing was looked for.
+pub(super) fn question(path: &str) -> Response {
+    let body = format!(
+        "<p>Another website leads here. Nothing was fetched for it, and it can't see this page.</p>\n\
+         <p><a href=\"{}\">Open it</a></p>\n",
+        escape(path)
+    );
+    let page = page("Open this?", &body);
+    (StatusCode::FORBIDDEN, page).into_response()
+}
+
 /// An error for people: what failed, which block, who was asked, what to do.
 pub(super) fn error(status: StatusCode, error: &CallError) -> Html<String> {
     let mut body = format!("<p>{}</p>\n", escape(&error.message));

@@ -275,6 +275,7 @@ impl Fixture {
             stop: stop.clone(),
             calls: Arc::new(Semaphore::new(MAX_CALLS)),
             reads: Arc::new(Semaphore::new(MAX_READS)),
+            labels: Arc::new(Labels::new()),
         };
         Self {
             scripted,
@@ -402,6 +403,7 @@ async fn what_must_not_come_in_is_turned_away() {
         );
         assert_eq!(answer.header("x-content-type-options"), "nosniff");
         assert_eq!(answer.header("referrer-policy"), "no-referrer");
+        assert_eq!(answer.header("cross-origin-opener-policy"), "same-origin");
         assert!(
             answer
                 .header("content-security-policy")

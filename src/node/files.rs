@@ -345,22 +345,44 @@ async fn find(bundle: &Bundle, path: &[u8], last: Last) -> Result<Found, CallErr
 /// The name under which a bundle is written when none was asked for: its own, or its id.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] for a name that begins with a dot. The bundle's maker chose it: programs
-/// read files of such names (`.bashrc`, `.ssh`), and listings hide them.
+/// [`ErrorKind::Usage`] for a name that means something to a system or to people besides being a
+/// name: the bundle's maker chose it.
 fn output_name(bundle: &Bundle) -> Result<OsString, CallError> {
     let name = &bundle.root().entry.name;
     if name.is_empty() {
         return Ok(bundle.link().id.to_string().into());
     }
-    if name.starts_with(b".") {
+    if let Some(what) = special(name) {
         let shown = printable(&shown(name));
-        let message = format!(
-            "the bundle calls itself '{shown}': a name that begins with a dot is not taken from a bundle"
-        );
+        let message =
+            format!("the bundle calls itself '{shown}': {what} is not taken from a bundle");
         return Err(CallError::new(ErrorKind::Usage, message)
             .with_hint("say under which name to write it: -o NAME"));
     }
     Ok(OsString::from_vec(name.to_vec()))
+}
+
+/// What is special about a name that a stranger chose, if anything is.
+fn special(name: &[u8]) -> Option<&'static str> {
+    // Systems that look for such names mostly don't tell case apart.
+    let lower = name.to_ascii_lowercase();
+    match &lower[..] {
+        // `.bashrc`, `.ssh`: programs read them, and listings hide them.
+        [b'.', ..] => Some("a name that begins with a dot"),
+        // `-rf` next to a `*` becomes an option, `~` a home.
+        [b'-', ..] => Some("a name that begins with a hyphen"),
+        [b'~', ..] => Some("a name that begins with a tilde"),
+        // Shells of many systems look for programs in such a directory of a home.
+        b"bin" | b"sbin" => Some("the name of a directory of programs"),
+        // Desktops read them to decide what a directory looks like, or what to start.
+        b"desktop.ini" | b"autorun.inf" | b"autorun" | b"autorun.sh" => {
+            Some("a name that desktops act on")
+        }
+        _ if printable(&shown(name)) != shown(name) => {
+            Some("a name with characters that can't be seen or that reorder others")
+        }
+        _ => None,
+    }
 }
 
 fn describe(entry: &tree::Entry) -> Entry {
@@ -380,5 +402,44 @@ fn describe(entry: &tree::Entry) -> Entry {
         mode: entry.mode,
         mtime_s: entry.modified.map_or(0, |time| time.seconds),
         target: entry.link_target().map(|target| shown(target)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_mean_something_are_not_taken_from_a_bundle() {
+        for name in [
+            &b".ssh"[..],
+            b".",
+            b"-rf",
+            b"~",
+            b"~root",
+            b"bin",
+            b"Bin",
+            b"Desktop.ini",
+            b"autorun.inf",
+            b"a\nb",
+            b"a\x1b[2J",
+            "a\u{202e}gpj.exe".as_bytes(),
+        ] {
+            assert!(
+                special(name).is_some(),
+                "{:?}",
+                name.escape_ascii().to_string()
+            );
+        }
+        for name in [
+            &b"photos"[..],
+            b"a.txt",
+            b"a-b",
+            b"binary",
+            b"a b",
+            "\u{e4}".as_bytes(),
+        ] {
+            assert_eq!(special(name), None, "{:?}", name.escape_ascii().to_string());
+        }
     }
 }

@@ -47,7 +47,7 @@ pub(super) struct Rights {
     pub(super) groups: Vec<u32>,
     /// Owners are wanted.
     pub(super) owners: bool,
-    /// The maker of the bundle may give powers: setuid, setgid, capabilities.
+    /// The maker of the bundle may give powers: setuid, setgid, capabilities, ACLs.
     pub(super) powers: bool,
 }
 
@@ -167,8 +167,10 @@ impl Rights {
     /// Whether an extended attribute of the entry is restored to an inode of this kind.
     fn carries(&self, kind: FileType, name: &[u8]) -> bool {
         match name {
-            ACCESS_ACL => kind != FileType::Symlink,
-            DEFAULT_ACL => kind == FileType::Directory,
+            // Whoever is let in by an ACL is a choice of the maker's, as setuid is.
+            ACCESS_ACL => self.powers && kind != FileType::Symlink,
+            DEFAULT_ACL => self.powers && kind == FileType::Directory,
+            _ if name.starts_with(b"system.") => self.powers,
             // The system makes this one itself and lets nobody set it.
             b"security.evm" => false,
             // Capabilities, labels and the like: root's, and from a trusted origin only.
@@ -400,8 +402,15 @@ mod tests {
     }
 
     #[test]
-    fn attributes_of_roots_come_from_a_trusted_origin_only() {
-        let names = ["security.capability", "trusted.x", "user.a"];
+    fn acls_and_attributes_of_roots_come_from_a_trusted_origin_only() {
+        let acls = ["system.nfs4_acl", "system.posix_acl_access"];
+        let names = [
+            acls[0],
+            acls[1],
+            "security.capability",
+            "trusted.x",
+            "user.a",
+        ];
         let entry = wanted(0o600, ROOT, &names);
         let set = |rights: &Rights| {
             let plan = changes(rights, &seen(ROOT, &[]), &entry);
@@ -411,7 +420,7 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(set(&rights(true)), names);
-        assert_eq!(set(&rights(false)), ["user.a"]);
+        assert_eq!(set(&rights(false)), [acls[0], acls[1], "user.a"]);
         let strangers = Rights {
             powers: false,
             ..rights(true)

@@ -94,8 +94,8 @@ pub struct ExtractOptions {
     /// Restores owners and groups as far as this process may: root all of them, others the groups
     /// that they are in.
     pub owners: bool,
-    /// Restores setuid and setgid bits of what has its owner, and, as root, capabilities and other
-    /// attributes that only root may set. Not for what a stranger made.
+    /// Restores setuid and setgid bits of what has its owner, ACLs, and, as root, capabilities and
+    /// other attributes that only root may set. Not for what a stranger made.
     pub powers: bool,
     /// Restores devices. Takes root.
     pub devices: bool,

@@ -260,8 +260,13 @@ mod tests {
         assert_eq!(secret(7).gear[..2], GOLDEN_GEAR);
     }
 
-    const GOLDEN_PUBLIC: [usize; 1] = [0];
-    const GOLDEN_SECRET: [usize; 1] = [0];
-    /// Computed by another implementation (Python: blake3).
+    // Computed by another implementation (Python: blake3, and FastCDC written out).
+    const GOLDEN_PUBLIC: [usize; 8] = [
+        491_952, 1_049_634, 651_579, 532_654, 2_097_100, 1_043_251, 1_903_252, 619_186,
+    ];
+    const GOLDEN_SECRET: [usize; 10] = [
+        427_384, 1_064_931, 498_310, 1_209_537, 566_097, 873_949, 884_810, 806_795, 1_605_508,
+        451_287,
+    ];
     const GOLDEN_GEAR: [u64; 2] = [0xcb13_6ef2_266d_935a, 0x97f5_889b_4ea8_e018];
 }

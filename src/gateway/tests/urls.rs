@@ -97,7 +97,7 @@ async fn content_by_url() {
         !policy.contains("allow-scripts") && !policy.contains("allow-forms"),
         "{policy}"
     );
-    assert!(page.header("cache-control").starts_with("private"));
+    assert_eq!(page.header("cache-control"), "no-store");
     assert!(
         !fixture
             .get(&format!("{root}/doc.pdf"))
@@ -190,4 +190,108 @@ async fn index_files() {
         (answer.status.as_u16(), answer.header("location")),
         (307, format!("{root}/sub/page.html").as_str())
     );
+}
+
+const NAVIGATION: [(&str, &str); 3] = [
+    ("sec-fetch-site", "none"),
+    ("sec-fetch-mode", "navigate"),
+    ("sec-fetch-dest", "document"),
+];
+
+/// Whether the key is anywhere in an answer.
+fn shows_key(answer: &Answer) -> bool {
+    let key = link().key.to_hex();
+    let in_headers = answer
+        .headers
+        .values()
+        .any(|value| value.to_str().is_ok_and(|value| value.contains(&*key)));
+    in_headers || answer.text().contains(&*key)
+}
+
+/// What a browser keeps, after the first request, has no key in it.
+#[tokio::test]
+async fn the_key_leaves_the_address() {
+    let fixture = Fixture::new(None).await;
+    let keyed = link().to_path();
+    for (rest, to) in [
+        ("/", "/"),
+        ("", "/"),
+        ("/ten.txt", "/ten.txt"),
+        ("/sub/", "/sub/"),
+        ("/?skip=7", "/?skip=7"),
+    ] {
+        let first = fixture
+            .send("GET", &format!("{keyed}{rest}"), &NAVIGATION)
+            .await;
+        assert_eq!(first.status.as_u16(), 303, "{rest}");
+        assert_eq!(first.header("cache-control"), "no-store");
+        let location = first.header("location").to_owned();
+        assert!(
+            location.starts_with("/open/") && location.ends_with(to),
+            "{location}"
+        );
+        assert!(!shows_key(&first));
+        let second = fixture.send("GET", &location, &NAVIGATION).await;
+        assert_eq!(second.status.as_u16(), 200, "{location}");
+        assert_eq!(second.header("cache-control"), "no-store");
+        assert!(!shows_key(&second));
+    }
+    // Neither do the addresses that it leads on to.
+    let first = fixture.send("GET", &format!("{keyed}/"), &NAVIGATION).await;
+    let base = first.header("location").trim_end_matches('/').to_owned();
+    for (path, status, to) in [
+        ("", 308, "/"),
+        ("/link", 307, "/sub/page.html"),
+        ("/sub", 308, "/sub/"),
+    ] {
+        let answer = fixture
+            .send("GET", &format!("{base}{path}"), &NAVIGATION)
+            .await;
+        let location = format!("{base}{to}");
+        let found = (answer.status.as_u16(), answer.header("location"));
+        assert_eq!(found, (status, location.as_str()));
+    }
+    // Programs that are no browsers are answered at once, and nothing of it is cached.
+    let direct = fixture.get(&format!("{keyed}/ten.txt")).await;
+    assert_eq!(direct.text(), "0123456789");
+    assert_eq!(direct.header("cache-control"), "no-store");
+    let unknown = fixture.get(&format!("/open/{}/", "00".repeat(16))).await;
+    assert_eq!(unknown.status.as_u16(), 404);
+    assert!(
+        unknown.text().contains("open the link again"),
+        "{}",
+        unknown.text()
+    );
+}
+
+/// A page of another website that leads here has nothing fetched, whatever the address.
+#[tokio::test]
+async fn a_link_of_another_website_is_asked_about() {
+    let fixture = Fixture::new(None).await;
+    let nowhere = BlockId::from_sha256([1; 32]).to_path();
+    let keyed = format!("{}/nowhere", link().to_path());
+    for path in [nowhere.as_str(), &keyed, &format!("{nowhere}/like")] {
+        for site in ["cross-site", "same-site"] {
+            let led = [
+                ("sec-fetch-site", site),
+                ("sec-fetch-mode", "navigate"),
+                ("sec-fetch-dest", "document"),
+            ];
+            let answer = fixture.send("GET", path, &led).await;
+            // What is looked for and not found gives another status.
+            assert_eq!(answer.status.as_u16(), 403, "{path}");
+            assert!(answer.text().contains(&format!("<a href=\"{path}\">")));
+            let policy = answer.header("content-security-policy");
+            assert!(
+                policy.contains("allow-same-origin"),
+                "its link is ours: {policy}"
+            );
+        }
+    }
+    let ours = [
+        ("sec-fetch-site", "same-origin"),
+        ("sec-fetch-mode", "cors"),
+    ];
+    let answer = fixture.send("GET", &nowhere, &ours).await;
+    assert_eq!(answer.status.as_u16(), 504, "looked for, and not found");
 }
