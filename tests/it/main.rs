@@ -29,4 +29,5 @@ mod sample;
 #[path = "../../src/small_disk.rs"]
 mod small_disk;
 mod story;
+mod stranger;
 mod terminal;

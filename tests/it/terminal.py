@@ -1,7 +1,7 @@
 """Runs a command on a terminal of its own and answers its questions.
 
-Arguments: what to answer ("init": the words that the command shows; "serve": see below; else a file with the words), the
-command. Prints what the terminal showed; ends with the command's code, or 99 when it did not end in time.
+Arguments: what to answer ("init": the words that the command shows; "serve": see below; "say:WORD": WORD to a question that
+ends in "[y/N] "; else a file with the words), the command. Prints what the terminal showed; ends with the command's code, or 99 when it did not end in time.
 
 With "serve" the command is one that serves until Ctrl-C: its "libernet get" line is printed at once, and Ctrl-C comes when
 standard input ends.
@@ -68,6 +68,9 @@ def main():
     kind, command = sys.argv[1], sys.argv[2:]
     if kind == "serve":
         answer = answers_of_server()
+    elif kind.startswith("say:"):
+        word = kind.removeprefix("say:")
+        answer = lambda shown: word + "\n" if shown.endswith(b"[y/N] ") else None
     elif kind == "init":
         answer = answers_of_init
     else:

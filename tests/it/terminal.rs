@@ -8,7 +8,7 @@ use crate::process::{json, run};
 pub const SCRIPT: &str = include_str!("terminal.py");
 
 /// Runs a command on a terminal of its own; nothing where that can't be done. `answers`: as the script says.
-fn on_a_terminal(answers: &str, data: &Path, args: &[&str]) -> Option<(Output, String)> {
+pub fn on_a_terminal(answers: &str, data: &Path, args: &[&str]) -> Option<(Output, String)> {
     let mut command = Command::new("python3");
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LIBERNET_")) {
         command.env_remove(name);
