@@ -437,7 +437,7 @@ mod tests {
     #[test]
     fn the_documented_codes() {
         let codes: Vec<u8> = ALL.iter().map(|(exit, _)| exit.code()).collect();
-        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 130]);
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 130]);
         let help = help();
         for (exit, meaning) in ALL {
             assert!(
@@ -461,6 +461,7 @@ mod tests {
             (ErrorKind::Unavailable, 10),
             (ErrorKind::OwnerLocked, 2),
             (ErrorKind::NoOwner, 4),
+            (ErrorKind::Excess, 12),
         ] {
             assert_eq!(Failure::from(CallError::new(kind, "x")).exit.code(), code);
         }

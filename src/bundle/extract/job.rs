@@ -410,6 +410,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bundle::bounds::Bounds;
     use crate::monitor::Silent;
 
     fn job(target: &str) -> Arc<Job> {
@@ -438,6 +439,29 @@ mod tests {
         let findings = job.take_findings();
         assert_eq!((findings.failed.len(), findings.failed_total), (1, 1));
         assert_eq!((findings.refused.len(), findings.refused_total), (1, 1));
+    }
+
+    #[test]
+    fn leave_to_write_is_given_for_what_blocks_account_for() {
+        let scene = Scene {
+            ground: Ground::Fresh,
+            tag: String::new(),
+            target: PathBuf::new(),
+        };
+        let options = ExtractOptions {
+            bounds: Bounds::USUAL,
+            ..ExtractOptions::default()
+        };
+        let job = Job::new(options, scene, Arc::new(Silent), Totals::default());
+        let piece = 1 << 30;
+        assert!(job.claim(piece).is_ok(), "always");
+        assert!(job.claim(piece).is_err(), "out of no block");
+        for byte in 0..16 {
+            job.origin.add(&BlockId::from_sha384([byte; 48]), 1);
+        }
+        // 64 times 16 blocks of 2 MiB are 2 GiB.
+        assert!(job.claim(piece).is_ok());
+        assert!(job.claim(piece).is_err());
     }
 
     #[test]

@@ -50,13 +50,13 @@ use self::plan::Planner;
 use self::prepare::{BlockJob, Preparer};
 use self::site::{Site, refuse_own};
 use self::write::{Again, Target, Write};
-use super::bounds::{Bounds, Room};
+use super::bounds::{Bound, Bounds, Room, USUAL_ENTRIES};
 use super::choose::Choice;
 use super::error::Error;
 use super::own::Own;
 use super::pattern::Line;
 use super::put::MAX_REPORTED;
-use super::read::{Bundle, piece};
+use super::read::{Bundle, Walk, piece};
 use super::root::{BundleKind, Totals};
 use super::tree::File;
 use crate::block::{self, BlockSource, GetError, Link};
@@ -248,6 +248,10 @@ pub async fn extract(
     let (whole, named, bounds) = (bundle.clone(), target.clone(), options.bounds);
     let hidden = hidden_beside(&target, &tag(&bundle, &options));
     blocking(move || check_claims(&whole, bounds, &named, &hidden)).await??;
+    tokio::select! {
+        walked = walk_first(&bundle, bounds) => walked?,
+        () = cancel.cancelled() => return Err(Error::Cancelled),
+    }
     let mut choice = Choice::new(&options.select, &options.first, options.newest_first)?;
     if options.dry_run {
         let work = dry::dry_run(&bundle, &target, &options, &choice);
@@ -333,6 +337,30 @@ fn check_claims(
     let begins = !is_there(target) && !is_there(hidden);
     let room = begins.then(|| Room::at(target)).flatten();
     bounds.check_claims(claims, room).map_err(Error::Excess)
+}
+
+/// Goes through a tree that claims more entries than are usual before anything is written: one that
+/// repeats itself leaves nothing behind. Ends at a block that can't be had; what comes after it is
+/// judged while it is written.
+async fn walk_first(bundle: &Bundle, bounds: Bounds) -> Result<(), Error> {
+    let claims = bundle.root().totals;
+    if bounds.entries != Bound::Usual || claims.entries <= USUAL_ENTRIES {
+        return Ok(());
+    }
+    let mut walk = Walk::new(bundle);
+    let (mut entries, mut bytes) = (0, 0_u64);
+    while let Some(step) = walk.next().await {
+        match step {
+            Ok(entry) => bytes = bytes.saturating_add(entry.size()),
+            Err(error) if error.block().is_some() => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        entries += 1;
+        bounds
+            .check_entries(entries, bytes, bundle.opener().opened_bytes())
+            .map_err(Error::Excess)?;
+    }
+    Ok(())
 }
 
 /// A name for this work that tells it from others: what another selection left half done is not this one's.

@@ -77,11 +77,10 @@ fn a_subtree_that_comes_again_and_again_ends_the_work_and_leaves_nothing() {
         Err(Error::Excess(Excess::Repeated { entries, .. })) => assert!(entries < 40_000),
         other => panic!("{other:?}"),
     }
-    assert!(is_empty(dir.path()), "what came so far was taken away");
-    // Into a directory that is in use it comes as far; what is there stays.
+    assert!(is_empty(dir.path()), "nothing was written");
+    // Neither does anything come into a directory that is in use.
     let target = dir.path().join("there");
     fs::create_dir(&target).expect("made");
-    fs::write(target.join("mine"), b"kept").expect("written");
     let options = ExtractOptions {
         bounds: Bounds::USUAL,
         overwrite: Overwrite::Changed,
@@ -89,7 +88,36 @@ fn a_subtree_that_comes_again_and_again_ends_the_work_and_leaves_nothing() {
     };
     let outcome = runtime().block_on(extract(&memory, &link, &target, options));
     assert!(matches!(outcome, Err(Error::Excess(_))), "{outcome:?}");
-    assert_eq!(fs::read(target.join("mine")).expect("there"), b"kept");
+    assert!(is_empty(&target));
+}
+
+/// The claims of a bundle say nothing about its parts, which are judged while they are written.
+#[test]
+fn what_was_written_of_a_part_that_holds_too_much_is_taken_away() {
+    let memory = Arc::new(Memory::default());
+    let data = Arc::new(memory.plant(b"x"));
+    let files = (0..WIDTH).map(|at| file(&numbered(at), &data, 1));
+    let part = directory(b"part", files.collect());
+    let link = plant_root(&memory, directory(b"d", vec![part]), plenty());
+    let dir = tempfile::tempdir().expect("a directory");
+    let target = dir.path().join("x");
+    let with = |most| ExtractOptions {
+        bounds: Bounds {
+            entries: Bound::Most(most),
+            bytes: Bound::Usual,
+        },
+        from: vec![Bytes::from_static(b"part")],
+        ..ExtractOptions::default()
+    };
+    let run = |most| runtime().block_on(extract(&memory, &link, &target, with(most)));
+    let outcome = run(WIDTH as u64);
+    assert!(
+        matches!(outcome, Err(Error::Excess(Excess::Entries { .. }))),
+        "{outcome:?}"
+    );
+    assert!(is_empty(dir.path()));
+    // The directory counts, too.
+    assert!(run(WIDTH as u64 + 1).is_ok());
 }
 
 #[test]

@@ -132,7 +132,10 @@ async fn bytes_travel_in_both_directions() {
         .expect("sent");
     assert_eq!(
         (reply.bytes, reply.unreadable[0].path.as_str()),
-        (10_000_000, "name=a%20name%26&pin=false&announce=true")
+        (
+            10_000_000,
+            "name=a%20name%26&pin=false&announce=true&private=true"
+        )
     );
     let failing = futures::stream::iter([
         Ok(Bytes::from_static(b"x")),
