@@ -24,12 +24,15 @@ const MAX_CODE_BYTES: u64 = 256;
   libernet ring create home            # prints a code
   libernet ring join                   # on the others; asks for the code
   libernet ring members home
+  libernet ring invite home --single-use --for 2h
   libernet ring remove home laptop     # the others get a new secret, this one does not
 
-The code is a secret: whoever knows it is a member. Given as an argument it may stay in the shell's history. Rings and members are named
-by their names, or by the start of a member's peer id that no other has.
-With --json: create and invite {\"ring\",\"code\"}, join {\"ring\",\"lent_bytes\",\"members\":[..]}, leave {\"ring\",\"others_alone\",
-  \"others_alone_bytes\",\"own_alone\"}, list {\"rings\":[{\"ring\",\"generation\",\"joined\",\"members\",\"online\"}]}, members {\"ring\",\"members\":[
+The code is a secret: a machine that knows it can join while the invitation lasts (a day, or --for), if the node that made it
+runs. Given as an argument it may stay in the shell's history. Rings and members are named by their names, or by the start of a
+member's peer id that no other has.
+With --json: create and invite {\"ring\",\"code\",\"until\",\"single_use\"}, join {\"ring\",\"lent_bytes\",\"members\":[..]}, leave {\"ring\",\"others_alone\",
+  \"others_alone_bytes\",\"own_alone\"}, list {\"rings\":[{\"ring\",\"generation\",\"joined\",\"members\",\"online\",\"branches\":[
+  {\"id\",\"generations\":[{\"generation\",\"signer\",\"made\",\"removed\"}],\"own\",\"open\",\"removes_this_node\"}]}]}, choose {\"ring\"}, members {\"ring\",\"members\":[
   {\"peer\",\"name\",\"online\",\"free_bytes\",\"clock_ahead_s\",\"last_seen\",\"addresses\"}]}, remove {\"ring\",\"peer\",\"generation\"}")]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -62,10 +65,16 @@ enum Command {
         /// The ring.
         name: String,
     },
-    /// Print the code of a ring again.
+    /// Make an invitation and print its code. Only this node lets in by it, while it runs. It is over when a member is removed.
     Invite {
         /// The ring.
         name: String,
+        /// How long it lasts: 30m, 12h or 7d, which is the most [default: 1d].
+        #[arg(long = "for", value_name = "TIME", value_parser = crate::time::seconds)]
+        ttl_s: Option<u64>,
+        /// For one machine: worth nothing once that has joined.
+        #[arg(long)]
+        single_use: bool,
     },
     /// Leave a ring. Refused when only copies of backups would be lost: this machine's at the
     /// members, or the members' here.
@@ -76,13 +85,20 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Remove a member: the ring gets a new secret, and the old code is worth nothing.
+    /// Remove a member: the ring gets a new secret, signed by this machine, and invitations are over.
     Remove {
         /// The ring.
         name: String,
         /// The member: its machine's name, or its peer id or the start of it.
         #[arg(value_name = "MEMBER")]
         peer: String,
+    },
+    /// Decide between two secrets of a ring that were made at the same time, on this machine. `ring list` shows them.
+    Choose {
+        /// The ring.
+        name: String,
+        /// `here` to stay, or the branch to go over to.
+        branch: String,
     },
 }
 
@@ -112,6 +128,20 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
                 .await?;
             print_code(&reply, context)?;
         }
+        Command::Choose { name, branch } => {
+            let branch = Some(branch).filter(|branch| branch != "here");
+            let reply = context
+                .with_client(async |client, _| {
+                    let ring = named(client, &name).await?;
+                    Ok(client.ring_choose(RingChoose { ring, branch }).await?)
+                })
+                .await?;
+            let text = format!(
+                "decided for this machine: `libernet ring list` shows '{}'",
+                reply.ring
+            );
+            say(&reply, &text, context)?;
+        }
         Command::Join { code, name, yes } => {
             let code = read_code(code, context).await?;
             return join::run(RingJoin { code, name }, yes, context).await;
@@ -126,6 +156,13 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
                 context.notice("this node is in no ring");
             } else {
                 output::stdout(rings_text(&reply.rings).as_bytes())?;
+            }
+            for ring in &reply.rings {
+                let troubles = ring
+                    .branches
+                    .iter()
+                    .map(|branch| branch.trouble(&ring.ring));
+                troubles.for_each(|trouble| context.warning(&show::printable(&trouble)));
             }
         }
         Command::Members { name } => {
@@ -146,11 +183,20 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             let troubles = reply.members.iter().filter_map(RingMember::clock_trouble);
             troubles.for_each(|trouble| context.warning(&trouble));
         }
-        Command::Invite { name } => {
+        Command::Invite {
+            name,
+            ttl_s,
+            single_use,
+        } => {
             let reply = context
                 .with_client(async |client, _| {
                     let ring = named(client, &name).await?;
-                    Ok(client.ring_invite(RingInvite { ring }).await?)
+                    let call = RingInvite {
+                        ring,
+                        ttl_s,
+                        single_use,
+                    };
+                    Ok(client.ring_invite(call).await?)
                 })
                 .await?;
             print_code(&reply, context)?;
@@ -174,7 +220,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
                 })
                 .await?;
             let text = format!(
-                "removed; the other members of '{}' get a new secret when they are connected",
+                "removed; the other members of '{}' get a new secret when they are connected, and invitations are over",
                 reply.ring
             );
             say(&reply, &text, context)?;
@@ -242,7 +288,14 @@ fn print_code(reply: &RingCode, context: &Context) -> Result<(), Failure> {
     if context.json {
         return output::json(reply);
     }
-    context.notice("whoever knows this code can join (`libernet ring join`):");
+    let uses = match reply.single_use {
+        true => "one machine that knows this code",
+        false => "any machine that knows this code",
+    };
+    context.notice(&format!(
+        "{uses} can join (`libernet ring join`) until {}, while this node runs:",
+        show::timestamp(reply.until)
+    ));
     output::stdout(format!("{}\n", reply.code.0).as_bytes())
 }
 

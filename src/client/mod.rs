@@ -251,6 +251,7 @@ impl Client {
         ring_invite(RingInvite) -> RingCode;
         /// Removes a member from a ring.
         ring_remove(RingRemove) -> RingRemoveReply;
+        ring_choose(RingChoose) -> RingName;
     }
 
     /// Turns a file of unknown length, such as standard input, into blocks. `monitor` hears how far it has come.

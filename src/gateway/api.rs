@@ -174,6 +174,7 @@ async fn dispatch(
         RingLeave => ring_leave;
         RingInvite => ring_invite;
         RingRemove => ring_remove;
+        RingChoose => ring_choose;
         Ls => ls;
         Find => find;
         Announce => announce;

@@ -121,7 +121,7 @@ impl Net {
         let kad = protocol(&config.network, names::kad)?;
         let tally = Arc::new(providers::Tally::default());
         let roll = Arc::new(rings::Roll::new(
-            local,
+            config.key.clone(),
             config.clock.clone(),
             listening.clone(),
         ));

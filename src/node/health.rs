@@ -41,6 +41,7 @@ impl Node {
     pub async fn health(&self, request: Health) -> Result<HealthReply, CallError> {
         let mut reply = HealthReply {
             clocks: self.clock_troubles(),
+            problems: self.ring_troubles(),
             ..HealthReply::default()
         };
         let dir = self.inner.options.data_dir.clone();

@@ -647,7 +647,7 @@ async fn forward_events(
             Ok(net::Event::Member { peer, ring }) => {
                 let rings = from.rings.rings();
                 let mut rings = rings.as_slice().iter();
-                let Some(ring) = rings.find(|one| one.generation_of(&ring).is_some()) else {
+                let Some(ring) = rings.find(|one| one.number_of(&ring).is_some()) else {
                     // It was left meanwhile.
                     continue;
                 };

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use libp2p::PeerId;
+use libp2p::identity::Keypair;
 
 use super::api::*;
 use super::failure::chain;
 use super::{Node, blocking};
 use crate::backup::owner::Vault;
 use crate::id::BlockId;
-use crate::ring::{self, InviteCode, Rings, Seed};
+use crate::ring::{self, Generation, INVITATION_TTL, InviteCode, MAX_INVITATION_TTL, Rings, Seed};
 use crate::size::ByteSize;
 use crate::text::count;
 use crate::upkeep::handover;
@@ -26,17 +27,21 @@ impl Node {
     /// [`ErrorKind::Usage`] for a name that a ring can't have, [`ErrorKind::Exists`] for one that is taken.
     pub async fn ring_create(&self, request: RingCreate) -> Result<RingCode, CallError> {
         let (now, name) = (self.now(), request.name);
-        let change = |rings: &mut Rings| Ok(code_of(rings.create(&name, Seed::random(), now)?));
-        let code = self.change_rings(change).await?;
+        let code = self
+            .change_rings(|rings, key| {
+                let ring = rings.create(&name, key, Seed::random(), now)?;
+                ring.invite(Seed::random(), INVITATION_TTL, false, now)
+            })
+            .await?;
         self.keep_or_leave(&name).await?;
-        Ok(code)
+        Ok(code_of(&name, &code, false))
     }
 
-    /// Joins a ring. A node that was removed from it and got a later code takes the place of what
-    /// it was: it can tell by members that it knows from before.
+    /// Joins a ring: a member that knows the invitation lets this node in when both meet. A node that was removed and is invited
+    /// again takes the place of what it was: it can tell by members that it knows from before.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for a code that is not right, [`ErrorKind::Exists`] when this node is in it or the name is taken.
+    /// [`ErrorKind::Usage`] for a code that is not right or over, [`ErrorKind::Exists`] when this node is in it or the name is taken.
     pub async fn ring_join(&self, request: RingJoin) -> Result<RingName, CallError> {
         let now = self.now();
         let mut code: InviteCode = request.code.0.parse().map_err(ring::Error::Code)?;
@@ -49,7 +54,7 @@ impl Node {
             code.name = rings.free_name(&ring);
             return self.join_again(code, earlier).await;
         }
-        self.change_rings(|rings| rings.join(code, now).map(drop))
+        self.change_rings(|rings, _| rings.join(code, now).map(drop))
             .await?;
         self.keep_or_leave(&ring).await?;
         Ok(RingName { ring })
@@ -63,40 +68,43 @@ impl Node {
         earlier: &ring::Ring,
     ) -> Result<RingName, CallError> {
         let (now, ring, later) = (self.now(), earlier.name().to_owned(), code.name.clone());
-        self.change_rings(|rings| rings.join(code, now).map(drop))
+        self.change_rings(|rings, _| rings.join(code, now).map(drop))
             .await?;
         let view = self.net().rings();
         let known: HashSet<PeerId> = earlier.members().iter().map(|known| known.peer).collect();
         let is_the_same = async {
-            let mut changes = view.watch();
+            let (mut online, mut changes) = (view.watch(), view.watch_rings());
             loop {
                 let members = view.members(&later).unwrap_or_default();
-                if members
-                    .iter()
-                    .any(|one| one.online && known.contains(&one.peer))
-                {
+                let mut members = members.iter();
+                let is_met = members.any(|one| one.online && known.contains(&one.peer));
+                if is_met && view.rings().get(&later).is_ok_and(ring::Ring::is_let_in) {
                     return true;
                 }
-                if changes.changed().await.is_err() {
+                let changed = tokio::select! {
+                    changed = online.changed() => changed,
+                    changed = changes.changed() => changed,
+                };
+                if changed.is_err() {
                     return false;
                 }
             }
         };
         let is_the_same = tokio::time::timeout(JOIN_AGAIN_TIMEOUT, is_the_same).await;
         if is_the_same.unwrap_or(false) {
-            self.change_rings(|rings| rings.renew(&ring, &later))
+            self.change_rings(|rings, _| rings.renew(&ring, &later))
                 .await?;
             let saved = self.save_rings().await;
             if saved.is_err() {
                 // As it was, and as it is on disk.
                 let earlier = earlier.clone();
                 let _ = self
-                    .change_rings(|rings| rings.get_mut(&ring).map(|now| *now = earlier))
+                    .change_rings(|rings, _| rings.get_mut(&ring).map(|now| *now = earlier))
                     .await;
             }
             return saved.map(|()| RingName { ring });
         }
-        self.change_rings(|rings| rings.leave(&later).map(drop))
+        self.change_rings(|rings, _| rings.leave(&later).map(drop))
             .await?;
         let text = format!(
             "a ring '{ring}' is here already, and none of its members that can be reached knows this code"
@@ -123,6 +131,7 @@ impl Node {
                 joined: ring.joined(),
                 members: members.len() as u64,
                 online: members.iter().filter(|member| member.online).count() as u64,
+                branches: self.branches_of(ring),
             }
         });
         Ok(RingListReply {
@@ -150,6 +159,56 @@ impl Node {
         })
     }
 
+    /// Branches of a ring, as people are told of them.
+    fn branches_of(&self, ring: &ring::Ring) -> Vec<RingBranch> {
+        let local = self.net().peer_id();
+        let named = |peer: &PeerId| {
+            let known = ring.members().iter().find(|known| known.peer == *peer);
+            let name = match *peer == local {
+                true => "this machine".to_owned(),
+                false => known.map(|known| known.name.clone()).unwrap_or_default(),
+            };
+            RingPeer {
+                peer: peer.to_string(),
+                name,
+            }
+        };
+        let told = |one: &Generation| RingGeneration {
+            generation: one.number(),
+            signer: named(one.signer()),
+            made: one.made(),
+            removed: one.removed().iter().map(named).collect(),
+        };
+        let branches = ring.branches().iter().map(|branch| {
+            let first = branch.generations().first();
+            let since = first.map_or(0, |first| first.number());
+            let own = ring.chain().iter().filter(|own| own.number() >= since);
+            let id = branch
+                .generations()
+                .last()
+                .map(|last| last.id().to_string());
+            RingBranch {
+                id: id.unwrap_or_default().chars().take(12).collect(),
+                generations: branch.generations().iter().map(told).collect(),
+                own: own.map(told).collect(),
+                open: branch.is_open(),
+                removes_this_node: branch.removes(&local),
+            }
+        });
+        branches.collect()
+    }
+
+    /// Rings that a person has to decide about.
+    pub(super) fn ring_troubles(&self) -> Vec<String> {
+        let rings = self.net().rings().rings();
+        let rings = rings.as_slice().iter();
+        let troubles = rings.flat_map(|ring| {
+            let branches = self.branches_of(ring).into_iter();
+            branches.map(|branch| branch.trouble(ring.name()))
+        });
+        troubles.collect()
+    }
+
     /// Troubles with the clocks of connected members, each once.
     pub(super) fn clock_troubles(&self) -> Vec<String> {
         let view = self.net().rings();
@@ -175,7 +234,7 @@ impl Node {
         if !request.force && left.others_alone + left.own_alone > 0 {
             return Err(refused(&left));
         }
-        self.change_rings(|rings| rings.leave(&request.ring).map(drop))
+        self.change_rings(|rings, _| rings.leave(&request.ring).map(drop))
             .await?;
         self.save_rings().await?;
         Ok(left)
@@ -217,12 +276,48 @@ impl Node {
         })
     }
 
-    /// Tells the present invite code of a ring.
+    /// Makes an invitation to a ring. This node lets in by it while it runs.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] when this node is not in it.
+    /// [`ErrorKind::NotFound`] when this node is not in the ring, [`ErrorKind::Usage`] for a time that an invitation can't last.
     pub async fn ring_invite(&self, request: RingInvite) -> Result<RingCode, CallError> {
-        Ok(code_of(self.net().rings().rings().get(&request.ring)?))
+        let ttl = request.ttl_s.map_or(INVITATION_TTL, Duration::from_secs);
+        if ttl.is_zero() || ttl > MAX_INVITATION_TTL {
+            let days = MAX_INVITATION_TTL.as_secs() / 86_400;
+            let text = format!("an invitation lasts from 1 second to {days} days");
+            return Err(CallError::new(ErrorKind::Usage, text));
+        }
+        let now = self.now();
+        let code = self
+            .change_rings(|rings, _| {
+                let ring = rings.get_mut(&request.ring)?;
+                ring.invite(Seed::random(), ttl, request.single_use, now)
+            })
+            .await?;
+        self.save_rings().await?;
+        Ok(code_of(&request.ring, &code, request.single_use))
+    }
+
+    /// Decides between the branches of a ring, for this node.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for a ring or branch that is not known, [`ErrorKind::Failed`] when this node has not its secret.
+    pub async fn ring_choose(&self, request: RingChoose) -> Result<RingName, CallError> {
+        let now = self.now();
+        self.change_rings(|rings, _| {
+            let ring = rings.get_mut(&request.ring)?;
+            match &request.branch {
+                Some(id) => ring.choose_branch(id, now),
+                None => {
+                    ring.keep_branch();
+                    Ok(())
+                }
+            }
+        })
+        .await?;
+        self.save_rings().await?;
+        let ring = request.ring;
+        Ok(RingName { ring })
     }
 
     /// Removes a member from a ring.
@@ -247,9 +342,9 @@ impl Node {
         }
         let now = self.now();
         let generation = self
-            .change_rings(|rings| {
+            .change_rings(|rings, key| {
                 let ring = rings.get_mut(&request.ring)?;
-                ring.remove(&peer, Seed::random(), now)?;
+                ring.remove(&peer, key, Seed::random(), now, rand::random())?;
                 Ok(ring.generation())
             })
             .await?;
@@ -263,7 +358,7 @@ impl Node {
 
     async fn change_rings<T>(
         &self,
-        change: impl FnOnce(&mut Rings) -> Result<T, ring::Error>,
+        change: impl FnOnce(&mut Rings, &Keypair) -> Result<T, ring::Error>,
     ) -> Result<T, CallError> {
         Ok(self.net().rings().change(change).await?)
     }
@@ -278,7 +373,9 @@ impl Node {
         let saved = self.save_rings().await;
         if saved.is_err() {
             // It was there a moment ago; if it is gone, so much the better.
-            let _ = self.change_rings(|rings| rings.leave(name).map(drop)).await;
+            let _ = self
+                .change_rings(|rings, _| rings.leave(name).map(drop))
+                .await;
         }
         saved
     }
@@ -307,10 +404,12 @@ fn refused(left: &RingLeft) -> CallError {
     )
 }
 
-fn code_of(ring: &ring::Ring) -> RingCode {
+fn code_of(ring: &str, code: &InviteCode, single_use: bool) -> RingCode {
     RingCode {
-        ring: ring.name().to_owned(),
-        code: Code(ring.invite().to_text().to_string()),
+        ring: ring.to_owned(),
+        code: Code(code.to_text().to_string()),
+        until: code.until,
+        single_use,
     }
 }
 
@@ -331,13 +430,21 @@ impl From<ring::Error> for CallError {
         let text = chain(&error);
         match error {
             Error::BadName => Self::new(ErrorKind::Usage, text),
-            Error::Code(_) => Self::new(ErrorKind::Usage, text)
-                .with_hint("`libernet ring invite RING` on a member shows the code again"),
+            Error::Code(_) | Error::InvitationOver(_) => Self::new(ErrorKind::Usage, text)
+                .with_hint("`libernet ring invite RING` on a member makes a new one"),
             Error::NameTaken(_) => Self::new(ErrorKind::Exists, text)
                 .with_hint("choose another name; joining takes --name"),
             Error::Joined(_) => Self::new(ErrorKind::Exists, text),
             Error::NoSuchRing(_) => Self::new(ErrorKind::NotFound, text)
                 .with_hint("`libernet ring list` shows the rings"),
+            Error::NoSuchBranch { .. } => Self::new(ErrorKind::NotFound, text)
+                .with_hint("`libernet ring list` shows the branches"),
+            Error::NoSecret(name) => Self::new(ErrorKind::Failed, text).with_hint(format!(
+                "ask a member of it for a new invitation, and here: `libernet ring leave {name}`, then `libernet ring join`"
+            )),
+            Error::NotLetIn(_) => Self::new(ErrorKind::Failed, text).with_hint(
+                "start the node (`libernet up`) while the member that made the invitation runs",
+            ),
             Error::NoSuchMember { .. } => Self::new(ErrorKind::NotFound, text)
                 .with_hint("`libernet ring members RING` shows the members"),
             Error::Malformed { .. } => Self::new(ErrorKind::Damaged, text)

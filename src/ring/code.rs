@@ -1,4 +1,4 @@
-//! Invite codes: a ring's seed, generation and name in a form that can be read aloud.
+//! Invite codes: a ring's name, an invitation's seed and its end in a form that can be read aloud.
 //!
 //! `home:` and eight groups of five characters of Crockford's base32 (<https://www.crockford.com/base32.html>): the alphabet has no I, L,
 //! O and U, and reads i and l as 1, o as 0. The fifth character of a group checks the other four and the group's place, so that
@@ -13,28 +13,34 @@ use zeroize::{Zeroize, Zeroizing};
 use super::group::{MAX_NAME_BYTES, check_name};
 use super::secret::Seed;
 use crate::crypto::hash;
+use crate::time::Timestamp;
 
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const GROUPS: usize = 8;
 /// Characters of a group that carry data; one more checks them.
 const GROUP_DATA: usize = 4;
 const GROUP: usize = GROUP_DATA + 1;
-/// Seed, generation and checksum: exactly the bits of all groups.
+/// Seed, end and checksum: exactly the bits of all groups.
 const PAYLOAD_BYTES: usize = Seed::BYTES + 2 + CHECKSUM_BYTES;
 const CHECKSUM_BYTES: usize = 2;
-const CHECKSUM_CONTEXT: &str = "libernet 2026-11 ring invite code v1";
+const CHECKSUM_CONTEXT: &str = "libernet 2026-11 ring invite code v2";
 /// Longest text that is looked at.
 const MAX_TEXT_BYTES: usize = 256;
 
-/// What makes somebody a member: a ring's name, its seed and how many times that was changed.
+/// Ends of invitations are counted from here: 2026-01-01, in milliseconds since 1970.
+const EPOCH_MS: u64 = 1_767_225_600_000;
+/// Ends are told to the next full four hours, which last until 2055.
+const STEP_MS: u64 = 4 * 3600 * 1000;
+
+/// What lets a node into a ring: the ring's name and an invitation.
 #[derive(Clone, PartialEq, Eq)]
 pub struct InviteCode {
     /// The name that the ring has where the code was made.
     pub name: String,
-    /// Which seed it is.
-    pub generation: u16,
-    /// The seed.
+    /// The invitation's seed.
     pub seed: Seed,
+    /// When the invitation is over, or some hours later: the member that made it knows exactly.
+    pub until: Timestamp,
 }
 
 /// What is wrong with a code. Never repeats more of it than one group's number.
@@ -64,10 +70,31 @@ pub enum CodeError {
 }
 
 impl InviteCode {
+    /// The code of an invitation; its end is rounded up as in its text.
+    pub fn new(name: &str, seed: Seed, until: Timestamp) -> Self {
+        let steps = until.0.saturating_sub(EPOCH_MS).div_ceil(STEP_MS);
+        let steps = u16::try_from(steps).unwrap_or(u16::MAX);
+        Self {
+            name: name.to_owned(),
+            seed,
+            until: end_of(steps),
+        }
+    }
+
+    /// Whether the invitation is over.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        self.until <= now
+    }
+
+    fn steps(&self) -> u16 {
+        let steps = self.until.0.saturating_sub(EPOCH_MS) / STEP_MS;
+        u16::try_from(steps).unwrap_or(u16::MAX)
+    }
+
     fn checksum(&self) -> [u8; CHECKSUM_BYTES] {
         let mut all = Vec::with_capacity(Seed::BYTES + 2 + self.name.len());
         all.extend_from_slice(self.seed.as_bytes());
-        all.extend_from_slice(&self.generation.to_be_bytes());
+        all.extend_from_slice(&self.steps().to_be_bytes());
         all.extend_from_slice(self.name.as_bytes());
         let sum = hash::derive_key(CHECKSUM_CONTEXT, &all);
         all.zeroize();
@@ -78,7 +105,7 @@ impl InviteCode {
     pub fn to_text(&self) -> Zeroizing<String> {
         let mut payload = Zeroizing::new([0; PAYLOAD_BYTES]);
         payload[..Seed::BYTES].copy_from_slice(self.seed.as_bytes());
-        payload[Seed::BYTES..Seed::BYTES + 2].copy_from_slice(&self.generation.to_be_bytes());
+        payload[Seed::BYTES..Seed::BYTES + 2].copy_from_slice(&self.steps().to_be_bytes());
         payload[Seed::BYTES + 2..].copy_from_slice(&self.checksum());
         // With room for all of it, so that growing leaves no copies behind.
         let mut text = String::with_capacity(MAX_NAME_BYTES + GROUPS * (GROUP + 1));
@@ -137,10 +164,11 @@ impl FromStr for InviteCode {
         }
         let mut seed = [0; Seed::BYTES];
         seed.copy_from_slice(&payload[..Seed::BYTES]);
+        let steps = u16::from_be_bytes([payload[Seed::BYTES], payload[Seed::BYTES + 1]]);
         let code = Self {
             name,
-            generation: u16::from_be_bytes([payload[Seed::BYTES], payload[Seed::BYTES + 1]]),
             seed: Seed::new(seed),
+            until: end_of(steps),
         };
         seed.zeroize();
         if code.checksum() != payload[Seed::BYTES + 2..] {
@@ -154,6 +182,10 @@ impl fmt::Debug for InviteCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "InviteCode({}, ..)", self.name)
     }
+}
+
+const fn end_of(steps: u16) -> Timestamp {
+    Timestamp(EPOCH_MS + steps as u64 * STEP_MS)
 }
 
 /// The five bits at place `at`.
@@ -203,11 +235,20 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn code(seed: [u8; 16], generation: u16, name: &str) -> InviteCode {
-        InviteCode {
-            name: name.to_owned(),
-            generation,
-            seed: Seed::new(seed),
+    fn code(seed: [u8; 16], steps: u16, name: &str) -> InviteCode {
+        InviteCode::new(name, Seed::new(seed), end_of(steps))
+    }
+
+    #[test]
+    fn the_end_is_rounded_up_and_read_back() {
+        let seed = Seed::new([1; 16]);
+        let at = Timestamp(EPOCH_MS + STEP_MS + 1);
+        let code = InviteCode::new("home", seed.clone(), at);
+        assert_eq!(code.until, end_of(2));
+        assert!(!code.is_over(at) && code.is_over(end_of(2)));
+        for far in [Timestamp(u64::MAX), Timestamp(0)] {
+            let code = InviteCode::new("home", seed.clone(), far);
+            assert_eq!(code.to_text().parse().as_ref(), Ok(&code));
         }
     }
 
@@ -253,8 +294,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_code_reads_back(seed: [u8; 16], generation: u16, name in "[a-z0-9]{1,8}(-[a-z0-9]{1,8}){0,2}") {
-            let code = code(seed, generation, &name);
+        fn any_code_reads_back(seed: [u8; 16], steps: u16, name in "[a-z0-9]{1,8}(-[a-z0-9]{1,8}){0,2}") {
+            let code = code(seed, steps, &name);
             prop_assert_eq!(code.to_text().parse::<InviteCode>(), Ok(code));
         }
 

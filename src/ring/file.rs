@@ -6,23 +6,29 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use bytes::Bytes;
+use data_encoding::{BASE64, HEXLOWER};
 use libp2p::{Multiaddr, PeerId};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::Error;
+use super::branch::{Branch, MAX_BRANCHES, MAX_REJECTED};
+use super::generation::{Admission, Generation, GenerationId};
 use super::group::{MAX_GENERATIONS, MAX_MEMBERS, MAX_REMOVED, Past, Ring, Rings};
+use super::invitation::{Invitation, MAX_INVITATIONS};
 use super::member::{Known, clean_addresses, clean_name};
-use super::secret::Seed;
+use super::message::Malformed;
+use super::secret::{RingId, Seed};
 use crate::file;
 use crate::time::Timestamp;
 
 /// Name of the file in the data directory.
 pub const FILE_NAME: &str = "rings.toml";
 /// Largest file that is read, in bytes.
-const MAX_FILE_BYTES: u64 = 16 << 20;
+const MAX_FILE_BYTES: u64 = 64 << 20;
 /// The version that is written and read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,13 +42,26 @@ struct Form {
 #[serde(deny_unknown_fields)]
 struct RingForm {
     name: String,
-    generation: u16,
     seed: Seed,
     joined: Timestamp,
+    /// Id of the invitation that this node joined with, in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    invited_by: Option<String>,
+    /// Signed records in base64, the present generation last; none while this node is only invited.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    generations: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    admissions: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    rejected: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     removed: Vec<RemovedForm>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     past: Vec<PastForm>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "branch")]
+    branches: Vec<BranchForm>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "invitation")]
+    invitations: Vec<InvitationForm>,
     #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "member")]
     members: Vec<MemberForm>,
 }
@@ -50,9 +69,27 @@ struct RingForm {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PastForm {
-    generation: u16,
+    generation: u32,
     seed: Seed,
     until: Timestamp,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BranchForm {
+    generations: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seed: Option<Seed>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InvitationForm {
+    seed: Seed,
+    until: Timestamp,
+    single_use: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    used_by: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -62,7 +99,9 @@ struct MemberForm {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     name: String,
     last_seen: Timestamp,
-    since: u16,
+    /// Generation in which it was first seen proving; missing: it is known by hearsay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    proven: Option<u32>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     addresses: Vec<String>,
 }
@@ -71,58 +110,125 @@ struct MemberForm {
 #[serde(deny_unknown_fields)]
 struct RemovedForm {
     peer: String,
-    generation: u16,
+    generation: u32,
 }
 
 fn peer_of(text: &str) -> Result<PeerId, &'static str> {
     text.parse().map_err(|_| "a peer id is none")
 }
 
+fn bytes_of(text: &str) -> Result<Bytes, &'static str> {
+    let bytes = BASE64.decode(text.as_bytes());
+    bytes.map(Bytes::from).map_err(|_| "a record is not base64")
+}
+
+fn hash_of(text: &str) -> Result<[u8; 32], &'static str> {
+    let bytes = HEXLOWER.decode(text.as_bytes()).unwrap_or_default();
+    bytes
+        .as_slice()
+        .try_into()
+        .map_err(|_| "an id is not 64 hex digits")
+}
+
+fn generations_of(texts: &[String]) -> Result<Vec<Generation>, &'static str> {
+    if texts.len() > MAX_GENERATIONS {
+        return Err("a ring has too many generations");
+    }
+    let decode = |text: &String| {
+        let record = bytes_of(text)?;
+        Generation::decode(&record).map_err(|malformed: Malformed| malformed.what())
+    };
+    let all: Vec<Generation> = texts.iter().map(decode).collect::<Result<_, _>>()?;
+    let mut pairs = all.iter().zip(all.iter().skip(1));
+    match pairs.all(|(one, next)| next.follows(one)) {
+        true => Ok(all),
+        false => Err("generations do not follow each other"),
+    }
+}
+
+fn texts_of(generations: &[Generation]) -> Vec<String> {
+    let records = generations.iter().map(|one| BASE64.encode(one.bytes()));
+    records.collect()
+}
+
+impl MemberForm {
+    fn new(known: &Known) -> Self {
+        Self {
+            peer: known.peer.to_string(),
+            name: known.name.clone(),
+            last_seen: known.last_seen,
+            proven: known.proven,
+            addresses: known.addresses.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn read(self) -> Result<Known, &'static str> {
+        let addresses: Result<Vec<Multiaddr>, _> =
+            self.addresses.iter().map(|text| text.parse()).collect();
+        Ok(Known {
+            peer: peer_of(&self.peer)?,
+            name: clean_name(&self.name),
+            last_seen: self.last_seen,
+            proven: self.proven,
+            addresses: clean_addresses(addresses.map_err(|_| "an address is none")?),
+        })
+    }
+}
+
 impl RingForm {
     fn new(ring: &Ring) -> Self {
+        let removed = ring.removed.iter().map(|(peer, generation)| RemovedForm {
+            peer: peer.to_string(),
+            generation: *generation,
+        });
+        let past = ring.past.iter().map(|past| PastForm {
+            generation: past.generation,
+            seed: past.seed.clone(),
+            until: past.until,
+        });
+        let branches = ring.branches.iter().map(|branch| BranchForm {
+            generations: texts_of(&branch.generations),
+            seed: branch.seed.clone(),
+        });
+        let invitations = ring.invitations.iter().map(|one| InvitationForm {
+            seed: one.seed.clone(),
+            until: one.until,
+            single_use: one.single_use,
+            used_by: one.used_by.map(|peer| peer.to_string()),
+        });
+        let admissions = ring.admitted.iter();
         Self {
             name: ring.name.clone(),
-            generation: ring.generation,
             seed: ring.seed.clone(),
             joined: ring.joined,
-            removed: ring
-                .removed
-                .iter()
-                .map(|(peer, generation)| RemovedForm {
-                    peer: peer.to_string(),
-                    generation: *generation,
-                })
-                .collect(),
-            past: ring
-                .past
-                .iter()
-                .map(|past| PastForm {
-                    generation: past.generation,
-                    seed: past.seed.clone(),
-                    until: past.until,
-                })
-                .collect(),
-            members: ring
-                .members
-                .iter()
-                .map(|known| MemberForm {
-                    peer: known.peer.to_string(),
-                    name: known.name.clone(),
-                    last_seen: known.last_seen,
-                    since: known.since,
-                    addresses: known.addresses.iter().map(ToString::to_string).collect(),
-                })
-                .collect(),
+            invited_by: ring.joined_by.map(|id| id.to_string()),
+            generations: texts_of(&ring.chain),
+            admissions: admissions.map(|one| BASE64.encode(one.bytes())).collect(),
+            rejected: ring.rejected.iter().map(ToString::to_string).collect(),
+            removed: removed.collect(),
+            past: past.collect(),
+            branches: branches.collect(),
+            invitations: invitations.collect(),
+            members: ring.members.iter().map(MemberForm::new).collect(),
+        }
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        let is_within = self.past.len() < MAX_GENERATIONS
+            && self.members.len() <= MAX_MEMBERS
+            && self.removed.len() <= MAX_REMOVED
+            && self.admissions.len() <= MAX_REMOVED
+            && self.branches.len() <= MAX_BRANCHES
+            && self.rejected.len() <= MAX_REJECTED
+            && self.invitations.len() <= MAX_INVITATIONS;
+        match is_within {
+            true => Ok(()),
+            false => Err("a ring has too many members, generations, branches or invitations"),
         }
     }
 
     fn read(self) -> Result<Ring, &'static str> {
-        if self.past.len() >= MAX_GENERATIONS
-            || self.members.len() > MAX_MEMBERS
-            || self.removed.len() > MAX_REMOVED
-        {
-            return Err("a ring has too many members or generations");
-        }
+        self.check()?;
         let past = self.past.into_iter().map(|past| Past {
             generation: past.generation,
             seed: past.seed,
@@ -130,32 +236,57 @@ impl RingForm {
         });
         let mut members: Vec<Known> = Vec::new();
         for form in self.members {
-            let peer = peer_of(&form.peer)?;
-            if members.iter().any(|known| known.peer == peer) {
+            let known = form.read()?;
+            if members.iter().any(|other| other.peer == known.peer) {
                 return Err("a member is there twice");
             }
-            let addresses: Result<Vec<Multiaddr>, _> =
-                form.addresses.iter().map(|text| text.parse()).collect();
-            members.push(Known {
-                peer,
-                name: clean_name(&form.name),
-                last_seen: form.last_seen,
-                since: form.since,
-                addresses: clean_addresses(addresses.map_err(|_| "an address is none")?),
-            });
+            members.push(known);
         }
-        let removed = self
-            .removed
-            .into_iter()
-            .map(|removed| Ok((peer_of(&removed.peer)?, removed.generation)));
+        let removed = self.removed.into_iter();
+        let removed = removed.map(|one| Ok((peer_of(&one.peer)?, one.generation)));
+        let admissions = self.admissions.iter().map(|text| {
+            let record = bytes_of(text)?;
+            Admission::decode(&record).map_err(|malformed| malformed.what())
+        });
+        let branches = self.branches.into_iter().map(|branch| {
+            let generations = generations_of(&branch.generations)?;
+            match generations.is_empty() {
+                true => Err("a branch is empty"),
+                false => Ok(Branch {
+                    generations,
+                    seed: branch.seed,
+                }),
+            }
+        });
+        let invitations = self.invitations.into_iter().map(|one| {
+            Ok(Invitation {
+                seed: one.seed,
+                until: one.until,
+                single_use: one.single_use,
+                used_by: one.used_by.as_deref().map(peer_of).transpose()?,
+            })
+        });
+        let chain = generations_of(&self.generations)?;
+        if chain.last().is_some_and(|last| !last.is_seed(&self.seed)) {
+            return Err("a seed is not that of its generation");
+        }
+        let joined_by = self.invited_by.as_deref().map(hash_of).transpose()?;
+        let rejected = self.rejected.iter().map(|text| hash_of(text));
         Ok(Ring {
             name: self.name,
-            generation: self.generation,
             seed: self.seed,
             joined: self.joined,
+            chain,
             past: past.collect(),
             members,
             removed: removed.collect::<Result<_, &str>>()?,
+            admitted: admissions.collect::<Result<_, &str>>()?,
+            invitations: invitations.collect::<Result<_, &str>>()?,
+            joined_by: joined_by.map(RingId::new),
+            branches: branches.collect::<Result<_, &str>>()?,
+            rejected: rejected
+                .map(|id| id.map(GenerationId::new))
+                .collect::<Result<_, &str>>()?,
         })
     }
 }
@@ -176,7 +307,8 @@ impl Rings {
             Some(VERSION) => {}
             Some(version) => {
                 return Err(format!(
-                    "it has version {version}, and this libernet knows version {VERSION}"
+                    "it has version {version}, and this libernet knows version {VERSION}: make the ring again with \
+                     `libernet ring create`, and join it on the other machines"
                 ));
             }
             None => return Err(format!("it does not say 'version = {VERSION}'")),
@@ -185,7 +317,10 @@ impl Rings {
         let mut rings = Self::default();
         for form in form.rings {
             let ring = form.read()?;
-            rings.add(ring).map_err(|error| error.to_string())?;
+            rings
+                .add(ring)
+                .map(drop)
+                .map_err(|error| error.to_string())?;
         }
         Ok(rings)
     }

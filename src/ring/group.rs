@@ -1,9 +1,13 @@
-//! The rings that a node is in: seeds of this and of past generations, members, and who was removed. Pure.
+//! The rings that a node is in: generations of their secrets, invitations, members, and who was removed. Pure.
 
 use std::time::Duration;
 
 use libp2p::PeerId;
+use libp2p::identity::Keypair;
 
+use super::branch::Branch;
+use super::generation::{Admission, ENTROPY_BYTES, Generation, GenerationId};
+use super::invitation::{Invitation, MAX_INVITATIONS};
 use super::member::{Known, clean_addresses, clean_name};
 use super::secret::{RingId, RingSecret, Seed};
 use super::{Error, InviteCode};
@@ -15,14 +19,13 @@ pub const MAX_RINGS: usize = 32;
 pub const MAX_NAME_BYTES: usize = 32;
 /// Most members of a ring that are remembered, this node not counted.
 pub const MAX_MEMBERS: usize = 256;
-/// Most removed members that are remembered.
+/// Most removed members that are remembered. Past that the one removed first is forgotten: no secret that is accepted is one that it
+/// was given.
 pub const MAX_REMOVED: usize = 256;
 /// Generations of a ring's secret that are remembered: the present one and those before.
 pub const MAX_GENERATIONS: usize = 4;
-/// How long a past generation is of use to who was away.
+/// How long a past generation is of use to members that were away.
 pub const GENERATION_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
-/// The first generation.
-const FIRST: u16 = 1;
 
 /// Whether a ring can have that name.
 ///
@@ -43,35 +46,71 @@ pub fn check_name(name: &str) -> Result<(), Error> {
 /// A seed that was replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Past {
-    pub(super) generation: u16,
+    pub(super) generation: u32,
     pub(super) seed: Seed,
     /// When it was replaced.
     pub(super) until: Timestamp,
 }
 
 /// A ring.
+///
+/// Its chain is the last generations, each the next after the one before. It is empty between joining with an invitation and
+/// meeting the first member: until then the seed is that of the invitation, and proves only that this node was invited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ring {
     pub(super) name: String,
-    pub(super) generation: u16,
     pub(super) seed: Seed,
     pub(super) joined: Timestamp,
+    /// The present generation last; at most [`MAX_GENERATIONS`].
+    pub(super) chain: Vec<Generation>,
     /// The latest first.
     pub(super) past: Vec<Past>,
     pub(super) members: Vec<Known>,
-    /// With the first generation whose secret they were not given.
-    pub(super) removed: Vec<(PeerId, u16)>,
+    /// Removed members with the number of the generation that removed them, the latest last. They are void until invited again.
+    pub(super) removed: Vec<(PeerId, u32)>,
+    /// Removed members that were invited again.
+    pub(super) admitted: Vec<Admission>,
+    /// Invitations that were made here.
+    pub(super) invitations: Vec<Invitation>,
+    /// The invitation that this node joined with.
+    pub(super) joined_by: Option<RingId>,
+    /// Generations that were heard of and are no continuation of the chain.
+    pub(super) branches: Vec<Branch>,
+    /// Generations that a person decided against.
+    pub(super) rejected: Vec<GenerationId>,
 }
 
 impl Ring {
+    fn new(name: &str, seed: Seed, joined: Timestamp) -> Self {
+        Self {
+            name: name.to_owned(),
+            seed,
+            joined,
+            chain: Vec::new(),
+            past: Vec::new(),
+            members: Vec::new(),
+            removed: Vec::new(),
+            admitted: Vec::new(),
+            invitations: Vec::new(),
+            joined_by: None,
+            branches: Vec::new(),
+            rejected: Vec::new(),
+        }
+    }
+
     /// What it is called here.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How many times its secret was made.
-    pub fn generation(&self) -> u16 {
-        self.generation
+    /// The number of the present generation; 0 while this node is only invited.
+    pub fn generation(&self) -> u32 {
+        self.chain.last().map_or(0, Generation::number)
+    }
+
+    /// The generations that are remembered, the present one last.
+    pub fn chain(&self) -> &[Generation] {
+        &self.chain
     }
 
     /// The present seed.
@@ -89,6 +128,11 @@ impl Ring {
         self.secret().id()
     }
 
+    /// Whether this node has a secret of the ring itself, and not only an invitation.
+    pub fn is_let_in(&self) -> bool {
+        !self.chain.is_empty()
+    }
+
     /// When this node made or joined it.
     pub fn joined(&self) -> Timestamp {
         self.joined
@@ -99,55 +143,184 @@ impl Ring {
         &self.members
     }
 
-    /// Who was removed, each with the first generation that it was not given.
-    pub fn removed(&self) -> &[(PeerId, u16)] {
+    /// Removed members, each with the number of the generation that removed it.
+    pub fn removed(&self) -> &[(PeerId, u32)] {
         &self.removed
     }
 
-    /// What others join it with.
-    pub fn invite(&self) -> InviteCode {
-        InviteCode {
-            name: self.name.clone(),
-            generation: self.generation,
-            seed: self.seed.clone(),
-        }
+    /// Removed members that were invited again.
+    pub fn admitted(&self) -> &[Admission] {
+        &self.admitted
     }
 
-    /// Secrets that are proof for this peer, each with its generation, the present one first: that unless the peer was removed after it;
-    /// past ones only while they count and for who was known then.
-    pub fn secrets_for(&self, peer: &PeerId, now: Timestamp) -> Vec<(u16, RingSecret)> {
-        let removed = self.removed.iter().find(|(other, _)| other == peer);
-        let from = removed.map_or(0, |(_, generation)| *generation);
-        let since = self
-            .members
-            .iter()
-            .find(|known| known.peer == *peer)
-            .map(|known| known.since);
-        let present = (self.generation, &self.seed);
-        let past = self.past.iter().filter(|past| {
-            now.since(past.until) <= GENERATION_TTL
-                && since.is_some_and(|since| since <= past.generation)
-        });
-        std::iter::once(present)
-            .chain(past.map(|past| (past.generation, &past.seed)))
-            .filter(|(generation, _)| *generation >= from)
-            .map(|(generation, seed)| (generation, seed.secret()))
+    /// Makes an invitation of so long; nothing while this node is only invited itself.
+    ///
+    /// # Errors
+    /// [`Error::NotLetIn`].
+    pub fn invite(
+        &mut self,
+        seed: Seed,
+        ttl: Duration,
+        single_use: bool,
+        now: Timestamp,
+    ) -> Result<InviteCode, Error> {
+        if !self.is_let_in() {
+            return Err(Error::NotLetIn(self.name.clone()));
+        }
+        let invitation = Invitation::new(seed, ttl, single_use, now);
+        let code = InviteCode::new(&self.name, invitation.seed().clone(), invitation.until());
+        self.invitations.retain(|other| !other.is_over(now));
+        while self.invitations.len() >= MAX_INVITATIONS {
+            // The one that ends first.
+            let ends = self.invitations.iter().enumerate();
+            let Some((at, _)) = ends.min_by_key(|(_, other)| other.until()) else {
+                break;
+            };
+            self.invitations.remove(at);
+        }
+        self.invitations.push(invitation);
+        Ok(code)
+    }
+
+    /// Secrets of meeting places: where members of the ring look for each other, and where invited ones look for them.
+    pub fn meeting_secrets(&self, now: Timestamp) -> Vec<RingSecret> {
+        let live = self.invitations.iter().filter(|one| !one.is_over(now));
+        std::iter::once(self.secret())
+            .chain(live.map(|one| one.seed().secret()))
             .collect()
     }
 
-    /// The generation of that id, if it is one that is remembered.
-    pub fn generation_of(&self, id: &RingId) -> Option<u16> {
-        let present = (self.generation, &self.seed);
-        std::iter::once(present)
-            .chain(self.past.iter().map(|past| (past.generation, &past.seed)))
-            .find(|(_, seed)| seed.secret().id() == *id)
-            .map(|(generation, _)| generation)
+    /// Secrets to prove to a peer, and to have proven by it. Which of them make it a member [`counts`](Self::counts) tells.
+    pub fn secrets_for(&self, peer: &PeerId, now: Timestamp) -> Vec<RingSecret> {
+        let mut secrets = Vec::new();
+        if !self.is_removed(peer) {
+            secrets.push(self.secret());
+        }
+        let past = self.past_for(peer, now).map(|past| past.seed.secret());
+        secrets.extend(past);
+        let invitations = self.invitations.iter();
+        let live = invitations.filter(|one| one.is_for(peer, now));
+        secrets.extend(live.map(|one| one.seed().secret()));
+        secrets
     }
 
-    /// Whether a peer was removed and has not come back with a later code.
+    /// Past generations that a peer may still prove: members those that this node itself saw them prove, removed ones those from
+    /// before. The removed are only shown the chain for it, so that two branches are found.
+    fn past_for(&self, peer: &PeerId, now: Timestamp) -> impl Iterator<Item = &Past> {
+        let removed = self.removed.iter().find(|(other, _)| other == peer);
+        let removed = removed.map(|(_, number)| *number);
+        let known = self.members.iter().find(|known| known.peer == *peer);
+        let proven = known.and_then(|known| known.proven);
+        self.past.iter().filter(move |past| {
+            let is_fitting = match removed {
+                Some(number) => past.generation < number,
+                None => proven.is_some_and(|first| first <= past.generation),
+            };
+            is_fitting && now.since(past.until) <= GENERATION_TTL
+        })
+    }
+
+    /// Whether a peer that has proven the secrets of these ids is a member by it.
+    pub fn counts(&self, peer: &PeerId, ids: &[RingId], now: Timestamp) -> bool {
+        let is_proven = |seed: &Seed| ids.contains(&seed.secret().id());
+        let mut invitations = self.invitations.iter();
+        if invitations.any(|one| one.is_for(peer, now) && is_proven(one.seed())) {
+            return true;
+        }
+        let mut past = self.past_for(peer, now);
+        !self.is_removed(peer) && (is_proven(&self.seed) || past.any(|past| is_proven(&past.seed)))
+    }
+
+    /// Whether a peer that was removed has proven a generation from before.
+    pub fn is_estranged(&self, peer: &PeerId, ids: &[RingId], now: Timestamp) -> bool {
+        let mut past = self.past_for(peer, now);
+        self.is_removed(peer) && past.any(|past| ids.contains(&past.seed.secret().id()))
+    }
+
+    /// The number of the generation with that id, among those remembered; 0 for an invitation.
+    pub fn number_of(&self, id: &RingId) -> Option<u32> {
+        if self.id() == *id {
+            return Some(self.generation());
+        }
+        let mut past = self.past.iter();
+        if let Some(past) = past.find(|past| past.seed.secret().id() == *id) {
+            return Some(past.generation);
+        }
+        let mut invitations = self.invitations.iter();
+        let is_invitation = invitations.any(|one| one.seed().secret().id() == *id);
+        (is_invitation || self.joined_by == Some(*id)).then_some(0)
+    }
+
+    /// Ids by which a peer may speak of this ring: those of [`secrets_for`](Self::secrets_for), and of the invitation that this node
+    /// joined with, as long as the member that let it in goes on with it.
+    pub fn ids_for(&self, peer: &PeerId, now: Timestamp) -> Vec<RingId> {
+        let secrets = self.secrets_for(peer, now);
+        let ids = secrets.iter().map(RingSecret::id);
+        ids.chain(self.joined_by).collect()
+    }
+
+    /// Whether a peer was removed and not invited again.
     pub fn is_removed(&self, peer: &PeerId) -> bool {
         self.removed.iter().any(|(other, _)| other == peer)
-            && self.members.iter().all(|known| known.peer != *peer)
+    }
+
+    /// A member that let this node in says who was removed: a newcomer has not seen the generations that did it.
+    pub fn learn_removed(&mut self, removed: &[(PeerId, u32)]) {
+        for (peer, number) in removed.iter().take(MAX_REMOVED) {
+            if !self.is_removed(peer) && *number <= self.generation() {
+                self.removed.push((*peer, *number));
+                self.members.retain(|known| known.peer != *peer);
+            }
+        }
+        let over = self.removed.len().saturating_sub(MAX_REMOVED);
+        self.removed.drain(..over);
+    }
+
+    /// A peer has proven the secret of that id: when it is of an invitation, the peer is let in. One that was removed is back.
+    /// True when that is worth saving.
+    pub fn let_in(&mut self, peer: &PeerId, id: &RingId, key: &Keypair, now: Timestamp) -> bool {
+        let mut invitations = self.invitations.iter_mut();
+        let fitting =
+            invitations.find(|one| one.seed().secret().id() == *id && one.is_for(peer, now));
+        let (Some(invitation), Some(head)) = (fitting, self.chain.last()) else {
+            return false;
+        };
+        let mut is_news = invitation.use_by(peer);
+        if self.removed.iter().any(|(other, _)| other == peer)
+            && let Some(admission) = Admission::new(key, peer, head.id(), now)
+        {
+            self.note(admission);
+            is_news = true;
+        }
+        is_news
+    }
+
+    /// Another member says that a removed one was invited again. True when that is news.
+    pub fn admit(&mut self, admission: Admission) -> bool {
+        let peer = admission.peer();
+        let Some((_, removed)) = self.removed.iter().find(|(other, _)| other == peer) else {
+            return false;
+        };
+        let mut chain = self.chain.iter();
+        let number = chain.find(|one| one.id() == admission.generation());
+        let is_after = number.is_some_and(|one| one.number() >= *removed);
+        let mut members = self.members.iter();
+        let is_of_member = members.any(|known| known.peer == *admission.signer());
+        if !is_after || !is_of_member {
+            return false;
+        }
+        self.note(admission);
+        true
+    }
+
+    fn note(&mut self, admission: Admission) {
+        let peer = *admission.peer();
+        self.removed.retain(|(other, _)| *other != peer);
+        self.admitted.retain(|other| *other.peer() != peer);
+        if self.admitted.len() >= MAX_REMOVED {
+            self.admitted.remove(0);
+        }
+        self.admitted.push(admission);
     }
 
     /// A member is connected now. True when that is worth saving: it was not known, or is called otherwise, or is elsewhere.
@@ -159,8 +332,10 @@ impl Ring {
         };
         if let Some(known) = self.members.iter_mut().find(|k| k.peer == seen.peer) {
             let changed = (!seen.name.is_empty() && known.name != seen.name)
-                || (!seen.addresses.is_empty() && known.addresses != seen.addresses);
+                || (!seen.addresses.is_empty() && known.addresses != seen.addresses)
+                || (known.proven.is_none() && seen.proven.is_some());
             known.last_seen = known.last_seen.max(seen.last_seen);
+            known.proven = known.proven.or(seen.proven);
             if !seen.name.is_empty() {
                 known.name = seen.name;
             }
@@ -173,9 +348,9 @@ impl Ring {
         self.add(seen)
     }
 
-    /// Another member tells of one. True when it was not known.
+    /// Another member tells of one. True when it was not known. Hearsay is for finding members: it proves nothing.
     pub fn heard_of(&mut self, known: Known) -> bool {
-        if self.removed.iter().any(|(peer, _)| *peer == known.peer) {
+        if self.is_removed(&known.peer) {
             return false;
         }
         let own = self.members.iter_mut().find(|k| k.peer == known.peer);
@@ -193,6 +368,7 @@ impl Ring {
             name: clean_name(&known.name),
             addresses: clean_addresses(known.addresses),
             last_seen: Timestamp(0),
+            proven: None,
             ..known
         })
     }
@@ -205,82 +381,81 @@ impl Ring {
         true
     }
 
-    /// Who has proven the secret takes the place of hearsay.
+    /// A member that has proven the secret takes the place of hearsay.
     fn make_room(&mut self) {
         if self.members.len() >= MAX_MEMBERS
-            && let Some(at) = self
-                .members
-                .iter()
-                .position(|k| k.last_seen == Timestamp(0))
+            && let Some(at) = self.members.iter().position(|k| k.proven.is_none())
         {
             self.members.remove(at);
         }
     }
 
-    /// Removes a member: there is a new seed, of the next generation, that it is not given.
+    /// Removes a member: makes the next generation, sealed to the members that this node itself saw proving.
     ///
     /// # Errors
-    /// [`Error::NoSuchMember`], [`Error::TooManyRemoved`].
-    pub fn remove(&mut self, peer: &PeerId, seed: Seed, now: Timestamp) -> Result<(), Error> {
-        let Some(at) = self.members.iter().position(|known| known.peer == *peer) else {
+    /// [`Error::NoSuchMember`], [`Error::NotLetIn`], [`Error::Unsignable`].
+    pub fn remove(
+        &mut self,
+        peer: &PeerId,
+        key: &Keypair,
+        seed: Seed,
+        now: Timestamp,
+        entropy: [u8; ENTROPY_BYTES],
+    ) -> Result<(), Error> {
+        if self.members.iter().all(|known| known.peer != *peer) {
             return Err(Error::NoSuchMember {
                 ring: self.name.clone(),
                 peer: *peer,
             });
+        }
+        let Some(head) = self.chain.last() else {
+            return Err(Error::NotLetIn(self.name.clone()));
         };
-        let next = self.generation.checked_add(1);
-        self.removed.retain(|(other, _)| other != peer);
-        let (Some(next), true) = (next, self.removed.len() < MAX_REMOVED) else {
-            return Err(Error::TooManyRemoved(self.name.clone()));
-        };
-        self.members.remove(at);
-        self.removed.push((*peer, next));
-        self.replace(next, seed, now);
+        let stay = self.members.iter();
+        let stay = stay.filter(|known| known.peer != *peer && known.proven.is_some());
+        let stay: Vec<PeerId> = stay.map(|known| known.peer).collect();
+        let next = head.next(key, &seed, (&[*peer], &stay), now, entropy);
+        let next = next.ok_or(Error::Unsignable)?;
+        self.take(vec![next], seed, now);
         Ok(())
     }
 
-    /// Takes over the seed that a member was found to have, if it is newer. Of two that were made at the same time the larger id wins, so
-    /// that all members end with the same one.
-    pub fn adopt(&mut self, generation: u16, seed: Seed, now: Timestamp) -> bool {
-        let newer = (generation, seed.secret().id()) > (self.generation, self.id());
-        if newer {
-            self.replace(generation, seed, now);
-        }
-        newer
-    }
-
-    /// Another member says who was removed. True when that is news.
-    pub fn heard_removed(&mut self, peer: PeerId, from: u16) -> bool {
-        let known = self.removed.iter().position(|(other, _)| *other == peer);
-        match known {
-            Some(at) if self.removed[at].1 >= from => return false,
-            Some(at) => self.removed[at].1 = from,
-            None if self.removed.len() >= MAX_REMOVED || from > self.generation => return false,
-            None => self.removed.push((peer, from)),
-        }
-        // Who came back with a later code is a member from then on.
-        self.members
-            .retain(|known| known.peer != peer || known.since >= from);
-        true
-    }
-
-    fn replace(&mut self, generation: u16, seed: Seed, now: Timestamp) {
+    /// Goes on to the last of some generations, of which this is the seed.
+    pub(super) fn take(&mut self, line: Vec<Generation>, seed: Seed, now: Timestamp) {
         let old = Past {
-            generation: self.generation,
+            generation: self.generation(),
             seed: std::mem::replace(&mut self.seed, seed),
             until: now,
         };
-        self.generation = generation;
         self.past.insert(0, old);
         self.past.truncate(MAX_GENERATIONS - 1);
+        line.into_iter().for_each(|one| self.append(one));
     }
 
-    /// Forgets past generations that are of no use any more. True when there were some.
+    /// Adds a generation to the chain: the removed are void, and invitations, which they may know, are over.
+    pub(super) fn append(&mut self, next: Generation) {
+        for peer in next.removed() {
+            self.removed.retain(|(other, _)| other != peer);
+            if self.removed.len() >= MAX_REMOVED {
+                self.removed.remove(0);
+            }
+            self.removed.push((*peer, next.number()));
+            self.members.retain(|known| known.peer != *peer);
+            self.admitted.retain(|other| other.peer() != peer);
+        }
+        self.invitations.clear();
+        self.chain.push(next);
+        let over = self.chain.len().saturating_sub(MAX_GENERATIONS);
+        self.chain.drain(..over);
+    }
+
+    /// Forgets past generations and invitations that are of no use any more. True when there were some.
     pub fn expire(&mut self, now: Timestamp) -> bool {
-        let before = self.past.len();
+        let before = (self.past.len(), self.invitations.len());
         self.past
             .retain(|past| now.since(past.until) <= GENERATION_TTL);
-        self.past.len() < before
+        self.invitations.retain(|one| !one.is_over(now));
+        (self.past.len(), self.invitations.len()) != before
     }
 }
 
@@ -322,41 +497,46 @@ impl Rings {
         found.ok_or_else(|| Error::NoSuchRing(name.to_owned()))
     }
 
-    /// Makes a ring.
+    /// Makes a ring, whose first generation this node signs.
     ///
     /// # Errors
-    /// [`Error::BadName`], [`Error::NameTaken`], [`Error::TooManyRings`].
-    pub fn create(&mut self, name: &str, seed: Seed, now: Timestamp) -> Result<&Ring, Error> {
-        let code = InviteCode {
-            name: name.to_owned(),
-            generation: FIRST,
-            seed,
-        };
-        self.join(code, now)
-    }
-
-    /// Joins a ring, under the name in the code.
-    ///
-    /// # Errors
-    /// As [`create`](Self::create), and [`Error::Joined`].
-    pub fn join(&mut self, code: InviteCode, now: Timestamp) -> Result<&Ring, Error> {
+    /// [`Error::BadName`], [`Error::NameTaken`], [`Error::TooManyRings`], [`Error::Unsignable`].
+    pub fn create(
+        &mut self,
+        name: &str,
+        key: &Keypair,
+        seed: Seed,
+        now: Timestamp,
+    ) -> Result<&mut Ring, Error> {
+        let first = Generation::first(key, &seed, now).ok_or(Error::Unsignable)?;
         let ring = Ring {
-            name: code.name,
-            generation: code.generation,
-            seed: code.seed,
-            joined: now,
-            past: Vec::new(),
-            members: Vec::new(),
-            removed: Vec::new(),
+            chain: vec![first],
+            ..Ring::new(name, seed, now)
         };
         self.add(ring)
     }
 
-    /// The ring of which a code may be a later generation: it has the code's name and is older.
-    /// Another ring may be called the same, so only a member of the ring can tell.
+    /// Joins a ring, under the name in the code: a member that knows the invitation lets this node in when both meet.
+    ///
+    /// # Errors
+    /// [`Error::BadName`], [`Error::NameTaken`], [`Error::TooManyRings`], [`Error::Joined`], [`Error::InvitationOver`].
+    pub fn join(&mut self, code: InviteCode, now: Timestamp) -> Result<&Ring, Error> {
+        if code.is_over(now) {
+            return Err(Error::InvitationOver(code.until));
+        }
+        let ring = Ring {
+            joined_by: Some(code.seed.secret().id()),
+            ..Ring::new(&code.name, code.seed, now)
+        };
+        self.add(ring).map(|ring| &*ring)
+    }
+
+    /// The ring that a code may be of, though this node is in it already: it has the code's name. Another ring may be called the same,
+    /// so only a member of the ring can tell.
     pub fn may_renew(&self, code: &InviteCode) -> Option<&Ring> {
-        let same = self.0.iter().find(|ring| ring.name == code.name);
-        same.filter(|ring| ring.generation < code.generation)
+        let id = code.seed.secret().id();
+        let mut rings = self.0.iter();
+        rings.find(|ring| ring.name == code.name && ring.number_of(&id).is_none())
     }
 
     /// A name like this one that no ring has.
@@ -368,8 +548,7 @@ impl Rings {
         names.find(is_free).unwrap_or(stem)
     }
 
-    /// The ring that is called `later` takes the place and the name of `name`, of which it is a
-    /// later generation.
+    /// The ring that is called `later` takes the place and the name of `name`, which is the same ring as this node knew it before.
     ///
     /// # Errors
     /// [`Error::NoSuchRing`].
@@ -385,10 +564,10 @@ impl Rings {
         Ok(())
     }
 
-    pub(super) fn add(&mut self, ring: Ring) -> Result<&Ring, Error> {
+    pub(super) fn add(&mut self, ring: Ring) -> Result<&mut Ring, Error> {
         check_name(&ring.name)?;
         let id = ring.id();
-        let same = self.0.iter().find(|r| r.generation_of(&id).is_some());
+        let same = self.0.iter().find(|r| r.number_of(&id).is_some());
         if let Some(same) = same {
             return Err(Error::Joined(same.name.clone()));
         }
@@ -399,10 +578,11 @@ impl Rings {
             return Err(Error::TooManyRings);
         }
         self.0.push(ring);
-        Ok(&self.0[self.0.len() - 1])
+        let last = self.0.len() - 1;
+        Ok(&mut self.0[last])
     }
 
-    /// Leaves a ring. The others are not told: who leaves still knows the secret, until they remove it.
+    /// Leaves a ring. The others are not told: this node still knows the secret, until they remove it.
     ///
     /// # Errors
     /// [`Error::NoSuchRing`].

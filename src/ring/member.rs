@@ -22,8 +22,9 @@ pub struct Known {
     pub last_seen: Timestamp,
     /// Where it can be reached, without the peer id.
     pub addresses: Vec<Multiaddr>,
-    /// The generation of the ring in which this node first heard of it. An older generation's secret is no proof for it.
-    pub since: u16,
+    /// Number of the generation in which this node itself first saw it prove to be a member; none: hearsay. An older generation's
+    /// secret is no proof for it.
+    pub proven: Option<u32>,
 }
 
 /// A name as it may be stored and shown: no control characters, not too long.

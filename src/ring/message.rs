@@ -4,7 +4,8 @@ use bytes::Bytes;
 use libp2p::{Multiaddr, PeerId};
 use prost::Message;
 
-use super::group::{MAX_MEMBERS, MAX_REMOVED};
+use super::generation::{Admission, Generation, fixed, to_peer};
+use super::group::{MAX_GENERATIONS, MAX_MEMBERS, MAX_REMOVED};
 use super::handshake::{Answer, Hello, NONCE_BYTES, PROOF_BYTES, Proofs, SLOTS, TAG_BYTES};
 use super::member::{MAX_ADDRESS_BYTES, MAX_ADDRESSES, MAX_MEMBER_NAME_BYTES, clean_name};
 use super::secret::{RingId, Seed};
@@ -12,11 +13,11 @@ use crate::time::Timestamp;
 use crate::wire::ring as wire;
 
 /// Largest message in bytes.
-pub const MAX_MESSAGE_BYTES: usize = 96 << 10;
+pub const MAX_MESSAGE_BYTES: usize = 192 << 10;
 /// Bytes that the members in one message may take; who does not fit is told another time.
 const MEMBERS_BYTES: usize = 72 << 10;
-/// Longest binary peer id.
-const MAX_PEER_BYTES: usize = 66;
+/// Most admissions in one message.
+const MAX_ADMISSIONS: usize = 16;
 
 /// What one end asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +51,7 @@ pub const REFUSED_BUSY: u32 = 2;
 /// What a member tells another one about one ring.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Info {
-    /// A generation that both have proven.
+    /// A generation, or an invitation, that both have proven.
     pub ring: RingId,
     /// What the machine is called.
     pub name: String,
@@ -60,10 +61,14 @@ pub struct Info {
     pub addresses: Vec<Multiaddr>,
     /// Members that it knows: peer, name, addresses.
     pub members: Vec<(PeerId, String, Vec<Multiaddr>)>,
-    /// Who was removed, each with the first generation that it was not given.
-    pub removed: Vec<(PeerId, u16)>,
-    /// The present generation and its seed, where the other one has proven only an older one.
-    pub grant: Option<(u16, Seed)>,
+    /// Removed members, each with the number of the generation that removed it: for a newcomer.
+    pub removed: Vec<(PeerId, u32)>,
+    /// Generations after the one that both have proven, oldest first.
+    pub generations: Vec<Generation>,
+    /// The seed of the last of them, for a peer that may have it.
+    pub seed: Option<Seed>,
+    /// Removed members that were invited again, the last ones.
+    pub admissions: Vec<Admission>,
     /// The machine's clock; 0 from a version that does not tell.
     pub now: Timestamp,
 }
@@ -71,7 +76,7 @@ pub struct Info {
 /// Not a message of this protocol. The text is for our own log, never for the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Malformed(&'static str);
+pub struct Malformed(pub(super) &'static str);
 
 impl Malformed {
     /// What is wrong.
@@ -179,6 +184,22 @@ pub fn fitting(members: &[(PeerId, String, Vec<Multiaddr>)]) -> usize {
 }
 
 impl Info {
+    /// Nothing yet about the ring of that generation or invitation.
+    pub const fn about(ring: RingId) -> Self {
+        Self {
+            ring,
+            name: String::new(),
+            free_bytes: 0,
+            addresses: Vec::new(),
+            members: Vec::new(),
+            removed: Vec::new(),
+            generations: Vec::new(),
+            seed: None,
+            admissions: Vec::new(),
+            now: Timestamp(0),
+        }
+    }
+
     fn to_wire(&self) -> wire::Info {
         let fitting = fitting(&self.members);
         let members = self.members.iter().take(fitting).map(to_member);
@@ -194,13 +215,26 @@ impl Info {
                 .take(MAX_REMOVED)
                 .map(|(peer, generation)| wire::Removed {
                     peer: peer.to_bytes().into(),
-                    generation: u32::from(*generation),
+                    generation: *generation,
                 })
                 .collect(),
-            grant: self.grant.as_ref().map(|(generation, seed)| wire::Grant {
-                generation: u32::from(*generation),
-                seed: seed.as_bytes().to_vec().into(),
-            }),
+            seed: self
+                .seed
+                .as_ref()
+                .map_or_else(Bytes::new, |seed| Bytes::copy_from_slice(seed.as_bytes())),
+            generations: self
+                .generations
+                .iter()
+                .take(MAX_GENERATIONS)
+                .map(|one| one.bytes().clone())
+                .collect(),
+            admissions: self
+                .admissions
+                .iter()
+                .rev()
+                .take(MAX_ADMISSIONS)
+                .map(|one| one.bytes().clone())
+                .collect(),
             now_ms: self.now.0,
         }
     }
@@ -208,6 +242,9 @@ impl Info {
     fn from_wire(info: wire::Info) -> Result<Self, Malformed> {
         if info.members.len() > MAX_MEMBERS || info.removed.len() > MAX_REMOVED {
             return Err(Malformed("too many members"));
+        }
+        if info.generations.len() > MAX_GENERATIONS || info.admissions.len() > MAX_ADMISSIONS {
+            return Err(Malformed("too many generations"));
         }
         let members = info.members.into_iter().map(|member| {
             Ok((
@@ -219,13 +256,13 @@ impl Info {
         let removed = info
             .removed
             .into_iter()
-            .map(|removed| Ok((to_peer(&removed.peer)?, to_generation(removed.generation)?)));
-        let grant = info.grant.map(|grant| {
-            Ok((
-                to_generation(grant.generation)?,
-                Seed::new(fixed(&grant.seed)?),
-            ))
-        });
+            .map(|removed| Ok((to_peer(&removed.peer)?, removed.generation)));
+        let generations = info.generations.iter().map(Generation::decode);
+        let admissions = info.admissions.iter().rev().map(Admission::decode);
+        let seed = match info.seed.is_empty() {
+            true => None,
+            false => Some(Seed::new(fixed(&info.seed)?)),
+        };
         Ok(Self {
             now: Timestamp(info.now_ms),
             ring: RingId::new(fixed(&info.ring)?),
@@ -234,7 +271,9 @@ impl Info {
             addresses: to_addresses(&info.addresses)?,
             members: members.collect::<Result<_, _>>()?,
             removed: removed.collect::<Result<_, _>>()?,
-            grant: grant.transpose()?,
+            generations: generations.collect::<Result<_, _>>()?,
+            seed,
+            admissions: admissions.collect::<Result<_, _>>()?,
         })
     }
 }
@@ -256,28 +295,11 @@ fn to_addresses(all: &[Bytes]) -> Result<Vec<Multiaddr>, Malformed> {
         .collect()
 }
 
-fn to_peer(bytes: &[u8]) -> Result<PeerId, Malformed> {
-    if bytes.len() > MAX_PEER_BYTES {
-        return Err(Malformed("a peer id is too long"));
-    }
-    PeerId::from_bytes(bytes).map_err(|_| Malformed("not a peer id"))
-}
-
 fn to_name(name: String) -> Result<String, Malformed> {
     if name.len() > MAX_MEMBER_NAME_BYTES {
         return Err(Malformed("a name is too long"));
     }
     Ok(clean_name(&name))
-}
-
-fn to_generation(generation: u32) -> Result<u16, Malformed> {
-    u16::try_from(generation).map_err(|_| Malformed("a generation that can't be"))
-}
-
-fn fixed<const N: usize>(bytes: &[u8]) -> Result<[u8; N], Malformed> {
-    bytes
-        .try_into()
-        .map_err(|_| Malformed("bytes of a wrong length"))
 }
 
 fn slots<const N: usize>(bytes: &[u8]) -> Result<[[u8; N]; SLOTS], Malformed> {

@@ -1,35 +1,48 @@
 //! Rings: groups of nodes that share a secret and keep each other's backups.
 //!
-//! A [`Seed`] of 128 random bits is all that makes a member: the ring's secret is derived from it, and an [`InviteCode`] carries it
-//! in a form that can be read aloud. [`handshake`] proves that both ends of a connection know a secret without telling it, or any
-//! name of the ring, to who doesn't. Removing a member makes a new seed, the next *generation*; who was away meanwhile proves an
-//! older one and is handed the new one, unless it is the removed one or nobody whom the giver had known.
+//! A ring's secret is derived from a [`Seed`] of 128 random bits. [`handshake`] proves that both ends of a connection know a secret
+//! without telling it, or any name of the ring, to a peer that doesn't. A node comes in by an invitation ([`InviteCode`], a form that
+//! can be read aloud): a member that made it gives the secret to a peer that proves the invitation's.
+//!
+//! Removing a member makes a new seed, the next [`Generation`]: a record signed with a member's node key and chained to the one
+//! before. A member that was away meanwhile proves an older generation and is given the new one, by a member that itself saw it prove
+//! the older one while it was the present one. Two generations after the same one are branches, between which a person decides.
 //!
 //! Invariants: secrets are wiped from memory and never in `Debug`; what is decoded is bounded and refused when it is not exactly
 //! what is expected; nothing here decides by a clock or randomness of its own.
 //!
 //! Deliberately absent: connections, timers, and what members do for each other. Members trust each other to remove and to invite;
-//! there is no administrator.
+//! there is no administrator. A member can pass the secret on: its word is as good as any other's until it is removed.
 
+mod branch;
 mod code;
 mod file;
+mod generation;
 mod group;
 pub mod handshake;
+mod invitation;
 mod member;
 pub mod message;
 mod secret;
 
 #[cfg(test)]
+mod branch_tests;
+#[cfg(test)]
 mod tests;
 
+pub use branch::{Branch, Followed, Heard, MAX_BRANCHES};
 pub use code::{CodeError, InviteCode};
 pub use file::{FILE_NAME, RingsFile};
+pub use generation::{Admission, ENTROPY_BYTES, Generation, GenerationId};
 pub use group::{
     GENERATION_TTL, MAX_GENERATIONS, MAX_MEMBERS, MAX_NAME_BYTES, MAX_REMOVED, MAX_RINGS, Ring,
     Rings, check_name,
 };
+pub use invitation::{INVITATION_TTL, MAX_INVITATION_TTL};
 pub use member::{Known, MAX_ADDRESS_BYTES, MAX_ADDRESSES, MAX_MEMBER_NAME_BYTES, clean_name};
 pub use secret::{RingId, RingSecret, Seed};
+
+use crate::time::Timestamp;
 
 /// Why something about rings can't be done.
 #[derive(Debug, thiserror::Error)]
@@ -60,9 +73,26 @@ pub enum Error {
     /// As many rings as a node can be in.
     #[error("a node is in at most {MAX_RINGS} rings")]
     TooManyRings,
-    /// As many as can be remembered.
-    #[error("the ring '{0}' has removed as many members as can be remembered: make a new one")]
-    TooManyRemoved(String),
+    /// This node joined by an invitation and has met no member since.
+    #[error("this node is invited to the ring '{0}' and no member has let it in yet")]
+    NotLetIn(String),
+    /// The invitation's time is over.
+    #[error("this invitation is over since {}, by the clock of this machine", .0.in_zone(&crate::time::zone()).strftime("%Y-%m-%d %H:%M"))]
+    InvitationOver(Timestamp),
+    /// The node's key is of another kind, or the numbers are used up.
+    #[error("this node's key can't sign a new secret of a ring")]
+    Unsignable,
+    /// No branch, or more than one, is called so.
+    #[error("the ring '{ring}' has no branch '{id}'")]
+    NoSuchBranch {
+        /// The ring.
+        ring: String,
+        /// What was said.
+        id: String,
+    },
+    /// This node can't go over to a branch.
+    #[error("no member of that branch of the ring '{0}' has given this machine its secret")]
+    NoSecret(String),
     /// The code is not right.
     #[error(transparent)]
     Code(#[from] CodeError),

@@ -2,19 +2,14 @@
 
 use data_encoding::HEXLOWER;
 use libp2p::PeerId;
-use libp2p::identity::Keypair;
 use proptest::prelude::*;
 
+use super::branch_tests::{key, peer};
 use super::handshake::*;
 use super::message::{Info, MAX_MESSAGE_BYTES, Request, Response};
 use super::*;
 use crate::crypto::hash;
 use crate::time::Timestamp;
-
-fn peer(n: u8) -> PeerId {
-    let key = Keypair::ed25519_from_bytes([n; 32]).expect("any 32 bytes");
-    key.public().to_peer_id()
-}
 
 fn seed(n: u8) -> Seed {
     Seed::new([n; 16])
@@ -154,7 +149,7 @@ proptest! {
     #[test]
     fn any_text_is_a_file_or_none(text in "(?s).{0,80}") {
         let _ = Rings::parse(&text);
-        let _ = Rings::parse(&format!("version = 1\n[[ring]]\n{text}"));
+        let _ = Rings::parse(&format!("version = 2\n[[ring]]\n{text}"));
     }
 }
 
@@ -166,9 +161,17 @@ fn info() -> Info {
         addresses: vec!["/ip4/10.0.0.1/tcp/4384".parse().expect("an address")],
         members: vec![(peer(3), "desk".to_owned(), Vec::new())],
         removed: vec![(peer(4), 2)],
-        grant: Some((2, seed(2))),
+        generations: vec![first()],
+        seed: Some(seed(2)),
+        admissions: Admission::new(&key(1), &peer(4), first().id(), Timestamp(1))
+            .into_iter()
+            .collect(),
         now: Timestamp(0),
     }
+}
+
+fn first() -> Generation {
+    Generation::first(&key(1), &seed(1), Timestamp(1)).expect("made")
 }
 
 /// The messages as bytes, by their hash: they are long.
@@ -235,6 +238,19 @@ fn what_a_clock_says_is_told() {
     assert_eq!(Request::decode(bytes).expect("well-formed"), request);
 }
 
+/// A generation that is sealed to as many as there may be.
+fn largest() -> Generation {
+    let random = |_| {
+        libp2p::identity::Keypair::generate_ed25519()
+            .public()
+            .to_peer_id()
+    };
+    let peers: Vec<PeerId> = (0..MAX_MEMBERS + 16).map(random).collect();
+    let (removed, stay) = peers.split_at(16);
+    let next = first().next(&key(1), &seed(2), (removed, stay), Timestamp(2), [3; 32]);
+    next.expect("within the bounds")
+}
+
 #[test]
 fn limits_of_messages() {
     let address = format!("/dns4/{}/tcp/1", "a".repeat(MAX_ADDRESS_BYTES - 5));
@@ -246,6 +262,7 @@ fn limits_of_messages() {
             .map(|_| (PeerId::random(), "x".repeat(64), vec![address.clone(); 4]))
             .collect(),
         removed: (0..MAX_REMOVED).map(|_| (PeerId::random(), 9)).collect(),
+        generations: vec![largest(); MAX_GENERATIONS],
         ..info()
     };
     let bytes = Request::Info(Box::new(full)).encode();
@@ -258,108 +275,47 @@ fn limits_of_messages() {
     assert!(Response::decode(vec![0; MAX_MESSAGE_BYTES + 1].into()).is_err());
 }
 
-fn known(n: u8, since: u16) -> Known {
+fn known(n: u8) -> Known {
     Known {
         peer: peer(n),
         name: format!("m{n}"),
         last_seen: Timestamp(5),
         addresses: Vec::new(),
-        since,
+        proven: Some(1),
     }
 }
 
-fn generations(ring: &Ring, of: u8, now: Timestamp) -> Vec<u16> {
-    let secrets = ring.secrets_for(&peer(of), now);
-    secrets
-        .into_iter()
-        .map(|(generation, _)| generation)
-        .collect()
-}
-
-#[test]
-fn rotation_shuts_out_the_removed_and_nobody_else() {
-    let mut rings = Rings::default();
-    rings.create("home", seed(1), Timestamp(0)).expect("made");
-    let ring = rings.get_mut("home").expect("there");
-    assert!(ring.saw(known(2, 1)) && ring.saw(known(3, 1)));
-    assert_eq!(generations(ring, 2, Timestamp(9)), [1]);
-    assert!(ring.remove(&peer(9), seed(2), Timestamp(9)).is_err());
-    ring.remove(&peer(3), seed(2), Timestamp(9))
-        .expect("removed");
-    assert_eq!(ring.generation(), 2);
-    assert!(ring.is_removed(&peer(3)) && !ring.is_removed(&peer(2)));
-    // The present one is proof for anybody: it takes a new code to know it. The old one is for who was known, for a while.
-    assert_eq!(generations(ring, 2, Timestamp(9)), [2, 1]);
-    assert_eq!(generations(ring, 3, Timestamp(9)), [2]);
-    assert_eq!(generations(ring, 4, Timestamp(9)), [2]);
-    let late = Timestamp(10).after(GENERATION_TTL);
-    assert_eq!(generations(ring, 2, late), [2]);
-    assert!(
-        !ring.heard_of(known(3, 2)),
-        "hearsay does not bring it back"
-    );
-    // Who was heard of only afterwards may be the removed one under another name.
-    assert!(ring.heard_of(known(5, 2)));
-    assert_eq!(generations(ring, 5, Timestamp(9)), [2]);
-    assert!(ring.expire(late) && !ring.expire(late));
-    for n in 3..10 {
-        ring.adopt(n, seed(n as u8), late);
-    }
-    assert_eq!(ring.past.len(), MAX_GENERATIONS - 1, "at the limit");
-}
-
-#[test]
-fn who_removes_at_the_same_time_ends_with_one_secret() {
-    let mut rings = Rings::default();
-    rings.create("home", seed(1), Timestamp(0)).expect("made");
-    let ring = rings.get_mut("home").expect("there");
-    ring.saw(known(3, 1));
-    ring.saw(known(4, 1));
-    let (mut a, mut b) = (ring.clone(), ring.clone());
-    a.remove(&peer(3), seed(7), Timestamp(1)).expect("removed");
-    b.remove(&peer(4), seed(8), Timestamp(1)).expect("removed");
-    let (of_a, of_b) = ((2, seed(7)), (2, seed(8)));
-    assert_ne!(
-        a.adopt(of_b.0, of_b.1, Timestamp(2)),
-        b.adopt(of_a.0, of_a.1, Timestamp(2))
-    );
-    assert_eq!(a.id(), b.id());
-    assert!(a.heard_removed(peer(4), 2) && !a.heard_removed(peer(4), 2));
-    assert!(a.members().is_empty());
-    assert!(!a.adopt(1, seed(1), Timestamp(3)), "never back");
-    assert!(!a.heard_removed(peer(2), 3), "of a generation to come");
+fn create<'a>(rings: &'a mut Rings, name: &str, n: u8) -> Result<&'a mut Ring, Error> {
+    rings.create(name, &key(1), seed(n), Timestamp(7))
 }
 
 #[test]
 fn rings_come_and_go() {
+    let (now, day) = (Timestamp(7), INVITATION_TTL);
     let mut rings = Rings::default();
-    let home = rings.create("home", seed(1), Timestamp(0)).expect("made");
-    let code = home.invite();
-    assert!(matches!(
-        rings.create("home", seed(2), Timestamp(0)),
-        Err(Error::NameTaken(_))
-    ));
+    let home = create(&mut rings, "home", 1).expect("made");
+    let code = home.invite(seed(250), day, false, now).expect("in it");
+    let named = create(&mut rings, "home", 2).map(drop);
+    assert!(matches!(named, Err(Error::NameTaken(_))), "{named:?}");
     let other = InviteCode {
         name: "other".to_owned(),
-        ..code
+        ..code.clone()
     };
-    assert!(matches!(
-        rings.join(other, Timestamp(0)),
-        Err(Error::Joined(name)) if name == "home"
-    ));
+    let itself = rings.join(other, now).map(drop);
+    assert!(
+        matches!(&itself, Err(Error::Joined(name)) if name == "home"),
+        "{itself:?}"
+    );
+    let over = rings.join(code.clone(), code.until).map(drop);
+    assert!(matches!(over, Err(Error::InvitationOver(_))), "{over:?}");
     for name in ["", "-", "Home", "a b", "a--b", "\u{e4}", &"x".repeat(33)] {
-        assert!(matches!(
-            rings.create(name, seed(2), Timestamp(0)),
-            Err(Error::BadName)
-        ));
+        assert!(matches!(create(&mut rings, name, 2), Err(Error::BadName)));
     }
     for n in 1..MAX_RINGS as u8 {
-        rings
-            .create(&format!("r{n}"), seed(n + 1), Timestamp(0))
-            .expect("at the limit");
+        create(&mut rings, &format!("r{n}"), n + 1).expect("at the limit");
     }
     assert!(matches!(
-        rings.create("more", seed(200), Timestamp(0)),
+        create(&mut rings, "more", 200),
         Err(Error::TooManyRings)
     ));
     assert_eq!(rings.leave("home").expect("there").name(), "home");
@@ -369,19 +325,25 @@ fn rings_come_and_go() {
 #[test]
 fn members_are_bounded_and_the_proven_come_first() {
     let mut rings = Rings::default();
-    rings.create("home", seed(1), Timestamp(0)).expect("made");
-    let ring = rings.get_mut("home").expect("there");
+    let ring = create(&mut rings, "home", 1).expect("made");
     let stranger = || Known {
         peer: PeerId::random(),
-        ..known(0, 1)
+        ..known(0)
     };
     for _ in 0..MAX_MEMBERS {
         assert!(ring.heard_of(stranger()));
     }
     assert!(!ring.heard_of(stranger()), "full");
-    assert!(ring.saw(known(1, 1)), "hearsay makes room");
+    assert!(ring.saw(known(1)), "hearsay makes room");
     assert_eq!(ring.members().len(), MAX_MEMBERS);
-    assert!(!ring.saw(known(1, 1)), "no news");
+    assert!(!ring.saw(known(1)), "no news");
+    // Hearsay that proves itself is news.
+    let heard = ring.members()[0].peer;
+    let proves = Known {
+        peer: heard,
+        ..known(0)
+    };
+    assert!(ring.saw(proves.clone()) && !ring.saw(proves));
 }
 
 #[test]
@@ -391,15 +353,39 @@ fn the_file_reads_back_is_private_and_keeps_its_secrets() {
     let file = RingsFile::new(dir.path());
     assert_eq!(file.load().expect("none"), Rings::default());
     let mut rings = Rings::default();
-    rings.create("home", seed(1), Timestamp(7)).expect("made");
-    let ring = rings.get_mut("home").expect("there");
+    let ring = create(&mut rings, "home", 1).expect("made");
     ring.saw(Known {
         addresses: vec!["/ip4/10.0.0.1/tcp/1".parse().expect("an address")],
-        ..known(2, 1)
+        ..known(2)
     });
-    ring.saw(known(3, 1));
-    ring.remove(&peer(3), seed(2), Timestamp(8))
-        .expect("removed");
+    ring.saw(known(3));
+    let rival = ring.clone();
+    let removed = ring.remove(&peer(3), &key(1), seed(2), Timestamp(8), [5; 32]);
+    removed.expect("removed");
+    // All that there can be: a branch, an invitation that was used, one that is back.
+    let first = rival.chain()[0].clone();
+    let next = first.next(&key(2), &seed(4), (&[peer(3)], &[]), Timestamp(8), [6; 32]);
+    let heard = Heard {
+        from: &peer(2),
+        is_member: true,
+        generations: &[next.expect("made")],
+        seed: None,
+    };
+    assert_eq!(ring.follow(heard, &key(1), Timestamp(8)), Followed::Branch);
+    let code = ring.invite(seed(5), INVITATION_TTL, true, Timestamp(8));
+    let id = code.expect("in it").seed.secret().id();
+    assert!(ring.let_in(&peer(3), &id, &key(1), Timestamp(8)));
+    ring.keep_branch();
+    let heard = first.next(&key(2), &seed(4), (&[peer(4)], &[]), Timestamp(9), [6; 32]);
+    let heard = Heard {
+        from: &peer(2),
+        is_member: true,
+        generations: &[heard.expect("made")],
+        seed: Some(&seed(4)),
+    };
+    assert_eq!(ring.follow(heard, &key(1), Timestamp(8)), Followed::Branch);
+    let code = InviteCode::new("work", seed(6), Timestamp(8).after(INVITATION_TTL));
+    rings.join(code, Timestamp(8)).expect("joined");
     file.save(|| rings.clone()).expect("saved");
     assert_eq!(file.load().expect("read"), rings);
     let path = dir.path().join(FILE_NAME);
@@ -411,14 +397,17 @@ fn the_file_reads_back_is_private_and_keeps_its_secrets() {
     assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1);
     let text = std::fs::read_to_string(&path).expect("read");
     assert!(!format!("{rings:?}").contains("01, 1"));
-    let golden = "9bdc88ee328c075a";
-    assert_eq!(
-        HEXLOWER.encode(&hash::sha256(&[text.as_bytes()])[..8]),
-        golden
-    );
+    println!("GOLDEN>>>{}<<<", text);
+    let golden = Rings::parse(GOLDEN_FILE).expect("read");
+    assert_eq!(*golden.to_text(), *GOLDEN_FILE);
+    assert!(golden.get("home").expect("there").is_let_in());
     for (bad, words) in [
-        (text.replace("version = 1", "version = 2"), "version 2"),
-        (text.replace("version = 1\n", ""), "version"),
+        (text.replace("version = 2", "version = 1"), "version 1"),
+        (text.replace("version = 2\n", ""), "version"),
+        (
+            text.replace("seed = \"0202", "seed = \"0303"),
+            "a seed is not that",
+        ),
         (text.replace("0101", "zz01"), "hex"),
         (text.replace("name = \"home\"", "name = \"Ho\""), "name"),
         (
@@ -436,49 +425,46 @@ fn the_file_reads_back_is_private_and_keeps_its_secrets() {
 }
 
 #[test]
-fn a_later_code_of_the_same_name_takes_the_place_of_the_ring() {
-    let now = Timestamp(1);
+fn a_new_code_of_the_same_name_takes_the_place_of_the_ring() {
+    let now = Timestamp(7);
     let mut rings = Rings::default();
-    let peer = PeerId::random();
-    rings.create("home", Seed::random(), now).expect("made");
-    rings.create("home-2", Seed::random(), now).expect("made");
-    let code = |name: &str, generation| InviteCode {
-        name: name.to_owned(),
-        generation,
-        seed: Seed::random(),
-    };
-    assert!(rings.may_renew(&code("home", 1)).is_none(), "not later");
-    assert!(rings.may_renew(&code("work", 2)).is_none());
-    let mut later = code("home", 2);
+    let home = create(&mut rings, "home", 1).expect("made");
+    let own = home
+        .invite(seed(8), INVITATION_TTL, false, now)
+        .expect("in it");
+    create(&mut rings, "home-2", 2).expect("made");
+    let code = |name: &str| InviteCode::new(name, Seed::random(), now.after(INVITATION_TTL));
+    assert!(rings.may_renew(&own).is_none(), "its own");
+    assert!(rings.may_renew(&code("work")).is_none());
+    let mut later = code("home");
     assert!(rings.may_renew(&later).is_some());
     later.name = rings.free_name("home");
     assert_eq!(later.name, "home-3");
     let id = later.seed.secret().id();
-    rings.join(later, Timestamp(2)).expect("joined");
+    rings.join(later.clone(), Timestamp(8)).expect("joined");
     let ring = rings.get_mut("home-3").expect("there");
-    ring.saw(Known {
-        peer,
-        name: String::new(),
-        last_seen: now,
-        addresses: Vec::new(),
-        since: 2,
-    });
+    ring.saw(known(3));
     assert!(rings.renew("nothing", "home-3").is_err());
     rings.renew("home", "home-3").expect("both are there");
     let ring = rings.get("home").expect("there");
-    assert_eq!((ring.id(), ring.generation(), ring.joined()), (id, 2, now));
-    assert_eq!(ring.members()[0].peer, peer);
+    assert_eq!((ring.id(), ring.joined()), (id, now));
+    assert_eq!(ring.members()[0].peer, peer(3));
     assert_eq!(rings.as_slice().len(), 2);
+    later.name = "home".to_owned();
+    assert!(rings.may_renew(&later).is_none(), "it joined by this one");
     let longest = "a".repeat(MAX_NAME_BYTES);
     let free = rings.free_name(&longest);
     assert!(check_name(&free).is_ok() && free != longest, "{free}");
 }
 
+/// A file of version 2 with one of everything.
+const GOLDEN_FILE: &str = include_str!("golden_rings.toml");
+
 #[test]
 fn a_damaged_file_is_told_and_never_replaced() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join(FILE_NAME);
-    for damaged in ["version = 1\n[[ring]\n".as_bytes(), b"version = 1\n\xff"] {
+    for damaged in ["version = 2\n[[ring]\n".as_bytes(), b"version = 2\n\xff"] {
         std::fs::write(&path, damaged).expect("written");
         let file = RingsFile::new(dir.path());
         let error = file.load().expect_err("damaged").to_string();

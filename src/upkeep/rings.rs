@@ -1,8 +1,9 @@
 //! Looks for the members of this node's rings, tells them how much room is here, and keeps the file of rings.
 //!
 //! On the LAN members are found without this. Elsewhere they meet in the DHT: each announces a key that follows from the ring's secret
-//! and the week, and looks who else did. Whoever is found is dialled; whether it is a member the handshake shows. A stranger sees
-//! only that a node announces some key.
+//! and the week, and looks for others that did. A peer that is found is dialled; the handshake shows whether it is a member. Nodes
+//! that are invited meet the member that invited them in the same way, by the invitation's secret. A stranger sees only that a node
+//! announces some key.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use super::announce::Moves;
 use crate::depot::Depot;
 use crate::id::BlockId;
 use crate::net::peers::Target;
-use crate::ring::{Ring, RingId, Rings, RingsFile};
+use crate::ring::{RingId, Rings, RingsFile};
 use crate::task::WorkerState;
 use crate::text::count;
 use crate::time::{Clock, Timestamp};
@@ -119,7 +120,7 @@ async fn look(job: &Job, state: &WorkerState) {
         view.set_local(&job.name, lent.min(usage.quota.saturating_sub(used)));
         view.refresh().await;
         let rings = view.rings();
-        let ids: Vec<RingId> = rings.as_slice().iter().map(Ring::id).collect();
+        let ids = meeting_ids(&rings, job.clock.now());
         let mut wait = LOOK_EVERY;
         if !rings.is_empty() {
             dial_members(job, &rings).await;
@@ -129,7 +130,8 @@ async fn look(job: &Job, state: &WorkerState) {
                 meet(job, &rings, &mut announced, state).await;
             }
             // Who is online changes sooner than this is said again.
-            state.set(format!("looking after {}", count(ids.len() as u64, "ring")));
+            let looked_after = count(rings.as_slice().len() as u64, "ring");
+            state.set(format!("looking after {looked_after}"));
         } else {
             state.set("in no ring");
         }
@@ -140,9 +142,7 @@ async fn look(job: &Job, state: &WorkerState) {
                 if changes.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
-                let now = view.rings();
-                let now = now.as_slice().iter().map(Ring::id);
-                if !now.eq(ids.iter().copied()) {
+                if meeting_ids(&view.rings(), job.clock.now()) != ids {
                     return;
                 }
             }
@@ -156,6 +156,13 @@ async fn look(job: &Job, state: &WorkerState) {
             () = moves.moved() => announced.clear(),
         }
     }
+}
+
+/// Ids of all secrets that members, or invited ones, meet by.
+fn meeting_ids(rings: &Rings, now: Timestamp) -> Vec<RingId> {
+    let secrets = rings.as_slice().iter();
+    let secrets = secrets.flat_map(|ring| ring.meeting_secrets(now));
+    secrets.map(|secret| secret.id()).collect()
 }
 
 /// Weeks whose meeting places count at that time, this one first.
@@ -179,11 +186,12 @@ async fn meet(
     state: &WorkerState,
 ) {
     let net = job.depot.net();
-    let weeks = weeks(job.clock.now());
-    let places: Vec<BlockId> = rings
-        .as_slice()
-        .iter()
-        .flat_map(|ring| weeks.iter().map(|week| ring.secret().meeting_place(*week)))
+    let now = job.clock.now();
+    let weeks = weeks(now);
+    let secrets = rings.as_slice().iter();
+    let places: Vec<BlockId> = secrets
+        .flat_map(|ring| ring.meeting_secrets(now))
+        .flat_map(|secret| weeks.iter().map(move |week| secret.meeting_place(*week)))
         .collect();
     let gone: Vec<BlockId> = announced
         .keys()

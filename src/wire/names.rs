@@ -22,9 +22,9 @@ pub fn replica(network: &str) -> String {
     format!("/{network}/replica/1.0.0")
 }
 
-/// The ring protocol of a network: `/<network>/ring/1.0.0`.
+/// The ring protocol of a network: `/<network>/ring/2.0.0`.
 pub fn ring(network: &str) -> String {
-    format!("/{network}/ring/1.0.0")
+    format!("/{network}/ring/2.0.0")
 }
 
 /// What identify calls the network: `/<network>/1.0.0`. Peers with another one are of another network.

@@ -371,6 +371,7 @@ mod tests {
             joined: crate::time::Timestamp(0),
             members: 3,
             online,
+            branches: Vec::new(),
         };
         let alone = standing(&copies(0, &[]), &[], true);
         assert!(alone.starts_with("on this disk only: nobody else has a copy (`libernet ring"));

@@ -13,9 +13,13 @@ mod behaviour;
 mod codec;
 mod roll;
 
+#[cfg(test)]
+mod model_tests;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::watch;
 
@@ -104,13 +108,13 @@ impl RingsView {
         self.roll.rings()
     }
 
-    /// Changes the rings, then proves and tells what is new to the connected peers.
+    /// Changes the rings, with this node's key to sign, then proves and tells what is new to the connected peers.
     ///
     /// # Errors
     /// What `change` says.
     pub async fn change<T>(
         &self,
-        change: impl FnOnce(&mut Rings) -> Result<T, ring::Error>,
+        change: impl FnOnce(&mut Rings, &Keypair) -> Result<T, ring::Error>,
     ) -> Result<T, ring::Error> {
         let result = self.roll.change(change);
         self.refresh().await;

@@ -1,16 +1,23 @@
-//! Who is a member: the rings, and what each connected peer has proven. Shared by the view and the behaviour; nobody holds its lock for
-//! longer than it takes to look.
+//! Roll of members: the rings, and what each connected peer has proven. Shared by the view and the behaviour; nobody holds its lock
+//! for longer than it takes to look.
+//!
+//! A peer that was removed and proves a generation from before is *estranged*: it is no member, is told only how the chain of
+//! generations went on, and what it tells can only show a branch.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::watch;
 
 use super::Member;
 use crate::net::address::{is_dialable, is_loopback, without_peer};
 use crate::ring::message::{self, Info};
-use crate::ring::{self, Known, MAX_ADDRESSES, Ring, RingId, RingSecret, Rings, clean_name};
+use crate::ring::{
+    self, Followed, Generation, Heard, Known, MAX_ADDRESSES, Ring, RingId, RingSecret, Rings,
+    clean_name,
+};
 use crate::time::{Clock, Timestamp};
 
 /// What a connected peer has proven and told.
@@ -43,6 +50,8 @@ struct State {
     rings: Rings,
     /// Only peers that are members.
     sessions: HashMap<PeerId, Session>,
+    /// Ids of past generations that connected peers have proven which were removed since.
+    estranged: HashMap<PeerId, Vec<RingId>>,
     /// Counts changes of secrets.
     version: u64,
     name: String,
@@ -51,6 +60,7 @@ struct State {
 
 /// Rings and members.
 pub(crate) struct Roll {
+    key: Keypair,
     local: PeerId,
     clock: Arc<dyn Clock>,
     listening: watch::Receiver<Vec<Multiaddr>>,
@@ -63,22 +73,15 @@ fn bump(changes: &watch::Sender<u64>) {
     changes.send_modify(|count| *count += 1);
 }
 
-/// The generation of a ring that a session has proven, if it still counts.
-fn counts(ring: &Ring, peer: &PeerId, proven: &[RingId], now: Timestamp) -> bool {
-    let secrets = ring.secrets_for(peer, now);
-    secrets
-        .iter()
-        .any(|(_, secret)| proven.contains(&secret.id()))
-}
-
 impl Roll {
     pub(crate) fn new(
-        local: PeerId,
+        key: Keypair,
         clock: Arc<dyn Clock>,
         listening: watch::Receiver<Vec<Multiaddr>>,
     ) -> Self {
         Self {
-            local,
+            local: key.public().to_peer_id(),
+            key,
             clock,
             listening,
             state: Mutex::default(),
@@ -112,7 +115,7 @@ impl Roll {
         let mut rings = state.rings.as_slice().iter();
         rings.any(|ring| {
             let mut members = ring.members().iter();
-            members.any(|known| known.peer == *peer) && !ring.is_removed(peer)
+            members.any(|known| known.peer == *peer && known.proven.is_some())
         })
     }
 
@@ -124,10 +127,7 @@ impl Roll {
         let state = self.lock();
         let rings = state.rings.as_slice().iter();
         rings
-            .flat_map(|ring| {
-                let removed = ring.removed().iter().map(|(peer, _)| *peer);
-                removed.filter(|peer| ring.is_removed(peer))
-            })
+            .flat_map(|ring| ring.removed().iter().map(|(peer, _)| *peer))
             .collect()
     }
 
@@ -139,7 +139,7 @@ impl Roll {
             let session = state
                 .sessions
                 .get(&known.peer)
-                .filter(|session| counts(ring, &known.peer, &session.proven, now));
+                .filter(|session| ring.counts(&known.peer, &session.proven, now));
             Member {
                 peer: known.peer,
                 online: session.is_some(),
@@ -167,9 +167,9 @@ impl Roll {
 
     pub(super) fn change<T>(
         &self,
-        change: impl FnOnce(&mut Rings) -> Result<T, ring::Error>,
+        change: impl FnOnce(&mut Rings, &Keypair) -> Result<T, ring::Error>,
     ) -> Result<T, ring::Error> {
-        self.change_any(change)
+        self.change_any(|rings| change(rings, &self.key))
     }
 
     /// Changes the rings; sessions that prove nothing any more end.
@@ -197,44 +197,48 @@ impl Roll {
         let now = self.clock.now();
         let state = self.lock();
         let rings = state.rings.as_slice().iter();
-        rings
-            .flat_map(|ring| ring.secrets_for(peer, now))
-            .map(|(_, secret)| secret)
-            .collect()
+        // The first of each ring come first: there is not room for all of everything.
+        let mut secrets: Vec<(usize, RingSecret)> = rings
+            .flat_map(|ring| ring.secrets_for(peer, now).into_iter().enumerate())
+            .collect();
+        secrets.sort_by_key(|(rank, _)| *rank);
+        secrets.into_iter().map(|(_, secret)| secret).collect()
     }
 
-    /// A peer has proven these. Those are returned of which it was not known on this connection.
+    /// A peer has proven these. Returns those of which it was not known on this connection.
     pub(super) fn proven(&self, peer: PeerId, ids: &[RingId]) -> Vec<RingId> {
         let now = self.clock.now();
         let mut state = self.lock();
         let State {
-            rings, sessions, ..
+            rings,
+            sessions,
+            estranged,
+            ..
         } = &mut *state;
         let mut fresh = Vec::new();
         let mut news = false;
         for ring in rings.iter_mut() {
-            let mut secrets = ring.secrets_for(&peer, now);
-            secrets.retain(|(_, secret)| ids.contains(&secret.id()));
-            let Some((generation, secret)) = secrets.first() else {
-                continue;
-            };
-            let session = sessions.entry(peer).or_default();
-            if !session.proven.contains(&secret.id()) {
-                fresh.push(secret.id());
+            let secrets = ring.secrets_for(&peer, now);
+            let proven = secrets.iter().map(RingSecret::id);
+            let proven: Vec<RingId> = proven.filter(|id| ids.contains(id)).collect();
+            for id in &proven {
+                news |= ring.let_in(&peer, id, &self.key, now);
             }
-            for (_, secret) in &secrets {
-                if !session.proven.contains(&secret.id()) {
-                    session.proven.push(secret.id());
+            if !ring.counts(&peer, &proven, now) {
+                if ring.is_estranged(&peer, &proven, now) {
+                    estranged.insert(peer, proven);
+                }
+                continue;
+            }
+            let session = sessions.entry(peer).or_default();
+            let is_new = |id: &&RingId| !session.proven.contains(id);
+            fresh.extend(proven.first().filter(is_new));
+            for id in proven {
+                if !session.proven.contains(&id) {
+                    session.proven.push(id);
                 }
             }
-            let seen = Known {
-                peer,
-                name: String::new(),
-                last_seen: now,
-                addresses: Vec::new(),
-                since: *generation,
-            };
-            news |= ring.saw(seen);
+            news |= ring.saw(seen(peer, ring, now));
         }
         drop(state);
         if news {
@@ -250,18 +254,13 @@ impl Roll {
     pub(super) fn gone(&self, peer: &PeerId) {
         let now = self.clock.now();
         let mut state = self.lock();
+        state.estranged.remove(peer);
         let Some(session) = state.sessions.remove(peer) else {
             return;
         };
         for ring in state.rings.iter_mut() {
-            if counts(ring, peer, &session.proven, now) {
-                ring.saw(Known {
-                    peer: *peer,
-                    name: String::new(),
-                    last_seen: now,
-                    addresses: Vec::new(),
-                    since: ring.generation(),
-                });
+            if ring.counts(peer, &session.proven, now) {
+                ring.saw(seen(*peer, ring, now));
             }
         }
         drop(state);
@@ -277,55 +276,66 @@ impl Roll {
         let State {
             rings,
             sessions,
+            estranged,
             name,
             free_bytes,
             ..
         } = &mut *state;
-        let Some(session) = sessions.get_mut(peer) else {
-            return Vec::new();
-        };
-        let infos = rings.as_slice().iter().filter_map(|ring| {
-            let secrets = ring.secrets_for(peer, now);
-            let mut ids = secrets
-                .iter()
-                .map(|(generation, secret)| (*generation, secret.id()));
-            let (_, id) = ids.find(|(_, id)| {
-                session.proven.contains(id) && only.is_none_or(|only| only == id)
-            })?;
-            let present = ring.id();
-            let knows_present = session.proven.contains(&present);
-            if !knows_present && !session.granted.contains(&present) {
-                session.granted.push(present);
+        let mut infos = Vec::new();
+        for ring in rings.as_slice() {
+            let common = |proven: &[RingId]| {
+                let mut ids = ring.ids_for(peer, now).into_iter();
+                ids.find(|id| proven.contains(id) && only.is_none_or(|only| only == id))
+            };
+            let session = sessions.get_mut(peer);
+            let member = session.filter(|session| ring.counts(peer, &session.proven, now));
+            if let Some(session) = member {
+                let Some(id) = common(&session.proven) else {
+                    continue;
+                };
+                let mut info = info_for(peer, ring, id, session);
+                (info.name, info.free_bytes) = (name.clone(), *free_bytes);
+                (info.addresses, info.now) = (addresses.clone(), now);
+                infos.push(info);
+            } else if let Some(id) = estranged.get(peer).and_then(|proven| common(proven)) {
+                infos.push(Info {
+                    generations: after(ring, &id),
+                    ..Info::about(id)
+                });
             }
-            let others = ring.members().iter().filter(|known| known.peer != *peer);
-            let mut members: Vec<_> = others
-                .map(|k| (k.peer, k.name.clone(), k.addresses.clone()))
-                .collect();
-            rotate(&mut members, &mut session.told, id);
-            Some(Info {
-                ring: id,
-                name: name.clone(),
-                free_bytes: *free_bytes,
-                addresses: addresses.clone(),
-                members,
-                removed: ring.removed().to_vec(),
-                grant: (!knows_present).then(|| (ring.generation(), ring.seed().clone())),
-                now,
-            })
-        });
-        infos.collect()
+        }
+        infos
     }
 
     /// A peer tells about a ring.
     pub(super) fn told(&self, peer: PeerId, info: Info) -> Told {
         let now = self.clock.now();
         let mut state = self.lock();
+        let free_bytes = |state: &State| state.sessions.get(&peer).map(|one| one.free_bytes);
+        let before = free_bytes(&state);
+        let told = match self.member_told(&mut state, peer, &info, now) {
+            Told::Stranger => self.estranged_told(&mut state, peer, &info, now),
+            told => told,
+        };
+        let online = free_bytes(&state) != before;
+        let ended = told == Told::News && sift(&mut state, now);
+        drop(state);
+        if told == Told::News {
+            bump(&self.ring_changes);
+        }
+        if online || ended {
+            bump(&self.online_changes);
+        }
+        told
+    }
+
+    fn member_told(&self, state: &mut State, peer: PeerId, info: &Info, now: Timestamp) -> Told {
         let State {
             rings,
             sessions,
             version,
             ..
-        } = &mut *state;
+        } = state;
         let Some(session) = sessions.get_mut(&peer) else {
             return Told::Stranger;
         };
@@ -334,68 +344,87 @@ impl Roll {
             session.proven.push(id);
         }
         let is_proven = |ring: &&mut Ring| {
-            let secrets = ring.secrets_for(&peer, now);
             session.proven.contains(&info.ring)
-                && secrets.iter().any(|(_, secret)| secret.id() == info.ring)
+                && ring.counts(&peer, &session.proven, now)
+                && ring.ids_for(&peer, now).contains(&info.ring)
         };
         let Some(ring) = rings.iter_mut().find(is_proven) else {
             return Told::Stranger;
         };
-        let online = session.free_bytes != info.free_bytes;
         session.free_bytes = info.free_bytes;
         if info.now.0 > 0 {
             let ahead = i128::from(info.now.0) - i128::from(now.0);
             session.ahead_ms = i64::try_from(ahead).ok();
         }
-        let mut news = false;
-        if let Some((generation, seed)) = info.grant {
-            // Who gives a secret knows it.
-            let id = seed.secret().id();
-            if ring.adopt(generation, seed, now) {
+        let mut news = ring.saw(Known {
+            name: info.name.clone(),
+            addresses: dialable(info.addresses.clone()),
+            ..seen(peer, ring, now)
+        });
+        news |= self.hear(ring, session, peer, info);
+        let was_let_in = ring.is_let_in();
+        match ring.follow(heard(&peer, info, true), &self.key, now) {
+            Followed::Nothing => {}
+            Followed::Branch => news = true,
+            Followed::ShutOut => {
+                news = true;
+                session.proven.retain(|id| ring.number_of(id).is_none());
+            }
+            Followed::Secret => {
                 news = true;
                 *version += 1;
-                session.proven.push(id);
+                // A peer that gives a secret knows it.
+                session.proven.push(ring.id());
+                if !was_let_in {
+                    let others = info.removed.iter().filter(|(one, _)| *one != self.local);
+                    ring.learn_removed(&others.copied().collect::<Vec<_>>());
+                }
+                self.hear(ring, session, peer, info);
             }
         }
-        let dialable = info.addresses.into_iter().map(without_peer);
-        let dialable = dialable.filter(|address| is_dialable(address, None));
-        news |= ring.saw(Known {
-            peer,
-            name: info.name,
-            last_seen: now,
-            addresses: dialable.collect(),
-            since: ring.generation(),
-        });
-        // Who is behind knows nothing of the removals since, and may name the removed.
         if session.proven.contains(&ring.id()) {
-            for (removed, from) in info.removed {
-                if removed != self.local && removed != peer {
-                    news |= ring.heard_removed(removed, from);
-                }
+            for admission in &info.admissions {
+                news |= ring.admit(admission.clone());
             }
-            for (other, name, addresses) in info.members {
-                if other == self.local || other == peer {
-                    continue;
-                }
-                let dialable = addresses.into_iter().map(without_peer);
-                news |= ring.heard_of(Known {
-                    peer: other,
-                    name,
-                    last_seen: Timestamp(0),
-                    addresses: dialable.filter(|a| is_dialable(a, None)).collect(),
-                    since: ring.generation(),
-                });
-            }
-        }
-        let ended = news && sift(&mut state, now);
-        drop(state);
-        if news {
-            bump(&self.ring_changes);
-        }
-        if online || ended {
-            bump(&self.online_changes);
         }
         if news { Told::News } else { Told::Known }
+    }
+
+    /// Takes in the members that a peer tells of. One that is behind knows nothing of the removals since, and may name the removed.
+    fn hear(&self, ring: &mut Ring, session: &Session, peer: PeerId, info: &Info) -> bool {
+        if !ring.is_let_in() || !session.proven.contains(&ring.id()) {
+            return false;
+        }
+        let mut news = false;
+        for (other, name, addresses) in &info.members {
+            if *other == self.local || *other == peer {
+                continue;
+            }
+            news |= ring.heard_of(Known {
+                peer: *other,
+                name: name.clone(),
+                last_seen: Timestamp(0),
+                addresses: dialable(addresses.clone()),
+                proven: None,
+            });
+        }
+        news
+    }
+
+    /// A peer that was removed tells how its chain goes on.
+    fn estranged_told(&self, state: &mut State, peer: PeerId, info: &Info, now: Timestamp) -> Told {
+        let State {
+            rings, estranged, ..
+        } = state;
+        let proven = estranged.get(&peer);
+        let proven = proven.filter(|proven| proven.contains(&info.ring));
+        let mut rings = rings.iter_mut();
+        let ring = proven.and_then(|ids| rings.find(|ring| ring.is_estranged(&peer, ids, now)));
+        match ring.map(|ring| ring.follow(heard(&peer, info, false), &self.key, now)) {
+            None => Told::Stranger,
+            Some(Followed::Nothing) => Told::Known,
+            Some(_) => Told::News,
+        }
     }
 
     /// A peer does not know this node as a member any more.
@@ -440,6 +469,64 @@ impl Roll {
     }
 }
 
+/// A member that is connected now.
+fn seen(peer: PeerId, ring: &Ring, now: Timestamp) -> Known {
+    Known {
+        peer,
+        name: String::new(),
+        last_seen: now,
+        addresses: Vec::new(),
+        proven: Some(ring.generation()),
+    }
+}
+
+fn dialable(addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
+    let addresses = addresses.into_iter().map(without_peer);
+    addresses.filter(|one| is_dialable(one, None)).collect()
+}
+
+fn heard<'a>(peer: &'a PeerId, info: &'a Info, is_member: bool) -> Heard<'a> {
+    Heard {
+        from: peer,
+        is_member,
+        generations: &info.generations,
+        seed: info.seed.as_ref(),
+    }
+}
+
+/// Generations that a peer lacks that has proven the one of that id.
+fn after(ring: &Ring, id: &RingId) -> Vec<Generation> {
+    let number = ring.number_of(id).unwrap_or_default();
+    ring.generations_after(number).to_vec()
+}
+
+/// What to tell a member about a ring, but for what is the same for all members. A member that has not proven the present generation
+/// is given it: this node itself saw it prove an earlier one, or an invitation.
+fn info_for(peer: &PeerId, ring: &Ring, id: RingId, session: &mut Session) -> Info {
+    let mut info = Info::about(id);
+    if !ring.is_let_in() {
+        return info;
+    }
+    let present = ring.id();
+    if !session.proven.contains(&present) {
+        if !session.granted.contains(&present) {
+            session.granted.push(present);
+        }
+        info.generations = after(ring, &id);
+        info.seed = Some(ring.seed().clone());
+        if ring.number_of(&id) == Some(0) {
+            info.removed = ring.removed().to_vec();
+        }
+    }
+    info.admissions = ring.admitted().to_vec();
+    let others = ring.members().iter().filter(|known| known.peer != *peer);
+    info.members = others
+        .map(|k| (k.peer, k.name.clone(), k.addresses.clone()))
+        .collect();
+    rotate(&mut info.members, &mut session.told, id);
+    info
+}
+
 /// Members as one message can tell them. When they don't all fit, each message goes on where the last one ended, so that everybody is told of
 /// within as many messages as they fill.
 fn rotate(
@@ -465,19 +552,34 @@ fn rotate(
 /// Ends sessions that prove nothing any more. True when there were some.
 fn sift(state: &mut State, now: Timestamp) -> bool {
     let State {
-        rings, sessions, ..
+        rings,
+        sessions,
+        estranged,
+        ..
     } = state;
+    let rings = rings.as_slice();
     let before = sessions.len();
     sessions.retain(|peer, session| {
-        let rings = rings.as_slice();
-        session
-            .proven
-            .retain(|id| rings.iter().any(|ring| ring.generation_of(id).is_some()));
+        let is_known = |id: &RingId| rings.iter().any(|ring| ring.number_of(id).is_some());
+        session.proven.retain(is_known);
         session
             .granted
             .retain(|id| rings.iter().any(|ring| ring.id() == *id));
+        // A member that was removed just now is shown the chain.
+        if let Some(ring) = rings
+            .iter()
+            .find(|ring| ring.is_estranged(peer, &session.proven, now))
+        {
+            let of_ring = |id: &&RingId| ring.number_of(id).is_some();
+            let ids = session.proven.iter().filter(of_ring);
+            estranged.insert(*peer, ids.copied().collect());
+        }
         let mut live = rings.iter();
-        live.any(|ring| counts(ring, peer, &session.proven, now))
+        live.any(|ring| ring.counts(peer, &session.proven, now))
+    });
+    estranged.retain(|peer, ids| {
+        let mut live = rings.iter();
+        live.any(|ring| ring.is_estranged(peer, ids, now))
     });
     sessions.len() < before
 }

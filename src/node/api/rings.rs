@@ -34,6 +34,10 @@ pub struct RingCode {
     pub ring: String,
     /// The invite code.
     pub code: Code,
+    /// When the invitation is over.
+    pub until: Timestamp,
+    /// Whether it is for one node only.
+    pub single_use: bool,
 }
 
 /// Joins a ring.
@@ -71,14 +75,96 @@ pub struct RingListReply {
 pub struct RingInfo {
     /// What it is called here.
     pub ring: String,
-    /// Which secret it has: one more with each member removed.
-    pub generation: u16,
+    /// Which secret it has: one more with each member removed; 0 while no member has let this node in.
+    pub generation: u32,
     /// When this node made or joined it.
     pub joined: Timestamp,
     /// Members known, this node not counted.
     pub members: u64,
     /// Members that are connected now.
     pub online: u64,
+    /// Other secrets of this ring, made at the same time as those that this node follows. A person decides.
+    #[serde(default)]
+    pub branches: Vec<RingBranch>,
+}
+
+/// A branch of a ring's generations that this node does not follow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingBranch {
+    /// Its name.
+    pub id: String,
+    /// The generations, oldest first.
+    pub generations: Vec<RingGeneration>,
+    /// Those that this node follows instead, oldest first.
+    pub own: Vec<RingGeneration>,
+    /// Whether this node has its secret, and so can go over to it.
+    pub open: bool,
+    /// Whether it removes this node.
+    pub removes_this_node: bool,
+}
+
+/// A signed removal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingGeneration {
+    /// Its number.
+    pub generation: u32,
+    /// The member that signed it.
+    pub signer: RingPeer,
+    /// When, by the clock of that member.
+    pub made: Timestamp,
+    /// Those that it removes.
+    pub removed: Vec<RingPeer>,
+}
+
+/// A node by its names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingPeer {
+    /// Its peer id.
+    pub peer: String,
+    /// What its machine is called; empty while unknown.
+    pub name: String,
+}
+
+impl RingPeer {
+    /// The name for people.
+    pub fn shown(&self) -> &str {
+        match self.name.as_str() {
+            "" => &self.peer,
+            name => name,
+        }
+    }
+}
+
+impl RingBranch {
+    /// What a person is told of it.
+    pub fn trouble(&self, ring: &str) -> String {
+        let told = |generations: &[RingGeneration]| {
+            let each = generations.iter().map(|one| {
+                let removed: Vec<&str> = one.removed.iter().map(RingPeer::shown).collect();
+                format!("{} removed {}", one.signer.shown(), removed.join(", "))
+            });
+            each.collect::<Vec<_>>().join(", then ")
+        };
+        let theirs = told(&self.generations);
+        if self.removes_this_node {
+            return format!(
+                "this machine was removed from the ring '{ring}': {theirs}. To come back it needs a new invitation of \
+                 a member; `libernet ring choose {ring} here` hides this"
+            );
+        }
+        let own = match self.own.is_empty() {
+            true => "nobody was removed since".to_owned(),
+            false => told(&self.own),
+        };
+        let over = match self.open {
+            true => format!("`libernet ring choose {ring} {}` goes over to it", self.id),
+            false => "this machine was not given its secret".to_owned(),
+        };
+        format!(
+            "the ring '{ring}' has two branches, whose members don't keep each other's backups for long. Here: {own}. There: \
+             {theirs}; {over}, `libernet ring choose {ring} here` stays"
+        )
+    }
 }
 
 /// Lists the members of a ring.
@@ -177,11 +263,17 @@ pub struct RingLeft {
     pub own_alone: u64,
 }
 
-/// Tells the present invite code of a ring.
+/// Makes an invitation to a ring.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RingInvite {
     /// The ring.
     pub ring: String,
+    /// How long it lasts, in seconds; a day when missing.
+    #[serde(default)]
+    pub ttl_s: Option<u64>,
+    /// Whether it is for one node only.
+    #[serde(default)]
+    pub single_use: bool,
 }
 call!(RingInvite, "ring-invite", RingCode);
 
@@ -203,8 +295,19 @@ pub struct RingRemoveReply {
     /// Who was removed.
     pub peer: String,
     /// Which secret the ring has now.
-    pub generation: u16,
+    pub generation: u32,
 }
+
+/// Decides between the branches of a ring, on this machine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RingChoose {
+    /// The ring.
+    pub ring: String,
+    /// The branch to go over to, or the start of its name; missing: this node stays, and the others are not shown again.
+    #[serde(default)]
+    pub branch: Option<String>,
+}
+call!(RingChoose, "ring-choose", RingName);
 
 #[cfg(test)]
 mod tests {
