@@ -229,6 +229,10 @@ impl Client {
         health(Health) -> HealthReply;
         /// Lists the leases of this machine's backups.
         lease_list(LeaseList) -> LeaseListReply;
+        /// Lists the backups of others that the node keeps.
+        lease_held(LeaseHeld) -> LeaseHeldReply;
+        /// Ends leases that the node keeps.
+        lease_drop(LeaseDrop) -> LeaseDropReply;
         /// Ends leases by releases that the owner has signed.
         lease_release(LeaseRelease) -> LeaseReleaseReply;
         /// Forgets snapshots by a policy or by name.
@@ -251,6 +255,7 @@ impl Client {
         ring_invite(RingInvite) -> RingCode;
         /// Removes a member from a ring.
         ring_remove(RingRemove) -> RingRemoveReply;
+        /// Decides between the branches of a ring.
         ring_choose(RingChoose) -> RingName;
     }
 

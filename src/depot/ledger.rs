@@ -304,6 +304,14 @@ impl Ledger {
             .map_or(Standing::Newcomer, Entry::standing)
     }
 
+    /// What a peer keeps for us.
+    pub fn keeps_for_us(&self, peer: PeerId) -> Amount {
+        let book = self.lock();
+        book.0
+            .get(&peer)
+            .map_or_else(Amount::default, |entry| entry.keeps_for_us)
+    }
+
     /// Peers in it.
     pub fn len(&self) -> usize {
         self.lock().0.len()

@@ -192,7 +192,7 @@ impl Depot {
         self.leavings() % 2 == 1
     }
 
-    /// How often that has changed. Whoever remembers what is kept for others has to look again when it has.
+    /// Changes with that, and when leases have ended. A job that remembers what is kept for others has to look again then.
     pub fn leavings(&self) -> u64 {
         self.inner.leaving.load(Ordering::Relaxed)
     }
@@ -200,6 +200,12 @@ impl Depot {
     /// From now until it is started again, or [stays](Self::set_staying) after all, this node is leaving.
     pub fn set_leaving(&self) {
         self.inner.leaving.fetch_or(1, Ordering::Relaxed);
+    }
+
+    /// Leases that are kept for others have ended without the job that answers for them.
+    pub fn note_ended_leases(&self) {
+        // An even step: whether this node is leaving stays as it is.
+        self.inner.leaving.fetch_add(2, Ordering::Relaxed);
     }
 
     /// This node is not leaving any more. What it has is announced again.

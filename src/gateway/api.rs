@@ -163,6 +163,8 @@ async fn dispatch(
         Diff => diff;
         Health => health;
         LeaseList => lease_list;
+        LeaseHeld => lease_held;
+        LeaseDrop => lease_drop;
         LeaseRelease => lease_release;
         Forget => forget;
         Unforget => unforget;

@@ -8,7 +8,7 @@ use crate::wire::lease as wire;
 
 const VERSION: u32 = 1;
 /// Longest [`Held`] in bytes.
-pub const MAX_HELD_BYTES: usize = MAX_LEASE_BYTES + 64;
+pub const MAX_HELD_BYTES: usize = MAX_LEASE_BYTES + 160;
 
 /// What a holder has promised, by its own clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Held {
     received: Timestamp,
     until: Timestamp,
     minimum_until: Timestamp,
+    /// Name of the peer that brought it, or made it longer; empty when that is not known.
+    from: Vec<u8>,
 }
 
 /// What another lease of the same name changes.
@@ -42,7 +44,24 @@ impl Held {
             until: at_most(lease.term_ms(), terms.until),
             minimum_until: at_most(lease.minimum_ms(), terms.minimum_until),
             lease,
+            from: Vec::new(),
         }
+    }
+
+    /// The same, brought by a peer of that name.
+    pub fn brought_by(self, from: Vec<u8>) -> Self {
+        Self { from, ..self }
+    }
+
+    /// Name of the peer that brought it; empty when that is not known.
+    pub fn from(&self) -> &[u8] {
+        &self.from
+    }
+
+    /// Ends at that time, if it would last longer: the holder gives notice.
+    pub fn end_by(&mut self, until: Timestamp) {
+        self.until = self.until.min(until);
+        self.minimum_until = self.minimum_until.min(until);
     }
 
     /// The newest lease of this name.
@@ -103,6 +122,7 @@ impl Held {
             until: later.until.max(self.until),
             minimum_until: later.minimum_until.max(self.minimum_until),
             lease: later.lease,
+            from: later.from,
         })))
     }
 
@@ -139,6 +159,7 @@ impl Held {
             received_ms: self.received.0,
             until_ms: self.until.0,
             minimum_until_ms: self.minimum_until.0,
+            from: self.from.clone().into(),
         }
         .encode_to_vec()
     }
@@ -160,6 +181,7 @@ impl Held {
             received: Timestamp(held.received_ms),
             until: Timestamp(held.until_ms),
             minimum_until: Timestamp(held.minimum_until_ms),
+            from: held.from.into(),
         })
     }
 }

@@ -75,6 +75,16 @@ impl Candidates for Members {
     fn peers(&self) -> Vec<PeerId> {
         self.net.rings().online_members()
     }
+
+    fn members(&self) -> Vec<PeerId> {
+        self.net.rings().proven_members()
+    }
+
+    fn removed(&self) -> Vec<PeerId> {
+        let members = self.members();
+        let removed = self.net.rings().removed().into_iter();
+        removed.filter(|peer| !members.contains(peer)).collect()
+    }
 }
 
 /// Signs with this machine's key while the owner's file is open. While it is behind a passphrase leases are signed with a key that lies open and

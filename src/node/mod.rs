@@ -15,6 +15,7 @@ mod failure;
 mod files;
 mod giving;
 mod health;
+mod held;
 pub mod identity;
 mod keeper;
 mod leave;

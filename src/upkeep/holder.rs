@@ -10,14 +10,15 @@
 //! While the owner's machine is gone, the holders of a backup keep up the number of its copies among themselves (`circle`, `pass`). A release goes the
 //! same way as the leases did.
 //!
-//! Once little is left, of what is lent or of the room for copies, peers that only take get no new lease kept and no offer taken. What was promised
-//! to them before stays, and is renewed.
+//! Each member has a share of what is lent (`share`). Once little is left, of what is lent or of the room for copies, peers that only take get no
+//! new lease kept and no offer taken. What was promised to them before stays. Leases of members that were removed end after a notice.
 //!
 //! Deliberately absent: the choice of what is worth keeping; who may ask is decided elsewhere.
 
 mod book;
 pub(in crate::upkeep) mod circle;
 pub(in crate::upkeep) mod pass;
+mod share;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -63,10 +64,20 @@ const TURN: Duration = Duration::from_secs(60);
 /// Backups taken that wait to be told.
 const TAKEN_QUEUE: usize = 64;
 
-/// Who may ask to keep blocks, and who can be asked.
+/// Peers that may ask to keep blocks, and that can be asked.
 pub trait Candidates: Send + Sync + 'static {
     /// Those that are online.
     fn peers(&self) -> Vec<PeerId>;
+
+    /// All that have a share of what is lent, whether or not they are online.
+    fn members(&self) -> Vec<PeerId> {
+        self.peers()
+    }
+
+    /// Those that had a share and were removed.
+    fn removed(&self) -> Vec<PeerId> {
+        Vec::new()
+    }
 }
 
 /// A backup of somebody else's that is whole here and kept from now on.
@@ -147,9 +158,16 @@ pub async fn run(
     let store = depot.store().clone();
     let taker = Taker::new(depot.clone(), accept::Limits::default());
     let now = clock.clone();
-    let opened = tokio::task::spawn_blocking(move || Book::open(store, now, lend, local)).await;
+    let (ledger, members) = (depot.ledger().clone(), candidates.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        let book = Book::open(store, now, lend, local)?;
+        let book = book.with_ledger(ledger).with_members(members);
+        book.count_used()?;
+        Ok::<_, store::Error>(book)
+    });
+    let opened = opened.await;
     let book = match opened {
-        Ok(Ok(book)) => Arc::new(book.with_ledger(depot.ledger().clone())),
+        Ok(Ok(book)) => Arc::new(book),
         Ok(Err(error)) => {
             state.fail(error.to_string());
             return;
@@ -223,6 +241,8 @@ impl Holder {
                         if has_left {
                             book.reconcile()?;
                         }
+                        book.give_notice()?;
+                        book.count_used()?;
                         book.expire(Instant::now())
                     });
                     let expired = expired.await;
@@ -550,6 +570,10 @@ mod pass_tests;
 #[cfg(test)]
 #[path = "holder/fair_tests.rs"]
 mod fair_tests;
+
+#[cfg(test)]
+#[path = "holder/share_tests.rs"]
+mod share_tests;
 
 #[cfg(test)]
 #[path = "holder/hostile_tests.rs"]

@@ -7,8 +7,8 @@ use std::time::SystemTime;
 
 use data_encoding::HEXLOWER;
 
-use super::short;
 use super::voice::{Words, reading};
+use super::{held, short};
 use crate::backup::owner::{OwnerKeys, Vault};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
@@ -25,18 +25,21 @@ use crate::time::Timestamp;
 /// Digits of a whole id.
 const ID_DIGITS: usize = 96;
 
-/// Show which machines keep copies of this machine's backups, and end that before its time.
+/// Show which machines keep copies of this machine's backups, and which of theirs are kept here; end that before its time.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet lease list
   libernet lease release 1f3a2b4c --phrase
   libernet lease release --all --phrase-file words.txt
   libernet lease release --everywhere --phrase     # on any machine that is in the ring
+  libernet lease held
+  libernet lease drop --member laptop
 
 A machine's key asks for copies and gives them back only once their minimum of 75 days is over. Before that only the owner's words do.
 Every member of this machine's rings is asked, and the holders that this machine knows: its list of copies is not needed.
 With --json: list {\"leases\":[{\"snapshot\",\"set\",\"peer\",\"name\",\"sequence\"}]}, release {\"released\",\"unreachable\":[..],\"refused\":[..],
-  \"members\":[{\"peer\",\"name\",\"released\",\"newer\",\"answer\"}]} where answer is done, unreachable or refused
+  \"members\":[{\"peer\",\"name\",\"released\",\"newer\",\"answer\"}]} where answer is done, unreachable or refused, held {\"leases\":[{\"name\",\"owner\",\"peer\",\"machine\",\"blocks\",\"bytes\",
+  \"whole\",\"received\",\"until\",\"removed\"}],\"bytes\"}, drop {\"dropped\",\"bytes\"}
 Release ends with 3 when some holders or members could not be asked or refused, or have leases that are newer than the release.")]
 pub(in crate::cli) struct Args {
     #[command(subcommand)]
@@ -47,6 +50,10 @@ pub(in crate::cli) struct Args {
 enum Command {
     /// List the copies of this machine's backups on other machines.
     List,
+    /// List the backups of other machines that are kept here.
+    Held,
+    /// Let go of backups of other machines that are kept here.
+    Drop(held::Drop),
     /// Let other machines drop their copies of backups now, by the owner's words. No other copies are made of these.
     Release(Release),
 }
@@ -69,6 +76,8 @@ struct Release {
 pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     match args.command {
         Command::List => list(context).await,
+        Command::Held => held::list(context).await,
+        Command::Drop(args) => held::drop(args, context).await,
         Command::Release(args) => release(args, context).await,
     }
 }

@@ -10,6 +10,7 @@ pub(super) mod diff;
 pub(super) mod drill;
 pub(super) mod find_file;
 pub(super) mod forget;
+mod held;
 mod keep;
 pub(super) mod lease;
 pub(super) mod prune;

@@ -98,7 +98,12 @@ impl RingsView {
         self.roll.members(ring)
     }
 
-    /// Every peer that was removed from each ring this node is in, for those who dial members.
+    /// Every member of any ring that this node itself saw proving it, online or not.
+    pub fn proven_members(&self) -> Vec<PeerId> {
+        self.roll.proven_members()
+    }
+
+    /// Every peer that was removed from any ring that this node is in.
     pub fn removed(&self) -> HashSet<PeerId> {
         self.roll.removed()
     }

@@ -131,6 +131,15 @@ impl Roll {
             .collect()
     }
 
+    pub(super) fn proven_members(&self) -> Vec<PeerId> {
+        let state = self.lock();
+        let rings = state.rings.as_slice().iter();
+        let known = rings.flat_map(Ring::members);
+        let proven = known.filter(|known| known.proven.is_some());
+        let peers: HashSet<PeerId> = proven.map(|known| known.peer).collect();
+        peers.into_iter().collect()
+    }
+
     pub(super) fn members(&self, name: &str) -> Result<Vec<Member>, ring::Error> {
         let now = self.clock.now();
         let state = self.lock();

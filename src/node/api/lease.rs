@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Call, call};
+use crate::time::Timestamp;
 
 /// Lists the leases of this machine's backups.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -29,6 +30,62 @@ pub struct LeaseEntry {
     pub name: String,
     /// The sequence of its newest form.
     pub sequence: u64,
+}
+
+/// Lists the backups of others that this node keeps.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct LeaseHeld {}
+call!(LeaseHeld, "lease-held", LeaseHeldReply);
+
+/// What [`LeaseHeld`] found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LeaseHeldReply {
+    /// The leases, by the member that brought them and by age.
+    pub leases: Vec<HeldLease>,
+    /// Bytes of the blocks that only leases keep; what several share counts once.
+    pub bytes: u64,
+}
+
+/// A backup of somebody else's that is kept here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldLease {
+    /// The lease's name, in hex.
+    pub name: String,
+    /// The owner's public key, in hex.
+    pub owner: String,
+    /// The peer that brought it, or made it longer; empty when that is not known.
+    pub peer: String,
+    /// What that peer's machine is called, when it is a member; else empty.
+    pub machine: String,
+    /// Blocks.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Whether all of them are here.
+    pub whole: bool,
+    /// When it came.
+    pub received: Timestamp,
+    /// When it ends.
+    pub until: Timestamp,
+    /// Whether that peer was removed from the ring.
+    pub removed: bool,
+}
+
+/// Ends leases that this node keeps, at once.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LeaseDrop {
+    /// Their names, in hex.
+    pub names: Vec<String>,
+}
+call!(LeaseDrop, "lease-drop", LeaseDropReply);
+
+/// What [`LeaseDrop`] did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LeaseDropReply {
+    /// Leases that ended.
+    pub dropped: u64,
+    /// Bytes that are kept for nobody any more.
+    pub bytes: u64,
 }
 
 /// Ends leases by releases that the owner itself has signed. No other copies are made of their snapshots. Releases that name no holder go to all members

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use self::forward::Forwards;
 use super::circle::Subject;
-use super::{Lend, Taken, page_of};
+use super::share::{Member, Shares};
+use super::{Candidates, Lend, Taken, page_of};
 use crate::depot::ledger::{Amount, Ledger};
 use crate::id::BlockId;
 use crate::lease::{Held, Lease, ListDigest, Name};
@@ -37,6 +38,8 @@ const PAGE: usize = 4096;
 const FULL_FOR: Duration = Duration::from_secs(3600);
 const MAX_FULL: usize = 1024;
 
+/// How long the leases of a member that was removed are still kept, at most: time in which it finds other holders.
+pub(super) const NOTICE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long a lease has to be over while this node runs before it ends: a clock that is wrong for a while ends nothing. A machine that never
 /// runs for so long keeps more than it owes.
 pub(super) const OVER_FOR: Duration = Duration::from_secs(6 * 3600);
@@ -81,6 +84,30 @@ struct Entry {
     heard: Option<Speaker>,
     /// When the entry was made, or fewer blocks were missing than ever before; and how many those were.
     moved: (Instant, u64),
+    /// Bytes that were missing when its list was whole: what it takes until its peer's blocks are counted.
+    charged: Option<u64>,
+}
+
+impl Entry {
+    /// Bytes that are yet to come, about.
+    fn coming_bytes(&self) -> u64 {
+        let terms = self.held.lease().terms();
+        let missing = match self.list {
+            Some(_) => 0,
+            None => self.missing.load(Ordering::Relaxed),
+        };
+        let bytes = u128::from(terms.bytes) * u128::from(missing) / u128::from(terms.blocks.max(1));
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+}
+
+/// What the leases of each peer take, as of the last count.
+#[derive(Default)]
+struct Counted {
+    /// The leases that were counted.
+    leases: BTreeSet<LeaseId>,
+    /// By the peer's name.
+    bytes: HashMap<Vec<u8>, u64>,
 }
 
 /// Who speaks for the machine that a lease is of.
@@ -110,6 +137,8 @@ pub(super) struct Book {
     /// Our own name, as leases say it.
     local: Vec<u8>,
     ledger: Arc<Ledger>,
+    members: Option<Arc<dyn Candidates>>,
+    counted: Mutex<Counted>,
     entries: Mutex<HashMap<Key, Entry>>,
     /// Leases that there was no room for, and until when they are refused: whoever asks is to hear it, and not to begin again.
     full: Mutex<HashMap<Key, Timestamp>>,
@@ -144,9 +173,10 @@ impl Book {
                 list: None,
                 last: None,
                 missing: Arc::default(),
-                from: None,
+                from: PeerId::from_bytes(held.from()).ok(),
                 heard: None,
                 moved: (Instant::now(), u64::MAX),
+                charged: None,
                 held,
             };
             if !info.complete {
@@ -168,6 +198,8 @@ impl Book {
             lend,
             local,
             ledger: Arc::default(),
+            members: None,
+            counted: Mutex::default(),
             entries: Mutex::new(entries),
             full: Mutex::default(),
             over: Mutex::default(),
@@ -182,17 +214,139 @@ impl Book {
         self
     }
 
+    /// Divides what is lent among these.
+    pub(super) fn with_members(mut self, members: Arc<dyn Candidates>) -> Self {
+        self.members = Some(members);
+        self
+    }
+
+    /// Bytes that a peer may still take, by its share, and whether it has more than that while others lack room. Without members there
+    /// are no shares.
+    fn share_of(&self, entries: &HashMap<Key, Entry>, peer: PeerId) -> (u64, bool) {
+        let Some(shares) = self.shares(entries) else {
+            return (u64::MAX, false);
+        };
+        let coming = entries.values().filter(|entry| !entry.complete);
+        // Of a list that is not whole yet nothing is known.
+        let listed = coming.filter(|entry| entry.list.is_none());
+        let coming: u64 = listed.map(Entry::coming_bytes).sum();
+        let (free, name) = (self.free_bytes().saturating_sub(coming), peer.to_bytes());
+        (shares.room(&name, free), shares.is_over(&name, free))
+    }
+
+    /// The shares of all members; none when nobody said who they are.
+    fn shares(&self, entries: &HashMap<Key, Entry>) -> Option<Shares<Vec<u8>>> {
+        let peers = self.members.as_ref()?.members().into_iter();
+        let mut members: BTreeMap<Vec<u8>, Member> = peers
+            .map(|peer| {
+                let gives = self.ledger.keeps_for_us(peer).bytes;
+                (peer.to_bytes(), Member { used: 0, gives })
+            })
+            .collect();
+        let counted = self.counted();
+        for (name, member) in &mut members {
+            member.used = counted.bytes.get(name).copied().unwrap_or_default();
+        }
+        drop(counted);
+        // What was listed since the count. Leases of others than members take room, and no share.
+        for entry in entries.values() {
+            if let Some(member) = members.get_mut(entry.held.from()) {
+                let charged = entry.charged.unwrap_or_default();
+                member.used = member.used.saturating_add(charged);
+            }
+        }
+        Some(Shares::new(self.lend.bytes(), members))
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Counted> {
+        // It is whole between two statements.
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts what the leases of each peer take, if leases have come or gone since the last time: each block once for a peer, with the
+    /// average size of its lease's blocks.
+    pub(super) fn count_used(&self) -> Result<(), store::Error> {
+        let leases: Vec<(LeaseId, Vec<u8>, u64)> = {
+            let entries = self.entries();
+            let listed = entries.values().filter(|entry| entry.list.is_none());
+            let listed = listed.map(|entry| {
+                let terms = entry.held.lease().terms();
+                let average = terms.bytes / terms.blocks.max(1);
+                (entry.lease, entry.held.from().to_vec(), average)
+            });
+            listed.collect()
+        };
+        let ids: BTreeSet<LeaseId> = leases.iter().map(|(lease, ..)| *lease).collect();
+        if self.counted().leases == ids {
+            return Ok(());
+        }
+        let mut of_peer: HashMap<Vec<u8>, Vec<(LeaseId, u64)>> = HashMap::new();
+        for (lease, from, average) in leases {
+            of_peer.entry(from).or_default().push((lease, average));
+        }
+        let mut bytes = HashMap::new();
+        for (from, leases) in of_peer {
+            let (mut seen, mut used) = (HashSet::new(), 0_u64);
+            for (lease, average) in leases {
+                let mut after = None;
+                loop {
+                    let page = self.store.lease_blocks(lease, after, PAGE)?;
+                    let Some(last) = page.last() else { break };
+                    after = Some(*last);
+                    let new = page.into_iter().filter(|id| seen.insert(*id)).count();
+                    used = used.saturating_add(average.saturating_mul(new as u64));
+                }
+            }
+            bytes.insert(from, used);
+        }
+        let mut entries = self.entries();
+        for entry in entries.values_mut() {
+            if ids.contains(&entry.lease) {
+                entry.charged = None;
+            }
+        }
+        *self.counted() = Counted { leases: ids, bytes };
+        Ok(())
+    }
+
+    /// Leases of members that were removed end after a notice. Returns how many end earlier by it.
+    pub(super) fn give_notice(&self) -> Result<u64, store::Error> {
+        let Some(members) = &self.members else {
+            return Ok(0);
+        };
+        let removed: HashSet<Vec<u8>> = members.removed().iter().map(|p| p.to_bytes()).collect();
+        if removed.is_empty() {
+            return Ok(0);
+        }
+        let last = self.clock.now().after(NOTICE);
+        let mut shortened = 0;
+        for entry in self.entries().values_mut() {
+            if entry.held.until() > last && removed.contains(entry.held.from()) {
+                let mut held = entry.held.clone();
+                held.end_by(last);
+                self.store
+                    .update_lease(entry.lease, &info_of(&held, entry.complete))?;
+                entry.held = held;
+                shortened += 1;
+            }
+        }
+        Ok(shortened)
+    }
+
     /// What is kept for each peer that brought leases, and whether it is known of every lease who brought it.
     pub(super) fn kept(&self) -> (HashMap<PeerId, Amount>, bool) {
         let entries = self.entries();
         let mut kept: HashMap<PeerId, Amount> = HashMap::new();
         for entry in entries.values() {
-            let Some(peer) = entry.from else { continue };
+            let Ok(peer) = PeerId::from_bytes(entry.held.from()) else {
+                continue;
+            };
             let terms = entry.held.lease().terms();
             let (blocks, bytes) = (terms.blocks, terms.bytes);
             kept.entry(peer).or_default().add(Amount { blocks, bytes });
         }
-        (kept, entries.values().all(|entry| entry.from.is_some()))
+        let mut all = entries.values();
+        (kept, all.all(|entry| !entry.held.from().is_empty()))
     }
 
     /// Whether there is too little left to lend for those who give nothing: of what is lent, or because of what is mine.

@@ -90,10 +90,11 @@ impl Book {
             self.fits_time(peer, !is_clock);
         }
         valid.map_err(invalid)?;
-        let received = Held::new(lease, now);
+        let received = Held::new(lease, now).brought_by(peer.to_bytes());
         let lease = received.lease();
         let key = (*lease.owner(), lease.terms().name);
         let mut entries = self.entries();
+        let (room, is_over) = self.share_of(&entries, peer);
         let (mut is_from_machine, mut is_proven) = (!passed, !passed);
         if let Some(entry) = entries.get_mut(&key) {
             // Who has been passed a lease has its message as well, and must not pass for the machine by sending it back.
@@ -101,6 +102,8 @@ impl Book {
             is_proven &= entry.heard.is_some_and(|by| by.is_proven);
             match entry.held.renewed_by(received).map_err(invalid)? {
                 Renewal::Nothing => {}
+                // What it has stays as long as it was promised.
+                Renewal::Longer(_) if is_over => return Err(No::Refused(Refusal::Full)),
                 Renewal::Longer(held) => {
                     (is_from_machine, is_proven) = (!passed, !passed);
                     let info = info_of(&held, entry.complete);
@@ -123,6 +126,9 @@ impl Book {
                 return Err(No::Refused(Refusal::Invalid));
             }
             self.check_room(&entries, peer, lease)?;
+            if room == 0 {
+                return Err(No::Refused(Refusal::Full));
+            }
             if releases::is_released(self.store.records(), &key, lease.terms())? {
                 return Err(No::Refused(Refusal::Invalid));
             }
@@ -137,6 +143,7 @@ impl Book {
                 from: None,
                 heard: None,
                 moved: (Instant::now(), u64::MAX),
+                charged: None,
             };
             entries.insert(key, entry);
         }
@@ -151,7 +158,7 @@ impl Book {
                 is_proven,
             });
         }
-        match self.list(entry, ids) {
+        match self.list(entry, ids, room) {
             Ok(()) => Ok(self.state(entry)),
             // The store may do better the next time.
             Err(No::Store(error)) => Err(No::Store(error)),
@@ -200,8 +207,8 @@ impl Book {
         Ok(())
     }
 
-    /// Takes in the next ids of a lease's list. Those that are known already change nothing.
-    fn list(&self, entry: &mut Entry, ids: &[BlockId]) -> Result<(), No> {
+    /// Takes in the next ids of a lease's list. Those that are known already change nothing. What is missing must fit into `room`.
+    fn list(&self, entry: &mut Entry, ids: &[BlockId], room: u64) -> Result<(), No> {
         let terms = entry.held.lease().terms();
         // The entry changes only once the store did.
         let Some(mut list) = entry.list.clone() else {
@@ -230,9 +237,10 @@ impl Book {
         // Blocks that are here for somebody else cost nothing; of the others only the average size is known.
         let missing = entry.missing.load(Ordering::Relaxed);
         let expected = u128::from(terms.bytes) * u128::from(missing) / u128::from(terms.blocks);
-        if expected > u128::from(self.free_bytes()) {
+        if expected > u128::from(self.free_bytes().min(room)) {
             return Err(No::Refused(Refusal::Full));
         }
+        entry.charged = u64::try_from(expected).ok();
         entry.list = None;
         Ok(())
     }
