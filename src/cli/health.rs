@@ -20,7 +20,8 @@ schedule were missed) or can't be backed up, when there is an owner and no backu
 snapshots of this one is running (`libernet unforget` ends that).
 With --json: {\"sets\":[{\"name\",\"copies_min\",\"copies_asked\",\"survives\",\"audited_s_ago\",\"holders\":[{\"peer\",\"name\",\"online\",
   \"seen_s_ago\"}],\"last_backup\",\"last_backup_s_ago\",\"never\",\"schedule\",\"next_backup\",\"overdue_since\",\"problem\"}],\"owner\",
-  \"problems\":[..],\"clocks\":[..],\"requests\":[..]}, the last as of `libernet snapshots`; times in milliseconds since 1970, and beside them \"last_backup_rfc3339\" and so on; null is what is not known or
+  \"problems\":[..],\"clocks\":[..],\"doubts\":[..],\"requests\":[..]}, the last as of `libernet snapshots`; times in milliseconds since 1970, and
+  beside them \"last_backup_rfc3339\" and so on; null is what is not known or
   does not apply; \"lost\" is there when backups of the set are not here any more")]
 pub(super) struct Args {
     /// Only this set: its name, or the beginning of it.
@@ -42,8 +43,13 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
         output::stdout(lines.as_bytes())?;
     }
     warn_of_requests(&reply.requests, context);
-    for trouble in reply.problems.iter().chain(&reply.clocks) {
-        context.warning(trouble);
+    for trouble in reply
+        .problems
+        .iter()
+        .chain(&reply.clocks)
+        .chain(&reply.doubts)
+    {
+        context.warning(&show::printable(trouble));
     }
     Ok(match reply.is_well() {
         true => Exit::Done,

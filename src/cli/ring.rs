@@ -32,8 +32,8 @@ runs. Given as an argument it may stay in the shell's history. Rings and members
 member's peer id that no other has.
 With --json: create and invite {\"ring\",\"code\",\"until\",\"single_use\"}, join {\"ring\",\"lent_bytes\",\"members\":[..]}, leave {\"ring\",\"others_alone\",
   \"others_alone_bytes\",\"own_alone\"}, list {\"rings\":[{\"ring\",\"generation\",\"joined\",\"members\",\"online\",\"branches\":[
-  {\"id\",\"generations\":[{\"generation\",\"signer\",\"made\",\"removed\"}],\"own\",\"open\",\"removes_this_node\"}]}]}, choose {\"ring\"}, members {\"ring\",\"members\":[
-  {\"peer\",\"name\",\"online\",\"free_bytes\",\"clock_ahead_s\",\"last_seen\",\"addresses\"}]}, remove {\"ring\",\"peer\",\"generation\"}")]
+  {\"id\",\"generations\":[{\"generation\",\"signer\",\"made\",\"removed\"}],\"own\",\"open\",\"removes_this_node\"}]}]}, choose and place {\"ring\"}, members {\"ring\",\"members\":[
+  {\"peer\",\"name\",\"online\",\"free_bytes\",\"clock_ahead_s\",\"last_seen\",\"addresses\",\"place\"}]}, remove {\"ring\",\"peer\",\"generation\"}")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -93,6 +93,16 @@ enum Command {
         #[arg(value_name = "MEMBER")]
         peer: String,
     },
+    /// Say where a member stands, for this machine alone: copies are asked for in different places first.
+    Place {
+        /// The ring.
+        name: String,
+        /// The member: its machine's name, or its peer id or the start of it.
+        #[arg(value_name = "MEMBER")]
+        peer: String,
+        /// Any words, such as attic or Anna's; '' for none.
+        place: String,
+    },
     /// Decide between two secrets of a ring that were made at the same time, on this machine. `ring list` shows them.
     Choose {
         /// The ring.
@@ -127,6 +137,16 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
                 .with_client(async |client, _| Ok(client.ring_create(call).await?))
                 .await?;
             print_code(&reply, context)?;
+        }
+        Command::Place { name, peer, place } => {
+            let reply = context
+                .with_client(async |client, _| {
+                    let ring = named(client, &name).await?;
+                    let peer = member(client, &ring, peer).await?;
+                    Ok(client.ring_place(RingPlace { ring, peer, place }).await?)
+                })
+                .await?;
+            say(&reply, "noted on this machine", context)?;
         }
         Command::Choose { name, branch } => {
             let branch = Some(branch).filter(|branch| branch != "here");
@@ -340,7 +360,7 @@ fn rings_text(rings: &[RingInfo]) -> String {
 }
 
 fn members_text(members: &[RingMember], context: &Context) -> String {
-    let head = ["name", "free", "last seen", "peer"];
+    let head = ["name", "free", "last seen", "place", "peer"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for member in members {
         let seen = match (member.online, member.last_seen) {
@@ -355,6 +375,7 @@ fn members_text(members: &[RingMember], context: &Context) -> String {
                 .free_bytes
                 .map_or_else(|| "-".to_owned(), |bytes| ByteSize(bytes).to_string()),
             seen,
+            show::printable(&member.place),
             context.id(&member.peer).to_owned(),
         ]);
     }

@@ -257,6 +257,8 @@ impl Client {
         ring_remove(RingRemove) -> RingRemoveReply;
         /// Decides between the branches of a ring.
         ring_choose(RingChoose) -> RingName;
+        /// Says where a member of a ring stands.
+        ring_place(RingPlace) -> RingName;
     }
 
     /// Turns a file of unknown length, such as standard input, into blocks. `monitor` hears how far it has come.

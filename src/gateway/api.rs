@@ -177,6 +177,7 @@ async fn dispatch(
         RingInvite => ring_invite;
         RingRemove => ring_remove;
         RingChoose => ring_choose;
+        RingPlace => ring_place;
         Ls => ls;
         Find => find;
         Announce => announce;

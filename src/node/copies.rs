@@ -1,5 +1,6 @@
 //! Copies of backups on other machines: who may keep them, who signs for them, and how they stand.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -78,6 +79,12 @@ impl Candidates for Members {
 
     fn members(&self) -> Vec<PeerId> {
         self.net.rings().proven_members()
+    }
+
+    fn sites(&self) -> BTreeMap<Vec<u8>, String> {
+        let sites = self.net.rings().sites().into_iter();
+        let named = sites.map(|(peer, site)| (peer.to_bytes(), site.to_string()));
+        named.collect()
     }
 
     fn removed(&self) -> Vec<PeerId> {

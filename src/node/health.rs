@@ -15,7 +15,7 @@ use super::{Node, blocking, schedule};
 use crate::backup::owner::Membership;
 use crate::backup::sets::{Set, Sets};
 use crate::backup::{Found, Search};
-use crate::net::rings::Member;
+use crate::net::rings::{Member, Site};
 use crate::pick::pick;
 use crate::time::{self, Timestamp};
 use crate::upkeep::replicate::{Holders, Limits};
@@ -90,6 +90,9 @@ impl Node {
             }
             reply.sets.push(health);
         }
+        let sites = self.net().rings().sites();
+        let holders = reply.sets.iter().flat_map(|set| &set.holders);
+        reply.doubts = doubts(holders, |peer| sites.get(peer).cloned());
         Ok(reply)
     }
 
@@ -218,7 +221,82 @@ impl Known {
     }
 }
 
+/// Holders that can't be told apart by what is known of them, each group once.
+fn doubts<'a>(
+    holders: impl Iterator<Item = &'a HolderState>,
+    site_of: impl Fn(&PeerId) -> Option<Site>,
+) -> Vec<String> {
+    let mut by_site: BTreeMap<Site, BTreeMap<&str, &str>> = BTreeMap::new();
+    for holder in holders {
+        let peer = holder.peer.parse().ok();
+        if let Some(site) = peer.as_ref().and_then(&site_of) {
+            let name = match holder.name.as_str() {
+                "" => &holder.peer,
+                name => name,
+            };
+            by_site.entry(site).or_default().insert(&holder.peer, name);
+        }
+    }
+    let same = by_site.into_iter().filter(|(_, holders)| holders.len() > 1);
+    let told = same.map(|(site, holders)| {
+        let names: Vec<&str> = holders.into_values().collect();
+        let names = names.join(" and ");
+        match site {
+            Site::Place(place) => format!(
+                "{names} count as separate copies and stand in '{place}': what happens to one there may happen to the other"
+            ),
+            Site::Address(ip) => format!(
+                "{names} count as separate copies and are perhaps the same machine: both say they are at {ip}. If they are \
+                 not, say where each stands: `libernet ring place RING MEMBER PLACE`"
+            ),
+        }
+    });
+    told.collect()
+}
+
 fn one_of(text: &str, names: BTreeSet<String>) -> Result<String, CallError> {
     let names: Vec<String> = names.into_iter().filter(|name| !name.is_empty()).collect();
     Ok(pick("set", text, &names, |name| vec![name.clone()])?.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holders_at_one_address_or_in_one_place_are_named() {
+        let peers: Vec<PeerId> = (0..4).map(|_| PeerId::random()).collect();
+        let holder = |at: usize, name: &str| HolderState {
+            peer: peers[at].to_string(),
+            name: name.to_owned(),
+            online: true,
+            seen_s_ago: None,
+        };
+        let holders = [
+            holder(0, "a"),
+            holder(1, "b"),
+            holder(2, "c"),
+            holder(3, "d"),
+        ];
+        let ip = |last| Site::Address([10, 0, 0, last].into());
+        let told = |sites: [Option<Site>; 4]| {
+            // A holder of two sets is named once.
+            doubts(holders.iter().chain(&holders[..1]), |peer| {
+                let at = peers.iter().position(|other| other == peer)?;
+                sites[at].clone()
+            })
+        };
+        assert!(told([None, None, None, None]).is_empty());
+        assert!(told([Some(ip(1)), Some(ip(2)), None, None]).is_empty());
+        let same = told([Some(ip(1)), Some(ip(2)), Some(ip(1)), None]);
+        assert_eq!(same.len(), 1);
+        assert!(same[0].contains("perhaps the same machine"), "{same:?}");
+        assert!(
+            same[0].contains("10.0.0.1") && !same[0].contains("b "),
+            "{same:?}"
+        );
+        let place = || Some(Site::Place("attic".to_owned()));
+        let same = told([place(), Some(ip(2)), None, place()]);
+        assert!(same[0].contains("stand in 'attic'"), "{same:?}");
+    }
 }

@@ -153,6 +153,7 @@ impl Node {
             clock_ahead_s: member.clock_ahead_ms.map(|ahead| ahead / 1000),
             last_seen: Some(member.last_seen).filter(|seen| seen.0 > 0),
             addresses: member.addresses.iter().map(ToString::to_string).collect(),
+            place: member.place,
         });
         Ok(RingMembersReply {
             members: members.collect(),
@@ -298,6 +299,18 @@ impl Node {
         Ok(code_of(&request.ring, &code, request.single_use))
     }
 
+    /// Says where a member of a ring stands.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for what is not the name of a peer or place, [`ErrorKind::NotFound`] for a ring or member that is not known.
+    pub async fn ring_place(&self, request: RingPlace) -> Result<RingName, CallError> {
+        let (peer, ring) = (peer_of(&request.peer)?, request.ring);
+        self.change_rings(|rings, _| rings.get_mut(&ring)?.set_place(&peer, &request.place))
+            .await?;
+        self.save_rings().await?;
+        Ok(RingName { ring })
+    }
+
     /// Decides between the branches of a ring, for this node.
     ///
     /// # Errors
@@ -325,13 +338,7 @@ impl Node {
     /// # Errors
     /// [`ErrorKind::Usage`] for what is not the name of a peer, [`ErrorKind::NotFound`] for a ring or member that is not known.
     pub async fn ring_remove(&self, request: RingRemove) -> Result<RingRemoveReply, CallError> {
-        let peer: PeerId = request.peer.parse().map_err(|error| {
-            CallError::new(
-                ErrorKind::Usage,
-                format!("'{}' is not the name of a peer: {error}", request.peer),
-            )
-            .with_hint("`libernet ring members RING` shows the names")
-        })?;
+        let peer = peer_of(&request.peer)?;
         if peer == self.net().peer_id() {
             return Err(
                 CallError::new(ErrorKind::Usage, "this is this node itself").with_hint(format!(
@@ -404,6 +411,14 @@ fn refused(left: &RingLeft) -> CallError {
     )
 }
 
+fn peer_of(text: &str) -> Result<PeerId, CallError> {
+    text.parse().map_err(|error| {
+        let text = format!("'{text}' is not the name of a peer: {error}");
+        CallError::new(ErrorKind::Usage, text)
+            .with_hint("`libernet ring members RING` shows the names")
+    })
+}
+
 fn code_of(ring: &str, code: &InviteCode, single_use: bool) -> RingCode {
     RingCode {
         ring: ring.to_owned(),
@@ -429,7 +444,7 @@ impl From<ring::Error> for CallError {
         use ring::Error;
         let text = chain(&error);
         match error {
-            Error::BadName => Self::new(ErrorKind::Usage, text),
+            Error::BadName | Error::BadPlace => Self::new(ErrorKind::Usage, text),
             Error::Code(_) | Error::InvitationOver(_) => Self::new(ErrorKind::Usage, text)
                 .with_hint("`libernet ring invite RING` on a member makes a new one"),
             Error::NameTaken(_) => Self::new(ErrorKind::Exists, text)

@@ -34,6 +34,7 @@ fn known(n: u8, proven: Option<u32>) -> Known {
         last_seen: Timestamp(5),
         addresses: Vec::new(),
         proven,
+        place: String::new(),
     }
 }
 

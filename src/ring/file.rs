@@ -102,6 +102,8 @@ struct MemberForm {
     /// Generation in which it was first seen proving; missing: it is known by hearsay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     proven: Option<u32>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    place: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     addresses: Vec<String>,
 }
@@ -158,6 +160,7 @@ impl MemberForm {
             name: known.name.clone(),
             last_seen: known.last_seen,
             proven: known.proven,
+            place: known.place.clone(),
             addresses: known.addresses.iter().map(ToString::to_string).collect(),
         }
     }
@@ -170,6 +173,7 @@ impl MemberForm {
             name: clean_name(&self.name),
             last_seen: self.last_seen,
             proven: self.proven,
+            place: self.place,
             addresses: clean_addresses(addresses.map_err(|_| "an address is none")?),
         })
     }

@@ -8,7 +8,7 @@ use libp2p::identity::Keypair;
 use super::branch::Branch;
 use super::generation::{Admission, ENTROPY_BYTES, Generation, GenerationId};
 use super::invitation::{Invitation, MAX_INVITATIONS};
-use super::member::{Known, clean_addresses, clean_name};
+use super::member::{Known, MAX_PLACE_BYTES, clean_addresses, clean_name};
 use super::secret::{RingId, RingSecret, Seed};
 use super::{Error, InviteCode};
 use crate::time::Timestamp;
@@ -371,6 +371,23 @@ impl Ring {
             proven: None,
             ..known
         })
+    }
+
+    /// Says where a member stands; nowhere when the place is empty.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchMember`], [`Error::BadPlace`].
+    pub fn set_place(&mut self, peer: &PeerId, place: &str) -> Result<(), Error> {
+        if place.len() > MAX_PLACE_BYTES || place.chars().any(char::is_control) {
+            return Err(Error::BadPlace);
+        }
+        let known = self.members.iter_mut().find(|known| known.peer == *peer);
+        let known = known.ok_or_else(|| Error::NoSuchMember {
+            ring: self.name.clone(),
+            peer: *peer,
+        })?;
+        place.clone_into(&mut known.place);
+        Ok(())
     }
 
     fn add(&mut self, known: Known) -> bool {

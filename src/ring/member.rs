@@ -8,6 +8,8 @@ use crate::time::Timestamp;
 pub const MAX_MEMBER_NAME_BYTES: usize = 64;
 /// Most addresses of one member that are remembered and passed on.
 pub const MAX_ADDRESSES: usize = 4;
+/// Longest name of a place, in bytes.
+pub const MAX_PLACE_BYTES: usize = 64;
 /// Longest address that is remembered, in bytes.
 pub const MAX_ADDRESS_BYTES: usize = 128;
 
@@ -25,6 +27,8 @@ pub struct Known {
     /// Number of the generation in which this node itself first saw it prove to be a member; none: hearsay. An older generation's
     /// secret is no proof for it.
     pub proven: Option<u32>,
+    /// Where it stands, as the person of this node says; empty when nobody said. It is told to no other node.
+    pub place: String,
 }
 
 /// A name as it may be stored and shown: no control characters, not too long.

@@ -39,7 +39,9 @@ pub use group::{
     Rings, check_name,
 };
 pub use invitation::{INVITATION_TTL, MAX_INVITATION_TTL};
-pub use member::{Known, MAX_ADDRESS_BYTES, MAX_ADDRESSES, MAX_MEMBER_NAME_BYTES, clean_name};
+pub use member::{
+    Known, MAX_ADDRESS_BYTES, MAX_ADDRESSES, MAX_MEMBER_NAME_BYTES, MAX_PLACE_BYTES, clean_name,
+};
 pub use secret::{RingId, RingSecret, Seed};
 
 use crate::time::Timestamp;
@@ -93,6 +95,9 @@ pub enum Error {
     /// This node can't go over to a branch.
     #[error("no member of that branch of the ring '{0}' has given this machine its secret")]
     NoSecret(String),
+    /// Not a name of a place.
+    #[error("a place's name has at most {MAX_PLACE_BYTES} bytes and no control characters")]
+    BadPlace,
     /// The code is not right.
     #[error(transparent)]
     Code(#[from] CodeError),

@@ -282,6 +282,7 @@ fn known(n: u8) -> Known {
         last_seen: Timestamp(5),
         addresses: Vec::new(),
         proven: Some(1),
+        place: String::new(),
     }
 }
 

@@ -20,7 +20,7 @@ pub(in crate::upkeep) mod circle;
 pub(in crate::upkeep) mod pass;
 mod share;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -72,6 +72,11 @@ pub trait Candidates: Send + Sync + 'static {
     /// All that have a share of what is lent, whether or not they are online.
     fn members(&self) -> Vec<PeerId> {
         self.peers()
+    }
+
+    /// Where each stands, as far as that is known: two with the same words are perhaps one machine, or in one room.
+    fn sites(&self) -> BTreeMap<Vec<u8>, String> {
+        BTreeMap::new()
     }
 
     /// Those that had a share and were removed.

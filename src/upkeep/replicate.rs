@@ -87,6 +87,7 @@ pub async fn run(setup: Setup, cancel: CancellationToken, state: Arc<WorkerState
         clock,
         signer,
         pin_name,
+        secret: rand::random(),
     };
     let saved = copies.clone();
     let work = async {
@@ -185,7 +186,12 @@ async fn round(
         worker.copies.waited(passed, &online);
     }
     let (now, jobs) = (worker.clock.now(), worker.copies.jobs());
-    let facts = Facts { jobs, online };
+    let facts = Facts {
+        jobs,
+        online,
+        sites: candidates.sites(),
+        secret: worker.secret,
+    };
     let actions = policy::choose(now, &facts, limits);
     let is_busy = actions.iter().any(|action| match action {
         Action::Ask(..) | Action::Forget(..) => true,

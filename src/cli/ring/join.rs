@@ -135,6 +135,7 @@ mod tests {
             clock_ahead_s: None,
             last_seen: None,
             addresses: Vec::new(),
+            place: String::new(),
         };
         let text = lines("home", 25 << 30, std::slice::from_ref(&member), false).join("\n");
         assert!(text.contains("members: nas\\u{a} (online)"), "{text}");

@@ -16,7 +16,8 @@ mod roll;
 #[cfg(test)]
 mod model_tests;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use libp2p::identity::Keypair;
@@ -48,6 +49,26 @@ pub struct Member {
     pub last_seen: Timestamp,
     /// Where it can be reached, without the peer id.
     pub addresses: Vec<Multiaddr>,
+    /// Where it stands, as the person of this node says; empty when nobody said.
+    pub place: String,
+}
+
+/// What tells two members apart, or does not: peer ids cost nothing, and one machine may have several.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Site {
+    /// Where the person of this node says that it stands.
+    Place(String),
+    /// The first of the addresses that it says it has.
+    Address(IpAddr),
+}
+
+impl std::fmt::Display for Site {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Place(place) => f.write_str(place),
+            Self::Address(ip) => ip.fmt(f),
+        }
+    }
 }
 
 /// What the view asks of the behaviour.
@@ -96,6 +117,11 @@ impl RingsView {
     /// [`ring::Error::NoSuchRing`].
     pub fn members(&self, ring: &str) -> Result<Vec<Member>, ring::Error> {
         self.roll.members(ring)
+    }
+
+    /// Where each member stands, as far as that is known.
+    pub fn sites(&self) -> HashMap<PeerId, Site> {
+        self.roll.sites()
     }
 
     /// Every member of any ring that this node itself saw proving it, online or not.

@@ -11,8 +11,8 @@ use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::watch;
 
-use super::Member;
-use crate::net::address::{is_dialable, is_loopback, without_peer};
+use super::{Member, Site};
+use crate::net::address::{ip, is_dialable, is_loopback, without_peer};
 use crate::ring::message::{self, Info};
 use crate::ring::{
     self, Followed, Generation, Heard, Known, MAX_ADDRESSES, Ring, RingId, RingSecret, Rings,
@@ -131,6 +131,25 @@ impl Roll {
             .collect()
     }
 
+    /// Where each member stands: where the person says, or the machine with an address that is not loopback.
+    pub(super) fn sites(&self) -> HashMap<PeerId, Site> {
+        let state = self.lock();
+        let rings = state.rings.as_slice().iter();
+        let mut sites = HashMap::new();
+        for known in rings.flat_map(Ring::members) {
+            let ips = known.addresses.iter().filter_map(ip);
+            let own = ips.filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
+            let site = match known.place.is_empty() {
+                true => own.min().map(Site::Address),
+                false => Some(Site::Place(known.place.clone())),
+            };
+            if let Some(site) = site {
+                sites.insert(known.peer, site);
+            }
+        }
+        sites
+    }
+
     pub(super) fn proven_members(&self) -> Vec<PeerId> {
         let state = self.lock();
         let rings = state.rings.as_slice().iter();
@@ -161,6 +180,7 @@ impl Roll {
                     known.last_seen
                 },
                 addresses: known.addresses.clone(),
+                place: known.place.clone(),
             }
         });
         let mut members: Vec<Member> = members.collect();
@@ -415,6 +435,7 @@ impl Roll {
                 last_seen: Timestamp(0),
                 addresses: dialable(addresses.clone()),
                 proven: None,
+                place: String::new(),
             });
         }
         news
@@ -486,6 +507,7 @@ fn seen(peer: PeerId, ring: &Ring, now: Timestamp) -> Known {
         last_seen: now,
         addresses: Vec::new(),
         proven: Some(ring.generation()),
+        place: String::new(),
     }
 }
 

@@ -57,6 +57,9 @@ pub struct HealthReply {
     /// Reasons why members refuse backups: their clocks, or this machine's, are wrong.
     #[serde(default)]
     pub clocks: Vec<String>,
+    /// Holders that count as several, and are perhaps one machine, or stand in one place. The counts are not changed by it.
+    #[serde(default)]
+    pub doubts: Vec<String>,
 }
 
 impl HealthReply {

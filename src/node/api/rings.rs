@@ -201,6 +201,9 @@ pub struct RingMember {
     pub last_seen: Option<Timestamp>,
     /// Where it can be reached.
     pub addresses: Vec<String>,
+    /// Where it stands, as somebody said on this node; empty when nobody did.
+    #[serde(default)]
+    pub place: String,
 }
 
 /// Clocks that differ by more than this are told of, in seconds: from a day on, backups are
@@ -297,6 +300,18 @@ pub struct RingRemoveReply {
     /// Which secret the ring has now.
     pub generation: u32,
 }
+
+/// Says where a member of a ring stands. Copies are asked for in different places first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RingPlace {
+    /// The ring.
+    pub ring: String,
+    /// The member.
+    pub peer: String,
+    /// The place; empty for none.
+    pub place: String,
+}
+call!(RingPlace, "ring-place", RingName);
 
 /// Decides between the branches of a ring, on this machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -3,14 +3,14 @@
 //! What is lent is divided among the members: each has an equal part, and more by as much as it keeps for this node in return. One
 //! part is left for a member to come, so that nobody fills the disk before others have joined.
 //!
-//! A member may borrow what others don't use, but for half of it: each member finds at least that half of its share free, whatever the
-//! others have done before. Past its own share a member's leases are not renewed while another one lacks room for that half.
+//! Half of each share is kept free until its member uses it, whatever the others do. The rest goes to the member that comes first: it
+//! may borrow past its own share. Its leases are not renewed then while another one lacks room for its half.
 //!
 //! Deliberately absent: ending what was promised. A lease ends when it said, when its owner says, or when this node's person does.
 
 use std::collections::BTreeMap;
 
-/// The part of an unused share that nobody else may borrow: one in so many.
+/// The part of a share that nobody else may borrow: one in so many.
 const KEPT_FREE: u64 = 2;
 
 /// What a member takes and gives, in bytes.
@@ -50,22 +50,23 @@ impl<K: Ord> Shares<K> {
         u64::try_from(share).unwrap_or(self.lent)
     }
 
+    /// What is kept free for a member, and not used by it yet.
+    fn kept(&self, member: &Member) -> u64 {
+        (self.share(member) / KEPT_FREE).saturating_sub(member.used)
+    }
+
     /// What must stay free for others than this member.
     fn kept_free(&self, key: &K) -> u64 {
-        let unused = |member: &Member| self.share(member).saturating_sub(member.used) / KEPT_FREE;
         let others = self.members.iter().filter(|(other, _)| *other != key);
-        let others: u64 = others
-            .map(|(_, member)| unused(member))
-            .fold(0, u64::saturating_add);
-        others.saturating_add(unused(&Member::default()))
+        let others = others.map(|(_, member)| self.kept(member));
+        others.fold(self.kept(&Member::default()), u64::saturating_add)
     }
 
     /// Bytes that a member may still take when so many of all are free.
     pub(super) fn room(&self, key: &K, free: u64) -> u64 {
         let member = self.members.get(key).copied().unwrap_or_default();
-        let own = self.share(&member).saturating_sub(member.used);
         let borrowed = free.saturating_sub(self.kept_free(key));
-        own.max(borrowed).min(free)
+        self.kept(&member).max(borrowed).min(free)
     }
 
     /// Whether a member has more than its share while there is too little left for the others.
@@ -102,7 +103,7 @@ mod tests {
         assert_eq!(shares(1000, &[(1, taken, 0)]).room(&1, 1000 - taken), 0);
         // Then another one joins.
         let both = shares(1000, &[(1, taken, 0), (2, 0, 0)]);
-        assert_eq!(both.room(&2, 1000 - taken), 250);
+        assert_eq!(both.room(&2, 1000 - taken), 166);
         assert_eq!(both.room(&1, 1000 - taken), 0);
         assert!(both.is_over(&1, 0) && !both.is_over(&2, 0));
     }
@@ -147,8 +148,8 @@ mod tests {
                 free -= taken;
             }
             let all = shares(lent, &members);
-            let share = all.share(&all.members[&honest]);
-            prop_assert!(share > 0 && all.room(&honest, free) >= share / KEPT_FREE, "{} of {share}", all.room(&honest, free));
+            let (share, room) = (all.share(&all.members[&honest]), all.room(&honest, free));
+            prop_assert!(share > 0 && room >= share / KEPT_FREE, "{room} of {share}");
         }
     }
 }

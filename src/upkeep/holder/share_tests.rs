@@ -101,10 +101,10 @@ fn one_that_takes_all_leaves_an_honest_one_its_share_also_after_a_restart() {
     assert_eq!(taken, 15, "three quarters, while it is alone");
     scene.ring.members.lock().expect("whole").push(honest);
     assert!(!is_kept(&scene.keep(greedy, 50, 1, 100..101)));
-    assert!(is_kept(&scene.keep(honest, 60, 1, 110..130)));
+    assert!(is_kept(&scene.keep(honest, 60, 1, 110..125)));
     // Beyond its share nothing is renewed while the other one lacks room; what is within it is.
     assert!(!is_kept(&scene.keep(greedy, 0, 2, 0..5)));
-    assert!(is_kept(&scene.keep(honest, 60, 2, 110..130)));
+    assert!(is_kept(&scene.keep(honest, 60, 2, 110..125)));
     // The promise of before holds.
     assert_eq!(scene.store.leases().expect("reads").len(), 16);
 }

@@ -431,6 +431,18 @@ impl Copies {
             .collect()
     }
 
+    /// How many backups of the same set a peer keeps whole, as its key in the list says it.
+    pub(super) fn related(&self, root: &BlockId, peer: &str) -> u32 {
+        let state = self.lock();
+        let Some(set) = state.jobs.get(root).map(|kept| &kept.set) else {
+            return 0;
+        };
+        let of_set = state.jobs.values().filter(|kept| kept.set == *set);
+        let places = of_set.filter_map(|kept| kept.held.get(peer));
+        let whole = places.filter(|place| place.whole && !place.failed);
+        u32::try_from(whole.count()).unwrap_or(u32::MAX)
+    }
+
     /// Every lease: the backup and its set, the peer, the lease's name in hex and its sequence.
     pub fn leases(&self) -> Vec<(BlockId, String, PeerName, String, u64)> {
         let state = self.lock();

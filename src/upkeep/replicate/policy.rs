@@ -1,7 +1,8 @@
 //! What to do for the copies of backups: a pure function of the time, the facts and the limits.
 //!
-//! Nothing here waits, asks or remembers. Equal arguments give equal actions, in the same order; randomness is not needed: who keeps
-//! related backups is asked first, then who has most room, and ties go by name.
+//! Nothing here waits, asks or remembers. Equal arguments give equal actions, in the same order; moments of audits follow from a secret
+//! among the facts. Peers that stand where no copy is are asked first, then those that keep related backups, then those
+//! that have most room; ties go by name.
 //!
 //! Two measures of absence: what is *reported* counts a copy only while its holder was heard within the grace period, whatever the reason
 //! of the silence. A *new* copy is made only when this machine was itself up and in company for three quarters of that period and missed the holder, or
@@ -13,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::crypto::hash;
 use crate::id::BlockId;
 use crate::time::Timestamp;
 
@@ -82,6 +84,10 @@ pub struct Facts {
     pub jobs: BTreeMap<BlockId, Job>,
     /// Peers that are online, with the bytes that they lend and are not used.
     pub online: BTreeMap<PeerName, u64>,
+    /// Where peers stand, as far as that is known.
+    pub sites: BTreeMap<PeerName, String>,
+    /// A secret of this machine, from which the moments of audits follow: a holder can't foretell them.
+    pub secret: [u8; 32],
 }
 
 /// Limits of what is done.
@@ -93,7 +99,7 @@ pub struct Limits {
     pub patience: Duration,
     /// A lease is renewed when no more than this is left of it.
     pub renew_before: Duration,
-    /// How often each copy is audited.
+    /// The longest time between two audits of a copy whose holder is there; the shortest is half of it.
     pub audit_every: Duration,
     /// Most copies that are asked for and not there, in all.
     pub most_asked: usize,
@@ -143,6 +149,22 @@ fn age(now: Timestamp, at: Timestamp) -> Duration {
 /// When a copy last passed an audit.
 fn audited(copy: &Copy, now: Timestamp) -> Option<Timestamp> {
     copy.audited.filter(|at| age(now, *at) < Duration::MAX)
+}
+
+/// How long after its last audit a copy is audited again: between half of the limit and all of it.
+fn audit_after(
+    root: BlockId,
+    peer: &[u8],
+    last: Timestamp,
+    facts: &Facts,
+    limits: &Limits,
+) -> Duration {
+    let about = [&root.to_multihash(), peer, &last.0.to_be_bytes()].concat();
+    let [a, b, c, d, ..] = hash::keyed(&facts.secret, &about);
+    let part = u128::from(u32::from_be_bytes([a, b, c, d]));
+    let half_ms = limits.audit_every.as_millis() / 2;
+    let ms = half_ms + ((half_ms * part) >> 32);
+    Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX))
 }
 
 /// Whether a copy counts: it was there, as an audit showed, and its holder has not been away for too long.
@@ -201,6 +223,14 @@ pub fn choose(now: Timestamp, facts: &Facts, limits: &Limits) -> Vec<Action> {
                 break;
             }
             let taken: BTreeSet<&PeerName> = job.held.keys().collect();
+            let asked_now = actions.iter().filter_map(|action| match action {
+                Action::Ask(of, peer) if of == root => Some(peer),
+                _ => None,
+            });
+            // A copy where there is one already is lost with it: it is better than none, and worse than any other.
+            let sites: BTreeSet<&String> = (taken.iter().copied().chain(asked_now))
+                .filter_map(|peer| facts.sites.get(peer))
+                .collect();
             let best = facts
                 .online
                 .iter()
@@ -215,7 +245,9 @@ pub fn choose(now: Timestamp, facts: &Facts, limits: &Limits) -> Vec<Action> {
                     let is_near = job.near.contains_key(peer);
                     let left = free.saturating_sub(bytes);
                     let fits = left >= job.bytes || is_near;
-                    fits.then_some((!is_near, jobs, std::cmp::Reverse(left), peer))
+                    let site = facts.sites.get(peer);
+                    let is_beside = site.is_some_and(|site| sites.contains(site));
+                    fits.then_some((is_beside, !is_near, jobs, std::cmp::Reverse(left), peer))
                 })
                 .min();
             let Some((.., peer)) = best else {
@@ -325,7 +357,8 @@ fn look(
         let left = copy.until.since(now);
         let is_ending = left <= limits.renew_before / 2;
         counted += usize::from(!is_gone(copy, now, limits) && !is_ending);
-        let is_due = audited(copy, now).is_none_or(|at| age(now, at) >= limits.audit_every);
+        let is_due = audited(copy, now)
+            .is_none_or(|at| age(now, at) >= audit_after(root, peer, at, facts, limits));
         if !is_online || *checks >= limits.most_checks {
             continue;
         }

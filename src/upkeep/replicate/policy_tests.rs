@@ -37,7 +37,60 @@ fn facts(job: Job, online: &[(u8, u64)]) -> Facts {
     Facts {
         jobs: [(root(1), job)].into(),
         online: online.iter().map(|(n, free)| (peer(*n), *free)).collect(),
+        sites: BTreeMap::new(),
+        secret: [1; 32],
     }
+}
+
+#[test]
+fn copies_are_asked_for_in_different_places_first() {
+    // The two with most room stand in one place.
+    let mut facts = facts(job(2), &[(1, 90), (2, 80), (3, 70)]);
+    facts.sites = [(1, "attic"), (2, "attic"), (3, "office")]
+        .map(|(n, site)| (peer(n), site.to_owned()))
+        .into();
+    let ask = |n| Action::Ask(root(1), peer(n));
+    assert_eq!(choose(NOW, &facts, &Limits::default()), [ask(1), ask(3)]);
+    // Where there is no other place, the same one is better than none.
+    facts.online.remove(&peer(3));
+    assert_eq!(choose(NOW, &facts, &Limits::default()), [ask(1), ask(2)]);
+}
+
+#[test]
+fn the_moment_of_an_audit_follows_from_the_secret_alone() {
+    let limits = Limits::default();
+    let due_after = |secret: u8| {
+        let mut facts = facts(
+            Job {
+                held: [(peer(1), copy(Stage::Held, NOW))].into(),
+                ..job(1)
+            },
+            &[(1, 50)],
+        );
+        facts.secret = [secret; 32];
+        let is_due = |hours: &u32| {
+            let now = NOW.after(HOUR * *hours);
+            let mut later = facts.clone();
+            for copy in later
+                .jobs
+                .values_mut()
+                .flat_map(|job| job.held.values_mut())
+            {
+                // It was heard of just now, by other means than an audit.
+                copy.seen = now;
+            }
+            let audit = Action::Audit(root(1), peer(1));
+            choose(now, &later, &limits).contains(&audit)
+        };
+        (0..=48).find(is_due).expect("it is audited")
+    };
+    let hours: BTreeSet<u32> = (0..60).map(due_after).collect();
+    assert!(
+        hours.iter().all(|hours| (12..=24).contains(hours)),
+        "{hours:?}"
+    );
+    assert!(hours.len() > 6, "all of them are as likely: {hours:?}");
+    assert_eq!(due_after(3), due_after(3));
 }
 
 #[test]
@@ -113,7 +166,7 @@ fn leases_are_renewed_at_half_and_audited_each_day() {
         copy.held.get_mut(&peer(1)).expect("it is there").seen = now;
         choose(now, &facts, &Limits::default())
     };
-    assert!(after(23).is_empty());
+    assert!(after(11).is_empty());
     assert_eq!(after(24), [Action::Audit(root(1), peer(1))]);
     assert_eq!(after(45 * 24 - 1), [Action::Audit(root(1), peer(1))]);
     assert_eq!(after(45 * 24), [Action::Renew(root(1), peer(1))]);

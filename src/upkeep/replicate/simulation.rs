@@ -207,6 +207,8 @@ impl Mesh {
         let facts = policy::Facts {
             jobs: [(root, machine.job.clone())].into(),
             online: online.clone(),
+            sites: BTreeMap::new(),
+            secret: [1; 32],
         };
         let actions = policy::choose(now, &facts, &limits);
         for action in actions {

@@ -259,6 +259,7 @@ async fn with_holder(
     };
     copies.update(&root, fill).expect("writes");
     let worker = Worker {
+        secret: [1; 32],
         copies,
         depot: owner,
         clock,
@@ -385,6 +386,8 @@ fn a_backup_that_is_gone_is_lost_and_not_forgotten() {
     let facts = Facts {
         jobs: copies.jobs(),
         online,
+        sites: std::collections::BTreeMap::new(),
+        secret: [0; 32],
     };
     let later = now.after(Duration::from_secs(80 * 24 * 3600));
     let actions = policy::choose(later, &facts, &limits);

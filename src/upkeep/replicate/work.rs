@@ -14,7 +14,7 @@ use super::policy::{Action, Limits, PeerName, RENEW_BEFORE};
 use crate::depot::Depot;
 use crate::id::BlockId;
 use crate::lease::{Lease, ListDigest, MAX_SKEW_MS, Name, Terms, proof};
-use crate::net::replica::{Answer, MAX_PAGE_IDS, Refusal, Request, State};
+use crate::net::replica::{Answer, MAX_PAGE_IDS, MAX_PROOFS, Refusal, Request, State};
 use crate::store::{PinId, Store};
 use crate::time::{Clock, Timestamp};
 
@@ -33,8 +33,14 @@ const SHORT: Duration = Duration::from_secs(TERM.as_secs() / 2);
 const REFUSED: Duration = Duration::from_secs(3600);
 /// How often a holder that is about to leave is audited, in milliseconds.
 const DOUBT_EVERY_MS: u64 = 60_000;
-/// Blocks of one audit.
-const AUDITED: usize = 8;
+/// Blocks of one holder that are audited in a day, so that the loss of one in a hundred is seen within a week with 99% probability:
+/// 0.99 to the power of 7 x 66 is less than 1%. Backups of the same set share most blocks, and so this number.
+const AUDITED: u32 = 66;
+/// Fewest blocks of one audit.
+const FEWEST_AUDITED: u32 = 8;
+/// Blocks after a point chosen by chance of which one is audited. By the next one alone, a holder could tell which blocks are hardly
+/// ever asked for: those that follow another one closely.
+const SPREAD: usize = 64;
 
 pub(super) struct Worker {
     pub(super) copies: Arc<Copies>,
@@ -42,6 +48,8 @@ pub(super) struct Worker {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) signer: Arc<dyn Signer>,
     pub(super) pin_name: &'static str,
+    /// Moments of audits follow from it.
+    pub(super) secret: [u8; 32],
 }
 
 /// A copy that an action is about.
@@ -277,32 +285,41 @@ impl Worker {
             return Ok(());
         };
         let nonce: [u8; 32] = rand::random();
+        let related = self.copies.related(&subject.root, &subject.key);
+        let count = AUDITED.div_ceil(related.max(1)).max(FEWEST_AUDITED);
         let (store, root, pin_name) = (self.depot.store().clone(), subject.root, self.pin_name);
         let sample = on_worker(move || {
             let Some(pin) = pin_of(&*store, root, pin_name)? else {
                 return Ok(Vec::new());
             };
-            sample(&*store, pin, &nonce)
+            sample(&*store, pin, &nonce, count)
         })
         .await?;
         if sample.is_empty() {
             return Ok(());
         }
-        let request = Request::Prove {
-            owner: self.owner().await?,
-            name: name_of(place)?,
-            nonce,
-            ids: sample.iter().map(|(id, _)| *id).collect(),
-        };
-        let passed = match self.depot.net().replica().ask(subject.peer, request).await {
-            Ok(Answer::Proofs(proofs)) => {
-                let expected = sample.iter().map(|(_, proof)| Some(*proof));
-                expected.eq(proofs)
+        let (owner, name) = (self.owner().await?, name_of(place)?);
+        let mut passed = true;
+        for part in sample.chunks(MAX_PROOFS) {
+            let request = Request::Prove {
+                owner,
+                name,
+                nonce,
+                ids: part.iter().map(|(id, _)| *id).collect(),
+            };
+            passed = match self.depot.net().replica().ask(subject.peer, request).await {
+                Ok(Answer::Proofs(proofs)) => {
+                    let expected = part.iter().map(|(_, proof)| Some(*proof));
+                    expected.eq(proofs)
+                }
+                Ok(Answer::Refused(Refusal::Unknown)) => false,
+                // Busy, or gone: nothing is known.
+                Ok(_) | Err(_) => return Ok(()),
+            };
+            if !passed {
+                break;
             }
-            Ok(Answer::Refused(Refusal::Unknown)) => false,
-            // Busy, or gone: nothing is known.
-            Ok(_) | Err(_) => return Ok(()),
-        };
+        }
         if !passed {
             tracing::warn!(peer = %subject.peer, backup = %subject.root, "a holder failed an audit");
         }
@@ -447,25 +464,29 @@ fn pin_of(store: &dyn Store, root: BlockId, name: &str) -> Result<Option<PinId>,
     Ok(fitting.next().map(|(pin, _)| pin))
 }
 
-/// Some blocks of a pin, with what a holder must answer: those that follow ids made of the nonce.
+/// Some blocks of a pin, with what a holder must answer. Which ones follows from the nonce; each is about as likely as any other.
 fn sample(
     store: &dyn Store,
     pin: PinId,
     nonce: &[u8; 32],
+    count: u32,
 ) -> Result<Vec<(BlockId, [u8; 32])>, Error> {
     let mut chosen = BTreeMap::new();
-    for part in 0..AUDITED as u8 {
+    for part in 0..count {
+        let random = proof(nonce, &part.to_be_bytes());
         let mut digest = [0; 48];
-        digest[..32].copy_from_slice(&proof(nonce, &[part]));
+        digest[..32].copy_from_slice(&random);
         let start = BlockId::from_sha384(digest);
-        let mut ids = store.pin_blocks(pin, Some(start), 1)?;
-        if ids.is_empty() {
-            ids = store.pin_blocks(pin, None, 1)?;
+        let mut ids = store.pin_blocks(pin, Some(start), SPREAD)?;
+        if ids.len() < SPREAD {
+            ids.extend(store.pin_blocks(pin, None, SPREAD - ids.len())?);
         }
-        for id in ids {
-            if let Some(block) = store.get(id)? {
-                chosen.insert(id, proof(nonce, block.bytes()));
-            }
+        let at = usize::from(random[31]) % ids.len().max(1);
+        if let Some(id) = ids.get(at)
+            && !chosen.contains_key(id)
+            && let Some(block) = store.get(*id)?
+        {
+            chosen.insert(*id, proof(nonce, block.bytes()));
         }
     }
     Ok(chosen.into_iter().collect())
@@ -494,4 +515,75 @@ fn terms_of(subject: &Subject, place: &Place, list: &ListInfo) -> Result<Terms, 
         digest: digest.as_slice().try_into().map_err(|_| wrong)?,
         copies: subject.kept.copies,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::block::Block;
+    use crate::store::{Keep, MemoryStore, StoreOptions};
+
+    fn pinned(count: u32) -> (MemoryStore, PinId, Vec<BlockId>) {
+        let store = MemoryStore::new(StoreOptions::default());
+        let pin = store.begin_pin("a backup").expect("begins");
+        let block = |n: u32| Block::new(n.to_be_bytes().to_vec().into()).expect("a block");
+        let blocks: Vec<Block> = (0..count).map(block).collect();
+        store.put(&blocks, Keep::Pinned(pin)).expect("room");
+        let mut ids: Vec<BlockId> = blocks.iter().map(Block::id).collect();
+        ids.sort();
+        (store, pin, ids)
+    }
+
+    /// In how many of 100 weeks of daily audits the loss of these is seen.
+    fn seen(store: &MemoryStore, pin: PinId, lost: &HashSet<BlockId>) -> usize {
+        let weeks = (0..100_u8).filter(|week| {
+            let mut days = 0..7_u8;
+            days.any(|day| {
+                let nonce = proof(&[7; 32], &[*week, day]);
+                let sample = sample(store, pin, &nonce, AUDITED).expect("reads");
+                assert!(sample.len() <= AUDITED as usize);
+                sample.iter().any(|(id, _)| lost.contains(id))
+            })
+        });
+        weeks.count()
+    }
+
+    #[test]
+    fn the_loss_of_one_block_in_a_hundred_is_seen_within_a_week() {
+        let (store, pin, ids) = pinned(1000);
+        let chance: HashSet<BlockId> = ids.iter().step_by(100).copied().collect();
+        let weeks = seen(&store, pin, &chance);
+        assert!(weeks >= 96, "{weeks} of 100 weeks");
+        // A holder lets go of those that follow another one most closely.
+        let gap = |pair: &[BlockId]| {
+            let place = |id: &BlockId| {
+                let (first, _) = id.digest().split_first_chunk::<16>().expect("48 bytes");
+                u128::from_be_bytes(*first)
+            };
+            place(&pair[1]) - place(&pair[0])
+        };
+        let mut close: Vec<(u128, BlockId)> =
+            ids.windows(2).map(|pair| (gap(pair), pair[1])).collect();
+        close.sort();
+        let close: HashSet<BlockId> = close.into_iter().take(10).map(|(_, id)| id).collect();
+        let weeks = seen(&store, pin, &close);
+        assert!(weeks >= 96, "{weeks} of 100 weeks");
+    }
+
+    #[test]
+    fn few_blocks_are_all_audited_and_none_is_no_fault() {
+        let (store, pin, _) = pinned(3);
+        assert_eq!(
+            sample(&store, pin, &[1; 32], AUDITED).expect("reads").len(),
+            3
+        );
+        let (store, pin, _) = pinned(0);
+        assert!(
+            sample(&store, pin, &[1; 32], AUDITED)
+                .expect("reads")
+                .is_empty()
+        );
+    }
 }
