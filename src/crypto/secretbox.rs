@@ -4,8 +4,7 @@
 //! same bytes must be given to open. A random nonce is safe for about 2^32 payloads a key (NIST SP 800-38D, 8.3); whoever uses
 //! this seals a few thousand at most. Deliberately not for blocks: their keys and nonces are those of [`super::aead`].
 
-use aes_gcm::aead::{AeadInOut, KeyInit};
-use aes_gcm::{Aes256Gcm, Nonce, Tag};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
 use super::aead::{TAG_BYTES, WrongKey};
@@ -29,14 +28,12 @@ fn seal_with(key: &Key, nonce: [u8; NONCE_BYTES], context: &[u8], plain: &[u8]) 
     let mut sealed = Vec::with_capacity(plain.len() + OVERHEAD_BYTES);
     sealed.extend_from_slice(&nonce);
     sealed.extend_from_slice(plain);
-    let tag = Aes256Gcm::new(key.as_bytes().into())
-        .encrypt_inout_detached(
-            &Nonce::from(nonce),
-            context,
-            (&mut sealed[NONCE_BYTES..]).into(),
-        )
+    let (_, plain) = sealed.split_at_mut(NONCE_BYTES);
+    let nonce = Nonce::assume_unique_for_key(nonce);
+    let tag = cipher(key)
+        .seal_in_place_separate_tag(nonce, Aad::from(context), plain)
         .expect("a secret is far below the 64 GiB limit of AES-GCM");
-    sealed.extend_from_slice(&tag);
+    sealed.extend_from_slice(tag.as_ref());
     sealed
 }
 
@@ -45,19 +42,20 @@ fn seal_with(key: &Key, nonce: [u8; NONCE_BYTES], context: &[u8], plain: &[u8]) 
 /// # Errors
 /// [`WrongKey`] when the key or `context` is another one, or the bytes were changed.
 pub fn open(key: &Key, context: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, WrongKey> {
-    let (nonce, rest) = sealed.split_first_chunk().ok_or(WrongKey)?;
-    let (body, tag) = rest.split_last_chunk::<TAG_BYTES>().ok_or(WrongKey)?;
-    let nonce: &[u8; NONCE_BYTES] = nonce;
-    let mut plain = Zeroizing::new(body.to_vec());
-    Aes256Gcm::new(key.as_bytes().into())
-        .decrypt_inout_detached(
-            &Nonce::from(*nonce),
-            context,
-            plain.as_mut_slice().into(),
-            &Tag::from(*tag),
-        )
-        .map_err(|_| WrongKey)?;
+    let (nonce, rest) = sealed.split_first_chunk::<NONCE_BYTES>().ok_or(WrongKey)?;
+    let nonce = Nonce::assume_unique_for_key(*nonce);
+    let mut plain = Zeroizing::new(rest.to_vec());
+    let len = cipher(key)
+        .open_in_place(nonce, Aad::from(context), &mut plain)
+        .map_err(|_| WrongKey)?
+        .len();
+    plain.truncate(len);
     Ok(plain)
+}
+
+fn cipher(key: &Key) -> LessSafeKey {
+    // "Less safe" because the caller chooses the nonce: here a random one each time.
+    LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_bytes()).expect("a key has 32 bytes"))
 }
 
 #[cfg(test)]
