@@ -14,7 +14,7 @@ use crate::sample::noise;
 use crate::terminal::on_a_terminal;
 
 /// Directories in each directory of a bundle that repeats itself.
-const WIDTH: usize = 175;
+const WIDTH: usize = 200;
 
 fn utf8(path: &Path) -> &str {
     path.to_str().expect("utf-8")
@@ -39,7 +39,7 @@ fn names_in(dir: &Path) -> BTreeSet<Vec<u8>> {
         .collect()
 }
 
-/// A link to 30,800 directories that differ in their numbers only, and so are named in little.
+/// A link to 40,200 directories that differ in their numbers only, and so are named in little.
 fn repeating(dir: &Path, data: &Path) -> String {
     let root = dir.join("many");
     let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
@@ -79,8 +79,8 @@ fn a_bundle_that_repeats_itself_is_written_only_when_somebody_says_so() {
     fails(&refused, 12, "it repeats itself, perhaps to fill the disk");
     fails(&refused, 12, "--yes");
     assert_eq!(names_in(&home), BTreeSet::new(), "nothing is left");
-    let refused = get_in(&home, &data, &link, &["-o", "x", "--max-files", "30000"]);
-    fails(&refused, 12, "more than the 30000 that may come");
+    let refused = get_in(&home, &data, &link, &["-o", "x", "--max-files", "40000"]);
+    fails(&refused, 12, "more than the 40000 that may come");
     let refused = get_in(&home, &data, &link, &["-o", "x", "--json"]);
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
     let last: Value = serde_json::from_str(told.lines().last().expect("a line")).expect("json");
