@@ -76,7 +76,11 @@ fn a_bundle_that_repeats_itself_is_written_only_when_somebody_says_so() {
     let link = repeating(dir.path(), &data);
 
     let refused = get_in(&home, &data, &link, &["-o", "x"]);
-    fails(&refused, 12, "the bundle repeats itself, perhaps to fill the disk");
+    fails(
+        &refused,
+        12,
+        "the bundle repeats itself, perhaps to fill the disk",
+    );
     fails(&refused, 12, "--yes");
     assert_eq!(names_in(&home), BTreeSet::new(), "nothing is left");
     let refused = get_in(&home, &data, &link, &["-o", "x", "--max-files", "40000"]);
