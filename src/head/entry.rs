@@ -2,18 +2,19 @@
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
-use super::Error;
+use super::{Error, MAX_SKEW_MS};
 use crate::block::Link;
 use crate::crypto::key::Key;
 use crate::crypto::secretbox;
 use crate::id::BlockId;
+use crate::time::Timestamp;
 use crate::wire::head as wire;
 
 /// Bytes of a sealed key: nonce, key, tag.
 pub const SEALED_BYTES: usize = 12 + Key::BYTES + 16;
 
 const MACHINE_DOMAIN: &[u8] = b"libernet machine v1";
-const ENTRY_DOMAIN: &[u8] = b"libernet head entry v1";
+const ENTRY_DOMAIN: &[u8] = b"libernet head entry v2";
 
 /// The owner's signature that admits a machine.
 pub fn certify(owner: &SigningKey, machine: &[u8; 32]) -> [u8; 64] {
@@ -32,7 +33,11 @@ fn admission(machine: &[u8; 32]) -> Vec<u8> {
     [MACHINE_DOMAIN, machine].concat()
 }
 
-/// Where a machine's newest log is. Signed by the machine; anybody can read it but for the key that opens the log.
+/// Where a log of a machine is. Signed by the machine; anybody can read it but for the key that
+/// opens the log.
+///
+/// A sequence is at most [`MAX_SKEW_MS`] ahead of the entry's time, and no entry is taken that is
+/// so far ahead of the taker's clock: so nobody can use up the sequences of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeadEntry {
     owner: [u8; 32],
@@ -46,8 +51,10 @@ pub struct HeadEntry {
 }
 
 impl HeadEntry {
-    /// An entry of `machine`, whose certificate is that of `owner`. `sequence` must be higher than in any entry that this machine
-    /// signed before; `sealing_key` is that of [`sealing_key`](super::sealing_key).
+    /// An entry of `machine`, whose certificate is that of `owner`. `sequence` is that of
+    /// [`HeadRecord::next_sequence`](super::HeadRecord::next_sequence); a time that it is too far
+    /// ahead of is moved on, so that a clock that is behind holds up no backup. `sealing_key` is
+    /// that of [`sealing_key`](super::sealing_key).
     pub fn sign(
         owner: &[u8; 32],
         machine: &SigningKey,
@@ -62,7 +69,7 @@ impl HeadEntry {
             machine: machine.verifying_key().to_bytes(),
             certificate: *certificate,
             sequence,
-            time_ms,
+            time_ms: time_ms.max(sequence.saturating_sub(MAX_SKEW_MS)),
             log: log.id,
             sealed: [0; SEALED_BYTES],
             signature: [0; 64],
@@ -117,26 +124,50 @@ impl HeadEntry {
         })
     }
 
-    /// What decides between two entries of one machine: the sequence, then the bytes. The same order decides who stays when
-    /// there are too many machines.
-    pub(super) fn rank(&self) -> (u64, Vec<u8>) {
-        use prost::Message;
-        (self.sequence, self.to_wire().encode_to_vec())
+    /// Whether it was made no later than a clock can say by mistake.
+    pub fn is_timely(&self, now: Timestamp) -> bool {
+        self.time_ms <= now.0.saturating_add(MAX_SKEW_MS)
     }
 
-    /// Checks both signatures. `number` names the entry in errors.
-    pub(super) fn validate(&self, owner: &VerifyingKey, number: usize) -> Result<(), Error> {
+    /// What tells the newer of two entries of one machine: the sequence, then the signature, which
+    /// no two entries share. The same order decides which machines stay when there are too many.
+    pub(super) const fn rank(&self) -> (u64, &[u8; 64]) {
+        (self.sequence, &self.signature)
+    }
+
+    /// The owner's signature that admits the machine.
+    pub(super) const fn certificate(&self) -> &[u8; 64] {
+        &self.certificate
+    }
+
+    /// Checks the certificate. `number` names the entry in errors.
+    pub(super) fn check_certificate(
+        &self,
+        owner: &VerifyingKey,
+        number: usize,
+    ) -> Result<(), Error> {
+        let certificate = Signature::from_bytes(&self.certificate);
         owner
-            .verify_strict(
-                &admission(&self.machine),
-                &Signature::from_bytes(&self.certificate),
-            )
-            .map_err(|_| Error::BadCertificate(number))?;
+            .verify_strict(&admission(&self.machine), &certificate)
+            .map_err(|_| Error::BadCertificate(number))
+    }
+
+    /// Checks the sequence and the machine's signature. `number` names the entry in errors.
+    pub(super) fn check_signature(&self, number: usize) -> Result<(), Error> {
+        self.check_sequence()?;
         VerifyingKey::from_bytes(&self.machine)
             .and_then(|machine| {
                 machine.verify_strict(&self.message(), &Signature::from_bytes(&self.signature))
             })
             .map_err(|_| Error::BadSignature(number))
+    }
+
+    /// Whether the sequence is one that may be at the entry's time.
+    fn check_sequence(&self) -> Result<(), Error> {
+        match self.sequence > self.time_ms.saturating_add(MAX_SKEW_MS) {
+            true => Err(Error::AheadOfItsTime),
+            false => Ok(()),
+        }
     }
 
     /// All fields that the sealed key is bound to, each of fixed size but the last.
@@ -159,8 +190,6 @@ impl HeadEntry {
 
     pub(super) fn to_wire(&self) -> wire::Entry {
         wire::Entry {
-            machine: self.machine.to_vec().into(),
-            certificate: self.certificate.to_vec().into(),
             sequence: self.sequence,
             time_ms: self.time_ms,
             log: self.log.to_multihash().into(),
@@ -169,18 +198,25 @@ impl HeadEntry {
         }
     }
 
-    pub(super) fn from_wire(owner: &[u8; 32], entry: &wire::Entry) -> Result<Self, Error> {
-        Ok(Self {
+    pub(super) fn from_wire(
+        owner: &[u8; 32],
+        machine: &[u8; 32],
+        certificate: &[u8; 64],
+        entry: &wire::Entry,
+    ) -> Result<Self, Error> {
+        let entry = Self {
             owner: *owner,
-            machine: exact(&entry.machine, "a machine's key has 32 bytes")?,
-            certificate: exact(&entry.certificate, "a certificate has 64 bytes")?,
+            machine: *machine,
+            certificate: *certificate,
             sequence: entry.sequence,
             time_ms: entry.time_ms,
             log: BlockId::from_multihash(&entry.log)
                 .map_err(|_| Error::Malformed("a log is named by a multihash"))?,
             sealed: exact(&entry.sealed, "a sealed key has 60 bytes")?,
             signature: exact(&entry.signature, "a signature has 64 bytes")?,
-        })
+        };
+        entry.check_sequence()?;
+        Ok(entry)
     }
 }
 

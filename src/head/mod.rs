@@ -1,20 +1,26 @@
-//! Head records: where the newest log of each of an owner's machines is.
+//! Head records: where the logs of each of an owner's machines are.
 //!
-//! A [`HeadRecord`] is small, public and checkable by anybody without a secret: its key in the DHT ([`head_id`]) is a hash of the
-//! owner's public key, the owner's signature (the certificate) admits each machine, and each [`HeadEntry`] is signed by its
-//! machine. Only who knows the owner's sealing key reads which key opens a log.
+//! A [`HeadRecord`] is small and can be checked by anybody without a secret: the owner's signature
+//! (the certificate) admits each machine, and each [`HeadEntry`] is signed by its machine. Only who
+//! knows the owner's sealing key reads which key opens a log.
+//!
+//! A record is a history. Whoever has copied a machine's key signs entries as that machine does, so
+//! what is newest proves nothing: entries of before stay beside it (`history`), and who reads them
+//! goes past an entry that leads nowhere.
 //!
 //! Invariants:
-//! - Bytes have one reading and a record one form: `decode` refuses whatever `encode` would have written otherwise.
-//! - [`HeadRecord::merge`] is commutative, associative and idempotent, so that it does not matter who heard what first, and an
-//!   old entry never takes the place of a newer one.
+//! - Bytes have one reading: `decode` refuses whatever `encode` would have written otherwise.
+//! - However records are merged, the entries with the highest sequences are the same, and what came
+//!   first of a day stays for [`HISTORY_MS`] whatever comes later, as long as it fits.
+//! - No sequence is ahead of its time, and no entry is taken that is ahead of the taker's clock.
 //!
-//! A `HeadRecord` in hand has the right form; whether its signatures hold is known only after [`HeadRecord::validate`].
+//! A `HeadRecord` in hand has the right form; whether its signatures hold is known only after
+//! [`HeadRecord::validate`].
 //!
-//! Deliberately absent: clock, network, storage, and what a log says. Nobody can take a machine back: an owner who no longer
-//! trusts one makes a new owner.
+//! Deliberately absent: clock, network, storage, and what a log says.
 
 mod entry;
+mod history;
 mod record;
 
 use zeroize::Zeroizing;
@@ -26,10 +32,19 @@ pub use entry::{HeadEntry, SEALED_BYTES, certify, is_admitted};
 pub use record::HeadRecord;
 
 /// Longest record in bytes.
-pub const MAX_RECORD_BYTES: usize = 12 << 10;
+pub const MAX_RECORD_BYTES: usize = 32 << 10;
 /// Most machines of one owner.
-pub const MAX_ENTRIES: usize = 32;
+pub const MAX_MACHINES: usize = 32;
+/// Most entries of one record: as many as fit.
+pub const MAX_ENTRIES: usize = MAX_RECORD_BYTES / history::ENTRY_BYTES;
+/// Newest entries of each machine that stay whatever their times are.
+pub const NEWEST: usize = 16;
+/// For how long the first entry of each day stays, in milliseconds.
+pub const HISTORY_MS: u64 = 75 * DAY_MS;
+/// How far clocks may differ, in milliseconds.
+pub const MAX_SKEW_MS: u64 = DAY_MS;
 
+const DAY_MS: u64 = 24 * 3600 * 1000;
 const HEAD_DOMAIN: &[u8] = b"libernet head v1";
 const SEALING_CONTEXT: &str = "libernet 2026-11 head sealing key";
 
@@ -41,14 +56,26 @@ pub enum Error {
     #[error("a head record has at most {MAX_RECORD_BYTES} bytes, not {0}")]
     TooLarge(usize),
     /// Of a version that this program does not know.
-    #[error("a head record of version {0} needs a newer libernet")]
+    #[error("a head record of version {0} is not one that this libernet reads")]
     UnknownVersion(u32),
     /// Not a record, cut, or written in another way than ours.
     #[error("not a head record: {0}")]
     Malformed(&'static str),
     /// More machines than a record may name.
-    #[error("an owner has at most {MAX_ENTRIES} machines")]
+    #[error("an owner has at most {MAX_MACHINES} machines")]
     TooManyMachines,
+    /// More entries than a record may have.
+    #[error("a head record has at most {MAX_ENTRIES} entries")]
+    TooManyEntries,
+    /// An entry's sequence could be reached by no machine at the time that the entry says.
+    #[error("an entry's sequence is ahead of its time")]
+    AheadOfItsTime,
+    /// All entries were made so far in the future that one of the clocks is wrong.
+    #[error("the head record was made in the future: one of the clocks is wrong")]
+    FromTheFuture,
+    /// There is no higher sequence.
+    #[error("the sequences of this machine are used up")]
+    NoSequenceLeft,
     /// The record is of another owner than the key it was found under, or than the other record.
     #[error("the head record is of another owner")]
     OtherOwner,

@@ -20,7 +20,7 @@ use super::types::{Access, StoreOptions, Unwritable};
 /// Longest key of a record in bytes.
 pub const MAX_RECORD_KEY_BYTES: usize = 512;
 /// Longest value of a record in bytes: the largest packet of Kademlia.
-pub const MAX_RECORD_VALUE_BYTES: usize = 16 << 10;
+pub const MAX_RECORD_VALUE_BYTES: usize = 36 << 10;
 
 /// First byte of the keys of the shelf's own counters; tables use the numbers of [`RecordTable`].
 const COUNT_TAG: u8 = 0xff;

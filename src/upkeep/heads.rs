@@ -1,8 +1,9 @@
 //! Looks after the owners' heads that this node keeps: finds newer ones, keeps the logs that they name, and publishes them again, so
 //! that a backup is found even when its owner has been away for years.
 //!
-//! For each kept head there is one pin, named after it, of the log blocks. When the logs change, a new pin is made before the old
-//! one is removed. As long as one of the logs can't be had, the logs of before stay pinned besides.
+//! For each kept head there is one pin, named after it, of the log blocks: those of the newest entries, and those of earlier ones as
+//! far as they can be had. When the logs change, a new pin is made before the old one is removed. As long as a newest log can't be
+//! had, the logs of before stay pinned besides.
 //!
 //! A head that is kept because its owner's backups are leased here has a lease of its own in the pin's place (`hold`): its logs count within what is lent,
 //! and are fetched only while there is room. It is let go some time after the owner's last lease has ended here (`policy`).
@@ -28,7 +29,7 @@ use self::hold::{HeadHold, Hold, Reason};
 use self::policy::{Action, Facts, Leased, Owed};
 use crate::block::{BlockSource, GetError};
 use crate::depot::Depot;
-use crate::head::{HeadRecord, MAX_ENTRIES, head_id};
+use crate::head::{HeadEntry, HeadRecord, MAX_ENTRIES, head_id};
 use crate::id::BlockId;
 use crate::lease::Held;
 use crate::store::{self, PinInfo, Store};
@@ -44,8 +45,10 @@ pub use policy::GRACE;
 pub const EVERY: Duration = Duration::from_secs(3600);
 /// How long to wait for a first peer before looking again.
 const LONELY: Duration = Duration::from_secs(2);
-/// How long to look for a log.
+/// How long to look for a newest log.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The part of that for which an earlier log is looked for: it is often gone everywhere.
+const EARLIER_PART: u32 = 12;
 /// Heads that are looked after at the same time.
 const HEADS_AT_ONCE: usize = 4;
 /// Logs of one head that are fetched at the same time.
@@ -354,7 +357,7 @@ impl Keeper<'_> {
     async fn logs(&self, id: BlockId) -> Result<BTreeSet<BlockId>, Error> {
         let record = self.depot.net().heads().local(id).await?;
         let entries = record.iter().flat_map(HeadRecord::entries);
-        Ok(entries.map(|entry| entry.log_id()).collect())
+        Ok(entries.map(HeadEntry::log_id).collect())
     }
 
     async fn look_after(&self, charge: Charge) -> Result<(), Error> {
@@ -384,8 +387,9 @@ impl Keeper<'_> {
         record: &HeadRecord,
         reason: Reason,
     ) -> Result<(), Error> {
-        let logs = record.entries().iter().map(|entry| entry.log_id());
-        let logs: BTreeSet<BlockId> = logs.collect();
+        let newest = record.newest().map(HeadEntry::log_id);
+        let newest: BTreeSet<BlockId> = newest.collect();
+        let logs: BTreeSet<BlockId> = record.entries().map(HeadEntry::log_id).collect();
         let old = self.holds_of(id).await?;
         let before: BTreeSet<BlockId> = old.iter().flat_map(|hold| hold.logs.clone()).collect();
         let is_same = old.len() == 1 && old.iter().all(|hold| hold.is_for(reason));
@@ -400,6 +404,7 @@ impl Keeper<'_> {
             hold,
             reason,
             logs: &logs,
+            newest: &newest,
             before: &before,
             may_stay: is_same || old.is_empty(),
         };
@@ -425,13 +430,21 @@ impl Keeper<'_> {
             hold,
             reason,
             logs,
+            newest,
             before,
             may_stay,
         } = fill;
         let session = self.depot.session(self.patience, hold.keep());
-        let mut fetched = futures::stream::iter(logs.clone())
+        let patience = self.patience / EARLIER_PART;
+        let glance = self.depot.session(patience, hold.keep());
+        let mut wanted: Vec<BlockId> = newest.iter().copied().collect();
+        wanted.extend(logs.difference(newest));
+        let mut fetched = futures::stream::iter(wanted)
             .map(|log| {
-                let session = session.clone();
+                let session = match newest.contains(&log) {
+                    true => session.clone(),
+                    false => glance.clone(),
+                };
                 async move {
                     // How large a log is shows when it is here. While there is no room at all, none is looked for.
                     if !self.fits(hold, log, 1).await? {
@@ -465,20 +478,21 @@ impl Keeper<'_> {
                 }
             }
         }
-        let missing = logs.len() - here.len();
-        let result = match logs.difference(&here).next().copied() {
+        let missing = newest.difference(&here).count();
+        let result = match newest.difference(&here).next().copied() {
             None => Ok(()),
             Some(first) if no_room => Err(Error::Full { missing, first }),
             Some(first) => Err(Error::Missing { missing, first }),
         };
+        let is_no_gain = here == *before || (result.is_err() && here.is_subset(before));
+        if is_no_gain && may_stay {
+            self.remove(hold).await?;
+            return Ok(Filled {
+                replaces: false,
+                result,
+            });
+        }
         if result.is_err() {
-            if here.is_subset(before) && may_stay {
-                self.remove(hold).await?;
-                return Ok(Filled {
-                    replaces: false,
-                    result,
-                });
-            }
             // Bounded, so that an owner whose logs are never to be had does not fill the disk.
             let stay: Vec<_> = before.iter().copied().take(MAX_ENTRIES).collect();
             here.extend(&stay);
@@ -561,6 +575,8 @@ struct Fill<'a> {
     hold: Hold,
     reason: Reason,
     logs: &'a BTreeSet<BlockId>,
+    /// Those of the newest entries.
+    newest: &'a BTreeSet<BlockId>,
     /// The logs that are held already.
     before: &'a BTreeSet<BlockId>,
     /// Whether it may stay as it is: nothing holds them, or one of the same kind.

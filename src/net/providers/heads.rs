@@ -11,7 +11,7 @@ use libp2p::PeerId;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::inbox::{How, Merged, Own, Tally};
+use super::inbox::{How, Merged, Own, Tally, Verdict};
 use super::{Command, Error};
 use crate::head::HeadRecord;
 use crate::id::BlockId;
@@ -33,6 +33,15 @@ pub struct PublishReport {
     pub stored_by: usize,
     /// Peers that were asked to: those nearest to the key.
     pub asked: usize,
+}
+
+/// What a search found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FoundHead {
+    /// All that holds, together.
+    pub record: Option<HeadRecord>,
+    /// What each peer told that told something that holds.
+    pub told: Vec<(PeerId, HeadRecord)>,
 }
 
 /// What was not used of what peers sent, since the start.
@@ -102,7 +111,16 @@ impl Heads {
     /// # Errors
     /// [`Error::Stopping`]. Finding nothing is no error.
     pub async fn find(&self, id: BlockId) -> Result<Option<HeadRecord>, Error> {
-        self.search(id, FIND_TIMEOUT).await
+        Ok(self.search(id, FIND_TIMEOUT, true).await?.record)
+    }
+
+    /// As [`find_soon`](Self::find_soon), without what is here: what somebody else would find who
+    /// is connected as this node is.
+    ///
+    /// # Errors
+    /// [`Error::Stopping`]. Finding nothing is no error.
+    pub async fn find_elsewhere(&self, id: BlockId) -> Result<FoundHead, Error> {
+        self.search(id, GRACE, false).await
     }
 
     /// As [`find`](Self::find), for somebody who waits: once an answer holds, further ones have
@@ -111,11 +129,16 @@ impl Heads {
     ///
     /// # Errors
     /// [`Error::Stopping`]. Finding nothing is no error.
-    pub async fn find_soon(&self, id: BlockId) -> Result<Option<HeadRecord>, Error> {
-        self.search(id, GRACE).await
+    pub async fn find_soon(&self, id: BlockId) -> Result<FoundHead, Error> {
+        self.search(id, GRACE, true).await
     }
 
-    async fn search(&self, id: BlockId, grace: Duration) -> Result<Option<HeadRecord>, Error> {
+    async fn search(
+        &self,
+        id: BlockId,
+        grace: Duration,
+        with_local: bool,
+    ) -> Result<FoundHead, Error> {
         let key = id.to_multihash();
         let answers = {
             let _search = self.searches.acquire().await.map_err(|_| Error::Stopping)?;
@@ -129,11 +152,21 @@ impl Heads {
             .await?;
             collect(answers, id, grace).await
         };
-        let verdict = self.ask(|reply| Own::Judge { id, answers, reply }).await?;
-        if let Some(record) = &verdict.record
-            && !verdict.stale.is_empty()
+        let judge = |reply| Own::Judge {
+            id,
+            answers,
+            with_local,
+            reply,
+        };
+        let Verdict {
+            record,
+            told,
+            stale,
+        } = self.ask(judge).await?;
+        if let Some(record) = &record
+            && !stale.is_empty()
         {
-            let mut peers = verdict.stale;
+            let mut peers = stale;
             peers.truncate(MAX_UPDATED);
             // Nobody waits for the outcome.
             let (reply, _) = oneshot::channel();
@@ -145,7 +178,7 @@ impl Heads {
             })
             .await?;
         }
-        Ok(verdict.record)
+        Ok(FoundHead { record, told })
     }
 
     /// The record of an owner that is here: kept, or passing by.

@@ -1,5 +1,5 @@
-//! Checks head records, off the task that owns the network, and is the only one that writes them: so what is stored is valid, and a
-//! stale record never takes the place of a newer one.
+//! Checks head records, off the task that owns the network, and is the only one that writes them: so what is stored is valid, and
+//! whatever is offered is added to what is here, as far as it stays: see [`head`].
 //!
 //! One thread does one job after the other. What peers offer waits in a queue with a bound in all and for each peer; what does not fit
 //! is dropped and counted: it is offered again. Jobs of this node itself have places of their own.
@@ -19,6 +19,7 @@ use super::stored::Value;
 use super::values::{NotStored, Values};
 use crate::head::{self, HeadRecord, MAX_RECORD_BYTES};
 use crate::id::BlockId;
+use crate::time::Timestamp;
 
 /// How long a head that nobody here keeps stays after it was put last.
 pub const HEAD_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -26,7 +27,7 @@ pub const HEAD_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub const MAX_KEPT_HEADS: usize = 1024;
 /// The expiry of a record that is put again unchanged is written only when it moves by more than this.
 const REFRESH: Duration = Duration::from_secs(24 * 60 * 60);
-/// Records of peers that wait to be checked: at most some 4 ms of work each.
+/// Records of peers that wait to be checked: at most some 12 ms of work each.
 pub(super) const MAX_OFFERED: usize = 256;
 /// Records of one peer that wait to be checked.
 pub(super) const MAX_OFFERED_BY_PEER: usize = 32;
@@ -68,10 +69,13 @@ pub(in crate::net) struct Merged {
 }
 
 /// What a search's answers come to.
+#[derive(Default)]
 pub(in crate::net) struct Verdict {
-    /// Everything valid, with what is here.
+    /// Everything valid, with what is here if that was asked for.
     pub(super) record: Option<HeadRecord>,
-    /// Peers that have something older.
+    /// Records of peers that hold, by who gave them.
+    pub(super) told: Vec<(PeerId, HeadRecord)>,
+    /// Peers that lack something.
     pub(super) stale: Vec<PeerId>,
 }
 
@@ -89,6 +93,8 @@ pub(in crate::net) enum Own {
     Judge {
         id: BlockId,
         answers: Vec<(PeerId, Vec<u8>)>,
+        /// Whether what is here counts, too.
+        with_local: bool,
         reply: oneshot::Sender<Verdict>,
     },
     Kept {
@@ -229,7 +235,12 @@ impl Checker {
         match job {
             Own::Local { id, reply } => drop(reply.send(self.local(&id))),
             Own::Merge { record, how, reply } => drop(reply.send(self.merge(&record, how))),
-            Own::Judge { id, answers, reply } => drop(reply.send(self.judge(&id, &answers))),
+            Own::Judge {
+                id,
+                answers,
+                with_local,
+                reply,
+            } => drop(reply.send(self.judge(&id, &answers, with_local))),
             Own::Kept { reply } => drop(reply.send(self.kept.iter().copied().collect())),
             Own::Release { id, reply } => drop(reply.send(self.release(&id))),
         }
@@ -247,9 +258,12 @@ impl Checker {
             return Ok(());
         }
         let record = HeadRecord::decode(bytes)?;
-        record.validate(&id)?;
-        let merged = match self.local(&id) {
-            Some(local) => local.merge(&record)?,
+        let local = self.local(&id);
+        record.validate_beyond(&id, local.as_ref())?;
+        let now = self.values.now();
+        let record = record.timely(now)?;
+        let merged = match local {
+            Some(local) => local.merge(&record, now)?,
             None => record,
         };
         self.store(&id, &merged, Some(peer))
@@ -309,12 +323,12 @@ impl Checker {
     fn merge(&mut self, record: &HeadRecord, how: How) -> Result<Merged, Error> {
         let id = record.id();
         let local = self.local(&id);
-        if local.as_ref() != Some(record) {
-            record.validate(&id)?;
-        }
+        record.validate_beyond(&id, local.as_ref())?;
+        let now = self.values.now();
+        let record = record.clone().timely(now)?;
         let record = match local {
-            Some(local) => local.merge(record)?,
-            None => record.clone(),
+            Some(local) => local.merge(&record, now)?,
+            None => record,
         };
         let newly_kept = how == How::Keep && !self.kept.contains(&id);
         let stored = if newly_kept {
@@ -335,16 +349,19 @@ impl Checker {
         })
     }
 
-    fn judge(&mut self, id: &BlockId, answers: &[(PeerId, Vec<u8>)]) -> Verdict {
+    /// Entries from the future count only when there are no others: then it may be the clock of
+    /// this machine that is wrong.
+    fn judge(&mut self, id: &BlockId, answers: &[(PeerId, Vec<u8>)], with_local: bool) -> Verdict {
         // Most peers have the same: each record is checked once.
         let mut checked: BTreeMap<&[u8], Option<HeadRecord>> = BTreeMap::new();
-        let local = self.local(id);
-        let mut best = local.clone();
+        let (now, local) = (self.values.now(), self.local(id));
+        let (mut best, mut untimely) = (local.clone().filter(|_| with_local), None);
         for (peer, bytes) in answers {
             if checked.contains_key(bytes.as_slice()) {
                 continue;
             }
-            let record = match check(id, bytes, local.as_ref()) {
+            let known = best.as_ref().or(local.as_ref());
+            let record = match check(id, bytes, known) {
                 Ok(record) => Some(record),
                 Err(error) => {
                     tracing::debug!(%peer, %error, "a peer answered with a head record that does not hold");
@@ -352,28 +369,33 @@ impl Checker {
                 }
             };
             if let Some(record) = &record {
-                // The owner is the same, because the key is.
-                best = best.map_or_else(|| Some(record.clone()), |best| best.merge(record).ok());
+                match record.clone().timely(now) {
+                    Ok(timely) => best = joined(best, timely, now),
+                    Err(_) => untimely = joined(untimely, record.clone(), now),
+                }
             }
             checked.insert(bytes, record);
         }
-        let mut stale = Vec::new();
+        let mut verdict = Verdict::default();
         for (peer, bytes) in answers {
             match checked.get(bytes.as_slice()) {
-                Some(Some(record)) if best.as_ref() != Some(record) => stale.push(*peer),
-                Some(Some(_)) => {}
+                Some(Some(record)) => {
+                    if best.as_ref().is_some_and(|best| !record.has_all_of(best)) {
+                        verdict.stale.push(*peer);
+                    }
+                    verdict.told.push((*peer, record.clone()));
+                }
                 _ => self.tally.refuse(),
             }
         }
-        if let (Some(_), Some(best)) = (&local, &best)
-            && let Err(error) = self.store(id, best, None)
+        if let (Some(local), Some(best)) = (local, &best)
+            && let Ok(whole) = local.merge(best, now)
+            && let Err(error) = self.store(id, &whole, None)
         {
             tracing::debug!(%error, "a newer head record was not stored");
         }
-        Verdict {
-            record: best,
-            stale,
-        }
+        verdict.record = best.or(untimely);
+        verdict
     }
 
     fn release(&mut self, id: &BlockId) -> Result<bool, Error> {
@@ -391,13 +413,20 @@ impl Checker {
 fn check(
     id: &BlockId,
     bytes: &[u8],
-    local: Option<&HeadRecord>,
+    valid: Option<&HeadRecord>,
 ) -> Result<HeadRecord, head::Error> {
     let record = HeadRecord::decode(bytes)?;
-    if local != Some(&record) {
-        record.validate(id)?;
-    }
+    record.validate_beyond(id, valid)?;
     Ok(record)
+}
+
+/// Two records of one owner as one.
+fn joined(known: Option<HeadRecord>, more: HeadRecord, now: Timestamp) -> Option<HeadRecord> {
+    match known {
+        // The owner is the same, because the name is.
+        Some(known) => known.merge(&more, now).ok(),
+        None => Some(more),
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,10 @@ use crate::time::ManualClock;
 use ed25519_dalek::SigningKey;
 
 fn record(owner: u8, sequence: u64) -> HeadRecord {
+    record_at(owner, sequence, 0)
+}
+
+fn record_at(owner: u8, sequence: u64, time_ms: u64) -> HeadRecord {
     let owner = SigningKey::from_bytes(&[owner; 32]);
     let machine = SigningKey::from_bytes(&[200; 32]);
     let link = Link {
@@ -20,7 +24,7 @@ fn record(owner: u8, sequence: u64) -> HeadRecord {
         &machine,
         &certify(&owner, &machine.verifying_key().to_bytes()),
         sequence,
-        0,
+        time_ms,
         &link,
         &[1; 32],
     ))
@@ -112,29 +116,72 @@ fn who_brought_most_gives_way_to_who_brought_less() {
 }
 
 #[test]
-fn a_stale_record_never_takes_the_place_of_a_newer_one() {
+fn what_is_offered_is_added_and_takes_nobodys_place() {
     let (mut checker, _) = checker(Bounds::default());
     let (newer, older) = (record(1, 5), record(1, 4));
     let id = newer.id();
     offer(&mut checker, &newer, PeerId::random()).expect("room");
     let counted = checker.values.writer.ledger.counts().clone();
     offer(&mut checker, &older, PeerId::random()).expect("it holds");
-    assert_eq!(checker.local(&id), Some(newer.clone()));
+    let now = checker.values.now();
+    let both = newer.merge(&older, now).expect("one owner");
+    assert_eq!(checker.local(&id), Some(both.clone()));
     assert_eq!(*checker.values.writer.ledger.counts(), counted);
     let merged = checker.merge(&older, How::Keep).expect("it holds");
-    assert_eq!(merged.record, newer);
-    assert_eq!(checker.local(&id), Some(newer.clone()));
+    assert_eq!(merged.record, both);
     let verdict = checker.judge(
         &id,
         &[
             (PeerId::random(), older.encode()),
             (PeerId::random(), newer.encode()),
             (PeerId::random(), record(2, 9).encode()),
+            (PeerId::random(), both.encode()),
         ],
+        true,
     );
-    assert_eq!(verdict.record, Some(newer));
-    assert_eq!(verdict.stale.len(), 1);
+    assert_eq!(verdict.record, Some(both));
+    assert_eq!((verdict.stale.len(), verdict.told.len()), (2, 3));
     assert_eq!(checker.tally.refused.load(Ordering::Relaxed), 1);
+}
+
+/// The attack: who has copied a machine's key signs an entry that can never be followed.
+#[test]
+fn an_entry_from_the_future_is_taken_by_nobody_and_found_only_without_others() {
+    let (mut checker, _) = checker(Bounds::default());
+    let (honest, late) = (record(1, 5), record(1, u64::MAX));
+    let (id, peer) = (honest.id(), PeerId::random());
+    let future = Err(Error::Head(head::Error::FromTheFuture));
+    assert_eq!(offer(&mut checker, &late, peer), future);
+    offer(&mut checker, &honest, peer).expect("room");
+    assert_eq!(offer(&mut checker, &late, peer), future);
+    for how in [How::Keep, How::Pass] {
+        let refused = checker.merge(&late, how).err();
+        assert_eq!(refused, Some(Error::Head(head::Error::FromTheFuture)));
+    }
+    assert_eq!(checker.local(&id), Some(honest.clone()));
+    let answers = [(peer, late.encode()), (peer, honest.encode())];
+    let verdict = checker.judge(&id, &answers, false);
+    assert_eq!(verdict.record, Some(honest));
+    // Alone it may be true, and the clock here be wrong.
+    let verdict = checker.judge(&id, &answers[..1], false);
+    assert_eq!(verdict.record, Some(late));
+}
+
+/// The attack: entries without end, of a key that was copied, to a node that keeps the head or that
+/// it only passes by.
+#[test]
+fn what_was_here_before_a_flood_is_here_after_it() {
+    let (mut checker, clock) = checker(Bounds::default());
+    clock.advance(Duration::from_secs(1_000 * 24 * 3600));
+    let (honest, peer) = (record_at(1, 5, checker.values.now().0), PeerId::random());
+    offer(&mut checker, &honest, peer).expect("room");
+    for n in 0..200 {
+        let forged = record_at(1, 1000 + n, checker.values.now().0);
+        offer(&mut checker, &forged, peer).expect("it holds");
+    }
+    let local = checker.local(&honest.id()).expect("here");
+    assert!(local.has_all_of(&honest));
+    assert!(local.encode().len() <= MAX_RECORD_BYTES);
 }
 
 #[test]

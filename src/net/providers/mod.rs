@@ -35,7 +35,7 @@ use super::mailbox::Mailbox;
 use crate::head;
 
 pub(super) use behaviour::{Behaviour, Event};
-pub use heads::{FIND_TIMEOUT, HeadStats, Heads, PublishReport};
+pub use heads::{FIND_TIMEOUT, FoundHead, HeadStats, Heads, PublishReport};
 pub use inbox::{HEAD_TTL, MAX_KEPT_HEADS};
 pub(super) use inbox::{MAX_OWN_JOBS, Tally};
 pub(super) use ledger::WriterThread;

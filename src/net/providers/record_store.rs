@@ -38,7 +38,7 @@ const LATEST: usize = 10;
 /// Longest key in bytes; a multihash of SHA2-512 has 66.
 pub const MAX_KEY_BYTES: usize = 128;
 /// Longest value in bytes.
-pub const MAX_VALUE_BYTES: usize = 16 << 10;
+pub const MAX_VALUE_BYTES: usize = crate::head::MAX_RECORD_BYTES;
 
 /// Bounds of the record store.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +49,7 @@ pub(super) struct Bounds {
     pub(super) providers_per_peer: i64,
     /// Announcements in all: a key with one provider takes some 300 bytes on disk.
     pub(super) providers: i64,
-    /// Values that expire, in all: heads of up to 12 KiB.
+    /// Values that expire, in all: heads of up to 32 KiB.
     pub(super) values: i64,
     /// Values that expire and that one peer brought.
     pub(super) values_per_peer: i64,
