@@ -100,7 +100,7 @@ impl Held {
     /// What another valid lease changes that was received now or passed on. Nothing ever gets shorter by it.
     ///
     /// # Errors
-    /// [`Error::OtherLease`], [`Error::OtherMachine`], [`Error::OtherBlocks`].
+    /// [`Error::OtherLease`], [`Error::OtherMachine`], [`Error::OtherBlocks`], [`Error::OtherOpener`].
     pub fn renewed_by(&self, later: Self) -> Result<Renewal, Error> {
         let (old, new) = (self.lease.terms(), later.lease.terms());
         if self.lease.owner() != later.lease.owner() || old.name != new.name {
@@ -113,6 +113,9 @@ impl Held {
         let list = |terms: &super::Terms| (terms.root, terms.blocks, terms.bytes, terms.digest);
         if list(old) != list(new) {
             return Err(Error::OtherBlocks);
+        }
+        if old.opener.is_some() && old.opener != new.opener {
+            return Err(Error::OtherOpener);
         }
         if new.sequence <= old.sequence {
             return Ok(Renewal::Nothing);

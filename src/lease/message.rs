@@ -4,18 +4,19 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use prost::Message;
 
 use super::keeper::check_delegation;
+use super::opener::{self, Opener};
 use super::{
     Error, MAX_BLOCKS, MAX_COPIES, MAX_HOLDER_BYTES, MAX_LEASE_BYTES, MAX_SKEW_MS, MAX_TERM_MS,
     NAME_BYTES, Name, exact,
 };
-use crate::block::MAX_BLOCK_BYTES;
+use crate::block::{Link, MAX_BLOCK_BYTES};
 use crate::head;
 use crate::id::BlockId;
 use crate::time::Timestamp;
 use crate::wire::lease as wire;
 
-const VERSION: u32 = 1;
-const DOMAIN: &[u8] = b"libernet lease v1";
+const VERSION: u32 = 2;
+const DOMAIN: &[u8] = b"libernet lease v2";
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct Terms {
     pub digest: [u8; 32],
     /// How many holders there should be: when some are lost, the others may pass the lease on. None: it is for its holder alone.
     pub copies: u32,
+    /// What lets the owner's words open the backup; none when the machine could not make it.
+    pub opener: Option<Opener>,
 }
 
 impl Terms {
@@ -126,6 +129,23 @@ impl Lease {
         &self.machine
     }
 
+    /// The root's block and what opens it; none without an opener of this owner, machine and root.
+    pub fn open(&self, backup_root: &[u8; 32]) -> Option<Link> {
+        let (root, opener) = (self.terms.root, self.terms.opener.as_ref()?);
+        let key = opener::open(backup_root, &self.owner, &self.machine, &root, opener)?;
+        Some(Link { id: root, key })
+    }
+
+    /// Checks the terms and both signatures, and no times: for the owner, who finds the lease at a
+    /// holder. Not for async tasks.
+    ///
+    /// # Errors
+    /// [`Error::BadTerms`], [`Error::BadCertificate`], [`Error::BadSignature`].
+    pub fn validate_found(&self) -> Result<(), Error> {
+        self.terms.check()?;
+        self.check_signatures()
+    }
+
     /// What is asked for.
     pub const fn terms(&self) -> &Terms {
         &self.terms
@@ -172,6 +192,10 @@ impl Lease {
         if self.terms.until.0.saturating_add(MAX_SKEW_MS) < now.0 {
             return Err(Error::Over);
         }
+        self.check_signatures()
+    }
+
+    fn check_signatures(&self) -> Result<(), Error> {
         if !head::is_admitted(&self.owner, &self.machine, &self.certificate) {
             return Err(Error::BadCertificate);
         }
@@ -217,6 +241,10 @@ impl Lease {
             copies: terms.copies,
             keeper: keeper.into(),
             delegation: delegation.into(),
+            opener: terms
+                .opener
+                .map(|opener| opener.to_vec().into())
+                .unwrap_or_default(),
         }
     }
 
@@ -265,6 +293,10 @@ impl Lease {
                 bytes: message.bytes,
                 digest: exact(&message.digest, "a digest has 32 bytes")?,
                 copies: message.copies,
+                opener: match message.opener.is_empty() {
+                    true => None,
+                    false => Some(exact(&message.opener, "an opener has 60 bytes")?),
+                },
             },
             signature: exact(&message.signature, "a signature has 64 bytes")?,
         };

@@ -9,6 +9,7 @@
 //! - Bytes have one reading and a message one form, as with head records.
 //! - What a holder has promised never gets shorter but by a release: an old lease that is sent again changes nothing.
 //! - A key that lies open ([`Keeper`]) adds leases and does nothing else.
+//! - A lease that the owner's words open ([`Opener`]) is never replaced by one that they don't open to the same.
 //! - A stolen machine can't end a lease before its minimum, which takes the owner's own signature, and it can't end another
 //!   machine's lease at all.
 //!
@@ -17,6 +18,7 @@
 mod held;
 mod keeper;
 mod message;
+mod opener;
 mod release;
 
 use crate::crypto::hash;
@@ -25,6 +27,7 @@ use crate::id::BlockId;
 pub use held::{Held, MAX_HELD_BYTES, Renewal};
 pub use keeper::{KEEPER_BYTES, Keeper};
 pub use message::{Lease, Terms};
+pub use opener::{OPENER_BYTES, Opener, seal as seal_opener};
 pub use release::{Extent, Release};
 
 /// Longest lease or release in bytes.
@@ -58,7 +61,7 @@ pub enum Error {
     #[error("a lease has at most {MAX_LEASE_BYTES} bytes, not {0}")]
     TooLarge(usize),
     /// Of a version that this program does not know.
-    #[error("a lease of version {0} needs a newer libernet")]
+    #[error("a lease of version {0} is not one that this libernet reads")]
     UnknownVersion(u32),
     /// Not a lease, cut, or written in another way than ours.
     #[error("not a lease: {0}")]
@@ -92,6 +95,9 @@ pub enum Error {
     /// A lease of the same name asks for other blocks.
     #[error("a lease of the same name is about other blocks")]
     OtherBlocks,
+    /// A lease of the same name opens to something else, or to nothing.
+    #[error("a lease of the same name has another opener")]
+    OtherOpener,
     /// A newer lease of the same name has been made since.
     #[error("the lease has been renewed since")]
     Stale,

@@ -41,6 +41,7 @@ fn terms() -> Terms {
         bytes: 3000,
         digest: ListDigest::of(&[id(1), id(2), id(3)]).expect("in order"),
         copies: 0,
+        opener: Some([9; OPENER_BYTES]),
     }
 }
 
@@ -84,7 +85,10 @@ fn what_is_changed_anywhere_is_refused() {
         if let Ok(read) = Lease::decode(&broken) {
             assert!(read.validate(HOLDER, NOW).is_err(), "byte {at}");
         }
-        assert!(Lease::decode(&bytes[..at]).is_err(), "cut at {at}");
+        // Without the opener at its end it has the form of a lease, and is not signed.
+        let cut = Lease::decode(&bytes[..at]);
+        let is_refused = cut.is_err() || cut.is_ok_and(|cut| cut.validate(HOLDER, NOW).is_err());
+        assert!(is_refused, "cut at {at}");
     }
     for by_owner in [true, false] {
         let bytes = release(5, by_owner).encode();
@@ -342,6 +346,62 @@ fn a_lease_is_passed_on_only_when_it_says_so_and_never_for_longer() {
     assert!(matches!(many, Err(Error::BadTerms(_))));
 }
 
+/// What the words need is in the lease, and only they read it.
+#[test]
+fn an_opener_opens_what_it_was_sealed_for_and_nothing_else() {
+    let (root_key, key) = ([3; 32], crate::crypto::key::Key::new([4; 32]));
+    let machine_key = machine().verifying_key().to_bytes();
+    let seal = |machine: &[u8; 32], root: &BlockId| {
+        seal_opener(&root_key, &owner_key(), machine, root, &key)
+    };
+    let with = |opener: Opener| {
+        lease(Terms {
+            opener: Some(opener),
+            ..terms()
+        })
+    };
+    let sealed = seal(&machine_key, &id(1));
+    let signed = with(sealed);
+    assert_eq!(signed.validate(HOLDER, NOW), Ok(()));
+    assert_eq!(signed.validate_found(), Ok(()));
+    let link = signed.open(&root_key).expect("it opens");
+    assert_eq!((link.id, link.key.as_bytes()), (id(1), key.as_bytes()));
+    // A holder has everything but the root key.
+    assert_eq!(signed.open(&owner_key()), None);
+    assert_eq!(with([0; OPENER_BYTES]).open(&root_key), None);
+    // A machine that was stolen passes off neither another root nor another machine's opener.
+    assert_eq!(with(seal(&machine_key, &id(2))).open(&root_key), None);
+    assert_eq!(with(seal(&[8; 32], &id(1))).open(&root_key), None);
+    let mut bytes = signed.encode();
+    let at = bytes.len() - 1;
+    bytes[at] ^= 1;
+    let forged = Lease::decode(&bytes).expect("its form is right");
+    assert_eq!(forged.validate_found(), Err(Error::BadSignature));
+    // Nor does it take away what the words open.
+    let held = Held::new(signed, NOW);
+    for opener in [None, Some([7; OPENER_BYTES])] {
+        let later = lease(Terms {
+            sequence: 6,
+            opener,
+            ..terms()
+        });
+        assert_eq!(held.renewed(later, NOW), Err(Error::OtherOpener));
+    }
+    let bare = Held::new(
+        lease(Terms {
+            opener: None,
+            ..terms()
+        }),
+        NOW,
+    );
+    let later = lease(Terms {
+        sequence: 6,
+        opener: Some(sealed),
+        ..terms()
+    });
+    assert!(matches!(bare.renewed(later, NOW), Ok(Renewal::Longer(_))));
+}
+
 #[test]
 fn lists_have_one_order() {
     assert_eq!(
@@ -353,7 +413,7 @@ fn lists_have_one_order() {
     assert_ne!(ListDigest::of(&[id(1)]), ListDigest::of(&[id(1), id(2)]));
 }
 
-/// Everything that version 1 writes, with all keys and times fixed. Signatures are deterministic.
+/// Everything that is written, with all keys and times fixed. Signatures are deterministic.
 #[test]
 fn golden() {
     let written = [
@@ -367,7 +427,7 @@ fn golden() {
         Release::of_many(&owner(), Extent::Everything, NOW).encode(),
     ]
     .map(|bytes| HEXLOWER.encode(&bytes));
-    assert_eq!(written.join("\n"), include_str!("golden_v1.txt").trim());
+    assert_eq!(written.join("\n"), include_str!("golden_v2.txt").trim());
 }
 
 proptest! {

@@ -13,7 +13,7 @@ use crate::backup::owner::{Membership, Vault};
 use crate::crypto::random;
 use crate::head::head_id;
 use crate::id::BlockId;
-use crate::lease::{Keeper, Lease, Name, Release, Terms};
+use crate::lease::{Keeper, Lease, Name, Opener, Release, Terms, seal_opener};
 use crate::net::Net;
 use crate::time::Timestamp;
 use crate::upkeep::heads::OwnHead;
@@ -159,6 +159,22 @@ impl Signer for Machine {
         ))
     }
 
+    fn opener(&self, root: BlockId) -> Option<Opener> {
+        let member = self.member()?;
+        let node = Node {
+            inner: self.0.upgrade()?,
+        };
+        let pins = node.store().pins().ok()?.into_iter();
+        let mut links = pins.filter_map(|(_, info)| info.link.filter(|link| link.id == root));
+        Some(seal_opener(
+            member.backup_root().as_bytes(),
+            member.owner().as_bytes(),
+            member.machine().id().as_bytes(),
+            &root,
+            &links.next()?.key,
+        ))
+    }
+
     fn release(&self, name: Name, sequence: u64, made: Timestamp) -> Option<Release> {
         let member = self.member()?;
         Some(Release::by_machine(
@@ -215,6 +231,7 @@ impl Node {
             asked,
             reached: u32::try_from(holders.len()).unwrap_or(u32::MAX),
             holders: self.holder_states(&holders),
+            head: None,
         })
     }
 

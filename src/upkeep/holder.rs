@@ -38,6 +38,7 @@ use crate::block::{BlockSource, GetError};
 use crate::depot::Depot;
 use crate::head::head_id;
 use crate::id::BlockId;
+use crate::lease::Name;
 use crate::net::replica::{Answer, Inbox, Incoming, Refusal, Request};
 use crate::store::{self, Keep, LeaseId, Store};
 use crate::task::WorkerState;
@@ -271,7 +272,15 @@ impl Holder {
             request,
             reply,
         } = incoming;
-        let answer = if let Some(answer) = self.leaving(&request) {
+        let answer = if let Request::Recover {
+            nonce,
+            proof,
+            after,
+        } = request
+        {
+            // Whoever proves to know the owner is heard: a machine that is new is in no ring.
+            self.recover(peer, nonce, proof, after).await
+        } else if let Some(answer) = self.leaving(&request) {
             answer
         } else if let Request::Offer { why, blocks } = request {
             let is_member = self.candidates.peers().contains(&peer);
@@ -300,6 +309,24 @@ impl Holder {
         };
         // Who asked may be gone.
         let _ = reply.send(answer);
+    }
+
+    /// What is here of an owner: its head and its leases.
+    async fn recover(
+        &self,
+        peer: PeerId,
+        nonce: [u8; 32],
+        proof: [u8; 32],
+        after: Option<Name>,
+    ) -> Answer {
+        let book = self.book.clone();
+        let found = on_worker(move || Ok(book.recover(peer, &nonce, &proof, after))).await;
+        let Some((owner, mut recovered)) = found.ok().flatten().flatten() else {
+            return Answer::Refused(Refusal::Unknown);
+        };
+        let head = self.depot.net().heads().local(head_id(&owner)).await;
+        recovered.head = head.ok().flatten().map(|head| head.encode().into());
+        Answer::Recovered(recovered)
     }
 
     /// What a node that is leaving answers. It still tells what it has and lets go of it; that there is no room at all makes their owners look what

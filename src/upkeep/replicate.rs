@@ -23,7 +23,8 @@ use self::policy::{Action, Facts};
 use self::work::Worker;
 use super::holder::Candidates;
 use crate::depot::Depot;
-use crate::lease::{Lease, Name, Release, Terms};
+use crate::id::BlockId;
+use crate::lease::{Lease, Name, Opener, Release, Terms};
 use crate::task::WorkerState;
 use crate::text::count;
 use crate::time::{Clock, Timestamp};
@@ -48,6 +49,9 @@ pub trait Signer: Send + Sync + 'static {
     fn owner(&self) -> Option<[u8; 32]>;
     /// A lease.
     fn lease(&self, terms: Terms) -> Option<Lease>;
+    /// What lets the owner's words open a backup of this machine, by its root; none while the owner's
+    /// keys are locked.
+    fn opener(&self, root: BlockId) -> Option<Opener>;
     /// The end of one.
     fn release(&self, name: Name, sequence: u64, made: Timestamp) -> Option<Release>;
 }

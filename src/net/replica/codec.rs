@@ -9,8 +9,12 @@ use libp2p::StreamProtocol;
 use libp2p::request_response as rr;
 use prost::Message;
 
-use super::{Answer, MAX_OFFERED, MAX_PAGE_IDS, MAX_PROOFS, Refusal, Request, State, Why, Wish};
+use super::{
+    Answer, MAX_OFFERED, MAX_PAGE_IDS, MAX_PROOFS, MAX_TOLD_LEASES, Recovered, Refusal, Request,
+    State, Why, Wish,
+};
 use crate::block::MAX_BLOCK_BYTES;
+use crate::head::MAX_RECORD_BYTES;
 use crate::id::BlockId;
 use crate::lease::{Lease, MAX_LEASE_BYTES, Release};
 use crate::net::frame::{Malformed, read_frame, read_frame_within, write_frame};
@@ -19,7 +23,9 @@ use crate::wire::replica as wire;
 /// Largest request: a page of ids of 52 bytes with their tags, and a lease.
 pub(super) const MAX_REQUEST_BYTES: usize = MAX_PAGE_IDS * 52 + MAX_LEASE_BYTES + 64;
 /// Largest response.
-pub(super) const MAX_RESPONSE_BYTES: usize = MAX_PROOFS * 34 + 128;
+pub(super) const MAX_RESPONSE_BYTES: usize =
+    MAX_RECORD_BYTES + MAX_TOLD_LEASES * (MAX_LEASE_BYTES + 4) + 128;
+const _: () = assert!(MAX_PROOFS * 34 + 128 <= MAX_RESPONSE_BYTES);
 /// How long a peer may take to send its request once it has opened a stream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -30,6 +36,7 @@ const KIND_RELEASE: u32 = 4;
 const KIND_PROVE: u32 = 5;
 const KIND_OFFER: u32 = 6;
 const KIND_HOLDING: u32 = 7;
+const KIND_RECOVER: u32 = 8;
 const WHY_POPULAR: u32 = 1;
 const WHY_HAND_OVER: u32 = 2;
 
@@ -43,6 +50,7 @@ pub(super) enum Expected {
     State,
     Proofs(usize),
     Wishes(usize),
+    Recovered,
 }
 
 impl Expected {
@@ -51,6 +59,7 @@ impl Expected {
             Request::Prove { ids, .. } => Self::Proofs(ids.len()),
             Request::Offer { blocks, .. } => Self::Wishes(blocks.len()),
             Request::Holding { roots, .. } => Self::Wishes(roots.len()),
+            Request::Recover { .. } => Self::Recovered,
             Request::Room | Request::Keep { .. } | Request::State { .. } | Request::Release(_) => {
                 Self::State
             }
@@ -103,6 +112,17 @@ pub(super) fn encode_request(request: &Request) -> Vec<u8> {
             kind: KIND_HOLDING,
             owner: owner.to_vec().into(),
             ids: list(roots),
+            ..Default::default()
+        },
+        Request::Recover {
+            nonce,
+            proof,
+            after,
+        } => wire::Request {
+            kind: KIND_RECOVER,
+            nonce: nonce.to_vec().into(),
+            proof: proof.to_vec().into(),
+            name: after.map(|name| name.to_vec().into()).unwrap_or_default(),
             ..Default::default()
         },
         Request::Offer { why, blocks } => wire::Request {
@@ -160,6 +180,14 @@ pub(super) fn decode_request(frame: Bytes) -> Asked {
             owner: owner()?,
             roots: ids(MAX_OFFERED)?,
         },
+        KIND_RECOVER => Request::Recover {
+            nonce: exact(&message.nonce, "a nonce has 32 bytes")?,
+            proof: exact(&message.proof, "a proof has 32 bytes")?,
+            after: match message.name.is_empty() {
+                true => None,
+                false => Some(name()?),
+            },
+        },
         KIND_OFFER => Request::Offer {
             why: match message.why {
                 WHY_POPULAR => Why::Popular,
@@ -202,6 +230,17 @@ pub(super) fn encode_answer(answer: &Answer) -> Vec<u8> {
             wishes: wishes.iter().map(|wish| wish.code()).collect(),
             ..Default::default()
         },
+        Answer::Recovered(recovered) => wire::Response {
+            head: recovered.head.clone().unwrap_or_default(),
+            leases: recovered
+                .leases
+                .iter()
+                .take(MAX_TOLD_LEASES)
+                .map(|lease| lease.encode().into())
+                .collect(),
+            more: recovered.more,
+            ..Default::default()
+        },
         Answer::Refused(refusal) => wire::Response {
             error: refusal.code(),
             ..Default::default()
@@ -239,6 +278,19 @@ pub(super) fn decode_answer(frame: Bytes, expected: Expected) -> Result<Answer, 
             wishes
                 .map(Answer::Wishes)
                 .ok_or(Malformed("a wish that can't be"))
+        }
+        Expected::Recovered if message.leases.len() > MAX_TOLD_LEASES => {
+            Err(Malformed("more leases than one answer has"))
+        }
+        Expected::Recovered => {
+            let leases = message.leases.iter().map(|lease| Lease::decode(lease));
+            Ok(Answer::Recovered(Recovered {
+                head: Some(message.head).filter(|head| !head.is_empty()),
+                leases: leases
+                    .collect::<Result<_, _>>()
+                    .map_err(|_| Malformed("not a lease"))?,
+                more: message.more,
+            }))
         }
         Expected::State => Ok(Answer::State(State {
             listed: message.listed,
@@ -336,6 +388,7 @@ mod tests {
             bytes: u64::MAX,
             digest: [3; 32],
             copies: u32::MAX,
+            opener: Some([7; crate::lease::OPENER_BYTES]),
         };
         let machine = SigningKey::from_bytes(&[4; 32]);
         Box::new(Lease::sign(&[5; 32], &machine, &[6; 64], terms))
@@ -365,6 +418,16 @@ mod tests {
             Request::Holding {
                 owner,
                 roots: (0..MAX_OFFERED as u16).map(id).collect(),
+            },
+            Request::Recover {
+                nonce: [1; 32],
+                proof: [2; 32],
+                after: None,
+            },
+            Request::Recover {
+                nonce: [1; 32],
+                proof: [2; 32],
+                after: Some(name),
             },
             Request::Offer {
                 why: Why::Popular,
@@ -402,6 +465,15 @@ mod tests {
                 Expected::Proofs(2),
             ),
             (Answer::Wishes(wishes), Expected::Wishes(MAX_OFFERED)),
+            (
+                Answer::Recovered(Recovered {
+                    head: Some(vec![1; MAX_RECORD_BYTES].into()),
+                    leases: vec![*lease(); MAX_TOLD_LEASES],
+                    more: true,
+                }),
+                Expected::Recovered,
+            ),
+            (Answer::Recovered(Recovered::default()), Expected::Recovered),
             (Answer::Refused(Refusal::Full), Expected::State),
             (Answer::Refused(Refusal::Other(99)), Expected::Wishes(1)),
         ] {
@@ -436,6 +508,11 @@ mod tests {
         let proofs = Bytes::from(encode_answer(&Answer::Proofs(vec![None])));
         assert!(decode_answer(proofs.clone(), Expected::Proofs(2)).is_err());
         assert!(decode_answer(proofs, Expected::Wishes(1)).is_err());
+        let mut many = wire::Response::default();
+        many.leases = vec![lease().encode().into(); MAX_TOLD_LEASES + 1];
+        assert!(decode_answer(many.encode_to_vec().into(), Expected::Recovered).is_err());
+        many.leases = vec![Bytes::from_static(b"no lease")];
+        assert!(decode_answer(many.encode_to_vec().into(), Expected::Recovered).is_err());
         let unknown = Bytes::from_static(&[0x42, 1, 3]);
         assert!(decode_answer(unknown, Expected::Wishes(1)).is_err());
         let large = Bytes::from(vec![0; MAX_RESPONSE_BYTES + 1]);

@@ -14,12 +14,14 @@ mod codec;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use libp2p::PeerId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::admission::{Permit, Permits};
 use super::mailbox::Mailbox;
+use crate::crypto::hash;
 use crate::id::BlockId;
 use crate::lease::{Lease, Name, Release};
 
@@ -31,6 +33,9 @@ pub const MAX_PAGE_IDS: usize = 4096;
 pub const MAX_PROOFS: usize = 16;
 /// Most blocks of one offer.
 pub const MAX_OFFERED: usize = 64;
+/// Most leases in one answer about an owner.
+pub const MAX_TOLD_LEASES: usize = 32;
+const RECOVERY_CONTEXT: &str = "libernet 2026-11 recovery request";
 /// What the codes of refusals are moved by in the answer to an offer.
 const REFUSED_WISH: u32 = 16;
 /// How long one request may take, with connecting.
@@ -127,6 +132,16 @@ pub enum Request {
         /// The roots of the leases, 1 to [`MAX_OFFERED`].
         roots: Vec<BlockId>,
     },
+    /// The head of an owner, and what is leased of it. The owner is not named: who is asked learns of
+    /// no owner that it did not know.
+    Recover {
+        /// Random.
+        nonce: [u8; 32],
+        /// [`recovery_proof`].
+        proof: [u8; 32],
+        /// The name of the last lease that was told.
+        after: Option<Name>,
+    },
     /// Blocks that this node would see at the peer as well. The same offer again is a way to hear whether they have come.
     Offer {
         /// Why.
@@ -161,8 +176,35 @@ pub enum Answer {
     Proofs(Vec<Option<[u8; 32]>>),
     /// To an offer: one for each block.
     Wishes(Vec<Wish>),
+    /// To [`Request::Recover`].
+    Recovered(Recovered),
     /// No.
     Refused(Refusal),
+}
+
+/// What a holder has of an owner.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// The owner's head as it is kept there. Nobody has checked it.
+    pub head: Option<Bytes>,
+    /// The next leases, by their names, at most [`MAX_TOLD_LEASES`]. Nobody has checked them.
+    pub leases: Vec<Lease>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// What only who knows an owner's public key can make of a nonce, the peer that asks and the peer
+/// that is asked.
+pub fn recovery_proof(
+    owner: &[u8; 32],
+    nonce: &[u8; 32],
+    asker: &PeerId,
+    asked: &PeerId,
+) -> [u8; 32] {
+    let key = hash::derive_key(RECOVERY_CONTEXT, owner);
+    let (asker, asked) = (asker.to_bytes(), asked.to_bytes());
+    // The first of the two tells its own length, as every multihash does.
+    hash::keyed(&key, &[&nonce[..], &asker, &asked].concat())
 }
 
 /// Why a holder refuses.
@@ -320,7 +362,10 @@ impl Replica {
             Request::Prove { ids, .. } => (ids.len(), MAX_PROOFS),
             Request::Offer { blocks, .. } => (blocks.len(), MAX_OFFERED),
             Request::Holding { roots, .. } => (roots.len(), MAX_OFFERED),
-            Request::Room | Request::State { .. } | Request::Release(_) => (0, 0),
+            Request::Room
+            | Request::State { .. }
+            | Request::Release(_)
+            | Request::Recover { .. } => (0, 0),
         };
         if ids > most {
             return Err(Error::TooManyIds(ids));

@@ -361,6 +361,7 @@ fn shared_lease_of(depot: &Depot, blocks: std::ops::Range<u8>, name: u8) -> crat
         bytes: ids.len() as u64 * BLOCK_BYTES as u64,
         digest: ListDigest::of(&ids).expect("in order"),
         copies: 2,
+        opener: None,
     };
     let owner = owner.verifying_key().to_bytes();
     let lease = Lease::sign(&owner, &machine, &certificate, terms);

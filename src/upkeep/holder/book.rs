@@ -19,7 +19,7 @@ use super::{Candidates, Lend, Taken, page_of};
 use crate::depot::ledger::{Amount, Ledger};
 use crate::id::BlockId;
 use crate::lease::{Held, Lease, ListDigest, Name};
-use crate::net::replica::{Answer, Refusal, Wish};
+use crate::net::replica::{Answer, MAX_TOLD_LEASES, Recovered, Refusal, Wish, recovery_proof};
 use crate::size::ByteSize;
 use crate::store::{self, LeaseId, LeaseInfo, Store};
 use crate::text::count;
@@ -448,6 +448,33 @@ impl Book {
             None => Wish::Refuse(Refusal::Unknown),
         });
         Answer::Wishes(wishes.collect())
+    }
+
+    /// The owner that a request to recover is about, and the next of its leases; none when nothing
+    /// of that owner is here.
+    pub(super) fn recover(
+        &self,
+        peer: PeerId,
+        nonce: &[u8; 32],
+        proof: &[u8; 32],
+        after: Option<Name>,
+    ) -> Option<([u8; 32], Recovered)> {
+        let local = PeerId::from_bytes(&self.local).ok()?;
+        let entries = self.entries();
+        let owners: HashSet<[u8; 32]> = entries.keys().map(|(owner, _)| *owner).collect();
+        let mut owners = owners.into_iter();
+        let owner = owners.find(|owner| recovery_proof(owner, nonce, &peer, &local) == *proof)?;
+        let of_owner = entries.iter().filter(|((of, _), _)| *of == owner);
+        let mut names: BTreeMap<&Name, &Entry> =
+            of_owner.map(|((_, name), entry)| (name, entry)).collect();
+        names.retain(|name, _| after.is_none_or(|after| **name > after));
+        let leases = names.values().take(MAX_TOLD_LEASES);
+        let recovered = Recovered {
+            head: None,
+            leases: leases.map(|entry| entry.held.lease().clone()).collect(),
+            more: names.len() > MAX_TOLD_LEASES,
+        };
+        Some((owner, recovered))
     }
 
     /// The machine that asked for a lease asks about it: it lives.

@@ -121,6 +121,7 @@ pub(super) fn shared_lease(
         bytes: 1000 * ids.len() as u64,
         digest: ListDigest::of(ids).expect("in order"),
         copies,
+        opener: None,
     };
     Box::new(Lease::sign(&owner_key(), &machine(), &certificate(), terms))
 }

@@ -145,6 +145,10 @@ async fn what_is_offered_is_taken_announced_and_only_cached() {
 struct Locked;
 
 impl Signer for Locked {
+    fn opener(&self, _: BlockId) -> Option<crate::lease::Opener> {
+        None
+    }
+
     fn owner(&self) -> Option<[u8; 32]> {
         None
     }

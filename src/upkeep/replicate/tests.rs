@@ -30,6 +30,10 @@ impl Candidates for Connected {
 struct Machine;
 
 impl Signer for Machine {
+    fn opener(&self, _: BlockId) -> Option<crate::lease::Opener> {
+        None
+    }
+
     fn owner(&self) -> Option<[u8; 32]> {
         Some(keys().0)
     }

@@ -13,7 +13,7 @@ use super::list::{Copies, Error, Kept, ListInfo, Place};
 use super::policy::{Action, Limits, PeerName, RENEW_BEFORE};
 use crate::depot::Depot;
 use crate::id::BlockId;
-use crate::lease::{Lease, ListDigest, MAX_SKEW_MS, Name, Terms, proof};
+use crate::lease::{Lease, ListDigest, MAX_SKEW_MS, Name, Opener, Terms, proof};
 use crate::net::replica::{Answer, MAX_PAGE_IDS, MAX_PROOFS, Refusal, Request, State};
 use crate::store::{PinId, Store};
 use crate::time::{Clock, Timestamp};
@@ -153,7 +153,8 @@ impl Worker {
     }
 
     /// Sends the lease, and of its list what the holder lacks; notes how it stands.
-    async fn offer(&self, subject: Subject, renew: bool) -> Result<(), Error> {
+    async fn offer(&self, mut subject: Subject, renew: bool) -> Result<(), Error> {
+        self.add_opener(&mut subject).await?;
         let (Some(place), Some(list)) = (
             subject.kept.held.get(&subject.key),
             subject.kept.list.as_ref(),
@@ -262,6 +263,28 @@ impl Worker {
             let mut subject = subject;
             subject.kept.held.insert(subject.key.clone(), place);
             self.audit(subject).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes what lets the owner's words open the backup, unless it is made or can't be now. Written
+    /// down before it is sent: a holder takes no other one for the same lease.
+    async fn add_opener(&self, subject: &mut Subject) -> Result<(), Error> {
+        if subject.kept.opener.is_some() {
+            return Ok(());
+        }
+        let (signer, root) = (self.signer.clone(), subject.root);
+        let Some(opener) = on_worker(move || Ok(signer.opener(root))).await? else {
+            return Ok(());
+        };
+        let opener = HEXLOWER.encode(&opener);
+        self.update(root, move |kept| {
+            kept.opener.get_or_insert(opener);
+        })
+        .await?;
+        // Another copy of the same backup may have had its opener made at the same time.
+        if let Some(kept) = self.copies.get(&root) {
+            subject.kept.opener = kept.opener;
         }
         Ok(())
     }
@@ -498,6 +521,11 @@ fn name_of(place: &Place) -> Result<Name, Error> {
     bytes.as_slice().try_into().map_err(|_| wrong.into())
 }
 
+fn opener_of(kept: &Kept) -> Option<Opener> {
+    let bytes = HEXLOWER.decode(kept.opener.as_ref()?.as_bytes()).ok()?;
+    bytes.as_slice().try_into().ok()
+}
+
 fn terms_of(subject: &Subject, place: &Place, list: &ListInfo) -> Result<Terms, Error> {
     let digest = HEXLOWER.decode(list.digest.as_bytes()).unwrap_or_default();
     let wrong = crate::lease::Error::Malformed("a digest has 32 bytes");
@@ -514,6 +542,7 @@ fn terms_of(subject: &Subject, place: &Place, list: &ListInfo) -> Result<Terms, 
         bytes: list.bytes,
         digest: digest.as_slice().try_into().map_err(|_| wrong)?,
         copies: subject.kept.copies,
+        opener: opener_of(&subject.kept),
     })
 }
 

@@ -45,7 +45,8 @@ impl Book {
                 self.heard(peer, &(owner, name));
                 self.prove((owner, name), &nonce, &ids)
             }
-            Request::Offer { .. } => Err(No::Refused(Refusal::Unwilling)),
+            // The head, which goes with it, is not in the book.
+            Request::Recover { .. } | Request::Offer { .. } => Err(No::Refused(Refusal::Unwilling)),
         };
         match answered {
             Ok(answer) => answer,

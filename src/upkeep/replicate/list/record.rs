@@ -31,6 +31,9 @@ pub(in crate::upkeep::replicate) struct Kept {
     /// Counted when it is first copied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::upkeep::replicate) list: Option<ListInfo>,
+    /// What lets the owner's words open it, in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::upkeep::replicate) opener: Option<String>,
     /// By peer, in hex.
     #[serde(default)]
     pub(in crate::upkeep::replicate) held: BTreeMap<String, Place>,
@@ -115,6 +118,7 @@ impl Kept {
             set: set.to_owned(),
             copies,
             list: None,
+            opener: None,
             held: BTreeMap::new(),
             successor: None,
             refused: BTreeMap::new(),
@@ -136,6 +140,7 @@ impl Kept {
         u32,
         Option<&str>,
         Option<&ListInfo>,
+        Option<&str>,
         Vec<(&str, &str, bool)>,
     ) {
         let places = self.held.iter();
@@ -144,6 +149,7 @@ impl Kept {
             self.copies,
             self.successor.as_deref(),
             self.list.as_ref(),
+            self.opener.as_deref(),
             places
                 .map(|(peer, place)| (peer.as_str(), place.name.as_str(), place.failed))
                 .collect(),
