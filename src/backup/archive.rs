@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
+use libp2p::PeerId;
 use tokio::time::Instant;
 
 use super::catalog::Catalog;
@@ -24,11 +25,12 @@ use crate::depot::Depot;
 use crate::file;
 use crate::head::{HeadEntry, HeadRecord, MAX_RECORD_BYTES, head_id, sealing_key};
 use crate::id::BlockId;
+use crate::net::providers::FoundHead;
 use crate::store::{Keep, PinId, PinInfo, Store};
 use crate::time::{Clock, Timestamp};
 
 /// Logs that are fetched at the same time.
-const LOGS_AT_ONCE: usize = 8;
+pub(super) const LOGS_AT_ONCE: usize = 8;
 /// How long one look into the mesh may take where everything needed may be here already.
 const GLANCE: Duration = Duration::from_secs(5);
 /// Pause between two looks while nothing was found.
@@ -68,6 +70,11 @@ impl Access {
     /// Where the owner's head is in the DHT.
     pub fn head(&self) -> BlockId {
         head_id(self.owner.as_bytes())
+    }
+
+    /// What opens logs and openers of leases.
+    pub const fn backup_root(&self) -> &[u8; 32] {
+        self.backup_root.as_bytes()
     }
 
     /// In which the owner's blocks are sealed.
@@ -120,8 +127,17 @@ pub struct Found {
     pub catalog: Catalog,
     /// What is forgotten, and what is asked to be.
     pub fates: Fates,
+    /// Snapshots that were found by looking further back, and that no newest log names: see
+    /// [`Archive::look_back`].
+    pub older: Catalog,
+    /// What the one who reads the backups should know of how they were found.
+    pub notes: Vec<String>,
     /// Peers that were connected at the end of the search.
     pub peers: usize,
+    /// Peers that told a head, and those among them whose newest entries are the ones used here.
+    pub told: usize,
+    /// See `told`.
+    pub agree: usize,
 }
 
 /// The backups of one owner, as far as this node can reach them. Cheap to clone.
@@ -228,12 +244,12 @@ impl Archive {
     /// # Errors
     /// [`Error::Net`], [`Error::Stopping`]. Finding nothing is no error: see [`Found::or_missing`].
     pub async fn find(&self, search: Search, patience: Duration) -> Result<Found, Error> {
-        let head = self.find_head(search).await?;
+        let (head, told) = self.find_head(search).await?;
         let session = self.depot.session(patience, Keep::Cached);
         let sealing_key = sealing_key(self.access.backup_root.as_bytes());
         let entries: Vec<HeadEntry> = head
             .as_ref()
-            .map(|head| head.entries().to_vec())
+            .map(|head| head.newest().cloned().collect())
             .unwrap_or_default();
         let read = entries.into_iter().map(|entry| {
             let (session, key) = (session.clone(), sealing_key.clone());
@@ -263,11 +279,22 @@ impl Archive {
             }
             logs.push(log);
         }
+        if let Some(head) = &head {
+            self.add_written(head, &mut logs).await?;
+        }
         let is_whole = head.is_some() && unread.is_empty();
         let (logs, fates) = self.fates(logs, is_whole).await?;
+        let agrees = |told: &HeadRecord| {
+            let mut newest = head.iter().flat_map(HeadRecord::newest);
+            newest.all(|entry| told.has(entry))
+        };
         Ok(Found {
             catalog: Catalog::of(&logs, &fates, self.clock.now()),
             fates,
+            older: Catalog::default(),
+            notes: Vec::new(),
+            told: told.len(),
+            agree: told.iter().filter(|(_, told)| agrees(told)).count(),
             head,
             logs,
             unread,
@@ -310,12 +337,11 @@ impl Archive {
             return Ok(local);
         };
         let whole = match &local {
-            Some(local) => local.merge(&written)?,
+            Some(local) => written.merge(local, self.clock.now())?,
             None => written,
         };
-        if Some(&whole) != local.as_ref()
-            && let Err(error) = heads.keep(whole.clone()).await
-        {
+        let is_known = local.is_some_and(|local| local.has_all_of(&whole));
+        if !is_known && let Err(error) = heads.keep(whole.clone()).await {
             // It is in this machine's file all the same, and on a disk that can't be written
             // backups can still be read.
             tracing::warn!(%error, "the head of the backups is not among those that this node keeps");
@@ -331,13 +357,18 @@ impl Archive {
         }
     }
 
-    async fn find_head(&self, search: Search) -> Result<Option<HeadRecord>, Error> {
+    async fn find_head(
+        &self,
+        search: Search,
+    ) -> Result<(Option<HeadRecord>, Vec<(PeerId, HeadRecord)>), Error> {
         let heads = self.depot.net().heads();
         let id = self.access.head();
         let local = self.local_head().await?;
         let until = match search {
-            Search::Here => return Ok(local),
-            Search::Glance if self.depot.net().peers().connected().is_empty() => return Ok(local),
+            Search::Here => return Ok((local, Vec::new())),
+            Search::Glance if self.depot.net().peers().connected().is_empty() => {
+                return Ok((local, Vec::new()));
+            }
             Search::Glance => Instant::now() + GLANCE,
             Search::Until(patience) => Instant::now() + patience,
         };
@@ -348,16 +379,20 @@ impl Archive {
                 // A search that fails or takes too long: what is here counts.
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "the search for a head failed");
-                    None
+                    FoundHead::default()
                 }
-                Err(_) => None,
+                Err(_) => FoundHead::default(),
             };
-            // The search includes what is here.
-            if found.is_some() || search == Search::Glance {
-                return Ok(found.or(local));
+            // The search includes what is here, but for what only this machine's file says.
+            if found.record.is_some() || search == Search::Glance {
+                let record = match (local, found.record) {
+                    (Some(local), Some(record)) => Some(local.merge(&record, self.clock.now())?),
+                    (local, record) => record.or(local),
+                };
+                return Ok((record, found.told));
             }
             if Instant::now() + LOOK_AGAIN >= until {
-                return Ok(local);
+                return Ok((local, Vec::new()));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -380,23 +415,26 @@ impl Archive {
         let _writing = home.writing.lock().await;
         let patience = self.patience(GLANCE);
         let found = self.find(Search::Glance, patience).await?;
-        let machine = *member.machine().id().as_bytes();
-        let own = |record: &HeadRecord| record.entry(&machine).cloned();
-        let entry = found.head.as_ref().and_then(own);
-        let mut log = match &entry {
+        let (machine, now) = (*member.machine().id().as_bytes(), self.clock.now());
+        // Entries of a time when this machine's clock was ahead are nowhere but here, and are
+        // followed by one that others take.
+        let head = found.head.and_then(|head| head.timely(now).ok());
+        let entry = head.as_ref().and_then(|head| head.entry(&machine)).cloned();
+        let said = match &entry {
             None => Log::new(machine, member.name().to_owned()),
             Some(entry) => self.own_log(entry, member).await?,
         };
+        let mut log = self.with_written(said.clone()).await?;
         log.machine_name = member.name().to_owned();
         let before = log.clone();
         let result = change(&mut log)?;
-        if log == before && entry.is_some() {
+        if log == before && log == said && entry.is_some() {
             return Ok(result);
         }
-        let sequence = entry.as_ref().map_or(0, HeadEntry::sequence) + 1;
+        let sequence = HeadRecord::next_sequence(head.as_ref(), &machine, now)?;
         log.number(&before, sequence);
         let record = self
-            .write_log(member, home, &log, sequence, found.head.as_ref())
+            .write_log(member, home, &log, sequence, head.as_ref())
             .await?;
         self.publish(record).await;
         Ok(result)
@@ -420,7 +458,89 @@ impl Archive {
         for link in log.take_earlier() {
             match read_log_at(&*session, &link, entry.machine()).await {
                 Ok(earlier) => log.absorb(&earlier)?,
+                // There was room for it before.
                 Err(_) => log.follow(link)?,
+            }
+        }
+        Ok(log)
+    }
+
+    /// The logs that this machine itself wrote and keeps: one, unless writing it was cut off.
+    async fn written_logs(&self) -> Result<Vec<(BlockId, Log)>, Error> {
+        if self.home.is_none() {
+            return Ok(Vec::new());
+        }
+        let store = self.depot.store().clone();
+        let pinned = blocking(move || {
+            let pins = store.pins()?.into_iter();
+            let logs = pins.filter(|(_, info)| info.name == LOG_PIN);
+            Ok(logs.filter_map(|(_, info)| info.link).collect::<Vec<_>>())
+        });
+        let session = self.depot.session(Duration::ZERO, Keep::Cached);
+        let mut written = Vec::new();
+        for link in pinned.await? {
+            match read_any_log(&*session, &link).await {
+                Ok(log) => written.push((link.id, log)),
+                // Damaged, which a check mends, or of the owner before.
+                Err(error) => tracing::debug!(%error, "a log that is kept here can't be read"),
+            }
+        }
+        Ok(written)
+    }
+
+    /// Adds what this machine itself wrote, where the newest entry in its name says something else.
+    async fn add_written(&self, head: &HeadRecord, logs: &mut Vec<Log>) -> Result<(), Error> {
+        for (id, written) in self.written_logs().await? {
+            let newest = head.entry(&written.machine);
+            if newest.is_none_or(|newest| newest.log_id() == id) {
+                continue;
+            }
+            match logs.iter_mut().find(|log| log.machine == written.machine) {
+                None => logs.push(written),
+                Some(log) => {
+                    let mut both = log.clone();
+                    if both.absorb(&written).is_ok() {
+                        *log = both;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The entry that this machine wrote last, which was then the newest of its name.
+    pub(super) async fn written_entry(
+        &self,
+        machine: &[u8; 32],
+    ) -> Result<Option<HeadEntry>, Error> {
+        let Some(home) = &self.home else {
+            return Ok(None);
+        };
+        let path = home.head_file.clone();
+        let written = blocking(move || read_head(&path)).await?;
+        let written = written.filter(|written| written.id() == self.access.head());
+        Ok(written.and_then(|written| written.entry(machine).cloned()))
+    }
+
+    /// A log of this machine together with what this machine itself wrote last, which a pin keeps.
+    ///
+    /// The newest entry under this machine's name need not be its own: whoever has copied its key
+    /// signs entries, too, and may leave out what they like. When both don't fit into one log, this
+    /// machine's own counts; what the other one says stays in the history of the head.
+    async fn with_written(&self, said: Log) -> Result<Log, Error> {
+        let mut log = said;
+        let mut written = self.written_logs().await?;
+        written.retain(|(_, written)| written.machine == log.machine);
+        for (_, written) in written {
+            let mut both = log.clone();
+            if both.absorb(&written).is_ok() && (both == log || both.has_room()) {
+                log = both;
+            } else {
+                tracing::warn!(
+                    "the newest log under this machine's name does not fit beside its own: has its \
+                     key been copied?"
+                );
+                log = written;
             }
         }
         Ok(log)
@@ -445,7 +565,7 @@ impl Archive {
             &sealing_key(self.access.backup_root.as_bytes()),
         );
         let record = match head {
-            Some(head) => head.with(entry)?,
+            Some(head) => head.with(entry, self.clock.now())?,
             None => HeadRecord::new(entry),
         };
         let (path, bytes) = (home.head_file.clone(), record.encode());
@@ -542,7 +662,11 @@ impl Found {
     ///
     /// # Errors
     /// [`Error::NoHead`]; [`Error::NoLogs`] when none of the logs that the head names could be had.
+    /// Neither when snapshots were found all the same.
     pub fn or_missing(mut self) -> Result<Self, Error> {
+        if !self.catalog.snapshots().is_empty() || !self.older.snapshots().is_empty() {
+            return Ok(self);
+        }
         if self.head.is_none() {
             return Err(Error::NoHead { asked: self.peers });
         }
@@ -566,7 +690,7 @@ impl Found {
     }
 }
 
-async fn read_log(
+pub(super) async fn read_log(
     source: &dyn BlockSource,
     entry: &HeadEntry,
     sealing_key: &[u8; 32],
@@ -574,13 +698,12 @@ async fn read_log(
     read_log_at(source, &entry.log(sealing_key)?, entry.machine()).await
 }
 
-async fn read_log_at(
+pub(super) async fn read_log_at(
     source: &dyn BlockSource,
     link: &Link,
     machine: &[u8; 32],
 ) -> Result<Log, Error> {
-    let plaintext = open(source.get(link.id).await?, link.key.clone()).await?;
-    let log = Log::decode(link.id, &plaintext)?;
+    let log = read_any_log(source, link).await?;
     if log.machine != *machine {
         return Err(Error::Malformed {
             id: link.id,
@@ -588,6 +711,11 @@ async fn read_log_at(
         });
     }
     Ok(log)
+}
+
+async fn read_any_log(source: &dyn BlockSource, link: &Link) -> Result<Log, Error> {
+    let plaintext = open(source.get(link.id).await?, link.key.clone()).await?;
+    Log::decode(link.id, &plaintext)
 }
 
 /// Reads a snapshot's block.

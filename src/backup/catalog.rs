@@ -4,7 +4,7 @@
 //! ones. So each machine's log decides which of its snapshots is the newer; its clock only says
 //! where they stand among those of other machines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::choice::Choice;
@@ -97,6 +97,14 @@ impl Catalog {
         Self {
             snapshots: placed.into_iter().map(|(_, listed)| listed).collect(),
         }
+    }
+
+    /// This without some snapshots.
+    #[must_use]
+    pub fn without(mut self, ids: &BTreeSet<BlockId>) -> Self {
+        let snapshots = &mut self.snapshots;
+        snapshots.retain(|listed| !ids.contains(&listed.logged.snapshot.id));
+        self
     }
 
     /// The snapshots, oldest first.

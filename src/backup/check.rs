@@ -295,7 +295,7 @@ async fn check_logs(
         .local(archive.access().head())
         .await?
         .iter()
-        .flat_map(|head| head.entries())
+        .flat_map(|head| head.newest())
     {
         let (store, id) = (archive.depot().store().clone(), entry.log_id());
         if let blocks::Read::Corrupt = blocking(move || blocks::read(&*store, id)).await? {
@@ -312,8 +312,7 @@ async fn check_logs(
         wrong,
         detail,
     };
-    let entries = found.head.as_ref().map(|head| head.entries());
-    for entry in entries.unwrap_or_default() {
+    for entry in found.head.iter().flat_map(|head| head.newest()) {
         let id = entry.log_id();
         report.blocks += 1;
         if let Some(sample) = &mut sample {

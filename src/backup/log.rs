@@ -270,7 +270,11 @@ impl Log {
         }
         self.earlier.retain(|link| !other.earlier.contains(link));
         for link in &other.earlier {
-            self.follow(link.clone())?;
+            // There are not so many unless somebody else writes in this machine's name; the history
+            // of the head has them all.
+            if self.follow(link.clone()).is_err() {
+                tracing::warn!(log = %link.id, "an earlier log is not mentioned: there are too many");
+            }
         }
         for logged in &other.snapshots {
             if !self.forgets(&logged.snapshot.id) {
@@ -278,6 +282,15 @@ impl Log {
             }
         }
         Ok(())
+    }
+
+    /// Whether so many more snapshots fit that a machine need not hurry to forget some.
+    pub fn has_room(&self) -> bool {
+        let is_short = self.snapshots.len() <= MAX_SNAPSHOTS / 4 * 3;
+        is_short
+            && self
+                .encode()
+                .is_ok_and(|bytes| bytes.len() <= MAX_LOG_BYTES / 4 * 3)
     }
 
     /// The plaintext of the log's block.

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! - [`owner`]: words, keys, and the file in which a machine keeps its part of them.
-//! - [`Archive`]: head, logs and [`Catalog`] of one owner; the only place that writes a log.
+//! - [`Archive`]: head, logs and [`Catalog`] of one owner; the only place that writes a log. `lookback`: earlier entries and leases.
+//!   [`ReadBack`]: what others have of the head.
 //! - [`run`]: one backup. [`forget`], [`prune`], [`check`]: what is done with what is there. [`fate`]: what may go. Restoring is `bundle::extract` of a snapshot's tree.
 //! - [`retention`], [`schedule`]: pure policy. [`sets`]: what is backed up again and again.
 //!   [`Choice`]: which snapshots a command means.
@@ -27,9 +28,11 @@ pub mod error;
 pub mod fate;
 pub mod forget;
 pub mod log;
+mod lookback;
 pub mod order;
 pub mod owner;
 pub mod prune;
+mod readback;
 pub mod retention;
 pub mod run;
 pub mod schedule;
@@ -48,6 +51,7 @@ pub use error::Error;
 pub use fate::Fates;
 pub use log::{Log, Logged};
 pub use order::Order;
+pub use readback::ReadBack;
 pub use search::{Hit, Hits, find_files};
 pub use snapshot::{Snapshot, Summary};
 

@@ -1,5 +1,6 @@
 //! `libernet health`: whether every backup is there, as new as it should be, and has its copies.
 
+use super::backup::run::found;
 use super::backup::snapshots::warn_of_requests;
 use super::context::Context;
 use super::exit::{Exit, Failure};
@@ -16,12 +17,13 @@ use crate::time::Timestamp;
   libernet health --json | jq '.sets[] | select(.copies_min < .copies_asked)'
 
 Ends with 0 only when all is as asked: with 3 when copies are missing, when a set has never been backed up, is overdue (two runs of its
-schedule were missed) or can't be backed up, when there is an owner and no backup, and while another machine's request to forget
-snapshots of this one is running (`libernet unforget` ends that).
+schedule were missed) or can't be backed up, when there is an owner and no backup, when the head that leads to this machine's newest
+backup can't be read back from connected nodes, and while another machine's request to forget snapshots of this one is running
+(`libernet unforget` ends that).
 With --json: {\"sets\":[{\"name\",\"copies_min\",\"copies_asked\",\"survives\",\"audited_s_ago\",\"holders\":[{\"peer\",\"name\",\"online\",
   \"seen_s_ago\"}],\"last_backup\",\"last_backup_s_ago\",\"never\",\"schedule\",\"next_backup\",\"overdue_since\",\"problem\"}],\"owner\",
-  \"problems\":[..],\"clocks\":[..],\"doubts\":[..],\"requests\":[..]}, the last as of `libernet snapshots`; times in milliseconds since 1970, and
-  beside them \"last_backup_rfc3339\" and so on; null is what is not known or
+  \"problems\":[..],\"clocks\":[..],\"doubts\":[..],\"requests\":[..],\"head\":{\"told\",\"log\",\"overtaken\"}}, requests as of
+  `libernet snapshots`; times in milliseconds since 1970, and beside them \"last_backup_rfc3339\" and so on; null is what is not known or
   does not apply; \"lost\" is there when backups of the set are not here any more")]
 pub(super) struct Args {
     /// Only this set: its name, or the beginning of it.
@@ -43,6 +45,9 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
         output::stdout(lines.as_bytes())?;
     }
     warn_of_requests(&reply.requests, context);
+    if let Some(head) = reply.head.filter(|head| !head.is_found()) {
+        context.warning(&found(Some(head)));
+    }
     for trouble in reply
         .problems
         .iter()

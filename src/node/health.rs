@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use libp2p::PeerId;
+use tokio::time::Instant;
 
 use super::api::*;
 use super::backup::last_run;
@@ -67,6 +68,15 @@ impl Node {
                 one.machine == this && matches!(one.state, RequestState::Notice | RequestState::Due)
             };
             reply.requests.retain(concerns);
+        }
+        if let Known::Snapshots(member, _) = &known
+            && !self.inner.copies.leases().is_empty()
+        {
+            let archive = self.own_archive(member);
+            match self.read_back(&archive, member, Instant::now()).await {
+                Ok(head) => reply.head = head,
+                Err(error) => reply.problems.push(error.message),
+            }
         }
         let copied = self.inner.copies.health(self.now(), &Limits::default());
         let mut copied: BTreeMap<String, _> = copied

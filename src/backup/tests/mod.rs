@@ -12,6 +12,7 @@ mod prune;
 mod prune_model;
 mod repack;
 mod requests;
+mod theft;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

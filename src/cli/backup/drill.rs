@@ -324,6 +324,7 @@ async fn newest(
         .await
         .map_err(nobody)?;
     snapshots::warn_of_machines(&reply, context);
+    snapshots::tell_of_head(&reply, context);
     let reply = voice
         .call(context, async |speaker| {
             let of = SnapshotRef {

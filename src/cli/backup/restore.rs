@@ -49,7 +49,8 @@ use crate::size::ByteSize;
 Files that exist are replaced when their size or time differs (--overwrite changed, restic's
 if-changed), with --verify also when their bytes differ; always replaces every file, never leaves
 everything that exists alone.
-Exit code 3 when something is missing or the system refused an attribute, 4 when no head or no such
+Exit code 3 when something is missing, the system refused an attribute, or the newest snapshot could not
+be read and an earlier one was restored (only with the words), 4 when no head or no such
 snapshot is found in time or nothing matches --include, 5 when data is damaged.
 With --json: {\"snapshot\",\"time\",\"files\",\"bytes\",\"verified\",\"unchanged\",\"skipped\",\"missing\":[{\"path\",\"path_hex\",\"block\",\"reason\"}],
   \"missing_total\",\"unmatched\":[pattern],\"refused\":[{\"path\",\"reason\"}],\"refused_total\",
@@ -179,7 +180,8 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
 }
 
 fn end(reply: &RestoreReply, must_be_verified: bool) -> Exit {
-    if !reply.missing.is_empty() || reply.missing_total > 0 || reply.refused_total > 0 {
+    let is_whole = reply.missing.is_empty() && reply.missing_total == 0;
+    if !is_whole || reply.refused_total > 0 || reply.fell_back {
         Exit::Partial
     } else if must_be_verified && !reply.verified && reply.skipped == 0 {
         Exit::Damaged
@@ -203,12 +205,7 @@ async fn introduce(
     };
     let reply = snapshots::fetch(client, voice, request, context).await?;
     context.notice(&format!("owner {}", show::printable(&reply.owner)));
-    if let Some(newest) = reply.machines.iter().map(|state| state.updated).max() {
-        context.notice(&format!(
-            "its machines last spoke on {}",
-            show::timestamp(newest)
-        ));
-    }
+    snapshots::tell_of_head(&reply, context);
     snapshots::warn_of_machines(&reply, context);
     warn_of_clocks(&reply.snapshots, context);
     context.notice(snapshots::table(&reply).trim_end());
@@ -216,6 +213,9 @@ async fn introduce(
 }
 
 fn tell(reply: &RestoreReply, args: &Args, context: &Context) -> Result<(), Failure> {
+    for note in &reply.notes {
+        context.warning(&show::printable(note));
+    }
     warn_missing(&reply.missing, reply.missing_total, context);
     warn_of_attributes(reply, context);
     show::unmatched(&reply.unmatched, context);
@@ -420,6 +420,8 @@ mod tests {
             refused_total: 0,
             kept_owners: 0,
             lost_powers: 0,
+            notes: Vec::new(),
+            fell_back: false,
             from: Vec::new(),
             unmatched: Vec::new(),
             target: PathBuf::new(),

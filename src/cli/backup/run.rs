@@ -13,7 +13,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::health::holder_name;
 use crate::cli::{output, show};
 use crate::client::Client;
-use crate::node::api::{Backup, BackupReply, CopiesReply, Forget, RingInfo, RingList};
+use crate::node::api::{Backup, BackupReply, CopiesReply, Forget, HeadState, RingInfo, RingList};
 use crate::size::ByteSize;
 
 /// Back up paths, or all sets, as snapshots.
@@ -225,6 +225,7 @@ async fn one(
     tell(&reply, forgotten, args.dry_run, context)?;
     let copies = &reply.copies;
     let lacks_copies = args.wait && copies.reached < copies.asked;
+    let is_lost = args.wait && copies.asked > 0 && !copies.head.is_some_and(|head| head.is_found());
     if !args.dry_run {
         let rings = client.ring_list(RingList {}).await?.rings;
         let text = standing(copies, &rings, client.is_embedded());
@@ -232,9 +233,40 @@ async fn one(
             true => context.warning(&text),
             false => context.notice(&show::printable(&text)),
         }
+        if args.wait && copies.asked > 0 {
+            let text = found(copies.head);
+            match is_lost {
+                true => context.warning(&text),
+                false => context.notice(&text),
+            }
+        }
     }
-    let is_whole = reply.unreadable.is_empty() && !lacks_copies;
+    let is_whole = reply.unreadable.is_empty() && !lacks_copies && !is_lost;
     Ok(Some(if is_whole { Exit::Done } else { Exit::Partial }))
+}
+
+/// Whether the words lead to the newest backup without this machine, as others told.
+pub(in crate::cli) fn found(head: Option<HeadState>) -> String {
+    let Some(head) = head else {
+        return "nobody is connected, so nobody else has told the head that leads to this backup"
+            .to_owned();
+    };
+    let nodes = show::count(u64::from(head.told), "other node");
+    if head.overtaken {
+        "another head in this machine's name is newer than its own: its key may have been copied, \
+         and the twelve words lead there first (`libernet snapshots --phrase --older` lists all)"
+            .to_owned()
+    } else if head.told == 0 {
+        "no other node has told the head that leads to this backup: the twelve words may not find \
+         it without this machine yet"
+            .to_owned()
+    } else if !head.log {
+        format!(
+            "{nodes} told the head that leads to this backup, and none gave the log that it names"
+        )
+    } else {
+        format!("the head that leads to this backup was read back from {nodes}")
+    }
 }
 
 /// Where a backup is at this moment, and what makes the copies that it lacks. `is_embedded`: the
@@ -364,6 +396,7 @@ mod tests {
             asked,
             reached: names.len() as u32,
             holders: names.iter().map(|name| holder(name)).collect(),
+            head: None,
         };
         let ring = |online| RingInfo {
             ring: "home".to_owned(),

@@ -25,8 +25,9 @@ Exit code 3 when the log of a machine could not be had, 4 when nobody who was as
 With --json: {\"owner\",\"head\",\"machines\":[{\"machine\",\"name\",\"sequence\",\"updated\",\"missing\"}],
   \"snapshots\":[{\"snapshot\",\"link\",\"time\",\"machine\",\"set\",\"paths\",\"tags\",\"files\",\"bytes\",\"new_bytes\"}], oldest first,
   \"requests\":[{\"by\",\"by_name\",\"machine\",\"machine_name\",\"snapshot\",\"set\",\"time\",\"since\",\"due\",\"state\"}],
-  \"deleted\":[{..,\"forgotten_by\"}]}: requests of machines to forget what others made, whose state is notice, newest, kept, unread or
-  due; \"deleted\" only with --deleted, forgotten by the machine, words, a request, or null while it is only asked for;
+  \"deleted\":[{..,\"forgotten_by\"}],\"older\":[{..}],\"notes\",\"told\",\"agree\"}: requests of machines to forget what others made,
+  whose state is notice, newest, kept, unread or due; \"deleted\" only with --deleted, forgotten by the machine, words, a request, or
+  null while it is only asked for; \"older\" only with --older; nodes that told a head, and that have this one as their newest;
   with times in milliseconds since 1970, and beside them \"time_rfc3339\" and \"updated_rfc3339\"; a snapshot whose machine's clock
   was wrong has \"misdated\": true")]
 pub(in crate::cli) struct Args {
@@ -38,6 +39,10 @@ pub(in crate::cli) struct Args {
     /// Time to look for the owner's head and logs.
     #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
+    /// List also the snapshots that only earlier entries of the head, or the leases of those who keep
+    /// them, lead to: what a newer entry leaves out, whoever signed it.
+    #[arg(long)]
+    older: bool,
     // Its heading holds for all that is behind it.
     #[command(flatten)]
     which: Which,
@@ -66,12 +71,16 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
                 choice: choice.clone(),
                 timeout_s,
                 deleted: args.deleted,
+                older: args.older,
                 ..Snapshots::default()
             };
             fetch(client, &mut voice, request, context).await
         })
         .await?;
     warn_of_machines(&reply, context);
+    if voice.has_words() {
+        tell_of_head(&reply, context);
+    }
     warn_of_requests(&reply.requests, context);
     warn_of_clocks(&reply.snapshots, context);
     if context.json {
@@ -85,6 +94,14 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
         context.notice("there are no snapshots");
     } else {
         output::stdout(table(&reply).as_bytes())?;
+    }
+    if !reply.older.is_empty() && !context.json {
+        context.notice("only earlier entries of the head or leases lead to these:");
+        let older = SnapshotsReply {
+            snapshots: reply.older.clone(),
+            ..reply.clone()
+        };
+        output::stdout(table(&older).as_bytes())?;
     }
     let is_whole = reply.machines.iter().all(|state| state.missing.is_none());
     Ok(if is_whole { Exit::Done } else { Exit::Partial })
@@ -108,8 +125,30 @@ pub(super) async fn fetch(
         .await
 }
 
-/// Names the machines whose snapshots are not in the list.
+/// Says how old the head is and who agrees on it: nothing else shows to somebody who has only the
+/// words that nodes told an old one.
+pub(super) fn tell_of_head(reply: &SnapshotsReply, context: &Context) {
+    if let Some(newest) = reply.machines.iter().map(|state| state.updated).max() {
+        context.notice(&format!(
+            "the head is of {}; {}",
+            show::timestamp(newest),
+            match reply.told {
+                0 => "no other node told one".to_owned(),
+                told => format!(
+                    "{} of {} that told one have it as their newest",
+                    reply.agree,
+                    show::count(told, "node")
+                ),
+            }
+        ));
+    }
+}
+
+/// Names the machines whose snapshots are not in the list, and says how they were found.
 pub(super) fn warn_of_machines(reply: &SnapshotsReply, context: &Context) {
+    for note in &reply.notes {
+        context.warning(&show::printable(note));
+    }
     for state in &reply.machines {
         if let Some(reason) = &state.missing {
             let name = if state.name.is_empty() {
@@ -261,6 +300,10 @@ mod tests {
                 bytes: 1024,
                 new_bytes: 0,
             }],
+            older: Vec::new(),
+            notes: Vec::new(),
+            told: 0,
+            agree: 0,
         };
         let text = table(&reply);
         let line = text.lines().nth(1).expect("a row");

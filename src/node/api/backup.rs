@@ -158,6 +158,9 @@ pub struct Snapshots {
     /// Also list what is forgotten and can still be had back.
     #[serde(default)]
     pub deleted: bool,
+    /// Also those that only earlier entries of the head or leases lead to.
+    #[serde(default)]
+    pub older: bool,
 }
 call!(Snapshots, "snapshots", SnapshotsReply);
 
@@ -178,6 +181,19 @@ pub struct SnapshotsReply {
     /// What is forgotten and can still be had back, and what is asked for; only when it was to be listed.
     #[serde(default)]
     pub deleted: Vec<DeletedSnapshot>,
+    /// Snapshots that only earlier entries of the head or leases lead to, oldest first; empty unless
+    /// they were asked for.
+    #[serde(default)]
+    pub older: Vec<SnapshotInfo>,
+    /// What is to be known of how they were found.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// Nodes that told a head of this owner.
+    #[serde(default)]
+    pub told: u64,
+    /// Nodes among them whose newest entries are those that were used.
+    #[serde(default)]
+    pub agree: u64,
 }
 
 /// What the head says of one machine.
@@ -330,6 +346,12 @@ pub struct RestoreReply {
     /// else.
     #[serde(default)]
     pub lost_powers: u64,
+    /// What is to be known of how the snapshot was found.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// The newest snapshot could not be read, and this is an earlier one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fell_back: bool,
     /// Peers that gave blocks.
     pub from: Vec<Giver>,
     /// Patterns that matched nothing.

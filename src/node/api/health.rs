@@ -15,6 +15,27 @@ pub struct CopiesReply {
     /// The machines that have acknowledged.
     #[serde(default)]
     pub holders: Vec<HolderState>,
+    /// What others told when the head was read back from them; missing when nobody was asked.
+    #[serde(default)]
+    pub head: Option<HeadState>,
+}
+
+/// What others have of the head that leads to this machine's newest backup.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeadState {
+    /// Nodes that told it as this machine wrote it last.
+    pub told: u32,
+    /// Whether one of them gave the log that it names.
+    pub log: bool,
+    /// Whether somebody told a newer one in this machine's name: its key may have been copied.
+    pub overtaken: bool,
+}
+
+impl HeadState {
+    /// Whether the twelve words lead to the newest backup without this machine.
+    pub const fn is_found(&self) -> bool {
+        self.told > 0 && self.log && !self.overtaken
+    }
 }
 
 /// A machine that keeps a copy of a backup.
@@ -60,6 +81,10 @@ pub struct HealthReply {
     /// Holders that count as several, and are perhaps one machine, or stand in one place. The counts are not changed by it.
     #[serde(default)]
     pub doubts: Vec<String>,
+    /// What others told when the head was read back from them; missing when nobody is connected, or
+    /// no backup asks for copies.
+    #[serde(default)]
+    pub head: Option<HeadState>,
 }
 
 impl HealthReply {
@@ -67,7 +92,8 @@ impl HealthReply {
     /// not well, nor is one whose snapshots another machine is about to make go.
     pub fn is_well(&self) -> bool {
         let has_any = !self.sets.is_empty() || !self.owner;
-        let is_calm = self.problems.is_empty() && self.requests.is_empty();
+        let is_found = self.head.is_none_or(|head| head.is_found());
+        let is_calm = is_found && self.problems.is_empty() && self.requests.is_empty();
         has_any && is_calm && self.sets.iter().all(SetHealth::is_well)
     }
 }

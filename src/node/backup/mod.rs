@@ -25,6 +25,8 @@ use crate::time::{self, Timestamp};
 const MAX_NAMED: usize = 10_000;
 /// How long to look for a log that should be here.
 pub(super) const LOG_PATIENCE: Duration = Duration::from_secs(10);
+/// Pause before a head that others don't tell yet is looked for again.
+const READ_AGAIN: Duration = Duration::from_millis(500);
 
 /// The owner whose file was unlocked by a passphrase, for as long as the node runs.
 #[derive(Default)]
@@ -155,9 +157,14 @@ impl Node {
             bytes: done.report.bytes,
             unreadable: unreadable_total,
         });
+        let begun = tokio::time::Instant::now();
         let wait = (request.wait).then(|| Duration::from_secs(request.timeout_s));
         let copies = self.copy(done.link.id, &request.set, request.copies, wait);
-        let copies = copies.await?;
+        let mut copies = copies.await?;
+        if let Some(patience) = wait.filter(|_| copies.asked > 0) {
+            let until = begun + patience;
+            copies.head = self.read_back(&archive, &member, until).await?;
+        }
         Ok(BackupReply {
             snapshot: done.link.id.to_hex(),
             link: Some(done.link),
@@ -176,18 +183,54 @@ impl Node {
         })
     }
 
+    /// Reads the head back from others until it leads to this machine's newest backup, or the time is
+    /// over. None when nobody is connected.
+    pub(super) async fn read_back(
+        &self,
+        archive: &Archive,
+        member: &Membership,
+        until: tokio::time::Instant,
+    ) -> Result<Option<HeadState>, CallError> {
+        let machine = *member.machine().id().as_bytes();
+        loop {
+            if self.net().peers().connected().is_empty() {
+                return Ok(None);
+            }
+            let Some(read) = archive.read_back(&machine).await? else {
+                return Ok(None);
+            };
+            let is_over = tokio::time::Instant::now() + READ_AGAIN >= until;
+            if read.is_found() || read.is_overtaken || is_over {
+                return Ok(Some(HeadState {
+                    told: u32::try_from(read.told).unwrap_or(u32::MAX),
+                    log: read.has_log,
+                    overtaken: read.is_overtaken,
+                }));
+            }
+            if let Some(head) = archive.find(Search::Here, Duration::ZERO).await?.head {
+                archive.publish(head).await;
+            }
+            tokio::time::sleep(READ_AGAIN).await;
+        }
+    }
+
     /// Lists an owner's snapshots.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when a head was to be looked for and none was found.
     pub async fn snapshots(&self, request: Snapshots) -> Result<SnapshotsReply, CallError> {
         let archive = self.archive(&request.speaker).await?;
+        // Whoever has only the words has nothing else to hold the head against.
+        let is_deep = request.older || request.speaker.keys.is_some();
         let found = match request.timeout_s {
-            0 => archive.find(Search::Glance, LOG_PATIENCE).await?,
-            seconds => look(&archive, Duration::from_secs(seconds)).await?,
+            0 if !request.older => archive.find(Search::Glance, LOG_PATIENCE).await?,
+            seconds => {
+                let patience = Duration::from_secs(seconds).max(LOG_PATIENCE);
+                look(&archive, patience, is_deep).await?
+            }
         };
         let names = found.machine_names();
-        let machines = found.head.iter().flat_map(|head| head.entries());
+        let machines = found.head.iter().flat_map(|head| head.newest());
         let machines = machines.map(|entry| {
             let why = found.unread.iter().find(|(key, _)| key == entry.machine());
             MachineState {
@@ -198,16 +241,32 @@ impl Node {
                 missing: why.map(|(_, error)| chain(error)),
             }
         });
+        let machines = machines.collect();
+        let choice = choice(&request.choice);
+        let requests = self.requests(&found);
+        let deleted = match request.deleted {
+            true => self.deleted(found.deleted()),
+            false => Vec::new(),
+        };
+        let older = found.older.choose(&choice).unwrap_or_default();
+        let mut notes = found.notes;
+        if !request.older && !older.is_empty() {
+            let count = crate::text::count(older.len() as u64, "more snapshot");
+            notes.push(format!(
+                "{count} that only earlier entries of the head or leases lead to: --older lists them"
+            ));
+        }
         Ok(SnapshotsReply {
             owner: archive.access().owner().to_string(),
             head: archive.access().head().to_hex(),
-            machines: machines.collect(),
-            snapshots: self.describe_all(found.catalog.choose(&choice(&request.choice))?),
-            requests: self.requests(&found),
-            deleted: match request.deleted {
-                true => self.deleted(found.deleted()),
-                false => Vec::new(),
-            },
+            machines,
+            older: self.describe_all(older.into_iter().filter(|_| request.older).collect()),
+            snapshots: self.describe_all(found.catalog.choose(&choice)?),
+            requests,
+            deleted,
+            notes,
+            told: found.told as u64,
+            agree: found.agree as u64,
         })
     }
 
@@ -282,15 +341,19 @@ impl Node {
     }
 }
 
-/// Looks for head and logs: a short look where the head is here, and otherwise as long as `patience`.
-async fn look(archive: &Archive, patience: Duration) -> Result<Found, CallError> {
+/// Looks for head and logs: a short look where the head is here, and otherwise as long as `patience`. What the newest entries don't lead to is
+/// looked for by earlier ones and by leases; `is_deep`: in any case.
+async fn look(archive: &Archive, patience: Duration, is_deep: bool) -> Result<Found, CallError> {
     let here = archive
         .find(Search::Glance, LOG_PATIENCE.min(patience))
         .await?;
-    let found = match here.head {
+    let mut found = match here.head {
         Some(_) if here.unread.is_empty() => here,
         _ => archive.find(Search::Until(patience), patience).await?,
     };
+    if is_deep || found.head.is_none() || !found.unread.is_empty() {
+        archive.look_back(&mut found, patience).await?;
+    }
     Ok(found.or_missing()?)
 }
 

@@ -17,7 +17,7 @@ use super::super::api::*;
 use super::super::failure::{chain, stopped};
 use super::super::giving::{Giving, givers};
 use super::{MAX_NAMED, choice, info, look};
-use crate::backup::{Listed, Snapshot, find_files, read_snapshot};
+use crate::backup::{self, Archive, Listed, Snapshot, find_files, read_snapshot};
 use crate::block::Link;
 use crate::bundle::pattern::Line;
 use crate::bundle::{self, Bundle, ExtractOptions, Found, Last, TarOptions};
@@ -27,6 +27,11 @@ use crate::store::Keep;
 
 /// Bytes of an archive that wait for who reads it.
 const TAR_AHEAD_BYTES: usize = 1 << 20;
+/// Name of the newest snapshot.
+const LATEST: &str = "latest";
+/// Snapshots that are tried in place of a newest one that can't be read, and how long each.
+const MAX_EARLIER: usize = 16;
+const EARLIER_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Node {
     /// Finds the tree of a snapshot.
@@ -121,6 +126,8 @@ impl Node {
             refused_total: report.refused_total,
             kept_owners: report.kept_owners,
             lost_powers: report.lost_powers,
+            notes: chosen.notes,
+            fell_back: chosen.fell_back,
             from: givers(&chosen.session),
             unmatched: report.unmatched,
             target: report.path,
@@ -183,7 +190,7 @@ impl Node {
     pub async fn find_file(&self, request: FindFile) -> Result<FindFileReply, CallError> {
         let patience = Duration::from_secs(request.timeout_s);
         let archive = self.archive(&request.speaker).await?;
-        let found = look(&archive, patience).await?;
+        let found = look(&archive, patience, false).await?;
         let snapshots: Vec<Listed> = match &request.snapshot {
             Some(name) => vec![found.catalog.find(name)?.clone()],
             None => found.catalog.snapshots().iter().rev().cloned().collect(),
@@ -263,26 +270,77 @@ impl Node {
         let patience = Duration::from_secs(of.timeout_s);
         let session = self.depot().session(patience, Keep::Cached);
         let by_link: Option<Link> = of.snapshot.parse().ok();
-        let (link, machine_name) = match by_link {
-            Some(link) => (link, None),
-            None => {
-                let archive = self.archive(&of.speaker).await?;
-                let found = look(&archive, patience).await?;
-                let chosen = choice(&of.choice);
-                let listed = found.catalog.find_chosen(&of.snapshot, &chosen)?;
-                let name = listed.machine_name.clone();
-                (listed.logged.snapshot.clone(), Some(name))
+        if let Some(link) = by_link {
+            let snapshot = read_snapshot(&*session, &link).await?;
+            return Ok(Chosen::new(link, snapshot, session));
+        }
+        let archive = self.archive(&of.speaker).await?;
+        let mut found = look(&archive, patience, false).await?;
+        let choice = choice(&of.choice);
+        let listed = match found.catalog.find_chosen(&of.snapshot, &choice) {
+            Ok(listed) => listed.clone(),
+            Err(error) => {
+                archive.look_back(&mut found, patience).await?;
+                let catalogs = [&found.catalog, &found.older].into_iter();
+                let mut catalogs = catalogs.map(|one| one.find_chosen(&of.snapshot, &choice));
+                let listed = catalogs.find_map(Result::ok).ok_or(error)?;
+                listed.clone()
             }
         };
-        let mut snapshot = read_snapshot(&*session, &link).await?;
+        let link = listed.logged.snapshot.clone();
+        let mut chosen = match read_snapshot(&*session, &link).await {
+            Ok(snapshot) => Chosen::new(link, snapshot, session),
+            Err(backup::Error::Stopping) => return Err(backup::Error::Stopping.into()),
+            Err(error) => {
+                let may_be_another = of.snapshot == LATEST && of.speaker.keys.is_some();
+                let earlier = match may_be_another {
+                    true => earlier(&archive, &mut found, (&listed, &choice), patience).await?,
+                    false => None,
+                };
+                let Some((listed, snapshot)) = earlier else {
+                    return Err(error.into());
+                };
+                found.notes.push(format!(
+                    "the newest snapshot, {}, can't be read ({}): this is the newest that can",
+                    link.id.to_hex(),
+                    chain(&error)
+                ));
+                let link = listed.logged.snapshot.clone();
+                let mut chosen = Chosen::new(link, snapshot, session);
+                chosen.fell_back = true;
+                chosen
+            }
+        };
+        chosen.notes = found.notes;
         // A machine's name of now says more than that of then.
-        snapshot.machine_name = machine_name.unwrap_or(snapshot.machine_name);
-        Ok(Chosen {
-            link,
-            snapshot,
-            session,
-        })
+        chosen.snapshot.machine_name = listed.machine_name;
+        Ok(chosen)
     }
+}
+
+/// The newest snapshot before one that can't be read, and that can.
+async fn earlier(
+    archive: &Archive,
+    found: &mut backup::Found,
+    (newest, choice): (&Listed, &backup::Choice),
+    patience: Duration,
+) -> Result<Option<(Listed, Snapshot)>, CallError> {
+    archive.look_back(found, patience).await?;
+    let catalogs = [&found.catalog, &found.older].into_iter();
+    let listed = catalogs.filter_map(|catalog| catalog.choose(choice).ok());
+    let mut listed: Vec<&Listed> = listed.flatten().collect();
+    listed.retain(|one| one.logged.snapshot.id != newest.logged.snapshot.id);
+    listed.sort_by_key(|one| std::cmp::Reverse(one.made));
+    let session = archive.depot().session(EARLIER_PATIENCE, Keep::Cached);
+    for one in listed.into_iter().take(MAX_EARLIER) {
+        match read_snapshot(&*session, &one.logged.snapshot).await {
+            Ok(snapshot) => return Ok(Some((one.clone(), snapshot))),
+            Err(error) => {
+                tracing::debug!(snapshot = %one.logged.snapshot.id, %error, "a snapshot can't be read");
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// A snapshot and where its blocks come from.
@@ -290,9 +348,23 @@ struct Chosen {
     link: Link,
     snapshot: Snapshot,
     session: Arc<Session>,
+    /// What is to be known of how it was found.
+    notes: Vec<String>,
+    /// The newest one could not be read, and this is an earlier one.
+    fell_back: bool,
 }
 
 impl Chosen {
+    const fn new(link: Link, snapshot: Snapshot, session: Arc<Session>) -> Self {
+        Self {
+            link,
+            snapshot,
+            session,
+            notes: Vec::new(),
+            fell_back: false,
+        }
+    }
+
     /// Lines that patterns stand for. A relative one starts at the part that is asked for; where
     /// all is, at each path that was backed up as well.
     async fn lines(
