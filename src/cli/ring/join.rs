@@ -105,7 +105,10 @@ fn lines(ring: &str, lent_bytes: u64, members: &[RingMember], is_embedded: bool)
         })
         .collect();
     lines.push(match names.len() {
-        0 => format!("no member was met yet: `libernet ring members {ring}` shows who comes"),
+        0 => format!(
+            "no member was met yet: the node that made the code lets this one in when both run and meet; \
+             `libernet ring members {ring}` shows the members"
+        ),
         _ => format!("members: {}", names.join(", ")),
     });
     lines.push(format!(

@@ -33,7 +33,7 @@ const SHORT: Duration = Duration::from_secs(TERM.as_secs() / 2);
 const REFUSED: Duration = Duration::from_secs(3600);
 /// How often a holder that is about to leave is audited, in milliseconds.
 const DOUBT_EVERY_MS: u64 = 60_000;
-/// Blocks of one holder that are audited in a day, so that the loss of one in a hundred is seen within a week with 99% probability:
+/// Blocks of a set that one holder is asked for in a day, so that the loss of one in a hundred is seen within a week with 99% probability:
 /// 0.99 to the power of 7 x 66 is less than 1%. Backups of the same set share most blocks, and so this number.
 const AUDITED: u32 = 66;
 /// Fewest blocks of one audit.
