@@ -33,12 +33,14 @@ pub(super) fn is_loopback(address: &Multiaddr) -> bool {
 
 /// Whether it is on the same machine or in a private network, where a direct TCP path is the rule.
 pub(super) fn is_near(address: &Multiaddr) -> bool {
-    match ip(address) {
-        Some(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        Some(IpAddr::V6(ip)) => {
-            ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()
-        }
-        None => false,
+    ip(address).is_some_and(is_near_ip)
+}
+
+/// As [`is_near`], of an IP address.
+pub(super) fn is_near_ip(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
     }
 }
 

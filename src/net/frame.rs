@@ -4,19 +4,18 @@
 //! error of a codec that reads a request, and nobody would know whose it was, so codecs hand a [`Malformed`] on as the request.
 
 use std::io::{self, ErrorKind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::pace::{Arrivals, Meter};
 
-/// Frames are written in parts of this size, each of which must get through within [`STALL_TIMEOUT`].
-const WRITE_BYTES: usize = 256 << 10;
 /// Frames are read in parts of this size, paced ones each once the limit allows it.
 const READ_BYTES: usize = 64 << 10;
-/// How long a peer may take to accept one part.
+/// Longest time in which a stream takes nothing of what is written to it.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What is wrong with a frame. The text is for our own log and error, never for the peer.
@@ -102,25 +101,80 @@ where
         .map_err(|_| ErrorKind::TimedOut)?
 }
 
+/// Knows when a peer last took something of what is sent to it, over whichever stream.
+#[derive(Debug)]
+pub(in crate::net) struct Flow(Mutex<Instant>);
+
+impl Default for Flow {
+    fn default() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+}
+
+impl Flow {
+    fn last(&self) -> MutexGuard<'_, Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Writes a frame made of pieces.
 pub(in crate::net) async fn write_frame<T>(io: &mut T, pieces: Vec<Bytes>) -> io::Result<()>
+where
+    T: AsyncWrite + Unpin + Send,
+{
+    push_frame(io, pieces, &Flow::default(), STALL_TIMEOUT).await
+}
+
+/// Writes a frame made of pieces to a peer that is sent other things as well. It fails when the
+/// stream takes nothing for some time, or when the peer takes nothing over any stream for `stall`:
+/// over a slow line one stream may have to wait for many others.
+pub(in crate::net) async fn push_frame<T>(
+    io: &mut T,
+    pieces: Vec<Bytes>,
+    flow: &Flow,
+    stall: Duration,
+) -> io::Result<()>
 where
     T: AsyncWrite + Unpin + Send,
 {
     let len: usize = pieces.iter().map(Bytes::len).sum();
     let len = u32::try_from(len).map_err(io::Error::other)?;
     let head = Bytes::copy_from_slice(&len.to_be_bytes());
+    let began = Instant::now();
+    let mut moved = began;
     for mut piece in std::iter::once(head).chain(pieces) {
         while piece.has_remaining() {
-            let part = piece.split_to(piece.len().min(WRITE_BYTES));
-            timeout(STALL_TIMEOUT, io.write_all(&part))
-                .await
-                .map_err(|_| ErrorKind::TimedOut)??;
+            let written = tokio::select! {
+                biased;
+                written = io.write(&piece) => written?,
+                () = stalled(began, moved, flow, stall) => return Err(ErrorKind::TimedOut.into()),
+            };
+            if written == 0 {
+                return Err(ErrorKind::WriteZero.into());
+            }
+            piece.advance(written);
+            moved = Instant::now();
+            *flow.last() = moved;
         }
     }
-    timeout(STALL_TIMEOUT, io.flush())
-        .await
-        .map_err(|_| ErrorKind::TimedOut)?
+    tokio::select! {
+        biased;
+        flushed = io.flush() => flushed,
+        () = stalled(began, moved, flow, stall) => Err(ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Waits until a stream that last took something at `moved` has stood still for too long, or its
+/// peer has since `began`.
+async fn stalled(began: Instant, moved: Instant, flow: &Flow, stall: Duration) {
+    loop {
+        let peer = (*flow.last()).max(began) + stall;
+        let until = peer.min(moved + STALL_TIMEOUT);
+        if until <= Instant::now() {
+            return;
+        }
+        sleep_until(until).await;
+    }
 }
 
 #[cfg(test)]
@@ -167,7 +221,7 @@ mod tests {
         let pieces = vec![
             Bytes::from_static(b"ab"),
             Bytes::new(),
-            vec![7; WRITE_BYTES + 1].into(),
+            vec![7; (256 << 10) + 1].into(),
         ];
         write_frame(&mut wire, pieces.clone())
             .await
@@ -193,5 +247,31 @@ mod tests {
         assert_eq!(read.expect_err("silent").kind(), ErrorKind::TimedOut);
         let written = write_frame(&mut stuck, vec![vec![0; 17].into()]).await;
         assert_eq!(written.expect_err("stuck").kind(), ErrorKind::TimedOut);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_may_wait_for_others_of_its_peer_but_not_for_ever() {
+        let stall = Duration::from_secs(5);
+        let began = Instant::now();
+        let flow = Flow::default();
+        let pieces = || vec![vec![0; 17].into()];
+        let written = push_frame(&mut Stuck, pieces(), &flow, stall).await;
+        assert_eq!(written.expect_err("stuck").kind(), ErrorKind::TimedOut);
+        assert_eq!(began.elapsed(), stall, "nothing moves");
+
+        let began = Instant::now();
+        let mut stuck = Stuck;
+        let others = async {
+            loop {
+                *flow.last() = Instant::now();
+                tokio::time::sleep(stall / 2).await;
+            }
+        };
+        tokio::select! {
+            written = push_frame(&mut stuck, pieces(), &flow, stall) => {
+                assert_eq!(written.expect_err("stuck").kind(), ErrorKind::TimedOut);
+            }
+            () = others => {}
+        }
+        assert_eq!(began.elapsed(), STALL_TIMEOUT, "others move");
     }
 }

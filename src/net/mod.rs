@@ -9,7 +9,8 @@
 //! - [`replica`]: asks peers to keep blocks, and is asked.
 //! - The driver is one task; it does no work: no hashing, no disk, no waiting. What takes long is done by those who ask, or by
 //!   the services the net was given.
-//! - Every queue, table and wait has a bound; permits are taken before commands are sent.
+//! - Every queue, table and wait has a bound; permits are taken before commands are sent. What
+//!   each peer and each address may take is said by `admission`, below all rooms.
 //!
 //! Deliberately absent: the store, hashing, and every decision about which blocks to fetch, keep or announce.
 
@@ -36,6 +37,7 @@ mod security;
 mod switchboard;
 mod tls;
 mod transport;
+mod weighed;
 
 #[cfg(test)]
 mod tests;
@@ -125,8 +127,15 @@ impl Net {
             config.clock.clone(),
             listening.clone(),
         ));
-        let (rooms, records, inbox) =
-            rooms(&config, services, kad.clone(), tally.clone(), roll.clone())?;
+        let unread = admission::Unread::new(&config.limits);
+        let (rooms, records, inbox) = rooms(
+            &config,
+            services,
+            kad.clone(),
+            tally.clone(),
+            roll.clone(),
+            unread.clone(),
+        )?;
         let streams = rooms.streams.new_control();
         let permits = Arc::new(admission::Permits::new(
             config.limits.requests_per_peer,
@@ -135,9 +144,9 @@ impl Net {
         let cancel = CancellationToken::new();
         let tasks = transport::Tasks::default();
         let transport = if config.memory_transport {
-            transport::memory(&config.key)
+            transport::memory(&config.key, &unread)
         } else {
-            transport::sockets(&config.key)
+            transport::sockets(&config.key, &config.limits, &unread)
         }?;
         let swarm_config = libp2p::swarm::Config::with_executor(tasks.clone())
             .with_idle_connection_timeout(IDLE_TIMEOUT);
@@ -298,23 +307,28 @@ fn rooms(
     kad: StreamProtocol,
     tally: Arc<providers::Tally>,
     roll: Arc<rings::Roll>,
+    unread: admission::Unread,
 ) -> Result<(Rooms, providers::WriterThread, replica::Inbox), Error> {
     let local = config.key.public().to_peer_id();
+    let blocks = services.blocks.clone();
+    let standing: admission::StandingOf = Arc::new(move |peer| blocks.standing(peer));
     let peers = peers::Behaviour::new(peers::Setup {
         key: &config.key,
         network: config.network.clone(),
-        is_member: {
-            let roll = roll.clone();
-            Arc::new(move |peer| roll.knows(peer))
+        standing: {
+            let (roll, standing) = (roll.clone(), standing.clone());
+            Arc::new(move |peer| match roll.knows(&peer) {
+                true => admission::Standing::Member,
+                false => standing(peer),
+            })
         },
+        unread,
         agent: config.agent.clone(),
         bootstrap: config.bootstrap.clone(),
         mdns: config.mdns && !config.memory_transport,
         limits: &config.limits,
         clock: config.clock.clone(),
     });
-    let blocks = services.blocks.clone();
-    let standing: admission::StandingOf = Arc::new(move |peer| blocks.standing(peer));
     let exchange = exchange::Behaviour::new(
         protocol(&config.network, names::exchange)?,
         exchange::Setup {

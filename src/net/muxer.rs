@@ -5,53 +5,83 @@
 //! little beside what the system's own buffers hold. Whoever speaks yamux takes frames up to the window that it granted. How the connection is driven, and
 //! how many streams wait to be taken, is as in libp2p's `libp2p-yamux`.
 //!
-//! Invariant: closing ends, also when the other side takes nothing any more; what it has not taken within [`CLOSE_TIMEOUT`] is lost.
-//! Deliberately absent: finding out that a connection is stuck. That is the ping's work: two sides that both wait to write may stand still for ever
-//! (yamux stops reading while it can't answer a ping, <https://github.com/libp2p/rust-yamux/issues/227>).
+//! Invariants:
+//! - Closing ends, also when the other side takes nothing any more; what it has not taken within
+//!   [`CLOSE_TIMEOUT`] is lost.
+//! - What the other side sends, unasked for, and nobody reads, is bounded: for each connection and
+//!   for all, see [`Unread`]. A connection that exceeds its bound ends.
+//!
+//! Deliberately absent: finding out that a connection is stuck. That is the ping's work: two sides
+//! that both wait to write may stand still for ever (yamux stops reading while it can't answer a
+//! ping, <https://github.com/libp2p/rust-yamux/issues/227>).
 
 use std::collections::VecDeque;
 use std::future::{Future, Ready};
 use std::io;
 use std::iter::{Once, once};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use futures::task::AtomicWaker;
 use futures::{AsyncRead, AsyncWrite};
+use libp2p::core::ConnectedPoint;
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
 use tokio::time::{Sleep, sleep};
 use yamux::{Config, Connection, ConnectionError, Mode, Stream};
 
+use super::admission::{Account, TooMuch, Unread};
 use super::cork::Cork;
+use super::weighed::Weighed;
 use crate::wire::names;
 
 /// Bytes of a stream that are sent as one frame, at most.
 const FRAME_BYTES: usize = 64 << 10;
-/// Streams on one connection; each may hold a window of unread bytes.
-const MAX_STREAMS: usize = 512;
-/// Streams that the other side opened and nobody has taken yet. It opens no more than so many by itself before they are acknowledged.
-const MAX_WAITING: usize = 256;
+/// Streams on one connection, whoever opened them. Yamux ends a connection with more.
+const MAX_STREAMS: usize = 112;
+/// Streams of this node's own on one connection; further ones wait. A node that keeps to the same
+/// number leaves room for streams that only one side knows to have ended.
+const MAX_OWN_STREAMS: usize = 48;
+/// Streams that the other side opened and nobody has taken yet.
+const MAX_WAITING: usize = 96;
+/// Bytes that all streams of a connection may hold unread, at most: 256 KiB each by yamux's
+/// specification, and more for those that are read fast.
+const WINDOW_BYTES: usize = 32 << 20;
 
 /// How long the other side may take to take what is left when a connection is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The two sides agree on yamux and start.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Yamux;
+#[derive(Clone)]
+pub(super) struct Yamux {
+    unread: Unread,
+}
 
 impl Yamux {
-    fn start<C>(stream: C, mode: Mode) -> Muxer<C>
+    /// Connections for which `unread` counts.
+    pub(super) const fn new(unread: Unread) -> Self {
+        Self { unread }
+    }
+
+    fn start<C>(&self, stream: C, mode: Mode) -> Muxer<C>
     where
         C: AsyncRead + AsyncWrite + Unpin,
     {
         let mut config = Config::default();
         config.set_max_num_streams(MAX_STREAMS);
+        config.set_max_connection_receive_window(Some(WINDOW_BYTES));
         config.set_split_send_size(FRAME_BYTES);
+        let account = Arc::new(self.unread.open());
+        let stream = Weighed::new(Cork::new(stream), account.clone());
         Muxer {
-            connection: Connection::new(Cork::new(stream), config, mode),
+            connection: Connection::new(stream, config, mode),
+            account,
             waiting: VecDeque::new(),
             taker: None,
+            own: Arc::default(),
             closing: None,
         }
     }
@@ -72,7 +102,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> InboundConnectionUpgrade<C> for Yamux {
     type Future = Ready<io::Result<Muxer<C>>>;
 
     fn upgrade_inbound(self, stream: C, _: &'static str) -> Self::Future {
-        std::future::ready(Ok(Self::start(stream, Mode::Server)))
+        std::future::ready(Ok(self.start(stream, Mode::Server)))
     }
 }
 
@@ -82,52 +112,170 @@ impl<C: AsyncRead + AsyncWrite + Unpin> OutboundConnectionUpgrade<C> for Yamux {
     type Future = Ready<io::Result<Muxer<C>>>;
 
     fn upgrade_outbound(self, stream: C, _: &'static str) -> Self::Future {
-        std::future::ready(Ok(Self::start(stream, Mode::Client)))
+        std::future::ready(Ok(self.start(stream, Mode::Client)))
+    }
+}
+
+/// Streams of this node's own that are open, and the task that waits to open one more.
+#[derive(Default)]
+struct Own {
+    open: AtomicUsize,
+    opener: AtomicWaker,
+}
+
+/// A stream of a connection.
+pub(super) struct Substream {
+    stream: Stream,
+    /// What it counts for.
+    counted: Counted,
+}
+
+enum Counted {
+    /// The other side's: what comes is read.
+    Taken(Arc<Account>),
+    /// This node's own.
+    Own(Arc<Own>),
+}
+
+impl Drop for Substream {
+    fn drop(&mut self) {
+        match &self.counted {
+            Counted::Taken(account) => account.ended(self.stream.id().val(), true),
+            Counted::Own(own) => {
+                if own.open.fetch_sub(1, Ordering::Relaxed) >= MAX_OWN_STREAMS {
+                    own.opener.wake();
+                }
+            }
+        }
+    }
+}
+
+impl AsyncRead for Substream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
+        if let (Ok(bytes), Counted::Taken(account)) = (&read, &self.counted) {
+            account.read(self.stream.id().val(), *bytes);
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl AsyncWrite for Substream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_close(cx)
     }
 }
 
 /// A connection that carries streams.
 pub(super) struct Muxer<C> {
-    connection: Connection<Cork<C>>,
-    /// Streams that came while the connection was driven for another reason.
+    connection: Connection<Weighed<Cork<C>>>,
+    account: Arc<Account>,
+    /// Streams that came and are not taken yet.
     waiting: VecDeque<Stream>,
-    /// Who was told that there are none.
+    /// The task that was told that there are none.
     taker: Option<Waker>,
+    own: Arc<Own>,
     /// Ends the closing.
     closing: Option<Pin<Box<Sleep>>>,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Muxer<C> {
+    /// Notes where the other side connected from, if it did.
+    pub(super) fn with(self, endpoint: &ConnectedPoint) -> Self {
+        self.account.is_from(match endpoint {
+            ConnectedPoint::Listener { send_back_addr, .. } => Some(send_back_addr.clone()),
+            ConnectedPoint::Dialer { .. } => None,
+        });
+        self
+    }
+
     /// Drives the connection until it has nothing to do, or the other side opens a stream.
     fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<Result<Stream, ConnectionError>> {
+        let too_much = |error: TooMuch| ConnectionError::Io(io::Error::other(error));
+        self.account.check(cx.waker()).map_err(too_much)?;
         let next = ready!(self.connection.poll_next_inbound(cx));
         Poll::Ready(next.unwrap_or(Err(ConnectionError::Closed)))
+    }
+
+    /// The stream that waits for longest, if one may be taken.
+    fn take(&mut self, cx: &Context<'_>) -> Option<Substream> {
+        if self.waiting.is_empty() || !self.account.take(cx.waker()) {
+            return None;
+        }
+        let stream = self.waiting.pop_front()?;
+        let counted = Counted::Taken(self.account.clone());
+        Some(Substream { stream, counted })
+    }
+
+    /// Lets a stream wait to be taken.
+    fn line_up(&mut self, stream: Stream) {
+        if self.waiting.len() < MAX_WAITING {
+            self.waiting.push_back(stream);
+            if let Some(taker) = self.taker.take() {
+                taker.wake();
+            }
+        } else {
+            // Dropped, it is reset.
+            tracing::debug!(%stream, "a peer opens more streams than it may");
+            self.account.ended(stream.id().val(), false);
+        }
     }
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Muxer<C> {
-    type Substream = Stream;
+    type Substream = Substream;
     type Error = ConnectionError;
 
     fn poll_inbound(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Stream, ConnectionError>> {
-        if let Some(stream) = self.waiting.pop_front() {
-            return Poll::Ready(Ok(stream));
+    ) -> Poll<Result<Substream, ConnectionError>> {
+        self.taker = None;
+        loop {
+            if let Some(stream) = self.take(cx) {
+                return Poll::Ready(Ok(stream));
+            }
+            match self.poll_connection(cx) {
+                Poll::Ready(next) => self.line_up(next?),
+                Poll::Pending => {
+                    self.taker = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+            }
         }
-        let next = self.poll_connection(cx);
-        if next.is_pending() {
-            self.taker = Some(cx.waker().clone());
-        }
-        next
     }
 
     fn poll_outbound(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Stream, ConnectionError>> {
-        self.connection.poll_new_outbound(cx)
+    ) -> Poll<Result<Substream, ConnectionError>> {
+        if self.own.open.load(Ordering::Relaxed) >= MAX_OWN_STREAMS {
+            self.own.opener.register(cx.waker());
+            // One may have ended in the meantime.
+            if self.own.open.load(Ordering::Relaxed) >= MAX_OWN_STREAMS {
+                return Poll::Pending;
+            }
+        }
+        let stream = ready!(self.connection.poll_new_outbound(cx))?;
+        self.own.open.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted::Own(self.own.clone());
+        Poll::Ready(Ok(Substream { stream, counted }))
     }
 
     fn poll_close(
@@ -149,15 +297,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Muxer<C> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<StreamMuxerEvent, ConnectionError>> {
         let stream = ready!(self.poll_connection(cx))?;
-        if self.waiting.len() < MAX_WAITING {
-            self.waiting.push_back(stream);
-            if let Some(taker) = self.taker.take() {
-                taker.wake();
-            }
-        } else {
-            // Dropped, it is reset.
-            tracing::debug!(%stream, "a peer opens more streams than it may");
-        }
+        self.line_up(stream);
         // There may be more to do, after others had their turn.
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -167,12 +307,20 @@ impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Muxer<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::limits::Limits;
     use futures::future::poll_fn;
     use futures::{AsyncReadExt, AsyncWriteExt};
     use libp2p::core::muxing::StreamMuxerExt;
     use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
     type Pipe = Compat<tokio::io::DuplexStream>;
+
+    /// A muxer whose peer is known.
+    fn start(stream: Pipe, mode: Mode) -> Muxer<Pipe> {
+        let muxer = Yamux::new(Unread::new(&Limits::default())).start(stream, mode);
+        muxer.account.is_from(None);
+        muxer
+    }
 
     fn pipe() -> (Pipe, Pipe) {
         let (a, b) = tokio::io::duplex(100_000);
@@ -254,13 +402,13 @@ mod tests {
     #[tokio::test]
     async fn large_frames_go_both_ways() {
         let (a, b) = pipe();
-        round_trip(Yamux::start(a, Mode::Client), Yamux::start(b, Mode::Server)).await;
+        round_trip(start(a, Mode::Client), start(b, Mode::Server)).await;
     }
 
     #[tokio::test]
     async fn a_frame_is_as_large_as_it_says() {
         let (a, mut other) = pipe();
-        let mut muxer = Yamux::start(a, Mode::Client);
+        let mut muxer = start(a, Mode::Client);
         let opened = poll_fn(|cx| muxer.poll_outbound_unpin(cx)).await;
         let mut stream = opened.expect("a stream");
         let work = async {
@@ -287,7 +435,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn closing_ends_when_nobody_reads() {
         let (a, _other) = pipe();
-        let mut muxer = Yamux::start(a, Mode::Client);
+        let mut muxer = start(a, Mode::Client);
         let opened = poll_fn(|cx| muxer.poll_outbound_unpin(cx)).await;
         let mut stream = opened.expect("a stream");
         let written = async { stream.write_all(&[7; 3 * FRAME_BYTES]).await };
@@ -298,7 +446,7 @@ mod tests {
         assert!(began.elapsed() >= CLOSE_TIMEOUT);
 
         let (a, mut other) = pipe();
-        let mut muxer = Yamux::start(a, Mode::Client);
+        let mut muxer = start(a, Mode::Client);
         let mut rest = Vec::new();
         let (closed, read) = futures::join!(
             poll_fn(|cx| muxer.poll_close_unpin(cx)),
@@ -314,27 +462,21 @@ mod tests {
         let stock = libp2p::yamux::Config::default;
         let (a, b) = pipe();
         let theirs = stock().upgrade_inbound(b, names::YAMUX).await;
-        round_trip(Yamux::start(a, Mode::Client), theirs.expect("agreed")).await;
+        round_trip(start(a, Mode::Client), theirs.expect("agreed")).await;
         let (a, b) = pipe();
         let theirs = stock().upgrade_outbound(a, names::YAMUX).await;
-        round_trip(theirs.expect("agreed"), Yamux::start(b, Mode::Server)).await;
+        round_trip(theirs.expect("agreed"), start(b, Mode::Server)).await;
     }
 
     #[tokio::test]
     async fn what_nobody_takes_is_bounded() {
         let (a, mut hostile) = pipe();
-        let mut muxer = Yamux::start(a, Mode::Server);
-        let mut frames = Vec::new();
-        for number in 0..MAX_WAITING as u32 + 44 {
-            // Version, type "data", flag "open", id, no bytes: as yamux's specification has it.
-            frames.extend_from_slice(&[0, 0, 0, 1]);
-            frames.extend_from_slice(&(2 * number + 1).to_be_bytes());
-            frames.extend_from_slice(&[0; 4]);
-        }
+        let mut muxer = start(a, Mode::Server);
+        let frames = unasked(MAX_WAITING as u32 + 10, 0);
         let resets = async {
             hostile.write_all(&frames).await.expect("written");
             let mut resets = 0;
-            while resets < 44 {
+            while resets < 10 {
                 let mut head = [0; 12];
                 hostile.read_exact(&mut head).await.expect("an answer");
                 let is_data = head[1] <= 1;
@@ -347,5 +489,95 @@ mod tests {
         let taken = poll_fn(|cx| muxer.poll_inbound_unpin(cx)).await;
         assert!(taken.is_ok());
         assert_eq!(muxer.waiting.len(), MAX_WAITING - 1);
+    }
+    /// Frames that open streams and send so many bytes over each of them.
+    fn unasked(streams: u32, bytes: u32) -> Vec<u8> {
+        let mut frames = Vec::new();
+        for number in 0..streams {
+            let id = (2 * number + 1).to_be_bytes();
+            // Version, type "data", flag "open": as yamux's specification has it.
+            frames.extend_from_slice(&[0, 0, 0, 1]);
+            frames.extend_from_slice(&id);
+            frames.extend_from_slice(&bytes.to_be_bytes());
+            frames.resize(frames.len() + bytes as usize, 7);
+        }
+        frames
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_sends_what_nobody_reads_is_cut_off() {
+        for (is_known, most) in [(false, 1 << 20), (true, 4 << 20)] {
+            let (a, mut hostile) = pipe();
+            let unread = Unread::new(&Limits::default());
+            let mut muxer = Yamux::new(unread.clone()).start(a, Mode::Server);
+            let address: libp2p::Multiaddr = "/memory/1".parse().expect("an address");
+            muxer.account.is_from(Some(address.clone()));
+            if is_known {
+                unread.identified(&address, false);
+            }
+            let frames = unasked(64, 256 << 10);
+            let sent = std::sync::atomic::AtomicUsize::new(0);
+            let sends = async {
+                for part in frames.chunks(1 << 10) {
+                    if hostile.write_all(part).await.is_err() {
+                        break;
+                    }
+                    sent.fetch_add(part.len(), Ordering::Relaxed);
+                }
+                std::future::pending::<()>().await;
+            };
+            let cut = poll_fn(|cx| muxer.poll_unpin(cx).map(|polled| polled.err()));
+            let error = tokio::select! {
+                error = cut => error.expect("no event but an error"),
+                () = sends => unreachable!("it waits"),
+            };
+            assert!(error.to_string().contains("more than was read"), "{error}");
+            let sent = sent.into_inner();
+            assert!((most..2 * most).contains(&sent), "{is_known}: {sent}");
+            drop(muxer);
+            assert_eq!(unread.bytes(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn before_a_peer_has_told_who_it_is_its_streams_wait() {
+        let (a, mut hostile) = pipe();
+        let unread = Unread::new(&Limits::default());
+        let mut muxer = Yamux::new(unread.clone()).start(a, Mode::Server);
+        let address: libp2p::Multiaddr = "/memory/1".parse().expect("an address");
+        muxer.account.is_from(Some(address.clone()));
+        hostile.write_all(&unasked(20, 1)).await.expect("written");
+        let mut taken = Vec::new();
+        while taken.len() < 8 {
+            let stream = poll_fn(|cx| muxer.poll_inbound_unpin(cx)).await;
+            taken.push(stream.expect("a stream"));
+        }
+        let mut next = poll_fn(|cx| muxer.poll_inbound_unpin(cx));
+        assert!(futures::poll!(&mut next).is_pending(), "the ninth waits");
+        unread.identified(&address, false);
+        for _ in 8..20 {
+            let stream = (&mut next).await;
+            taken.push(stream.expect("a stream"));
+        }
+        assert_eq!(unread.bytes(), 20);
+        for stream in &mut taken {
+            stream.read_exact(&mut [0]).await.expect("it is there");
+        }
+        assert_eq!(unread.bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn own_streams_wait_for_their_places() {
+        let (a, _other) = pipe();
+        let mut muxer = start(a, Mode::Client);
+        let mut open = Vec::new();
+        for _ in 0..MAX_OWN_STREAMS {
+            let stream = poll_fn(|cx| muxer.poll_outbound_unpin(cx)).await;
+            open.push(stream.expect("a stream"));
+        }
+        let mut next = poll_fn(|cx| muxer.poll_outbound_unpin(cx));
+        assert!(futures::poll!(&mut next).is_pending());
+        open.pop();
+        assert!(next.await.is_ok());
     }
 }

@@ -22,8 +22,10 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio_util::task::TaskTracker;
 
 use super::address;
+use super::admission::Unread;
 use super::admission::door::{Door, Guarded};
 use super::error::Error;
+use super::limits::Limits;
 use super::muxer::Yamux;
 use super::security::Security;
 
@@ -43,22 +45,32 @@ const PROBES: u32 = 3;
 #[cfg(target_os = "linux")]
 const DEAD_AFTER: Duration = Duration::from_secs(20);
 
+/// Streams that a peer may have open over QUIC, what it may have sent over one of them and nobody
+/// read, and over all of them.
+const QUIC_STREAMS: u32 = 112;
+const QUIC_STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const QUIC_WINDOW_BYTES: u32 = 16 << 20;
+
 type Connection = Boxed<(PeerId, StreamMuxerBox)>;
 
-/// A transport inside this process.
-pub(super) fn memory(key: &Keypair) -> Result<Connection, Error> {
+/// A transport inside this process; `unread` counts what peers send.
+pub(super) fn memory(key: &Keypair, unread: &Unread) -> Result<Connection, Error> {
     let noise = noise::Config::new(key).map_err(|error| Error::Transport(error.to_string()))?;
     let transport = MemoryTransport::default()
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
-        .multiplex(Yamux)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        .multiplex(Yamux::new(unread.clone()))
+        .map(|(peer, muxer), endpoint| (peer, StreamMuxerBox::new(muxer.with(&endpoint))));
     Ok(TransportTimeout::new(transport, CONNECT_TIMEOUT).boxed())
 }
 
-/// TCP and QUIC.
-pub(super) fn sockets(key: &Keypair) -> Result<Connection, Error> {
-    let door = Door::default();
+/// TCP and QUIC; `unread` counts what peers send over TCP.
+pub(super) fn sockets(
+    key: &Keypair,
+    limits: &Limits,
+    unread: &Unread,
+) -> Result<Connection, Error> {
+    let door = Door::new(limits);
     let inner = door.clone();
     // Nagle's algorithm is off by default: with it on, requests one at a time are 25 times slower.
     let tcp = tcp::tokio::Transport::new(tcp::Config::default())
@@ -71,11 +83,10 @@ pub(super) fn sockets(key: &Keypair) -> Result<Connection, Error> {
         })
         .upgrade(Version::V1Lazy)
         .authenticate(Security::new(key).map_err(|error| Error::Transport(error.to_string()))?)
-        .multiplex(Yamux)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .multiplex(Yamux::new(unread.clone()))
+        .map(|(peer, muxer), endpoint| (peer, StreamMuxerBox::new(muxer.with(&endpoint))))
         .boxed();
-    let tcp = Guarded { inner: tcp, door }.boxed();
-    let quic = quic::tokio::Transport::new(quic::Config::new(key))
+    let quic = quic::tokio::Transport::new(quic_settings(key))
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
         .boxed();
     let tcp = Near {
@@ -90,6 +101,7 @@ pub(super) fn sockets(key: &Keypair) -> Result<Connection, Error> {
         .or_transport(quic)
         .map(|either, _| either.into_inner())
         .boxed();
+    let both = Guarded { inner: both, door }.boxed();
     // Reading the configuration takes the transport along when it fails, so try it on a stand-in first.
     let transport = match dns::tokio::Transport::system(MemoryTransport::default()) {
         Ok(_) => dns::tokio::Transport::system(both)
@@ -101,6 +113,15 @@ pub(super) fn sockets(key: &Keypair) -> Result<Connection, Error> {
         }
     };
     Ok(TransportTimeout::new(transport, CONNECT_TIMEOUT).boxed())
+}
+
+/// QUIC's settings: what a peer may have sent and nobody read is bounded as it is over TCP.
+fn quic_settings(key: &Keypair) -> quic::Config {
+    let mut settings = quic::Config::new(key);
+    settings.max_concurrent_stream_limit = QUIC_STREAMS;
+    settings.max_connection_data = QUIC_WINDOW_BYTES;
+    settings.max_stream_data = QUIC_STREAM_WINDOW_BYTES;
+    settings
 }
 
 /// Has the system close a TCP connection whose other end has gone without a word: it asks when

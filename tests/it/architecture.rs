@@ -140,7 +140,7 @@ fn files_import_only_from_lower_floors() {
 
 /// The rooms and files of `net/` by floor, lowest first. Each imports only from lower ones, by
 /// `super::` or `crate::net::`. What one of them is made of is its own business.
-const FLOORS_OF_NET: [&[&str]; 6] = [
+const FLOORS_OF_NET: [&[&str]; 7] = [
     &[
         "address", "cork", "delegate", "error", "limits", "mailbox", "pace", "tls",
     ],
@@ -148,13 +148,14 @@ const FLOORS_OF_NET: [&[&str]; 6] = [
     // Below all protocols: how much of this node each peer and each address may take.
     &["admission"],
     &[
-        "muxer",
         "exchange",
         "peers",
         "providers",
         "replica",
         "rings",
+        "weighed",
     ],
+    &["muxer"],
     &["config", "transport", "switchboard"],
     &["driver"],
 ];

@@ -21,7 +21,11 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt};
-use libp2p::core::transport::{DialOpts, ListenerId, TransportError, TransportEvent};
+use libp2p::core::Endpoint;
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::{
+    Boxed, DialOpts, ListenerId, PortUse, TransportError, TransportEvent,
+};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
@@ -260,11 +264,7 @@ impl Attacker {
         let peer = key.public().to_peer_id();
         let behaviour = libp2p_stream::Behaviour::new();
         let mut streams = behaviour.new_control();
-        let transport = FromIp::new(nature.from)
-            .upgrade(Version::V1)
-            .authenticate(noise::Config::new(&key).expect("a key signs"))
-            .multiplex(yamux::Config::default())
-            .boxed();
+        let transport = transport(&key, nature.from);
         let config =
             libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(PATIENCE * 9);
         let mut swarm = Swarm::new(transport, behaviour, peer, config);
@@ -476,6 +476,27 @@ impl Attacker {
             }
         }));
     }
+}
+
+fn transport(key: &Keypair, from: IpAddr) -> Boxed<(PeerId, StreamMuxerBox)> {
+    FromIp::new(from)
+        .upgrade(Version::V1)
+        .authenticate(noise::Config::new(key).expect("a key signs"))
+        .multiplex(yamux::Config::default())
+        .boxed()
+}
+
+/// A connection with a node and nothing around it: its streams speak no protocol, and nobody
+/// answers those of the node. Nothing when the node does not let it be made.
+pub async fn bare(node: &str, from: [u8; 4]) -> Option<(PeerId, StreamMuxerBox)> {
+    let key = Keypair::generate_ed25519();
+    let mut transport = transport(&key, from.into());
+    let opts = DialOpts {
+        role: Endpoint::Dialer,
+        port_use: PortUse::New,
+    };
+    let dial = transport.dial(node.parse().expect("an address"), opts);
+    within(dial.expect("an address that it dials")).await.ok()
 }
 
 /// Reads a message after four bytes of length. Nothing when the stream ends before it does.

@@ -1,5 +1,6 @@
 //! Integration tests, one module a topic.
 
+mod admission;
 mod architecture;
 mod at_once;
 mod attacker;

@@ -1,21 +1,21 @@
-//! The door for inbound TCP connections, from the moment they are accepted until both ends have
+//! The door for inbound connections, from the moment they are accepted until both ends have
 //! proved who they are.
 //!
 //! Sockets cost nothing, so a flood of them must displace itself alone:
-//! - A connection on which nothing has come is *silent*. It is closed after [`FIRST_BYTES`].
-//! - The places are bounded in all and for each address. When there is none left the oldest
-//!   connection of that address, or of the address that has the most, gives way, silent ones first.
+//! - A TCP connection on which nothing has come is *silent*. It is closed after a moment. One of
+//!   QUIC has spoken when it is first heard of.
+//! - The places are bounded in all and for each site. When there is none left the oldest connection
+//!   of that site, or of the site that has the most, gives way, silent ones first.
 //!
 //! A peer that speaks at once is therefore let in beside any number of silent sockets, from its own
-//! address too. Deliberately absent: what is bounded once a peer is known (the peers room).
+//! address too. Deliberately absent: what is bounded once a peer is known (`places`).
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{AsyncRead, AsyncWrite, FutureExt};
@@ -25,26 +25,14 @@ use libp2p::core::transport::{Boxed, DialOpts, ListenerId, TransportError, Trans
 use libp2p::{Multiaddr, PeerId, Transport};
 use tokio::sync::oneshot;
 
+use super::Site;
 use crate::net::address;
-
-/// Longest silence of a new connection. A peer speaks as soon as it is connected.
-const FIRST_BYTES: Duration = Duration::from_secs(4);
-/// Places in all. The swarm has more, so that this bound is met first.
-pub(in crate::net) const PLACES: usize = 128;
-/// Places for connections from one address.
-const PLACES_PER_ADDRESS: usize = 32;
+use crate::net::limits::Limits;
 
 type Connection = Boxed<(PeerId, StreamMuxerBox)>;
 
-/// Where a connection comes from: an IPv4 address, or the 64 bits of an IPv6 one that a site has.
-type Site = IpAddr;
-
-fn site(ip: IpAddr) -> Site {
-    match ip {
-        IpAddr::V4(_) => ip,
-        IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) >> 64 << 64).into()),
-    }
-}
+/// The other end of a connection, and whether it is one of TCP.
+type End = (SocketAddr, bool);
 
 struct Place {
     number: u64,
@@ -54,16 +42,17 @@ struct Place {
 }
 
 /// Connections at the door. Pure but for the senders.
-#[derive(Default)]
 struct Table {
-    places: HashMap<SocketAddr, Place>,
+    limits: Limits,
+    places: HashMap<End, Place>,
     next: u64,
 }
 
 impl Table {
     /// Takes a place for a connection, which has it until the receiver resolves.
-    fn enter(&mut self, from: SocketAddr) -> (u64, oneshot::Receiver<()>) {
-        if let Some(leaving) = self.must_leave(site(from.ip())) {
+    fn enter(&mut self, from: End) -> (u64, oneshot::Receiver<()>) {
+        let (socket, is_tcp) = from;
+        if let Some(leaving) = self.must_leave(Site::of_ip(socket.ip())) {
             self.places.remove(&leaving);
         }
         let (held, evicted) = oneshot::channel();
@@ -71,7 +60,7 @@ impl Table {
         self.next += 1;
         let place = Place {
             number,
-            silent: true,
+            silent: is_tcp,
             _held: held,
         };
         self.places.insert(from, place);
@@ -79,35 +68,39 @@ impl Table {
     }
 
     /// The connection that gives way to one from `site`, if one must.
-    fn must_leave(&self, site: Site) -> Option<SocketAddr> {
+    fn must_leave(&self, site: Site) -> Option<End> {
         let mut crowds: HashMap<Site, usize> = HashMap::new();
-        for from in self.places.keys() {
-            *crowds.entry(self::site(from.ip())).or_default() += 1;
+        for (socket, _) in self.places.keys() {
+            *crowds.entry(Site::of_ip(socket.ip())).or_default() += 1;
         }
-        let crowd = if crowds.get(&site).is_some_and(|n| *n >= PLACES_PER_ADDRESS) {
+        let share = match site.is_near() {
+            true => self.limits.pending_per_near_site,
+            false => self.limits.pending_per_site,
+        };
+        let crowd = if crowds.get(&site).is_some_and(|n| *n >= share) {
             site
-        } else if self.places.len() >= PLACES {
+        } else if self.places.len() >= self.limits.pending_inbound {
             *crowds.iter().max_by_key(|(_, n)| **n)?.0
         } else {
             return None;
         };
         let members = self.places.iter();
-        let members = members.filter(|(from, _)| self::site(from.ip()) == crowd);
+        let members = members.filter(|((socket, _), _)| Site::of_ip(socket.ip()) == crowd);
         let oldest = members.min_by_key(|(_, place)| (!place.silent, place.number));
         oldest.map(|(from, _)| *from)
     }
 
-    fn spoke(&mut self, from: &SocketAddr) {
+    fn spoke(&mut self, from: &End) {
         if let Some(place) = self.places.get_mut(from) {
             place.silent = false;
         }
     }
 
-    fn is_silent(&self, from: &SocketAddr) -> bool {
+    fn is_silent(&self, from: &End) -> bool {
         self.places.get(from).is_some_and(|place| place.silent)
     }
 
-    fn leave(&mut self, from: &SocketAddr, number: u64) {
+    fn leave(&mut self, from: &End, number: u64) {
         if self
             .places
             .get(from)
@@ -119,10 +112,19 @@ impl Table {
 }
 
 /// The door of one transport. Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(in crate::net) struct Door(Arc<Mutex<Table>>);
 
 impl Door {
+    /// A door with as many places as `limits` says.
+    pub(in crate::net) fn new(limits: &Limits) -> Self {
+        Self(Arc::new(Mutex::new(Table {
+            limits: *limits,
+            places: HashMap::new(),
+            next: 0,
+        })))
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -135,17 +137,20 @@ impl Door {
         };
         Heard {
             stream,
-            waiting: from.map(|(from, _)| (self.clone(), from)),
+            waiting: from.map(|from| (self.clone(), from)),
         }
     }
 
     /// Makes a connection's upgrade end when it has to leave its place.
     fn guard<T: Send + 'static>(
         &self,
-        from: SocketAddr,
+        from: End,
         upgrade: impl Future<Output = io::Result<T>> + Send + 'static,
     ) -> BoxFuture<'static, io::Result<T>> {
-        let (number, evicted) = self.table().enter(from);
+        let mut table = self.table();
+        let (number, evicted) = table.enter(from);
+        let longest = table.limits.first_bytes;
+        drop(table);
         let place = Leaving {
             door: self.clone(),
             from,
@@ -153,7 +158,7 @@ impl Door {
         };
         async move {
             let silence = async {
-                tokio::time::sleep(FIRST_BYTES).await;
+                tokio::time::sleep(longest).await;
                 if !place.door.table().is_silent(&from) {
                     std::future::pending::<()>().await;
                 }
@@ -172,7 +177,7 @@ impl Door {
 /// Gives a place back when dropped.
 struct Leaving {
     door: Door,
-    from: SocketAddr,
+    from: End,
     number: u64,
 }
 
@@ -224,7 +229,7 @@ impl Transport for Guarded {
             _ => None,
         };
         Poll::Ready(event.map_upgrade(|upgrade| match from {
-            Some((from, _)) => self.door.guard(from, upgrade),
+            Some(from) => self.door.guard(from, upgrade),
             None => upgrade.boxed(),
         }))
     }
@@ -233,7 +238,7 @@ impl Transport for Guarded {
 /// A stream that tells its door when the first bytes come.
 pub(in crate::net) struct Heard<S> {
     stream: S,
-    waiting: Option<(Door, SocketAddr)>,
+    waiting: Option<(Door, End)>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {

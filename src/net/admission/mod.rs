@@ -4,6 +4,8 @@
 //! share for each peer or address below it.
 //!
 //! - `door`: inbound connections until both ends have proven who they are.
+//! - `site`, `places`: where connections come from, and which may stay once they are established.
+//! - `unread`: bytes that peers have sent and nobody has read.
 //! - `requests`: requests of peers that wait for their turn, by the standing of the peer.
 //! - `permits`: this node's own requests under way.
 //!
@@ -11,10 +13,16 @@
 
 pub(super) mod door;
 mod permits;
+mod places;
 mod requests;
+mod site;
 mod standing;
+mod unread;
 
 pub(super) use permits::{Permit, Permits};
+pub(super) use places::{Held, Judgement, Newcomer, Places};
 pub(super) use requests::{Bounds, Offered, RequestQueue, Reservation};
+pub(super) use site::Site;
 pub use standing::Standing;
 pub(super) use standing::StandingOf;
+pub(super) use unread::{Account, TooMuch, Unread};

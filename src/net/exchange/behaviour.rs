@@ -9,10 +9,10 @@ use libp2p::swarm::{FromSwarm, NetworkBehaviour, THandlerInEvent, ToSwarm};
 use libp2p::{PeerId, StreamProtocol};
 
 use super::client::Client;
-use super::codec::{Asked, Codec, Response};
+use super::codec::{Asked, Codec, Reply, Response};
 use super::server::{Outgoing, Server};
 use super::{BlockService, Command, MAX_DEADLINE, Rates};
-use crate::net::admission::StandingOf;
+use crate::net::admission::{Site, StandingOf};
 use crate::net::delegate::delegate_connections;
 use crate::net::limits::Limits;
 use crate::net::pace::Pace;
@@ -81,7 +81,7 @@ impl Behaviour {
         self.client.is_quiet(peer) && self.server.is_quiet(peer)
     }
 
-    fn on_event(&mut self, event: rr::Event<Asked, Response>) {
+    fn on_event(&mut self, event: rr::Event<Asked, Reply>) {
         match event {
             rr::Event::Message { peer, message, .. } => match message {
                 Message::Request {
@@ -112,7 +112,7 @@ impl Behaviour {
                     response,
                 } => self
                     .events
-                    .extend(self.client.answered(peer, request_id, response)),
+                    .extend(self.client.answered(peer, request_id, response.response)),
             },
             rr::Event::OutboundFailure {
                 request_id, error, ..
@@ -132,7 +132,8 @@ impl Behaviour {
             channel,
         } = outgoing;
         // On failure the peer is gone or the request timed out; an event about that has come or will.
-        if self.inner.send_response(channel, response).is_ok() && bytes > 0 {
+        let reply = self.server.reply(peer, response);
+        if self.inner.send_response(channel, reply).is_ok() && bytes > 0 {
             self.events.push_back(Event::Sent { peer, bytes });
         }
     }
@@ -145,10 +146,15 @@ impl NetworkBehaviour for Behaviour {
     delegate_connections!(inner);
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
-        if let FromSwarm::ConnectionClosed(closed) = &event
-            && closed.remaining_established == 0
-        {
-            self.server.gone(closed.peer_id);
+        match &event {
+            FromSwarm::ConnectionEstablished(made) => {
+                let site = Site::of(made.endpoint.get_remote_address());
+                self.server.connected(made.peer_id, site);
+            }
+            FromSwarm::ConnectionClosed(closed) if closed.remaining_established == 0 => {
+                self.server.gone(closed.peer_id);
+            }
+            _ => {}
         }
         self.inner.on_swarm_event(event);
     }

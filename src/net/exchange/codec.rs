@@ -20,7 +20,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Answer, MAX_DEADLINE, MAX_IDS, Want};
 use crate::block::MAX_BLOCK_BYTES;
 use crate::id::BlockId;
-use crate::net::frame::{Malformed, read_frame_paced, read_frame_within, write_frame};
+use crate::net::frame::{
+    Flow, Malformed, push_frame, read_frame_paced, read_frame_within, write_frame,
+};
 use crate::net::pace::{Arrivals, Meter};
 use crate::wire::exchange as wire;
 
@@ -80,6 +82,15 @@ pub(crate) enum Response {
     Answers(Vec<(BlockId, Answer)>),
     Refused(u32),
     RateTooLow { wanted: u64 },
+}
+
+/// A response on its way out or in.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(super) response: Response,
+    /// Of one on its way out: tells that the peer takes what is sent to it, and how long it may
+    /// take nothing.
+    pub(super) pushed: Option<(Arc<Flow>, Duration)>,
 }
 
 impl Request {
@@ -288,7 +299,7 @@ impl Clone for Codec {
 impl libp2p::request_response::Codec for Codec {
     type Protocol = StreamProtocol;
     type Request = Asked;
-    type Response = Response;
+    type Response = Reply;
 
     async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Asked>
     where
@@ -303,7 +314,7 @@ impl libp2p::request_response::Codec for Codec {
         }))
     }
 
-    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Response>
+    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Reply>
     where
         T: AsyncRead + Unpin + Send,
     {
@@ -317,7 +328,10 @@ impl libp2p::request_response::Codec for Codec {
             () = sleep_until(asked.until) => return Err(ErrorKind::TimedOut.into()),
             () = asked.abandoned.cancelled() => return Err(ErrorKind::Interrupted.into()),
         };
-        Ok(Response::decode(frame, &asked.request)?)
+        Ok(Reply {
+            response: Response::decode(frame, &asked.request)?,
+            pushed: None,
+        })
     }
 
     async fn write_request<T>(
@@ -342,12 +356,16 @@ impl libp2p::request_response::Codec for Codec {
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-        response: Response,
+        reply: Reply,
     ) -> io::Result<()>
     where
         T: AsyncWrite + Unpin + Send,
     {
-        write_frame(io, response.encode()).await
+        let pieces = reply.response.encode();
+        match reply.pushed {
+            Some((flow, stall)) => push_frame(io, pieces, &flow, stall).await,
+            None => write_frame(io, pieces).await,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -11,11 +12,12 @@ use libp2p::PeerId;
 use libp2p::request_response::{InboundRequestId, ResponseChannel};
 
 use super::client::block_bytes;
-use super::codec::{Request, Response};
+use super::codec::{Reply, Request, Response};
 use super::{Answer, BlockService, Setup, Standing, Want};
 use crate::block::MAX_BLOCK_BYTES;
 use crate::id::BlockId;
-use crate::net::admission::{Bounds, Offered, RequestQueue, Reservation, StandingOf};
+use crate::net::admission::{Bounds, Offered, RequestQueue, Reservation, Site, StandingOf};
+use crate::net::frame::Flow;
 use crate::net::pace::{BURST_BYTES, Meter};
 
 /// What a request reserves besides blocks: its ids and its place in tables.
@@ -26,7 +28,7 @@ const PACED_AHEAD_BYTES: usize = BURST_BYTES as usize;
 struct Incoming {
     id: InboundRequestId,
     request: Request,
-    channel: ResponseChannel<Response>,
+    channel: ResponseChannel<Reply>,
 }
 
 /// A response that is ready to be sent.
@@ -34,7 +36,7 @@ pub(super) struct Outgoing {
     pub(super) peer: PeerId,
     pub(super) bytes: usize,
     pub(super) response: Response,
-    pub(super) channel: ResponseChannel<Response>,
+    pub(super) channel: ResponseChannel<Reply>,
 }
 
 type Answers = Vec<(BlockId, Answer)>;
@@ -43,7 +45,7 @@ type Answers = Vec<(BlockId, Answer)>;
 struct Started {
     reservation: Reservation,
     /// None once the answer was handed out.
-    channel: Option<ResponseChannel<Response>>,
+    channel: Option<ResponseChannel<Reply>>,
     /// What it counts for until its answer is handed out.
     ahead_bytes: usize,
 }
@@ -62,6 +64,9 @@ pub(super) struct Server {
     /// Lowest rate that is accepted for blocks.
     min_rate: u64,
     meter: Arc<Meter>,
+    stall: Duration,
+    /// Of connected peers.
+    flows: HashMap<PeerId, Arc<Flow>>,
     admission: RequestQueue<Incoming>,
     working: FuturesUnordered<BoxFuture<'static, (InboundRequestId, Answers)>>,
     started: HashMap<InboundRequestId, Started>,
@@ -78,8 +83,11 @@ impl Server {
         let limits = setup.limits;
         let bounds = Bounds {
             bytes: limits.serving_bytes,
-            bytes_per_peer: limits.serving_bytes_per_peer,
+            bytes_of_strangers: limits.serving_bytes_of_strangers,
+            bytes_per_member: limits.serving_bytes_per_member,
+            bytes_per_stranger: limits.serving_bytes_per_stranger,
             started: limits.serving,
+            started_of_strangers: limits.serving_strangers,
             waiting: limits.waiting,
             waiting_per_peer: limits.waiting_per_peer,
         };
@@ -88,6 +96,8 @@ impl Server {
             standing: setup.standing,
             min_rate: setup.rates.wanted,
             meter: setup.pace.up.clone(),
+            stall: limits.stall,
+            flows: HashMap::new(),
             admission: RequestQueue::new(bounds),
             working: FuturesUnordered::new(),
             started: HashMap::new(),
@@ -104,7 +114,7 @@ impl Server {
         peer: PeerId,
         id: InboundRequestId,
         request: Request,
-        channel: ResponseChannel<Response>,
+        channel: ResponseChannel<Reply>,
     ) -> Option<Outgoing> {
         let standing = (self.standing)(peer);
         // Members of a ring owe each other what they do; whether a block is there is told to anybody.
@@ -139,13 +149,31 @@ impl Server {
         }
     }
 
+    /// What is sent to a peer, with what tells that it takes it.
+    pub(super) fn reply(&self, peer: PeerId, response: Response) -> Reply {
+        let flow = self.flows.get(&peer).cloned().unwrap_or_default();
+        Reply {
+            response,
+            pushed: Some((flow, self.stall)),
+        }
+    }
+
     /// Whether nothing of a peer waits or is worked on.
     pub(super) fn is_quiet(&self, peer: PeerId) -> bool {
         self.admission.is_quiet(peer)
     }
 
+    /// The peer is connected.
+    pub(super) fn connected(&mut self, peer: PeerId, site: Option<Site>) {
+        self.flows.entry(peer).or_default();
+        if let Some(site) = site {
+            self.admission.is_at(peer, site);
+        }
+    }
+
     /// The peer has no connection any more.
     pub(super) fn gone(&mut self, peer: PeerId) {
+        self.flows.remove(&peer);
         self.admission.forget(peer);
     }
 

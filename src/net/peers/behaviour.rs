@@ -17,10 +17,10 @@ use libp2p::{PeerId, identify, mdns, ping};
 use tokio::time::Instant;
 
 use super::echo::Echo;
-use super::keeper::{Fact, IsMember, Keeper};
+use super::keeper::{Fact, Keeper};
 use super::{Command, Misbehaviour, Source};
 use crate::net::address::is_dialable;
-use crate::net::admission::door::PLACES;
+use crate::net::admission::{StandingOf, Unread};
 use crate::net::delegate::delegate_connections;
 use crate::net::limits::Limits;
 use crate::time::Clock;
@@ -67,8 +67,11 @@ pub(crate) struct Setup<'a> {
     pub(crate) key: &'a Keypair,
     /// The network's name.
     pub(crate) network: String,
-    /// Whether a peer is known as a member of one of this node's rings.
-    pub(crate) is_member: IsMember,
+    /// How a peer stands; one that is known as a member of a ring of this node is a member also
+    /// before it has proven so.
+    pub(crate) standing: StandingOf,
+    /// What peers have sent and nobody has read.
+    pub(crate) unread: Unread,
     pub(crate) agent: String,
     pub(crate) bootstrap: Vec<Multiaddr>,
     pub(crate) mdns: bool,
@@ -95,6 +98,7 @@ pub(crate) struct Behaviour {
     /// Hears on the local network of other nodes with this node's key.
     echo: Option<Echo>,
     network: String,
+    unread: Unread,
     clock: Arc<dyn Clock>,
     events: VecDeque<Event>,
 }
@@ -102,8 +106,8 @@ pub(crate) struct Behaviour {
 fn bounds(limits: &Limits) -> ConnectionLimits {
     ConnectionLimits::default()
         .with_max_established_per_peer(Some(limits.connections_per_peer))
-        // The door has fewer places: who is silent gives way there.
-        .with_max_pending_incoming(Some(2 * PLACES as u32))
+        // The door has fewer places: silent ones give way there.
+        .with_max_pending_incoming(u32::try_from(2 * limits.pending_inbound).ok())
         .with_max_pending_outgoing(Some(limits.pending_connections))
 }
 
@@ -134,8 +138,8 @@ impl Behaviour {
         let keeper = Keeper::new(
             local,
             setup.bootstrap,
-            setup.limits.connections,
-            setup.is_member,
+            setup.limits,
+            setup.standing,
             setup.clock.clone(),
         );
         let parts = Parts {
@@ -157,6 +161,7 @@ impl Behaviour {
             parts,
             echo,
             network: setup.network,
+            unread: setup.unread,
             clock: setup.clock,
             events: VecDeque::new(),
         }
@@ -197,6 +202,10 @@ impl Behaviour {
     /// The connection with a peer is to stay open when idle.
     pub(crate) fn keep(&mut self, peer: PeerId) {
         self.parts.keeper.keep(peer);
+        for link in self.parts.keeper.book.links(&peer) {
+            self.unread
+                .identified(&link.address, self.parts.keeper.is_member(&peer));
+        }
     }
 
     /// Of several connections with a peer only one is to stay; `quiet`: nothing of ours is under way to it.
@@ -310,6 +319,9 @@ impl Behaviour {
             .iter()
             .find(|link| link.id == connection)
             .map(|link| link.address.clone());
+        if let Some(address) = &seen_at {
+            self.unread.identified(address, keeper.is_member(&peer));
+        }
         let addresses: Vec<Multiaddr> = info
             .listen_addrs
             .into_iter()

@@ -40,6 +40,14 @@ pub(super) struct Link {
     pub(super) alive: Option<Instant>,
 }
 
+/// Blocks that came from a peer or went to it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moved {
+    pub(super) bytes: u64,
+    /// The last time.
+    pub(super) at: Option<Instant>,
+}
+
 #[derive(Debug, Default)]
 struct Entry {
     /// The most recently confirmed first.
@@ -188,6 +196,17 @@ impl Book {
     /// Connections in all, whoever they are with.
     pub(super) fn all_links(&self) -> usize {
         self.links
+    }
+
+    /// All connections, with what moved between this node and the peer.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&PeerId, &Link, Moved)> {
+        self.peers.iter().flat_map(|(peer, entry)| {
+            let moved = Moved {
+                bytes: entry.bytes_in.saturating_add(entry.bytes_out),
+                at: entry.moved,
+            };
+            entry.links.iter().map(move |link| (peer, link, moved))
+        })
     }
 
     /// Connections with a peer, in the order of their making.

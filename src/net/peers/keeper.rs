@@ -6,7 +6,7 @@
 //! - Peers of the local network are dialled whenever there is no connection with them.
 //! - The first few connections, and those of the local network, are kept when idle, so that a small
 //!   mesh stays together; others close after the idle time.
-//! - When all connections that may be are made, idle ones give way to those that this node dials.
+//! - Which connections may be made, and which give way, is said by `admission`; here it is done.
 //! - A connection over which nothing comes any more is closed.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -33,7 +33,9 @@ use super::reason::describe;
 use super::refusals::Refusals;
 use super::twin::{Twins, Verdict};
 use super::{Connected, Direction, Error, Misbehaviour, Source, Target};
-use crate::net::address::{peer_of, without_peer};
+use crate::net::address::{is_quic, peer_of, without_peer};
+use crate::net::admission::{Held, Judgement, Newcomer, Places, Site, Standing, StandingOf};
+use crate::net::limits::Limits;
 use crate::time::Clock;
 
 /// How often it is looked whether a double connection can be closed: Kademlia waits 10 s for an answer that was under way on it.
@@ -55,11 +57,8 @@ const CROWDED_INTERVAL: Duration = Duration::from_secs(1);
 /// A connection over which nothing has come for so long is dead: more than two pings went
 /// unanswered.
 const SILENCE: Duration = Duration::from_secs(22);
-/// Connections beyond the limit that are made for what this node does itself, and for members of
-/// its rings, before others have given way.
-const SPARE_CONNECTIONS: usize = 8;
-/// A connection gives way to others only when it is older: whoever made it has yet to use it.
-const MIN_AGE: Duration = Duration::from_secs(2);
+/// A connection over which blocks have moved within so long is in use.
+const IN_USE: Duration = Duration::from_secs(10);
 
 /// What the keeper tells its room.
 #[derive(Debug)]
@@ -84,13 +83,6 @@ pub(crate) enum Fact {
 #[error("the peer is turned away for now")]
 struct TurnedAway;
 
-#[derive(Debug, thiserror::Error)]
-#[error("there are as many connections as there may be: {0}")]
-struct Full(usize);
-
-/// Whether a peer is known as a member of one of this node's rings.
-pub(crate) type IsMember = Arc<dyn Fn(&PeerId) -> bool + Send + Sync>;
-
 /// Keeps the connections that should be.
 pub(crate) struct Keeper {
     local: PeerId,
@@ -106,9 +98,11 @@ pub(crate) struct Keeper {
     waiting: HashMap<PeerId, Vec<Connected>>,
     dialling: HashMap<ConnectionId, Connected>,
     kept: HashSet<PeerId>,
-    /// Connections in all, but for the spare ones.
-    limit: usize,
-    is_member: IsMember,
+    places: Places,
+    settled_after: Duration,
+    standing: StandingOf,
+    /// Connections that are being closed so that others have their places.
+    leaving: HashSet<ConnectionId>,
     /// When to look for dead connections, and for those that are too many.
     look_at: Instant,
     crowded: Option<Instant>,
@@ -120,8 +114,8 @@ impl Keeper {
     pub(super) fn new(
         local: PeerId,
         bootstrap: Vec<Multiaddr>,
-        limit: u32,
-        is_member: IsMember,
+        limits: &Limits,
+        standing: StandingOf,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let now = clock.now();
@@ -147,8 +141,10 @@ impl Keeper {
             waiting: HashMap::new(),
             dialling: HashMap::new(),
             kept: HashSet::new(),
-            limit: limit as usize,
-            is_member,
+            places: Places::new(limits),
+            settled_after: limits.settled_after,
+            standing,
+            leaving: HashSet::new(),
             look_at: Instant::now(),
             crowded: None,
             out: VecDeque::new(),
@@ -345,17 +341,29 @@ impl Keeper {
     }
 
     fn has_room(&self) -> bool {
-        self.book.all_links() < self.limit
+        self.places.has_room(self.book.all_links())
+    }
+
+    /// Whether a peer is a member of one of this node's rings.
+    pub(super) fn is_member(&self, peer: &PeerId) -> bool {
+        (self.standing)(*peer) == Standing::Member
+    }
+
+    /// Connections that are too many.
+    fn excess(&self) -> usize {
+        let links = self.book.all();
+        let strangers = links.filter(|(peer, ..)| !self.is_member(peer)).count();
+        self.places.excess(self.book.all_links(), strangers)
     }
 
     /// Parts with idle connections that are too many; `quiet`: nothing is under way with that peer.
     pub(super) fn make_room(&mut self, quiet: impl Fn(PeerId) -> bool) {
-        let excess = self.book.all_links().saturating_sub(self.limit);
+        let excess = self.excess();
         let now = self.clock.now();
         let stays = |peer: &PeerId, link: &Link| {
-            now.since(link.since) < MIN_AGE
+            now.since(link.since) < self.settled_after
                 || self.waiting.contains_key(peer)
-                || (self.is_member)(peer)
+                || self.is_member(peer)
                 || !quiet(*peer)
         };
         for peer in self.book.least_useful(excess, stays) {
@@ -385,7 +393,7 @@ impl Keeper {
             let now = Instant::now();
             self.doubles.push_back((now + DOUBLE_INTERVAL, (peer, now)));
         }
-        if self.book.all_links() > self.limit {
+        if self.excess() > 0 {
             self.crowded.get_or_insert_with(Instant::now);
         }
         if self.bootstraps.established(peer, id, Instant::now()) {
@@ -406,6 +414,7 @@ impl Keeper {
         let ended = self.book.links(&peer).iter().find(|link| link.id == id);
         let lasted = ended.map_or(Duration::ZERO, |link| now.since(link.since));
         let was_connected = self.book.unlinked(peer, id, now);
+        self.leaving.remove(&id);
         if was_connected {
             self.out.push_back(ToSwarm::GenerateEvent(Fact::Gone(peer)));
         }
@@ -436,14 +445,51 @@ impl Keeper {
         }
     }
 
-    /// Lets a connection be made; `spare`: also when there are as many as there may be.
-    fn admit(&self, peer: &PeerId, spare: bool) -> Result<KeepHandler, ConnectionDenied> {
-        if self.is_refused(peer) {
+    fn newcomer(&self, peer: PeerId, direction: Direction, address: &Multiaddr) -> Newcomer {
+        Newcomer {
+            site: Site::of(address),
+            is_inbound: direction == Direction::Inbound,
+            is_quic: is_quic(address),
+            standing: (self.standing)(peer),
+        }
+    }
+
+    /// Lets a connection be made, if need be in the place of another one.
+    fn admit(
+        &mut self,
+        peer: PeerId,
+        direction: Direction,
+        address: &Multiaddr,
+    ) -> Result<KeepHandler, ConnectionDenied> {
+        if self.is_refused(&peer) {
             return Err(ConnectionDenied::new(TurnedAway));
         }
-        let most = self.limit + if spare { SPARE_CONNECTIONS } else { 0 };
-        if self.book.all_links() >= most {
-            return Err(ConnectionDenied::new(Full(self.limit)));
+        let (now, here) = (self.clock.now(), Instant::now());
+        let in_use = |at: Instant| here.saturating_duration_since(at) < IN_USE;
+        let links = self.book.all();
+        let stay = links.filter(|(_, link, _)| !self.leaving.contains(&link.id));
+        let held: Vec<Held> = stay
+            .map(|(peer, link, moved)| Held {
+                id: link.id,
+                facts: self.newcomer(*peer, link.direction, &link.address),
+                moved: moved.bytes,
+                age: now.since(link.since),
+                is_busy: self.waiting.contains_key(peer) || moved.at.is_some_and(in_use),
+            })
+            .collect();
+        let newcomer = self.newcomer(peer, direction, address);
+        match self.places.judge(&newcomer, &held) {
+            Judgement::Admit => {}
+            Judgement::Refuse(full) => return Err(ConnectionDenied::new(full)),
+            Judgement::Replace(id) => {
+                let least = self.book.all().find(|(_, link, _)| link.id == id);
+                if let Some((least, ..)) = least {
+                    let least = *least;
+                    tracing::debug!(peer = %least, "a connection gives way to another");
+                    self.leaving.insert(id);
+                    self.close_one(least, id);
+                }
+            }
         }
         Ok(KeepHandler::default())
     }
@@ -517,7 +563,7 @@ impl Keeper {
             }
         }
         if self.crowded.is_some_and(|due| due <= now) {
-            let is_crowded = self.book.all_links() > self.limit;
+            let is_crowded = self.excess() > 0;
             self.crowded = is_crowded.then_some(now + CROWDED_INTERVAL);
             if is_crowded {
                 self.tell(vec![Fact::Crowded]);
@@ -549,7 +595,7 @@ impl Keeper {
             return Some(self.dial_address(address));
         };
         let is_linked = !self.book.links(&peer).is_empty();
-        let enough = FEW_PEERS.min(self.limit);
+        let enough = FEW_PEERS.min(self.places.all());
         if is_linked || (attempts == 0 && self.book.connected() >= enough) {
             return None;
         }
@@ -573,9 +619,9 @@ impl NetworkBehaviour for Keeper {
         _: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
-        _: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.admit(&peer, (self.is_member)(&peer))
+        self.admit(peer, Direction::Inbound, remote)
     }
 
     fn handle_pending_outbound_connection(
@@ -596,11 +642,11 @@ impl NetworkBehaviour for Keeper {
         &mut self,
         _: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        address: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.admit(&peer, true)
+        self.admit(peer, Direction::Outbound, address)
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {

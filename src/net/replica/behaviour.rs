@@ -19,17 +19,20 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::codec::{Asked, Codec};
 use super::{
-    Answer, Command, Error, Inbox, Incoming, MAX_DEADLINE, MAX_STARTED, MAX_STARTED_PER_PEER,
-    MAX_WAITING, MAX_WAITING_PER_PEER, REQUESTS_PER_PEER, Refusal, Request,
+    Answer, Command, Error, Inbox, Incoming, MAX_DEADLINE, MAX_STARTED, MAX_STARTED_OF_STRANGERS,
+    MAX_STARTED_PER_PEER, MAX_WAITING, MAX_WAITING_PER_PEER, REQUESTS_PER_PEER, Refusal, Request,
 };
-use crate::net::admission::{Bounds, Offered, Permit, RequestQueue, Reservation, StandingOf};
+use crate::net::admission::{Bounds, Offered, Permit, RequestQueue, Reservation, Site, StandingOf};
 use crate::net::delegate::delegate_connections;
 
 /// Every request counts as one byte.
 const BOUNDS: Bounds = Bounds {
     bytes: MAX_STARTED,
-    bytes_per_peer: MAX_STARTED_PER_PEER,
+    bytes_of_strangers: MAX_STARTED_OF_STRANGERS,
+    bytes_per_member: MAX_STARTED_PER_PEER,
+    bytes_per_stranger: MAX_STARTED_PER_PEER,
     started: MAX_STARTED,
+    started_of_strangers: MAX_STARTED_OF_STRANGERS,
     waiting: MAX_WAITING,
     waiting_per_peer: MAX_WAITING_PER_PEER,
 };
@@ -230,10 +233,16 @@ impl NetworkBehaviour for Behaviour {
     delegate_connections!(inner);
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
-        if let FromSwarm::ConnectionClosed(closed) = &event
-            && closed.remaining_established == 0
-        {
-            self.admission.forget(closed.peer_id);
+        match &event {
+            FromSwarm::ConnectionEstablished(made) => {
+                if let Some(site) = Site::of(made.endpoint.get_remote_address()) {
+                    self.admission.is_at(made.peer_id, site);
+                }
+            }
+            FromSwarm::ConnectionClosed(closed) if closed.remaining_established == 0 => {
+                self.admission.forget(closed.peer_id);
+            }
+            _ => {}
         }
         self.inner.on_swarm_event(event);
     }
@@ -304,9 +313,8 @@ mod tests {
     }
 
     #[test]
-    fn a_member_waits_for_no_more_than_what_is_started() {
+    fn a_member_is_heard_at_once_beside_any_number_of_strangers() {
         let mut admission = RequestQueue::new(BOUNDS);
-        let mut started = VecDeque::new();
         for n in 0..MAX_WAITING {
             let stranger = PeerId::random();
             assert_eq!(
@@ -314,23 +322,16 @@ mod tests {
                 Offered::Queued
             );
         }
+        let mut started = Vec::new();
         while let Some((reservation, _)) = admission.start(usize::MAX) {
-            started.push_back(reservation);
+            started.push(reservation);
         }
-        assert_eq!(started.len(), MAX_STARTED);
-        admission.offer(PeerId::random(), Standing::Member, 1, 1000);
-        // At most one of a lower standing goes before it.
-        let mut before = 0;
-        loop {
-            let done = started.pop_front().expect("some are being answered");
-            admission.finish(done);
-            let (reservation, number) = admission.start(usize::MAX).expect("some wait");
-            started.push_back(reservation);
-            if number == 1000 {
-                break;
-            }
-            before += 1;
+        assert_eq!(started.len(), MAX_STARTED_OF_STRANGERS);
+        for n in 1000..1000 + MAX_STARTED - MAX_STARTED_OF_STRANGERS {
+            admission.offer(PeerId::random(), Standing::Member, 1, n);
+            let (reservation, number) = admission.start(usize::MAX).expect("its part");
+            assert_eq!(number, n);
+            started.push(reservation);
         }
-        assert!(before <= 1, "{before} went before it");
     }
 }

@@ -49,10 +49,12 @@ const MAX_WAITING_PER_PEER: usize = 4;
 /// Those that are handed out to be answered, in all and of one peer. They are answered in the order in which they are handed out, so that a member
 /// of a ring waits for no more of others.
 const MAX_STARTED: usize = 8;
+/// Those of strangers, of all: the others are for members of this node's rings.
+const MAX_STARTED_OF_STRANGERS: usize = 6;
 const MAX_STARTED_PER_PEER: usize = 2;
-/// Requests of peers that are handed out or wait, at most.
+/// Requests of strangers that are handed out or wait, at most.
 #[cfg(test)]
-pub(super) const MAX_UNDER_WAY: usize = MAX_STARTED + MAX_WAITING;
+pub(super) const MAX_UNDER_WAY: usize = MAX_STARTED_OF_STRANGERS + MAX_WAITING;
 
 /// Why blocks are offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -156,7 +156,7 @@ async fn many_at_once_keep_below_the_serving_budget() {
     let shelf = Shelf::new();
     let limits = Limits {
         serving_bytes: 4 * MAX_BLOCK_BYTES,
-        serving_bytes_per_peer: 3 * MAX_BLOCK_BYTES,
+        serving_bytes_per_stranger: 3 * MAX_BLOCK_BYTES,
         ..Limits::default()
     };
     let a = start(memory(), &Shelf::new()).await;

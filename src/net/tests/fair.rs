@@ -1,11 +1,15 @@
 //! Rates, limits on bandwidth, and who is served first.
 
+use super::hostile::{Hostile, connected_to, exchange_protocol, request};
 use super::*;
 use crate::block::MAX_BLOCK_BYTES;
 use crate::net::Limits;
 use crate::net::exchange::{Error, Rates};
 use crate::net::pace::BURST_BYTES;
+use crate::wire::names;
 use futures::future::join_all;
+use futures::{AsyncReadExt, AsyncWriteExt};
+use libp2p::{Stream, StreamProtocol};
 use std::time::Instant;
 use tokio::task::JoinSet;
 
@@ -166,44 +170,53 @@ async fn when_requests_wait_free_riders_are_served_last_and_make_room() {
     assert_eq!(served, [rider, member, member]);
 }
 
+/// Asks a holder for its room over a raw stream and gives the answer's bytes.
+async fn ask_for_room(mut streams: libp2p_stream::Control, keeper: PeerId) -> Vec<u8> {
+    let protocol = StreamProtocol::try_from_owned(names::replica("libernet"));
+    let opened = streams.open_stream(keeper, protocol.expect("a protocol name"));
+    let mut stream = within(opened).await.expect("it opens");
+    let asked = stream.write_all(&[0, 0, 0, 2, 0x08, 1]);
+    within(asked).await.expect("asked");
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer);
+    within(read).await.expect("answered");
+    answer
+}
+
 /// Strangers fill a holder's queue, and it answers slowly. A member takes the place of one of them
 /// and is answered before most of the others.
 #[tokio::test]
 async fn a_flood_of_strangers_keeps_no_member_from_a_holder() {
-    use crate::net::replica::{Answer, MAX_UNDER_WAY, REQUESTS_PER_PEER, Refusal, Request, State};
+    use crate::net::replica::{Answer, MAX_UNDER_WAY, Request, State};
+    const BUSY: [u8; 6] = [0, 0, 0, 2, 0x08, 1];
+    const EACH: usize = 4;
     let shelf = Shelf::new();
     let keeper = start(memory(), &shelf).await;
     let peer = keeper.peer_id();
     let mut inbox = keeper.replica().take_inbox().expect("nobody has it");
-    let busy = Ok(Answer::Refused(Refusal::Busy));
-    // Two strangers more than there is room for. Requests have a deadline, starting has none: so
-    // all of them start first, and each then asks for as much as it may at once.
-    let (mut strangers, mut waiting) = (Vec::new(), JoinSet::new());
-    for _ in 0..MAX_UNDER_WAY / REQUESTS_PER_PEER + 2 {
-        let stranger = start(memory(), &Shelf::new()).await;
-        connect(&stranger, &keeper).await;
-        strangers.push(stranger);
-    }
     let member = start(memory(), &Shelf::new()).await;
     connect(&member, &keeper).await;
     shelf.set_standing(member.peer_id(), Standing::Member);
-    for stranger in &strangers {
-        for _ in 0..REQUESTS_PER_PEER {
-            let replica = stranger.replica();
-            waiting.spawn(async move { replica.ask(peer, Request::Room).await });
+    // A stranger more than there is room for, each with as much as may wait of one.
+    let strangers = MAX_UNDER_WAY / EACH + 1;
+    let mut waiting = JoinSet::new();
+    for _ in 0..strangers {
+        let hostile = connected_to(&keeper).await;
+        for _ in 0..EACH {
+            waiting.spawn(ask_for_room(hostile.streams.clone(), peer));
         }
     }
     // All requests have arrived once the surplus was turned away: the rest fills the queue.
-    for _ in 0..2 * REQUESTS_PER_PEER {
+    for _ in MAX_UNDER_WAY..strangers * EACH {
         let answer = within(waiting.join_next()).await.expect("one of many");
-        assert_eq!(answer.expect("it ran"), busy);
+        assert_eq!(answer.expect("it ran"), BUSY);
     }
     assert_eq!(waiting.len(), MAX_UNDER_WAY);
     let replica = member.replica();
     let asked = tokio::spawn(async move { replica.ask(peer, Request::Room).await });
     // The member takes the place of a stranger, which hears so: from here on the member waits.
     let displaced = within(waiting.join_next()).await.expect("one of many");
-    assert_eq!(displaced.expect("it ran"), busy);
+    assert_eq!(displaced.expect("it ran"), BUSY);
     let mut before = 0;
     loop {
         let incoming = within(inbox.recv()).await.expect("a request");
@@ -220,4 +233,71 @@ async fn a_flood_of_strangers_keeps_no_member_from_a_holder() {
     assert!(before <= 10, "{before} strangers had their turn before");
     let answer = within(asked).await.expect("it ran").expect("an answer");
     assert!(matches!(answer, Answer::State(state) if state.free_bytes == 7));
+}
+
+/// Asks for a block as often as said and reads nothing of the answers.
+async fn ask_and_not_read(hostile: &Hostile, net: &Net, id: BlockId, times: usize) -> Vec<Stream> {
+    let mut open = Vec::new();
+    for _ in 0..times {
+        let mut streams = hostile.streams.clone();
+        let stream = streams.open_stream(net.peer_id(), exchange_protocol());
+        let mut stream = within(stream).await.expect("it opens");
+        let request = request(vec![id.to_multihash()], 0);
+        let asked = stream.write_all(&request);
+        within(asked).await.expect("asked");
+        open.push(stream);
+    }
+    open
+}
+
+/// A net that has memory for three answers of strangers and one of members, and two peers that hold
+/// all of the strangers' and read nothing.
+async fn besieged(shelf: &Arc<Shelf>, id: BlockId, stall: Duration) -> (Net, Vec<Stream>) {
+    let answer = MAX_BLOCK_BYTES + (16 << 10);
+    let limits = Limits {
+        serving_bytes: 4 * answer,
+        serving_bytes_of_strangers: 3 * answer,
+        serving_bytes_per_stranger: 2 * answer,
+        stall,
+        ..Limits::default()
+    };
+    let keeper = start(NetConfig { limits, ..memory() }, shelf).await;
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let hostile = connected_to(&keeper).await;
+        open.extend(ask_and_not_read(&hostile, &keeper, id, 8).await);
+    }
+    shelf.wait_asked(3).await;
+    (keeper, open)
+}
+
+#[tokio::test]
+async fn peers_that_do_not_read_leave_members_their_part() {
+    let shelf = Shelf::new();
+    let id = shelf.put(some_block(1, MAX_BLOCK_BYTES));
+    let (keeper, open) = besieged(&shelf, id, PATIENCE * 9).await;
+    let member = start(memory(), &Shelf::new()).await;
+    shelf.set_standing(member.peer_id(), Standing::Member);
+    connect(&member, &keeper).await;
+    for _ in 0..5 {
+        let exchange = member.exchange();
+        let fetched = exchange.fetch(keeper.peer_id(), vec![id], PATIENCE);
+        let answers = within(fetched).await.expect("answered");
+        assert!(matches!(answers[0].1, Answer::Block(_)));
+    }
+    drop(open);
+}
+
+#[tokio::test]
+async fn what_is_not_read_is_dropped_and_strangers_have_their_turn() {
+    let shelf = Shelf::new();
+    let id = shelf.put(some_block(1, MAX_BLOCK_BYTES));
+    let (keeper, open) = besieged(&shelf, id, Duration::from_millis(100)).await;
+    let stranger = start(memory(), &Shelf::new()).await;
+    connect(&stranger, &keeper).await;
+    let exchange = stranger.exchange();
+    let fetched = exchange.fetch(keeper.peer_id(), vec![id], PATIENCE);
+    let answers = within(fetched).await.expect("answered");
+    assert!(matches!(answers[0].1, Answer::Block(_)));
+    drop(open);
 }

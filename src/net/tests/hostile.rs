@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::block::MAX_BLOCK_BYTES;
+use crate::net::admission::Unread;
 use crate::net::exchange::Error;
 use crate::net::peers::Misbehaviour;
 use crate::net::transport;
@@ -18,13 +19,13 @@ struct Raw {
 }
 
 /// A peer that speaks to others in raw streams.
-struct Hostile {
-    peer: PeerId,
+pub(super) struct Hostile {
+    pub(super) peer: PeerId,
     address: Multiaddr,
-    streams: libp2p_stream::Control,
+    pub(super) streams: libp2p_stream::Control,
 }
 
-fn exchange_protocol() -> StreamProtocol {
+pub(super) fn exchange_protocol() -> StreamProtocol {
     StreamProtocol::try_from_owned(names::exchange("libernet")).expect("a protocol name")
 }
 
@@ -40,7 +41,8 @@ impl Hostile {
         let streams = raw.streams.new_control();
         let config =
             libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(PATIENCE);
-        let transport = transport::memory(&key).expect("noise");
+        let unread = Unread::new(&crate::net::Limits::default());
+        let transport = transport::memory(&key, &unread).expect("noise");
         let mut swarm = Swarm::new(transport, raw, peer, config);
         swarm
             .listen_on("/memory/0".parse().expect("an address"))
@@ -248,7 +250,7 @@ async fn who_sends_wrong_blocks_is_dropped() {
     wait_connected(&b, &[a.peer_id()], false).await;
 }
 
-fn request(ids: Vec<Vec<u8>>, want: u32) -> Vec<u8> {
+pub(super) fn request(ids: Vec<Vec<u8>>, want: u32) -> Vec<u8> {
     frame(&wire::Request {
         want,
         ids: ids.into_iter().map(Bytes::from).collect(),
@@ -257,7 +259,7 @@ fn request(ids: Vec<Vec<u8>>, want: u32) -> Vec<u8> {
 }
 
 /// A peer that is connected to a net.
-async fn connected_to(net: &Net) -> Hostile {
+pub(super) async fn connected_to(net: &Net) -> Hostile {
     let hostile = Hostile::start("libernet").await;
     net.peers()
         .connect(hostile.address.clone())

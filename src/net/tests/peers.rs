@@ -149,11 +149,10 @@ async fn a_missing_bootstrap_peer_is_reported_and_tried_again() {
 
 #[tokio::test]
 async fn connections_are_bounded() {
-    let limits = crate::net::Limits {
-        connections: 2,
-        ..crate::net::Limits::default()
-    };
-    let hub = start(NetConfig { limits, ..memory() }, &Shelf::new()).await;
+    let mut config = limited(2);
+    // However long this takes, nobody has been here for long.
+    config.limits.settled_after = Duration::from_secs(3600);
+    let hub = start(config, &Shelf::new()).await;
     let mut others = Vec::new();
     for n in 0..4 {
         let other = start(memory(), &Shelf::new()).await;
@@ -177,7 +176,9 @@ fn limited(connections: u32) -> NetConfig {
 
 #[tokio::test]
 async fn a_bootstrap_peer_that_is_full_is_told_of_and_left_alone_for_longer_each_time() {
-    let hub = start(limited(1), &Shelf::new()).await;
+    let mut config = limited(1);
+    config.limits.settled_after = Duration::from_secs(3600);
+    let hub = start(config, &Shelf::new()).await;
     let first = start(memory(), &Shelf::new()).await;
     connect(&first, &hub).await;
     let config = NetConfig {

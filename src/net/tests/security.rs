@@ -17,7 +17,9 @@ type Connections = Boxed<(PeerId, StreamMuxerBox)>;
 
 fn ours() -> (PeerId, Connections) {
     let key = Keypair::generate_ed25519();
-    let transport = transport::sockets(&key).expect("set up");
+    let limits = crate::net::Limits::default();
+    let unread = crate::net::admission::Unread::new(&limits);
+    let transport = transport::sockets(&key, &limits, &unread).expect("set up");
     (key.public().to_peer_id(), transport)
 }
 
