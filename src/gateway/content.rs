@@ -14,9 +14,10 @@ use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use futures::StreamExt;
 use serde_json::json;
-use tokio::sync::OwnedSemaphorePermit;
 
+use super::connections::Guest;
 use super::range::{self, Wanted};
+use super::reads::Place;
 use super::{Shared, error, guard, labels, media, page};
 use crate::block::Link;
 use crate::client::url::{percent_decode, percent_encode};
@@ -58,7 +59,7 @@ enum Target {
 /// A request for content, in parts.
 struct Asked {
     shared: Shared,
-    permit: OwnedSemaphorePermit,
+    place: Place,
     head_only: bool,
     headers: HeaderMap,
     uri_path: String,
@@ -81,12 +82,14 @@ pub(super) async fn read(State(shared): State<Shared>, request: Request) -> Resp
     if guard::is_led_by_another_site(request.headers()) {
         return page::question(request.uri().path());
     }
-    let Ok(permit) = Arc::clone(&shared.reads).try_acquire_owned() else {
+    let guest = request.extensions().get::<Arc<Guest>>();
+    let cut = guest.map(|guest| guest.cut.clone()).unwrap_or_default();
+    let Some(place) = shared.reads.enter(cut) else {
         return fail(&error::busy());
     };
     let asked = Asked {
         shared,
-        permit,
+        place,
         head_only: request.method() == Method::HEAD,
         headers: request.headers().clone(),
         uri_path: request.uri().path().to_owned(),
@@ -494,15 +497,14 @@ async fn file(
         Some(first) => first?,
         None => Bytes::new(),
     };
-    let permit = asked.permit;
-    let rest = stream.map(move |item| {
-        let _held_until_the_end = &permit;
+    let rest = stream.map(|item| {
         item.map_err(|error| {
             tracing::warn!(%error, "content broke off while it was read by a browser");
             io::Error::other(error)
         })
     });
     let body = futures::stream::iter([Ok(first)]).chain(rest);
+    let body = asked.place.hold(body);
     *head.response.body_mut() = Body::from_stream(body);
     Ok(head.response)
 }

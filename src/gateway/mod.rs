@@ -32,6 +32,7 @@ mod labels;
 mod media;
 mod page;
 mod range;
+mod reads;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -50,6 +51,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use labels::Labels;
+use reads::Reads;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -60,8 +62,6 @@ use crate::client::discovery::{ApiFile, Published, Token};
 
 /// Most API calls at once. Further ones are refused as busy.
 const MAX_CALLS: usize = 64;
-/// Most requests for blocks and content at once. Further ones are refused as busy.
-const MAX_READS: usize = 32;
 /// How long a client may take to send the head of a request, and may keep a connection open between two.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest head of a request in bytes.
@@ -117,7 +117,7 @@ struct Shared {
     address: SocketAddr,
     stop: CancellationToken,
     calls: Arc<Semaphore>,
-    reads: Arc<Semaphore>,
+    reads: Reads,
     labels: Arc<Labels>,
 }
 
@@ -160,7 +160,7 @@ impl Gateway {
             address: self.address,
             stop: stop.clone(),
             calls: Arc::new(Semaphore::new(MAX_CALLS)),
-            reads: Arc::new(Semaphore::new(MAX_READS)),
+            reads: Reads::default(),
             labels: Arc::new(Labels::new()),
         };
         let service = TowerToHyperService::new(routes(shared));

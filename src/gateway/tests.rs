@@ -274,7 +274,7 @@ impl Fixture {
             address: ([127, 0, 0, 1], 4385).into(),
             stop: stop.clone(),
             calls: Arc::new(Semaphore::new(MAX_CALLS)),
-            reads: Arc::new(Semaphore::new(MAX_READS)),
+            reads: reads::Reads::default(),
             labels: Arc::new(Labels::new()),
         };
         Self {
@@ -450,20 +450,14 @@ async fn half_sent_heads_keep_no_command_out() {
 #[tokio::test]
 async fn busy_servers_say_so() {
     let fixture = Fixture::new(None).await;
-    let _all = fixture
-        .shared
-        .reads
-        .clone()
-        .try_acquire_many_owned(MAX_READS as u32)
-        .expect("free");
+    let all: Vec<_> = (0..reads::MAX_READS)
+        .map(|_| fixture.shared.reads.enter(CancellationToken::new()))
+        .collect();
+    assert!(all.iter().all(Option::is_some));
     assert_eq!(fixture.get(&link().id.to_path()).await.status.as_u16(), 503);
-    drop(_all);
+    drop(all);
     assert_eq!(fixture.get(&link().id.to_path()).await.status.as_u16(), 200);
-    assert_eq!(
-        fixture.shared.reads.available_permits(),
-        MAX_READS,
-        "slots come back"
-    );
+    assert_eq!(fixture.shared.reads.taken(), 0, "places come back");
 }
 
 #[tokio::test]
