@@ -16,15 +16,16 @@ use super::catalog::Catalog;
 use super::error::Error;
 use super::fate::{Facts, Fates, requests};
 use super::log::Log;
-use super::owner::{Membership, OwnerId, OwnerKeys};
+use super::owner::{GenerationKey, Membership, OwnerId, OwnerKeys};
 use super::seen::Seen;
 use super::snapshot::Snapshot;
 use crate::block::{self, Block, BlockSource, Context, Link};
 use crate::crypto::key::Key;
 use crate::depot::Depot;
 use crate::file;
-use crate::head::{HeadEntry, HeadRecord, MAX_RECORD_BYTES, head_id, sealing_key};
+use crate::head::{self, Decisions, HeadEntry, HeadRecord, MAX_RECORD_BYTES, head_id, sealing_key};
 use crate::id::BlockId;
+use crate::lease::Lease;
 use crate::net::providers::FoundHead;
 use crate::store::{Keep, PinId, PinInfo, Store};
 use crate::time::{Clock, Timestamp};
@@ -48,18 +49,46 @@ const LOG_PIN: &str = "backup log";
 #[derive(Clone, Debug)]
 pub struct Access {
     owner: OwnerId,
-    backup_root: Key,
+    generation: u8,
+    /// Backup root keys of this generation and of all before it, the latest first.
+    roots: Arc<[Key]>,
     context: Context,
 }
 
 impl Access {
-    /// From the three secrets' parts, as they travel from a command to its node.
-    pub fn new(owner: OwnerId, backup_root: Key, convergence: Key) -> Self {
+    /// What the key of a generation opens: all that was sealed in it, or before.
+    pub fn new(owner: OwnerId, generation: &GenerationKey) -> Self {
         Self {
             owner,
-            backup_root,
-            context: Context::secret(convergence),
+            generation: generation.number(),
+            roots: generation.all().map(|one| one.backup_root()).collect(),
+            context: Context::secret(generation.convergence()),
         }
+    }
+
+    /// Where an entry's log is, and what opens it.
+    ///
+    /// # Errors
+    /// [`head::Error::WrongKey`] when it was sealed in a later generation, or for another owner.
+    pub(super) fn log_of(&self, entry: &HeadEntry) -> Result<Link, head::Error> {
+        let opened = self
+            .roots
+            .iter()
+            .map(|root| entry.log(&sealing_key(root.as_bytes())));
+        let mut opened = opened.skip_while(Result::is_err);
+        opened.next().unwrap_or(Err(head::Error::WrongKey))
+    }
+
+    /// The snapshot of a lease, and what opens it.
+    pub(super) fn snapshot_of(&self, lease: &Lease) -> Option<Link> {
+        let mut roots = self.roots.iter();
+        roots.find_map(|root| lease.open(root.as_bytes()))
+    }
+
+    /// What this machine seals its entries with.
+    fn sealing_key(&self) -> zeroize::Zeroizing<[u8; 32]> {
+        let root = self.roots.first().expect("there is a first generation");
+        sealing_key(root.as_bytes())
     }
 
     /// Who the owner is.
@@ -72,11 +101,6 @@ impl Access {
         head_id(self.owner.as_bytes())
     }
 
-    /// What opens logs and openers of leases.
-    pub const fn backup_root(&self) -> &[u8; 32] {
-        self.backup_root.as_bytes()
-    }
-
     /// In which the owner's blocks are sealed.
     pub const fn context(&self) -> &Context {
         &self.context
@@ -85,21 +109,13 @@ impl Access {
 
 impl From<&Membership> for Access {
     fn from(member: &Membership) -> Self {
-        Self::new(
-            *member.owner(),
-            member.backup_root().clone(),
-            member.convergence().clone(),
-        )
+        Self::new(*member.owner(), member.generation())
     }
 }
 
 impl From<&OwnerKeys> for Access {
     fn from(keys: &OwnerKeys) -> Self {
-        Self::new(
-            keys.id(),
-            keys.backup_root().clone(),
-            keys.convergence().clone(),
-        )
+        Self::new(keys.id(), keys.last_generation())
     }
 }
 
@@ -156,6 +172,9 @@ pub struct Home {
     head_file: PathBuf,
     /// Held while the log of this machine is being changed.
     writing: tokio::sync::Mutex<()>,
+    /// Held while the file with the head is read and written. What the owner decided, as far as the
+    /// file is known to say it.
+    decided: Mutex<Option<Decisions>>,
     requests_file: PathBuf,
     /// Content of that file, once it was read.
     requests: Mutex<Option<Seen>>,
@@ -167,9 +186,43 @@ impl Home {
         Self {
             head_file: data_dir.join(HEAD_FILE),
             writing: tokio::sync::Mutex::default(),
+            decided: Mutex::default(),
             requests_file: data_dir.join(REQUESTS_FILE),
             requests: Mutex::default(),
         }
+    }
+
+    /// Replaces the head in the file, durably. What the owner decided and the file says stays.
+    fn write(&self, head: &HeadRecord, now: Timestamp) -> Result<(), Error> {
+        let mut decided = self.decided.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = read_head(&self.head_file)?.filter(|before| before.owner() == head.owner());
+        let head = match before {
+            Some(before) => head.decided(before.decisions(), now),
+            None => head.clone(),
+        };
+        write_head(&self.head_file, &head.encode())?;
+        *decided = Some(head.decisions().clone());
+        Ok(())
+    }
+
+    /// Adds what the owner decided to the head in the file, durably. Where there is none, the head
+    /// becomes that of the file.
+    fn note(&self, head: &HeadRecord, now: Timestamp) -> Result<(), Error> {
+        let mut decided = self.decided.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = |known: &Decisions| known.has_all_of(head.decisions());
+        if head.decisions().is_empty() || decided.as_ref().is_some_and(is_known) {
+            return Ok(());
+        }
+        let before = read_head(&self.head_file)?.filter(|before| before.owner() == head.owner());
+        let whole = match &before {
+            Some(before) => before.decided(head.decisions(), now),
+            None => head.clone(),
+        };
+        if before.as_ref() != Some(&whole) {
+            write_head(&self.head_file, &whole.encode())?;
+        }
+        *decided = Some(whole.decisions().clone());
+        Ok(())
     }
 
     /// Takes note of the requests in these logs. What can't be written down counts as not seen yet,
@@ -245,16 +298,18 @@ impl Archive {
     /// [`Error::Net`], [`Error::Stopping`]. Finding nothing is no error: see [`Found::or_missing`].
     pub async fn find(&self, search: Search, patience: Duration) -> Result<Found, Error> {
         let (head, told) = self.find_head(search).await?;
+        if let Some(head) = &head {
+            self.note(head).await;
+        }
         let session = self.depot.session(patience, Keep::Cached);
-        let sealing_key = sealing_key(self.access.backup_root.as_bytes());
         let entries: Vec<HeadEntry> = head
             .as_ref()
             .map(|head| head.newest().cloned().collect())
             .unwrap_or_default();
         let read = entries.into_iter().map(|entry| {
-            let (session, key) = (session.clone(), sealing_key.clone());
+            let (session, access) = (session.clone(), &self.access);
             async move {
-                let log = read_log(&*session, &entry, &key).await;
+                let log = read_log(&*session, &entry, access).await;
                 (*entry.machine(), log)
             }
         });
@@ -282,8 +337,15 @@ impl Archive {
         if let Some(head) = &head {
             self.add_written(head, &mut logs).await?;
         }
-        let is_whole = head.is_some() && unread.is_empty();
-        let (logs, fates) = self.fates(logs, is_whole).await?;
+        self.settle_rivals(&*session, &mut logs).await;
+        let revoked: BTreeSet<[u8; 32]> = head
+            .iter()
+            .flat_map(|head| head.decisions().revoked())
+            .copied()
+            .collect();
+        let is_known = |(machine, _): &([u8; 32], Error)| revoked.contains(machine);
+        let is_whole = head.is_some() && unread.iter().all(is_known);
+        let (logs, fates) = self.fates(logs, revoked, is_whole).await?;
         let agrees = |told: &HeadRecord| {
             let mut newest = head.iter().flat_map(HeadRecord::newest);
             newest.all(|entry| told.has(entry))
@@ -302,11 +364,99 @@ impl Archive {
         })
     }
 
+    /// A snapshot has one maker. Where several machines name one, the snapshot itself tells whose it
+    /// is: the others may name it with a key that does not open it, or to forget it as their own.
+    async fn settle_rivals(&self, source: &dyn BlockSource, logs: &mut [Log]) {
+        let owner = *self.access.owner.as_bytes();
+        let read = rivals(logs).into_iter().map(|(link, machine)| async move {
+            let snapshot = read_snapshot(source, &link).await;
+            let is_its = snapshot.is_ok_and(|one| one.machine == machine && one.owner == owner);
+            is_its.then_some((link.id, machine))
+        });
+        let read = futures::stream::iter(read).buffered(LOGS_AT_ONCE);
+        let makers: BTreeMap<BlockId, [u8; 32]> =
+            read.filter_map(std::future::ready).collect().await;
+        for log in logs {
+            let machine = log.machine;
+            log.disown(|id| makers.get(id).is_some_and(|maker| *maker != machine));
+        }
+    }
+
+    /// Looks for what the owner has decided about its machines, and has this machine's file say it.
+    ///
+    /// # Errors
+    /// [`Error::Net`], [`Error::Stopping`].
+    pub async fn learn(&self) -> Result<(), Error> {
+        if let (Some(head), _) = self.find_head(Search::Glance).await? {
+            self.note(&head).await;
+        }
+        Ok(())
+    }
+
+    /// Has this machine's file say what the owner decided, so that it counts after a restart, too.
+    async fn note(&self, head: &HeadRecord) {
+        let Some(home) = self.home.clone() else {
+            return;
+        };
+        let (head, now) = (head.clone(), self.clock.now());
+        if let Err(error) = blocking(move || home.note(&head, now)).await {
+            tracing::warn!(%error, "what the owner decided about its machines could not be noted");
+        }
+    }
+
+    /// Makes known what the owner's words decided about its machines. Returns how many peers were
+    /// told, and whether this node keeps it and goes on telling others.
+    ///
+    /// # Errors
+    /// [`Error::Head`] for a record that does not hold, or is another owner's.
+    pub async fn decide(&self, record: HeadRecord) -> Result<(u64, bool), Error> {
+        let (id, checked) = (self.access.head(), record.clone());
+        blocking(move || Ok(checked.validate(&id)?)).await?;
+        let heads = self.depot.net().heads();
+        let is_kept = match &self.home {
+            Some(home) => {
+                let (home, head, now) = (home.clone(), record.clone(), self.clock.now());
+                blocking(move || home.note(&head, now)).await?;
+                heads.keep(record.clone()).await?;
+                true
+            }
+            None => false,
+        };
+        if self.depot.net().peers().connected().is_empty() {
+            return Ok((0, is_kept));
+        }
+        let told = match tokio::time::timeout(PUBLISH_PATIENCE, heads.publish(record)).await {
+            Ok(report) => report?.stored_by,
+            Err(_) => 0,
+        };
+        Ok((told as u64, is_kept))
+    }
+
+    /// Whether this machine may write: it may not once it was turned out, and not with keys of before.
+    fn may_write(&self, head: &HeadRecord, member: &Membership) -> Result<(), Error> {
+        let (decisions, machine) = (head.decisions(), member.machine().id());
+        if decisions.revocation(machine.as_bytes()).is_some() {
+            return Err(Error::TurnedOut);
+        }
+        match decisions.handover() {
+            Some(handover) if handover.generation() > self.access.generation => {
+                Err(Error::OldKeys {
+                    is_granted: handover.is_for(machine.as_bytes()),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What is forgotten by these logs, which come back. `is_whole`: none is missing.
-    async fn fates(&self, logs: Vec<Log>, is_whole: bool) -> Result<(Vec<Log>, Fates), Error> {
+    async fn fates(
+        &self,
+        logs: Vec<Log>,
+        revoked: BTreeSet<[u8; 32]>,
+        is_whole: bool,
+    ) -> Result<(Vec<Log>, Fates), Error> {
         let (home, owner, now) = (self.home.clone(), self.access.owner, self.clock.now());
         blocking(move || {
-            let revoked = BTreeSet::new();
             let seen = match &home {
                 Some(home) => home.look(&logs, &revoked, is_whole, now),
                 None => Seen::default(),
@@ -415,6 +565,9 @@ impl Archive {
         let _writing = home.writing.lock().await;
         let patience = self.patience(GLANCE);
         let found = self.find(Search::Glance, patience).await?;
+        if let Some(head) = &found.head {
+            self.may_write(head, member)?;
+        }
         let (machine, now) = (*member.machine().id().as_bytes(), self.clock.now());
         // Entries of a time when this machine's clock was ahead are nowhere but here, and are
         // followed by one that others take.
@@ -444,7 +597,7 @@ impl Archive {
     /// be read, and meanwhile backups go on.
     async fn own_log(&self, entry: &HeadEntry, member: &Membership) -> Result<Log, Error> {
         let session = self.depot.session(self.patience(GLANCE), Keep::Cached);
-        let link = entry.log(&sealing_key(self.access.backup_root.as_bytes()))?;
+        let link = self.access.log_of(entry)?;
         let mut log = match read_log_at(&*session, &link, entry.machine()).await {
             Ok(log) => log,
             Err(error @ (Error::Stopping | Error::UnknownVersion { .. })) => return Err(error),
@@ -549,7 +702,7 @@ impl Archive {
     async fn write_log(
         &self,
         member: &Membership,
-        home: &Home,
+        home: &Arc<Home>,
         log: &Log,
         sequence: u64,
         head: Option<&HeadRecord>,
@@ -562,14 +715,14 @@ impl Archive {
             sequence,
             self.clock.now().0,
             &link,
-            &sealing_key(self.access.backup_root.as_bytes()),
+            &self.access.sealing_key(),
         );
         let record = match head {
             Some(head) => head.with(entry, self.clock.now())?,
             None => HeadRecord::new(entry),
         };
-        let (path, bytes) = (home.head_file.clone(), record.encode());
-        blocking(move || write_head(&path, &bytes)).await?;
+        let (home, head, now) = (home.clone(), record.clone(), self.clock.now());
+        blocking(move || home.write(&head, now)).await?;
         let record = self.depot.net().heads().keep(record).await?;
         let store = self.depot.store().clone();
         let root = link.id;
@@ -619,7 +772,7 @@ impl Archive {
 
     /// Pins a log of this machine that is here, if nothing does. Returns whether nothing did.
     pub(super) async fn pin_log(&self, entry: &HeadEntry) -> Result<bool, Error> {
-        let link = entry.log(&sealing_key(self.access.backup_root.as_bytes()))?;
+        let link = self.access.log_of(entry)?;
         let (store, now) = (self.depot.store().clone(), self.clock.now());
         blocking(move || {
             let stat = store.stat(link.id)?;
@@ -690,12 +843,31 @@ impl Found {
     }
 }
 
+/// Snapshots that more than one machine names, as each of them does.
+fn rivals(logs: &[Log]) -> Vec<(Link, [u8; 32])> {
+    let mut makers: BTreeMap<BlockId, BTreeSet<[u8; 32]>> = BTreeMap::new();
+    for log in logs {
+        for logged in log.snapshots() {
+            makers
+                .entry(logged.snapshot.id)
+                .or_default()
+                .insert(log.machine);
+        }
+    }
+    let all = logs.iter().flat_map(|log| {
+        let snapshots = log.snapshots().iter();
+        snapshots.map(|logged| (logged.snapshot.clone(), log.machine))
+    });
+    let is_shared = |(link, _): &(Link, _)| makers.get(&link.id).is_some_and(|of| of.len() > 1);
+    all.filter(is_shared).collect()
+}
+
 pub(super) async fn read_log(
     source: &dyn BlockSource,
     entry: &HeadEntry,
-    sealing_key: &[u8; 32],
+    access: &Access,
 ) -> Result<Log, Error> {
-    read_log_at(source, &entry.log(sealing_key)?, entry.machine()).await
+    read_log_at(source, &access.log_of(entry)?, entry.machine()).await
 }
 
 pub(super) async fn read_log_at(
@@ -761,6 +933,44 @@ pub fn last_written(
     let head = head.filter(|head| head.owner() == owner);
     let entry = head.as_ref().and_then(|head| head.entry(machine));
     Ok(entry.map(|entry| Timestamp(entry.time_ms())))
+}
+
+/// The present key that the owner's head hands over to a machine, by the file with the head in
+/// `data_dir`; none when the machine has it already, or does not get it. Needs no store.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn present_key(data_dir: &Path, member: &Membership) -> Result<Option<GenerationKey>, Error> {
+    let owner = member.owner().as_bytes();
+    let decisions = read_decisions(&data_dir.join(HEAD_FILE), owner)?;
+    let handover = decisions.as_ref().and_then(Decisions::handover);
+    let Some(handover) = handover.filter(|one| one.generation() > member.generation().number())
+    else {
+        return Ok(None);
+    };
+    let key = handover.open(owner, member.machine().signing_key());
+    let key = key.map(|key| GenerationKey::new(handover.generation(), key));
+    // A key that does not give those of before is not the owner's.
+    let known = member.generation();
+    Ok(key.filter(|key| key.at(known.number()).as_ref() == Some(known)))
+}
+
+/// What the owner decided, as the file with the head says it. Only that is checked, which is quick.
+fn read_decisions(path: &Path, owner: &[u8; 32]) -> Result<Option<Decisions>, Error> {
+    let head = match file::read(path, MAX_RECORD_BYTES as u64) {
+        Ok(bytes) => bytes.and_then(|bytes| HeadRecord::decode(&bytes).ok()),
+        Err(error) if file::is_damage(&error) => None,
+        Err(source) => {
+            return Err(Error::File {
+                what: "reading",
+                path: path.to_owned(),
+                source,
+            });
+        }
+    };
+    let head = head.filter(|head| head.owner() == owner);
+    let decisions = head.map(|head| head.decisions().clone());
+    Ok(decisions.filter(|decisions| decisions.is_by(owner)))
 }
 
 /// Head that this machine wrote last. A file that is damaged counts as none: the head is

@@ -63,6 +63,15 @@ pub enum Error {
         /// Who forgot it.
         why: String,
     },
+    /// The owner turned this machine out.
+    #[error("this machine was turned out by its owner: what it writes counts no more")]
+    TurnedOut,
+    /// The owner's machines seal with later keys than this one has.
+    #[error("a machine of this owner was turned out, and this one seals with the keys of before")]
+    OldKeys {
+        /// Whether the present keys were handed over to it: then it has them the next time.
+        is_granted: bool,
+    },
     /// The order was signed by somebody else.
     #[error("these words are not those of this machine's owner")]
     OtherWords,
@@ -147,6 +156,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::NoHead { .. } | Self::NoLogs { .. } | Self::Net(_) => true,
+            Self::OldKeys { is_granted } => *is_granted,
             Self::Get(error) => error.is_retryable(),
             Self::NotASnapshot { .. }
             | Self::NotALog { .. }
@@ -158,6 +168,7 @@ impl Error {
             | Self::NotForgotten { .. }
             | Self::NotOurs { .. }
             | Self::OtherWords
+            | Self::TurnedOut
             | Self::Ambiguous { .. }
             | Self::Name(_)
             | Self::NoneChosen(_)

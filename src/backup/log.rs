@@ -157,6 +157,12 @@ impl Log {
         }
     }
 
+    /// Names those snapshots no more that another machine made: nothing is said of them.
+    pub(super) fn disown(&mut self, is_of_another: impl Fn(&BlockId) -> bool) {
+        self.snapshots
+            .retain(|logged| !is_of_another(&logged.snapshot.id));
+    }
+
     /// Whether the log names a snapshot.
     pub fn has(&self, id: &BlockId) -> bool {
         self.snapshots

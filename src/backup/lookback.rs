@@ -12,13 +12,13 @@ use futures::StreamExt;
 use libp2p::PeerId;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::archive::{Archive, Found, LOGS_AT_ONCE, read_log, read_snapshot};
+use super::archive::{Access, Archive, Found, LOGS_AT_ONCE, read_log, read_snapshot};
 use super::catalog::Catalog;
 use super::error::Error;
 use super::fate::Fates;
 use super::log::{Log, Logged};
 use crate::block::Link;
-use crate::head::{HeadEntry, HeadRecord, sealing_key};
+use crate::head::{HeadEntry, HeadRecord};
 use crate::id::BlockId;
 use crate::lease::Lease;
 use crate::net::replica::{Answer, Recovered, Request, recovery_proof};
@@ -93,7 +93,14 @@ impl Archive {
             .leased_logs(leased, number, patience, &mut found.notes)
             .await?;
         // Of a machine whose newest log can't be read, what is leased may be newer than all logs.
-        let read: BTreeSet<[u8; 32]> = found.logs.iter().map(|log| log.machine).collect();
+        let mut read: BTreeSet<[u8; 32]> = found.logs.iter().map(|log| log.machine).collect();
+        // What a machine leased that was turned out may be a thief's: it is nobody's newest.
+        read.extend(
+            found
+                .head
+                .iter()
+                .flat_map(|head| head.decisions().revoked()),
+        );
         let (kept, newer): (Vec<Log>, Vec<Log>) = leased
             .into_iter()
             .partition(|log| read.contains(&log.machine));
@@ -122,7 +129,7 @@ impl Archive {
     /// Reads the logs of all entries, as far as they come in time.
     async fn earlier_logs(&self, found: &Found, until: Instant) -> Result<Earlier, Error> {
         let session = self.depot().session(self.patience(PATIENCE), Keep::Cached);
-        let key = sealing_key(self.access().backup_root());
+        let access = self.access();
         let newest: Vec<HeadEntry> = found
             .head
             .iter()
@@ -135,9 +142,9 @@ impl Archive {
         });
         let entries: Vec<(usize, HeadEntry)> = entries.cloned().enumerate().collect();
         let read = futures::stream::iter(entries).map(|(place, entry)| {
-            let (session, key) = (session.clone(), key.clone());
+            let session = session.clone();
             async move {
-                let log = read_log(&*session, &entry, &key).await;
+                let log = read_log(&*session, &entry, access).await;
                 (place, entry, log)
             }
         });
@@ -238,7 +245,6 @@ impl Archive {
         let (access, now) = (self.access().clone(), self.clock().now());
         let checked = tokio::task::spawn_blocking(move || {
             let mut holders = Holders::default();
-            let (owner, root) = (access.owner().as_bytes(), access.backup_root());
             let head = access.head();
             let mut known: Option<HeadRecord> = None;
             for (peer, pages) in asked {
@@ -255,7 +261,7 @@ impl Archive {
                         holders.heads.push((peer, told));
                     }
                     for lease in page.leases {
-                        add(&mut holders, &lease, owner, root);
+                        add(&mut holders, &lease, &access);
                     }
                 }
             }
@@ -291,11 +297,15 @@ impl Archive {
 }
 
 /// Takes in a lease that a peer told, if it is one of the owner's and opens.
-fn add(holders: &mut Holders, lease: &Lease, owner: &[u8; 32], root: &[u8; 32]) {
-    if lease.owner() != owner || holders.leased.contains_key(&lease.terms().root) {
+fn add(holders: &mut Holders, lease: &Lease, access: &Access) {
+    if lease.owner() != access.owner().as_bytes()
+        || holders.leased.contains_key(&lease.terms().root)
+    {
         return;
     }
-    let Some(link) = lease.open(root) else { return };
+    let Some(link) = access.snapshot_of(lease) else {
+        return;
+    };
     if lease.validate_found().is_ok() {
         holders.leased.insert(link.id, (link, *lease.machine()));
     }

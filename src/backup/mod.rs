@@ -44,7 +44,7 @@ pub mod snapshot;
 mod tests;
 pub mod unforget;
 
-pub use archive::{Access, Archive, Found, Home, Search, last_written, read_snapshot};
+pub use archive::{Access, Archive, Found, Home, Search, last_written, present_key, read_snapshot};
 pub use catalog::{Catalog, Listed, MAX_SKEW};
 pub use choice::Choice;
 pub use error::Error;

@@ -365,6 +365,14 @@ impl From<owner::Error> for Failure {
                 "compare every word with your sheet; the order counts, the case does not",
             ),
             Error::Name { .. } => (Exit::Usage, "name this machine with --name MACHINE"),
+            Error::TooManyRevoked { .. } | Error::NoGenerationLeft => (
+                Exit::Failed,
+                "`libernet init` on an empty data directory makes a new owner",
+            ),
+            Error::Head(_) => (
+                Exit::Failed,
+                "the node may be of another version: restart it",
+            ),
             Error::Passphrase { .. } => (Exit::Usage, "choose several random words"),
             Error::Locked(_) => (Exit::Usage, "give the passphrase"),
             Error::WrongPassphrase(_) => (

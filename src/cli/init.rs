@@ -131,7 +131,10 @@ async fn run_on(args: Args, terminal: Terminal, context: &Context) -> Result<Exi
     if args.recover.is_some() {
         context.notice(
             "this is a new machine of that owner's: what was backed up before counts as another machine's, and `libernet forget` leaves that \
-             alone unless --all-machines is given",
+             alone unless --all-machines is given, and then only asks",
+        );
+        context.notice(
+            "if the owner ever turned a machine out, `libernet owner machine admit --phrase` gives this one the present keys, once it is connected",
         );
     }
     tell(

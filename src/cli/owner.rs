@@ -1,6 +1,8 @@
-//! `libernet owner`: whose machine this is, and the passphrase of its keys.
+//! `libernet owner`: whose machine this is, the passphrase of its keys, and the owner's machines.
 //!
-//! Works on the data directory alone; no node is needed.
+//! All but `machine` works on the data directory alone; no node is needed.
+
+mod machine;
 
 use std::path::{Path, PathBuf};
 
@@ -14,15 +16,22 @@ use super::output;
 use super::show::printable;
 use crate::backup::owner::{self, Vault};
 
-/// Show who owns this machine's backups, or change the passphrase of its keys.
+/// Show who owns this machine's backups, change the passphrase of its keys, or turn a machine out.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet owner
   libernet owner passphrase                  # asks for the present one, if any, and for a new one
   libernet owner passphrase --remove
+  libernet owner machine ls
+  libernet owner machine revoke laptop --phrase    # it was stolen
 
 Exit code 4 when there is no owner (`libernet init` makes one), 5 when the passphrase is wrong.
-With --json: {\"owner\",\"head\",\"machine\",\"name\",\"passphrase\"}; passphrase {\"passphrase\"}: whether there is one")]
+With --json: {\"owner\",\"head\",\"machine\",\"name\",\"passphrase\"}; passphrase {\"passphrase\"}: whether there is one;
+  machine ls {\"owner\",\"generation\",\"machines\":[{\"machine\",\"name\",\"this\",\"updated\",\"revoked\",\"keys\"}]}, machine revoke
+  {\"machine\",\"name\",\"told\",\"kept\"}, machine admit {\"told\",\"kept\"}. Revoke and admit end with 3 when nobody could be told yet.
+A machine that is turned out stays so. Nothing counts any more that its key signs, wherever that is known: no backup, no request to
+forget, no end of a lease. New backups are sealed with keys that it does not have, which the other machines get when they next look.
+What it could read before, it still can; copies of what it backed up are kept until their leases end.")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
@@ -30,6 +39,11 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// List the owner's machines, turn one out, or give this one the present keys.
+    Machine {
+        #[command(subcommand)]
+        command: machine::Command,
+    },
     /// Set, change or remove the passphrase that protects this machine's keys.
     ///
     /// It protects the keys in owner.key: those that sign for this machine, and those that open the
@@ -50,8 +64,12 @@ enum Command {
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    if let Some(Command::Machine { command }) = args.command {
+        return machine::run(command, context).await;
+    }
     let vault = open(context)?.ok_or_else(|| missing(&context.data_dir))?;
     match args.command {
+        Some(Command::Machine { .. }) => {}
         None => show(&vault, context)?,
         Some(Command::Passphrase {
             remove,

@@ -237,6 +237,10 @@ impl Client {
         lease_release(LeaseRelease) -> LeaseReleaseReply;
         /// Forgets snapshots by a policy or by name.
         forget(Forget) -> ForgetReply;
+        /// Lists an owner's machines.
+        machines(Machines) -> MachinesReply;
+        /// Makes known what the owner's words decided about its machines.
+        decide_machines(DecideMachines) -> DecideMachinesReply;
         /// Takes back that snapshots are forgotten.
         unforget(Unforget) -> UnforgetReply;
         /// Passes on what the owner's words decided of some snapshots.

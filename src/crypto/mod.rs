@@ -4,6 +4,7 @@
 //! room knows nothing of blocks, files or formats.
 
 pub mod aead;
+pub mod handover;
 pub mod hash;
 pub mod kdf;
 pub mod key;

@@ -168,6 +168,8 @@ async fn dispatch(
         LeaseRelease => lease_release;
         Forget => forget;
         Unforget => unforget;
+        Machines => machines;
+        DecideMachines => decide_machines;
         DecideSnapshots => order;
         RingCreate => ring_create;
         RingJoin => ring_join;

@@ -24,13 +24,18 @@ const MACHINE_BYTES: usize = 34 + 66 + 4;
 const RECORD_BYTES: usize = 2 + 34;
 
 const _: () = assert!(
-    RECORD_BYTES + MAX_MACHINES * (MACHINE_BYTES + ENTRY_BYTES) <= MAX_RECORD_BYTES,
+    RECORD_BYTES + DECISIONS_BYTES + MAX_MACHINES * (MACHINE_BYTES + ENTRY_BYTES)
+        <= MAX_RECORD_BYTES,
     "a record has room for an entry of each machine"
 );
 
-/// Most entries of a record of so many machines.
-const fn capacity(machines: usize) -> usize {
-    (MAX_RECORD_BYTES - RECORD_BYTES).saturating_sub(machines * MACHINE_BYTES) / ENTRY_BYTES
+/// Most bytes of the owner's decisions.
+const DECISIONS_BYTES: usize = 11 << 10;
+
+/// Most entries of a record of so many machines, beside decisions of so many bytes.
+const fn capacity(machines: usize, decisions_bytes: usize) -> usize {
+    let other = RECORD_BYTES + machines * MACHINE_BYTES + decisions_bytes;
+    MAX_RECORD_BYTES.saturating_sub(other) / ENTRY_BYTES
 }
 
 /// Leaves what stays of one machine's entries, of which each is there once.
@@ -55,10 +60,14 @@ fn newest(entries: &[HeadEntry]) -> BTreeSet<usize> {
     newest.map(|(at, _)| at).collect()
 }
 
-/// Makes the entries of all machines fit into one record. Each list has at least one.
-pub(super) fn fit<'a>(machines: impl IntoIterator<Item = &'a mut Vec<HeadEntry>>) {
+/// Makes the entries of all machines fit into one record, beside the owner's decisions. Each list has
+/// at least one.
+pub(super) fn fit<'a>(
+    machines: impl IntoIterator<Item = &'a mut Vec<HeadEntry>>,
+    decisions_bytes: usize,
+) {
     let mut machines: Vec<&mut Vec<HeadEntry>> = machines.into_iter().collect();
-    let most = capacity(machines.len());
+    let most = capacity(machines.len(), decisions_bytes);
     while machines.iter().map(|entries| entries.len()).sum::<usize>() > most {
         let largest = machines.iter_mut().max_by_key(|entries| entries.len());
         let Some(entries) = largest else { return };

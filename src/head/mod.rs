@@ -17,8 +17,11 @@
 //! A `HeadRecord` in hand has the right form; whether its signatures hold is known only after
 //! [`HeadRecord::validate`].
 //!
+//! The owner's words turn a machine out ([`Decisions`]): from then on its signatures count no more.
+//!
 //! Deliberately absent: clock, network, storage, and what a log says.
 
+mod decisions;
 mod entry;
 mod history;
 mod record;
@@ -28,6 +31,7 @@ use zeroize::Zeroizing;
 use crate::crypto::hash;
 use crate::id::BlockId;
 
+pub use decisions::{Decisions, Handover, MAX_COUNTING, MAX_REVOKED, Revocation};
 pub use entry::{HeadEntry, SEALED_BYTES, certify, is_admitted};
 pub use record::HeadRecord;
 
@@ -85,6 +89,11 @@ pub enum Error {
     /// The machine did not sign its entry.
     #[error("entry {0} was not signed by its machine")]
     BadSignature(usize),
+    /// The owner did not sign that a machine is turned out, or who gets the keys.
+    #[error(
+        "what is said to be the owner's decision about its machines was not signed by the owner"
+    )]
+    BadDecision,
     /// The sealing key does not open the entry.
     #[error("the key does not open the entry")]
     WrongKey,

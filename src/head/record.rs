@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use ed25519_dalek::VerifyingKey;
 use prost::Message;
 
+use super::decisions::Decisions;
 use super::entry::{HeadEntry, exact};
 use super::{Error, MAX_ENTRIES, MAX_MACHINES, MAX_RECORD_BYTES, head_id, history};
 use crate::id::BlockId;
@@ -20,6 +21,7 @@ const VERSION: u32 = 2;
 pub struct HeadRecord {
     owner: [u8; 32],
     machines: BTreeMap<[u8; 32], Vec<HeadEntry>>,
+    decisions: Decisions,
 }
 
 impl HeadRecord {
@@ -28,6 +30,7 @@ impl HeadRecord {
         Self {
             owner: *entry.owner(),
             machines: [(*entry.machine(), vec![entry])].into(),
+            decisions: Decisions::default(),
         }
     }
 
@@ -50,6 +53,22 @@ impl HeadRecord {
     /// The name of the owner's record: see [`head_id`].
     pub fn id(&self) -> BlockId {
         head_id(&self.owner)
+    }
+
+    /// What the owner's words decided about its machines.
+    pub const fn decisions(&self) -> &Decisions {
+        &self.decisions
+    }
+
+    /// This record with more decisions of the owner's. Entries that count no more are not in it.
+    #[must_use]
+    pub fn decided(&self, decisions: &Decisions, now: Timestamp) -> Self {
+        let mut decided = Self {
+            decisions: self.decisions.merge(decisions),
+            ..self.clone()
+        };
+        decided.settle(now);
+        decided
     }
 
     /// All entries, sorted by machine.
@@ -77,10 +96,11 @@ impl HeadRecord {
         entries
     }
 
-    /// Whether this record has all entries of another one.
+    /// Whether this record has all entries of another one that count, and all decisions.
     pub fn has_all_of(&self, other: &Self) -> bool {
         let mut entries = other.entries();
-        entries.all(|entry| self.has(entry))
+        self.decisions.has_all_of(&other.decisions)
+            && entries.all(|entry| self.has(entry) || !self.decisions.counts(entry))
     }
 
     /// Whether this record has an entry.
@@ -114,7 +134,7 @@ impl HeadRecord {
             entries.retain(|entry| entry.is_timely(now));
         }
         self.machines.retain(|_, entries| !entries.is_empty());
-        match self.machines.is_empty() {
+        match self.machines.is_empty() && self.decisions.is_empty() {
             true => Err(Error::FromTheFuture),
             false => Ok(self),
         }
@@ -141,6 +161,7 @@ impl HeadRecord {
             return Err(Error::TooManyEntries);
         }
         let owner = exact(&head.owner, "an owner's key has 32 bytes")?;
+        let decisions = Decisions::from_wire(&head.revocations, head.handover.as_ref())?;
         let mut machines = BTreeMap::new();
         for machine in &head.machines {
             let key = exact(&machine.machine, "a machine's key has 32 bytes")?;
@@ -151,6 +172,11 @@ impl HeadRecord {
                 if entries.contains(&entry) {
                     return Err(Error::Malformed("an entry comes twice"));
                 }
+                if !decisions.counts(&entry) {
+                    return Err(Error::Malformed(
+                        "an entry of a machine that was turned out",
+                    ));
+                }
                 entries.push(entry);
             }
             if entries.is_empty() {
@@ -158,10 +184,14 @@ impl HeadRecord {
             }
             machines.insert(key, entries);
         }
-        if machines.is_empty() {
+        if machines.is_empty() && decisions.is_empty() {
             return Err(Error::Malformed("no machine"));
         }
-        let record = Self { owner, machines };
+        let record = Self {
+            owner,
+            machines,
+            decisions,
+        };
         // Protobuf has many ways to write one message. This is also where machines show that are
         // not in order, or come twice.
         if record.encode() != bytes {
@@ -180,10 +210,13 @@ impl HeadRecord {
                 .unwrap_or_default(),
             entries: entries.iter().map(HeadEntry::to_wire).collect(),
         });
+        let (revocations, handover) = self.decisions.to_wire();
         wire::Head {
             version: VERSION,
             owner: self.owner.to_vec().into(),
             machines: machines.collect(),
+            revocations,
+            handover,
         }
         .encode_to_vec()
     }
@@ -193,7 +226,7 @@ impl HeadRecord {
     ///
     /// # Errors
     /// [`Error::OtherOwner`], [`Error::BadCertificate`], [`Error::BadSignature`],
-    /// [`Error::AheadOfItsTime`].
+    /// [`Error::AheadOfItsTime`], [`Error::BadDecision`].
     pub fn validate(&self, key: &BlockId) -> Result<(), Error> {
         self.validate_beyond(key, None)
     }
@@ -207,6 +240,8 @@ impl HeadRecord {
             return Err(Error::OtherOwner);
         }
         let owner = VerifyingKey::from_bytes(&self.owner).map_err(|_| Error::BadCertificate(0))?;
+        self.decisions
+            .validate(&owner, valid.map(|valid| &valid.decisions))?;
         let mut number = 0;
         for entries in self.machines.values() {
             let mut is_admitted = false;
@@ -239,6 +274,7 @@ impl HeadRecord {
             return Err(Error::OtherOwner);
         }
         let mut merged = self.clone();
+        merged.decisions = self.decisions.merge(&other.decisions);
         for (machine, entries) in &other.machines {
             let known = merged.machines.entry(*machine).or_default();
             for entry in entries {
@@ -258,6 +294,10 @@ impl HeadRecord {
     /// Leaves what stays.
     fn settle(&mut self, now: Timestamp) {
         for entries in self.machines.values_mut() {
+            entries.retain(|entry| self.decisions.counts(entry));
+        }
+        self.machines.retain(|_, entries| !entries.is_empty());
+        for entries in self.machines.values_mut() {
             history::thin(entries, now);
         }
         while self.machines.len() > MAX_MACHINES {
@@ -267,6 +307,6 @@ impl HeadRecord {
             };
             self.machines.remove(&lowest);
         }
-        history::fit(self.machines.values_mut());
+        history::fit(self.machines.values_mut(), self.decisions.bytes());
     }
 }

@@ -194,6 +194,15 @@ impl From<backup::Error> for CallError {
             Error::NotForgotten { .. } => Self::new(ErrorKind::NotFound, text)
                 .with_hint("`libernet snapshots --deleted` lists what can be had back"),
             Error::NotOurs { .. } => Self::new(ErrorKind::Usage, text),
+            Error::TurnedOut => Self::new(ErrorKind::Failed, text).with_hint(
+                "if it should back up again, move its owner.key away and let it in anew: `libernet init --recover`",
+            ),
+            Error::OldKeys { is_granted } => Self::new(ErrorKind::Failed, text).with_hint(
+                match is_granted {
+                    true => "run it again: it has the present keys now",
+                    false => "`libernet owner machine admit --phrase` gives it the present keys, by the owner's words",
+                },
+            ),
             Error::OtherWords => Self::new(ErrorKind::Usage, text).with_hint(
                 "compare every word with your sheet; the order counts, the case does not",
             ),

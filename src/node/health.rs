@@ -11,7 +11,7 @@ use libp2p::PeerId;
 use tokio::time::Instant;
 
 use super::api::*;
-use super::backup::last_run;
+use super::backup::{last_run, troubles};
 use super::{Node, blocking, schedule};
 use crate::backup::owner::Membership;
 use crate::backup::sets::{Set, Sets};
@@ -62,6 +62,10 @@ impl Node {
         };
         reply.owner = !matches!(known, Known::NoOwner);
         if let Known::Snapshots(member, found) = &known {
+            let head = found.head.iter();
+            reply
+                .problems
+                .extend(head.flat_map(|head| troubles(head, member)));
             let this = member.machine().id().to_string();
             reply.requests = self.requests(found);
             let concerns = |one: &ForgetRequest| {

@@ -46,16 +46,19 @@ pub enum RecordTable {
     Circle = 5,
     /// Leases that were ended before their time.
     Released = 6,
+    /// Machines that their owners turned out.
+    Revoked = 7,
 }
 
 impl RecordTable {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Values,
         Self::Providers,
         Self::Announced,
         Self::Peers,
         Self::Circle,
         Self::Released,
+        Self::Revoked,
     ];
 
     const fn index(self) -> usize {

@@ -36,6 +36,7 @@ use crate::store::{self, PinInfo, Store};
 use crate::task::WorkerState;
 use crate::text::count;
 use crate::time::{Clock, Timestamp};
+use crate::upkeep::revoked;
 
 pub use hold::{is_head_lease, keep_for_ours};
 pub(in crate::upkeep) use hold::{keep_for_leases, leased_logs};
@@ -200,6 +201,7 @@ impl Keeper<'_> {
         let mut due = Vec::new();
         for charge in &charges {
             let id = charge.head;
+            self.note_revoked(id).await?;
             // One that names other logs by now is looked after again at once: without its log, the newest head is worth nothing.
             let is_due = match seen.done.get(&id) {
                 None => true,
@@ -234,6 +236,18 @@ impl Keeper<'_> {
             }
         }
         failed.map_or(Ok(Round::Done), Err)
+    }
+
+    /// Has the holder of leases know which machines the head turns out.
+    async fn note_revoked(&self, id: BlockId) -> Result<(), Error> {
+        let Some(head) = self.depot.net().heads().local(id).await? else {
+            return Ok(());
+        };
+        if head.decisions().is_empty() {
+            return Ok(());
+        }
+        self.on_store(move |store| revoked::note(store.records(), &head))
+            .await
     }
 
     /// Which heads are to be looked after, and why. What is not to be kept any more is let go.

@@ -23,4 +23,5 @@ pub mod holder;
 pub mod maintain;
 pub mod popular;
 pub mod replicate;
+mod revoked;
 pub mod rings;

@@ -20,6 +20,7 @@ mod leave;
 mod limits;
 mod links;
 mod listen;
+mod machines;
 mod mesh;
 mod process;
 mod readme;

@@ -54,6 +54,22 @@ pub enum Error {
         /// The version that can be read.
         known: u8,
     },
+    /// More machines were turned out than a head can say.
+    #[error(
+        "an owner turns out at most {max} machines: make a new owner with new words, and back up again"
+    )]
+    TooManyRevoked {
+        /// Most machines.
+        max: usize,
+    },
+    /// The keys were changed as often as they can be.
+    #[error(
+        "the keys were changed as often as they can be: make a new owner with new words, and back up again"
+    )]
+    NoGenerationLeft,
+    /// A decision that a head can't hold.
+    #[error(transparent)]
+    Head(#[from] crate::head::Error),
     /// The system has too little memory to check the passphrase.
     #[error("there is not enough memory to check the passphrase of {0}")]
     Memory(PathBuf),

@@ -1,8 +1,9 @@
 //! Keys: what the words give, and what each machine has.
 //!
-//! From the words (HKDF-SHA-256, salt `libernet owner v1`) come the owner's signing key, the backup root key and the convergence
-//! secret. A machine has a random key of its own, certified by the owner: a stolen machine can add to the backups and read them,
-//! but it can't let other machines in. Nothing here is stored or sent; see [`Vault`](super::Vault) for the file.
+//! From the words (HKDF-SHA-256, salt `libernet owner v1`) come the owner's signing key and the keys that seal the backups
+//! ([`GenerationKey`]). A machine has a random key of its own, certified by the owner: a stolen machine can add to the backups and
+//! read them until it is turned out, but it can't let other machines in. Nothing here is stored or sent; see
+//! [`Vault`](super::Vault) for the file.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,6 +13,7 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
+use super::generation::GenerationKey;
 use super::words::Phrase;
 use crate::crypto::kdf::hkdf_sha256;
 use crate::crypto::key::Key;
@@ -24,10 +26,8 @@ use crate::time::Timestamp;
 /// Longest name of a machine, in bytes.
 pub const MAX_NAME_BYTES: usize = 255;
 
-const OWNER_SALT: &[u8] = b"libernet owner v1";
+pub(super) const OWNER_SALT: &[u8] = b"libernet owner v1";
 const SIGNING_INFO: &[u8] = b"signing key";
-const BACKUP_ROOT_INFO: &[u8] = b"backup root key";
-const CONVERGENCE_INFO: &[u8] = b"convergence secret";
 /// What is before the machine's public key in what the owner signs.
 const MACHINE_DOMAIN: &[u8] = b"libernet machine v1";
 
@@ -133,18 +133,16 @@ impl OwnerId {
 pub struct OwnerKeys {
     /// Wipes itself when dropped.
     signing: SigningKey,
-    backup_root: Key,
-    convergence: Key,
+    last: GenerationKey,
 }
 
 impl OwnerKeys {
     /// The keys of these words: always the same ones.
     pub fn derive(phrase: &Phrase) -> Self {
-        let key = |info| hkdf_sha256(OWNER_SALT, phrase.entropy(), info);
+        let signing = hkdf_sha256(OWNER_SALT, phrase.entropy(), SIGNING_INFO);
         Self {
-            signing: SigningKey::from_bytes(key(SIGNING_INFO).as_bytes()),
-            backup_root: key(BACKUP_ROOT_INFO),
-            convergence: key(CONVERGENCE_INFO),
+            signing: SigningKey::from_bytes(signing.as_bytes()),
+            last: GenerationKey::last(phrase),
         }
     }
 
@@ -153,14 +151,19 @@ impl OwnerKeys {
         OwnerId(self.signing.verifying_key().to_bytes())
     }
 
-    /// What opens the owner's logs and head entries.
-    pub const fn backup_root(&self) -> &Key {
-        &self.backup_root
+    /// What opens all that the owner's machines ever seal. No machine may keep it.
+    pub const fn last_generation(&self) -> &GenerationKey {
+        &self.last
     }
 
-    /// What makes the owner's equal files equal blocks, and nobody else's.
-    pub const fn convergence(&self) -> &Key {
-        &self.convergence
+    /// The key of a generation.
+    pub fn generation(&self, number: u8) -> GenerationKey {
+        self.last.at(number).expect("the words give the last one")
+    }
+
+    /// The key that signs for the owner, for those who make other signed things than messages.
+    pub const fn signing_key(&self) -> &SigningKey {
+        &self.signing
     }
 
     /// Lets a machine in: the owner's signature over `libernet machine v1` and the machine's public key.
@@ -245,15 +248,16 @@ impl MachineKeys {
 #[derive(Clone)]
 pub struct Membership {
     owner: OwnerId,
+    generation: GenerationKey,
     backup_root: Key,
-    convergence: Key,
     machine: MachineKeys,
     certificate: Certificate,
     name: String,
 }
 
 impl Membership {
-    /// Lets a new machine in.
+    /// Lets a new machine in, with the keys of the first generation. Later ones are handed over by the
+    /// owner's head ([`with_generation`](Self::with_generation)).
     ///
     /// # Errors
     /// [`Error::Name`] when `name` is empty, longer than [`MAX_NAME_BYTES`], or has control characters in it.
@@ -268,25 +272,18 @@ impl Membership {
         name: String,
     ) -> Result<Self, Error> {
         let certificate = keys.certify(&machine.id());
-        let (backup_root, convergence) = (keys.backup_root.clone(), keys.convergence.clone());
-        Self::from_parts(
-            keys.id(),
-            backup_root,
-            convergence,
-            machine,
-            certificate,
-            name,
-        )
-        .map_err(|_| Error::Name {
-            max: MAX_NAME_BYTES,
+        let generation = keys.generation(0);
+        Self::from_parts(keys.id(), generation, machine, certificate, name).map_err(|_| {
+            Error::Name {
+                max: MAX_NAME_BYTES,
+            }
         })
     }
 
     /// A membership that was stored. The error says what is wrong with it.
     pub(super) fn from_parts(
         owner: OwnerId,
-        backup_root: Key,
-        convergence: Key,
+        generation: GenerationKey,
         machine: MachineKeys,
         certificate: Certificate,
         name: String,
@@ -299,8 +296,8 @@ impl Membership {
         }
         Ok(Self {
             owner,
-            backup_root,
-            convergence,
+            backup_root: generation.backup_root(),
+            generation,
             machine,
             certificate,
             name,
@@ -312,14 +309,24 @@ impl Membership {
         &self.owner
     }
 
-    /// What opens the owner's logs and head entries.
-    pub const fn backup_root(&self) -> &Key {
-        &self.backup_root
+    /// This membership with the keys of another generation of the same owner.
+    #[must_use]
+    pub fn with_generation(self, generation: GenerationKey) -> Self {
+        Self {
+            backup_root: generation.backup_root(),
+            generation,
+            ..self
+        }
     }
 
-    /// What makes the owner's equal files equal blocks, and nobody else's.
-    pub const fn convergence(&self) -> &Key {
-        &self.convergence
+    /// The keys that this machine seals with.
+    pub const fn generation(&self) -> &GenerationKey {
+        &self.generation
+    }
+
+    /// What seals the owner's logs and head entries.
+    pub const fn backup_root(&self) -> &Key {
+        &self.backup_root
     }
 
     /// The machine's own keys.
@@ -383,14 +390,6 @@ mod tests {
         assert_eq!(
             HEXLOWER.encode(keys.signing.as_bytes()),
             "77c9fab48add26a277644388e1ca9b5a70626e941cdf87bb27aeb5717597f7c4"
-        );
-        assert_eq!(
-            keys.backup_root().to_hex().as_str(),
-            "7e3854a1b9c94d1c74d1097814256f091909f9635d1817a9de7e08bd762cab92"
-        );
-        assert_eq!(
-            keys.convergence().to_hex().as_str(),
-            "97231fa1c7ad32cc41bb10330e5deb08b7cab3284d439a23ef7455f2f1dd5f85"
         );
         assert_eq!(
             keys.id().to_string(),
@@ -479,7 +478,9 @@ mod tests {
         for secret in [
             keys.signing.as_bytes(),
             member.machine().seed(),
-            keys.backup_root().as_bytes(),
+            keys.last_generation().key().as_bytes(),
+            member.generation().key().as_bytes(),
+            member.backup_root().as_bytes(),
         ] {
             assert!(!text.contains(&HEXLOWER.encode(secret)));
             assert!(!text.contains(&format!("{secret:?}")));

@@ -17,6 +17,7 @@ use prost::Message;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::error::Error;
+use super::generation::GenerationKey;
 use super::keys::{MachineId, MachineKeys, Membership, OwnerId, is_name};
 use crate::crypto::kdf::{Cost, StretchError, stretch};
 use crate::crypto::key::Key;
@@ -31,7 +32,7 @@ pub const FILE_NAME: &str = "owner.key";
 pub const MAX_PASSPHRASE_BYTES: usize = 1024;
 
 const MAGIC: &[u8; 8] = b"LNOWNKEY";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const CHECKSUM_BYTES: usize = 32;
 /// Longest file that is read. A membership with the longest name has about 700 bytes.
 const MAX_FILE_BYTES: usize = 4096;
@@ -398,8 +399,8 @@ impl Wiped {
     fn new(membership: &Membership) -> Self {
         Self(proto::Member {
             owner: Bytes::copy_from_slice(membership.owner().as_bytes()),
-            backup_root: Bytes::copy_from_slice(membership.backup_root().as_bytes()),
-            convergence: Bytes::copy_from_slice(membership.convergence().as_bytes()),
+            generation_key: Bytes::copy_from_slice(membership.generation().key().as_bytes()),
+            generation: u32::from(membership.generation().number()),
             machine_seed: Bytes::copy_from_slice(membership.machine().seed()),
             certificate: Bytes::copy_from_slice(membership.certificate()),
             name: membership.name().to_owned(),
@@ -431,10 +432,10 @@ impl Wiped {
         let member = &self.0;
         let key = |bytes: &[u8]| Key::try_from(bytes).map_err(|_| "a key has the wrong length");
         let seed = Zeroizing::new(array(&member.machine_seed)?);
+        let number = u8::try_from(member.generation).map_err(|_| "a generation that can't be")?;
         Membership::from_parts(
             OwnerId::new(array(&member.owner)?),
-            key(&member.backup_root)?,
-            key(&member.convergence)?,
+            GenerationKey::new(number, key(&member.generation_key)?),
             MachineKeys::from_seed(&seed),
             array(&member.certificate)?,
             member.name.clone(),
@@ -445,7 +446,7 @@ impl Wiped {
 impl Drop for Wiped {
     fn drop(&mut self) {
         let member = std::mem::take(&mut self.0);
-        for secret in [member.backup_root, member.convergence, member.machine_seed] {
+        for secret in [member.generation_key, member.machine_seed] {
             // They have one user each and so can be written to.
             if let Ok(mut secret) = secret.try_into_mut() {
                 secret.zeroize();

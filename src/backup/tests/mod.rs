@@ -13,6 +13,7 @@ mod prune_model;
 mod repack;
 mod requests;
 mod theft;
+mod turned_out;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

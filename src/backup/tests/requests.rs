@@ -211,6 +211,26 @@ async fn to_name_a_snapshot_is_not_to_have_made_it() {
     }
 }
 
+/// Thieves name a snapshot with keys that don't open it, so that nobody restores it.
+#[tokio::test]
+async fn a_snapshot_is_named_by_who_made_it() {
+    let pair = Pair::new().await;
+    let made = pair.desk.back_up(files(1, 5, 0)).await;
+    let named = pair.desk.log().await.snapshots()[0].clone();
+    for n in 0..6 {
+        let thief = Membership::create(&keys(0), "thief").expect("a name");
+        let thief = Node::with(pair.desk.depot().clone(), thief);
+        let mut false_one = named.clone();
+        false_one.snapshot.key = crate::crypto::key::Key::new([n; 32]);
+        thief.change(move |log| log.add(false_one)).await;
+    }
+    let found = pair.desk.archive.find(Search::Here, Duration::ZERO).await;
+    let found = found.expect("finds");
+    let listed = found.catalog.find(&made.id().to_hex()).expect("one");
+    assert_eq!(listed.logged.snapshot, made.link);
+    assert_eq!(listed.machine, pair.desk.machine());
+}
+
 /// The machine's own clock is years ahead for a moment, which ends no notice.
 #[tokio::test]
 async fn a_clock_that_was_wrong_ends_no_notice() {

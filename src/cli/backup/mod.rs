@@ -23,7 +23,7 @@ pub(super) mod unforget;
 mod voice;
 mod which;
 
-pub(super) use voice::Passphrase;
+pub(super) use voice::{Passphrase, Reader, Voice, Words, reading};
 
 use std::path::PathBuf;
 
@@ -34,7 +34,6 @@ use super::target::Target;
 use crate::block::Link;
 use crate::client::Client;
 use crate::node::api::{Choice, MissingPart, SnapshotInfo, SnapshotRef, SnapshotTree};
-use voice::Voice;
 
 /// Parts named in a warning when many are missing.
 const MAX_NAMED: usize = 20;

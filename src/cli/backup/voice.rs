@@ -25,7 +25,7 @@ pub(in crate::cli) struct Passphrase {
 
 /// Where an owner's words are.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub(super) struct Words {
+pub(in crate::cli) struct Words {
     /// Ask for the owner's twelve words.
     #[arg(long, conflicts_with = "phrase_file")]
     phrase: bool,
@@ -36,19 +36,19 @@ pub(super) struct Words {
 
 /// Who reads backups.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub(super) struct Reader {
+pub(in crate::cli) struct Reader {
     #[command(flatten)]
     words: Words,
     #[command(flatten)]
     passphrase: Passphrase,
     /// A peer to join the mesh through, besides those of the settings. May be repeated.
     #[arg(long, value_name = "MULTIADDR")]
-    pub(super) bootstrap: Vec<String>,
+    pub(in crate::cli) bootstrap: Vec<String>,
 }
 
 /// Speaks to the node for an owner.
 #[derive(Debug)]
-pub(super) struct Voice {
+pub(in crate::cli) struct Voice {
     speaker: Speaker,
     terminal: Terminal,
 }
@@ -86,11 +86,11 @@ impl Reader {
 }
 
 /// What of the keys reads.
-pub(super) fn reading(keys: &OwnerKeys) -> ReadingKeys {
+pub(in crate::cli) fn reading(keys: &OwnerKeys) -> ReadingKeys {
     ReadingKeys {
         owner: keys.id().to_string(),
-        backup_root: keys.backup_root().to_base32().to_string(),
-        convergence: keys.convergence().to_base32().to_string(),
+        generation: keys.last_generation().number(),
+        key: keys.last_generation().key().to_base32().to_string(),
     }
 }
 
@@ -104,7 +104,7 @@ impl Words {
     ///
     /// # Errors
     /// When the words are wrong or can't be had.
-    pub(super) async fn owner(&self, context: &Context) -> Result<OwnerKeys, Failure> {
+    pub(in crate::cli) async fn owner(&self, context: &Context) -> Result<OwnerKeys, Failure> {
         let terminal = Terminal::find(true);
         let source = self.phrase_file.as_deref();
         let phrase = init::words(source, ADVICE, terminal, context).await?;
@@ -135,7 +135,7 @@ impl Voice {
     }
 
     /// Whoever has the keys.
-    pub(super) fn of_keys(keys: ReadingKeys) -> Self {
+    pub(in crate::cli) fn of_keys(keys: ReadingKeys) -> Self {
         Self {
             speaker: Speaker {
                 passphrase: None,
@@ -149,7 +149,10 @@ impl Voice {
     ///
     /// # Errors
     /// When words or passphrase are wrong or can't be had.
-    pub(super) async fn of_reader(args: &Reader, context: &Context) -> Result<Self, Failure> {
+    pub(in crate::cli) async fn of_reader(
+        args: &Reader,
+        context: &Context,
+    ) -> Result<Self, Failure> {
         match args.words.keys(false, context).await? {
             Some((_, keys)) => Ok(Self::of_keys(keys)),
             None => Self::of_machine(&args.passphrase, context).await,
@@ -157,7 +160,7 @@ impl Voice {
     }
 
     /// Whether words were given.
-    pub(super) fn has_words(&self) -> bool {
+    pub(in crate::cli) fn has_words(&self) -> bool {
         self.speaker.keys.is_some()
     }
 
@@ -165,7 +168,7 @@ impl Voice {
     ///
     /// # Errors
     /// Those of the call.
-    pub(super) async fn call<T>(
+    pub(in crate::cli) async fn call<T>(
         &mut self,
         context: &Context,
         work: impl AsyncFn(Speaker) -> Result<T, CallError>,

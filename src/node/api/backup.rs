@@ -22,7 +22,7 @@ pub struct Speaker {
     /// What unlocks the owner's file in the node's data directory.
     #[serde(default)]
     pub passphrase: Option<String>,
-    /// What reads an owner's backups without that file: the three keys that the words give, in base32.
+    /// What reads an owner's backups without that file: what the words give.
     #[serde(default)]
     pub keys: Option<ReadingKeys>,
 }
@@ -32,10 +32,10 @@ pub struct Speaker {
 pub struct ReadingKeys {
     /// The owner's public key.
     pub owner: String,
-    /// The backup root key.
-    pub backup_root: String,
-    /// The convergence secret.
-    pub convergence: String,
+    /// The generation of the key.
+    pub generation: u8,
+    /// The key of that generation, in base32: it opens all that is older, too.
+    pub key: String,
 }
 
 impl std::fmt::Debug for Speaker {

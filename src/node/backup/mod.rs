@@ -3,7 +3,10 @@
 
 mod care;
 mod forgetting;
+mod machines;
 mod read;
+
+pub(super) use machines::troubles;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -12,7 +15,7 @@ use std::time::Duration;
 use super::api::*;
 use super::failure::chain;
 use super::{Node, NodeEvent, blocking};
-use crate::backup::owner::{self, Membership, State, Vault};
+use crate::backup::owner::{self, GenerationKey, Membership, State, Vault};
 use crate::backup::run::Job;
 use crate::backup::{self, Access, Archive, Found, Listed, Search};
 use crate::block::Link;
@@ -99,6 +102,10 @@ impl Node {
         monitor: Arc<dyn Monitor>,
     ) -> Result<BackupReply, CallError> {
         let member = self.member(&request.speaker).await?;
+        // What is sealed with keys of before would have to be sealed again.
+        self.own_archive(&member).learn().await?;
+        let node = self.clone();
+        let member = blocking(move || Ok(node.with_present_key(member))).await?;
         let archive = self.own_archive(&member);
         let _turn = match request.set.is_empty() || request.dry_run {
             true => None,
@@ -290,6 +297,26 @@ impl Node {
         &self,
         passphrase: Option<zeroize::Zeroizing<String>>,
     ) -> Result<Membership, CallError> {
+        let member = self.stored_member(passphrase)?;
+        Ok(self.with_present_key(member))
+    }
+
+    /// A membership with the keys that the owner has handed over since it was stored.
+    fn with_present_key(&self, member: Membership) -> Membership {
+        match backup::present_key(&self.inner.options.data_dir, &member) {
+            Ok(Some(key)) => member.with_generation(key),
+            Ok(None) => member,
+            Err(error) => {
+                tracing::warn!(%error, "whether the owner's keys were changed is not known");
+                member
+            }
+        }
+    }
+
+    fn stored_member(
+        &self,
+        passphrase: Option<zeroize::Zeroizing<String>>,
+    ) -> Result<Membership, CallError> {
         let vault = Vault::open(&self.inner.options.data_dir)?.ok_or_else(|| {
             CallError::new(ErrorKind::NoOwner, "this machine has no owner yet")
                 .with_hint("`libernet init` makes one, `libernet init --recover` brings one back")
@@ -330,12 +357,9 @@ impl Node {
             return Ok(self.own_archive(&self.member(speaker).await?));
         };
         let wrong = || CallError::new(ErrorKind::Usage, "these are not the keys of an owner");
-        let key = |text: &str| text.parse::<Key>().map_err(|_| wrong());
-        let access = Access::new(
-            keys.owner.parse().map_err(|_| wrong())?,
-            key(&keys.backup_root)?,
-            key(&keys.convergence)?,
-        );
+        let key: Key = keys.key.parse().map_err(|_| wrong())?;
+        let generation = GenerationKey::new(keys.generation, key);
+        let access = Access::new(keys.owner.parse().map_err(|_| wrong())?, &generation);
         let depot = self.depot().clone();
         Ok(Archive::new(depot, access, self.inner.clock.clone(), None))
     }

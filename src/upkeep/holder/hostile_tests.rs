@@ -6,10 +6,12 @@ use super::tests::{
 };
 use super::*;
 use crate::block::Block;
-use crate::lease::{Extent, Lease, Release};
+use crate::head::{Decisions, HeadEntry, HeadRecord, Revocation};
+use crate::lease::{Extent, Lease, Release, Terms};
 use crate::net::replica::Request;
 use crate::store::{MemoryStore, StoreOptions};
 use crate::time::{ManualClock, Timestamp};
+use crate::upkeep::revoked;
 
 struct Bench {
     clock: Arc<ManualClock>,
@@ -557,4 +559,66 @@ fn a_lease_of_a_head_is_left_to_the_job_for_heads() {
         assert_eq!(book.expire(at).expect("looks"), 0);
     }
     assert_eq!(bench.store.leases().expect("reads").len(), 1);
+}
+
+/// The attack: a stolen machine that its owner turned out ends its own leases, renews them, and asks for more. What is kept for it
+/// goes on being kept.
+#[test]
+fn a_machine_that_was_turned_out_ends_nothing_and_asks_for_nothing() {
+    let bench = bench(1 << 30);
+    let (peer, list) = (PeerId::random(), blocks(6));
+    let mut terms = bench.lease(1, 1, &ids_of(&list[..3])).terms().clone();
+    terms.minimum_until = terms.made;
+    let key = machine().verifying_key().to_bytes();
+    let certificate = crate::head::certify(&owner(), &key);
+    let sign = |terms| Lease::sign(&owner_key(), &machine(), &certificate, terms);
+    let kept = bench.keep(peer, &sign(terms.clone()), &ids_of(&list[..3]));
+    assert!(matches!(kept, Answer::State(_)), "{kept:?}");
+    let made = bench.clock.now();
+    let link = crate::block::Link {
+        id: list[0].id(),
+        key: crate::crypto::key::Key::new([1; 32]),
+    };
+    let entry = HeadEntry::sign(
+        &owner_key(),
+        &machine(),
+        &certificate,
+        1,
+        0,
+        &link,
+        &[2; 32],
+    );
+    let head = HeadRecord::new(entry);
+    let out = Revocation::sign(&owner(), key, made, []);
+    let head = head.decided(&Decisions::new(vec![out], None), made);
+    for _ in 0..2 {
+        revoked::note(bench.store.records(), &head).expect("room");
+    }
+    bench.clock.advance(Duration::from_secs(60));
+    let now = bench.clock.now();
+    let release = Release::by_machine(&owner_key(), &machine(), &certificate, [1; 16], 9, now);
+    assert_eq!(bench.release(release.clone()), Err(Refusal::Invalid));
+    let refused = Answer::Refused(Refusal::Invalid);
+    let again = |sequence| {
+        sign(Terms {
+            sequence,
+            ..terms.clone()
+        })
+    };
+    assert_eq!(bench.keep(peer, &again(2), &[]), refused);
+    let more = bench.lease(2, 1, &ids_of(&list[3..]));
+    assert_eq!(bench.keep(peer, &more, &[]), refused);
+    // What members pass on among themselves is kept if it is of the time before.
+    let other = PeerId::random();
+    let passed = |made| {
+        let more = shared_lease(other, 3, 1, &ids_of(&list[3..]), made, 2);
+        bench.keep(peer, &more, &[])
+    };
+    assert_eq!(passed(now), refused);
+    assert!(matches!(passed(made), Answer::State(_)));
+    // After a restart it is known as well; the owner's own word ends what it likes.
+    let later = bench.reopened();
+    assert_eq!(later.release(release), Err(Refusal::Invalid));
+    let by_owner = Release::by_owner(&owner(), [1; 16], 9, now);
+    assert_eq!(later.release(by_owner), Ok((1, 0)));
 }

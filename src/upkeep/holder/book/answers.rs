@@ -16,6 +16,7 @@ use crate::lease::{self, Extent, Held, Lease, ListDigest, MAX_SKEW_MS, Release, 
 use crate::net::exchange::Standing;
 use crate::net::replica::{Answer, Refusal, Request, State};
 use crate::store::{self, LeaseId};
+use crate::upkeep::revoked;
 
 impl Book {
     /// Answers a peer.
@@ -91,6 +92,9 @@ impl Book {
             self.fits_time(peer, !is_clock);
         }
         valid.map_err(invalid)?;
+        if revoked::voids(self.store.records(), &lease, passed)? {
+            return Err(No::Refused(Refusal::Invalid));
+        }
         let received = Held::new(lease, now).brought_by(peer.to_bytes());
         let lease = received.lease();
         let key = (*lease.owner(), lease.terms().name);
@@ -249,6 +253,9 @@ impl Book {
     /// Ends what a release covers. One that names no lease leaves what was made after it, and says how much that is.
     fn release(&self, release: &Release) -> Result<Answer, No> {
         release.validate().map_err(invalid)?;
+        if revoked::voids_release(self.store.records(), release)? {
+            return Err(No::Refused(Refusal::Invalid));
+        }
         let now = self.clock.now();
         let is_wide = release.extent() != Extent::Lease;
         // It ends all that is made before its time: by a clock that is ahead also what the owner is yet to make.
