@@ -6,8 +6,8 @@
 //! the bytes of the distinct tree blocks that name them. Beforehand the bundle's own claims are
 //! looked at, which nothing that is written ever exceeds, and the room that there is.
 //!
-//! Pure but for [`Room::at`]. Deliberately absent: what to do about it. A person may have it written
-//! all the same.
+//! Pure but for [`Room::at`]. Deliberately absent: what to do about it. A person may have it
+//! written all the same.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -22,8 +22,8 @@ use crate::size::{ByteSize, GIB};
 
 /// Entries that may always come.
 pub const USUAL_ENTRIES: u64 = 20_000;
-/// Further entries that a byte of a tree block accounts for. Names that are numbers, of files that are
-/// alike in all else, compress to less than a byte each.
+/// Further entries that a byte of a tree block accounts for. Names that are numbers, of files that
+/// are alike in all else, compress to less than a byte each.
 pub const ENTRIES_PER_BYTE: u64 = 2;
 /// Bytes that may always come.
 pub const USUAL_BYTES: u64 = GIB;
@@ -149,8 +149,8 @@ impl Bounds {
         bytes: Bound::Usual,
     };
 
-    /// Judges what a bundle claims to hold, before anything is written. `room` is where it would go,
-    /// if all of it has to go there.
+    /// Judges what a bundle claims to hold, before anything is written. `room` is where it would
+    /// go, if all of it has to go there.
     ///
     /// # Errors
     /// [`Excess`].

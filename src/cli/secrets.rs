@@ -6,8 +6,8 @@
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-/// Allows no core dumps, and where the system can, no look into this process's memory by others than
-/// root. What the system refuses is done without.
+/// Allows no core dumps, and where the system can, no look into this process's memory by others
+/// than root. What the system refuses is done without.
 pub(super) fn keep_in_memory() {
     let none = Rlimit {
         current: Some(0),

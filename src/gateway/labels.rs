@@ -2,8 +2,8 @@
 //! where browsers keep addresses: the address bar, bookmarks, what the history shows, caches.
 //!
 //! A label says nothing about its link, and can't be guessed: it is a hash under a secret of this
-//! run. One link has one label. Deliberately absent: a file. After a restart a link has to be opened
-//! again.
+//! run. One link has one label. Deliberately absent: a file. After a restart a link has to be
+//! opened again.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};

@@ -20,6 +20,7 @@
 //! Memory: [`ExtractOptions::window`] blocks on their way, two plaintexts for each core, and two plans.
 
 mod attributes;
+mod before;
 mod directory;
 mod dry;
 mod job;
@@ -43,6 +44,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::attributes::Attributes;
+use self::before::{check_claims, walk_first};
 use self::directory::Place;
 use self::job::{Ground, Job};
 use self::leftover::hidden_beside;
@@ -50,14 +52,14 @@ use self::plan::Planner;
 use self::prepare::{BlockJob, Preparer};
 use self::site::{Site, refuse_own};
 use self::write::{Again, Target, Write};
-use super::bounds::{Bound, Bounds, Room, USUAL_ENTRIES};
+use super::bounds::Bounds;
 use super::choose::Choice;
 use super::error::Error;
 use super::own::Own;
 use super::pattern::Line;
 use super::put::MAX_REPORTED;
-use super::read::{Bundle, Walk, piece};
-use super::root::{BundleKind, Totals};
+use super::read::{Bundle, piece};
+use super::root::BundleKind;
 use super::tree::File;
 use crate::block::{self, BlockSource, GetError, Link};
 use crate::crypto::hash;
@@ -312,55 +314,6 @@ pub(super) async fn part(bundle: &Bundle, from: &[Bytes]) -> Result<Bundle, Erro
             path: std::ffi::OsStr::from_bytes(&path).into(),
         }),
     }
-}
-
-/// Holds what a bundle claims to hold against the bounds, and against the room at `target` unless
-/// some of it may be there already, as under the name `hidden`. The claims of a bundle are no claims
-/// of its parts.
-fn check_claims(
-    bundle: &Bundle,
-    bounds: Bounds,
-    target: &Path,
-    hidden: &Path,
-) -> Result<(), Error> {
-    let root = bundle.root();
-    let claims = match (root.kind(), bundle.is_part()) {
-        (BundleKind::Tree, false) => root.totals,
-        (_, is_part) => Totals {
-            files: 0,
-            entries: 1,
-            bytes: root.entry.size(),
-            blocks: if is_part { 0 } else { root.totals.blocks },
-        },
-    };
-    let is_there = |path: &Path| path.symlink_metadata().is_ok();
-    let begins = !is_there(target) && !is_there(hidden);
-    let room = begins.then(|| Room::at(target)).flatten();
-    bounds.check_claims(claims, room).map_err(Error::Excess)
-}
-
-/// Goes through a tree that claims more entries than are usual before anything is written: one that
-/// repeats itself leaves nothing behind. Ends at a block that can't be had; what comes after it is
-/// judged while it is written.
-async fn walk_first(bundle: &Bundle, bounds: Bounds) -> Result<(), Error> {
-    let claims = bundle.root().totals;
-    if bounds.entries != Bound::Usual || claims.entries <= USUAL_ENTRIES {
-        return Ok(());
-    }
-    let mut walk = Walk::new(bundle);
-    let (mut entries, mut bytes) = (0, 0_u64);
-    while let Some(step) = walk.next().await {
-        match step {
-            Ok(entry) => bytes = bytes.saturating_add(entry.size()),
-            Err(error) if error.block().is_some() => return Ok(()),
-            Err(error) => return Err(error),
-        }
-        entries += 1;
-        bounds
-            .check_entries(entries, bytes, bundle.opener().opened_bytes())
-            .map_err(Error::Excess)?;
-    }
-    Ok(())
 }
 
 /// A name for this work that tells it from others: what another selection left half done is not this one's.

@@ -1,4 +1,5 @@
-//! Bundles of a few kilobytes that would fill a disk: what an extraction within bounds does with them.
+//! Bundles of a few kilobytes that would fill a disk: what an extraction within bounds does with
+//! them.
 
 use std::fs;
 use std::path::Path;

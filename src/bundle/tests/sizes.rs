@@ -1,5 +1,5 @@
-//! Whether the sizes of blocks tell which file was put: the attack of a holder that knows a file and
-//! sees the blocks of somebody's backup.
+//! Whether the sizes of blocks tell which file was put: the attack of a holder that knows a file
+//! and sees the blocks of somebody's backup.
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
