@@ -1,6 +1,6 @@
 //! What addresses are good for. Pure.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
@@ -72,23 +72,89 @@ pub(super) fn is_link_local(address: &Multiaddr) -> bool {
     matches!(ip(address), Some(IpAddr::V6(ip)) if ip.is_unicast_link_local())
 }
 
-/// Whether we can dial an address that a peer says it listens on, when we know it from `seen_at`: unspecified addresses say
-/// nothing, and a loopback address of another machine would lead to ourselves.
-pub(super) fn is_dialable(address: &Multiaddr, seen_at: Option<&Multiaddr>) -> bool {
-    let transport = address.iter().nth(1);
-    let kind = match address.iter().next() {
-        Some(Protocol::Memory(_)) => return seen_at.is_none_or(|at| same_kind(address, at)),
-        Some(Protocol::Ip4(ip)) => !ip.is_unspecified() && !ip.is_multicast(),
-        Some(Protocol::Ip6(ip)) => {
-            let is_v4 = ip.to_ipv4_mapped().is_some();
-            !ip.is_unspecified() && !ip.is_multicast() && !ip.is_unicast_link_local() && !is_v4
-        }
-        Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_)) => true,
+/// From where an address can be reached; the narrower, the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Reach {
+    /// From everywhere.
+    World,
+    /// From a private network.
+    Network,
+    /// From one link.
+    Link,
+    /// From this machine only. Addresses in the memory of this process count as such.
+    Machine,
+}
+
+/// From where an address can be reached, as far as the address itself shows. None for names, which
+/// say nothing, and for addresses that nobody can be at: unspecified, multicast, reserved, and
+/// those that stand for an IPv4 address in IPv6.
+pub(super) fn reach(address: &Multiaddr) -> Option<Reach> {
+    match address.iter().next()? {
+        Protocol::Memory(_) => Some(Reach::Machine),
+        Protocol::Ip4(ip) => reach_v4(ip),
+        Protocol::Ip6(ip) => reach_v6(ip),
+        _ => None,
+    }
+}
+
+/// IPv4, by the registry of special addresses (RFC 6890).
+fn reach_v4(ip: Ipv4Addr) -> Option<Reach> {
+    match ip.octets() {
+        [0 | 224..=255, ..] => None,
+        [127, ..] => Some(Reach::Machine),
+        [169, 254, ..] => Some(Reach::Link),
+        // Between a provider and its customers, between test devices, and of protocols.
+        [100, 64..=127, ..] | [198, 18 | 19, ..] | [192, 0, 0, _] => Some(Reach::Network),
+        _ if ip.is_private() => Some(Reach::Network),
+        _ => Some(Reach::World),
+    }
+}
+
+fn reach_v6(ip: Ipv6Addr) -> Option<Reach> {
+    match ip.segments() {
+        _ if ip.is_loopback() => Some(Reach::Machine),
+        _ if ip.is_unicast_link_local() => Some(Reach::Link),
+        _ if ip.is_unique_local() => Some(Reach::Network),
+        // Tunnels carry an IPv4 address, which may be a private one.
+        [0x2002, ..] | [0x2001, 0, ..] => None,
+        [0x2000..=0x3fff, ..] => Some(Reach::World),
+        _ => None,
+    }
+}
+
+/// Whether an address is one of TCP or QUIC on an IP address, or one in memory, with at most a
+/// peer id at its end. An address through a relay is not: its IP address is the relay's, so nothing
+/// shows that its owner is there, and this program relays nothing.
+pub(super) fn is_plain(address: &Multiaddr) -> bool {
+    let mut parts = address.iter();
+    let transport = match parts.next() {
+        Some(Protocol::Memory(_)) => true,
+        Some(Protocol::Ip4(_) | Protocol::Ip6(_)) => match parts.next() {
+            Some(Protocol::Tcp(port)) => port != 0,
+            Some(Protocol::Udp(port)) => {
+                port != 0 && matches!(parts.next(), Some(Protocol::QuicV1))
+            }
+            _ => false,
+        },
         _ => false,
     };
-    kind && address.len() <= MAX_BYTES
-        && (matches!(transport, Some(Protocol::Tcp(port)) if port != 0) || is_quic(address))
-        && (!is_loopback(address) || seen_at.is_none_or(is_loopback))
+    let end = (parts.next(), parts.next());
+    transport
+        && address.len() <= MAX_BYTES
+        && matches!(end, (None, _) | (Some(Protocol::P2p(_)), None))
+}
+
+/// Whether an address that somebody else tells can be dialled, when the one who is to be there is
+/// known from `seen_at`. Names of others are not resolved. A loopback address of another machine
+/// would lead to ourselves, and one of a single link does not say which interface it is of.
+pub(super) fn is_dialable(address: &Multiaddr, seen_at: Option<&Multiaddr>) -> bool {
+    let is_machine = |address: &Multiaddr| reach(address) == Some(Reach::Machine);
+    let is_alike =
+        |at: &Multiaddr| !is_machine(address) || (is_machine(at) && same_kind(address, at));
+    is_plain(address)
+        && reach(address).is_some()
+        && !is_link_local(address)
+        && seen_at.is_none_or(is_alike)
 }
 
 fn same_kind(a: &Multiaddr, b: &Multiaddr) -> bool {
@@ -120,7 +186,9 @@ mod tests {
             ("/ip6/::ffff:10.0.0.1/tcp/1", false, false),
             ("/ip4/0.0.0.0/tcp/1", false, false),
             ("/ip4/10.0.0.1/tcp/0", false, false),
-            ("/dns4/example.org/tcp/1", true, true),
+            ("/dns4/example.org/tcp/1", false, false),
+            ("/ip4/192.168.1.2/tcp/1/ws", false, false),
+            ("/ip4/255.255.255.255/tcp/1", false, false),
             ("/memory/1", false, false),
             ("/unix/x", false, false),
         ] {
@@ -129,8 +197,42 @@ mod tests {
             assert_eq!(is_dialable(&address, Some(&local)), from_local, "{address}");
         }
         assert!(is_dialable(&parse("/memory/1"), Some(&parse("/memory/2"))));
-        let long = format!("/dns4/{}/tcp/1", "a".repeat(MAX_BYTES));
-        assert!(!is_dialable(&parse(&long), None));
+        let relay = PeerId::random();
+        for relayed in [
+            format!("/ip4/8.8.8.8/tcp/1/p2p/{relay}/p2p-circuit"),
+            format!("/ip4/8.8.8.8/tcp/1/p2p/{relay}/p2p-circuit/p2p/{relay}"),
+        ] {
+            assert!(!is_dialable(&parse(&relayed), None), "{relayed}");
+        }
+    }
+
+    #[test]
+    fn from_where_an_address_can_be_reached() {
+        for (text, expected) in [
+            ("/ip4/127.3.2.1/tcp/1", Some(Reach::Machine)),
+            ("/ip6/::1/tcp/1", Some(Reach::Machine)),
+            ("/memory/7", Some(Reach::Machine)),
+            ("/ip4/169.254.169.254/tcp/80", Some(Reach::Link)),
+            ("/ip6/fe80::1/tcp/1", Some(Reach::Link)),
+            ("/ip4/10.1.2.3/tcp/1", Some(Reach::Network)),
+            ("/ip4/172.16.0.1/tcp/1", Some(Reach::Network)),
+            ("/ip4/192.168.0.1/tcp/1", Some(Reach::Network)),
+            ("/ip4/100.64.0.1/tcp/1", Some(Reach::Network)),
+            ("/ip6/fd00::1/tcp/1", Some(Reach::Network)),
+            ("/ip4/8.8.8.8/tcp/1", Some(Reach::World)),
+            ("/ip6/2a00:1450::1/tcp/1", Some(Reach::World)),
+            ("/ip4/0.0.0.0/tcp/1", None),
+            ("/ip4/224.0.0.251/tcp/1", None),
+            ("/ip4/255.255.255.255/tcp/1", None),
+            ("/ip6/::/tcp/1", None),
+            ("/ip6/ff02::1/tcp/1", None),
+            ("/ip6/::ffff:127.0.0.1/tcp/1", None),
+            ("/ip6/64:ff9b::7f00:1/tcp/1", None),
+            ("/ip6/2002:7f00:1::/tcp/1", None),
+            ("/dns4/localhost/tcp/1", None),
+        ] {
+            assert_eq!(reach(&parse(text)), expected, "{text}");
+        }
     }
 
     #[test]

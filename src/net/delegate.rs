@@ -5,6 +5,23 @@
 /// it, and `on_swarm_event` and `poll` are each room's own.
 macro_rules! delegate_connections {
     ($inner:ident) => {
+        crate::net::delegate::delegate_handlers!($inner);
+
+        fn on_connection_handler_event(
+            &mut self,
+            peer: libp2p::PeerId,
+            connection: libp2p::swarm::ConnectionId,
+            event: libp2p::swarm::THandlerOutEvent<Self>,
+        ) {
+            self.$inner
+                .on_connection_handler_event(peer, connection, event);
+        }
+    };
+}
+
+/// As [`delegate_connections`], for a room that looks at what its handlers report itself.
+macro_rules! delegate_handlers {
+    ($inner:ident) => {
         fn handle_established_inbound_connection(
             &mut self,
             connection: libp2p::swarm::ConnectionId,
@@ -27,17 +44,8 @@ macro_rules! delegate_connections {
             self.$inner
                 .handle_established_outbound_connection(connection, peer, address, role, port_use)
         }
-
-        fn on_connection_handler_event(
-            &mut self,
-            peer: libp2p::PeerId,
-            connection: libp2p::swarm::ConnectionId,
-            event: libp2p::swarm::THandlerOutEvent<Self>,
-        ) {
-            self.$inner
-                .on_connection_handler_event(peer, connection, event);
-        }
     };
 }
 
 pub(in crate::net) use delegate_connections;
+pub(in crate::net) use delegate_handlers;

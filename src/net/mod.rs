@@ -7,6 +7,8 @@
 //! - [`exchange`]: asks peers for blocks and answers them. [`providers`]: the DHT, of blocks and of owners' heads. [`peers`]:
 //!   connections and who is who. [`rings`]: which peers are members of this node's rings.
 //! - [`replica`]: asks peers to keep blocks, and is asked.
+//! - `hearsay`: which of the addresses that strangers tell are dialled; the last word before any
+//!   dial.
 //! - The driver is one task; it does no work: no hashing, no disk, no waiting. What takes long is done by those who ask, or by
 //!   the services the net was given.
 //! - Every queue, table and wait has a bound; permits are taken before commands are sent. What
@@ -29,6 +31,7 @@ mod delegate;
 mod driver;
 mod error;
 mod frame;
+mod hearsay;
 mod limits;
 mod listeners;
 mod mailbox;
@@ -128,14 +131,14 @@ impl Net {
             listening.clone(),
         ));
         let unread = admission::Unread::new(&config.limits);
-        let (rooms, records, inbox) = rooms(
-            &config,
-            services,
-            kad.clone(),
-            tally.clone(),
-            roll.clone(),
-            unread.clone(),
-        )?;
+        let hearsay = Arc::new(hearsay::Hearsay::default());
+        let shared = InCommon {
+            tally: tally.clone(),
+            roll: roll.clone(),
+            unread: unread.clone(),
+            hearsay: hearsay.clone(),
+        };
+        let (rooms, records, inbox) = rooms(&config, services, kad.clone(), shared)?;
         let streams = rooms.streams.new_control();
         let permits = Arc::new(admission::Permits::new(
             config.limits.requests_per_peer,
@@ -146,7 +149,7 @@ impl Net {
         let transport = if config.memory_transport {
             transport::memory(&config.key, &unread)
         } else {
-            transport::sockets(&config.key, &config.limits, &unread)
+            transport::sockets(&config.key, &config.limits, &unread, hearsay)
         }?;
         let swarm_config = libp2p::swarm::Config::with_executor(tasks.clone())
             .with_idle_connection_timeout(IDLE_TIMEOUT);
@@ -301,15 +304,31 @@ impl Drop for Shared {
     }
 }
 
+/// What several rooms share.
+struct InCommon {
+    tally: Arc<providers::Tally>,
+    roll: Arc<rings::Roll>,
+    unread: admission::Unread,
+    hearsay: Arc<hearsay::Hearsay>,
+}
+
 fn rooms(
     config: &NetConfig,
     services: Services,
     kad: StreamProtocol,
-    tally: Arc<providers::Tally>,
-    roll: Arc<rings::Roll>,
-    unread: admission::Unread,
+    common: InCommon,
 ) -> Result<(Rooms, providers::WriterThread, replica::Inbox), Error> {
+    let InCommon {
+        tally,
+        roll,
+        unread,
+        hearsay,
+    } = common;
     let local = config.key.public().to_peer_id();
+    let is_member: providers::IsMember = {
+        let roll = roll.clone();
+        Arc::new(move |peer| roll.knows(peer))
+    };
     let blocks = services.blocks.clone();
     let standing: admission::StandingOf = Arc::new(move |peer| blocks.standing(peer));
     let peers = peers::Behaviour::new(peers::Setup {
@@ -323,6 +342,7 @@ fn rooms(
             })
         },
         unread,
+        hearsay: hearsay.clone(),
         agent: config.agent.clone(),
         bootstrap: config.bootstrap.clone(),
         mdns: config.mdns && !config.memory_transport,
@@ -339,14 +359,16 @@ fn rooms(
             pace: &config.pace,
         },
     );
-    let (providers, records) = providers::Behaviour::new(
+    let (providers, records) = providers::Behaviour::new(providers::Setup {
         local,
-        kad,
-        services.records,
-        config.clock.clone(),
-        config.kad_server,
+        protocol: kad,
+        shelf: services.records,
+        clock: config.clock.clone(),
+        server: config.kad_server,
         tally,
-    )
+        is_member,
+        hearsay,
+    })
     .map_err(Error::Thread)?;
     let (replica, inbox) =
         replica::Behaviour::new(protocol(&config.network, names::replica)?, standing);

@@ -164,7 +164,6 @@ impl Switchboard {
                 self.connected.send_modify(|connected| {
                     Arc::make_mut(connected).retain(|other| *other != peer);
                 });
-                rooms.providers.gone(&peer);
                 self.tell(Event::PeerGone { peer });
             }
             peers::Event::Double { peer } => {

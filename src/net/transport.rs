@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,18 +20,23 @@ use libp2p::identity::Keypair;
 use libp2p::swarm::Executor;
 use libp2p::{Multiaddr, PeerId, Transport, dns, noise, quic, tcp};
 use socket2::{SockRef, TcpKeepalive};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::address;
 use super::admission::Unread;
 use super::admission::door::{Door, Guarded};
 use super::error::Error;
+use super::hearsay::Hearsay;
 use super::limits::Limits;
 use super::muxer::Yamux;
 use super::security::Security;
 
 /// How long setting up a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take at an address that a stranger told. Together with the wait for a turn it is
+/// shorter than the above, so that silence is seen as a failure.
+const HEARSAY_TIMEOUT: Duration = Duration::from_millis(6_500);
 /// How long QUIC waits for TCP to succeed first on near paths, where it would cost twice the CPU for no gain.
 const QUIC_DELAY: Duration = Duration::from_millis(150);
 /// What is read from a TCP connection at once, at most: both kinds of encryption alone read a few KiB a time.
@@ -64,8 +70,22 @@ pub(super) fn memory(key: &Keypair, unread: &Unread) -> Result<Connection, Error
     Ok(TransportTimeout::new(transport, CONNECT_TIMEOUT).boxed())
 }
 
-/// TCP and QUIC; `unread` counts what peers send over TCP.
+/// TCP and QUIC, with dials as hearsay has it; `unread` counts what peers send over TCP.
 pub(super) fn sockets(
+    key: &Keypair,
+    limits: &Limits,
+    unread: &Unread,
+    hearsay: Arc<Hearsay>,
+) -> Result<Connection, Error> {
+    let gate = Gate {
+        inner: ungated(key, limits, unread)?,
+        hearsay,
+    };
+    Ok(TransportTimeout::new(gate, CONNECT_TIMEOUT).boxed())
+}
+
+/// TCP and QUIC, which dial whatever they are told to, without a limit of time.
+pub(super) fn ungated(
     key: &Keypair,
     limits: &Limits,
     unread: &Unread,
@@ -103,16 +123,70 @@ pub(super) fn sockets(
         .boxed();
     let both = Guarded { inner: both, door }.boxed();
     // Reading the configuration takes the transport along when it fails, so try it on a stand-in first.
-    let transport = match dns::tokio::Transport::system(MemoryTransport::default()) {
+    match dns::tokio::Transport::system(MemoryTransport::default()) {
         Ok(_) => dns::tokio::Transport::system(both)
             .map(Transport::boxed)
-            .map_err(|error| Error::Transport(error.to_string()))?,
+            .map_err(|error| Error::Transport(error.to_string())),
         Err(error) => {
             tracing::info!(%error, "no name resolution: only numeric addresses can be dialled");
-            both
+            Ok(both)
         }
-    };
-    Ok(TransportTimeout::new(transport, CONNECT_TIMEOUT).boxed())
+    }
+}
+
+/// The last step before any dial: what strangers told is dialled only when its turn comes. Names
+/// are not yet resolved here, so that those that nobody vouches for never are.
+struct Gate {
+    inner: Connection,
+    hearsay: Arc<Hearsay>,
+}
+
+impl Transport for Gate {
+    type Output = (PeerId, StreamMuxerBox);
+    type Error = io::Error;
+    type ListenerUpgrade = <Connection as Transport>::ListenerUpgrade;
+    type Dial = BoxFuture<'static, io::Result<Self::Output>>;
+
+    fn listen_on(
+        &mut self,
+        id: ListenerId,
+        address: Multiaddr,
+    ) -> Result<(), TransportError<io::Error>> {
+        self.inner.listen_on(id, address)
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.inner.remove_listener(id)
+    }
+
+    fn dial(
+        &mut self,
+        address: Multiaddr,
+        opts: DialOpts,
+    ) -> Result<Self::Dial, TransportError<io::Error>> {
+        let hearsay = self.hearsay.clone();
+        // A dial does nothing before it is polled.
+        let dial = self.inner.dial(address.clone(), opts)?;
+        Ok(async move {
+            let turn = hearsay.turn(&address).await?;
+            let dialled = if turn.is_hearsay() {
+                let dialled = timeout(HEARSAY_TIMEOUT, dial).await;
+                dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            } else {
+                dial.await
+            };
+            turn.end(dialled.as_ref().ok().map(|(peer, _)| *peer));
+            dialled
+        }
+        .boxed())
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
+        Pin::new(&mut self.inner).poll(cx)
+    }
 }
 
 /// QUIC's settings: what a peer may have sent and nobody read is bounded as it is over TCP.

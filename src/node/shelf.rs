@@ -2,8 +2,16 @@
 
 use bytes::Bytes;
 
-use crate::net::providers::{RecordShelf, ShelfError};
-use crate::store::{self, RecordTable};
+use crate::net::providers::{MAX_PROVIDERS_BYTES, RecordShelf, ShelfError};
+use crate::store::{self, MAX_RECORD_VALUE_BYTES, RecordTable};
+
+/// Records that others brought may take one part in so many of the quota: 2%.
+const QUOTA_SHARE: u64 = 50;
+
+const _: () = assert!(
+    MAX_PROVIDERS_BYTES <= MAX_RECORD_VALUE_BYTES,
+    "what the network keeps under one key fits"
+);
 
 /// Keeps the DHT's records on the store's shelf.
 pub(super) struct Shelf(pub(super) store::RecordShelf);
@@ -54,5 +62,9 @@ impl RecordShelf for Shelf {
             .into_iter()
             .map(|(key, value)| (key.into(), value.into()))
             .collect())
+    }
+
+    fn room_bytes(&self) -> u64 {
+        self.0.quota_bytes() / QUOTA_SHARE
     }
 }

@@ -507,4 +507,6 @@ fn keeps_records(store: &Subject) {
         shelf.get(RecordTable::Values, b"k").expect("reads"),
         Some(b"v".to_vec())
     );
+    store.set_quota(ByteSize(7_000_000));
+    assert_eq!(shelf.quota_bytes(), 7_000_000);
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rocksdb::{BlockBasedOptions, Cache, DB, Options, ReadOptions, WriteBatch};
@@ -16,11 +17,12 @@ use super::error::Error;
 use super::rocks::database;
 use super::rocks::files::{self, Found};
 use super::types::{Access, StoreOptions, Unwritable};
+use crate::size::ByteSize;
 
 /// Longest key of a record in bytes.
 pub const MAX_RECORD_KEY_BYTES: usize = 512;
-/// Longest value of a record in bytes: the largest packet of Kademlia.
-pub const MAX_RECORD_VALUE_BYTES: usize = 36 << 10;
+/// Longest value of a record in bytes: all providers of one key together, or a head.
+pub const MAX_RECORD_VALUE_BYTES: usize = 40 << 10;
 
 /// First byte of the keys of the shelf's own counters; tables use the numbers of [`RecordTable`].
 const COUNT_TAG: u8 = 0xff;
@@ -76,6 +78,8 @@ pub struct RecordShelf(Arc<Inner>);
 struct Inner {
     backend: Backend,
     max_records: u64,
+    /// Limit for everything in the store, of which records may take a part.
+    quota_bytes: AtomicU64,
     /// Entries of each table; held while writing, so that counts and entries change together.
     counts: Mutex<Counts>,
 }
@@ -102,6 +106,7 @@ impl RecordShelf {
         Self(Arc::new(Inner {
             backend: Backend::Memory(Mutex::default()),
             max_records: options.max_records,
+            quota_bytes: AtomicU64::new(options.quota.0),
             counts: Mutex::default(),
         }))
     }
@@ -119,6 +124,7 @@ impl RecordShelf {
         Ok(Self(Arc::new(Inner {
             backend,
             max_records: options.max_records,
+            quota_bytes: AtomicU64::new(options.quota.0),
             counts: Mutex::new(counts),
         })))
     }
@@ -248,6 +254,17 @@ impl RecordShelf {
             }
         }
         Ok(found)
+    }
+
+    /// Limit in bytes for everything in the store that this shelf is part of. Bounding the records
+    /// by it is for those who put them.
+    pub fn quota_bytes(&self) -> u64 {
+        self.0.quota_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The store has another limit.
+    pub(super) fn set_quota(&self, quota: ByteSize) {
+        self.0.quota_bytes.store(quota.0, Ordering::Relaxed);
     }
 
     /// Number of records in a table.

@@ -144,7 +144,7 @@ const FLOORS_OF_NET: [&[&str]; 7] = [
     &[
         "address", "cork", "delegate", "error", "limits", "mailbox", "pace", "tls",
     ],
-    &["frame", "listeners", "security"],
+    &["frame", "hearsay", "listeners", "security"],
     // Below all protocols: how much of this node each peer and each address may take.
     &["admission"],
     &[

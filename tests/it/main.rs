@@ -10,6 +10,7 @@ mod chosen;
 mod copies;
 mod damaged_files;
 mod damaged_store;
+mod dht_attacks;
 mod due;
 mod edges;
 mod first_hour;

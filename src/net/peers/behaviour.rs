@@ -19,9 +19,10 @@ use tokio::time::Instant;
 use super::echo::Echo;
 use super::keeper::{Fact, Keeper};
 use super::{Command, Misbehaviour, Source};
-use crate::net::address::is_dialable;
+use crate::net::address::{is_dialable, is_loopback};
 use crate::net::admission::{StandingOf, Unread};
 use crate::net::delegate::delegate_connections;
+use crate::net::hearsay::Hearsay;
 use crate::net::limits::Limits;
 use crate::time::Clock;
 use crate::wire::names;
@@ -46,7 +47,8 @@ pub(crate) enum Event {
     Crowded,
     /// Another node runs with this node's key; this is where.
     Twin { address: Multiaddr },
-    /// Where a peer of this network listens, and whether it serves the DHT.
+    /// Where a peer of this network listens, as far as others may be told, and whether it serves
+    /// the DHT.
     Listens {
         peer: PeerId,
         addresses: Vec<Multiaddr>,
@@ -72,6 +74,7 @@ pub(crate) struct Setup<'a> {
     pub(crate) standing: StandingOf,
     /// What peers have sent and nobody has read.
     pub(crate) unread: Unread,
+    pub(crate) hearsay: Arc<Hearsay>,
     pub(crate) agent: String,
     pub(crate) bootstrap: Vec<Multiaddr>,
     pub(crate) mdns: bool,
@@ -140,6 +143,7 @@ impl Behaviour {
             setup.bootstrap,
             setup.limits,
             setup.standing,
+            setup.hearsay,
             setup.clock.clone(),
         );
         let parts = Parts {
@@ -218,17 +222,11 @@ impl Behaviour {
         self.parts.keeper.make_room(quiet);
     }
 
-    /// Where a peer can be reached, from the DHT.
+    /// Where a peer can be reached, from the DHT: what counts of it.
     pub(crate) fn locate(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
-        let dialable = addresses
-            .into_iter()
-            .filter(|address| is_dialable(address, None));
-        self.parts.keeper.book.learn(
-            peer,
-            dialable.take(MAX_ADDRESSES),
-            Source::Dht,
-            self.clock.now(),
-        );
+        let addresses = addresses.into_iter().take(MAX_ADDRESSES);
+        let book = &mut self.parts.keeper.book;
+        book.learn(peer, addresses, Source::Dht, self.clock.now());
     }
 
     /// Blocks came from a peer or went to it.
@@ -288,9 +286,10 @@ impl Behaviour {
         let keeper = &mut self.parts.keeper;
         match event {
             mdns::Event::Discovered(found) => {
-                let found = found.into_iter();
-                for (peer, address) in found.filter(|(_, address)| is_dialable(address, None)) {
-                    keeper.discovered(peer, address);
+                for (peer, address) in found {
+                    if is_near_by(&address) {
+                        keeper.discovered(peer, address);
+                    }
                 }
             }
             mdns::Event::Expired(gone) => {
@@ -313,36 +312,25 @@ impl Behaviour {
             });
             return;
         }
-        let seen_at = keeper
-            .book
-            .links(&peer)
-            .iter()
-            .find(|link| link.id == connection)
-            .map(|link| link.address.clone());
+        let links = keeper.book.links(&peer).iter();
+        let mut links = links.filter(|link| link.id == connection);
+        let seen_at = links.next().map(|link| link.address.clone());
         if let Some(address) = &seen_at {
             self.unread.identified(address, keeper.is_member(&peer));
         }
-        let addresses: Vec<Multiaddr> = info
-            .listen_addrs
-            .into_iter()
-            .filter(|address| is_dialable(address, seen_at.as_ref()))
-            .take(MAX_ADDRESSES)
-            .collect();
+        let addresses = keeper.heard(peer, seen_at.as_ref(), info.listen_addrs);
+        let passed_on = keeper.hearsay.on_own_host(seen_at.as_ref(), &addresses);
         let kad = names::kad(&self.network);
         let mut spoken = info.protocols.iter();
         let dht = spoken.any(|protocol| protocol.as_ref() == kad);
         let protocols = info.protocols.iter().map(ToString::to_string);
         let connected = keeper.identified(peer, &info.agent_version, protocols);
         // A peer that came by another way is known as that already.
-        keeper.book.hear(
-            peer,
-            addresses.iter().cloned(),
-            Source::Dht,
-            self.clock.now(),
-        );
+        let now = self.clock.now();
+        keeper.book.hear(peer, addresses, Source::Dht, now);
         self.events.push_back(Event::Listens {
             peer,
-            addresses,
+            addresses: passed_on,
             dht,
         });
         // Last: who hears of it can count on the DHT knowing the peer.
@@ -350,6 +338,12 @@ impl Behaviour {
             self.events.push_back(Event::Connected { peer });
         }
     }
+}
+
+/// Whether an address that the local network tells can be one of a neighbour. A loopback address
+/// would be one of this machine.
+fn is_near_by(address: &Multiaddr) -> bool {
+    is_dialable(address, None) && !is_loopback(address)
 }
 
 /// The network that a peer with these protocols is of, when it is another one than `ours`. The
@@ -415,8 +409,9 @@ impl NetworkBehaviour for Behaviour {
             {
                 let keeper = &mut self.parts.keeper;
                 let claims = claims.into_iter();
-                let claims = claims.filter(|address| is_dialable(address, None));
-                claims.for_each(|address| keeper.claimed(address));
+                claims
+                    .filter(is_near_by)
+                    .for_each(|address| keeper.claimed(address));
                 // Until it is asked again it wakes nobody.
                 continue;
             }

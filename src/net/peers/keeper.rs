@@ -25,7 +25,7 @@ use libp2p::swarm::{
 };
 use tokio::time::{Instant, Sleep};
 
-use super::book::{Book, Link, surplus};
+use super::book::{Book, Link, MAX_ADDRESSES, surplus};
 use super::bootstrap::Bootstraps;
 use super::keep::{Keep, KeepHandler};
 use super::neighbours::Neighbours;
@@ -33,8 +33,9 @@ use super::reason::describe;
 use super::refusals::Refusals;
 use super::twin::{Twins, Verdict};
 use super::{Connected, Direction, Error, Misbehaviour, Source, Target};
-use crate::net::address::{is_quic, peer_of, without_peer};
+use crate::net::address::{is_dialable, is_quic, peer_of, without_peer};
 use crate::net::admission::{Held, Judgement, Newcomer, Places, Site, Standing, StandingOf};
+use crate::net::hearsay::Hearsay;
 use crate::net::limits::Limits;
 use crate::time::Clock;
 
@@ -101,6 +102,7 @@ pub(crate) struct Keeper {
     places: Places,
     settled_after: Duration,
     standing: StandingOf,
+    pub(super) hearsay: Arc<Hearsay>,
     /// Connections that are being closed so that others have their places.
     leaving: HashSet<ConnectionId>,
     /// When to look for dead connections, and for those that are too many.
@@ -116,6 +118,7 @@ impl Keeper {
         bootstrap: Vec<Multiaddr>,
         limits: &Limits,
         standing: StandingOf,
+        hearsay: Arc<Hearsay>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let now = clock.now();
@@ -144,6 +147,7 @@ impl Keeper {
             places: Places::new(limits),
             settled_after: limits.settled_after,
             standing,
+            hearsay,
             leaving: HashSet::new(),
             look_at: Instant::now(),
             crowded: None,
@@ -152,12 +156,15 @@ impl Keeper {
         }
     }
 
-    /// Connects to a target and tells the caller.
+    /// Connects to a target and tells the caller, who vouches for an address.
     pub(super) fn connect(&mut self, target: Target, reply: Connected) {
         let (peer, address) = match target {
             Target::Peer(peer) => (Some(peer), None),
             Target::Address(address) => (peer_of(&address), Some(address)),
         };
+        if let Some(address) = &address {
+            self.hearsay.vouch(address);
+        }
         let Some(peer) = peer else {
             if let Some(address) = address {
                 self.dialling.retain(|_, waiter| !waiter.is_closed());
@@ -314,11 +321,32 @@ impl Keeper {
         }
     }
 
+    /// A peer says where it listens, over a connection with `seen_at`. Gives back what counts.
+    /// Neighbours and members of this node's rings vouch for their addresses.
+    pub(super) fn heard(
+        &mut self,
+        peer: PeerId,
+        seen_at: Option<&Multiaddr>,
+        addresses: Vec<Multiaddr>,
+    ) -> Vec<Multiaddr> {
+        if !self.is_member(&peer) && !self.neighbours.contains(&peer) {
+            return self.hearsay.hear(peer, seen_at, peer, addresses);
+        }
+        let dialable = addresses.into_iter();
+        let dialable = dialable.filter(|address| is_dialable(address, seen_at));
+        let dialable: Vec<Multiaddr> = dialable.take(MAX_ADDRESSES).collect();
+        dialable
+            .iter()
+            .for_each(|address| self.hearsay.vouch(address));
+        dialable
+    }
+
     /// Somebody is on the local network.
     pub(super) fn discovered(&mut self, peer: PeerId, address: Multiaddr) {
         if peer == self.local || self.is_refused(&peer) {
             return;
         }
+        self.hearsay.vouch(&address);
         self.book
             .hear(peer, [address.clone()], Source::Mdns, self.clock.now());
         self.neighbours.discovered(peer, address, Instant::now());
@@ -336,6 +364,7 @@ impl Keeper {
     /// it is so.
     pub(super) fn claimed(&mut self, address: Multiaddr) {
         if self.has_room() && self.twins.claimed(&address, Instant::now()) {
+            self.hearsay.vouch(&address);
             self.dial_address(address);
         }
     }
@@ -546,6 +575,8 @@ impl Keeper {
         while let Some(peer) = self.neighbours.take_due(now) {
             let few = self.book.connected() < MAX_DISCOVERED && self.has_room();
             if few && self.book.links(&peer).is_empty() && !self.is_refused(&peer) {
+                let addresses = self.neighbours.addresses(&peer);
+                addresses.iter().for_each(|one| self.hearsay.vouch(one));
                 self.dial(peer);
             }
         }
@@ -591,6 +622,7 @@ impl Keeper {
         address: Multiaddr,
         attempts: u32,
     ) -> Option<ConnectionId> {
+        self.hearsay.vouch(&address);
         let Some(peer) = peer else {
             return Some(self.dial_address(address));
         };
@@ -669,8 +701,14 @@ impl NetworkBehaviour for Keeper {
                 let now = Instant::now();
                 self.twins.heard(event.send_back_addr, is_own_key, now);
             }
-            FromSwarm::NewListenAddr(event) => self.twins.listens(event.addr.clone()),
-            FromSwarm::ExpiredListenAddr(event) => self.twins.listens_no_more(event.addr),
+            FromSwarm::NewListenAddr(event) => {
+                self.hearsay.listens(event.addr);
+                self.twins.listens(event.addr.clone());
+            }
+            FromSwarm::ExpiredListenAddr(event) => {
+                self.hearsay.listens_no_more(event.addr);
+                self.twins.listens_no_more(event.addr);
+            }
             _ => {}
         }
     }

@@ -73,6 +73,16 @@ impl Neighbours {
         }
     }
 
+    /// Whether a peer is a neighbour.
+    pub(super) fn contains(&self, peer: &PeerId) -> bool {
+        self.known.contains_key(peer)
+    }
+
+    /// Where a neighbour is.
+    pub(super) fn addresses(&self, peer: &PeerId) -> &[Multiaddr] {
+        self.known.get(peer).map_or(&[], |one| &one.addresses)
+    }
+
     /// A peer has told who it is. Whether it is a neighbour.
     pub(super) fn identified(&mut self, peer: &PeerId) -> bool {
         let known = self.known.get_mut(peer);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures::stream::FuturesUnordered;
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
-use libp2p::{Multiaddr, PeerId};
+use libp2p::{Multiaddr, PeerId, Stream};
 use prost::Message;
 use tokio::time::timeout;
 
@@ -98,7 +98,7 @@ impl Providers {
         loop {
             let targets = sweep.targets(PARALLEL_LOOKUPS);
             if targets.is_empty() {
-                return Ok(sweep);
+                break;
             }
             let lookups = targets
                 .iter()
@@ -109,6 +109,18 @@ impl Providers {
                 sweep.found(&keys[*target], &peers);
             }
         }
+        let Some(depth) = self.depth().await? else {
+            return Ok(sweep);
+        };
+        // A crowd of peers at a key would keep it to itself.
+        let widen = move || (sweep.widen(depth), sweep);
+        let (wide, mut sweep) = off_the_task(widen).await?;
+        for index in wide {
+            let found = self.look_beside(&keys[index], depth).await?;
+            report.lookups += found.len();
+            found.iter().for_each(|peers| sweep.add(peers));
+        }
+        Ok(sweep)
     }
 
     async fn tell(
@@ -144,17 +156,7 @@ impl Providers {
         indexes: &[u32],
         provider: dht::Peer,
     ) -> io::Result<()> {
-        let mut streams = self.streams.clone();
-        let open = async {
-            // libp2p-stream dials too, but forgets to when two peers are to be dialled at the same moment.
-            let reach = self.mailbox.send(Command::Reach(peer)).await;
-            reach.map_err(|_| io::Error::other("the network is stopping"))?;
-            streams
-                .open_stream(peer, self.protocol.clone())
-                .await
-                .map_err(io::Error::other)
-        };
-        let mut stream = in_time(open).await?;
+        let mut stream = in_time(self.open(peer)).await?;
         let mut message = dht::Message {
             r#type: ADD_PROVIDER,
             key: Vec::new().into(),
@@ -180,6 +182,16 @@ impl Providers {
         Ok(())
     }
 
+    /// Opens a stream of the DHT to a peer that was found.
+    pub(super) async fn open(&self, peer: PeerId) -> io::Result<Stream> {
+        // libp2p-stream dials too, but forgets to when two peers are to be dialled at one moment.
+        let reach = self.mailbox.send(Command::Reach(peer)).await;
+        reach.map_err(|_| io::Error::other("the network is stopping"))?;
+        let mut streams = self.streams.clone();
+        let opened = streams.open_stream(peer, self.protocol.clone()).await;
+        opened.map_err(io::Error::other)
+    }
+
     fn own_entry(&self) -> dht::Peer {
         let addresses = trim(worth_announcing(&self.addresses.borrow()));
         dht::Peer {
@@ -200,13 +212,13 @@ pub(super) fn worth_announcing(addresses: &[Multiaddr]) -> Vec<Multiaddr> {
     if far.is_empty() { near } else { far }
 }
 
-async fn in_time<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+pub(super) async fn in_time<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     timeout(STEP_TIMEOUT, step)
         .await
         .map_err(|_| io::ErrorKind::TimedOut)?
 }
 
-async fn off_the_task<T: Send + 'static>(
+pub(super) async fn off_the_task<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {
     // It fails only when the runtime is shutting down.

@@ -11,23 +11,27 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use libp2p::core::{Endpoint, Multiaddr};
 use libp2p::kad::{
-    self, Caching, GetClosestPeersError, GetProvidersOk, GetRecordOk, InboundRequest, Mode,
-    ProviderRecord, PutRecordError, PutRecordResult, QueryId, QueryResult, Quorum, Record,
-    RecordKey, StoreInserts,
+    self, Caching, GetClosestPeersError, GetProvidersError, GetProvidersOk, GetRecordOk,
+    InboundRequest, KBucketKey, KadPeer, Mode, ProviderRecord, PutRecordError, PutRecordResult,
+    QueryId, QueryResult, Quorum, Record, RecordKey, StoreInserts,
 };
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{
-    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandlerInEvent, ToSwarm,
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandlerInEvent, THandlerOutEvent,
+    ToSwarm,
 };
 use libp2p::{PeerId, StreamProtocol};
 use tokio::sync::{mpsc, oneshot};
 
-use super::inbox::{Inbox, Tally};
+use super::inbox::{Inbox, Tally, Whence};
 use super::record_store::{Bounds, PROVIDER_TTL, ShelfStore};
+use super::region::{self, Crowd};
+use super::sweep::{Hash, hash_of, located};
 use super::{Command, Provider, RecordShelf, WriterThread};
 use crate::head::MAX_RECORD_BYTES;
-use crate::net::address::without_peer;
-use crate::net::delegate::delegate_connections;
+use crate::net::address::{reach, without_peer};
+use crate::net::delegate::delegate_handlers;
+use crate::net::hearsay::Hearsay;
 use crate::time::Clock;
 use libp2p::kad::store::RecordStore;
 
@@ -42,6 +46,15 @@ const BOOTSTRAP_INTERVAL: Duration = Duration::from_secs(5 * 60);
 const MAX_PACKET_BYTES: usize = 64 << 10;
 /// Most addresses of one peer that go into the routing table and so into answers.
 const MAX_ROUTED_ADDRESSES: usize = 8;
+/// A key is near when of the peers known here no more than so many are nearer to it: three times as
+/// many as hold a record, for those that announce see others of the mesh than this node does.
+const NEAR: usize = 60;
+
+/// Most providers that one answer names: as many as Kademlia sends.
+const MAX_TOLD: usize = 20;
+
+/// What the handler of a connection reports.
+type Reported = THandlerOutEvent<kad::Behaviour<ShelfStore>>;
 
 /// What others may want to know of the DHT.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +73,8 @@ struct Find {
     left: usize,
     seen: HashSet<PeerId>,
     found: mpsc::Sender<Provider>,
+    /// To be told that a crowd of peers hides the key.
+    crowded: oneshot::Sender<u32>,
 }
 
 /// The providers room's behaviour.
@@ -68,28 +83,45 @@ pub(crate) struct Behaviour {
     local: PeerId,
     finds: HashMap<QueryId, Find>,
     lookups: HashMap<QueryId, oneshot::Sender<Vec<PeerId>>>,
+    /// Whom lookups leave out.
+    crowds: HashMap<QueryId, Crowd>,
     gets: HashMap<QueryId, mpsc::Sender<(PeerId, Vec<u8>)>>,
     /// With the number of peers that are told.
     puts: HashMap<QueryId, (usize, oneshot::Sender<usize>)>,
     inbox: Inbox,
     tally: Arc<Tally>,
+    hearsay: Arc<Hearsay>,
+    /// The other ends of connections.
+    remotes: HashMap<ConnectionId, (PeerId, Multiaddr)>,
     /// One for each search: resolves when nobody listens any more. Bounded by the searches' permits.
     dropped: FuturesUnordered<BoxFuture<'static, QueryId>>,
     out: VecDeque<ToSwarm<Event, THandlerInEvent<kad::Behaviour<ShelfStore>>>>,
 }
 
+/// Whether a peer is known as a member of one of this node's rings.
+pub(crate) type IsMember = Arc<dyn Fn(&PeerId) -> bool + Send + Sync>;
+
+/// What the room is made of.
+pub(crate) struct Setup {
+    pub(crate) local: PeerId,
+    pub(crate) protocol: StreamProtocol,
+    pub(crate) shelf: Arc<dyn RecordShelf>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Whether to answer even without a confirmed external address.
+    pub(crate) server: bool,
+    pub(crate) tally: Arc<Tally>,
+    pub(crate) is_member: IsMember,
+    pub(crate) hearsay: Arc<Hearsay>,
+}
+
 impl Behaviour {
-    pub(crate) fn new(
-        local: PeerId,
-        protocol: StreamProtocol,
-        shelf: Arc<dyn RecordShelf>,
-        clock: Arc<dyn Clock>,
-        server: bool,
-        tally: Arc<Tally>,
-    ) -> std::io::Result<(Self, WriterThread)> {
-        let (store, thread) = ShelfStore::open(local, shelf, clock, Bounds::default())?;
+    pub(crate) fn new(setup: Setup) -> std::io::Result<(Self, WriterThread)> {
+        let Setup { local, tally, .. } = setup;
+        let bounds = Bounds::default();
+        let (store, thread) =
+            ShelfStore::open(local, setup.shelf, setup.clock, bounds, setup.is_member)?;
         let (inbox, checker) = Inbox::start(store.values(), tally.clone())?;
-        let mut config = kad::Config::new(protocol);
+        let mut config = kad::Config::new(setup.protocol);
         // Nothing is repeated by Kademlia itself: it would make a lookup for each key. We sweep.
         config
             .set_provider_publication_interval(None)
@@ -105,7 +137,7 @@ impl Behaviour {
             .set_caching(Caching::Disabled)
             .set_max_packet_size(MAX_PACKET_BYTES);
         let mut inner = kad::Behaviour::with_config(local, store, config);
-        if server {
+        if setup.server {
             inner.set_mode(Some(Mode::Server));
         }
         let behaviour = Self {
@@ -113,10 +145,13 @@ impl Behaviour {
             local,
             finds: HashMap::new(),
             lookups: HashMap::new(),
+            crowds: HashMap::new(),
             gets: HashMap::new(),
             puts: HashMap::new(),
             inbox,
             tally,
+            hearsay: setup.hearsay,
+            remotes: HashMap::new(),
             dropped: FuturesUnordered::new(),
             out: VecDeque::new(),
         };
@@ -129,8 +164,33 @@ impl Behaviour {
                 key,
                 limit,
                 found,
+                crowded,
                 dropped,
-            } => self.find(key, limit, found, dropped),
+            } => {
+                let find = Find {
+                    key: key.into(),
+                    left: limit,
+                    seen: HashSet::from([self.local]),
+                    found,
+                    crowded,
+                };
+                self.find(find, dropped);
+            }
+            Command::Told {
+                teller,
+                told,
+                reply,
+            } => {
+                let _ = reply.send(self.told(teller, told));
+            }
+            Command::Depth(reply) => {
+                let _ = reply.send(self.depth());
+            }
+            Command::LookPast { key, crowd, reply } => {
+                let query = self.inner.get_closest_peers(key);
+                self.lookups.insert(query, reply);
+                self.crowds.insert(query, crowd);
+            }
             Command::Lookup { key, reply } => {
                 let query = self.inner.get_closest_peers(key);
                 self.lookups.insert(query, reply);
@@ -181,11 +241,6 @@ impl Behaviour {
         self.inner.store_mut().listens(peer, addresses);
     }
 
-    /// A peer is no longer connected.
-    pub(crate) fn gone(&mut self, peer: &PeerId) {
-        self.inner.store_mut().gone(peer);
-    }
-
     /// A peer of this network serves the DHT at these addresses, and at no others.
     pub(crate) fn route(&mut self, peer: PeerId, addresses: &[Multiaddr]) {
         let fresh = &addresses[..addresses.len().min(MAX_ROUTED_ADDRESSES)];
@@ -217,23 +272,61 @@ impl Behaviour {
         self.inner.remove_peer(&peer);
     }
 
-    fn find(
-        &mut self,
-        key: Vec<u8>,
-        limit: usize,
-        found: mpsc::Sender<Provider>,
-        dropped: oneshot::Receiver<()>,
-    ) {
-        let key = RecordKey::from(key);
-        let query = self.inner.get_providers(key.clone());
-        let find = Find {
-            key,
-            left: limit,
-            seen: HashSet::from([self.local]),
-            found,
-        };
+    fn find(&mut self, find: Find, dropped: oneshot::Receiver<()>) {
+        let query = self.inner.get_providers(find.key.clone());
         self.finds.insert(query, find);
         self.end_when(query, dropped);
+    }
+
+    /// A search has ended without as many providers as were wanted; these peers are nearest to the
+    /// key.
+    fn on_searched(&mut self, query: QueryId, nearest: &[PeerId]) {
+        let Some(find) = self.finds.remove(&query) else {
+            return;
+        };
+        let nearest: Vec<Hash> = located(nearest).into_iter().map(|(hash, _)| hash).collect();
+        if let Some(depth) = self.depth()
+            && region::is_crowded(&hash_of(find.key.as_ref()), &nearest, depth)
+        {
+            tracing::debug!("a crowd of peers hides a key: its region is searched");
+            // Nobody may be waiting.
+            let _ = find.crowded.send(depth);
+        }
+    }
+
+    /// Bits that the peers of a region share, by the routing table.
+    fn depth(&mut self) -> Option<u32> {
+        let mut known = Vec::new();
+        for bucket in self.inner.kbuckets() {
+            let peers = bucket.iter().map(|entry| *entry.node.key.preimage());
+            known.extend(peers.map(|peer| hash_of(&peer.to_bytes())));
+        }
+        region::depth(&hash_of(&self.local.to_bytes()), &known)
+    }
+
+    /// What counts of what a peer that was asked beside Kademlia tells of providers.
+    fn told(&mut self, teller: PeerId, told: Vec<(PeerId, Vec<Multiaddr>)>) -> Vec<Provider> {
+        let of_teller = self.remotes.values().filter(|(peer, _)| *peer == teller);
+        // The connection that it came by is not known: the widest counts.
+        let remote = of_teller.min_by_key(|(_, remote)| reach(remote));
+        let remote = remote.map(|(_, remote)| remote.clone());
+        let mut providers = Vec::new();
+        for (peer, addresses) in told.into_iter().take(MAX_TOLD) {
+            if peer == self.local {
+                continue;
+            }
+            let addresses = self.hearsay.hear(teller, remote.as_ref(), peer, addresses);
+            self.tell(Event::Located {
+                peer,
+                addresses: addresses.clone(),
+            });
+            let full = addresses
+                .into_iter()
+                .filter_map(|one| one.with_p2p(peer).ok());
+            let addresses = full.collect();
+            providers.push(Provider { peer, addresses });
+        }
+        providers
     }
 
     fn end_when(&mut self, query: QueryId, dropped: oneshot::Receiver<()>) {
@@ -271,11 +364,16 @@ impl Behaviour {
         };
         match result {
             QueryResult::GetProviders(result) => {
-                if let Ok(GetProvidersOk::FoundProviders { providers, .. }) = result {
-                    self.on_found(id, providers);
-                }
+                let nearest = match result {
+                    Ok(GetProvidersOk::FoundProviders { providers, .. }) => {
+                        self.on_found(id, providers);
+                        Vec::new()
+                    }
+                    Ok(GetProvidersOk::FinishedWithNoAdditionalRecord { closest_peers })
+                    | Err(GetProvidersError::Timeout { closest_peers, .. }) => closest_peers,
+                };
                 if step.last {
-                    self.finds.remove(&id);
+                    self.on_searched(id, &nearest);
                 }
             }
             QueryResult::GetClosestPeers(result) => {
@@ -289,6 +387,7 @@ impl Behaviour {
                         addresses: info.addrs.clone(),
                     });
                 }
+                self.crowds.remove(&id);
                 if let Some(reply) = self.lookups.remove(&id) {
                     let peers = peers.into_iter().map(|info| info.peer_id);
                     let _ = reply.send(peers.filter(|peer| *peer != self.local).collect());
@@ -317,22 +416,54 @@ impl Behaviour {
         }
     }
 
-    /// What a peer announces is stored at once, what it puts is checked first. Kademlia has answered already.
+    /// What a peer announces is stored at once, what it puts is checked first. Kademlia has answered
+    /// already. Keys that others are nearer to are theirs to keep.
     fn on_request(&mut self, request: InboundRequest) {
         match request {
             InboundRequest::AddProvider {
                 record: Some(record),
             } => {
-                if let Err(error) = self.inner.store_mut().add_provider(record) {
-                    tracing::debug!(%error, "an announcement was not stored");
+                let is_near = self.is_near(record.key.as_ref());
+                let store = self.inner.store_mut();
+                if !is_near {
+                    tracing::debug!("an announcement was not stored: its key is not near");
+                } else if record.addresses.is_empty() && !store.is_listening(&record.provider) {
+                    tracing::debug!("an announcement was not stored: no address of it counts");
+                } else if let Err(error) = store.add_provider(record) {
+                    store.warn("an announcement was not stored", &error);
                 }
             }
             InboundRequest::PutRecord {
                 source,
                 record: Some(record),
                 ..
-            } => self.inbox.offer(source, record.key.as_ref(), record.value),
+            } => {
+                let whence = Whence {
+                    subnet: self.inner.store_mut().subnet(&source),
+                    is_near: self.is_near(record.key.as_ref()),
+                };
+                let key = record.key.as_ref();
+                self.inbox.offer(source, whence, key, record.value);
+            }
             _ => {}
+        }
+    }
+
+    /// Whether this node is among those near a key, as far as it knows the mesh.
+    fn is_near(&mut self, key: &[u8]) -> bool {
+        let target = KBucketKey::new(key.to_vec());
+        let own = KBucketKey::from(self.local).distance(&target);
+        let known = self.inner.get_closest_local_peers(&target);
+        let nearer = known.take_while(|peer| peer.distance(&target) < own);
+        nearer.take(NEAR + 1).count() <= NEAR
+    }
+
+    /// Leaves out of an answer what the one at the other end may not tell.
+    fn sift(&self, teller: PeerId, connection: ConnectionId, told: &mut [KadPeer]) {
+        let remote = self.remotes.get(&connection).map(|(_, remote)| remote);
+        for peer in told {
+            let addresses = std::mem::take(&mut peer.multiaddrs);
+            peer.multiaddrs = self.hearsay.hear(teller, remote, peer.node_id, addresses);
         }
     }
 
@@ -384,8 +515,9 @@ impl Behaviour {
         }
     }
 
-    /// Where a provider can be reached. Kademlia reports providers without the addresses that came with them and keeps those
-    /// for as long as the query runs, for dialling: so we ask what it would dial.
+    /// Where a provider can be reached. Kademlia reports providers without the addresses that came
+    /// with them and keeps those for as long as the query runs, for dialling: so we ask what it
+    /// would dial. What is stored here came from the provider itself.
     fn addresses(&mut self, key: &RecordKey, peer: PeerId) -> Vec<Multiaddr> {
         let connection = ConnectionId::new_unchecked(0);
         let mut addresses = self
@@ -394,7 +526,10 @@ impl Behaviour {
             .unwrap_or_default();
         let stored = self.inner.store_mut().providers(key);
         let stored = stored.into_iter().filter(|record| record.provider == peer);
-        addresses.extend(stored.flat_map(|record| record.addresses));
+        for address in stored.flat_map(|record| record.addresses) {
+            let own = vec![address.clone()];
+            addresses.extend(self.hearsay.hear(peer, Some(&address), peer, own));
+        }
         let mut seen = HashSet::new();
         let full = addresses
             .into_iter()
@@ -412,7 +547,48 @@ impl NetworkBehaviour for Behaviour {
     type ConnectionHandler = <kad::Behaviour<ShelfStore> as NetworkBehaviour>::ConnectionHandler;
     type ToSwarm = Event;
 
-    delegate_connections!(inner);
+    delegate_handlers!(inner);
+
+    /// All that peers tell comes by here: answers, and announcements with the addresses of who
+    /// announces.
+    fn on_connection_handler_event(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        mut event: THandlerOutEvent<Self>,
+    ) {
+        match &mut event {
+            Reported::FindNodeRes {
+                closer_peers,
+                query_id,
+            } => {
+                if let Some(crowd) = self.crowds.get(query_id) {
+                    let place = |peer: &KadPeer| hash_of(&peer.node_id.to_bytes());
+                    closer_peers.retain(|peer| !crowd.contains(&place(peer)));
+                }
+                self.sift(peer, connection, closer_peers);
+            }
+            Reported::GetRecordRes { closer_peers, .. } => {
+                self.sift(peer, connection, closer_peers);
+            }
+            Reported::GetProvidersRes {
+                closer_peers,
+                provider_peers,
+                ..
+            } => {
+                self.sift(peer, connection, closer_peers);
+                self.sift(peer, connection, provider_peers);
+            }
+            Reported::AddProvider { provider, .. } => {
+                let remote = self.remotes.get(&connection).map(|(_, remote)| remote);
+                let own = self.hearsay.on_own_host(remote, &provider.multiaddrs);
+                provider.multiaddrs = own;
+            }
+            _ => {}
+        }
+        self.inner
+            .on_connection_handler_event(peer, connection, event);
+    }
 
     fn handle_pending_outbound_connection(
         &mut self,
@@ -426,6 +602,21 @@ impl NetworkBehaviour for Behaviour {
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
+        match &event {
+            FromSwarm::ConnectionEstablished(event) => {
+                let remote = event.endpoint.get_remote_address();
+                let entry = (event.peer_id, remote.clone());
+                self.remotes.insert(event.connection_id, entry);
+                self.inner.store_mut().came(event.peer_id, remote);
+            }
+            FromSwarm::ConnectionClosed(event) => {
+                self.remotes.remove(&event.connection_id);
+                if event.remaining_established == 0 {
+                    self.inner.store_mut().gone(&event.peer_id);
+                }
+            }
+            _ => {}
+        }
         self.inner.on_swarm_event(event);
     }
 

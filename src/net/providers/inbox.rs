@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::Error;
 use super::stored::Value;
+use super::subnet::Subnet;
 use super::values::{NotStored, Values};
 use crate::head::{self, HeadRecord, MAX_RECORD_BYTES};
 use crate::id::BlockId;
@@ -110,10 +111,20 @@ enum Job {
     Offered {
         id: BlockId,
         bytes: Vec<u8>,
+        whence: Whence,
         turn: Turn,
     },
     /// The permit stands for the place in the queue.
     Own(Own, OwnedSemaphorePermit),
+}
+
+/// What is known of the way of a record that a peer put.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Whence {
+    /// Where the peer is.
+    pub(super) subnet: Subnet,
+    /// Whether this node is among those near the key.
+    pub(super) is_near: bool,
 }
 
 /// A place among the waiting records of peers; freed when dropped.
@@ -168,16 +179,22 @@ impl Inbox {
     }
 
     /// Takes what a peer put, to be checked later. Does no work.
-    pub(super) fn offer(&self, peer: PeerId, key: &[u8], bytes: Vec<u8>) {
+    pub(super) fn offer(&self, peer: PeerId, whence: Whence, key: &[u8], bytes: Vec<u8>) {
         let Ok(id) = BlockId::from_multihash(key) else {
             return self.tally.refuse();
         };
         if bytes.len() > MAX_RECORD_BYTES {
             return self.tally.refuse();
         }
-        let sent = self
-            .turn(peer)
-            .is_some_and(|turn| self.jobs.try_send(Job::Offered { id, bytes, turn }).is_ok());
+        let sent = self.turn(peer).is_some_and(|turn| {
+            let job = Job::Offered {
+                id,
+                bytes,
+                whence,
+                turn,
+            };
+            self.jobs.try_send(job).is_ok()
+        });
         if !sent {
             self.tally.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -219,8 +236,13 @@ impl Checker {
         self.kept = kept.collect();
         while let Ok(job) = jobs.recv() {
             match job {
-                Job::Offered { id, bytes, turn } => {
-                    if let Err(error) = self.offered(id, &bytes, turn.peer) {
+                Job::Offered {
+                    id,
+                    bytes,
+                    whence,
+                    turn,
+                } => {
+                    if let Err(error) = self.offered(id, &bytes, turn.peer, whence) {
                         tracing::debug!(peer = %turn.peer, %error, "a head record was refused");
                         self.tally.refuse();
                     }
@@ -253,7 +275,14 @@ impl Checker {
         (record.id() == *id).then_some(record)
     }
 
-    fn offered(&mut self, id: BlockId, bytes: &[u8], peer: PeerId) -> Result<(), Error> {
+    /// A peer puts a record. What is here already may always be renewed.
+    fn offered(
+        &mut self,
+        id: BlockId,
+        bytes: &[u8],
+        peer: PeerId,
+        whence: Whence,
+    ) -> Result<(), Error> {
         if self.refresh(&id, bytes) {
             return Ok(());
         }
@@ -264,9 +293,10 @@ impl Checker {
         let record = record.timely(now)?;
         let merged = match local {
             Some(local) => local.merge(&record, now)?,
+            None if !whence.is_near => return Err(Error::Far),
             None => record,
         };
-        self.store(&id, &merged, Some(peer))
+        self.store(&id, &merged, Some((peer, whence.subnet)))
     }
 
     /// The same bytes again need no signature checked. True when they are what is here.
@@ -289,7 +319,12 @@ impl Checker {
         true
     }
 
-    fn store(&self, id: &BlockId, record: &HeadRecord, from: Option<PeerId>) -> Result<(), Error> {
+    fn store(
+        &self,
+        id: &BlockId,
+        record: &HeadRecord,
+        from: Option<(PeerId, Subnet)>,
+    ) -> Result<(), Error> {
         let kept = self.kept.contains(id);
         let bytes = record.encode();
         if self.refresh(id, &bytes) {
@@ -303,12 +338,13 @@ impl Checker {
         id: &BlockId,
         value: Vec<u8>,
         kept: bool,
-        from: Option<PeerId>,
+        from: Option<(PeerId, Subnet)>,
     ) -> Result<(), Error> {
         let value = Value {
             value,
-            publisher: from,
+            publisher: from.map(|(peer, _)| peer),
             expires: (!kept).then(|| self.values.now().after(HEAD_TTL)),
+            subnet: from.map_or(Subnet::None, |(_, subnet)| subnet),
         };
         let put = self.values.put(&id.to_multihash(), value);
         if kept && put.is_ok() {

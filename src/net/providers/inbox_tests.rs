@@ -7,6 +7,7 @@ use crate::net::providers::record_store::Bounds;
 use crate::net::providers::shelf::MemoryShelf;
 use crate::time::ManualClock;
 use ed25519_dalek::SigningKey;
+use libp2p::kad::KBucketKey;
 
 fn record(owner: u8, sequence: u64) -> HeadRecord {
     record_at(owner, sequence, 0)
@@ -33,13 +34,16 @@ fn record_at(owner: u8, sequence: u64, time_ms: u64) -> HeadRecord {
 fn checker(bounds: Bounds) -> (Checker, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::default());
     clock.advance(Duration::from_secs(1_000_000));
-    let (writer, _) =
-        Writer::start(Arc::new(MemoryShelf::new()), clock.clone()).expect("threads start");
+    let (local, shelf) = (PeerId::random(), Arc::new(MemoryShelf::new()));
+    let started = Writer::start(local, shelf, clock.clone(), bounds);
+    let (writer, _) = started.expect("threads start");
     let checker = Checker {
         values: Values {
+            local: KBucketKey::from(local),
             writer: Arc::new(writer),
             clock: clock.clone(),
             bounds,
+            is_member: Arc::new(|_| false),
         },
         tally: Arc::default(),
         kept: BTreeSet::new(),
@@ -47,8 +51,44 @@ fn checker(bounds: Bounds) -> (Checker, Arc<ManualClock>) {
     (checker, clock)
 }
 
+/// A record from a subnet that is of no account.
 fn offer(checker: &mut Checker, record: &HeadRecord, peer: PeerId) -> Result<(), Error> {
-    checker.offered(record.id(), &record.encode(), peer)
+    offer_from(checker, record, peer, 0)
+}
+
+fn offer_from(
+    checker: &mut Checker,
+    record: &HeadRecord,
+    peer: PeerId,
+    subnet: u8,
+) -> Result<(), Error> {
+    let whence = Whence {
+        subnet: Subnet::V4([10, 0, subnet]),
+        is_near: true,
+    };
+    checker.offered(record.id(), &record.encode(), peer, whence)
+}
+
+/// As [`offer_from`]. What is on its way to the shelf gives no way yet: the thread writes it soon.
+fn offer_again(
+    checker: &mut Checker,
+    record: &HeadRecord,
+    peer: PeerId,
+    subnet: u8,
+) -> Result<(), Error> {
+    let mut tries = 0;
+    loop {
+        match offer_from(checker, record, peer, subnet) {
+            Err(Error::Full) if tries < 1_000 => tries += 1,
+            result => return result,
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn of_subnets(checker: &Checker) -> [i64; 3] {
+    let counts = checker.values.writer.ledger.counts();
+    [0, 1, 2].map(|subnet| counts.values.of_subnet(&Subnet::V4([10, 0, subnet])))
 }
 
 #[test]
@@ -66,9 +106,12 @@ fn a_flood_of_owners_is_bounded_and_spares_what_is_kept() {
     let over = offer(&mut checker, &record(3, 1), one);
     assert_eq!(over, Err(Error::Full), "of one peer");
     offer(&mut checker, &record(3, 1), other).expect("another peer");
-    let over = offer(&mut checker, &record(4, 1), other);
-    assert_eq!(over, Err(Error::Full), "in all");
-    offer(&mut checker, &record(1, 2), other).expect("a newer one of a known owner");
+    for owner in 10..40 {
+        // A nearer one may take the place of a farther one.
+        let _ = offer(&mut checker, &record(owner, 1), PeerId::random());
+        let counts = checker.values.writer.ledger.counts();
+        assert!(counts.values.entries <= 3, "in all");
+    }
     let kept = checker.merge(&record(4, 1), How::Keep).expect("it holds");
     assert!(kept.newly_kept && kept.not_stored.is_none());
     let own = checker.merge(&record(5, 1), How::Pass).expect("it holds");
@@ -80,39 +123,91 @@ fn a_flood_of_owners_is_bounded_and_spares_what_is_kept() {
 }
 
 #[test]
-fn who_brought_most_gives_way_to_who_brought_less() {
+fn the_subnet_that_brought_most_gives_way_whatever_its_peers_are_called() {
     let bounds = Bounds {
         values: 5,
-        values_per_peer: 4,
         ..Bounds::default()
     };
     let (mut checker, _) = checker(bounds);
-    let (flooder, other, third) = (PeerId::random(), PeerId::random(), PeerId::random());
     for owner in 1..=4 {
-        offer(&mut checker, &record(owner, 1), flooder).expect("room");
+        // Each from a peer id of its own.
+        offer_from(&mut checker, &record(owner, 1), PeerId::random(), 0).expect("room");
     }
-    offer(&mut checker, &record(5, 1), third).expect("room");
-    let counts = |checker: &Checker| {
-        let counts = checker.values.writer.ledger.counts();
-        [flooder, other, third].map(|peer| counts.values_of_peer.get(&peer).copied().unwrap_or(0))
-    };
-    // Only what is on the shelf gives way: the thread writes it soon.
+    offer_from(&mut checker, &record(5, 1), PeerId::random(), 2).expect("room");
     let mut give = |owner| {
-        let mut tries = 0;
-        loop {
-            match offer(&mut checker, &record(owner, 1), other) {
-                Err(Error::Full) if tries < 1_000 => {
-                    tries += 1;
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                result => return (result, counts(&checker)),
-            }
-        }
+        let given = offer_again(&mut checker, &record(owner, 1), PeerId::random(), 1);
+        (given, of_subnets(&checker))
     };
     assert_eq!(give(6), (Ok(()), [2, 1, 1]));
     assert_eq!(give(7), (Ok(()), [2, 2, 1]));
-    // All have about the same now.
-    assert_eq!(give(8), (Err(Error::Full), [2, 2, 1]));
+}
+
+#[test]
+fn in_one_subnet_the_nearest_keys_stay() {
+    let bounds = Bounds {
+        values: 5,
+        ..Bounds::default()
+    };
+    let (mut checker, _) = checker(bounds);
+    let distance = |checker: &Checker, owner| {
+        let key = KBucketKey::new(record(owner, 1).id().to_multihash());
+        checker.values.local.distance(&key)
+    };
+    let mut owners: Vec<u8> = (1..=9).collect();
+    owners.sort_by_key(|owner| std::cmp::Reverse(distance(&checker, *owner)));
+    for owner in &owners {
+        let offered = offer_again(&mut checker, &record(*owner, 1), PeerId::random(), 0);
+        assert_eq!(offered, Ok(()));
+    }
+    let has = |owner: &u8| checker.local(&record(*owner, 1).id()).is_some();
+    let kept: Vec<u8> = owners.iter().copied().filter(has).collect();
+    assert_eq!(kept, owners[4..]);
+    let far = offer(&mut checker, &record(owners[0], 1), PeerId::random());
+    assert_eq!(far, Err(Error::Full));
+}
+
+#[test]
+fn members_of_rings_have_a_reserve_and_give_way_to_no_stranger() {
+    let bounds = Bounds {
+        values: 16,
+        ..Bounds::default()
+    };
+    let (mut checker, _) = checker(bounds);
+    let members: Vec<PeerId> = (0..3).map(|_| PeerId::random()).collect();
+    let known = members.clone();
+    checker.values.is_member = Arc::new(move |peer| known.contains(peer));
+    let strangers = |checker: &mut Checker, owners: std::ops::Range<u8>| {
+        for owner in owners {
+            let _ = offer_from(checker, &record(owner, 1), PeerId::random(), 0);
+        }
+    };
+    strangers(&mut checker, 1..60);
+    assert_eq!(of_subnets(&checker), [14, 0, 0], "two places are left");
+    for (owner, member) in (200..).zip(&members) {
+        let offered = offer_again(&mut checker, &record(owner, 1), *member, 0);
+        assert_eq!(offered, Ok(()), "{owner}");
+    }
+    strangers(&mut checker, 60..120);
+    for owner in 200..203 {
+        let there = checker.local(&record(owner, 1).id());
+        assert!(there.is_some(), "{owner}");
+    }
+    let counts = checker.values.writer.ledger.counts();
+    assert!(counts.values.entries <= 16, "{counts:?}");
+}
+
+#[test]
+fn what_others_are_nearer_to_is_not_taken_but_renewed() {
+    let (mut checker, _) = checker(Bounds::default());
+    let peer = PeerId::random();
+    let far = |checker: &mut Checker, record: &HeadRecord| {
+        checker.offered(record.id(), &record.encode(), peer, Whence::default())
+    };
+    assert_eq!(far(&mut checker, &record(1, 1)), Err(Error::Far));
+    checker.merge(&record(1, 1), How::Keep).expect("it holds");
+    let newer = record(1, 2);
+    assert_eq!(far(&mut checker, &newer), Ok(()));
+    assert_eq!(checker.local(&newer.id()), Some(newer));
 }
 
 #[test]
@@ -203,12 +298,12 @@ fn putting_again_moves_the_expiry_without_many_writes() {
         expires(&checker).since(first),
         REFRESH + Duration::from_secs(1)
     );
-    assert_eq!(checker.values.writer.ledger.counts().values, 1);
+    assert_eq!(checker.values.writer.ledger.counts().values.entries, 1);
     // Kept, it expires no more.
     checker.merge(&record, How::Keep).expect("it holds");
     let stored = checker.values.get(&record.id().to_multihash());
     assert_eq!(stored.and_then(|value| value.expires), None);
-    assert_eq!(checker.values.writer.ledger.counts().values, 0);
+    assert_eq!(checker.values.writer.ledger.counts().values.entries, 0);
 }
 
 #[test]
@@ -238,16 +333,16 @@ fn one_peer_can_not_take_all_places_in_the_queue() {
         tally: checker.tally.clone(),
     };
     let key = record(1, 1).id().to_multihash();
-    let flooder = PeerId::random();
+    let (flooder, whence) = (PeerId::random(), Whence::default());
     for _ in 0..=MAX_OFFERED_BY_PEER {
-        inbox.offer(flooder, &key, vec![1]);
+        inbox.offer(flooder, whence, &key, vec![1]);
     }
     assert_eq!(inbox.tally.dropped.load(Ordering::Relaxed), 1);
     for _ in 0..MAX_OFFERED - MAX_OFFERED_BY_PEER {
-        inbox.offer(PeerId::random(), &key, vec![1]);
+        inbox.offer(PeerId::random(), whence, &key, vec![1]);
     }
     assert_eq!(inbox.tally.dropped.load(Ordering::Relaxed), 1);
-    inbox.offer(PeerId::random(), &key, vec![1]);
+    inbox.offer(PeerId::random(), whence, &key, vec![1]);
     assert_eq!(inbox.tally.dropped.load(Ordering::Relaxed), 2);
     // There is still a place for what this node wants itself.
     let permits = Arc::new(tokio::sync::Semaphore::new(1));

@@ -2,8 +2,13 @@
 //!
 //! Kademlia calls the store on the task that owns the network, so a write only goes into the overlay and onto a bounded queue; a
 //! thread brings it to the shelf. What does not fit the queue is dropped and counted: announcements come again.
+//!
+//! Accounts follow what is there: they are made up when the store is opened, change with what is
+//! put, and a write that fails is taken off them again. The thread also makes room when there is
+//! too much.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,9 +17,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use libp2p::PeerId;
+use libp2p::kad::{KBucketDistance, KBucketKey};
 
+use super::record_store::Bounds;
+use super::seldom::Seldom;
 use super::shelf::RecordShelf;
-use super::stored::{Value, read_announced, read_own, read_value};
+use super::stored::{Announced, read_announced, read_own, read_value, write_announced};
+use super::subnet::Subnet;
 use crate::time::Clock;
 
 /// Table of providers by key.
@@ -28,6 +37,12 @@ pub(super) const OWN: u8 = 3;
 pub(super) const MAX_WAITING_WRITES: usize = 8192;
 /// Entries that maintenance looks at in one go.
 const PAGE: usize = 512;
+/// Pages that are looked at in one go to make room.
+const MAX_PAGES: usize = 8;
+/// A subnet has many announcements when it has more than one in so many.
+const MANY: i64 = 16;
+/// When none has, one in so many of a page of keys gives way.
+const FEW: usize = 16;
 /// How often the thread looks at a page of what is stored; a whole round over 100,000 keys takes about half an hour and a
 /// millisecond of work each time.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(10);
@@ -35,54 +50,96 @@ const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(10);
 /// Place of a record: table and key.
 pub(super) type Place = (u8, Vec<u8>);
 
-/// How many records there are. Signed, because what was there before may be taken off before it has been counted.
+/// What a record takes on disk besides its key and value, about.
+const RECORD_BYTES: usize = 64;
+
+/// What a provider, or a value, takes.
+pub(super) fn cost(key: &[u8], bytes: usize) -> i64 {
+    i64::try_from(RECORD_BYTES + key.len() + bytes).unwrap_or(i64::MAX)
+}
+
+/// How much there is of one kind, and who brought it. Signed, because what was there before may be
+/// taken off before it has been counted.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Account {
+    pub(super) entries: i64,
+    pub(super) bytes: i64,
+    pub(super) of_peer: HashMap<PeerId, i64>,
+    pub(super) of_subnet: HashMap<Subnet, i64>,
+}
+
+impl Account {
+    fn change(&mut self, peer: Option<PeerId>, subnet: Subnet, bytes: i64, sign: i64) {
+        self.entries += sign;
+        self.bytes += sign * bytes;
+        if let Some(peer) = peer {
+            change(&mut self.of_peer, peer, sign);
+        }
+        change(&mut self.of_subnet, subnet, sign);
+    }
+
+    /// Entries of a peer.
+    pub(super) fn of_peer(&self, peer: &PeerId) -> i64 {
+        self.of_peer.get(peer).copied().unwrap_or(0)
+    }
+
+    /// Entries of a subnet.
+    pub(super) fn of_subnet(&self, subnet: &Subnet) -> i64 {
+        self.of_subnet.get(subnet).copied().unwrap_or(0)
+    }
+
+    /// The subnet with most entries.
+    pub(super) fn largest(&self) -> Option<(Subnet, i64)> {
+        let subnets = self.of_subnet.iter();
+        let largest = subnets.max_by_key(|(subnet, count)| (**count, **subnet));
+        largest.map(|(subnet, count)| (*subnet, *count))
+    }
+}
+
+fn change<K: Hash + Eq + Copy>(counts: &mut HashMap<K, i64>, key: K, by: i64) {
+    let count = counts.entry(key).or_default();
+    *count += by;
+    if *count == 0 {
+        counts.remove(&key);
+    }
+}
+
+/// How much there is of what others brought. Values that are kept for good are counted by who keeps
+/// them, and this node's own announcements follow from its blocks.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Counts {
-    pub(super) providers: i64,
-    pub(super) of_peer: HashMap<PeerId, i64>,
-    /// Values that expire; those that are kept for good are counted by who keeps them.
-    pub(super) values: i64,
-    pub(super) values_of_peer: HashMap<PeerId, i64>,
+    pub(super) providers: Account,
+    pub(super) values: Account,
+    /// Distance from this node of about the middle one of the records that were looked at when room
+    /// was last made.
+    pub(super) radius: Option<KBucketDistance>,
 }
 
 impl Counts {
-    pub(super) fn add_provider(&mut self, peer: PeerId) {
-        self.change(peer, 1);
-    }
-
-    pub(super) fn remove_provider(&mut self, peer: PeerId) {
-        self.change(peer, -1);
-    }
-
-    pub(super) fn add_value(&mut self, value: &Value) {
-        self.change_value(value, 1);
-    }
-
-    pub(super) fn remove_value(&mut self, value: &Value) {
-        self.change_value(value, -1);
-    }
-
-    fn change(&mut self, peer: PeerId, by: i64) {
-        self.providers += by;
-        change(&mut self.of_peer, peer, by);
-    }
-
-    fn change_value(&mut self, value: &Value, by: i64) {
-        if value.expires.is_none() {
+    /// Counts a stored entry, or with -1 takes it off.
+    fn account(&mut self, table: u8, key: &[u8], stored: Option<Bytes>, sign: i64) {
+        let Some(stored) = stored else {
             return;
+        };
+        match table {
+            PROVIDERS => {
+                for one in read_announced(stored).unwrap_or_default() {
+                    let bytes = cost(key, one.bytes());
+                    let peer = Some(one.peer);
+                    self.providers.change(peer, one.subnet, bytes, sign);
+                }
+            }
+            VALUES => {
+                let bytes = cost(key, stored.len());
+                if let Ok(value) = read_value(stored)
+                    && value.expires.is_some()
+                {
+                    let peer = value.publisher;
+                    self.values.change(peer, value.subnet, bytes, sign);
+                }
+            }
+            _ => {}
         }
-        self.values += by;
-        if let Some(peer) = value.publisher {
-            change(&mut self.values_of_peer, peer, by);
-        }
-    }
-}
-
-fn change(counts: &mut HashMap<PeerId, i64>, peer: PeerId, by: i64) {
-    let count = counts.entry(peer).or_default();
-    *count += by;
-    if *count == 0 {
-        counts.remove(&peer);
     }
 }
 
@@ -92,8 +149,11 @@ pub(super) struct Ledger {
     /// What is on its way to the shelf: `None` is a removal. The number tells a newer write from an older one.
     overlay: Mutex<HashMap<Place, (u64, Option<Bytes>)>>,
     counts: Mutex<Counts>,
+    /// Held from looking at what is there until it is changed and counted.
+    changing: Mutex<()>,
     writes: AtomicU64,
     dropped: AtomicU64,
+    pub(super) seldom: Seldom,
 }
 
 impl Ledger {
@@ -103,6 +163,10 @@ impl Ledger {
 
     fn overlay(&self) -> MutexGuard<'_, HashMap<Place, (u64, Option<Bytes>)>> {
         self.overlay.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn change(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Writes that were dropped because the queue was full.
@@ -116,6 +180,7 @@ pub(super) struct Writer {
     pub(super) ledger: Arc<Ledger>,
     shelf: Arc<dyn RecordShelf>,
     queue: SyncSender<Place>,
+    bounds: Bounds,
 }
 
 /// Joins the writing thread and those that write through it. The thread ends when the last [`Writer`] is dropped, after it has
@@ -140,10 +205,13 @@ impl WriterThread {
 }
 
 impl Writer {
-    /// Starts the thread. It first goes once through what is stored, drops what has expired and counts the rest.
+    /// Starts the thread. It first goes once through what is stored, drops what has expired and
+    /// counts the rest. `local`: this node, from which records are near or far.
     pub(super) fn start(
+        local: PeerId,
         shelf: Arc<dyn RecordShelf>,
         clock: Arc<dyn Clock>,
+        bounds: Bounds,
     ) -> std::io::Result<(Self, WriterThread)> {
         let (queue, places) = sync_channel(MAX_WAITING_WRITES);
         let ledger = Arc::new(Ledger::default());
@@ -151,7 +219,10 @@ impl Writer {
             ledger: ledger.clone(),
             shelf: shelf.clone(),
             clock,
+            local: KBucketKey::from(local),
+            bounds,
             next: (PROVIDERS, None),
+            crowd: None,
         };
         let thread = std::thread::Builder::new()
             .name("dht-records".to_owned())
@@ -160,6 +231,7 @@ impl Writer {
             ledger,
             shelf,
             queue,
+            bounds,
         };
         Ok((writer, WriterThread(vec![thread])))
     }
@@ -172,14 +244,34 @@ impl Writer {
         match self.shelf.get(table, key) {
             Ok(value) => value,
             Err(error) => {
-                tracing::warn!(%error, "a DHT record could not be read");
+                let seldom = &self.ledger.seldom;
+                seldom.warn("a DHT record could not be read", &error);
                 None
             }
         }
     }
 
-    /// Puts a value (or, with `None`, a removal) on its way. False when the queue is full: then nothing has changed.
+    /// Bytes that announcements, and values, of others may take.
+    pub(super) fn room(&self) -> Room {
+        Room::of(self.shelf.room_bytes(), &self.bounds)
+    }
+
+    /// Puts a value (or, with `None`, a removal) on its way, and counts it in place of what was
+    /// there. False when the queue is full: then nothing has changed. A write that fails is taken
+    /// off again.
     pub(super) fn put(&self, table: u8, key: &[u8], value: Option<Bytes>) -> bool {
+        let _change = self.ledger.change();
+        let before = self.get(table, key);
+        if !self.enqueue(table, key, value.clone()) {
+            return false;
+        }
+        let mut counts = self.ledger.counts();
+        counts.account(table, key, before, -1);
+        counts.account(table, key, value, 1);
+        true
+    }
+
+    fn enqueue(&self, table: u8, key: &[u8], value: Option<Bytes>) -> bool {
         let place = (table, key.to_vec());
         let number = self.ledger.writes.fetch_add(1, Ordering::Relaxed);
         let mut overlay = self.ledger.overlay();
@@ -231,12 +323,48 @@ impl Writer {
     }
 }
 
+/// What others may fill.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    pub(super) provider_bytes: i64,
+    pub(super) providers: i64,
+    pub(super) value_bytes: i64,
+}
+
+impl Room {
+    /// Most of it is for announcements: there is one for each block, and one head for each owner.
+    fn of(bytes: u64, bounds: &Bounds) -> Self {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        Self {
+            provider_bytes: bytes / 4 * 3,
+            providers: bounds.providers,
+            value_bytes: bytes / 4,
+        }
+    }
+
+    /// Whether there is as much as there should be at most. What is on its way to the disk may
+    /// exceed that, up to the whole.
+    pub(super) const fn is_full(&self, account: &Account) -> bool {
+        account.entries >= self.providers || account.bytes >= self.provider_bytes / 16 * 15
+    }
+
+    /// Whether there is no more room at all.
+    pub(super) const fn is_overfull(&self, account: &Account) -> bool {
+        account.entries >= self.providers + self.providers / 16
+            || account.bytes >= self.provider_bytes
+    }
+}
+
 struct Worker {
     ledger: Arc<Ledger>,
     shelf: Arc<dyn RecordShelf>,
     clock: Arc<dyn Clock>,
+    local: KBucketKey<PeerId>,
+    bounds: Bounds,
     /// Where maintenance goes on.
     next: (u8, Option<Bytes>),
+    /// Where making room goes on.
+    crowd: Option<Bytes>,
 }
 
 impl Worker {
@@ -250,6 +378,7 @@ impl Worker {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            self.make_room();
             if maintained.elapsed() >= MAINTENANCE_INTERVAL {
                 self.maintain(false);
                 maintained = Instant::now();
@@ -263,40 +392,53 @@ impl Worker {
             let Some((number, value)) = self.ledger.overlay().get(place).cloned() else {
                 return;
             };
-            let written = match value {
-                Some(value) => self.shelf.put(place.0, &place.1, &value),
-                None => self.shelf.remove(place.0, &place.1),
-            };
-            if let Err(error) = written {
-                tracing::warn!(%error, "a DHT record could not be written");
-            }
+            let written = self.write_to_shelf(place, value.as_deref());
+            let _change = self.ledger.change();
             let mut overlay = self.ledger.overlay();
             if overlay
                 .get(place)
-                .is_none_or(|(newest, _)| *newest == number)
+                .is_some_and(|(newest, _)| *newest != number)
             {
-                overlay.remove(place);
-                return;
+                continue;
             }
+            overlay.remove(place);
+            drop(overlay);
+            if !written {
+                // What is on the shelf is what there was before.
+                let (table, key) = place;
+                let there = self.shelf.get(*table, key).unwrap_or_default();
+                let mut counts = self.ledger.counts();
+                counts.account(*table, key, value, -1);
+                counts.account(*table, key, there, 1);
+            }
+            return;
         }
+    }
+
+    fn write_to_shelf(&self, (table, key): &Place, value: Option<&[u8]>) -> bool {
+        let written = match value {
+            Some(value) => self.shelf.put(*table, key, value),
+            None => self.shelf.remove(*table, key),
+        };
+        if let Err(error) = &written {
+            let seldom = &self.ledger.seldom;
+            seldom.warn("a DHT record could not be written", error);
+        }
+        written.is_ok()
     }
 
     /// Looks at one page: removes what is expired or unreadable and, if asked to, counts the rest. True at the end of a round.
     fn maintain(&mut self, count: bool) -> bool {
         let (table, after) = self.next.clone();
-        let page = self
-            .shelf
-            .scan_prefix(table, &[], after.as_deref(), PAGE)
-            .unwrap_or_default();
+        let page = self.page(table, after.as_deref());
         for (key, value) in &page {
-            let waiting = self.ledger.overlay().contains_key(&(table, key.to_vec()));
-            // What waits to be written was read when it was changed: it must be counted as it was then.
-            let stays = waiting || self.is_alive(table, value);
-            if stays == count {
-                self.account(table, value, if count { 1 } else { -1 });
+            if count {
+                let mut counts = self.ledger.counts();
+                counts.account(table, key, Some(value.clone()), 1);
             }
-            if !stays && let Err(error) = self.shelf.remove(table, key) {
-                tracing::warn!(%error, "an expired DHT record could not be removed");
+            let alive = self.alive(table, value);
+            if alive.as_ref() != Some(value) {
+                self.replace(table, key, value, alive);
             }
         }
         self.next = match page.last() {
@@ -307,32 +449,96 @@ impl Worker {
         self.next == (PROVIDERS, None)
     }
 
-    /// A key's providers stay together until the last has expired; single ones go when the key is written next.
-    fn is_alive(&self, table: u8, value: &Bytes) -> bool {
+    fn page(&self, table: u8, after: Option<&[u8]>) -> Vec<(Bytes, Bytes)> {
+        let page = self.shelf.scan_prefix(table, &[], after, PAGE);
+        page.unwrap_or_else(|error| {
+            let seldom = &self.ledger.seldom;
+            seldom.warn("the DHT records could not be looked through", &error);
+            Vec::new()
+        })
+    }
+
+    /// Puts something else in the place of what was read, unless it has changed since. What waits
+    /// to be written was counted when it was changed.
+    fn replace(&self, table: u8, key: &Bytes, read: &Bytes, by: Option<Bytes>) {
+        let _change = self.ledger.change();
+        let place = (table, key.to_vec());
+        if self.ledger.overlay().contains_key(&place)
+            || self.shelf.get(table, key).ok().flatten().as_ref() != Some(read)
+            || !self.write_to_shelf(&place, by.as_deref())
+        {
+            return;
+        }
+        let mut counts = self.ledger.counts();
+        counts.account(table, key, Some(read.clone()), -1);
+        counts.account(table, key, by, 1);
+    }
+
+    /// What is left of an entry: the providers that have not expired, or a value that has not.
+    fn alive(&self, table: u8, value: &Bytes) -> Option<Bytes> {
         let now = self.clock.now();
-        match table {
-            PROVIDERS => read_announced(value.clone())
-                .is_ok_and(|announced| announced.iter().any(|one| one.expires > now)),
+        let is_alive = match table {
+            PROVIDERS => {
+                let mut announced = read_announced(value.clone()).ok()?;
+                let before = announced.len();
+                announced.retain(|one| one.expires > now);
+                if announced.len() != before && !announced.is_empty() {
+                    return Some(write_announced(&announced).into());
+                }
+                !announced.is_empty()
+            }
             VALUES => read_value(value.clone())
                 .is_ok_and(|value| value.expires.is_none_or(|expires| expires > now)),
             _ => read_own(value.clone()).is_ok_and(|expires| expires > now),
+        };
+        is_alive.then(|| value.clone())
+    }
+
+    /// When there are too many announcements, those of the subnet with most of them give way: of a
+    /// page of keys the half that is farther from this node. When no subnet has many, the farthest
+    /// keys give way, whoever announced them. Pages follow one another.
+    fn make_room(&mut self) {
+        let room = Room::of(self.shelf.room_bytes(), &self.bounds);
+        // An end, even if nothing is found: it goes on with the next write.
+        for _ in 0..MAX_PAGES {
+            let (largest, all) = {
+                let counts = self.ledger.counts();
+                if !room.is_full(&counts.providers) {
+                    return;
+                }
+                (counts.providers.largest(), counts.providers.entries)
+            };
+            let largest = largest.filter(|(_, count)| count * MANY >= all);
+            let page = self.page(PROVIDERS, self.crowd.as_deref());
+            self.crowd = page.last().map(|(key, _)| key.clone());
+            self.thin(&page, largest.map(|(subnet, _)| subnet));
         }
     }
 
-    fn account(&self, table: u8, value: &Bytes, by: i64) {
-        let mut counts = self.ledger.counts();
-        match table {
-            PROVIDERS => {
-                for one in read_announced(value.clone()).unwrap_or_default() {
-                    counts.change(one.peer, by);
-                }
-            }
-            VALUES => {
-                if let Ok(value) = read_value(value.clone()) {
-                    counts.change_value(&value, by);
-                }
-            }
-            _ => {}
+    fn thin(&self, page: &[(Bytes, Bytes)], largest: Option<Subnet>) {
+        let read = page.iter().filter_map(|(key, value)| {
+            let announced = read_announced(value.clone()).ok()?;
+            let distance = self.local.distance(&KBucketKey::new(key.to_vec()));
+            Some((distance, key, value, announced))
+        });
+        let mut by_distance: Vec<_> = read.collect();
+        by_distance.sort_by_key(|(distance, ..)| *distance);
+        let Some((middle, ..)) = by_distance.get(by_distance.len() / 2) else {
+            return;
+        };
+        self.ledger.counts().radius = Some(*middle);
+        let is_theirs = |one: &Announced| largest.is_none_or(|largest| one.subnet == largest);
+        by_distance.retain(|(.., announced)| announced.iter().any(is_theirs));
+        let count = by_distance.len();
+        let stay = if largest.is_some() {
+            count / 2
+        } else {
+            count - count.div_ceil(FEW)
+        };
+        for (_, key, value, mut announced) in by_distance.into_iter().skip(stay) {
+            announced.retain(|one| !is_theirs(one));
+            let left = (!announced.is_empty()).then(|| write_announced(&announced).into());
+            self.replace(PROVIDERS, key, value, left);
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! - `record_store`: what others announce to us, on disk.
 //! - `sweep`, `announce`: telling the mesh what we provide, by lookups that cover whole regions.
+//! - `region`, `search`: storing and finding what a crowd of peer ids at a key would hide.
+//! - `subnet`, `seldom`: who counts as one where peer ids cost nothing; few lines in the log.
 //! - `heads`, `inbox`: owners' head records, and the thread that checks them.
 //! - `behaviour`: queries under way.
 //!
@@ -15,12 +17,16 @@ mod heads;
 mod inbox;
 mod ledger;
 mod record_store;
+mod region;
+mod search;
+mod seldom;
 pub(crate) mod shelf;
 mod stored;
+mod subnet;
 mod sweep;
 mod values;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -34,12 +40,12 @@ use tokio::time::{Instant, timeout};
 use super::mailbox::Mailbox;
 use crate::head;
 
-pub(super) use behaviour::{Behaviour, Event};
+pub(super) use behaviour::{Behaviour, Event, IsMember, Setup};
 pub use heads::{FIND_TIMEOUT, FoundHead, HeadStats, Heads, PublishReport};
 pub use inbox::{HEAD_TTL, MAX_KEPT_HEADS};
 pub(super) use inbox::{MAX_OWN_JOBS, Tally};
 pub(super) use ledger::WriterThread;
-pub use record_store::{MAX_KEY_BYTES, MAX_VALUE_BYTES, PROVIDER_TTL};
+pub use record_store::{MAX_KEY_BYTES, MAX_PROVIDERS_BYTES, MAX_VALUE_BYTES, PROVIDER_TTL};
 pub use shelf::{MemoryShelf, RecordShelf, ShelfError};
 
 /// Most providers that one search gives.
@@ -89,6 +95,9 @@ pub enum Error {
     /// There are as many head records as are taken.
     #[error("there are too many head records")]
     Full,
+    /// The key of a record is not near this node.
+    #[error("the record is for nodes nearer to its key")]
+    Far,
     /// Too much waits to be written.
     #[error("the disk does not keep up with the records of the DHT")]
     Busy,
@@ -102,7 +111,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Full | Self::Busy => true,
-            Self::KeyTooLong(_) | Self::Head(_) | Self::Stopping => false,
+            Self::KeyTooLong(_) | Self::Head(_) | Self::Far | Self::Stopping => false,
         }
     }
 }
@@ -113,8 +122,24 @@ pub(super) enum Command {
         key: Vec<u8>,
         limit: usize,
         found: mpsc::Sender<Provider>,
+        /// At the end the depth of regions, when a crowd of peers hides the key.
+        crowded: oneshot::Sender<u32>,
         /// Resolves when nobody listens any more.
         dropped: oneshot::Receiver<()>,
+    },
+    /// A peer was asked for the providers of a key and named these; those that count.
+    Told {
+        teller: PeerId,
+        told: Vec<(PeerId, Vec<Multiaddr>)>,
+        reply: oneshot::Sender<Vec<Provider>>,
+    },
+    /// The depth of regions, if the mesh is so large that there are any.
+    Depth(oneshot::Sender<Option<u32>>),
+    /// The peers nearest to a key that are not of a crowd.
+    LookPast {
+        key: Vec<u8>,
+        crowd: region::Crowd,
+        reply: oneshot::Sender<Vec<PeerId>>,
     },
     /// The peers nearest to a key.
     Lookup {
@@ -178,8 +203,9 @@ impl Sought {
 }
 
 impl Providers {
-    /// Searches the DHT for providers of a key, up to `limit` and at most [`MAX_FOUND`]. This node itself is never among
-    /// them. The stream ends with the search.
+    /// Searches the DHT for providers of a key, up to `limit` and at most [`MAX_FOUND`]. This node
+    /// itself is never among them. When a crowd of peers hides the key, the peers of its region are
+    /// asked, too. The stream ends with the search.
     ///
     /// # Cancel safety
     /// Dropping the stream ends the search.
@@ -189,16 +215,19 @@ impl Providers {
         limit: usize,
     ) -> impl Stream<Item = Provider> + Send + Unpin + 'static {
         let (mailbox, searches) = (self.mailbox.clone(), self.searches.clone());
+        let limit = limit.clamp(1, MAX_FOUND);
+        let (tell, crowded) = oneshot::channel();
+        let sought = key.clone();
         let start = async move {
             let permit = searches.acquire_owned().await.ok()?;
-            let limit = limit.clamp(1, MAX_FOUND);
             // Room for all of them: who is slow to look loses none.
             let (found, receiver) = mpsc::channel(limit);
             let (alive, dropped) = oneshot::channel();
             let command = Command::Find {
-                key,
+                key: sought,
                 limit,
                 found,
+                crowded: tell,
                 dropped,
             };
             mailbox.send(command).await.ok()?;
@@ -208,11 +237,22 @@ impl Providers {
                 _permit: permit,
             })
         };
-        Box::pin(
-            futures::stream::once(start)
-                .filter_map(std::future::ready)
-                .flatten(),
-        )
+        let view = self.clone();
+        let wide = async move {
+            // Told only when fewer were found than wanted.
+            let depth = crowded.await.ok()?;
+            Some(view.search_region(key, depth))
+        };
+        let first = futures::stream::once(start)
+            .filter_map(std::future::ready)
+            .flatten();
+        let wide = futures::stream::once(wide)
+            .filter_map(std::future::ready)
+            .flatten();
+        let mut seen = HashSet::new();
+        let all = first.chain(wide);
+        let new = all.filter(move |provider| std::future::ready(seen.insert(provider.peer)));
+        Box::pin(new.take(limit))
     }
 
     /// Stops answering for keys. Other nodes forget them when their announcements expire.

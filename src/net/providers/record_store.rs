@@ -1,8 +1,10 @@
 //! Kademlia's records over a [`RecordShelf`].
 //!
-//! libp2p's own store keeps 1,024 keys in memory; this one keeps as many as its bounds allow, on disk, with an expiry. A
-//! key's providers are one stored value, so that a question costs one point read. Bounds: for each key, for each
-//! announcing peer, and in all.
+//! libp2p's own store keeps 1,024 keys in memory; this one keeps as many as its bounds allow, on
+//! disk, with an expiry. A key's providers are one stored value, so that a question costs one point
+//! read. Bounds: for each provider, for each key, for each announcing peer, and in all, by number
+//! and by bytes. Peer ids cost nothing, so in a full table those subnets give way that have most,
+//! and the keys that are farthest from this node.
 //!
 //! Invariant: an expired or unreadable record is never given out. What is under way to the disk may be lost in a crash:
 //! announcements are repeated long before they expire.
@@ -18,12 +20,15 @@ use libp2p::kad::store::{Error, RecordStore, Result};
 use libp2p::kad::{KBucketKey, ProviderRecord, Record, RecordKey};
 use libp2p::{Multiaddr, PeerId};
 
+use super::IsMember;
 use super::announce::worth_announcing;
-use super::ledger::{OWN, PROVIDERS, VALUES, Writer, WriterThread};
+use super::ledger::{OWN, PROVIDERS, VALUES, Writer, WriterThread, cost};
 use super::shelf::RecordShelf;
 use super::stored::{
-    Announced, Value, read_announced, read_own, read_value, trim, write_announced, write_own,
+    Announced, MAX_PROVIDER_BYTES, Value, read_announced, read_own, read_value, trim,
+    write_announced, write_own,
 };
+use super::subnet::Subnet;
 use super::values::{NotStored, Values};
 use crate::time::{Clock, Timestamp};
 
@@ -39,17 +44,23 @@ const LATEST: usize = 10;
 pub const MAX_KEY_BYTES: usize = 128;
 /// Longest value in bytes.
 pub const MAX_VALUE_BYTES: usize = crate::head::MAX_RECORD_BYTES;
+/// Providers kept for one key: more than fit into one answer, as many may be gone.
+const PROVIDERS_PER_KEY: usize = 64;
+/// Most bytes that all providers of one key take as they are stored, the version included.
+pub const MAX_PROVIDERS_BYTES: usize = PROVIDERS_PER_KEY * MAX_PROVIDER_BYTES + 16;
 
 /// Bounds of the record store.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// Providers kept for one key: more than fit into one answer, as many may be gone.
+    /// Providers kept for one key.
     pub(super) providers_per_key: usize,
     /// Announcements of one peer.
     pub(super) providers_per_peer: i64,
-    /// Announcements in all: a key with one provider takes some 300 bytes on disk.
+    /// Announcements in all: a key with one provider takes some 300 bytes on disk. The shelf takes
+    /// no more keys than a million.
     pub(super) providers: i64,
-    /// Values that expire, in all: heads of up to 32 KiB.
+    /// Values that expire, in all: heads of up to 32 KiB. An eighth is for members of this node's
+    /// rings alone.
     pub(super) values: i64,
     /// Values that expire and that one peer brought.
     pub(super) values_per_peer: i64,
@@ -58,9 +69,9 @@ pub(super) struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            providers_per_key: 64,
-            providers_per_peer: 500_000,
-            providers: 2_000_000,
+            providers_per_key: PROVIDERS_PER_KEY,
+            providers_per_peer: 300_000,
+            providers: 900_000,
             values: 4096,
             values_per_peer: 512,
         }
@@ -78,6 +89,8 @@ pub(crate) struct ShelfStore {
     answers: AtomicUsize,
     /// Where connected peers say that they listen: fresher than what they announced.
     listening: HashMap<PeerId, Vec<Multiaddr>>,
+    /// Whence connected peers come.
+    subnets: HashMap<PeerId, Subnet>,
 }
 
 impl ShelfStore {
@@ -87,13 +100,16 @@ impl ShelfStore {
         shelf: Arc<dyn RecordShelf>,
         clock: Arc<dyn Clock>,
         bounds: Bounds,
+        is_member: IsMember,
     ) -> std::io::Result<(Self, WriterThread)> {
-        let (writer, thread) = Writer::start(shelf, clock.clone())?;
+        let (writer, thread) = Writer::start(local, shelf, clock.clone(), bounds)?;
         let writer = Arc::new(writer);
         let values = Values {
+            local: KBucketKey::from(local),
             writer: writer.clone(),
             clock: clock.clone(),
             bounds,
+            is_member,
         };
         let store = Self {
             local,
@@ -103,8 +119,30 @@ impl ShelfStore {
             values,
             answers: AtomicUsize::new(0),
             listening: HashMap::new(),
+            subnets: HashMap::new(),
         };
         Ok((store, thread))
+    }
+
+    /// A peer is connected, from an address.
+    pub(super) fn came(&mut self, peer: PeerId, from: &Multiaddr) {
+        // Bounded by the connections that there may be.
+        self.subnets.insert(peer, Subnet::of(from));
+    }
+
+    /// Whence a connected peer comes.
+    pub(super) fn subnet(&self, peer: &PeerId) -> Subnet {
+        self.subnets.get(peer).copied().unwrap_or_default()
+    }
+
+    /// Whether a connected peer says where it listens.
+    pub(super) fn is_listening(&self, peer: &PeerId) -> bool {
+        self.listening.contains_key(peer)
+    }
+
+    /// Says that something went wrong which others may cause as often as they like.
+    pub(super) fn warn(&self, cause: &'static str, error: &dyn std::fmt::Display) {
+        self.writer.ledger.seldom.warn(cause, error);
     }
 
     /// A connected peer says where it listens.
@@ -119,6 +157,7 @@ impl ShelfStore {
     /// A peer is no longer connected.
     pub(super) fn gone(&mut self, peer: &PeerId) {
         self.listening.remove(peer);
+        self.subnets.remove(peer);
     }
 
     /// The table of values, for who checks what goes into it.
@@ -158,24 +197,11 @@ impl ShelfStore {
         }
     }
 
-    /// Writes a key's providers and brings the counts in line with what was stored before, expired ones included.
+    /// Writes a key's providers in place of what was stored before, expired ones included.
     fn replace(&self, key: &[u8], announced: &[Announced]) -> Result<()> {
-        let before = self.writer.get(PROVIDERS, key);
-        let before = before.map_or(Vec::new(), |bytes| {
-            read_announced(bytes).unwrap_or_default()
-        });
         let value = (!announced.is_empty()).then(|| Bytes::from(write_announced(announced)));
-        if !self.writer.put(PROVIDERS, key, value) {
-            return Err(Error::MaxProvidedKeys);
-        }
-        let mut counts = self.writer.ledger.counts();
-        for one in &before {
-            counts.remove_provider(one.peer);
-        }
-        for one in announced {
-            counts.add_provider(one.peer);
-        }
-        Ok(())
+        let written = self.writer.put(PROVIDERS, key, value);
+        written.then_some(()).ok_or(Error::MaxProvidedKeys)
     }
 
     fn add_announced(&self, key: &[u8], new: Announced, now: Timestamp) -> Result<()> {
@@ -184,23 +210,38 @@ impl ShelfStore {
             *known = new;
             return self.replace(key, &announced);
         }
-        let (of_peer, in_all) = {
-            let counts = self.writer.ledger.counts();
-            let of_peer = counts.of_peer.get(&new.peer).copied().unwrap_or(0);
-            (of_peer, counts.providers)
-        };
-        if of_peer >= self.bounds.providers_per_peer || in_all >= self.bounds.providers {
+        if !self.has_room(key, &new) {
             return Err(Error::MaxProvidedKeys);
         }
-        if announced.len() >= self.bounds.providers_per_key {
-            match place_of(&announced, &new, key, now) {
-                Some(n) => announced[n] = new,
-                None => return Err(Error::MaxProvidedKeys),
-            }
-        } else {
+        if announced.len() < self.bounds.providers_per_key {
             announced.push(new);
+        } else {
+            let place = place_of(&announced, &new, key, now);
+            let known = place.and_then(|place| announced.get_mut(place));
+            *known.ok_or(Error::MaxProvidedKeys)? = new;
         }
         self.replace(key, &announced)
+    }
+
+    /// Whether there is room for one more announcement. In a full table there is for subnets that
+    /// have few, and for keys that are near: others give way to them a moment later.
+    fn has_room(&self, key: &[u8], new: &Announced) -> bool {
+        let room = self.writer.room();
+        let counts = self.writer.ledger.counts();
+        let account = &counts.providers;
+        if account.of_peer(&new.peer) >= self.bounds.providers_per_peer
+            || room.is_overfull(account)
+            || account.bytes + cost(key, new.bytes()) > room.provider_bytes
+        {
+            return false;
+        }
+        if !room.is_full(account) {
+            return true;
+        }
+        let most = account.largest().map_or(0, |(_, count)| count);
+        let distance = || KBucketKey::from(self.local).distance(&KBucketKey::new(key.to_vec()));
+        account.of_subnet(&new.subnet) + 1 < most
+            || counts.radius.is_some_and(|radius| distance() < radius)
     }
 
     fn provider_record(&self, key: &[u8], one: Announced, now: Timestamp) -> ProviderRecord {
@@ -216,24 +257,35 @@ impl ShelfStore {
     }
 }
 
-/// Which provider of a key gives way to a new one: the one that has been silent for longest, if it
-/// should have been heard of again, else the one farthest from the key, as in Kademlia's own store.
-/// That a new one is heard of later than all others is no reason: identities are free.
+/// Which provider of a key gives way to a new one. When a subnet has more of them than that of the
+/// new one would have, it is one of that subnet, else one of its own subnet, if there is any. The
+/// one that has been silent for longest goes, if it should have been heard of again, else the one
+/// farthest from the key, as in Kademlia's own store. That a new one is heard of later than all
+/// others is no reason: identities are free.
 fn place_of(announced: &[Announced], new: &Announced, key: &[u8], now: Timestamp) -> Option<usize> {
-    let (oldest, silent) = announced
+    let mut subnets: HashMap<Subnet, usize> = HashMap::new();
+    for one in announced {
+        *subnets.entry(one.subnet).or_default() += 1;
+    }
+    let own = subnets.get(&new.subnet).copied().unwrap_or(0);
+    let largest = subnets
         .iter()
-        .enumerate()
-        .min_by_key(|(_, one)| one.expires)?;
+        .max_by_key(|(subnet, count)| (**count, **subnet));
+    let largest = largest.filter(|(_, count)| **count > own + 1);
+    let largest = largest.map(|(subnet, _)| *subnet);
+    let theirs = largest.or((own > 0).then_some(new.subnet));
+    let candidates = || {
+        let all = announced.iter().enumerate();
+        all.filter(|(_, one)| theirs.is_none_or(|subnet| one.subnet == subnet))
+    };
+    let (oldest, silent) = candidates().min_by_key(|(_, one)| one.expires)?;
     if !is_fresh(silent, now) {
         return Some(oldest);
     }
     let target = KBucketKey::new(key.to_vec());
     let distance = |one: &Announced| KBucketKey::from(one.peer).distance(&target);
-    let (farthest, far) = announced
-        .iter()
-        .enumerate()
-        .max_by_key(|(_, one)| distance(one))?;
-    (distance(new) < distance(far)).then_some(farthest)
+    let (farthest, far) = candidates().max_by_key(|(_, one)| distance(one))?;
+    (largest.is_some() || distance(new) < distance(far)).then_some(farthest)
 }
 
 /// Whether a provider was heard of lately.
@@ -242,16 +294,26 @@ fn is_fresh(one: &Announced, now: Timestamp) -> bool {
 }
 
 /// Providers in the order in which they are worth a try: those heard of last, the others heard of
-/// lately, from another one on in each answer, and those that are probably gone.
+/// lately, from another one on in each answer, and those that are probably gone. Of those heard of
+/// lately one of each subnet goes before a second one of any, so that a crowd of peer ids on one
+/// host hides nobody.
 fn by_worth(mut announced: Vec<Announced>, answer: usize, now: Timestamp) -> Vec<Announced> {
     announced.sort_by_key(|one| std::cmp::Reverse(one.expires));
     let fresh = announced.partition_point(|one| is_fresh(one, now));
-    if let Some(others) = announced.get_mut(LATEST..fresh)
+    let probably_gone = announced.split_off(fresh);
+    let mut seen: HashMap<Subnet, usize> = HashMap::new();
+    announced.sort_by_cached_key(|one| {
+        let rank = seen.entry(one.subnet).or_default();
+        *rank += 1;
+        *rank
+    });
+    if let Some(others) = announced.get_mut(LATEST..)
         && !others.is_empty()
     {
         let by = answer.wrapping_mul(LATEST) % others.len();
         others.rotate_left(by);
     }
+    announced.extend(probably_gone);
     announced
 }
 
@@ -289,6 +351,9 @@ impl RecordStore for ShelfStore {
             expires: record
                 .expires
                 .map(|at| now.after(at.saturating_duration_since(Instant::now()))),
+            subnet: record
+                .publisher
+                .map_or(Subnet::None, |peer| self.subnet(&peer)),
         };
         let put = self.values.put(key, value);
         put.map_err(|(NotStored::Full | NotStored::Busy)| Error::MaxRecords)
@@ -329,8 +394,9 @@ impl RecordStore for ShelfStore {
             peer: record.provider,
             addresses: trim(record.addresses.clone()),
             expires,
+            subnet: self.subnet(&record.provider),
         };
-        self.add_announced(key, announced, now)
+        self.add_announced(key, announced.fitting(), now)
     }
 
     fn providers(&self, key: &RecordKey) -> Vec<ProviderRecord> {
@@ -340,6 +406,7 @@ impl RecordStore for ShelfStore {
             peer: self.local,
             addresses: Vec::new(),
             expires,
+            subnet: Subnet::None,
         });
         let answer = self.answers.fetch_add(1, Ordering::Relaxed);
         own.into_iter()
@@ -359,6 +426,7 @@ impl RecordStore for ShelfStore {
                     peer: self.local,
                     addresses: Vec::new(),
                     expires,
+                    subnet: Subnet::None,
                 };
                 Some(Cow::Owned(self.provider_record(&key, own, now)))
             })

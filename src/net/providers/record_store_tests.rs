@@ -1,5 +1,5 @@
 use super::*;
-use crate::net::providers::ledger::MAX_WAITING_WRITES;
+use crate::net::providers::ledger::{Account, Counts, MAX_WAITING_WRITES};
 use crate::net::providers::shelf::{MemoryShelf, ShelfError};
 use crate::net::providers::stored::MAX_ADDRESSES;
 use crate::time::ManualClock;
@@ -21,9 +21,22 @@ struct Fixture {
     local: PeerId,
 }
 
+fn nobody() -> IsMember {
+    Arc::new(|_| false)
+}
+
 fn open(shelf: &Arc<MemoryShelf>, clock: &Arc<ManualClock>, local: PeerId) -> Fixture {
-    let (store, thread) =
-        ShelfStore::open(local, shelf.clone(), clock.clone(), BOUNDS).expect("threads start");
+    open_with(shelf.clone(), clock, local, BOUNDS)
+}
+
+fn open_with(
+    shelf: Arc<dyn RecordShelf>,
+    clock: &Arc<ManualClock>,
+    local: PeerId,
+    bounds: Bounds,
+) -> Fixture {
+    let opened = ShelfStore::open(local, shelf, clock.clone(), bounds, nobody());
+    let (store, thread) = opened.expect("threads start");
     Fixture {
         store,
         thread,
@@ -170,6 +183,7 @@ fn providers_heard_of_last_come_first_and_all_others_have_their_turn() {
         peer: PeerId::random(),
         addresses: Vec::new(),
         expires: Timestamp(now.after(PROVIDER_TTL).0 - ago.as_millis() as u64),
+        subnet: Subnet::None,
     };
     let fresh: Vec<_> = (0..50)
         .map(|n| heard(Duration::from_secs(60 * n)))
@@ -212,27 +226,17 @@ fn bounds_hold_for_each_peer_and_in_all_and_after_reopening() {
         fixture = fixture.reopen(&shelf);
         wait_until_counted(&fixture, 5);
     }
-    for n in 10..17 {
-        let peer = peers[1 + usize::from(n % 2)];
-        fixture.store.add_provider(provider(n, peer)).expect("room");
-    }
-    let over = fixture.store.add_provider(provider(20, PeerId::random()));
-    assert!(matches!(over, Err(Error::MaxProvidedKeys)), "{over:?}");
     // The node's own keys are not bounded by what others announce.
-    fixture
-        .store
-        .add_provider(provider(20, fixture.local))
-        .expect("own");
-    fixture.store.remove_provider(&key(0), &peers[0]);
-    fixture
-        .store
-        .add_provider(provider(20, PeerId::random()))
-        .expect("one has gone");
+    for n in 0..40 {
+        let own = fixture.store.add_provider(provider(n, fixture.local));
+        own.expect("own");
+    }
+    assert_eq!(fixture.store.writer.ledger.counts().providers.entries, 5);
 }
 
 /// The thread counts what is stored before it writes: once a write has gone through, everything is counted.
 fn wait_until_counted(fixture: &Fixture, providers: i64) {
-    while fixture.store.writer.ledger.counts().providers < providers {
+    while fixture.store.writer.ledger.counts().providers.entries < providers {
         std::thread::yield_now();
     }
 }
@@ -267,13 +271,7 @@ fn keys_addresses_and_values_are_bounded() {
     }
     let over = fixture.store.put(by(3, one));
     assert!(matches!(over, Err(Error::MaxRecords)), "of one peer");
-    // Both have brought as many, so that neither has to give way to the other.
-    fixture.store.remove(&key(2));
-    for n in 2..4 {
-        fixture.store.put(by(n, other)).expect("another peer");
-    }
-    let over = fixture.store.put(by(4, other));
-    assert!(matches!(over, Err(Error::MaxRecords)), "in all");
+    fixture.store.put(by(3, other)).expect("another peer");
     fixture.store.put(by(2, one)).expect("it replaces one");
     fixture.store.remove(&key(2));
     fixture.store.put(by(4, one)).expect("one has gone");
@@ -331,7 +329,7 @@ fn unreadable_values_are_ignored_and_removed() {
             .put(table, key(1).as_ref(), b"\xffgarbage")
             .expect("memory");
         shelf
-            .put(table, key(2).as_ref(), b"\x08\x02")
+            .put(table, key(2).as_ref(), b"\x08\x09")
             .expect("memory");
     }
     for n in 1..=2 {
@@ -392,8 +390,8 @@ fn a_full_queue_drops_and_counts_and_blocks_nobody() {
     let (shelf, open) = Stuck::new();
     let local = PeerId::random();
     let clock = Arc::new(ManualClock::default());
-    let (mut store, thread) =
-        ShelfStore::open(local, shelf.clone(), clock, Bounds::default()).expect("threads start");
+    let opened = ShelfStore::open(local, shelf.clone(), clock, Bounds::default(), nobody());
+    let (mut store, thread) = opened.expect("threads start");
     let peer = PeerId::random();
     let record = |n: usize| ProviderRecord::new(n.to_be_bytes().to_vec(), peer, vec![]);
     let mut kept = 0;
@@ -406,7 +404,8 @@ fn a_full_queue_drops_and_counts_and_blocks_nobody() {
         "{kept}"
     );
     assert_eq!(store.dropped_writes(), 1);
-    assert_eq!(store.writer.ledger.counts().providers, kept as i64);
+    let entries = store.writer.ledger.counts().providers.entries;
+    assert_eq!(entries, kept as i64);
     // What waits is found, and can be changed in place.
     assert_eq!(store.providers(&record(kept - 1).key).len(), 1);
     store
@@ -419,4 +418,244 @@ fn a_full_queue_drops_and_counts_and_blocks_nobody() {
         .scan_prefix(PROVIDERS, &[], None, 2 * kept)
         .expect("memory");
     assert_eq!(written.len(), kept);
+}
+
+/// A shelf with little room, which takes no value longer than the real one does, and nothing at all
+/// when it is out of order.
+struct Small {
+    inner: MemoryShelf,
+    room_bytes: u64,
+    out_of_order: std::sync::atomic::AtomicBool,
+}
+
+impl Small {
+    fn new(room_bytes: u64) -> Arc<Self> {
+        Arc::new(Self {
+            inner: MemoryShelf::new(),
+            room_bytes,
+            out_of_order: false.into(),
+        })
+    }
+
+    fn entries(&self, table: u8) -> Vec<(Bytes, Bytes)> {
+        let all = self.inner.scan_prefix(table, &[], None, usize::MAX);
+        all.expect("memory")
+    }
+}
+
+impl RecordShelf for Small {
+    fn get(&self, table: u8, key: &[u8]) -> std::result::Result<Option<Bytes>, ShelfError> {
+        self.inner.get(table, key)
+    }
+    fn put(&self, table: u8, key: &[u8], value: &[u8]) -> std::result::Result<(), ShelfError> {
+        if value.len() > MAX_PROVIDERS_BYTES || self.out_of_order.load(Ordering::Relaxed) {
+            return Err(ShelfError("it is refused".into()));
+        }
+        self.inner.put(table, key, value)
+    }
+    fn remove(&self, table: u8, key: &[u8]) -> std::result::Result<(), ShelfError> {
+        self.inner.remove(table, key)
+    }
+    fn scan_prefix(
+        &self,
+        table: u8,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> std::result::Result<Vec<(Bytes, Bytes)>, ShelfError> {
+        self.inner.scan_prefix(table, prefix, after, limit)
+    }
+    fn room_bytes(&self) -> u64 {
+        self.room_bytes
+    }
+}
+
+fn over(shelf: &Arc<Small>, bounds: Bounds) -> Fixture {
+    let clock = Arc::new(ManualClock::default());
+    clock.advance(Duration::from_secs(1_000_000));
+    open_with(shelf.clone(), &clock, PeerId::random(), bounds)
+}
+
+impl Fixture {
+    /// A peer that is connected from an address.
+    fn peer_at(&mut self, ip: &str) -> PeerId {
+        let peer = PeerId::random();
+        let from = format!("/ip4/{ip}/tcp/1").parse().expect("an address");
+        self.store.came(peer, &from);
+        peer
+    }
+
+    fn announce(&mut self, n: u32, peer: PeerId) -> Result<()> {
+        let key = RecordKey::from(n.to_be_bytes().to_vec());
+        let record = ProviderRecord::new(key, peer, vec![address()]);
+        self.store.add_provider(record)
+    }
+
+    /// Waits until everything is written that waits, and room is made. Gives the accounts.
+    fn settle(self) -> Counts {
+        let ledger = self.store.writer.ledger.clone();
+        drop(self.store);
+        self.thread.join();
+        let counts = ledger.counts().clone();
+        counts
+    }
+}
+
+#[test]
+fn peers_with_long_addresses_keep_nobody_out_of_a_key() {
+    let shelf = Small::new(1 << 30);
+    let mut fixture = over(&shelf, Bounds::default());
+    let long = |n: usize| -> Multiaddr {
+        let name = "a".repeat(230 + n);
+        format!("/dns4/{name}/tcp/1").parse().expect("an address")
+    };
+    for _ in 0..PROVIDERS_PER_KEY - 1 {
+        let addresses = (0..8).map(long).collect();
+        let record = ProviderRecord::new(key(1), PeerId::random(), addresses);
+        fixture.store.add_provider(record).expect("room");
+    }
+    let honest = PeerId::random();
+    let added = fixture.store.add_provider(provider(1, honest));
+    added.expect("there is a place");
+    let counts = fixture.settle();
+    let [(_, stored)] = &shelf.entries(PROVIDERS)[..] else {
+        panic!("it was not written");
+    };
+    let stored = read_announced(stored.clone()).expect("readable");
+    assert_eq!(stored.len(), PROVIDERS_PER_KEY);
+    assert!(stored.iter().any(|one| one.peer == honest));
+    assert_eq!(counts.providers.entries, PROVIDERS_PER_KEY as i64);
+}
+
+#[test]
+fn what_could_not_be_written_is_on_nobodys_account() {
+    let shelf = Small::new(1 << 30);
+    let bounds = Bounds {
+        providers_per_peer: 50,
+        ..Bounds::default()
+    };
+    let mut fixture = over(&shelf, bounds);
+    let peer = PeerId::random();
+    fixture.announce(0, peer).expect("room");
+    while shelf.entries(PROVIDERS).is_empty() {
+        std::thread::yield_now();
+    }
+    shelf.out_of_order.store(true, Ordering::Relaxed);
+    for n in 0..50 {
+        fixture.announce(n, peer).expect("it is not yet known");
+    }
+    let value = Record {
+        publisher: Some(peer),
+        expires: Some(Instant::now() + Duration::from_secs(3600)),
+        ..Record::new(key(1), vec![1])
+    };
+    fixture.store.put(value).expect("it is not yet known");
+    let counts = fixture.settle();
+    assert_eq!(counts.providers.entries, 1, "the one that is there");
+    assert_eq!(counts.providers.of_peer, HashMap::from([(peer, 1)]));
+    assert_eq!(counts.values, Account::default());
+}
+
+#[test]
+fn announcements_stay_within_their_part_of_the_disk() {
+    let room_bytes = 64_000;
+    let shelf = Small::new(room_bytes);
+    let mut fixture = over(&shelf, Bounds::default());
+    for n in 0..20_000 {
+        // Each from a subnet of its own.
+        let [_, a, b, c] = (n + 1_u32).to_be_bytes();
+        let peer = fixture.peer_at(&format!("20.{b}.{c}.{a}"));
+        let _ = fixture.announce(n, peer);
+        fixture.store.gone(&peer);
+    }
+    let counts = fixture.settle();
+    let entries = shelf.entries(PROVIDERS);
+    let bytes = entries.iter().map(|(key, value)| key.len() + value.len());
+    let bytes: usize = bytes.sum();
+    assert!(bytes > 10_000, "{bytes}");
+    assert!(bytes as u64 <= room_bytes * 3 / 4, "{bytes}");
+    assert_eq!(counts.providers.entries, entries.len() as i64);
+}
+
+#[test]
+fn the_largest_subnet_gives_way_to_others() {
+    let shelf = Small::new(1 << 30);
+    let bounds = Bounds {
+        providers: 400,
+        ..Bounds::default()
+    };
+    let mut fixture = over(&shelf, bounds);
+    // Each from a peer id of its own.
+    for n in 0..2_000 {
+        let sybil = fixture.peer_at("66.6.6.6");
+        let _ = fixture.announce(n, sybil);
+    }
+    let honest = fixture.peer_at("8.8.8.8");
+    for n in 5_000..5_100 {
+        let mut tries = 0;
+        // The thread may be behind: announcements come again.
+        while fixture.announce(n, honest).is_err() {
+            tries += 1;
+            assert!(tries < 100_000, "{n} is kept out");
+            std::thread::yield_now();
+        }
+    }
+    for n in 2_000..4_000 {
+        let sybil = fixture.peer_at("66.6.6.7");
+        let _ = fixture.announce(n, sybil);
+    }
+    let counts = fixture.settle();
+    assert_eq!(counts.providers.of_peer(&honest), 100);
+    assert!(counts.providers.entries <= bounds.providers + bounds.providers / 16);
+}
+
+#[test]
+fn the_farthest_keys_give_way_when_all_come_from_one_subnet() {
+    let shelf = Small::new(1 << 30);
+    let bounds = Bounds {
+        providers: 200,
+        ..Bounds::default()
+    };
+    let mut fixture = over(&shelf, bounds);
+    let local = KBucketKey::from(fixture.local);
+    let peer = fixture.peer_at("66.6.6.6");
+    for n in 0..4_000 {
+        let _ = fixture.announce(n, peer);
+    }
+    fixture.settle();
+    let distance = |key: &[u8]| local.distance(&KBucketKey::new(key.to_vec()));
+    let keys = (0..4_000_u32).map(|n| n.to_be_bytes());
+    let mut all: Vec<_> = keys.map(|key| distance(&key)).collect();
+    all.sort();
+    let entries = shelf.entries(PROVIDERS);
+    let mut kept: Vec<_> = entries.iter().map(|(key, _)| distance(key)).collect();
+    kept.sort();
+    let (middle, of_all) = (kept[kept.len() / 2], all[all.len() / 2]);
+    assert!(middle < of_all, "{middle:?} {of_all:?}");
+}
+
+#[test]
+fn a_crowd_on_one_host_keeps_nobody_out_of_a_key_and_hides_nobody() {
+    let shelf = Small::new(1 << 30);
+    let mut fixture = over(&shelf, Bounds::default());
+    let sybils = |fixture: &mut Fixture| {
+        for _ in 0..2 * PROVIDERS_PER_KEY {
+            let sybil = fixture.peer_at("66.6.6.6");
+            let _ = fixture.store.add_provider(provider(1, sybil));
+        }
+    };
+    sybils(&mut fixture);
+    let honest: Vec<PeerId> = (1..=10)
+        .map(|n| fixture.peer_at(&format!("8.8.{n}.8")))
+        .collect();
+    for peer in &honest {
+        let added = fixture.store.add_provider(provider(1, *peer));
+        added.expect("the crowd gives way");
+    }
+    fixture.clock.advance(Duration::from_secs(60));
+    sybils(&mut fixture);
+    // As many as Kademlia sends.
+    let answered: Vec<PeerId> = fixture.providers(&key(1))[..20].to_vec();
+    let named = honest.iter().filter(|peer| answered.contains(peer));
+    assert_eq!(named.count(), honest.len());
 }

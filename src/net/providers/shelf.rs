@@ -44,7 +44,15 @@ pub trait RecordShelf: Send + Sync {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, ShelfError>;
+
+    /// Bytes that all records together may take which others have brought. It may change.
+    fn room_bytes(&self) -> u64 {
+        DEFAULT_ROOM_BYTES
+    }
 }
+
+/// Room of a shelf that is in nobody's way.
+const DEFAULT_ROOM_BYTES: u64 = 64 << 20;
 
 /// A shelf that forgets everything with the process.
 #[derive(Default)]

@@ -4,16 +4,19 @@ use bytes::Bytes;
 use libp2p::{Multiaddr, PeerId};
 use prost::Message;
 
+use super::subnet::Subnet;
 use crate::time::Timestamp;
 use crate::wire::dht;
 
-/// Version of all three messages.
-const VERSION: u32 = 1;
+/// Version of all three messages. Those of others are read as nothing: announcements come again.
+const VERSION: u32 = 2;
 
 /// Most addresses that are kept of one provider.
 pub(super) const MAX_ADDRESSES: usize = 8;
 /// Longest address in bytes.
 pub(super) const MAX_ADDRESS_BYTES: usize = 256;
+/// Most bytes that one provider takes, all its addresses included.
+pub(super) const MAX_PROVIDER_BYTES: usize = 512;
 
 /// Somebody who announced a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +24,31 @@ pub(super) struct Announced {
     pub(super) peer: PeerId,
     pub(super) addresses: Vec<Multiaddr>,
     pub(super) expires: Timestamp,
+    pub(super) subnet: Subnet,
+}
+
+impl Announced {
+    fn to_message(&self) -> dht::StoredProvider {
+        let addresses = self.addresses.iter();
+        dht::StoredProvider {
+            peer: self.peer.to_bytes().into(),
+            addresses: addresses.map(|one| one.to_vec().into()).collect(),
+            expires_ms: self.expires.0,
+            subnet: self.subnet.to_bytes().into(),
+        }
+    }
+
+    /// Bytes that it takes among a key's providers.
+    pub(super) fn bytes(&self) -> usize {
+        let bytes = self.to_message().encoded_len();
+        bytes + prost::length_delimiter_len(bytes) + 1
+    }
+
+    /// Leaves out the last addresses until the rest fits.
+    pub(super) fn fitting(mut self) -> Self {
+        while self.bytes() > MAX_PROVIDER_BYTES && self.addresses.pop().is_some() {}
+        self
+    }
 }
 
 /// A value that somebody put.
@@ -29,6 +57,8 @@ pub(super) struct Value {
     pub(super) value: Vec<u8>,
     pub(super) publisher: Option<PeerId>,
     pub(super) expires: Option<Timestamp>,
+    /// Whence it came first.
+    pub(super) subnet: Subnet,
 }
 
 /// The stored bytes are of another version, or broken.
@@ -54,15 +84,7 @@ pub(super) fn trim(addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
 }
 
 pub(super) fn write_announced(announced: &[Announced]) -> Vec<u8> {
-    let providers = announced.iter().map(|one| dht::StoredProvider {
-        peer: one.peer.to_bytes().into(),
-        addresses: one
-            .addresses
-            .iter()
-            .map(|address| address.to_vec().into())
-            .collect(),
-        expires_ms: one.expires.0,
-    });
+    let providers = announced.iter().map(Announced::to_message);
     dht::ProviderSet {
         version: VERSION,
         providers: providers.collect(),
@@ -81,6 +103,7 @@ pub(super) fn read_announced(bytes: Bytes) -> Result<Vec<Announced>, Unreadable>
                 .map(|bytes| Multiaddr::try_from(bytes.to_vec()).map_err(|_| Unreadable))
                 .collect::<Result<_, _>>()?,
             expires: Timestamp(one.expires_ms),
+            subnet: Subnet::from_bytes(&one.subnet)?,
         })
     });
     announced.collect()
@@ -96,6 +119,7 @@ pub(super) fn write_value(value: &Value) -> Vec<u8> {
             .unwrap_or_default()
             .into(),
         expires_ms: value.expires.map_or(0, |expires| expires.0),
+        subnet: value.subnet.to_bytes().into(),
     }
     .encode_to_vec()
 }
@@ -111,6 +135,7 @@ pub(super) fn read_value(bytes: Bytes) -> Result<Value, Unreadable> {
         value: stored.value.to_vec(),
         publisher,
         expires: (stored.expires_ms != 0).then_some(Timestamp(stored.expires_ms)),
+        subnet: Subnet::from_bytes(&stored.subnet)?,
     })
 }
 
@@ -146,12 +171,13 @@ mod tests {
             peer: peer(),
             addresses: vec!["/ip4/10.0.0.1/tcp/4001".parse().expect("an address")],
             expires: Timestamp(300),
+            subnet: Subnet::V4([10, 0, 0]),
         }];
         let bytes = write_announced(&announced);
         assert_eq!(
             HEXLOWER.encode(&bytes),
             format!(
-                "08011235 0a26002408011220{} 1208040a000001060fa1 18ac02",
+                "0802123a 0a26002408011220{} 1208040a000001060fa1 18ac02 22030a0000",
                 "07".repeat(32)
             )
             .replace(' ', "")
@@ -162,28 +188,32 @@ mod tests {
             value: b"head".to_vec(),
             publisher: None,
             expires: Some(Timestamp(5)),
+            subnet: Subnet::V6([0x20, 1, 0xd, 0xb8, 0, 1]),
         };
         let bytes = write_value(&value);
         assert_eq!(
             HEXLOWER.encode(&bytes),
-            "0801120468656164 2005".replace(' ', "")
+            "0802120468656164 2005 2a0620010db80001".replace(' ', "")
         );
         assert_eq!(read_value(bytes.into()), Ok(value));
 
         let bytes = write_own(Timestamp(5));
-        assert_eq!(HEXLOWER.encode(&bytes), "08011005");
+        assert_eq!(HEXLOWER.encode(&bytes), "08021005");
         assert_eq!(read_own(bytes.into()), Ok(Timestamp(5)));
     }
 
     #[test]
     fn other_versions_are_refused() {
-        let newer = dht::StoredOwn {
-            version: 2,
-            expires_ms: 5,
+        for version in [1, 3] {
+            let expires_ms = 5;
+            let other = dht::StoredOwn {
+                version,
+                expires_ms,
+            };
+            let other = Bytes::from(other.encode_to_vec());
+            assert_eq!(read_own(other.clone()), Err(Unreadable));
+            assert_eq!(read_value(other), Err(Unreadable));
         }
-        .encode_to_vec();
-        assert_eq!(read_own(newer.clone().into()), Err(Unreadable));
-        assert_eq!(read_value(newer.clone().into()), Err(Unreadable));
         assert_eq!(read_announced(Bytes::new()), Err(Unreadable));
     }
 
@@ -196,6 +226,28 @@ mod tests {
         let mut many = vec![long];
         many.extend(vec![short.clone(); MAX_ADDRESSES + 1]);
         assert_eq!(trim(many), vec![short; MAX_ADDRESSES]);
+    }
+
+    #[test]
+    fn a_provider_is_bounded_in_all() {
+        let long = |n: usize| -> Multiaddr {
+            let name = "a".repeat(200 + n);
+            format!("/dns4/{name}/tcp/1").parse().expect("an address")
+        };
+        let one = Announced {
+            peer: peer(),
+            addresses: (0..MAX_ADDRESSES).map(long).collect(),
+            expires: Timestamp(u64::MAX),
+            subnet: Subnet::V6([1; 6]),
+        };
+        assert!(one.bytes() > 3 * MAX_PROVIDER_BYTES);
+        let one = one.fitting();
+        assert_eq!(one.addresses, [long(0), long(1)]);
+        let many = vec![one; 64];
+        let bytes: usize = many.iter().map(Announced::bytes).sum();
+        // The version takes two more.
+        assert_eq!(write_announced(&many).len(), bytes + 2);
+        assert!(bytes <= 64 * MAX_PROVIDER_BYTES);
     }
 
     proptest! {

@@ -5,17 +5,23 @@
 //! farthest of them does are then known: that region needs no other lookup, and each of its keys goes to the nearest of all
 //! peers found. Keys and peers are compared by SHA-256 and XOR, as Kademlia does.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use libp2p::PeerId;
 use libp2p::kad::KBucketKey;
+
+use super::region;
 
 /// How many peers hold an announcement; also how many peers a lookup finds.
 pub(super) const REPLICATION: usize = 20;
 /// Failed lookups in a row after which the rest goes to the peers known so far.
 const MAX_FAILURES: u32 = 3;
 
-type Hash = [u8; 32];
+/// Most keys of one round that are stored in their whole region: each costs some lookups.
+const MAX_WIDE: usize = 32;
+
+/// Where a key or peer is among all.
+pub(super) type Hash = [u8; 32];
 
 /// One round of announcing.
 pub(super) struct Sweep {
@@ -26,6 +32,9 @@ pub(super) struct Sweep {
     /// Peers found, by hash.
     peers: BTreeMap<Hash, PeerId>,
     failures: u32,
+    /// Indexes of keys that are stored in their whole region, and the depth of regions.
+    wide: HashSet<u32>,
+    depth: u32,
 }
 
 impl Sweep {
@@ -42,6 +51,8 @@ impl Sweep {
             keys,
             peers: BTreeMap::new(),
             failures: 0,
+            wide: HashSet::new(),
+            depth: 0,
         }
     }
 
@@ -60,38 +71,75 @@ impl Sweep {
 
     /// A lookup of `target` found these peers, the nearest to it.
     pub(super) fn found(&mut self, target: &[u8], peers: &[PeerId]) {
-        let target = hash_of(target);
-        let hashes: Vec<Hash> = peers.iter().map(|peer| hash_of(&peer.to_bytes())).collect();
-        self.peers
-            .extend(hashes.iter().copied().zip(peers.iter().copied()));
-        if hashes.is_empty() {
-            return self.failed(&target);
+        self.found_at(&hash_of(target), &located(peers));
+    }
+
+    pub(super) fn found_at(&mut self, target: &Hash, peers: &[(Hash, PeerId)]) {
+        self.add_at(peers);
+        if peers.is_empty() {
+            return self.failed(target);
         }
         self.failures = 0;
-        if hashes.len() < REPLICATION && self.peers.len() <= hashes.len() {
+        if peers.len() < REPLICATION && self.peers.len() <= peers.len() {
             // There are no others.
             self.open.clear();
             return;
         }
-        let shared = hashes
+        let shared = peers
             .iter()
-            .map(|hash| shared_bits(hash, &target))
+            .map(|(hash, _)| shared_bits(hash, target))
             .min()
             .unwrap_or(0);
-        self.cover(&target, shared + 1);
+        self.cover(target, shared + 1);
+    }
+
+    /// Peers that lookups of other targets found.
+    pub(super) fn add(&mut self, peers: &[PeerId]) {
+        self.add_at(&located(peers));
+    }
+
+    pub(super) fn add_at(&mut self, peers: &[(Hash, PeerId)]) {
+        self.peers.extend(peers.iter().copied());
+    }
+
+    /// Of the keys those that a crowd of peers hides, as indexes: they will be assigned to their
+    /// whole region, whose peers are to be looked up and [added](Self::add). `depth`: of regions.
+    pub(super) fn widen(&mut self, depth: u32) -> Vec<usize> {
+        let peers = self.sorted_peers();
+        let mut nearest = Vec::with_capacity(REPLICATION);
+        for (hash, index) in &self.keys {
+            nearest.clear();
+            take_nearest(&peers, hash, 0, REPLICATION, &mut nearest);
+            let hashes: Vec<Hash> = nearest.iter().map(|(hash, _)| *hash).collect();
+            if self.wide.len() < MAX_WIDE && region::is_crowded(hash, &hashes, depth) {
+                self.wide.insert(*index);
+            }
+        }
+        self.depth = depth;
+        self.wide.iter().map(|index| *index as usize).collect()
+    }
+
+    fn sorted_peers(&self) -> Vec<(Hash, PeerId)> {
+        self.peers.iter().map(|(h, p)| (*h, *p)).collect()
     }
 
     /// Peers ready to be sent announcements, each with the indexes of its keys: each key is given to the [`REPLICATION`]
-    /// nearest of the peers found.
+    /// nearest of the peers found, and one that is hidden by a crowd to those of its region, too.
     pub(super) fn assign(&self) -> HashMap<PeerId, Vec<u32>> {
-        let peers: Vec<(Hash, PeerId)> = self.peers.iter().map(|(h, p)| (*h, *p)).collect();
+        let peers = self.sorted_peers();
         let mut assigned: HashMap<PeerId, Vec<u32>> = HashMap::new();
         let mut nearest = Vec::with_capacity(REPLICATION);
         for (hash, index) in &self.keys {
             nearest.clear();
             take_nearest(&peers, hash, 0, REPLICATION, &mut nearest);
-            for peer in &nearest {
-                assigned.entry(*peer).or_default().push(*index);
+            let mut holders: Vec<PeerId> = nearest.iter().map(|(_, peer)| *peer).collect();
+            if self.wide.contains(index) {
+                let region = region::members(hash, &peers, self.depth).into_iter();
+                let others: Vec<_> = region.filter(|peer| !holders.contains(peer)).collect();
+                holders.extend(others);
+            }
+            for peer in holders {
+                assigned.entry(peer).or_default().push(*index);
             }
         }
         assigned
@@ -120,14 +168,22 @@ impl Sweep {
     }
 }
 
-fn hash_of(bytes: &[u8]) -> Hash {
+/// Peers with where they are.
+pub(super) fn located(peers: &[PeerId]) -> Vec<(Hash, PeerId)> {
+    let located = peers.iter().map(|peer| (hash_of(&peer.to_bytes()), *peer));
+    located.collect()
+}
+
+/// Where a key is, or a peer whose id has these bytes.
+pub(super) fn hash_of(bytes: &[u8]) -> Hash {
     let key = KBucketKey::new(bytes.to_vec());
     let mut hash = [0; 32];
     hash.copy_from_slice(key.hashed_bytes());
     hash
 }
 
-fn shared_bits(a: &Hash, b: &Hash) -> u32 {
+/// Leading bits that two have in common.
+pub(super) fn shared_bits(a: &Hash, b: &Hash) -> u32 {
     for (n, (x, y)) in (0..).zip(a.iter().zip(b)) {
         if x != y {
             return n * 8 + (x ^ y).leading_zeros();
@@ -157,10 +213,10 @@ fn take_nearest(
     target: &Hash,
     depth: u32,
     count: usize,
-    nearest: &mut Vec<PeerId>,
+    nearest: &mut Vec<(Hash, PeerId)>,
 ) {
     if peers.len() <= count || depth == 256 {
-        nearest.extend(peers.iter().take(count).map(|(_, peer)| *peer));
+        nearest.extend(peers.iter().take(count));
         return;
     }
     let middle = peers.partition_point(|(hash, _)| !bit(hash, depth));
@@ -180,7 +236,6 @@ fn take_nearest(
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::HashSet;
 
     fn nearest(peers: &[PeerId], key: &[u8], count: usize) -> Vec<PeerId> {
         let target = KBucketKey::new(key.to_vec());
@@ -252,7 +307,7 @@ mod tests {
             sorted.sort_unstable();
             let mut found = Vec::new();
             take_nearest(&sorted, &hash_of(&key), 0, REPLICATION, &mut found);
-            let found: HashSet<_> = found.into_iter().collect();
+            let found: HashSet<_> = found.into_iter().map(|(_, peer)| peer).collect();
             prop_assert_eq!(found, nearest(&peers, &key, REPLICATION).into_iter().collect::<HashSet<_>>());
         }
     }

@@ -1,24 +1,32 @@
 //! Values by key: head records, those that this node keeps for good and those that merely pass by.
 //!
-//! What passes by expires and is bounded, in all and for each peer that brought it, so that nobody fills the disk. What is kept, or was
-//! put by this node itself, is outside of these bounds: it is for the caller to bound.
+//! What passes by expires and is bounded, by number and by bytes, in all and for each peer that
+//! brought it, so that nobody fills the disk. What is kept, or was put by this node itself, is
+//! outside of these bounds: it is for the caller to bound.
 //!
-//! When there is no room in all, the peer that brought most gives way to one that brought less, so that a few peers can't keep
-//! everybody else out.
+//! Peer ids cost nothing. When there is no room in all, the subnet that brought most gives way to
+//! one that brought less, its farthest keys first; to others of its own only keys that are farther
+//! from this node than theirs. A part of the room is for members of this node's rings, and what
+//! they brought gives way to nobody else's.
 //!
 //! Bytes are not looked at here.
 
 use std::sync::Arc;
 
 use libp2p::PeerId;
+use libp2p::kad::{KBucketDistance, KBucketKey};
 
-use super::ledger::{VALUES, Writer};
+use super::IsMember;
+use super::ledger::{Account, VALUES, Writer, cost};
 use super::record_store::Bounds;
 use super::stored::{Value, read_value, write_value};
+use super::subnet::Subnet;
 use crate::time::{Clock, Timestamp};
 
-/// Values of the peer that brought most that go at once, so that looking for them is rare.
+/// Values of the subnet that brought most that go at once, so that looking for them is rare.
 const GIVE_WAY: usize = 32;
+/// One in so many places, and bytes, is for members alone.
+const RESERVE: i64 = 8;
 /// Entries that a look over everything reads at a time.
 const PAGE: usize = 128;
 
@@ -34,9 +42,11 @@ pub(super) enum NotStored {
 /// The table of values. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Values {
+    pub(super) local: KBucketKey<PeerId>,
     pub(super) writer: Arc<Writer>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) bounds: Bounds,
+    pub(super) is_member: IsMember,
 }
 
 impl Values {
@@ -57,85 +67,124 @@ impl Values {
         }
     }
 
-    /// Stores a value, in place of what was there. One that passes by stays on the account of the peer that brought it first.
+    /// Stores a value, in place of what was there. One that passes by stays on the account of the
+    /// peer that brought it first.
     pub(super) fn put(&self, key: &[u8], mut value: Value) -> Result<(), NotStored> {
         let before = self.writer.get(VALUES, key);
         let before = before.and_then(|bytes| read_value(bytes).ok());
         match &before {
-            Some(before) if before.expires.is_some() => value.publisher = before.publisher,
-            _ if value.expires.is_some() => self.check_room(&value)?,
+            Some(before) if before.expires.is_some() => {
+                value.publisher = before.publisher;
+                value.subnet = before.subnet;
+            }
+            _ if value.expires.is_some() => self.check_room(key, &value)?,
             _ => {}
         }
         if value.expires.is_none() {
             value.publisher = None;
+            value.subnet = Subnet::None;
         }
         let bytes = write_value(&value).into();
         if !self.writer.put(VALUES, key, Some(bytes)) {
             return Err(NotStored::Busy);
         }
-        let mut counts = self.writer.ledger.counts();
-        if let Some(before) = &before {
-            counts.remove_value(before);
-        }
-        counts.add_value(&value);
         Ok(())
     }
 
-    fn check_room(&self, value: &Value) -> Result<(), NotStored> {
+    fn distance(&self, key: &[u8]) -> KBucketDistance {
+        self.local.distance(&KBucketKey::new(key.to_vec()))
+    }
+
+    fn check_room(&self, key: &[u8], value: &Value) -> Result<(), NotStored> {
         let Some(peer) = value.publisher else {
             return Ok(());
         };
-        let (of_peer, largest) = {
+        let is_member = (self.is_member)(&peer);
+        let (own, largest) = {
             let counts = self.writer.ledger.counts();
-            let of_peer = counts.values_of_peer.get(&peer).copied().unwrap_or(0);
-            if of_peer >= self.bounds.values_per_peer {
+            let account = &counts.values;
+            if account.of_peer(&peer) >= self.bounds.values_per_peer {
                 return Err(NotStored::Full);
             }
-            if counts.values < self.bounds.values {
+            let bytes = cost(key, value.value.len());
+            if self.fits(account, bytes, is_member) {
                 return Ok(());
             }
-            let largest = counts
-                .values_of_peer
-                .iter()
-                .max_by_key(|(_, count)| **count);
-            (of_peer, largest.map(|(peer, count)| (*peer, *count)))
+            (account.of_subnet(&value.subnet), account.largest())
         };
-        match largest {
-            // One more here and one less there must not make this one the larger.
-            Some((largest, count)) if count > of_peer + 1 => {
-                // At most half of the difference, for the same reason.
-                let most = usize::try_from((count - of_peer) / 2).unwrap_or(GIVE_WAY);
-                self.give_way(largest, most.min(GIVE_WAY))
-            }
-            _ => Err(NotStored::Full),
+        let Some((largest, count)) = largest else {
+            return Err(NotStored::Full);
+        };
+        if is_member || count > own + 1 {
+            // At most half of the difference, so that this one does not become the larger.
+            let most = usize::try_from((count - own) / 2).unwrap_or(GIVE_WAY);
+            self.give_way(largest, most.clamp(1, GIVE_WAY), None)
+        } else {
+            self.give_way(largest, 1, Some(self.distance(key)))
         }
     }
 
-    fn give_way(&self, peer: PeerId, count: usize) -> Result<(), NotStored> {
-        let brought = |value: &Value| value.expires.is_some() && value.publisher == Some(peer);
-        let mut gone = Vec::new();
+    /// Whether a value of so many bytes has room, in what is for everybody or for members.
+    fn fits(&self, account: &Account, bytes: i64, is_member: bool) -> bool {
+        let (most, most_bytes) = (self.bounds.values, self.writer.room().value_bytes);
+        let (entries, bytes) = (account.entries, account.bytes + bytes);
+        if is_member {
+            return entries < most && bytes <= most_bytes;
+        }
+        let share = |all: i64| all - all / RESERVE;
+        if entries < share(most) && bytes <= share(most_bytes) {
+            return true;
+        }
+        // What members brought is on their part of the room.
+        let peers = account.of_peer.iter();
+        let of_members: i64 = peers
+            .filter(|(peer, _)| (self.is_member)(peer))
+            .map(|(_, count)| *count)
+            .sum();
+        let theirs = of_members.min(most / RESERVE);
+        let their_bytes = if entries > 0 {
+            (account.bytes / entries * of_members).min(most_bytes / RESERVE)
+        } else {
+            0
+        };
+        entries - theirs < share(most) && bytes - their_bytes <= share(most_bytes)
+    }
+
+    /// Removes the farthest `count` values that strangers of a subnet brought and that are farther
+    /// than `beyond`.
+    fn give_way(
+        &self,
+        subnet: Subnet,
+        count: usize,
+        beyond: Option<KBucketDistance>,
+    ) -> Result<(), NotStored> {
+        let brought = |value: &Value| {
+            let is_member = value.publisher.is_some_and(|peer| (self.is_member)(&peer));
+            value.expires.is_some() && value.subnet == subnet && !is_member
+        };
+        let mut far = Vec::new();
         self.writer.each(VALUES, PAGE, |key, bytes| {
-            // What waits to be written counts, not what it replaces: by now it may be kept for good.
-            if read_value(bytes).is_ok_and(|value| brought(&value))
-                && self.get(&key).is_some_and(|value| brought(&value))
+            let distance = self.distance(&key);
+            if beyond.is_none_or(|beyond| distance > beyond)
+                && read_value(bytes).is_ok_and(|value| brought(&value))
             {
-                gone.push(key);
+                far.push((distance, key));
             }
-            gone.len() < count
+            true
         });
+        far.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
+        // What waits to be written counts, not what it replaces: by now it may be kept for good.
+        let far = far.into_iter().map(|(_, key)| key);
+        let still = far.filter(|key| self.get(key).is_some_and(|value| brought(&value)));
+        let gone: Vec<_> = still.take(count).collect();
         gone.iter().for_each(|key| self.remove(key));
         // What was brought a moment ago may not be on the shelf yet.
         (!gone.is_empty()).then_some(()).ok_or(NotStored::Full)
     }
 
     pub(super) fn remove(&self, key: &[u8]) {
-        let Some(before) = self.writer.get(VALUES, key) else {
-            return;
-        };
-        if self.writer.put(VALUES, key, None)
-            && let Ok(before) = read_value(before)
-        {
-            self.writer.ledger.counts().remove_value(&before);
+        if self.writer.get(VALUES, key).is_some() {
+            self.writer.put(VALUES, key, None);
         }
     }
 

@@ -179,10 +179,11 @@ async fn forged_records_are_refused_and_counted() {
 fn lying_shelf(owner: &Owner, bytes: Vec<u8>) -> Arc<MemoryShelf> {
     use prost::Message;
     let stored = crate::wire::dht::StoredValue {
-        version: 1,
+        version: 2,
         value: bytes.into(),
         publisher: Bytes::new(),
         expires_ms: 0,
+        subnet: Bytes::new(),
     };
     let shelf = Arc::new(MemoryShelf::new());
     let key = owner.id().to_multihash();

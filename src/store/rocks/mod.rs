@@ -353,6 +353,7 @@ impl Store for RocksStore {
 
     fn set_quota(&self, quota: ByteSize) {
         self.quota.store(quota.0, Ordering::Relaxed);
+        self.records.set_quota(quota);
     }
 
     fn maintain(&self) -> Result<Maintained, Error> {
