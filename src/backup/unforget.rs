@@ -167,7 +167,7 @@ pub(super) fn bring_back(log: &mut Log, id: &BlockId, store: &dyn Store) -> Resu
         .forgotten_snapshots()
         .any(|logged| logged.snapshot.id == *id);
     // Once its pin is gone, so may its blocks be.
-    if is_own && !store.stat(*id)?.is_some_and(|stat| stat.pins > 0) {
+    if is_own && store.stat(*id)?.is_none_or(|stat| stat.pins == 0) {
         return Err(Error::NotForgotten { text: id.to_hex() });
     }
     log.unforget(id).map(drop)

@@ -65,7 +65,10 @@ fn decided(record: &HeadRecord, revocations: Vec<Revocation>) -> HeadRecord {
 fn nothing_that_a_revoked_key_signs_counts_but_what_was_known() {
     let (known, desk) = (entry(1, 3, 1), entry(2, 7, 2));
     let before = record(&[known.clone(), desk.clone()]);
-    let after = decided(&before, vec![revocation(1, 9, &[known.clone()])]);
+    let after = decided(
+        &before,
+        vec![revocation(1, 9, std::slice::from_ref(&known))],
+    );
     assert_eq!(after.entry(&key(1)), Some(&known));
     let forged = [
         entry(1, 4, 3),

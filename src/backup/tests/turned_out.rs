@@ -118,7 +118,9 @@ async fn nothing_counts_that_it_signs_afterwards() {
     empty.forget(its.id()).expect("room");
     let context = laptop.archive.access().context();
     let sealed = seal(context, &empty.encode().expect("small")).expect("it fits");
-    let stored = laptop.store().put(&[sealed.block.clone()], Keep::Cached);
+    let stored = laptop
+        .store()
+        .put(std::slice::from_ref(&sealed.block), Keep::Cached);
     stored.expect("room");
     let link = Link {
         id: sealed.block.id(),
