@@ -15,7 +15,7 @@ fn leased(node: &Node) -> Option<u64> {
 
 /// Whether a node keeps nothing for others but the logs of owners' heads, which stay a while longer than the leases.
 fn keeps_only_heads(node: &Node) -> bool {
-    leased(node).is_some_and(|bytes| bytes < 16 << 10)
+    leased(node).is_some_and(|bytes| bytes < 128 << 10)
 }
 
 fn leases(node: &Node) -> Vec<Value> {

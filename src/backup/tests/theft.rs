@@ -23,9 +23,8 @@ impl Node {
     async fn put_log(&self, log: &Log) -> Link {
         let context = self.archive.access().context();
         let sealed = seal(context, &log.encode().expect("small")).expect("it fits");
-        let stored = self
-            .store()
-            .put(std::slice::from_ref(&sealed.block), Keep::Cached);
+        let block = std::slice::from_ref(&sealed.block);
+        let stored = self.store().put(block, Keep::Cached);
         stored.expect("room");
         Link {
             id: sealed.block.id(),
