@@ -20,7 +20,7 @@ use libp2p::PeerId;
 use super::sweep::{Hash, REPLICATION, hash_of, shared_bits};
 
 /// A key is crowded when as many peers as hold a record share so many bits more with it than they
-/// would on average. By chance that happens to less than one key in a hundred, and costs only
+/// would on average. By chance that happens to less than one key in thirty, and costs only
 /// further lookups then.
 const CROWDED_BITS: u32 = 2;
 /// Depth of a mesh of some millions; more bits would take too long to aim at.
