@@ -342,14 +342,14 @@ impl Attacker {
         let node = node.parse().expect("an address");
         let (reply, connected) = oneshot::channel();
         let order = Order::Connect(node, reply);
-        self.orders.send(order).await.ok().expect("it runs");
+        self.orders.send(order).await.expect("it runs");
         connected.await.ok().flatten()
     }
 
     /// Closes the connections with a peer.
     pub async fn disconnect(&self, peer: PeerId) {
         let order = Order::Disconnect(peer);
-        self.orders.send(order).await.ok().expect("it runs");
+        self.orders.send(order).await.expect("it runs");
     }
 
     /// What a node says of itself; nothing when the connection is closed first.

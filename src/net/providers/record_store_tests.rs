@@ -496,8 +496,7 @@ impl Fixture {
         let ledger = self.store.writer.ledger.clone();
         drop(self.store);
         self.thread.join();
-        let counts = ledger.counts().clone();
-        counts
+        ledger.counts().clone()
     }
 }
 

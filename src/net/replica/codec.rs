@@ -508,11 +508,16 @@ mod tests {
         let proofs = Bytes::from(encode_answer(&Answer::Proofs(vec![None])));
         assert!(decode_answer(proofs.clone(), Expected::Proofs(2)).is_err());
         assert!(decode_answer(proofs, Expected::Wishes(1)).is_err());
-        let mut many = wire::Response::default();
-        many.leases = vec![lease().encode().into(); MAX_TOLD_LEASES + 1];
+        let many = wire::Response {
+            leases: vec![lease().encode().into(); MAX_TOLD_LEASES + 1],
+            ..wire::Response::default()
+        };
         assert!(decode_answer(many.encode_to_vec().into(), Expected::Recovered).is_err());
-        many.leases = vec![Bytes::from_static(b"no lease")];
-        assert!(decode_answer(many.encode_to_vec().into(), Expected::Recovered).is_err());
+        let wrong = wire::Response {
+            leases: vec![Bytes::from_static(b"no lease")],
+            ..wire::Response::default()
+        };
+        assert!(decode_answer(wrong.encode_to_vec().into(), Expected::Recovered).is_err());
         let unknown = Bytes::from_static(&[0x42, 1, 3]);
         assert!(decode_answer(unknown, Expected::Wishes(1)).is_err());
         let large = Bytes::from(vec![0; MAX_RESPONSE_BYTES + 1]);
