@@ -256,3 +256,44 @@ fn the_check_sees_what_it_must() {
         .collect();
     assert_eq!(rooms, ["1store", "3net", "3id", "4gateway", "5*"]);
 }
+
+/// Whether `text` is the name of a test, as the security chapter names them.
+fn is_test_name(text: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    text.contains('_') && text.bytes().all(is_part)
+}
+
+/// A promise without the test that shows it is none.
+#[test]
+fn the_security_chapter_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let chapter = std::fs::read_to_string(root.join("docs/security.md")).expect("the chapter");
+    let mut files = Vec::new();
+    rust_files(&root.join("src"), &mut files);
+    rust_files(&root.join("tests"), &mut files);
+    let read = |file: &PathBuf| std::fs::read_to_string(file).expect("a source file");
+    let sources: String = files.iter().map(read).collect();
+    let promised = chapter
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.contains('`'));
+    let mut named = 0;
+    for line in promised {
+        let tests = line
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|text| is_test_name(text));
+        for test in tests {
+            named += 1;
+            let function = format!("fn {test}(");
+            assert!(
+                sources.contains(&function),
+                "no test is called {test}: {line}"
+            );
+        }
+    }
+    assert!(
+        named > 50,
+        "the chapter's tables were not read: {named} tests"
+    );
+}

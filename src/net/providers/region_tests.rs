@@ -171,10 +171,11 @@ impl Mesh {
         peers.map(|n| (hash(self.places[*n]), id(*n))).collect()
     }
 
-    fn depth(&self, peer: usize) -> u32 {
+    /// What a peer takes for the depth of regions, if its table says anything.
+    fn depth(&self, peer: usize) -> Option<u32> {
         let known = self.tables[peer].iter().flatten();
         let known: Vec<Hash> = known.map(|n| hash(self.places[*n])).collect();
-        depth(&hash(self.places[peer]), &known).expect("a large mesh")
+        depth(&hash(self.places[peer]), &known)
     }
 
     /// Peers beside a key, as a search and an announcement look for them.
@@ -196,8 +197,10 @@ impl Mesh {
             let found = self.lookup(from, place(&hash_of(key)), None, |_| ());
             sweep.found_at(&hash_of(key), &self.located(&found));
         }
-        let depth = self.depth(from);
-        if regions && !sweep.widen(depth).is_empty() {
+        if regions
+            && let Some(depth) = self.depth(from)
+            && !sweep.widen(depth).is_empty()
+        {
             sweep.add_at(&self.look_beside(from, key, depth));
         }
         let told = sweep.assign().into_keys();
@@ -213,7 +216,9 @@ impl Mesh {
         if found || !regions {
             return found;
         }
-        let depth = self.depth(from);
+        let Some(depth) = self.depth(from) else {
+            return false;
+        };
         let hashes: Vec<Hash> = nearest.iter().map(|n| hash(self.places[*n])).collect();
         if !is_crowded(&hash_of(key), &hashes, depth) {
             return false;
@@ -277,7 +282,8 @@ fn hardly_any_key_is_crowded_by_chance() {
         let mut nearest: Vec<Hash> = mesh.places.iter().map(|place| hash(*place)).collect();
         nearest.sort_by_key(|hash| place(hash) ^ place(&key));
         nearest.truncate(REPLICATION);
-        is_crowded(&key, &nearest, mesh.depth(peer))
+        mesh.depth(peer)
+            .is_some_and(|depth| is_crowded(&key, &nearest, depth))
     };
     let count = (0..2_000).filter(crowded).count();
     assert!(count <= 60, "{count} of 2000");
