@@ -276,6 +276,11 @@ impl From<bundle::Error> for CallError {
             bundle::Error::UnknownVersion { .. } => {
                 Self::new(ErrorKind::Damaged, text).with_hint("use a newer libernet")
             }
+            bundle::Error::Excess(bundle::Excess::NoRoom { .. } | bundle::Excess::NoInodes { .. }) => {
+                Self::new(ErrorKind::Full, text).with_hint(
+                    "make room, or choose another disk; --yes writes it all the same, as where most of it is holes",
+                )
+            }
             bundle::Error::Excess(_) => Self::new(ErrorKind::Excess, text).with_hint(
                 "--yes writes it however much comes; --max-size and --max-files allow so much and no more; `libernet ls LINK` shows it first",
             ),

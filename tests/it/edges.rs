@@ -53,7 +53,10 @@ fn a_target_on_a_full_disk_is_told_and_completed_later() {
         let link = text(&put["link"]);
         let target = disk.join("target");
         let filler = Filler::new(disk, 10_000_000);
-        let full = node.run(&["get", link, "-o", utf8(&target), "--json"]);
+        let refused = node.run(&["get", link, "-o", utf8(&target), "--json"]);
+        fails(&refused, 6, "are free");
+        fails(&refused, 6, "\"kind\":\"full\"");
+        let full = node.run(&["get", link, "-o", utf8(&target), "--yes", "--json"]);
         fails(&full, 6, "the disk is full");
         fails(&full, 6, utf8(disk));
         fails(&full, 6, "\"kind\":\"full\"");

@@ -203,12 +203,13 @@ fn what_others_are_nearer_to_is_not_taken_but_renewed() {
     let far = |checker: &mut Checker, record: &HeadRecord| {
         checker.offered(record.id(), &record.encode(), peer, Whence::default())
     };
-    assert_eq!(far(&mut checker, &record(1, 1)), Err(Error::Far));
-    checker.merge(&record(1, 1), How::Keep).expect("it holds");
+    let older = record(1, 1);
+    assert_eq!(far(&mut checker, &older), Err(Error::Far));
+    checker.merge(&older, How::Keep).expect("it holds");
     let newer = record(1, 2);
     assert_eq!(far(&mut checker, &newer), Ok(()));
     let now = checker.values.now();
-    let both = newer.merge(&record(1, 1), now).expect("one owner");
+    let both = newer.merge(&older, now).expect("one owner");
     assert_eq!(checker.local(&newer.id()), Some(both));
 }
 
