@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use rustix::fs::{Dir, OFlags};
@@ -15,6 +16,36 @@ use crate::bundle::tree::check_name;
 pub(super) struct Place {
     pub(super) fd: OwnedFd,
     pub(super) trail: Arc<Trail>,
+    open: Open,
+}
+
+impl Place {
+    /// Counts the directory with `open` for as long as it is kept open.
+    pub(super) fn new(fd: OwnedFd, trail: Arc<Trail>, open: &Open) -> Arc<Self> {
+        open.0.fetch_add(1, Ordering::AcqRel);
+        Arc::new(Self {
+            fd,
+            trail,
+            open: open.clone(),
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Number of directories that one walk keeps open, its own and those of files that wait for a
+/// reader.
+#[derive(Clone, Default)]
+pub(super) struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    pub(super) fn count(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// A path as a chain of names: it costs nothing until somebody wants to see it.

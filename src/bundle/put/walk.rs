@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::{self, AtFlags, FileType, Stat};
@@ -25,14 +26,14 @@ use rustix::io::Errno;
 use super::attributes;
 use super::chunk::SMALL_FILE_BYTES;
 use super::filter::{Filter, Inside};
-use super::place::{Names, Place, Trail, open_directory, path_of};
+use super::place::{Names, Open, Place, Trail, open_directory, path_of};
 use super::previous::{self, Beside, Past};
 use super::queue::{Closed, Permit, Queue};
 use super::read::{Piece, ReadJob};
 use super::rewrite::Shift;
 use super::seal::{Handle, Shared};
 use super::select::Selection;
-use crate::bundle::descriptors::patiently;
+use crate::bundle::descriptors::{self, patiently};
 use crate::bundle::own::Own;
 use crate::bundle::stat;
 use crate::bundle::tree::{Content, Entry, File, MAX_DEPTH};
@@ -44,6 +45,12 @@ pub(super) const BATCH_BYTES: u64 = 1 << 20;
 pub(super) const BATCH_STEPS: usize = 128;
 /// Directories that are kept open; those above are opened again when the walk comes back to them.
 const OPEN_DIRECTORIES: usize = 64;
+/// Directories that are kept open for files that no reader has come to yet, at most...
+const WAITING_DIRECTORIES: usize = 512;
+/// ...and the part of the descriptors that the process may have.
+const SHARE_OF_DESCRIPTORS: u64 = 8;
+/// Pause of a walker that is ahead of the readers.
+const READERS_PAUSE: Duration = Duration::from_millis(1);
 /// Hard-linked inodes whose content is remembered, so that further links are not read again.
 pub(super) const REMEMBERED_GROUPS: u32 = 1024;
 /// Pieces of a large file that are read ahead.
@@ -132,6 +139,9 @@ pub(super) struct Walker<'a> {
     batch_bytes: u64,
     groups: HashMap<(u64, u64), u32>,
     frames: Vec<Frame>,
+    open: Open,
+    /// Directories that may be kept open for files that no reader has come to yet.
+    waiting_directories: usize,
     /// A file system, and whether its files may hold more than they say.
     unsized_files: Option<(u64, bool)>,
 }
@@ -192,6 +202,8 @@ impl<'a> Walker<'a> {
             batch_bytes: 0,
             groups: HashMap::new(),
             frames: Vec::new(),
+            open: Open::default(),
+            waiting_directories: descriptors::share(SHARE_OF_DESCRIPTORS, WAITING_DIRECTORIES),
             unsized_files: None,
         }
     }
@@ -245,10 +257,8 @@ impl<'a> Walker<'a> {
         path: &Path,
         stat: &Stat,
     ) -> Result<(), Closed> {
-        let place = Arc::new(Place {
-            fd: parent,
-            trail: Trail::root(path.parent().unwrap_or(path)),
-        });
+        let trail = Trail::root(path.parent().unwrap_or(path));
+        let place = Place::new(parent, trail, &self.open);
         self.regular(&place, Bytes::copy_from_slice(name), stat, None, None)?;
         self.flush()
     }
@@ -306,10 +316,7 @@ impl<'a> Walker<'a> {
                 }
             }
         }
-        let place = Arc::new(Place {
-            fd,
-            trail: trail.clone(),
-        });
+        let place = Place::new(fd, trail.clone(), &self.open);
         self.frames.push(Frame {
             names,
             place: Some(place),
@@ -352,7 +359,7 @@ impl<'a> Walker<'a> {
                 Ok(fd)
             })?;
             match again {
-                Ok(fd) => self.frames[at].place = Some(Arc::new(Place { fd, trail })),
+                Ok(fd) => self.frames[at].place = Some(Place::new(fd, trail, &self.open)),
                 Err(error) => {
                     // What is left of it and of those inside can't be read: they end here.
                     let path = trail.path();
@@ -639,6 +646,7 @@ impl<'a> Walker<'a> {
         &mut self,
         open: impl Fn() -> Result<T, Errno>,
     ) -> Result<Result<T, Errno>, Closed> {
+        self.await_readers()?;
         let flushed = Cell::new(Ok(()));
         let unless_closed = || {
             flushed
@@ -654,6 +662,23 @@ impl<'a> Walker<'a> {
             frames.filter_map(|frame| frame.place.take()).count() > 0
         });
         flushed.get().map(|()| opened)
+    }
+
+    /// Waits while too many directories are kept open for files that no reader has come to yet.
+    fn await_readers(&mut self) -> Result<(), Closed> {
+        let is_full = |walker: &Self| {
+            let own = walker.frames.iter().filter(|frame| frame.place.is_some());
+            walker.open.count() > own.count() + walker.waiting_directories
+        };
+        if !is_full(self) {
+            return Ok(());
+        }
+        self.flush()?;
+        while is_full(self) {
+            self.shared.check()?;
+            std::thread::sleep(READERS_PAUSE);
+        }
+        Ok(())
     }
 
     fn left_out(&mut self, path: PathBuf, reason: &'static str) -> Result<(), Closed> {
