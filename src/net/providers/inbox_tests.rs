@@ -209,7 +209,7 @@ fn what_others_are_nearer_to_is_not_taken_but_renewed() {
     let newer = record(1, 2);
     assert_eq!(far(&mut checker, &newer), Ok(()));
     let now = checker.values.now();
-    let both = newer.merge(&older, now).expect("one owner");
+    let both = older.merge(&newer, now).expect("one owner");
     assert_eq!(checker.local(&newer.id()), Some(both));
 }
 
