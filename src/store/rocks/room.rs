@@ -12,6 +12,7 @@ use super::rebuild::ASIDE_PREFIX;
 use super::{RocksStore, Writer, lock};
 use crate::store::Store;
 use crate::store::error::Error;
+use crate::store::types::Access;
 
 /// A write takes at most this part more on disk than in its batch.
 const OVERHEAD_SHARE: u64 = 128;
@@ -94,10 +95,15 @@ impl RocksStore {
         self.quota().saturating_sub(self.reserve_bytes())
     }
 
-    /// By how many bytes a write of `needed` bytes exceeds the quota and the free space of the disk. Blocks leave the reserve alone,
-    /// other records may use it.
+    /// By how many bytes a write of `needed` bytes exceeds the quota and the free space of the disk.
+    /// Blocks leave the reserve alone. Other records may use it, and so may all that a command
+    /// writes which makes room: what is to go is written down in a block.
     fn excess(&self, needed: u64, is_blocks: bool) -> (u64, u64) {
-        let reserve = if is_blocks { self.reserve_bytes() } else { 0 };
+        let makes_room = self.options.access == Access::MakeRoom;
+        let reserve = match is_blocks && !makes_room {
+            true => self.reserve_bytes(),
+            false => 0,
+        };
         let over_quota = (self.disk.used() + needed + reserve).saturating_sub(self.quota());
         // A file system that doesn't tell is taken to have room: a write that fails says so.
         let over_disk = self.db.free_bytes().map_or(0, |free| {
