@@ -251,7 +251,7 @@ async fn a_receiver_that_dies_or_does_nothing_is_replaced() {
     let _idle = receive(&idle, Manner::Idle);
     connect(&a, &dying).await;
     let limits = Limits {
-        patience: Duration::from_millis(300),
+        patience: Duration::from_secs(2),
         ..limits()
     };
     let worker = worker(&a, limits);
