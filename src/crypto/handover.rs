@@ -3,7 +3,7 @@
 //! ECIES: X25519 between a new key and the recipient's (an ed25519 key and the X25519 key of the same
 //! secret may be used beside each other: <https://eprint.iacr.org/2021/509>), HKDF-SHA-256 over the
 //! shared point and both public keys, AES-256-GCM. Sealed form: the new public key (32 bytes), then
-//! what [`secretbox`](super::secretbox) makes.
+//! what [`super::secretbox`] makes.
 //!
 //! Whoever seals is not known by it: a signature around it says that.
 
