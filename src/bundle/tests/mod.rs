@@ -263,7 +263,8 @@ fn look(
         modified: (meta.mtime(), meta.mtime_nsec()),
         xattrs: BTreeMap::new(),
         content: Vec::new(),
-        sparse_blocks: is_sparse.then(|| meta.blocks()),
+        // A file system notes where data is in blocks of its own, more or fewer of them.
+        sparse_blocks: is_sparse.then(|| meta.blocks().next_multiple_of(1024)),
         same_as: None,
     };
     if kind.is_file() {

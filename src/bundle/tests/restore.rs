@@ -321,14 +321,16 @@ fn what_another_selection_left_is_not_taken_for_this_one() {
         let memory = Arc::new(Memory::default());
         let link = put(&from, &memory).await.expect("put").link;
         let to = room.path().join("to");
-        let cancel = tokio_util::sync::CancellationToken::new();
-        cancel.cancel();
         let bundle = Bundle::open(memory.clone(), link.clone())
             .await
             .expect("opens");
-        let all = ExtractOptions::default();
-        let stopped = super::super::extract(&bundle, &to, all, Arc::new(Silent), cancel).await;
-        assert!(matches!(stopped, Err(Error::Cancelled)));
+        let stop = async || {
+            let cancel = tokio_util::sync::CancellationToken::new();
+            cancel.cancel();
+            let all = ExtractOptions::default();
+            let stopped = super::super::extract(&bundle, &to, all, Arc::new(Silent), cancel).await;
+            assert!(matches!(stopped, Err(Error::Cancelled)));
+        };
         let hidden = || {
             let names = fs::read_dir(room.path()).expect("readable").map(|entry| {
                 let name = entry.expect("readable").file_name();
@@ -338,6 +340,12 @@ fn what_another_selection_left_is_not_taken_for_this_one() {
                 .filter(|name| name.contains("libernet"))
                 .collect::<Vec<_>>()
         };
+        // It may end before anything is made.
+        let mut tries = 0;
+        while hidden().is_empty() && tries < 1000 {
+            stop().await;
+            tries += 1;
+        }
         let left = hidden();
         assert_eq!(left.len(), 1);
         write(&room.path().join(&left[0]).join("left"), b"left");
