@@ -9,14 +9,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::tz::TimeZone;
 
-use super::archive::{Archive, Search};
+use super::archive::{Archive, Found, Search};
 use super::catalog::{Catalog, Listed};
 use super::choice::Choice;
 use super::error::Error;
 use super::order::Order;
 use super::owner::Membership;
 use super::retention::{Grouping, Part, Policy, judge};
-use super::unforget::bring_back;
+use super::unforget::{Deleted, ForgottenBy, bring_back};
+use crate::id::BlockId;
 
 /// How long to look for each log.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -125,7 +126,8 @@ impl Forgot {
 /// named again. Returns the snapshots that are listed, and that it is about.
 ///
 /// # Errors
-/// [`Error::OtherWords`], [`Error::LogFull`].
+/// [`Error::OtherWords`], [`Error::LogFull`], [`Error::NotOurs`] for what is to be kept and was
+/// forgotten by the machine that made it: nothing has changed then.
 pub async fn obey(
     archive: &Archive,
     member: &Membership,
@@ -135,8 +137,12 @@ pub async fn obey(
         return Err(Error::OtherWords);
     }
     let found = archive.find(Search::Glance, PATIENCE).await?;
+    let deleted = found.deleted();
+    if !order.forgets() {
+        check_makers(&found, &deleted, &order, member)?;
+    }
     let mut concerned: Vec<Listed> = found.catalog.snapshots().to_vec();
-    concerned.extend(found.deleted().into_iter().map(|deleted| deleted.listed));
+    concerned.extend(deleted.into_iter().map(|deleted| deleted.listed));
     concerned.retain(|listed| order.ids().contains(&listed.logged.snapshot.id));
     concerned.sort_by_key(|listed| listed.logged.snapshot.id);
     concerned.dedup_by_key(|listed| listed.logged.snapshot.id);
@@ -152,6 +158,36 @@ pub async fn obey(
         })
         .await?;
     Ok(concerned)
+}
+
+/// A machine's own word about its own snapshot stands: an order can't name it in that machine's log.
+/// What is still listed needs no naming, whoever else says that it was its own.
+fn check_makers(
+    found: &Found,
+    deleted: &[Deleted],
+    order: &Order,
+    member: &Membership,
+) -> Result<(), Error> {
+    let this = *member.machine().id().as_bytes();
+    let is_listed = |id: &BlockId| {
+        let mut listed = found.catalog.snapshots().iter();
+        listed.any(|one| one.logged.snapshot.id == *id)
+    };
+    let is_others = |one: &&Deleted| {
+        let id = &one.listed.logged.snapshot.id;
+        let is_meant = order.ids().contains(id) && !is_listed(id);
+        is_meant && one.by == Some(ForgottenBy::Machine) && one.listed.machine != this
+    };
+    let Some(one) = deleted.iter().find(is_others) else {
+        return Ok(());
+    };
+    let name = &one.listed.machine_name;
+    Err(Error::NotOurs {
+        id: one.listed.logged.snapshot.id,
+        why: format!(
+            "was forgotten by the machine {name}, which made it: where that is lost or stolen, restore it by its id while a copy is kept, `libernet restore ID --phrase`"
+        ),
+    })
 }
 
 impl ForgetOptions {

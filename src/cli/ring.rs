@@ -30,7 +30,8 @@ const MAX_CODE_BYTES: u64 = 256;
 The code is a secret: a machine that knows it can join while the invitation lasts (a day, or --for), if the node that made it
 runs. Given as an argument it may stay in the shell's history. Rings and members are named by their names, or by the start of a
 member's peer id that no other has.
-With --json: create and invite {\"ring\",\"code\",\"until\",\"single_use\"}, join {\"ring\",\"lent_bytes\",\"members\":[..]}, leave {\"ring\",\"others_alone\",
+With --json: create and invite {\"ring\",\"code\",\"until\",\"single_use\"}, join {\"ring\",\"let_in\",\"lent_bytes\",\"members\":[..]},
+  leave {\"ring\",\"others_alone\",
   \"others_alone_bytes\",\"own_alone\"}, list {\"rings\":[{\"ring\",\"generation\",\"joined\",\"members\",\"online\",\"branches\":[
   {\"id\",\"generations\":[{\"generation\",\"signer\",\"made\",\"removed\"}],\"own\",\"open\",\"removes_this_node\"}]}]}, choose and place {\"ring\"}, members {\"ring\",\"members\":[
   {\"peer\",\"name\",\"online\",\"free_bytes\",\"clock_ahead_s\",\"last_seen\",\"addresses\",\"place\"}]}, remove {\"ring\",\"peer\",\"generation\"}")]

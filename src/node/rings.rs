@@ -61,7 +61,8 @@ impl Node {
     }
 
     /// Joins a ring beside one of the same name, and makes one of both when a member of the earlier
-    /// one answers to the code.
+    /// one answers to the code. Where only others let this node in, it is another ring, and keeps the
+    /// name that is free.
     async fn join_again(
         &self,
         code: InviteCode,
@@ -91,7 +92,13 @@ impl Node {
             }
         };
         let is_the_same = tokio::time::timeout(JOIN_AGAIN_TIMEOUT, is_the_same).await;
-        if is_the_same.unwrap_or(false) {
+        let is_let_in = view.rings().get(&later).is_ok_and(ring::Ring::is_let_in);
+        if is_let_in && !is_the_same.unwrap_or(false) {
+            // Another ring of that name counts on this node from here on.
+            self.keep_or_leave(&later).await?;
+            return Ok(RingName { ring: later });
+        }
+        if is_let_in {
             self.change_rings(|rings, _| rings.renew(&ring, &later))
                 .await?;
             let saved = self.save_rings().await;

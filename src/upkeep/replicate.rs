@@ -185,6 +185,7 @@ async fn round(
         state.set("nothing to copy");
         return false;
     }
+    worker.copies.expelled(&candidates.removed());
     let online = worker.rooms(candidates.peers(), AT_ONCE).await;
     if !online.is_empty() {
         worker.copies.waited(passed, &online);

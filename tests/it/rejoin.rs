@@ -47,7 +47,7 @@ fn a_removed_member_with_a_new_code_gets_in_by_one_command() {
 }
 
 #[test]
-fn another_ring_of_the_same_name_takes_no_place() {
+fn another_ring_of_the_same_name_takes_no_place_and_gets_another_name() {
     let (_dir, nodes) = connected();
     let [a, b, c] = &nodes[..] else {
         panic!("three")
@@ -58,18 +58,26 @@ fn another_ring_of_the_same_name_takes_no_place() {
         (online(a, "home") == 1).then_some(())
     });
     c.json(&["ring", "create", "home"]);
-    let told = c.run(&["ring", "join", foreign.as_str().expect("a text")]);
+    // Whoever lets it in counts on it, so it is in that ring, too.
+    let told = c.json(&["ring", "join", foreign.as_str().expect("a text")]);
+    assert_eq!(
+        (&told["ring"], &told["let_in"]),
+        (&"home-2".into(), &true.into())
+    );
+    until("both rings know each other's members", || {
+        let all = online(a, "home") == 2 && online(c, "home-2") == 2;
+        all.then_some(())
+    });
+    assert_eq!(online(c, "home"), 0);
+    // A code that nobody here knows changes nothing.
+    let far = tempfile::tempdir().expect("a directory");
+    let stranger = Node::start(far.path(), &[]);
+    let unknown = stranger.json(&["ring", "create", "home"])["code"].clone();
+    let told = c.run(&["ring", "join", unknown.as_str().expect("a text")]);
     fails(&told, 8, "--name");
     fails(&told, 8, "libernet ring leave home");
     let rings = c.json(&["ring", "list"]);
-    assert_eq!(rings["rings"].as_array().map(Vec::len), Some(1), "{rings}");
-    let named = [
-        "ring",
-        "join",
-        foreign.as_str().expect("a text"),
-        "--name",
-        "theirs",
-    ];
-    c.json(&named);
+    assert_eq!(rings["rings"].as_array().map(Vec::len), Some(2), "{rings}");
+    stranger.stop();
     nodes.into_iter().for_each(Node::stop);
 }

@@ -189,6 +189,23 @@ async fn the_words_decide_at_once_and_nobody_else_signs_for_them() {
     assert_eq!(listed(desk).await, [new.id()].into());
 }
 
+/// A copy of a machine's key forgets what that machine made: no other machine can name it again, and
+/// nothing says that it did.
+#[tokio::test]
+async fn the_words_do_not_pretend_to_bring_back_what_its_own_machine_forgot() {
+    let pair = Pair::new().await;
+    let made = pair.desk.back_up(files(1, 5, 0)).await;
+    pair.desk.forget(made.id()).await;
+    let keep = order(false, &[&made], 5);
+    let refused = obey(&pair.laptop.archive, &pair.laptop.member, keep.clone()).await;
+    assert!(matches!(refused, Err(Error::NotOurs { .. })), "{refused:?}");
+    assert_eq!(pair.laptop.log().await.orders().count(), 0);
+    // On that machine itself it comes back.
+    let kept = obey(&pair.desk.archive, &pair.desk.member, keep).await;
+    assert_eq!(kept.expect("ours").len(), 1);
+    assert_eq!(listed(&pair.desk).await, [made.id()].into());
+}
+
 /// A thief claims another machine's snapshots as its own and forgets them.
 #[tokio::test]
 async fn to_name_a_snapshot_is_not_to_have_made_it() {

@@ -14,7 +14,7 @@ use crate::ring::InviteCode;
 use crate::size::ByteSize;
 
 /// Time that a person waits for a first member to show up.
-const MEETING_PATIENCE: Duration = Duration::from_secs(5);
+const MEETING_PATIENCE: Duration = Duration::from_secs(15);
 /// Pause between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -32,26 +32,61 @@ pub(super) async fn run(request: RingJoin, yes: bool, context: &Context) -> Resu
             confirm(name, terminal, context).await?;
         }
     }
-    let (ring, lent_bytes, members, is_embedded) = context
+    let asked = request.name.clone().or_else(|| {
+        let code = request.code.0.parse::<InviteCode>().ok()?;
+        Some(code.name)
+    });
+    let (ring, lent_bytes, members, is_let_in, is_embedded, exit) = context
         .with_client(async |client, _| {
             let ring = client.ring_join(request).await?.ring;
             let patience = match terminal.screen.is_some() && !context.json && !context.quiet {
                 true => MEETING_PATIENCE,
                 false => Duration::ZERO,
             };
+            let is_awaited = !patience.is_zero();
             let members = meet(client, &ring, patience).await?;
             let lent_bytes = client.status(Status {}).await?.limits.lend;
-            Ok((ring, lent_bytes, members, client.is_embedded()))
+            let rings = client.ring_list(RingList {}).await?.rings;
+            let mut rings = rings.iter().filter(|one| one.ring == ring);
+            let is_let_in = rings.any(|one| one.generation > 0);
+            let exit = match is_awaited && !is_let_in {
+                true => Exit::Partial,
+                false => Exit::Done,
+            };
+            Ok((
+                ring,
+                lent_bytes,
+                members,
+                is_let_in,
+                client.is_embedded(),
+                exit,
+            ))
         })
         .await?;
     if context.json {
-        output::json(&json!({ "ring": ring, "lent_bytes": lent_bytes, "members": members }))?;
+        output::json(&json!({
+            "ring": ring,
+            "let_in": is_let_in,
+            "lent_bytes": lent_bytes,
+            "members": members,
+        }))?;
     } else {
-        for line in lines(&ring, lent_bytes, &members, is_embedded) {
+        if let Some(asked) = asked.filter(|asked| *asked != ring) {
+            context.notice(&format!(
+                "a ring '{}' is here already: this one is called '{}' on this machine",
+                show::printable(&asked),
+                show::printable(&ring)
+            ));
+        }
+        let lines = match is_let_in {
+            true => lines(&ring, lent_bytes, &members, is_embedded),
+            false => not_let_in(&ring, is_embedded),
+        };
+        for line in lines {
             context.notice(&line);
         }
     }
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 /// Asks whether to join.
@@ -104,13 +139,9 @@ fn lines(ring: &str, lent_bytes: u64, members: &[RingMember], is_embedded: bool)
             format!("{} ({state})", show::printable(name))
         })
         .collect();
-    lines.push(match names.len() {
-        0 => format!(
-            "no member was met yet: the node that made the code lets this one in when both run and meet; \
-             `libernet ring members {ring}` shows the members"
-        ),
-        _ => format!("members: {}", names.join(", ")),
-    });
+    if !names.is_empty() {
+        lines.push(format!("members: {}", names.join(", ")));
+    }
     lines.push(format!(
         "lent to its members from now on: up to {} of this disk",
         ByteSize(lent_bytes)
@@ -121,6 +152,23 @@ fn lines(ring: &str, lent_bytes: u64, members: &[RingMember], is_embedded: bool)
         "backups made from now on get copies there: `libernet backup PATH`, then `libernet health`"
             .to_owned()
     });
+    lines
+}
+
+/// Lines for a machine that no member has let in yet. `is_embedded`: the node ends with the command.
+fn not_let_in(ring: &str, is_embedded: bool) -> Vec<String> {
+    let ring = show::printable(ring);
+    let mut lines = vec![
+        format!("the code of the ring '{ring}' is noted; no member has let this machine in yet"),
+        format!(
+            "the node that made the code does so when both run and meet; `libernet ring list` then shows \
+             a generation above 0. If it is there and does not, the code is over, used or void: \
+             `libernet ring leave {ring}`, and ask for another one"
+        ),
+    ];
+    if is_embedded {
+        lines.push("no node is running here: `libernet up` keeps one running".to_owned());
+    }
     lines
 }
 
@@ -148,7 +196,12 @@ mod tests {
         let text = lines("home", 1, &[member], true).join("\n");
         assert!(text.contains("12D3KooWPjce (not online)"), "{text}");
         assert!(text.contains("until `libernet up` runs"), "{text}");
-        let text = lines("home", 1, &[], true).join("\n");
-        assert!(text.contains("no member was met yet"), "{text}");
+        let text = not_let_in("home", true).join("\n");
+        assert!(!text.contains("joined"), "{text}");
+        assert!(
+            text.contains("no member has let this machine in yet"),
+            "{text}"
+        );
+        assert!(text.contains("`libernet ring leave home`"), "{text}");
     }
 }

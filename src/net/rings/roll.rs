@@ -58,6 +58,15 @@ struct State {
     free_bytes: u64,
 }
 
+impl State {
+    /// Whether a peer is a member of a ring that this node is in. Two nodes that know an invitation and
+    /// were not let in are nothing to each other.
+    fn is_member(&self, peer: &PeerId, session: &Session, now: Timestamp) -> bool {
+        let mut rings = self.rings.as_slice().iter();
+        rings.any(|ring| ring.is_let_in() && ring.counts(peer, &session.proven, now))
+    }
+}
+
 /// Rings and members.
 pub(crate) struct Roll {
     key: Keypair,
@@ -96,17 +105,21 @@ impl Roll {
     }
 
     pub(super) fn online(&self) -> Vec<PeerId> {
-        self.lock().sessions.keys().copied().collect()
+        let online = self.online_space().into_iter();
+        online.map(|(peer, _)| peer).collect()
     }
 
     pub(super) fn online_space(&self) -> Vec<(PeerId, u64)> {
-        let state = self.lock();
-        let sessions = state.sessions.iter();
-        sessions.map(|(peer, s)| (*peer, s.free_bytes)).collect()
+        let (now, state) = (self.clock.now(), self.lock());
+        let members = state.sessions.iter();
+        let members = members.filter(|(peer, session)| state.is_member(peer, session, now));
+        members.map(|(peer, s)| (*peer, s.free_bytes)).collect()
     }
 
     pub(super) fn is_online(&self, peer: &PeerId) -> bool {
-        self.lock().sessions.contains_key(peer)
+        let (now, state) = (self.clock.now(), self.lock());
+        let session = state.sessions.get(peer);
+        session.is_some_and(|session| state.is_member(peer, session, now))
     }
 
     /// Whether a peer is known as a member of one of this node's rings.
@@ -163,7 +176,8 @@ impl Roll {
         let now = self.clock.now();
         let state = self.lock();
         let ring = state.rings.get(name)?;
-        let members = ring.members().iter().map(|known| {
+        let known = ring.members().iter().filter(|_| ring.is_let_in());
+        let members = known.map(|known| {
             let session = state
                 .sessions
                 .get(&known.peer)
@@ -267,7 +281,9 @@ impl Roll {
                     session.proven.push(id);
                 }
             }
-            news |= ring.saw(seen(peer, ring, now));
+            if ring.is_let_in() {
+                news |= ring.saw(seen(peer, ring, now));
+            }
         }
         drop(state);
         if news {
@@ -288,7 +304,7 @@ impl Roll {
             return;
         };
         for ring in state.rings.iter_mut() {
-            if ring.counts(peer, &session.proven, now) {
+            if ring.is_let_in() && ring.counts(peer, &session.proven, now) {
                 ring.saw(seen(*peer, ring, now));
             }
         }
@@ -340,13 +356,17 @@ impl Roll {
     pub(super) fn told(&self, peer: PeerId, info: Info) -> Told {
         let now = self.clock.now();
         let mut state = self.lock();
-        let free_bytes = |state: &State| state.sessions.get(&peer).map(|one| one.free_bytes);
-        let before = free_bytes(&state);
+        let standing = |state: &State| {
+            let session = state.sessions.get(&peer);
+            let is_member = session.is_some_and(|one| state.is_member(&peer, one, now));
+            (is_member, session.map(|one| one.free_bytes))
+        };
+        let before = standing(&state);
         let told = match self.member_told(&mut state, peer, &info, now) {
             Told::Stranger => self.estranged_told(&mut state, peer, &info, now),
             told => told,
         };
-        let online = free_bytes(&state) != before;
+        let online = standing(&state) != before;
         let ended = told == Told::News && sift(&mut state, now);
         drop(state);
         if told == Told::News {
@@ -385,13 +405,16 @@ impl Roll {
             let ahead = i128::from(info.now.0) - i128::from(now.0);
             session.ahead_ms = i64::try_from(ahead).ok();
         }
-        let mut news = ring.saw(Known {
-            name: info.name.clone(),
-            addresses: dialable(info.addresses.clone()),
-            ..seen(peer, ring, now)
-        });
-        news |= self.hear(ring, session, peer, info);
         let was_let_in = ring.is_let_in();
+        let see = |ring: &mut Ring| {
+            ring.saw(Known {
+                name: info.name.clone(),
+                addresses: dialable(info.addresses.clone()),
+                ..seen(peer, ring, now)
+            })
+        };
+        let mut news = was_let_in && see(ring);
+        news |= self.hear(ring, session, peer, info);
         match ring.follow(heard(&peer, info, true), &self.key, now) {
             Followed::Nothing => {}
             Followed::Branch => news = true,
@@ -405,6 +428,7 @@ impl Roll {
                 // A peer that gives a secret knows it.
                 session.proven.push(ring.id());
                 if !was_let_in {
+                    see(ring);
                     let others = info.removed.iter().filter(|(one, _)| *one != self.local);
                     ring.learn_removed(&others.copied().collect::<Vec<_>>());
                 }
@@ -643,5 +667,36 @@ mod tests {
         let mut few = all[..3].to_vec();
         rotate(&mut few, &mut told, ring);
         assert_eq!((few.len(), told.len()), (3, 0));
+    }
+
+    /// The attack: machines that were turned away by a used code take each other for a ring.
+    #[test]
+    fn two_that_were_not_let_in_are_nothing_to_each_other() {
+        let now = Timestamp(0);
+        let roll = || {
+            let (_, listening) = watch::channel(Vec::new());
+            let clock = Arc::new(crate::time::ManualClock::default());
+            Roll::new(Keypair::generate_ed25519(), clock, listening)
+        };
+        let (maker, newcomer, peer) = (roll(), roll(), PeerId::random());
+        let code = maker.change(|rings, key| {
+            let ring = rings.create("home", key, ring::Seed::random(), now)?;
+            ring.invite(ring::Seed::random(), ring::INVITATION_TTL, true, now)
+        });
+        let code = code.expect("made");
+        let joined = newcomer.change(|rings, _| rings.join(code, now).map(drop));
+        joined.expect("joined");
+        let ids: Vec<RingId> = newcomer
+            .secrets_for(&peer)
+            .iter()
+            .map(RingSecret::id)
+            .collect();
+        assert_eq!(newcomer.proven(peer, &ids[..1]), ids[..1]);
+        assert!(!newcomer.is_online(&peer));
+        assert_eq!(newcomer.online_space(), []);
+        assert!(newcomer.members("home").expect("the ring").is_empty());
+        // The node that made the code lets it in.
+        assert_eq!(maker.proven(peer, &ids[..1]), ids[..1]);
+        assert!(maker.is_online(&peer));
     }
 }

@@ -544,6 +544,24 @@ impl Copies {
         }
     }
 
+    /// These peers were removed from the rings: copies that they have count no more, and are made anew
+    /// elsewhere. One that is let in again counts once its copy was heard of.
+    pub(super) fn expelled(&self, removed: &[PeerId]) {
+        let removed = removed.iter().map(|peer| HEXLOWER.encode(&peer.to_bytes()));
+        let removed: BTreeSet<String> = removed.collect();
+        let mut state = self.lock();
+        let mut any = false;
+        for (peer, place) in state.jobs.values_mut().flat_map(|job| &mut job.held) {
+            if removed.contains(peer) && place.seen != Timestamp(0) {
+                (place.seen, place.missed_ms) = (Timestamp(0), u64::MAX);
+                any = true;
+            }
+        }
+        if any {
+            state.unsaved = state.unsaved.max(Unsaved::Progress);
+        }
+    }
+
     /// This much time has passed, in which these were there.
     pub(super) fn waited(&self, time: Duration, online: &BTreeMap<PeerName, u64>) {
         let time_ms = time.as_millis() as u64;

@@ -367,6 +367,35 @@ async fn blocks_that_go_and_come_are_no_progress() {
 }
 
 #[test]
+fn copies_of_the_removed_count_no_more_and_are_made_elsewhere() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let copies = Copies::open(&dir.path().join("copies")).expect("opens");
+    let (now, limits) = (fresh_place().since, Limits::default());
+    let (stays, removed) = (PeerId::random(), PeerId::random());
+    copies.want(root(1), "set", 2).expect("writes");
+    for peer in [stays, removed] {
+        let name = data_encoding::HEXLOWER.encode(&peer.to_bytes());
+        let hold = |kept: &mut Kept| drop(kept.held.insert(name.clone(), held(now)));
+        copies.update(&root(1), hold).expect("writes");
+    }
+    let health = || copies.health(now, &limits)[0].copies_min;
+    assert_eq!(health(), 2);
+    copies.expelled(&[removed]);
+    assert_eq!(health(), 1);
+    // One that is not in the ring is not asked; the next is.
+    let other = PeerId::random().to_bytes();
+    let facts = Facts {
+        jobs: copies.jobs(),
+        online: [(stays.to_bytes(), u64::MAX), (other.clone(), u64::MAX)].into(),
+        sites: std::collections::BTreeMap::new(),
+        secret: [0; 32],
+    };
+    let actions = policy::choose(now, &facts, &limits);
+    let is_asked = |action: &Action| matches!(action, Action::Ask(_, peer) if *peer == other);
+    assert!(actions.iter().any(is_asked), "{actions:?}");
+}
+
+#[test]
 fn a_backup_that_is_gone_is_lost_and_not_forgotten() {
     let dir = tempfile::tempdir().expect("a directory");
     let copies = Copies::open(&dir.path().join("copies")).expect("opens");
