@@ -56,7 +56,7 @@ pub struct Access {
 }
 
 impl Access {
-    /// What the key of a generation opens: all that was sealed in it, or before.
+    /// Access by the key of a generation: to all that was sealed in it, or before.
     pub fn new(owner: OwnerId, generation: &GenerationKey) -> Self {
         Self {
             owner,
@@ -85,7 +85,7 @@ impl Access {
         roots.find_map(|root| lease.open(root.as_bytes()))
     }
 
-    /// What this machine seals its entries with.
+    /// Key with which this machine seals its entries.
     fn sealing_key(&self) -> zeroize::Zeroizing<[u8; 32]> {
         let root = self.roots.first().expect("there is a first generation");
         sealing_key(root.as_bytes())
@@ -141,12 +141,12 @@ pub struct Found {
     pub unread: Vec<([u8; 32], Error)>,
     /// All snapshots.
     pub catalog: Catalog,
-    /// What is forgotten, and what is asked to be.
+    /// Fates of the snapshots that are forgotten, or asked to be.
     pub fates: Fates,
     /// Snapshots that were found by looking further back, and that no newest log names: see
     /// [`Archive::look_back`].
     pub older: Catalog,
-    /// What the one who reads the backups should know of how they were found.
+    /// Notes for the reader of the backups on how they were found.
     pub notes: Vec<String>,
     /// Peers that were connected at the end of the search.
     pub peers: usize,
@@ -172,8 +172,8 @@ pub struct Home {
     head_file: PathBuf,
     /// Held while the log of this machine is being changed.
     writing: tokio::sync::Mutex<()>,
-    /// Held while the file with the head is read and written. What the owner decided, as far as the
-    /// file is known to say it.
+    /// Decisions of the owner's, as far as the file with the head is known to hold them. Locked
+    /// while that file is read and written.
     decided: Mutex<Option<Decisions>>,
     requests_file: PathBuf,
     /// Content of that file, once it was read.
@@ -192,7 +192,7 @@ impl Home {
         }
     }
 
-    /// Replaces the head in the file, durably. What the owner decided and the file says stays.
+    /// Replaces the head in the file, durably. Decisions of the owner's that the file holds stay.
     fn write(&self, head: &HeadRecord, now: Timestamp) -> Result<(), Error> {
         let mut decided = self.decided.lock().unwrap_or_else(PoisonError::into_inner);
         let before = read_head(&self.head_file)?.filter(|before| before.owner() == head.owner());
@@ -225,8 +225,8 @@ impl Home {
         Ok(())
     }
 
-    /// Takes note of the requests in these logs. What can't be written down counts as not seen yet,
-    /// which only puts off what is asked.
+    /// Takes note of the requests in these logs. A request that can't be written down counts as not
+    /// seen yet, which only puts off what is asked.
     fn look(
         &self,
         logs: &[Log],
@@ -364,8 +364,9 @@ impl Archive {
         })
     }
 
-    /// A snapshot has one maker. Where several machines name one, the snapshot itself tells whose it
-    /// is: the others may name it with a key that does not open it, or to forget it as their own.
+    /// A snapshot has one maker. Where several machines name one, the snapshot itself tells whose
+    /// it is: the others may name it with a key that does not open it, or to forget it as their
+    /// own.
     async fn settle_rivals(&self, source: &dyn BlockSource, logs: &mut [Log]) {
         let owner = *self.access.owner.as_bytes();
         let read = rivals(logs).into_iter().map(|(link, machine)| async move {
@@ -432,7 +433,8 @@ impl Archive {
         Ok((told as u64, is_kept))
     }
 
-    /// Whether this machine may write: it may not once it was turned out, and not with keys of before.
+    /// Checks that this machine may write: it may not once it was turned out, and not with keys of
+    /// before.
     fn may_write(&self, head: &HeadRecord, member: &Membership) -> Result<(), Error> {
         let (decisions, machine) = (head.decisions(), member.machine().id());
         if decisions.revocation(machine.as_bytes()).is_some() {
@@ -448,7 +450,7 @@ impl Archive {
         }
     }
 
-    /// What is forgotten by these logs, which come back. `is_whole`: none is missing.
+    /// Weighs what these logs forget, and gives the logs back. `is_whole`: no log is missing.
     async fn fates(
         &self,
         logs: Vec<Log>,
@@ -955,7 +957,8 @@ pub fn present_key(data_dir: &Path, member: &Membership) -> Result<Option<Genera
     Ok(key.filter(|key| key.at(known.number()).as_ref() == Some(known)))
 }
 
-/// What the owner decided, as the file with the head says it. Only that is checked, which is quick.
+/// Reads the owner's decisions in the file with the head. Only the decisions are checked, which is
+/// quick.
 fn read_decisions(path: &Path, owner: &[u8; 32]) -> Result<Option<Decisions>, Error> {
     let head = match file::read(path, MAX_RECORD_BYTES as u64) {
         Ok(bytes) => bytes.and_then(|bytes| HeadRecord::decode(&bytes).ok()),

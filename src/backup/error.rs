@@ -52,15 +52,15 @@ pub enum Error {
     /// Nothing that can be had back goes by that name.
     #[error("no snapshot '{text}' is forgotten or asked to be, and can still be had back")]
     NotForgotten {
-        /// What was asked for.
+        /// Name or id that was asked for.
         text: String,
     },
-    /// It takes more than this machine's key to bring the snapshot back.
+    /// Bringing the snapshot back takes more than this machine's key.
     #[error("the snapshot {id} {why}")]
     NotOurs {
         /// The snapshot.
         id: BlockId,
-        /// Who forgot it.
+        /// Word that forgot it, and how to take that back.
         why: String,
     },
     /// The owner turned this machine out.

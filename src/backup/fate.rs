@@ -1,16 +1,17 @@
-//! Fates of snapshots: which are forgotten, which are asked to be, and what keeps them. Pure policy.
+//! Fates of snapshots: which are forgotten, which are asked to be, and what keeps them. Pure
+//! policy.
 //!
 //! - The machine that made a snapshot forgets it, and no other machine's word counts as its.
 //! - Another machine asks. A request is carried out [`NOTICE_DAYS`] after this machine first saw it
-//!   ([`Seen`]), unless a machine keeps the snapshot (`unforget`), and never for the newest snapshot of
-//!   a set.
+//!   ([`Seen`]), unless a machine keeps the snapshot (`unforget`), and never for the newest
+//!   snapshot of a set.
 //! - The owner's words decide at once, either way ([`Order`]).
 //!
 //! Invariant: nothing that a machine's key can sign makes another machine's snapshot go before the
-//! notice is over. What can't be read may be a word against a request, so that none is carried out
-//! while a log is missing.
+//! notice is over. A log that can't be read may hold a word against a request, so that none is
+//! carried out while a log is missing.
 //!
-//! Deliberately absent: what is done with what is gone (`prune`), and the clock: a request's age comes
+//! Deliberately absent: the removal of what is gone (`prune`), and the clock: a request's age comes
 //! from the days on which this machine saw it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,7 +33,7 @@ type MachineKey = [u8; 32];
 pub enum Hold {
     /// The notice is not over: so many days are left.
     Notice(u32),
-    /// It is the newest snapshot of its set.
+    /// The snapshot is the newest of its set.
     Newest,
     /// A machine of the owner's keeps it.
     Kept,
@@ -57,7 +58,7 @@ pub struct Asked {
     pub hold: Option<Hold>,
 }
 
-/// What is known.
+/// Facts that decide the fates.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
     /// The owner, whose signature an order has.
@@ -75,9 +76,10 @@ pub struct Facts<'a> {
 /// Fates of all snapshots that some log forgets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fates {
-    /// What each machine forgets.
+    /// Snapshots that each machine's log forgets, its own and those of others.
     own: BTreeSet<(MachineKey, BlockId)>,
-    /// What goes, whoever made it: by the owner's words, or by requests that are due.
+    /// Snapshots that go, whichever machine made them: by the owner's words, or by requests that
+    /// are due.
     gone: BTreeSet<BlockId>,
     mentioned: BTreeSet<BlockId>,
     asked: Vec<Asked>,

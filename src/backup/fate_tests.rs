@@ -86,9 +86,10 @@ fn weigh(logs: &[Log], revoked: &BTreeSet<MachineKey>, seen: &Seen, is_whole: bo
 }
 
 proptest! {
-    /// Whatever the other machines write, in whatever order it is read, and whatever the clock says: what
-    /// a machine names and does not forget stays, unless the owner's words let it go, or a request of a
-    /// machine that counts is as old as it must be, and nothing keeps the snapshot.
+    /// Logs of other machines may say anything, be read in any order, and at any time by the clock:
+    /// a snapshot that a machine names and does not forget stays, unless the owner's words let it
+    /// go, or a request of a machine that counts is as old as it must be, and nothing keeps the
+    /// snapshot.
     #[test]
     fn nothing_honest_is_lost_and_no_revoked_key_counts(
         words in proptest::collection::vec((0..MACHINES, word()), 0..24),

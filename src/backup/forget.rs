@@ -1,7 +1,7 @@
 //! Forgetting snapshots: by a policy, or by name. Only logs change; the space comes back when it is pruned.
 //!
-//! What this machine made is forgotten; what another one made is asked for ([`fate`](super::fate)). What the owner's words decide
-//! this machine passes on ([`obey`]).
+//! A snapshot that this machine made is forgotten; one that another machine made is asked for
+//! ([`fate`](super::fate)). An order of the owner's words is passed on by this machine ([`obey`]).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -122,8 +122,8 @@ impl Forgot {
     }
 }
 
-/// Has this machine's log carry an order of the owner's. What it keeps and this machine forgot is
-/// named again. Returns the snapshots that are listed, and that it is about.
+/// Has this machine's log carry an order of the owner's. A snapshot that the order keeps and this
+/// machine forgot is named again. Returns the listed snapshots that the order is about.
 ///
 /// # Errors
 /// [`Error::OtherWords`], [`Error::LogFull`], [`Error::NotOurs`] for what is to be kept and was

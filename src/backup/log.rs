@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Snapshots of an owner are the union of all logs' snapshots ([`Catalog`](super::Catalog)). A
-//! machine forgets its own; that it forgets another machine's is a request, and what comes of it
-//! is decided elsewhere ([`Fates`](super::Fates)). A log also carries what the owner's words decided
+//! machine forgets its own; that it forgets another machine's is a request, and what comes of it is
+//! decided elsewhere ([`Fates`](super::Fates)). A log also carries orders of the owner's words
 //! ([`Order`]), which any machine may pass on and none can make.
 //!
 //! Which snapshot of a machine is the newer one is what its log says ([`Logged::sequence`]), never
@@ -60,7 +60,8 @@ pub struct Log {
     /// Its name.
     pub machine_name: String,
     snapshots: Vec<Logged>,
-    /// What is forgotten; of the machine's own also what it was, as long as it can be had back.
+    /// Ids that are forgotten; an own one with its snapshot as it was, as long as it can be had
+    /// back.
     forgotten: BTreeMap<BlockId, Option<Logged>>,
     kept: BTreeSet<BlockId>,
     orders: Vec<Order>,
@@ -123,7 +124,7 @@ impl Log {
         &self.kept
     }
 
-    /// What the owner's words decided. Their signatures are yet to be checked.
+    /// Orders of the owner's words. Their signatures are yet to be checked.
     pub fn orders(&self) -> &[Order] {
         &self.orders
     }
@@ -170,8 +171,8 @@ impl Log {
             .any(|logged| logged.snapshot.id == *id)
     }
 
-    /// Forgets a snapshot of this machine's, or asks to forget another's. An own one can be had back
-    /// until [`settle`](Self::settle) drops its mention.
+    /// Forgets a snapshot of this machine's, or asks to forget another's. An own snapshot can be
+    /// had back until [`settle`](Self::settle) drops its mention.
     ///
     /// # Errors
     /// [`Error::LogFull`].
@@ -206,8 +207,8 @@ impl Log {
         Ok(())
     }
 
-    /// Takes back that a snapshot is forgotten; an own one is named again as it was. Returns whether
-    /// it was forgotten.
+    /// Takes back that a snapshot is forgotten; an own one is named again as it was. Returns
+    /// whether it was forgotten.
     ///
     /// # Errors
     /// [`Error::LogFull`].
@@ -518,7 +519,8 @@ pub(super) mod tests {
         assert_eq!(decode(&bytes).expect("its own bytes"), log);
     }
 
-    /// An own snapshot comes back as it was, a mention of another's goes, and what was replaced is gone.
+    /// An own snapshot comes back as it was, a mention of another's goes, and what was replaced is
+    /// gone.
     #[test]
     fn forgetting_is_taken_back() {
         let mut log = log(1, &[1, 2, 3]);
@@ -538,7 +540,7 @@ pub(super) mod tests {
         assert_eq!(log.forgotten_snapshots().count(), 0);
         assert!(log.unforget(&link(3).id).expect("room"));
         assert!(!log.has(&link(3).id), "nothing tells what it was");
-        // What is kept is not asked for by the same machine.
+        // A machine that asks to forget a snapshot keeps it no more.
         log.keep(link(9).id).expect("room");
         log.forget(link(9).id).expect("room");
         assert!(log.kept().is_empty());

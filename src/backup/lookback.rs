@@ -1,9 +1,9 @@
 //! Looks further back than the newest logs: at earlier entries of the head, and at what is leased.
 //!
-//! Whoever has copied a machine's key signs newer entries in its name, which may lead nowhere or
-//! leave out what they like. What was said before stays in the head's history, and every lease of a
-//! backup holds what the owner's words need to open it: so a backup that is whole at one holder is
-//! found without head and log.
+//! A thief who has copied a machine's key signs newer entries in its name, which may lead nowhere
+//! or leave out anything. Earlier entries stay in the head's history, and every lease of a backup
+//! holds what the owner's words need to open it: so a backup that is whole at one holder is found
+//! without head and log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -25,11 +25,11 @@ use crate::net::replica::{Answer, Recovered, Request, recovery_proof};
 use crate::store::Keep;
 use crate::time::Timestamp;
 
-/// How long one earlier log, or one snapshot of a lease, is looked for.
+/// Time for which one earlier log, or one snapshot of a lease, is looked for.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long earlier logs are looked for where the newest ones could be read.
+/// Time for which earlier logs are looked for where the newest ones could be read.
 const EXTRA: Duration = Duration::from_secs(10);
-/// How long one peer may take to answer.
+/// Time that one peer has to answer.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// Peers that are asked, and that are asked at the same time.
 const MAX_ASKED: usize = 64;
@@ -38,10 +38,10 @@ const ASKED_AT_ONCE: usize = 8;
 const MAX_PAGES: usize = 64;
 const MAX_OPENED: usize = 4096;
 
-/// What the connected peers have of an owner.
+/// Heads and leases that the connected peers have of an owner.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
-    /// What each of them told that keeps the owner's head.
+    /// The owner's head as each peer told it that keeps one.
     pub(super) heads: Vec<(PeerId, HeadRecord)>,
     /// Snapshots of valid leases, with the machine that leased each.
     pub(super) leased: BTreeMap<BlockId, (Link, [u8; 32])>,
@@ -49,8 +49,8 @@ pub(super) struct Holders {
 
 impl Archive {
     /// Adds to what was found whatever earlier entries and leases lead to: snapshots of machines
-    /// whose newest log could not be read count as found, all others as older ones. Whoever reads it
-    /// is told by [`Found::notes`].
+    /// whose newest log could not be read count as found, all others as older ones. The reader is
+    /// told by [`Found::notes`].
     ///
     /// # Errors
     /// [`Error::Stopping`]. Finding nothing more is no error.
@@ -94,7 +94,8 @@ impl Archive {
             .await?;
         // Of a machine whose newest log can't be read, what is leased may be newer than all logs.
         let mut read: BTreeSet<[u8; 32]> = found.logs.iter().map(|log| log.machine).collect();
-        // What a machine leased that was turned out may be a thief's: it is nobody's newest.
+        // A snapshot leased by a machine that was turned out may be a thief's: it is nobody's
+        // newest.
         read.extend(
             found
                 .head
@@ -108,7 +109,8 @@ impl Archive {
         let current: Vec<&Log> = current.collect();
         let catalog = Catalog::of(current.iter().copied(), &found.fates, now);
         let all = current.into_iter().chain(&earlier.all).chain(&kept);
-        // What a newer log forgets is among them: whoever has the machine's key can forget.
+        // Snapshots that a newer log forgets are among them: a thief with the machine's key can
+        // forget.
         let whole = Catalog::of(all, &Fates::default(), now);
         let is_current: BTreeSet<BlockId> = catalog
             .snapshots()
@@ -311,7 +313,7 @@ fn add(holders: &mut Holders, lease: &Lease, access: &Access) {
     }
 }
 
-/// What earlier entries' logs say.
+/// Logs that earlier entries name.
 #[derive(Debug, Default)]
 struct Earlier {
     /// Of each machine whose newest log could not be read, the newest that could.

@@ -5,18 +5,21 @@
 //! ```
 //!
 //! - [`owner`]: words, keys, and the file in which a machine keeps its part of them.
-//! - [`Archive`]: head, logs and [`Catalog`] of one owner; the only place that writes a log. `lookback`: earlier entries and leases.
-//!   [`ReadBack`]: what others have of the head.
-//! - [`run`]: one backup. [`forget`], [`prune`], [`check`]: what is done with what is there. [`fate`]: what may go. Restoring is `bundle::extract` of a snapshot's tree.
+//! - [`Archive`]: head, logs and [`Catalog`] of one owner; the only place that writes a log.
+//!   `lookback`: earlier entries and leases. [`ReadBack`]: what others have of the head.
+//! - [`run`]: one backup. [`forget`], [`prune`], [`check`]: what is done with what is there.
+//!   [`fate`]: what may go. Restoring is `bundle::extract` of a snapshot's tree.
 //! - [`retention`], [`schedule`]: pure policy. [`sets`]: what is backed up again and again.
 //!   [`Choice`]: which snapshots a command means.
 //!
 //! # Invariants
 //!
-//! A snapshot is named by a log only when all its blocks are durable and pinned. Nothing that a log names loses its pin: forgetting writes
-//! the log first. Only the machine that made a snapshot and the owner's words make it go at once; another machine's word is a request
-//! ([`fate`]). A pin that no log names is either a snapshot whose run was cut off at the last moment, and is taken in by the next run, or
-//! forgotten, and is removed by the next prune. No step needs a lock that a dead process could leave behind.
+//! A snapshot is named by a log only when all its blocks are durable and pinned. Nothing that a log
+//! names loses its pin: forgetting writes the log first. Only the machine that made a snapshot and
+//! the owner's words make it go at once; another machine's word is a request ([`fate`]). A pin that
+//! no log names is either a snapshot whose run was cut off at the last moment, and is taken in by
+//! the next run, or forgotten, and is removed by the next prune. No step needs a lock that a dead
+//! process could leave behind.
 //!
 //! Deliberately absent: copies on other machines (leases), files and trees themselves (`bundle`).
 

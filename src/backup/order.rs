@@ -97,7 +97,7 @@ impl Order {
         Self::from_wire(message).map_err(wrong)
     }
 
-    /// What the owner signs: a domain, the owner's key, and all else in its one form.
+    /// Message that the owner signs: a domain, the owner's key, and all else in its one form.
     fn message(&self, owner: &OwnerId) -> Vec<u8> {
         let mut message = self.to_wire();
         message.signature.clear();
@@ -166,7 +166,7 @@ pub(super) mod tests {
             let read = Order::decode(&broken);
             assert!(!read.is_ok_and(|order| order.is_by(&owner)), "byte {at}");
         }
-        // That snapshots go is not what that they stay says.
+        // A signature of an order to forget does not hold for an order to keep.
         let mut turned = order.clone();
         turned.forgets = false;
         assert!(!turned.is_by(&owner));

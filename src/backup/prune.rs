@@ -7,9 +7,10 @@
 //! had stored goes as well. Cut off anywhere, the next prune goes on. On request packs of which
 //! little is used are then written anew ([`repack`]), and what they leave behind goes the same way.
 //!
-//! Invariants: no pin goes unless its snapshot is forgotten by who may ([`fate`](super::fate)). A block goes only when nothing refers to it, which the
-//! store checks in the same step: a backup that runs beside it refers to a block before it relies on it. Memory is bounded whatever
-//! the number of blocks.
+//! Invariants: no pin goes unless its snapshot is forgotten by a word that may
+//! ([`fate`](super::fate)). A block goes only when nothing refers to it, which the store checks in
+//! the same step: a backup that runs beside it refers to a block before it relies on it. Memory is
+//! bounded whatever the number of blocks.
 //!
 //! Deliberately absent: deciding what to forget (`retention`).
 
@@ -239,8 +240,9 @@ impl Prune<'_> {
         Ok((pins, found))
     }
 
-    /// What goes for another reason than this machine's own word, and its log still names: the log forgets it as well, until its pin is
-    /// gone. Otherwise the reason could be taken back while the pin is going, and a log would name what is not there.
+    /// Has this machine's log forget, too, the snapshots that it still names and that go for
+    /// another reason than this machine's own word, until their pins are gone. Otherwise the reason
+    /// could be taken back while a pin is going, and a log would name what is not there.
     async fn forget_too(&self, gone: &[BlockId]) -> Result<(), Error> {
         if gone.is_empty() {
             return Ok(());
@@ -448,7 +450,8 @@ fn distinct(pins: &[SnapshotPin]) -> u64 {
     ids.len() as u64
 }
 
-/// The turn of prunes of this directory: no other one works, and none is cut off in its middle, while it is held.
+/// The turn of prunes of this directory: no other one works, and none is cut off in its middle,
+/// while it is held.
 ///
 /// # Errors
 /// [`Error::File`].

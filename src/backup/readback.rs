@@ -1,7 +1,8 @@
 //! Reads the head back as a stranger would find it: from others, never from here.
 //!
-//! That this machine has written and published a head says nothing of what others have. Whoever has
-//! copied its key may have written a newer entry; the peers that took it may have dropped it.
+//! A head that this machine has written and published says nothing of what others have. A thief who
+//! has copied the machine's key may have written a newer entry; the peers that took the head may
+//! have dropped it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,12 +16,12 @@ use crate::head::HeadRecord;
 use crate::id::BlockId;
 use crate::net::exchange::Answer;
 
-/// How long one peer may take to give the log.
+/// Time that one peer has to give the log.
 const LOG_TIMEOUT: Duration = Duration::from_secs(10);
 /// Peers that are asked for the log.
 const MAX_ASKED: usize = 8;
 
-/// What others told of this machine's newest entry.
+/// Answers of others about this machine's newest entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadBack {
     /// Peers that told a head of this owner.

@@ -21,7 +21,8 @@ use crate::time::Timestamp;
 
 /// Most days that a gap between two days on which a request was seen counts for.
 const MAX_GAP_DAYS: u32 = 7;
-/// Most requests that are counted. Those beyond are not carried out; the owner's words still decide.
+/// Most requests that are counted. Requests beyond are not carried out; the owner's words still
+/// decide.
 const MAX_REQUESTS: usize = 16_384;
 const MAX_FILE_BYTES: u64 = 16 << 20;
 const VERSION: u32 = 1;
@@ -73,8 +74,8 @@ impl Seen {
         self.0.get(request)
     }
 
-    /// Notes that these requests are there now. `is_whole`: there are no others, so that what is not
-    /// among them was taken back. Returns whether anything has changed.
+    /// Notes that these requests are there now. `is_whole`: there are no others, so that a request
+    /// that is not among them was taken back. Returns whether anything has changed.
     pub fn look(&mut self, requests: &BTreeSet<Request>, is_whole: bool, now: Timestamp) -> bool {
         let before = self.0.len();
         if is_whole {
@@ -233,8 +234,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the clock says on some of the looks, those bring a request forward by a week each
-        /// at most; and it grows no older than the days on which it was seen allow.
+        /// A look at a wrong time by the clock brings a request forward by a week before it and one
+        /// after it at most; and a request grows no older than the days on which it was seen allow.
         #[test]
         fn a_wrong_clock_brings_little_forward(
             right in proptest::collection::vec(20_000u32..20_020, 1..20),

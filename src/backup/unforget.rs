@@ -1,4 +1,5 @@
-//! Taking back that a snapshot is forgotten: before it is pruned, or before a request is carried out.
+//! Taking back that a snapshot is forgotten: before it is pruned, or before a request is carried
+//! out.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::prune;
 use crate::id::BlockId;
 use crate::store::Store;
 
-/// How long to look for each log.
+/// Time for which each log is looked for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A snapshot that is forgotten, or asked to be.
@@ -21,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Deleted {
     /// The snapshot, and the machine that made it.
     pub listed: Listed,
-    /// What it is forgotten by; none while it is only asked for.
+    /// Word by which the snapshot is forgotten; none while it is only asked for.
     pub by: Option<ForgottenBy>,
     /// Requests of other machines.
     pub asked: Vec<Asked>,
@@ -84,12 +85,13 @@ impl Found {
     }
 }
 
-/// Takes back that these snapshots are forgotten: an own one is named again, a request of this machine is withdrawn, and what another
-/// machine asks for is kept. `journal_dir` is that of [`prune`](super::prune::PruneOptions): a prune that is under way ends first.
+/// Takes back that these snapshots are forgotten: an own one is named again, a request of this
+/// machine is withdrawn, and what another machine asks for is kept. `journal_dir` is that of
+/// [`prune`](super::prune::PruneOptions): a prune that is under way ends first.
 ///
 /// # Errors
-/// [`Error::NotForgotten`] and [`Error::Ambiguous`] for a wrong name, [`Error::NotOurs`] for what another machine or the words decided:
-/// nothing has changed then. [`Error::LogFull`].
+/// [`Error::NotForgotten`] and [`Error::Ambiguous`] for a wrong name, [`Error::NotOurs`] for what
+/// another machine or the words decided: nothing has changed then. [`Error::LogFull`].
 pub async fn unforget(
     archive: &Archive,
     member: &Membership,

@@ -7,15 +7,16 @@
 //! id      = SHA2-384(block)
 //! ```
 //!
-//! The key is a hash of exactly what is encrypted, so that one key never encrypts two payloads; that
-//! makes the fixed nonce safe. The block commits to its key (see [`aead`]): no bytes open with two
-//! keys. Equal plaintext under one [`Context`] gives equal blocks (convergent encryption); whoever
-//! doesn't know the context can't test whether somebody has a known file.
+//! The key is a hash of exactly what is encrypted, so that one key never encrypts two payloads;
+//! that makes the fixed nonce safe. The block commits to its key (see [`aead`]): no bytes open with
+//! two keys. Equal plaintext under one [`Context`] gives equal blocks (convergent encryption);
+//! whoever doesn't know the context can't test whether somebody has a known file.
 //!
 //! The zeros round the payload up to a few size classes. In the public context these are those of
 //! Padmé ("Reducing Metadata Leakage from Encrypted Files and Communication with PURBs", 2019): at
 //! most 12% for small payloads, 3% from 1 MiB on. In a secret one there are eight classes an octave
-//! from 4 KiB on, at most an eighth and about 5% on average: 24 sizes for all chunks of large files.
+//! from 4 KiB on, at most an eighth and about 5% on average: 24 sizes for all chunks of large
+//! files.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -49,7 +50,7 @@ const INDEX_CONTEXT: &str = "libernet 2026-11 chunk index v2";
 /// Purpose of the tables by which files are cut.
 const CUTS_CONTEXT: &str = "libernet 2026-11 gear table";
 
-/// Who shares deduplication: everybody, or one owner, or a single put.
+/// Circle that shares deduplication: everybody, or one owner, or a single put.
 #[derive(Clone)]
 pub struct Context {
     key: Key,
@@ -79,8 +80,8 @@ impl Context {
         }
     }
 
-    /// Fills `table` with the numbers that decide where a file is cut; `false`, and nothing done, in
-    /// the public context, where everybody cuts alike.
+    /// Fills `table` with the numbers that decide where a file is cut; `false`, and nothing done,
+    /// in the public context, where everybody cuts alike.
     pub fn fill_cut_table(&self, table: &mut [u8]) -> bool {
         if !self.is_public {
             hash::expand(CUTS_CONTEXT, self.key.as_bytes(), table);

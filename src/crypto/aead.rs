@@ -1,4 +1,5 @@
-//! AES-256-GCM with a fixed nonce and a commitment to the key, for keys that encrypt one payload only.
+//! AES-256-GCM with a fixed nonce and a commitment to the key, for keys that encrypt one payload
+//! only.
 //!
 //! ```text
 //! sealed     = ciphertext | tag (16 bytes) | commitment (32 bytes)
@@ -6,12 +7,13 @@
 //! ```
 //!
 //! The nonce is all zeros: safe only because a [`Key`] is derived from the very payload that it
-//! encrypts, so that one key never meets two payloads. Never call this with a key of any other origin.
+//! encrypts, so that one key never meets two payloads. Never call this with a key of any other
+//! origin.
 //!
 //! The commitment is there because GCM alone does not commit: its tag can be made to fit two keys
 //! that give two different plaintexts of one ciphertext ("How to Abuse and Fix Authenticated
-//! Encryption Without Key Commitment", Albertini et al., 2022). Opening checks the commitment first:
-//! to make bytes that open with two keys takes a collision of BLAKE3.
+//! Encryption Without Key Commitment", Albertini et al., 2022). Opening checks the commitment
+//! first: to make bytes that open with two keys takes a collision of BLAKE3.
 //!
 //! AWS-LC's implementation, twice as fast as the `aes-gcm` crate where the processor has AVX-512; the tests hold it against that crate.
 

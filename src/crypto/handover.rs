@@ -1,11 +1,11 @@
 //! Sealing for the holder of an ed25519 key: what only that key's secret opens.
 //!
-//! ECIES: X25519 between a new key and the recipient's (an ed25519 key and the X25519 key of the same
-//! secret may be used beside each other: <https://eprint.iacr.org/2021/509>), HKDF-SHA-256 over the
-//! shared point and both public keys, AES-256-GCM. Sealed form: the new public key (32 bytes), then
-//! what [`super::secretbox`] makes.
+//! ECIES: X25519 between a new key and the recipient's (an ed25519 key and the X25519 key of the
+//! same secret may be used beside each other: <https://eprint.iacr.org/2021/509>), HKDF-SHA-256
+//! over the shared point and both public keys, AES-256-GCM. Sealed form: the new public key (32
+//! bytes), then what [`super::secretbox`] makes.
 //!
-//! Whoever seals is not known by it: a signature around it says that.
+//! The sealed form does not tell who made it: a signature around it does.
 
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use zeroize::Zeroizing;

@@ -304,7 +304,7 @@ impl Ledger {
             .map_or(Standing::Newcomer, Entry::standing)
     }
 
-    /// What a peer keeps for us.
+    /// Amount that a peer keeps for us.
     pub fn keeps_for_us(&self, peer: PeerId) -> Amount {
         let book = self.lock();
         book.0

@@ -192,7 +192,8 @@ impl Depot {
         self.leavings() % 2 == 1
     }
 
-    /// Changes with that, and when leases have ended. A job that remembers what is kept for others has to look again then.
+    /// A number that changes with [`is_leaving`](Self::is_leaving), and when leases have ended. A
+    /// job that remembers what is kept for others has to look again then.
     pub fn leavings(&self) -> u64 {
         self.inner.leaving.load(Ordering::Relaxed)
     }

@@ -2,8 +2,8 @@
 //! that the others go on with.
 //!
 //! - [`Revocation`]: of a machine that is turned out only those entries count that the revocation
-//!   names. Nothing else that the machine's key signs counts where the revocation is known, whatever
-//!   time it says.
+//!   names. Nothing else that the machine's key signs counts where the revocation is known,
+//!   whatever time it says.
 //! - [`Handover`]: the key of a generation, sealed for each machine that stays. The latest counts.
 //!
 //! Both are signed by the owner's own key, so that no machine can make one, nor take one back. They
@@ -22,7 +22,7 @@ use crate::crypto::key::Key;
 use crate::time::Timestamp;
 use crate::wire::head as wire;
 
-/// Most machines that one owner turns out. Whoever has to turn out more makes a new owner.
+/// Most machines that one owner turns out. Turning out more takes a new owner.
 pub const MAX_REVOKED: usize = 16;
 /// Most entries of a machine that count after it was turned out.
 pub const MAX_COUNTING: usize = 8;
@@ -299,7 +299,7 @@ impl Decisions {
         revocation.is_none_or(|revocation| revocation.counts(entry))
     }
 
-    /// What both say together. With more revocations than there may be the latest stay.
+    /// Unites what both say. With more revocations than there may be the latest stay.
     #[must_use]
     pub fn merge(&self, other: &Self) -> Self {
         let mut merged = self.clone();
@@ -397,7 +397,7 @@ impl Decisions {
     }
 }
 
-/// What stands for an entry: it covers the signature, so that no two entries have the same.
+/// Digest of an entry: it covers the signature, so that no two entries have the same.
 fn digest(entry: &HeadEntry) -> [u8; DIGEST_BYTES] {
     hash::derive_key(
         DIGEST_CONTEXT,

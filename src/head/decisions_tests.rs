@@ -21,7 +21,7 @@ fn key(n: u8) -> MachineKey {
     machine(n).verifying_key().to_bytes()
 }
 
-/// What machine `n` signs, whoever has its key.
+/// Entry that machine `n` signs, or a thief with its key.
 fn entry(n: u8, sequence: u64, log: u8) -> HeadEntry {
     let link = Link {
         id: BlockId::from_sha384([log; 48]),
@@ -60,7 +60,8 @@ fn decided(record: &HeadRecord, revocations: Vec<Revocation>) -> HeadRecord {
     record.decided(&Decisions::new(revocations, None), NOW)
 }
 
-/// The attack: a stolen machine goes on signing after it was turned out, with whatever sequence and time.
+/// The attack: a stolen machine goes on signing after it was turned out, with whatever sequence and
+/// time.
 #[test]
 fn nothing_that_a_revoked_key_signs_counts_but_what_was_known() {
     let (known, desk) = (entry(1, 3, 1), entry(2, 7, 2));
@@ -246,8 +247,8 @@ fn say(word: &Word) -> HeadRecord {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-    /// In whatever order it comes to be known, and whatever clock is used: nothing of a machine that
-    /// was turned out counts but what its revocation names, every other machine's newest entry is
+    /// Records merge in any order, and at any time by the clock: nothing of a machine that was
+    /// turned out counts but what its revocation names, every other machine's newest entry is
     /// there, and all know the same decisions.
     #[test]
     fn no_revoked_key_counts_and_no_honest_entry_is_lost(

@@ -129,8 +129,9 @@ impl HeadEntry {
         self.time_ms <= now.0.saturating_add(MAX_SKEW_MS)
     }
 
-    /// What tells the newer of two entries of one machine: the sequence, then the signature, which
-    /// no two entries share. The same order decides which machines stay when there are too many.
+    /// Rank that tells the newer of two entries of one machine: the sequence, then the signature,
+    /// which no two entries share. The same order decides which machines stay when there are too
+    /// many.
     pub(super) const fn rank(&self) -> (u64, &[u8; 64]) {
         (self.sequence, &self.signature)
     }

@@ -60,8 +60,8 @@ fn newest(entries: &[HeadEntry]) -> BTreeSet<usize> {
     newest.map(|(at, _)| at).collect()
 }
 
-/// Makes the entries of all machines fit into one record, beside the owner's decisions. Each list has
-/// at least one.
+/// Makes the entries of all machines fit into one record, beside the owner's decisions. Each list
+/// has at least one.
 pub(super) fn fit<'a>(
     machines: impl IntoIterator<Item = &'a mut Vec<HeadEntry>>,
     decisions_bytes: usize,

@@ -4,9 +4,9 @@
 //! (the certificate) admits each machine, and each [`HeadEntry`] is signed by its machine. Only who
 //! knows the owner's sealing key reads which key opens a log.
 //!
-//! A record is a history. Whoever has copied a machine's key signs entries as that machine does, so
-//! what is newest proves nothing: entries of before stay beside it (`history`), and who reads them
-//! goes past an entry that leads nowhere.
+//! A record is a history. A thief who has copied a machine's key signs entries as that machine
+//! does, so what is newest proves nothing: entries of before stay beside it (`history`), and who
+//! reads them goes past an entry that leads nowhere.
 //!
 //! Invariants:
 //! - Bytes have one reading: `decode` refuses whatever `encode` would have written otherwise.
@@ -45,7 +45,7 @@ pub const MAX_ENTRIES: usize = MAX_RECORD_BYTES / history::ENTRY_BYTES;
 pub const NEWEST: usize = 16;
 /// For how long the first entry of each day stays, in milliseconds.
 pub const HISTORY_MS: u64 = 75 * DAY_MS;
-/// How far clocks may differ, in milliseconds.
+/// Most that clocks may differ, in milliseconds.
 pub const MAX_SKEW_MS: u64 = DAY_MS;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;

@@ -55,7 +55,7 @@ impl HeadRecord {
         head_id(&self.owner)
     }
 
-    /// What the owner's words decided about its machines.
+    /// Decisions of the owner's words about its machines.
     pub const fn decisions(&self) -> &Decisions {
         &self.decisions
     }
@@ -221,8 +221,8 @@ impl HeadRecord {
         .encode_to_vec()
     }
 
-    /// Checks that this is the record that belongs under `key` and that all signatures hold: some 65
-    /// microseconds for each entry and each machine. Not for async tasks.
+    /// Checks that this is the record that belongs under `key` and that all signatures hold: some
+    /// 65 microseconds for each entry and each machine. Not for async tasks.
     ///
     /// # Errors
     /// [`Error::OtherOwner`], [`Error::BadCertificate`], [`Error::BadSignature`],
@@ -259,8 +259,8 @@ impl HeadRecord {
         Ok(())
     }
 
-    /// What both records know together, as far as it stays: see [`history`](super). Both must be
-    /// valid. What this one knows counts as what was known first.
+    /// Merges what both records know, as far as it stays: see [`history`](super). Both must be
+    /// valid. Entries of this one count as known first.
     ///
     /// When there are more than [`MAX_MACHINES`] machines, those with the highest sequences stay: a
     /// new machine, whose count starts low, waits until there is a place. It must be this rule,

@@ -333,7 +333,8 @@ fn golden_names() {
     );
 }
 
-/// A record as version 2 writes it, with all keys and the nonce fixed: it reads, holds, and is written in the same way.
+/// A record as version 2 writes it, with all keys and the nonce fixed: it reads, holds, and is
+/// written in the same way.
 #[test]
 fn golden_record() {
     let bytes = HEXLOWER
@@ -424,8 +425,8 @@ proptest! {
         }
     }
 
-    /// No honest snapshot is lost: what a holder has of the last 75 days stays there, whatever comes
-    /// in whatever order, as long as the machine has made no newer one.
+    /// No honest snapshot is lost: what a holder has of the last 75 days stays there, whatever
+    /// comes in whatever order, as long as the machine has made no newer one.
     #[test]
     fn the_first_of_each_day_outlives_whatever_comes(
         mine in proptest::collection::btree_set(0u64..75, 1..20),

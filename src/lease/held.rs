@@ -100,7 +100,8 @@ impl Held {
     /// What another valid lease changes that was received now or passed on. Nothing ever gets shorter by it.
     ///
     /// # Errors
-    /// [`Error::OtherLease`], [`Error::OtherMachine`], [`Error::OtherBlocks`], [`Error::OtherOpener`].
+    /// [`Error::OtherLease`], [`Error::OtherMachine`], [`Error::OtherBlocks`],
+    /// [`Error::OtherOpener`].
     pub fn renewed_by(&self, later: Self) -> Result<Renewal, Error> {
         let (old, new) = (self.lease.terms(), later.lease.terms());
         if self.lease.owner() != later.lease.owner() || old.name != new.name {
@@ -138,7 +139,8 @@ impl Held {
         if !release.covers(&self.lease) {
             return Err(Error::OtherLease);
         }
-        // A machine ends its own leases. That another one is of the same owner gives it no power over them.
+        // A machine ends its own leases. Being of the same owner gives a machine no power over
+        // another's.
         if release
             .machine()
             .is_some_and(|machine| machine != self.lease.machine())

@@ -43,7 +43,7 @@ pub struct Terms {
     pub digest: [u8; 32],
     /// How many holders there should be: when some are lost, the others may pass the lease on. None: it is for its holder alone.
     pub copies: u32,
-    /// What lets the owner's words open the backup; none when the machine could not make it.
+    /// Opener by which the owner's words open the backup; none when the machine could not make it.
     pub opener: Option<Opener>,
 }
 

@@ -9,9 +9,10 @@
 //! - Bytes have one reading and a message one form, as with head records.
 //! - What a holder has promised never gets shorter but by a release: an old lease that is sent again changes nothing.
 //! - A key that lies open ([`Keeper`]) adds leases and does nothing else.
-//! - A lease that the owner's words open ([`Opener`]) is never replaced by one that they don't open to the same.
-//! - A stolen machine can't end a lease before its minimum, which takes the owner's own signature, and it can't end another
-//!   machine's lease at all.
+//! - A lease that the owner's words open ([`Opener`]) is never replaced by one that they don't open
+//!   to the same.
+//! - A stolen machine can't end a lease before its minimum, which takes the owner's own signature,
+//!   and it can't end another machine's lease at all.
 //!
 //! Deliberately absent: clock, network, storage, and the choice of holders.
 

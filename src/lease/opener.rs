@@ -1,5 +1,5 @@
-//! What lets an owner's words open the backup that a lease is of: the key of its snapshot, sealed
-//! inside the lease.
+//! Opener of a lease, by which the owner's words open its backup: the key of the backup's snapshot,
+//! sealed inside the lease.
 //!
 //! With it, head and logs are a convenience: whoever has the words and reaches one holder reads
 //! every backup that is leased there. The sealing key follows from the owner's backup root key,

@@ -118,7 +118,8 @@ fn a_machine_does_not_speak_for_the_owner() {
     );
 }
 
-/// Two machines of one owner: neither ends what the other asked for, nor makes it its own to end it.
+/// Two machines of one owner: neither ends what the other asked for, nor makes it its own to end
+/// it.
 #[test]
 fn a_machine_ends_no_lease_of_another_machine() {
     let other = SigningKey::from_bytes(&[102; 32]);
@@ -346,7 +347,7 @@ fn a_lease_is_passed_on_only_when_it_says_so_and_never_for_longer() {
     assert!(matches!(many, Err(Error::BadTerms(_))));
 }
 
-/// What the words need is in the lease, and only they read it.
+/// An opener in the lease is all that the words need, and only they read it.
 #[test]
 fn an_opener_opens_what_it_was_sealed_for_and_nothing_else() {
     let (root_key, key) = ([3; 32], crate::crypto::key::Key::new([4; 32]));

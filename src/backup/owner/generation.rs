@@ -1,9 +1,9 @@
 //! Generations of the keys that seal an owner's backups.
 //!
-//! When a machine is turned out the others go on with keys that it does not have. The words give the
-//! key of the last generation that there can be, and each key gives that of the generation before it:
-//! so the words open everything, a machine with the present key opens all that is older, and no
-//! machine comes to a later key by itself.
+//! When a machine is turned out the others go on with keys that it does not have. The words give
+//! the key of the last generation that there can be, and each key gives that of the generation
+//! before it: so the words open everything, a machine with the present key opens all that is older,
+//! and no machine comes to a later key by itself.
 
 use crate::crypto::kdf::hkdf_sha256;
 use crate::crypto::key::Key;
@@ -65,12 +65,13 @@ impl GenerationKey {
         std::iter::successors(Some(self.clone()), Self::before)
     }
 
-    /// What opens and seals the owner's logs and head entries in this generation.
+    /// Root key that opens and seals the owner's head entries, each with the key of its log, and
+    /// the openers of leases in this generation.
     pub fn backup_root(&self) -> Key {
         hkdf_sha256(OWNER_SALT, self.key.as_bytes(), BACKUP_ROOT_INFO)
     }
 
-    /// What makes the owner's equal files equal blocks in this generation, and nobody else's.
+    /// Key that makes the owner's equal files equal blocks in this generation, and nobody else's.
     pub fn convergence(&self) -> Key {
         hkdf_sha256(OWNER_SALT, self.key.as_bytes(), CONVERGENCE_INFO)
     }

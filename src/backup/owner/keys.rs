@@ -1,9 +1,10 @@
 //! Keys: what the words give, and what each machine has.
 //!
-//! From the words (HKDF-SHA-256, salt `libernet owner v1`) come the owner's signing key and the keys that seal the backups
-//! ([`GenerationKey`]). A machine has a random key of its own, certified by the owner: a stolen machine can add to the backups and
-//! read them until it is turned out, but it can't let other machines in. Nothing here is stored or sent; see
-//! [`Vault`](super::Vault) for the file.
+//! From the words (HKDF-SHA-256, salt `libernet owner v1`) come the owner's signing key and the
+//! keys that seal the backups ([`GenerationKey`]). A machine has a random key of its own, certified
+//! by the owner: a stolen machine can add to the backups and read them until it is turned out, but
+//! it can't let other machines in. Nothing here is stored or sent; see [`Vault`](super::Vault) for
+//! the file.
 
 use std::fmt;
 use std::str::FromStr;
@@ -151,7 +152,7 @@ impl OwnerKeys {
         OwnerId(self.signing.verifying_key().to_bytes())
     }
 
-    /// What opens all that the owner's machines ever seal. No machine may keep it.
+    /// Key that opens all that the owner's machines ever seal. No machine may keep it.
     pub const fn last_generation(&self) -> &GenerationKey {
         &self.last
     }
@@ -171,7 +172,8 @@ impl OwnerKeys {
         self.signing.sign(&certified(machine)).to_bytes()
     }
 
-    /// Signs `message`, which must begin with a domain of its own so that it means nothing elsewhere.
+    /// Signs `message`, which must begin with a domain of its own so that it means nothing
+    /// elsewhere.
     pub(in crate::backup) fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.signing.sign(message).to_bytes()
     }
@@ -256,8 +258,8 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// Lets a new machine in, with the keys of the first generation. Later ones are handed over by the
-    /// owner's head ([`with_generation`](Self::with_generation)).
+    /// Lets a new machine in, with the keys of the first generation. Keys of later ones are handed
+    /// over by the owner's head ([`with_generation`](Self::with_generation)).
     ///
     /// # Errors
     /// [`Error::Name`] when `name` is empty, longer than [`MAX_NAME_BYTES`], or has control characters in it.
@@ -324,7 +326,8 @@ impl Membership {
         &self.generation
     }
 
-    /// What seals the owner's logs and head entries.
+    /// Root key that seals the owner's head entries, each with the key of its log, and the openers
+    /// of leases.
     pub const fn backup_root(&self) -> &Key {
         &self.backup_root
     }

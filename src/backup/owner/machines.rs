@@ -41,8 +41,8 @@ impl OwnerKeys {
         Ok(Decisions::new(revocations, Some(handover)))
     }
 
-    /// Hands the present key over to a machine that does not have it; where a machine has it that was
-    /// turned out, that of a new generation to all.
+    /// Hands the present key over to a machine that does not have it; where a machine has it that
+    /// was turned out, that of a new generation to all.
     ///
     /// # Errors
     /// As [`turn_out`](Self::turn_out).
@@ -83,9 +83,8 @@ impl OwnerKeys {
     }
 }
 
-/// The entries of a machine that go on counting, of its history from the newest on: half of them the
-/// newest, the others from the time before. Whoever had stolen the machine may have written the
-/// newest.
+/// The entries of a machine that go on counting, of its history from the newest on: half of them
+/// the newest, the others from the time before. A thief of the machine may have written the newest.
 fn counting<'a>(history: &[&'a HeadEntry]) -> Vec<&'a HeadEntry> {
     let newest = MAX_COUNTING / 2;
     if history.len() <= MAX_COUNTING {
@@ -160,7 +159,8 @@ mod tests {
         assert_eq!(new.number(), 1);
         assert_eq!(Some(&new), key_of(&head, server).as_ref());
         assert_eq!(key_of(&head, laptop), None);
-        // It follows from the words, gives what was before, and follows from nothing that the laptop has.
+        // The new key follows from the words, gives the key of before, and follows from nothing
+        // that the laptop has.
         assert_eq!(keys().last_generation().at(1), Some(new.clone()));
         assert_eq!(new.at(0).as_ref(), Some(laptop.generation()));
         assert_eq!(laptop.generation().at(1), None);

@@ -1,8 +1,10 @@
 //! Who owns backups: twelve words, the keys made of them, and what a machine keeps of them.
 //!
 //! - [`Phrase`]: the twelve words. They exist on paper, not on a machine.
-//! - [`OwnerKeys`]: what is derived from the words. Needed to let a machine in, to turn one out, and to recover.
-//! - [`GenerationKey`]: what seals the backups, until a machine is turned out and the next generation begins.
+//! - [`OwnerKeys`]: keys that are derived from the words. Needed to let a machine in, to turn one
+//!   out, and to recover.
+//! - [`GenerationKey`]: key that seals the backups, until a machine is turned out and the next
+//!   generation begins.
 //! - [`Membership`]: what a machine keeps: enough to write and read backups, not enough to speak for the owner.
 //! - [`Vault`]: the file that holds a membership, perhaps behind a passphrase.
 //! - [`sheet`]: the page to print and put away.

@@ -52,16 +52,16 @@ pub(super) async fn snapshot_pins(archive: &Archive) -> Result<Vec<SnapshotPin>,
     .await
 }
 
-/// Pins by what becomes of their snapshots. What a log names and nobody may forget is in neither
-/// list, and so is what is forgotten and another owner's.
+/// Pins by what becomes of their snapshots. A pin is in neither list when a log names its snapshot
+/// and that snapshot is not gone, nor when its snapshot is forgotten and another owner's.
 pub(super) struct Sorted {
     pub(super) forgotten: Vec<SnapshotPin>,
     pub(super) orphans: Vec<SnapshotPin>,
 }
 
 impl Sorted {
-    /// Which machine made a snapshot is read in the snapshot itself: what a log says of that, another
-    /// machine may have written. One that can't be read counts as this machine's.
+    /// Reads in each snapshot itself which machine made it: what a log says of that, another
+    /// machine may have written. A snapshot that can't be read counts as this machine's.
     pub(super) async fn new(
         archive: &Archive,
         member: &Membership,

@@ -1,4 +1,5 @@
-//! Requests of other machines to forget, taken back, kept, ordered, and carried out, on real stores.
+//! Requests of other machines to forget, taken back, kept, ordered, and carried out, on real
+//! stores.
 
 use jiff::tz::TimeZone;
 
@@ -261,7 +262,7 @@ async fn a_clock_that_was_wrong_ends_no_notice() {
         assert_eq!(prune_on(&pair.desk).await.snapshots, 0);
     }
     pair.desk.assert_reads_back(&old).await;
-    // What is noted outlives the process.
+    // Days that are noted outlive the process.
     pair.pass(5).await;
     let home = Some(Arc::new(Home::new(pair.desk.dir.path())));
     let access = Access::from(&pair.desk.member);

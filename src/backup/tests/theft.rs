@@ -4,7 +4,7 @@ use super::*;
 use crate::head::{HeadEntry, HeadRecord, MAX_SKEW_MS, sealing_key};
 
 impl Node {
-    /// What the thief signs is taken by this node, as by any other.
+    /// Signs an entry as the thief, which this node takes, as any other would.
     async fn forge(&self, sequence: u64, log: &Link) {
         let entry = HeadEntry::sign(
             self.member.owner().as_bytes(),

@@ -1,4 +1,5 @@
-//! A machine is turned out: what it signs counts no more, what comes later is sealed from it, and the words open everything.
+//! A machine is turned out: what it signs counts no more, what comes later is sealed from it, and
+//! the words open everything.
 
 use super::*;
 use crate::backup::present_key;
@@ -81,7 +82,7 @@ async fn the_others_go_on_with_keys_that_it_does_not_have_and_the_words_open_all
     assert_eq!(found.unread.len(), 1);
     assert_eq!(found.unread[0].0, desk.machine());
     assert_eq!(found.catalog.snapshots().len(), 1);
-    // Whoever has nothing but the words reads all of it.
+    // An owner who has nothing but the words reads all of it.
     assert_eq!(ids_of(&by_words(desk.depot())).await, all);
     // A machine that comes later has no keys of now until the words give them to it.
     let late = Membership::create(&keys(0), "late").expect("a name");

@@ -95,7 +95,7 @@ impl RocksStore {
         self.quota().saturating_sub(self.reserve_bytes())
     }
 
-    /// By how many bytes a write of `needed` bytes exceeds the quota and the free space of the disk.
+    /// Bytes by which a write of `needed` bytes exceeds the quota and the free space of the disk.
     /// Blocks leave the reserve alone. Other records may use it, and so may all that a command
     /// writes which makes room: what is to go is written down in a block.
     fn excess(&self, needed: u64, is_blocks: bool) -> (u64, u64) {

@@ -264,7 +264,7 @@ fn a_full_disk_is_read_and_the_reserve_makes_room() {
 
         let store = RocksStore::open(&dir, with(Access::MakeRoom)).expect("there is room again");
         assert!(!reserve.exists());
-        // What is to go is written down in a block first.
+        // A list of what is to go is written down in a block first.
         let log = store.put(&[numbered(COUNT)], Keep::Cached);
         log.expect("the reserve holds it");
         for (pin, _) in store.pins().expect("reads") {
