@@ -197,8 +197,8 @@ pub struct Recovered {
     pub more: bool,
 }
 
-/// Proof that only somebody who knows an owner's public key can make, of a nonce, the peer that asks
-/// and the peer that is asked.
+/// Proof that only somebody who knows an owner's public key can make, of a nonce, the peer that
+/// asks and the peer that is asked.
 pub fn recovery_proof(
     owner: &[u8; 32],
     nonce: &[u8; 32],
