@@ -52,7 +52,8 @@ const MAX_ADDRESSES: usize = 8;
 const MAX_OWN_IPS: usize = 4;
 const MAX_OTHERS_IPS: usize = 2;
 
-/// Who tells. Peer ids cost nothing, so hosts are told apart by address where that says something.
+/// Host that tells. Peer ids cost nothing, so hosts are told apart by address where that says
+/// something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Host {
     V4([u8; 4]),
@@ -163,7 +164,7 @@ impl Purse {
 #[derive(Debug)]
 struct Share {
     purse: Purse,
-    /// What it told last.
+    /// Addresses that the host told last.
     told: VecDeque<Multiaddr>,
 }
 
@@ -186,7 +187,7 @@ enum Ask {
     Never(&'static str),
 }
 
-/// What was told by whom. Pure.
+/// Addresses that were told, and the hosts that told them. Pure.
 #[derive(Debug)]
 struct Rumours {
     own: Vec<Multiaddr>,
@@ -278,7 +279,7 @@ impl Rumours {
             return;
         }
         if told.tellers.len() >= MAX_TELLERS {
-            // Those who told it last count: the first may all be out of dials.
+            // Hosts that told the address last count: the first may all be out of dials.
             told.tellers.remove(0);
         }
         told.tellers.push(host);
@@ -316,7 +317,7 @@ impl Rumours {
         }
     }
 
-    /// Those of `addresses` that are on the host at the other end of a connection.
+    /// Addresses among `addresses` that are on the host at the other end of a connection.
     fn on_own_host(&self, remote: Option<&Multiaddr>, addresses: &[Multiaddr]) -> Vec<Multiaddr> {
         let Some(remote) = remote else {
             return Vec::new();
@@ -440,8 +441,8 @@ impl Hearsay {
         self.rumours().hear(teller, remote, of, addresses, now)
     }
 
-    /// Those of `addresses` that are on the host at the other end of a connection with `remote`:
-    /// what may be passed on to others.
+    /// Addresses among `addresses` that are on the host at the other end of a connection with
+    /// `remote`: they may be passed on to others.
     pub(super) fn on_own_host(
         &self,
         remote: Option<&Multiaddr>,

@@ -9,7 +9,7 @@ fn rumours() -> (Rumours, Instant) {
     (Rumours::new(now), now)
 }
 
-/// What counts of one address, told by a stranger over a connection with `remote`.
+/// Whether one address counts when a stranger tells it over a connection with `remote`.
 fn counts(rumours: &mut Rumours, remote: &str, told: &str) -> bool {
     let (teller, of) = (PeerId::random(), PeerId::random());
     let remote = parse(remote);
@@ -258,7 +258,7 @@ async fn a_dial_waits_for_another_to_end() {
     let turn = waiting.await.expect("no panic").expect("its turn");
     assert!(turn.is_hearsay());
     turn.end(None);
-    // Those that were merely given up cost nothing.
+    // Turns that were merely given up cost nothing.
     drop(turns);
     assert!(hearsay.turn(&told(16)).await.is_ok());
 }

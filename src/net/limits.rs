@@ -36,7 +36,7 @@ pub struct Limits {
     pub unread_before_identify: usize,
     /// The same once it has told.
     pub unread_per_connection: usize,
-    /// Such bytes of all peers. Past that the connection with the most of them ends.
+    /// Unread bytes of all peers. Past that the connection with the most of them ends.
     pub unread: usize,
     /// Our requests under way to one peer.
     pub requests_per_peer: usize,
@@ -44,7 +44,8 @@ pub struct Limits {
     pub requests: usize,
     /// Bytes of blocks that are being read or sent for peers, in all.
     pub serving_bytes: usize,
-    /// Those of strangers, of all: the rest is for members of this node's rings.
+    /// Bytes of blocks that are being read or sent for strangers, of all: the rest is for members
+    /// of this node's rings.
     pub serving_bytes_of_strangers: usize,
     /// Bytes of blocks that are being read or sent for one member.
     pub serving_bytes_per_member: usize,
@@ -53,12 +54,13 @@ pub struct Limits {
     pub serving_bytes_per_stranger: usize,
     /// Requests of peers that are being answered at one time.
     pub serving: usize,
-    /// Those of strangers, of all.
+    /// Requests of strangers that are being answered at one time, of all strangers.
     pub serving_strangers: usize,
     /// Time in which a peer takes something of what is sent to it. Then its streams are reset, and
     /// what they hold is free for others.
     pub stall: Duration,
-    /// Requests of peers that wait for their turn, in all. Past that peers are told that we are busy.
+    /// Requests of peers that wait for their turn, in all. Past that peers are told that we are
+    /// busy.
     pub waiting: usize,
     /// Requests of one peer that wait for their turn.
     pub waiting_per_peer: usize,

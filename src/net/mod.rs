@@ -11,8 +11,8 @@
 //!   dial.
 //! - The driver is one task; it does no work: no hashing, no disk, no waiting. What takes long is done by those who ask, or by
 //!   the services the net was given.
-//! - Every queue, table and wait has a bound; permits are taken before commands are sent. What
-//!   each peer and each address may take is said by `admission`, below all rooms.
+//! - Every queue, table and wait has a bound; permits are taken before commands are sent. Bounds of
+//!   each peer and each address are set by `admission`, below all rooms.
 //!
 //! Deliberately absent: the store, hashing, and every decision about which blocks to fetch, keep or announce.
 
@@ -65,8 +65,8 @@ pub use libp2p;
 pub use limits::Limits;
 pub use switchboard::Event;
 
-/// Commands of one room that wait for the driver. Those of the exchange and of searches have taken
-/// a permit first.
+/// Commands of one room that wait for the driver. Commands of the exchange and of searches have
+/// taken a permit first.
 const MAX_COMMANDS: usize = 256;
 /// Events that a slow listener may be behind before it misses some.
 const MAX_EVENTS: usize = 256;
@@ -304,7 +304,7 @@ impl Drop for Shared {
     }
 }
 
-/// What several rooms share.
+/// Parts that several rooms share.
 struct InCommon {
     tally: Arc<providers::Tally>,
     roll: Arc<rings::Roll>,

@@ -126,7 +126,7 @@ struct Own {
 /// A stream of a connection.
 pub(super) struct Substream {
     stream: Stream,
-    /// What it counts for.
+    /// Side that opened the stream, with the count that the stream is part of.
     counted: Counted,
 }
 

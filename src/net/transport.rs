@@ -34,8 +34,8 @@ use super::security::Security;
 
 /// How long setting up a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long it may take at an address that a stranger told. Together with the wait for a turn it is
-/// shorter than the above, so that silence is seen as a failure.
+/// Time that setting up may take at an address that a stranger told. Together with the wait for a
+/// turn it is shorter than the above, so that silence is seen as a failure.
 const HEARSAY_TIMEOUT: Duration = Duration::from_millis(6_500);
 /// How long QUIC waits for TCP to succeed first on near paths, where it would cost twice the CPU for no gain.
 const QUIC_DELAY: Duration = Duration::from_millis(150);

@@ -2,7 +2,7 @@
 //!
 //! Yamux does not tell what it holds for a stream that nobody reads. The heads of its frames do: 12
 //! bytes each, of which a version, a type, flags, a stream's number and a length
-//! (<https://github.com/hashicorp/yamux/blob/master/spec.md>). What they say is told to an
+//! (<https://github.com/hashicorp/yamux/blob/master/spec.md>). Content of the heads is told to an
 //! [`Account`] as it passes, before yamux sees it. Deliberately absent: any check of the frames,
 //! which is yamux's work.
 

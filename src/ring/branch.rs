@@ -1,8 +1,10 @@
 //! Following a ring's chain of generations, and branches of it.
 //!
-//! A node goes on to a generation only when it is the next one after its own, was signed by a member, and the node has its seed. Every
-//! other generation that has a known one before it is a *branch*: two members each removed somebody, or a removed one removes the
-//! others in turn. Nothing decides between branches by number or name: a person does, on each machine, knowing who signed what.
+//! A node goes on to a generation only when it is the next one after its own, was signed by a
+//! member, and the node has its seed. Every other generation that has a known one before it is a
+//! *branch*: two members each removed somebody, or a removed one removes the others in turn.
+//! No number or name decides between branches: a person does, on each machine, knowing who signed
+//! what.
 
 use libp2p::PeerId;
 use libp2p::identity::Keypair;
@@ -13,7 +15,8 @@ use super::group::{MAX_GENERATIONS, Ring};
 use super::secret::Seed;
 use crate::time::Timestamp;
 
-/// Most branches of a ring that are remembered, at most one of each member that signed its first generation.
+/// Most branches of a ring that are remembered, at most one of each member that signed its first
+/// generation.
 pub const MAX_BRANCHES: usize = 4;
 /// Most generations that are remembered as decided against.
 pub const MAX_REJECTED: usize = 64;
@@ -46,7 +49,7 @@ impl Branch {
     }
 }
 
-/// What came of generations that were heard of.
+/// Outcome of hearing of generations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Followed {
     /// Nothing new.
@@ -78,7 +81,8 @@ impl Ring {
         &self.branches
     }
 
-    /// What to tell a peer that has proven the generation of that number: those after it. For a newcomer, 0, only the present one.
+    /// Generations to tell a peer that has proven the one of that number: those after it. A
+    /// newcomer, 0, is told only the present one.
     pub fn generations_after(&self, number: u32) -> &[Generation] {
         let start = match number {
             0 => self.chain.len().saturating_sub(1),
@@ -184,8 +188,8 @@ impl Ring {
         }
     }
 
-    /// Goes over to the branch whose last generation's id begins so. The secrets of the generations that are left for it count no more,
-    /// and their removals are undone.
+    /// Goes over to the branch whose last generation's id begins so. The secrets of the generations
+    /// that are left for it count no more, and their removals are undone.
     ///
     /// # Errors
     /// [`Error::NoSuchBranch`], [`Error::NoSecret`].
@@ -221,7 +225,7 @@ impl Ring {
         self.past.retain(|past| past.generation <= number);
         self.removed.retain(|(_, removed)| *removed <= number);
         for known in &mut self.members {
-            // What was proven since then was of the other branch.
+            // A proof given since then was of the other branch.
             known.proven = known.proven.filter(|proven| *proven <= number);
         }
         self.seed = seed;

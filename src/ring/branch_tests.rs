@@ -64,7 +64,7 @@ fn remove(ring: &mut Ring, own: u8, removed: u8, new: u8) {
     done.expect("removed");
 }
 
-/// What `ring` tells a peer of generations after that number.
+/// Tells `to`, the ring of peer `own`, of generations, as peer `from` does.
 fn tell(
     to: &mut Ring,
     own: u8,
@@ -166,7 +166,8 @@ fn one_that_was_away_follows_the_chain_and_the_removed_can_not_take_it_along() {
         Followed::Secret
     );
     assert!(away.is_removed(&peer(1)));
-    // It still hears of the other branch, though by a peer that is removed there, and stays where it is.
+    // The member that was away still hears of the other branch, though by a peer that is removed
+    // there, and stays where it is.
     let told = tell(&mut away, 2, 1, a.generations_after(1), None);
     assert_eq!((told, away.id()), (Followed::Branch, out.id()));
     assert_eq!(away.branches().len(), 1);
@@ -183,7 +184,7 @@ fn one_that_was_away_follows_the_chain_and_the_removed_can_not_take_it_along() {
     assert_eq!(away.id(), a.id());
     assert!(away.is_removed(&peer(3)) && !away.is_removed(&peer(1)));
     assert!(!away.counts(&peer(3), &[out.id(), seed(1).secret().id()], Timestamp(11)));
-    // What was decided against is not shown again.
+    // A branch that was decided against is not shown again.
     let again = tell(&mut away, 2, 3, out.generations_after(1), Some(out.seed()));
     assert_eq!((again, away.branches().len()), (Followed::Nothing, 0));
 }
@@ -212,7 +213,7 @@ fn two_removals_at_the_same_time_are_two_branches_and_are_not_merged() {
         tell(&mut a, 1, 2, of_b.generations_after(1), None),
         Followed::Nothing
     );
-    // They still meet by what they have in common.
+    // Members of both branches still meet by what they have in common.
     assert!(a.counts(&peer(2), &[seed(1).secret().id()], Timestamp(10)));
     a.keep_branch();
     assert!(a.branches().is_empty());

@@ -32,7 +32,7 @@ const EPOCH_MS: u64 = 1_767_225_600_000;
 /// Ends are told to the next full four hours, which last until 2055.
 const STEP_MS: u64 = 4 * 3600 * 1000;
 
-/// What lets a node into a ring: the ring's name and an invitation.
+/// Code that lets a node into a ring: the ring's name and an invitation.
 #[derive(Clone, PartialEq, Eq)]
 pub struct InviteCode {
     /// The name that the ring has where the code was made.

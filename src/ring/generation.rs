@@ -1,13 +1,16 @@
 //! Generations of a ring's secret: signed records, each chained to the one before.
 //!
-//! A generation is made by removing somebody. Its record names the removed, is signed with the node key of the member that made
-//! it, holds the hash of the generation before, and has the new seed sealed to the node key of each member that stays. Numbers grow
-//! by exactly one, so that no number can be used up.
+//! A generation is made by removing somebody. Its record names the removed, is signed with the node
+//! key of the member that made it, holds the hash of the generation before, and has the new seed
+//! sealed to the node key of each member that stays. Numbers grow by exactly one, so that no number
+//! can be used up.
 //!
-//! A seed is sealed with AES-256-GCM under a key from X25519 between an ephemeral key of the record and the member's node key
-//! (ed25519 keys as points of Curve25519, as in RFC 7748, 4.1). Only its member can open it, whoever carries the record.
+//! A seed is sealed with AES-256-GCM under a key from X25519 between an ephemeral key of the record
+//! and the member's node key (ed25519 keys as points of Curve25519, as in RFC 7748, 4.1). Only its
+//! member can open it, whoever carries the record.
 //!
-//! Invariant: every value of these types has a signature that was checked, and was within the bounds when it was decoded.
+//! Invariant: every value of these types has a signature that was checked, and was within the
+//! bounds when it was decoded.
 //!
 //! Deliberately absent: whether a record is to be followed. `group` decides that.
 
@@ -52,7 +55,7 @@ const SEAL_CONTEXT: &str = "libernet 2026-11 ring sealed seed";
 pub struct GenerationId([u8; 32]);
 
 impl GenerationId {
-    /// What the first generation has in place of a generation before.
+    /// Id that the first generation has in place of that of a generation before.
     const NONE: Self = Self([0; 32]);
 
     /// An id from its bytes.
@@ -113,8 +116,8 @@ impl Generation {
         Self::signed(key, &content)
     }
 
-    /// The generation after this one, which removes some and is sealed to those that stay. None when it can't be made: the key is no
-    /// ed25519 key, or the limits are passed.
+    /// Generation after this one, which removes some and is sealed to those that stay; none when it
+    /// can't be made: the key is no ed25519 key, or the limits are passed.
     pub fn next(
         &self,
         key: &Keypair,
@@ -345,7 +348,8 @@ fn public_of(peer: &PeerId) -> Option<PublicKey> {
     is_whole.then(|| PublicKey::try_decode_protobuf(hash.digest()).ok())?
 }
 
-/// The key between two ends for one record and one member; none for a public key of low order, with which it would be known to all.
+/// The key between two ends for one record and one member; none for a public key of low order, with
+/// which it would be known to all.
 fn shared(
     public: &VerifyingKey,
     scalar: &[u8; 32],
@@ -371,7 +375,8 @@ fn sign(key: &Keypair, domain: &[u8], content: Vec<u8>) -> Option<Bytes> {
     Some(signed.encode_to_vec().into())
 }
 
-/// Content and signature of a record. The signature is yet to be checked: the content says whose it is.
+/// Content and signature of a record. The signature is yet to be checked: the content says whose it
+/// is.
 fn parts(bytes: &Bytes) -> Result<wire::Signed, Malformed> {
     if bytes.len() > MAX_RECORD_BYTES {
         return Err(Malformed("a record is too large"));

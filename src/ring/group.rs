@@ -1,4 +1,5 @@
-//! The rings that a node is in: generations of their secrets, invitations, members, and who was removed. Pure.
+//! The rings that a node is in: generations of their secrets, invitations, members, and who was
+//! removed. Pure.
 
 use std::time::Duration;
 
@@ -19,12 +20,12 @@ pub const MAX_RINGS: usize = 32;
 pub const MAX_NAME_BYTES: usize = 32;
 /// Most members of a ring that are remembered, this node not counted.
 pub const MAX_MEMBERS: usize = 256;
-/// Most removed members that are remembered. Past that the one removed first is forgotten: no secret that is accepted is one that it
-/// was given.
+/// Most removed members that are remembered. Past that the one removed first is forgotten: no
+/// secret that is accepted is one that it was given.
 pub const MAX_REMOVED: usize = 256;
 /// Generations of a ring's secret that are remembered: the present one and those before.
 pub const MAX_GENERATIONS: usize = 4;
-/// How long a past generation is of use to members that were away.
+/// Time for which a past generation is of use to members that were away.
 pub const GENERATION_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Whether a ring can have that name.
@@ -54,8 +55,9 @@ pub(super) struct Past {
 
 /// A ring.
 ///
-/// Its chain is the last generations, each the next after the one before. It is empty between joining with an invitation and
-/// meeting the first member: until then the seed is that of the invitation, and proves only that this node was invited.
+/// Its chain is the last generations, each the next after the one before. The chain is empty
+/// between joining with an invitation and meeting the first member: until then the seed is that of
+/// the invitation, and proves only that this node was invited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ring {
     pub(super) name: String,
@@ -66,7 +68,8 @@ pub struct Ring {
     /// The latest first.
     pub(super) past: Vec<Past>,
     pub(super) members: Vec<Known>,
-    /// Removed members with the number of the generation that removed them, the latest last. They are void until invited again.
+    /// Removed members with the number of the generation that removed them, the latest last. A
+    /// removed member is void until invited again.
     pub(super) removed: Vec<(PeerId, u32)>,
     /// Removed members that were invited again.
     pub(super) admitted: Vec<Admission>,
@@ -182,7 +185,8 @@ impl Ring {
         Ok(code)
     }
 
-    /// Secrets of meeting places: where members of the ring look for each other, and where invited ones look for them.
+    /// Secrets of meeting places: where members of the ring look for each other, and where invited
+    /// ones look for them.
     pub fn meeting_secrets(&self, now: Timestamp) -> Vec<RingSecret> {
         let live = self.invitations.iter().filter(|one| !one.is_over(now));
         std::iter::once(self.secret())
@@ -190,7 +194,8 @@ impl Ring {
             .collect()
     }
 
-    /// Secrets to prove to a peer, and to have proven by it. Which of them make it a member [`counts`](Self::counts) tells.
+    /// Secrets to prove to a peer, and to have proven by it. [`counts`](Self::counts) tells which
+    /// of them make it a member.
     pub fn secrets_for(&self, peer: &PeerId, now: Timestamp) -> Vec<RingSecret> {
         let mut secrets = Vec::new();
         if !self.is_removed(peer) {
@@ -204,8 +209,9 @@ impl Ring {
         secrets
     }
 
-    /// Past generations that a peer may still prove: members those that this node itself saw them prove, removed ones those from
-    /// before. The removed are only shown the chain for it, so that two branches are found.
+    /// Past generations that a peer may still prove: members those that this node itself saw them
+    /// prove, removed ones those from before. The removed are only shown the chain for it, so that
+    /// two branches are found.
     fn past_for(&self, peer: &PeerId, now: Timestamp) -> impl Iterator<Item = &Past> {
         let removed = self.removed.iter().find(|(other, _)| other == peer);
         let removed = removed.map(|(_, number)| *number);
@@ -251,8 +257,9 @@ impl Ring {
         (is_invitation || self.joined_by == Some(*id)).then_some(0)
     }
 
-    /// Ids by which a peer may speak of this ring: those of [`secrets_for`](Self::secrets_for), and of the invitation that this node
-    /// joined with, as long as the member that let it in goes on with it.
+    /// Ids by which a peer may speak of this ring: those of [`secrets_for`](Self::secrets_for), and
+    /// of the invitation that this node joined with, as long as the member that let it in goes on
+    /// with it.
     pub fn ids_for(&self, peer: &PeerId, now: Timestamp) -> Vec<RingId> {
         let secrets = self.secrets_for(peer, now);
         let ids = secrets.iter().map(RingSecret::id);
@@ -264,7 +271,8 @@ impl Ring {
         self.removed.iter().any(|(other, _)| other == peer)
     }
 
-    /// A member that let this node in says who was removed: a newcomer has not seen the generations that did it.
+    /// Learns from a member that let this node in who was removed: a newcomer has not seen the
+    /// generations that did it.
     pub fn learn_removed(&mut self, removed: &[(PeerId, u32)]) {
         for (peer, number) in removed.iter().take(MAX_REMOVED) {
             if !self.is_removed(peer) && *number <= self.generation() {
@@ -276,8 +284,8 @@ impl Ring {
         self.removed.drain(..over);
     }
 
-    /// A peer has proven the secret of that id: when it is of an invitation, the peer is let in. One that was removed is back.
-    /// True when that is worth saving.
+    /// Takes a peer's proof of the secret of that id: when the secret is of an invitation, the peer
+    /// is let in. A peer that was removed is back. True when that is worth saving.
     pub fn let_in(&mut self, peer: &PeerId, id: &RingId, key: &Keypair, now: Timestamp) -> bool {
         let mut invitations = self.invitations.iter_mut();
         let fitting =
@@ -348,7 +356,8 @@ impl Ring {
         self.add(seen)
     }
 
-    /// Another member tells of one. True when it was not known. Hearsay is for finding members: it proves nothing.
+    /// Takes in a member that another one tells of. True when it was not known. Hearsay is for
+    /// finding members: it proves nothing.
     pub fn heard_of(&mut self, known: Known) -> bool {
         if self.is_removed(&known.peer) {
             return false;
@@ -407,7 +416,8 @@ impl Ring {
         }
     }
 
-    /// Removes a member: makes the next generation, sealed to the members that this node itself saw proving.
+    /// Removes a member: makes the next generation, sealed to the members that this node itself saw
+    /// proving.
     ///
     /// # Errors
     /// [`Error::NoSuchMember`], [`Error::NotLetIn`], [`Error::Unsignable`].
@@ -449,7 +459,8 @@ impl Ring {
         line.into_iter().for_each(|one| self.append(one));
     }
 
-    /// Adds a generation to the chain: the removed are void, and invitations, which they may know, are over.
+    /// Adds a generation to the chain: the removed are void, and invitations, which they may know,
+    /// are over.
     pub(super) fn append(&mut self, next: Generation) {
         for peer in next.removed() {
             self.removed.retain(|(other, _)| other != peer);
@@ -466,7 +477,8 @@ impl Ring {
         self.chain.drain(..over);
     }
 
-    /// Forgets past generations and invitations that are of no use any more. True when there were some.
+    /// Forgets past generations and invitations that are of no use any more. True when there were
+    /// some.
     pub fn expire(&mut self, now: Timestamp) -> bool {
         let before = (self.past.len(), self.invitations.len());
         self.past
@@ -533,10 +545,12 @@ impl Rings {
         self.add(ring)
     }
 
-    /// Joins a ring, under the name in the code: a member that knows the invitation lets this node in when both meet.
+    /// Joins a ring, under the name in the code: a member that knows the invitation lets this node
+    /// in when both meet.
     ///
     /// # Errors
-    /// [`Error::BadName`], [`Error::NameTaken`], [`Error::TooManyRings`], [`Error::Joined`], [`Error::InvitationOver`].
+    /// [`Error::BadName`], [`Error::NameTaken`], [`Error::TooManyRings`], [`Error::Joined`],
+    /// [`Error::InvitationOver`].
     pub fn join(&mut self, code: InviteCode, now: Timestamp) -> Result<&Ring, Error> {
         if code.is_over(now) {
             return Err(Error::InvitationOver(code.until));
@@ -548,8 +562,8 @@ impl Rings {
         self.add(ring).map(|ring| &*ring)
     }
 
-    /// The ring that a code may be of, though this node is in it already: it has the code's name. Another ring may be called the same,
-    /// so only a member of the ring can tell.
+    /// The ring that a code may be of, though this node is in it already: the ring has the code's
+    /// name. Another ring may be called the same, so only a member of the ring can tell.
     pub fn may_renew(&self, code: &InviteCode) -> Option<&Ring> {
         let id = code.seed.secret().id();
         let mut rings = self.0.iter();
@@ -565,7 +579,8 @@ impl Rings {
         names.find(is_free).unwrap_or(stem)
     }
 
-    /// The ring that is called `later` takes the place and the name of `name`, which is the same ring as this node knew it before.
+    /// The ring that is called `later` takes the place and the name of `name`, which is the same
+    /// ring as this node knew it before.
     ///
     /// # Errors
     /// [`Error::NoSuchRing`].
@@ -599,7 +614,8 @@ impl Rings {
         Ok(&mut self.0[last])
     }
 
-    /// Leaves a ring. The others are not told: this node still knows the secret, until they remove it.
+    /// Leaves a ring. The others are not told: this node still knows the secret, until they remove
+    /// it.
     ///
     /// # Errors
     /// [`Error::NoSuchRing`].

@@ -1,10 +1,12 @@
 //! Invitations: what lets a node into a ring, for a while.
 //!
-//! An invitation has a seed of its own, which proves no membership: the member that made it gives the ring's secret to a peer that
-//! proves the invitation's. So a code that was overheard is worth nothing once the invitation is over, or was used if it is for
-//! one node. It is over as well when somebody is removed, who may know it.
+//! An invitation has a seed of its own, which proves no membership: the member that made it gives
+//! the ring's secret to a peer that proves the invitation's. So a code that was overheard is worth
+//! nothing once the invitation is over, or was used if it is for one node. An invitation is over as
+//! well when somebody is removed, who may know it.
 //!
-//! Deliberately absent: telling other members. Only the member that made an invitation lets in by it.
+//! Deliberately absent: telling other members. Only the member that made an invitation lets in by
+//! it.
 
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use libp2p::PeerId;
 use super::secret::Seed;
 use crate::time::Timestamp;
 
-/// How long an invitation lasts unless said otherwise.
+/// Time that an invitation lasts unless said otherwise.
 pub const INVITATION_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Longest that one lasts.
 pub const MAX_INVITATION_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -51,7 +53,8 @@ impl Invitation {
         self.until <= now
     }
 
-    /// Whether a peer may come in by it. The one that used a single-use invitation may prove it again: its connection may have broken.
+    /// Whether a peer may come in by it. The peer that used a single-use invitation may prove it
+    /// again: its connection may have broken.
     pub(super) fn is_for(&self, peer: &PeerId, now: Timestamp) -> bool {
         !self.is_over(now) && self.used_by.is_none_or(|by| by == *peer)
     }

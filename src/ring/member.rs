@@ -24,10 +24,11 @@ pub struct Known {
     pub last_seen: Timestamp,
     /// Where it can be reached, without the peer id.
     pub addresses: Vec<Multiaddr>,
-    /// Number of the generation in which this node itself first saw it prove to be a member; none: hearsay. An older generation's
-    /// secret is no proof for it.
+    /// Number of the generation in which this node itself first saw the member prove to be one;
+    /// none: hearsay. An older generation's secret is no proof for it.
     pub proven: Option<u32>,
-    /// Where it stands, as the person of this node says; empty when nobody said. It is told to no other node.
+    /// Place where the member stands, as the person of this node says; empty when nobody said. The
+    /// place is told to no other node.
     pub place: String,
 }
 

@@ -1,18 +1,23 @@
 //! Rings: groups of nodes that share a secret and keep each other's backups.
 //!
-//! A ring's secret is derived from a [`Seed`] of 128 random bits. [`handshake`] proves that both ends of a connection know a secret
-//! without telling it, or any name of the ring, to a peer that doesn't. A node comes in by an invitation ([`InviteCode`], a form that
-//! can be read aloud): a member that made it gives the secret to a peer that proves the invitation's.
+//! A ring's secret is derived from a [`Seed`] of 128 random bits. [`handshake`] proves that both
+//! ends of a connection know a secret without telling it, or any name of the ring, to a peer that
+//! doesn't. A node comes in by an invitation ([`InviteCode`], a form that can be read aloud): a
+//! member that made it gives the secret to a peer that proves the invitation's.
 //!
-//! Removing a member makes a new seed, the next [`Generation`]: a record signed with a member's node key and chained to the one
-//! before. A member that was away meanwhile proves an older generation and is given the new one, by a member that itself saw it prove
-//! the older one while it was the present one. Two generations after the same one are branches, between which a person decides.
+//! Removing a member makes a new seed, the next [`Generation`]: a record signed with a member's
+//! node key and chained to the one before. A member that was away meanwhile proves an older
+//! generation and is given the new one, by a member that itself saw it prove the older one while it
+//! was the present one. Two generations after the same one are branches, between which a person
+//! decides.
 //!
-//! Invariants: secrets are wiped from memory and never in `Debug`; what is decoded is bounded and refused when it is not exactly
-//! what is expected; nothing here decides by a clock or randomness of its own.
+//! Invariants: secrets are wiped from memory and never in `Debug`; what is decoded is bounded and
+//! refused when it is not exactly what is expected; nothing here decides by a clock or randomness
+//! of its own.
 //!
-//! Deliberately absent: connections, timers, and what members do for each other. Members trust each other to remove and to invite;
-//! there is no administrator. A member can pass the secret on: its word is as good as any other's until it is removed.
+//! Deliberately absent: connections, timers, and what members do for each other. Members trust each
+//! other to remove and to invite; there is no administrator. A member can pass the secret on: its
+//! word is as good as any other's until it is removed.
 
 mod branch;
 mod code;
@@ -89,7 +94,7 @@ pub enum Error {
     NoSuchBranch {
         /// The ring.
         ring: String,
-        /// What was said.
+        /// Beginning of an id that was asked for.
         id: String,
     },
     /// This node can't go over to a branch.

@@ -50,7 +50,7 @@ pub(in crate::net) struct Held {
     pub(in crate::net) is_busy: bool,
 }
 
-/// What becomes of a connection that was made.
+/// Judgement on a connection that was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::net) enum Judgement {
     /// There is a place.

@@ -211,7 +211,7 @@ fn quic_has_a_quarter_and_a_near_site_a_larger_share() {
 }
 
 proptest! {
-    /// Whatever comes in whatever order: no bound is exceeded.
+    /// Newcomers of any kind, in any order, exceed no bound.
     #[test]
     fn no_bound_is_exceeded(
         comers in proptest::collection::vec((0..6_u8, any::<bool>(), any::<bool>(), 0..4_u8), 0..600),

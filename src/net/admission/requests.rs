@@ -1,9 +1,9 @@
 //! Which requests of peers are worked on now, which wait, and which are turned away. Pure.
 //!
 //! A request reserves the bytes that its answer may take, from when it is started until the answer
-//! is sent. Peers take turns, so that one that asks for much does not keep the others waiting. Of
-//! those that wait, the ones of a higher standing go first, and every standing gets some turns; when
-//! nobody waits, nobody is refused.
+//! is sent. Peers take turns, so that one that asks for much does not keep the others waiting.
+//! Peers of a higher standing go first among those that wait, and every standing gets some turns;
+//! when nobody waits, nobody is refused.
 //!
 //! A peer that asks and does not read holds what is reserved for it. So strangers have a part of
 //! everything together, and within it a share for each peer and for each site: what is left is
@@ -28,7 +28,7 @@ pub(in crate::net) struct Bounds {
     pub(in crate::net) bytes_per_stranger: usize,
     /// Requests started and not yet finished.
     pub(in crate::net) started: usize,
-    /// Those of strangers, of all.
+    /// Requests of strangers started and not yet finished, of all strangers.
     pub(in crate::net) started_of_strangers: usize,
     /// Requests that wait, in all.
     pub(in crate::net) waiting: usize,
@@ -48,7 +48,7 @@ pub(in crate::net) struct Reservation {
 }
 
 impl Reservation {
-    /// What is reserved.
+    /// Bytes that are reserved.
     pub(in crate::net) const fn bytes(&self) -> usize {
         self.bytes
     }
@@ -61,8 +61,9 @@ const HIGHEST_FIRST: [Standing; 4] = [
     Standing::Newcomer,
     Standing::FreeRider,
 ];
-/// Which class goes first at each start, over and over; where none is named, the highest that waits. So every class that waits gets
-/// at least one turn in so many, whatever is asked for by higher ones.
+/// Class that goes first at each start, over and over; where none is named, the highest that waits.
+/// Every class that waits thus gets at least one turn in so many, whatever is asked for by higher
+/// ones.
 const WHEEL: [Option<Standing>; 8] = [
     None,
     Some(Standing::Even),
@@ -74,12 +75,12 @@ const WHEEL: [Option<Standing>; 8] = [
     Some(Standing::FreeRider),
 ];
 
-/// What has become of a request that was offered.
+/// Outcome of offering a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::net) enum Offered<T> {
-    /// It waits.
+    /// Waiting for its turn.
     Queued,
-    /// It waits, in the place of another one, which must be told that we are busy.
+    /// Waiting in the place of another request, whose peer must be told that we are busy.
     Displaced(PeerId, T),
     /// There is no room for it.
     TurnedAway(T),
@@ -120,7 +121,7 @@ pub(in crate::net) struct RequestQueue<T> {
     turn: usize,
 }
 
-/// What came of trying to start a request of one class.
+/// Outcome of trying to start a request of one class.
 enum Next<T> {
     Started(Reservation, T),
     /// Nothing of it waits that its peer has room for.
@@ -150,8 +151,9 @@ impl<T> RequestQueue<T> {
         }
     }
 
-    /// Lines up a request whose answer may take so many bytes. When the queue is full, it takes the place of the one that has waited longest
-    /// among those of the lowest class, if that is lower than its own.
+    /// Lines up a request whose answer may take so many bytes. When the queue is full, the request
+    /// takes the place of the one that has waited longest among those of the lowest class, if that
+    /// is lower than its own.
     pub(in crate::net) fn offer(
         &mut self,
         peer: PeerId,
@@ -199,7 +201,8 @@ impl<T> RequestQueue<T> {
         })
     }
 
-    /// Takes out the request that has waited longest among those of the lowest class, if that is below `standing`.
+    /// Takes out the request that has waited longest among those of the lowest class, if that is
+    /// below `standing`.
     fn displace(&mut self, standing: Standing) -> Option<(PeerId, T)> {
         let mut lowest_first = HIGHEST_FIRST.iter().rev();
         let lowest = *lowest_first.find(|class| !self.turns[**class as usize].is_empty())?;

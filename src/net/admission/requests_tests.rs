@@ -178,7 +178,8 @@ fn higher_standings_go_first_and_each_gets_one_turn_in_eight() {
 }
 
 proptest! {
-    /// However requests come in, whoever waits at the head of its line is started after a bounded number of others.
+    /// Requests may come in any way: a peer that waits at the head of its line is started after a
+    /// bounded number of others.
     #[test]
     fn nobody_starves(arrivals in proptest::collection::vec((0usize..4, 1usize..3), 50..300)) {
         let bounds = Bounds { bytes: 1, bytes_of_strangers: 1, bytes_per_member: 1, bytes_per_stranger: 1, started: 1, started_of_strangers: 1, waiting: 10_000, waiting_per_peer: 10_000 };

@@ -6,8 +6,8 @@ use libp2p::Multiaddr;
 
 use crate::net::address;
 
-/// What one person is likely to have all of: an IPv4 address, or the 64 bits of an IPv6 one that a
-/// line gets.
+/// Addresses that one person is likely to have all of: an IPv4 address, or the 64 bits of an IPv6
+/// one that a line gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::net) struct Site(IpAddr);
 
@@ -36,7 +36,7 @@ impl Site {
         address::ip(address).map(Self::of_ip)
     }
 
-    /// What a provider is likely to have all of: many sites.
+    /// Addresses that a provider is likely to have all of: many sites.
     pub(in crate::net) fn region(self) -> Self {
         match self.is_near() {
             true => self,

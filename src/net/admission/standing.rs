@@ -1,23 +1,23 @@
-//! How a peer stands with this node.
+//! Standing of a peer with this node.
 
 use std::sync::Arc;
 
 use libp2p::PeerId;
 
-/// How a peer stands with this node, from lowest to highest. Of several that wait, the higher are
-/// answered first.
+/// Standing of a peer with this node, from lowest to highest. Peers of a higher standing are
+/// answered first among those that wait.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
-    /// It has taken much and given next to nothing.
+    /// Peer that has taken much and given next to nothing.
     FreeRider,
-    /// Too little was exchanged with it to say.
+    /// Peer with which too little was exchanged to say.
     Newcomer,
-    /// It gives about as much as it takes, or more.
+    /// Peer that gives about as much as it takes, or more.
     Even,
-    /// It is in a ring with this node.
+    /// Peer that is in a ring with this node.
     Member,
 }
 

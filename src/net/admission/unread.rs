@@ -1,10 +1,10 @@
 //! Bytes that peers have sent and nobody has read.
 //!
 //! A multiplexer takes what comes for a stream and holds it until the stream is read. A peer may
-//! open streams by itself, so what it sends over these, unasked for, is counted: for each connection
-//! and for all. Requests are small and read at once; where much is left unread, a peer sends what
-//! nobody wants. Past a connection's bound it ends. Past the bound of all, the connection ends that
-//! has the most, one of a ring's member only where there is no other.
+//! open streams by itself, so what it sends over these, unasked for, is counted: for each
+//! connection and for all. Requests are small and read at once; where much is left unread, a peer
+//! sends what nobody wants. Past a connection's bound it ends. Past the bound of all, the
+//! connection ends that has the most, one of a ring's member only where there is no other.
 //!
 //! Before a peer has told who it is its bound is lower, and so is the number of its streams that
 //! are handed out. Further ones wait, and count.
@@ -34,7 +34,7 @@ struct Connection {
     taken: usize,
     is_known: bool,
     is_member: bool,
-    /// It is to end.
+    /// Connection that is to end.
     is_cut: bool,
     address: Option<Multiaddr>,
     /// The connection's task, and the same when it waits to take a stream.
@@ -97,7 +97,7 @@ impl Table {
         }
     }
 
-    /// What a connection holds is as good as gone.
+    /// Marks a connection as one that is to end: the bytes that it holds count no more.
     fn cut(&mut self, number: u64) {
         if let Some(connection) = self.connections.get_mut(&number) {
             self.unread -= connection.unread;

@@ -30,7 +30,7 @@ pub(crate) enum Event {
     Misbehaved { peer: PeerId },
 }
 
-/// What the room is made of.
+/// Parts that the room is made of.
 pub(crate) struct Setup<'a> {
     pub(crate) service: Arc<dyn BlockService>,
     pub(crate) standing: StandingOf,

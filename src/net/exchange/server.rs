@@ -149,7 +149,7 @@ impl Server {
         }
     }
 
-    /// What is sent to a peer, with what tells that it takes it.
+    /// Reply to a peer: the response, with the flow that tells whether the peer takes it.
     pub(super) fn reply(&self, peer: PeerId, response: Response) -> Reply {
         let flow = self.flows.get(&peer).cloned().unwrap_or_default();
         Reply {

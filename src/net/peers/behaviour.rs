@@ -69,10 +69,10 @@ pub(crate) struct Setup<'a> {
     pub(crate) key: &'a Keypair,
     /// The network's name.
     pub(crate) network: String,
-    /// How a peer stands; one that is known as a member of a ring of this node is a member also
+    /// Standing of a peer; a peer that is known as a member of a ring of this node is a member also
     /// before it has proven so.
     pub(crate) standing: StandingOf,
-    /// What peers have sent and nobody has read.
+    /// Bytes that peers have sent and nobody has read.
     pub(crate) unread: Unread,
     pub(crate) hearsay: Arc<Hearsay>,
     pub(crate) agent: String,

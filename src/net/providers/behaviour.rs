@@ -53,7 +53,7 @@ const NEAR: usize = 60;
 /// Most providers that one answer names: as many as Kademlia sends.
 const MAX_TOLD: usize = 20;
 
-/// What the handler of a connection reports.
+/// Event that the handler of a connection reports.
 type Reported = THandlerOutEvent<kad::Behaviour<ShelfStore>>;
 
 /// What others may want to know of the DHT.
@@ -101,7 +101,7 @@ pub(crate) struct Behaviour {
 /// Whether a peer is known as a member of one of this node's rings.
 pub(crate) type IsMember = Arc<dyn Fn(&PeerId) -> bool + Send + Sync>;
 
-/// What the room is made of.
+/// Parts that the room is made of.
 pub(crate) struct Setup {
     pub(crate) local: PeerId,
     pub(crate) protocol: StreamProtocol,
@@ -304,7 +304,7 @@ impl Behaviour {
         region::depth(&hash_of(&self.local.to_bytes()), &known)
     }
 
-    /// What counts of what a peer that was asked beside Kademlia tells of providers.
+    /// Takes in what a peer that was asked beside Kademlia tells of providers, as far as it counts.
     fn told(&mut self, teller: PeerId, told: Vec<(PeerId, Vec<Multiaddr>)>) -> Vec<Provider> {
         let of_teller = self.remotes.values().filter(|(peer, _)| *peer == teller);
         // The connection that it came by is not known: the widest counts.
@@ -416,8 +416,9 @@ impl Behaviour {
         }
     }
 
-    /// What a peer announces is stored at once, what it puts is checked first. Kademlia has answered
-    /// already. Keys that others are nearer to are theirs to keep.
+    /// Handles a request of a peer: an announcement is stored at once, a record that the peer puts
+    /// is checked first. Kademlia has answered already. Keys that others are nearer to are theirs
+    /// to keep.
     fn on_request(&mut self, request: InboundRequest) {
         match request {
             InboundRequest::AddProvider {
@@ -515,9 +516,9 @@ impl Behaviour {
         }
     }
 
-    /// Where a provider can be reached. Kademlia reports providers without the addresses that came
-    /// with them and keeps those for as long as the query runs, for dialling: so we ask what it
-    /// would dial. What is stored here came from the provider itself.
+    /// Addresses at which a provider can be reached. Kademlia reports providers without the
+    /// addresses that came with them and keeps those for as long as the query runs, for dialling:
+    /// so we ask what it would dial. Addresses that are stored here came from the provider itself.
     fn addresses(&mut self, key: &RecordKey, peer: PeerId) -> Vec<Multiaddr> {
         let connection = ConnectionId::new_unchecked(0);
         let mut addresses = self

@@ -35,12 +35,12 @@ pub struct PublishReport {
     pub asked: usize,
 }
 
-/// What a search found.
+/// Head that a search found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FoundHead {
     /// All that holds, together.
     pub record: Option<HeadRecord>,
-    /// What each peer told that told something that holds.
+    /// Peers that told a record that holds, each with its record.
     pub told: Vec<(PeerId, HeadRecord)>,
 }
 

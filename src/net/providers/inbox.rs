@@ -1,8 +1,10 @@
-//! Checks head records, off the task that owns the network, and is the only one that writes them: so what is stored is valid, and
-//! whatever is offered is added to what is here, as far as it stays: see [`head`].
+//! Checks head records, off the task that owns the network, and is the only one that writes them:
+//! so every stored record is valid, and whatever is offered is added to what is here, as far as it
+//! stays: see [`head`].
 //!
-//! One thread does one job after the other. What peers offer waits in a queue with a bound in all and for each peer; what does not fit
-//! is dropped and counted: it is offered again. Jobs of this node itself have places of their own.
+//! One thread does one job after the other. Records that peers offer wait in a queue with a bound
+//! in all and for each peer; a record that does not fit is dropped and counted: it is offered
+//! again. Jobs of this node itself have places of their own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -118,7 +120,7 @@ enum Job {
     Own(Own, OwnedSemaphorePermit),
 }
 
-/// What is known of the way of a record that a peer put.
+/// Circumstances in which a peer put a record.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Whence {
     /// Where the peer is.
@@ -275,7 +277,7 @@ impl Checker {
         (record.id() == *id).then_some(record)
     }
 
-    /// A peer puts a record. What is here already may always be renewed.
+    /// Takes a record that a peer puts. A record that is here already may always be renewed.
     fn offered(
         &mut self,
         id: BlockId,

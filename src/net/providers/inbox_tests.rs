@@ -69,7 +69,8 @@ fn offer_from(
     checker.offered(record.id(), &record.encode(), peer, whence)
 }
 
-/// As [`offer_from`]. What is on its way to the shelf gives no way yet: the thread writes it soon.
+/// Offers as [`offer_from`] does, again while there is no room. Records on their way to the shelf
+/// give no way yet: the thread writes them soon.
 fn offer_again(
     checker: &mut Checker,
     record: &HeadRecord,

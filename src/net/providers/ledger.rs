@@ -50,16 +50,16 @@ const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(10);
 /// Place of a record: table and key.
 pub(super) type Place = (u8, Vec<u8>);
 
-/// What a record takes on disk besides its key and value, about.
+/// Bytes that a record takes on disk besides its key and value, about.
 const RECORD_BYTES: usize = 64;
 
-/// What a provider, or a value, takes.
+/// Bytes that a provider, or a value, takes.
 pub(super) fn cost(key: &[u8], bytes: usize) -> i64 {
     i64::try_from(RECORD_BYTES + key.len() + bytes).unwrap_or(i64::MAX)
 }
 
-/// How much there is of one kind, and who brought it. Signed, because what was there before may be
-/// taken off before it has been counted.
+/// Account of the entries of one kind, and of the peers and subnets that brought them. Signed,
+/// because an entry that was there before may be taken off before it has been counted.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Account {
     pub(super) entries: i64,
@@ -104,8 +104,8 @@ fn change<K: Hash + Eq + Copy>(counts: &mut HashMap<K, i64>, key: K, by: i64) {
     }
 }
 
-/// How much there is of what others brought. Values that are kept for good are counted by who keeps
-/// them, and this node's own announcements follow from its blocks.
+/// Counts of the entries that others brought. Values that are kept for good are counted by who
+/// keeps them, and this node's own announcements follow from its blocks.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) providers: Account,
@@ -323,7 +323,7 @@ impl Writer {
     }
 }
 
-/// What others may fill.
+/// Room that others may fill.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Room {
     pub(super) provider_bytes: i64,
@@ -342,7 +342,7 @@ impl Room {
         }
     }
 
-    /// Whether there is as much as there should be at most. What is on its way to the disk may
+    /// Whether there is as much as there should be at most. Entries on their way to the disk may
     /// exceed that, up to the whole.
     pub(super) const fn is_full(&self, account: &Account) -> bool {
         account.entries >= self.providers || account.bytes >= self.provider_bytes / 16 * 15
@@ -404,7 +404,7 @@ impl Worker {
             overlay.remove(place);
             drop(overlay);
             if !written {
-                // What is on the shelf is what there was before.
+                // The shelf still holds the entry that was there before, if any.
                 let (table, key) = place;
                 let there = self.shelf.get(*table, key).unwrap_or_default();
                 let mut counts = self.ledger.counts();
@@ -458,8 +458,8 @@ impl Worker {
         })
     }
 
-    /// Puts something else in the place of what was read, unless it has changed since. What waits
-    /// to be written was counted when it was changed.
+    /// Puts something else in the place of what was read, unless it has changed since. An entry
+    /// that waits to be written was counted when it was changed.
     fn replace(&self, table: u8, key: &Bytes, read: &Bytes, by: Option<Bytes>) {
         let _change = self.ledger.change();
         let place = (table, key.to_vec());
@@ -474,7 +474,7 @@ impl Worker {
         counts.account(table, key, by, 1);
     }
 
-    /// What is left of an entry: the providers that have not expired, or a value that has not.
+    /// Rest of an entry: the providers that have not expired, or a value that has not.
     fn alive(&self, table: u8, value: &Bytes) -> Option<Bytes> {
         let now = self.clock.now();
         let is_alive = match table {

@@ -3,10 +3,10 @@
 //! Peer ids cost nothing, so somebody may make as many as it likes that are nearer to a key than
 //! all honest peers. Then the nearest peers, which store an announcement and are asked for it, are
 //! all of that crowd. A crowd betrays itself: ids are spread evenly, so a node that knows how dense
-//! they are around itself sees where there are too many. Such a key is stored at, and looked for
-//! at, its whole region: all peers that share so many bits with it that about as many as usually
-//! hold a record are expected there. The crowd may hide some of them, but has to be as large as the
-//! mesh to hide most.
+//! they are around itself sees where there are too many. A key with a crowd is stored at, and
+//! looked for at, its whole region: all peers that share so many bits with it that about as many as
+//! usually hold a record are expected there. The crowd may hide some of them, but has to be as
+//! large as the mesh to hide most.
 //!
 //! The idea is that of arXiv 2505.01139 and of earlier work on the IPFS DHT. Here it is done only
 //! for keys that are crowded, so that all others cost what they did.
@@ -68,7 +68,7 @@ pub(super) fn depth(local: &Hash, known: &[Hash]) -> Option<u32> {
     let telling = telling.filter(|(_, count)| (MIN_OF_BUCKET..REPLICATION).contains(count));
     let mut depths: Vec<u32> = telling
         .map(|(bucket, count)| {
-            // Such a bucket has half of the peers that share as many bits or more.
+            // The bucket has half of the peers that share as many bits or more.
             let all = (2 * count as u64) << bucket.min(2 * MAX_DEPTH);
             let regions = all / REPLICATION as u64;
             regions.checked_ilog2().unwrap_or(0)

@@ -127,8 +127,8 @@ impl Mesh {
         known
     }
 
-    /// A lookup as Kademlia does it, past a crowd if there is one. `asked` is told of each peer that
-    /// is asked.
+    /// A lookup as Kademlia does it, past a crowd if there is one. `asked` is told of each peer
+    /// that is asked.
     fn lookup(
         &self,
         from: usize,
@@ -171,7 +171,7 @@ impl Mesh {
         peers.map(|n| (hash(self.places[*n]), id(*n))).collect()
     }
 
-    /// What a peer takes for the depth of regions, if its table says anything.
+    /// Depth of regions as a peer takes it from its table, if the table says anything.
     fn depth(&self, peer: usize) -> Option<u32> {
         let known = self.tables[peer].iter().flatten();
         let known: Vec<Hash> = known.map(|n| hash(self.places[*n])).collect();

@@ -26,7 +26,7 @@ const MAX_ANSWER_BYTES: usize = 64 << 10;
 const MAX_LENGTH_BYTES: usize = 4;
 
 impl Providers {
-    /// What the peers of a key's region know of its providers.
+    /// Providers of a key that the peers of the key's region know of.
     pub(super) fn search_region(&self, key: Vec<u8>, depth: u32) -> BoxStream<'static, Provider> {
         let view = self.clone();
         let found = async move {
@@ -95,7 +95,7 @@ impl Providers {
             told,
             reply,
         };
-        // It fails when the network is stopping.
+        // Sending fails when the network is stopping.
         let _ = self.mailbox.send(command).await;
         counts.await.unwrap_or_default()
     }

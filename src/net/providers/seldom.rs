@@ -20,8 +20,8 @@ impl Seldom {
         }
     }
 
-    /// How often a cause was not told of since the last line, when the next one is due. Causes are
-    /// constants, so there are few.
+    /// Number of times that a cause was not told of since the last line, when the next one is due.
+    /// Causes are constants, so there are few.
     fn due(&self, cause: &'static str, now: Instant) -> Option<u64> {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((last, unsaid)) = told.get_mut(cause) else {

@@ -8,7 +8,8 @@ use super::subnet::Subnet;
 use crate::time::Timestamp;
 use crate::wire::dht;
 
-/// Version of all three messages. Those of others are read as nothing: announcements come again.
+/// Version of all three messages. Messages of other versions are read as nothing: announcements
+/// come again.
 const VERSION: u32 = 2;
 
 /// Most addresses that are kept of one provider.

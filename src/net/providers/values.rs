@@ -1,8 +1,8 @@
 //! Values by key: head records, those that this node keeps for good and those that merely pass by.
 //!
-//! What passes by expires and is bounded, by number and by bytes, in all and for each peer that
-//! brought it, so that nobody fills the disk. What is kept, or was put by this node itself, is
-//! outside of these bounds: it is for the caller to bound.
+//! Values that pass by expire and are bounded, by number and by bytes, in all and for each peer
+//! that brought them, so that nobody fills the disk. Values that are kept, or were put by this node
+//! itself, are outside of these bounds: they are for the caller to bound.
 //!
 //! Peer ids cost nothing. When there is no room in all, the subnet that brought most gives way to
 //! one that brought less, its farthest keys first; to others of its own only keys that are farther
@@ -135,7 +135,7 @@ impl Values {
         if entries < share(most) && bytes <= share(most_bytes) {
             return true;
         }
-        // What members brought is on their part of the room.
+        // Values that members brought are on the members' part of the room.
         let peers = account.of_peer.iter();
         let of_members: i64 = peers
             .filter(|(peer, _)| (self.is_member)(peer))
@@ -173,12 +173,13 @@ impl Values {
             true
         });
         far.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
-        // What waits to be written counts, not what it replaces: by now it may be kept for good.
+        // The value that waits to be written counts, not the one that it replaces: by now it may be
+        // kept for good.
         let far = far.into_iter().map(|(_, key)| key);
         let still = far.filter(|key| self.get(key).is_some_and(|value| brought(&value)));
         let gone: Vec<_> = still.take(count).collect();
         gone.iter().for_each(|key| self.remove(key));
-        // What was brought a moment ago may not be on the shelf yet.
+        // A value that was brought a moment ago may not be on the shelf yet.
         (!gone.is_empty()).then_some(()).ok_or(NotStored::Full)
     }
 

@@ -1,7 +1,8 @@
 //! The replica room inside the swarm: libp2p's request-response, our requests, and those of peers.
 //!
-//! What peers ask waits as requests for blocks do, in a [`RequestQueue`]: each peer has a share, peers take turns, and when there is no place
-//! left one of a higher standing takes that of a lower one. So strangers, however many they are, keep no member of a ring from being heard.
+//! Requests of peers wait as requests for blocks do, in a [`RequestQueue`]: each peer has a share,
+//! peers take turns, and when there is no place left a request of a higher standing takes that of a
+//! lower one. Strangers, however many they are, thus keep no member of a ring from being heard.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::ErrorKind;

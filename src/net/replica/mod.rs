@@ -46,10 +46,12 @@ const REQUESTS: usize = 32;
 /// Requests of peers that wait, in all and of one peer.
 const MAX_WAITING: usize = 64;
 const MAX_WAITING_PER_PEER: usize = 4;
-/// Those that are handed out to be answered, in all and of one peer. They are answered in the order in which they are handed out, so that a member
-/// of a ring waits for no more of others.
+/// Requests of peers that are handed out to be answered, in all and of one peer. Requests are
+/// answered in the order in which they are handed out, so that a member of a ring waits for no more
+/// of others.
 const MAX_STARTED: usize = 8;
-/// Those of strangers, of all: the others are for members of this node's rings.
+/// Requests of strangers that are handed out, of all: the other places are for members of this
+/// node's rings.
 const MAX_STARTED_OF_STRANGERS: usize = 6;
 const MAX_STARTED_PER_PEER: usize = 2;
 /// Requests of strangers that are handed out or wait, at most.
@@ -134,8 +136,8 @@ pub enum Request {
         /// The roots of the leases, 1 to [`MAX_OFFERED`].
         roots: Vec<BlockId>,
     },
-    /// The head of an owner, and what is leased of it. The owner is not named: who is asked learns of
-    /// no owner that it did not know.
+    /// The head of an owner, and what is leased of it. The owner is not named: a peer that is asked
+    /// learns of no owner that it did not know.
     Recover {
         /// Random.
         nonce: [u8; 32],
@@ -184,7 +186,7 @@ pub enum Answer {
     Refused(Refusal),
 }
 
-/// What a holder has of an owner.
+/// Head and leases that a holder has of an owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// The owner's head as it is kept there. Nobody has checked it.
@@ -195,8 +197,8 @@ pub struct Recovered {
     pub more: bool,
 }
 
-/// What only who knows an owner's public key can make of a nonce, the peer that asks and the peer
-/// that is asked.
+/// Proof that only somebody who knows an owner's public key can make, of a nonce, the peer that
+/// asks and the peer that is asked.
 pub fn recovery_proof(
     owner: &[u8; 32],
     nonce: &[u8; 32],

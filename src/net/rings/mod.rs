@@ -53,7 +53,8 @@ pub struct Member {
     pub place: String,
 }
 
-/// What tells two members apart, or does not: peer ids cost nothing, and one machine may have several.
+/// Place or address that tells two members apart, or does not: peer ids cost nothing, and one
+/// machine may have several.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Site {
     /// Where the person of this node says that it stands.
@@ -139,10 +140,11 @@ impl RingsView {
         self.roll.rings()
     }
 
-    /// Changes the rings, with this node's key to sign, then proves and tells what is new to the connected peers.
+    /// Changes the rings, with this node's key to sign, then proves and tells what is new to the
+    /// connected peers.
     ///
     /// # Errors
-    /// What `change` says.
+    /// Error that `change` gives.
     pub async fn change<T>(
         &self,
         change: impl FnOnce(&mut Rings, &Keypair) -> Result<T, ring::Error>,

@@ -1,5 +1,5 @@
-//! A model of rings with branches: nodes that meet in any order, remove each other, decide, and invite again. Every node runs the
-//! product's roll; only the connections are made up.
+//! A model of rings with branches: nodes that meet in any order, remove each other, decide, and
+//! invite again. Every node runs the product's roll; only the connections are made up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -86,7 +86,7 @@ impl Made {
 struct World {
     nodes: Vec<Node>,
     made: Made,
-    /// For a node that was invited again: the generations from before, whose removals it need not mind.
+    /// Generations from before, of a node that was invited again: it need not mind their removals.
     forgiven: Vec<BTreeSet<GenerationId>>,
     seeds: u8,
 }
@@ -149,7 +149,7 @@ impl World {
     fn remove(&mut self, a: usize, b: usize) {
         let seed = self.seed();
         let peer = self.nodes[b].peer;
-        // It may not know it, or not be let in.
+        // The node may not know the other, or not be let in.
         let _ = self.nodes[a].roll.change(|rings, key| {
             let ring = rings.get_mut("home")?;
             ring.remove(&peer, key, seed, NOW, [self.seeds; 32])
@@ -192,7 +192,7 @@ impl World {
         self.meet(a, b);
     }
 
-    /// What holds at any time.
+    /// Checks what holds at any time.
     fn look(&mut self) {
         for node in &self.nodes {
             if let Some(ring) = node.ring() {

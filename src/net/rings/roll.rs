@@ -1,8 +1,8 @@
-//! Roll of members: the rings, and what each connected peer has proven. Shared by the view and the behaviour; nobody holds its lock
-//! for longer than it takes to look.
+//! Roll of members: the rings, and what each connected peer has proven. Shared by the view and the
+//! behaviour; nobody holds its lock for longer than it takes to look.
 //!
-//! A peer that was removed and proves a generation from before is *estranged*: it is no member, is told only how the chain of
-//! generations went on, and what it tells can only show a branch.
+//! A peer that was removed and proves a generation from before is *estranged*: it is no member, is
+//! told only how the chain of generations went on, and what it tells can only show a branch.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -144,7 +144,8 @@ impl Roll {
             .collect()
     }
 
-    /// Where each member stands: where the person says, or the machine with an address that is not loopback.
+    /// Site of each member: the place that the person says, or the machine with an address that is
+    /// not loopback.
     pub(super) fn sites(&self) -> HashMap<PeerId, Site> {
         let state = self.lock();
         let rings = state.rings.as_slice().iter();
@@ -443,7 +444,8 @@ impl Roll {
         if news { Told::News } else { Told::Known }
     }
 
-    /// Takes in the members that a peer tells of. One that is behind knows nothing of the removals since, and may name the removed.
+    /// Takes in the members that a peer tells of. A peer that is behind knows nothing of the
+    /// removals since, and may name the removed.
     fn hear(&self, ring: &mut Ring, session: &Session, peer: PeerId, info: &Info) -> bool {
         if !ring.is_let_in() || !session.proven.contains(&ring.id()) {
             return false;
@@ -555,8 +557,9 @@ fn after(ring: &Ring, id: &RingId) -> Vec<Generation> {
     ring.generations_after(number).to_vec()
 }
 
-/// What to tell a member about a ring, but for what is the same for all members. A member that has not proven the present generation
-/// is given it: this node itself saw it prove an earlier one, or an invitation.
+/// Information to tell a member about a ring, but for the part that is the same for all members. A
+/// member that has not proven the present generation is given it: this node itself saw it prove an
+/// earlier one, or an invitation.
 fn info_for(peer: &PeerId, ring: &Ring, id: RingId, session: &mut Session) -> Info {
     let mut info = Info::about(id);
     if !ring.is_let_in() {

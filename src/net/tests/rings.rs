@@ -207,7 +207,8 @@ async fn the_removed_is_shut_out_and_who_was_away_is_not() {
     c.peers().disconnect(a.peer_id()).await;
     wait_connected(&c, &[a.peer_id()], false).await;
     connect(&c, &a).await;
-    // With a new code it is a member again; that this is the first time shows that the old secret came to nothing.
+    // Joining with a new code makes the removed a member again; that this is the first time shows
+    // that the old secret came to nothing.
     let mut events = a.events();
     let code = invite(&a, true).await;
     c.rings().update(Rings::default()).await;
@@ -246,7 +247,7 @@ async fn a_code_for_one_machine_lets_in_one() {
     c.rings().update(Rings::default()).await;
     assert!(!a.rings().is_online_member(&c.peer_id()));
     join(&c, "c", other).await;
-    // It gets in by another code, and the handshake of the first came to nothing.
+    // The newcomer gets in by another code, and the handshake of the first came to nothing.
     wait_members(&a, &[&b, &c]).await;
 }
 
@@ -275,7 +276,8 @@ async fn one_that_was_away_is_not_taken_along_by_the_removed() {
     wait_members(&a, &[&out]).await;
     remove(&a, out.peer_id()).await;
     wait_members(&out, &[&away]).await;
-    // The removed one removes the other in turn, and is followed: it was a member, as far as is known there.
+    // The removed member removes the other in turn, and is followed: it was a member, as far as is
+    // known there.
     remove(&out, a.peer_id()).await;
     wait_home(&away, |_| generation(&away) == 2).await;
     away.peers().unblock(a.peer_id()).await;
