@@ -106,8 +106,8 @@ enum Command {
         /// Any words, such as attic or Anna's; '' for none.
         place: String,
     },
-    /// Decide between two secrets of a ring that were made at the same time, on this machine. `ring
-    /// list` shows them.
+    /// Decide between two secrets of a ring that were made at the same time, on this machine.
+    /// `ring list` shows them.
     Choose {
         /// The ring.
         name: String,

@@ -2,8 +2,7 @@
 //!
 //! | route | who | what |
 //! |---|---|---|
-//! | `POST /api/v1/<call>` | token holders | every call of a [`Client`]; answers as in
-//! `client::frame` |
+//! | `POST /api/v1/<call>` | token holders | calls of a [`Client`]; answers as in `client::frame` |
 //! | `GET /api/v1/hello?nonce=<hex>` | anyone local | proves that this server knows the token |
 //! | `GET /sha384/<hex>`, `/sha256/<hex>` | anyone local | the block as it is |
 //! | `GET /sha384/<hex>/like` | anyone local | ids in the store that share the first 16 bits |

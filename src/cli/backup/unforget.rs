@@ -13,8 +13,8 @@ use crate::node::api::{Snapshots, Unforget, UnforgetReply};
 /// Take back that snapshots are forgotten, or keep them against the request of another machine.
 ///
 /// Snapshots that this machine forgot come back as long as they are not pruned. Snapshots that
-/// another machine asks to forget stay, until this machine forgets them. `libernet snapshots
-/// --deleted` lists both.
+/// another machine asks to forget stay, until this machine forgets them.
+/// `libernet snapshots --deleted` lists both.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet snapshots --deleted
