@@ -1,10 +1,10 @@
-//! How much may come out of a bundle that a stranger made.
+//! Limits on what may come out of a bundle that a stranger made.
 //!
 //! A tree can name one directory again and again, and a file one block, so that a few kilobytes
-//! become more than any disk holds; a block of a tree can be compressed a thousandfold. What comes
-//! out is therefore held against what it is made of: bytes against distinct blocks, entries against
-//! the bytes of the distinct tree blocks that name them. Beforehand the bundle's own claims are
-//! looked at, which nothing that is written ever exceeds, and the room that there is.
+//! become more than any disk holds; a block of a tree can be compressed a thousandfold. Output is
+//! therefore held against what it is made of: bytes against distinct blocks, entries against the
+//! bytes of the distinct tree blocks that name them. Beforehand the bundle's own claims are looked
+//! at, which nothing that is written ever exceeds, and the room that there is.
 //!
 //! Pure but for [`Room::at`]. Deliberately absent: what to do about it. A person may have it
 //! written all the same.
@@ -32,7 +32,7 @@ pub const USUAL_REPEATS: u64 = 64;
 /// Distinct blocks that are remembered. Past that all are forgotten, and the same ones count anew.
 const MAX_REMEMBERED: usize = 1 << 20;
 
-/// How much of one kind may come.
+/// Limit on the entries, or on the bytes, that may come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Bound {
     /// Anything.
@@ -44,7 +44,7 @@ pub enum Bound {
     Most(u64),
 }
 
-/// What may come out of a bundle.
+/// Limits on what may come out of a bundle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bounds {
     /// Everything that has a name.
@@ -143,7 +143,7 @@ impl fmt::Display for Excess {
 }
 
 impl Bounds {
-    /// What a stranger's bundle may write without being asked about.
+    /// Limits within which a stranger's bundle is written without a question.
     pub const USUAL: Self = Self {
         entries: Bound::Usual,
         bytes: Bound::Usual,

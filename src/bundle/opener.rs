@@ -23,7 +23,7 @@ type Cell = Arc<OnceCell<Bytes>>;
 pub(super) struct Opener {
     source: Arc<dyn BlockSource>,
     cache: Mutex<Cache>,
-    /// What was opened so far.
+    /// Blocks that plaintexts came out of so far.
     origin: Origin,
 }
 

@@ -28,9 +28,10 @@ pub(super) const MAX_NAMED: usize = 20;
 /// overwritten, and a name that programs or the system give a meaning to, such as one that begins
 /// with a dot, is refused.
 ///
-/// What comes out is held against what the bundle is made of. It asks on a terminal, and ends with
-/// exit code 12 elsewhere, past 20,000 files, directories and links and two more for each byte of
-/// its tree blocks, past 1 GiB and 64 times its blocks, and past the room on the disk.
+/// Content that comes out is held against what the bundle is made of. The command asks on a
+/// terminal, and ends with exit code 12 elsewhere, past 20,000 files, directories and links and two
+/// more for each byte of its tree blocks, past 1 GiB and 64 times its blocks, and past the room on
+/// the disk.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet get LINK                    # under its own name in this directory

@@ -53,8 +53,9 @@ pub(super) struct Args {
     /// Bring an owner back from its words: in a file, from standard input (-), or asked for on the terminal.
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     recover: Option<Option<PathBuf>>,
-    /// Ask for a passphrase to protect this machine's keys with. It does not protect the store, which
-    /// holds the keys of what was put or backed up here: `libernet owner passphrase --help`.
+    /// Ask for a passphrase to protect this machine's keys with. The passphrase does not protect
+    /// the store, which holds the keys of what was put or backed up here:
+    /// `libernet owner passphrase --help`.
     #[arg(long, conflicts_with = "passphrase_file")]
     passphrase: bool,
     /// Protect this machine's keys with the passphrase in a file.

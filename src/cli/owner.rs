@@ -46,10 +46,10 @@ enum Command {
     },
     /// Set, change or remove the passphrase that protects this machine's keys.
     ///
-    /// It protects the keys in owner.key: those that sign for this machine, and those that open the
-    /// owner's backups wherever they are. It does not protect the store, which holds the keys of
-    /// everything that was put, pinned or backed up here: whoever can read the data directory can
-    /// read all that. Encrypt the disk against that.
+    /// The passphrase protects the keys in owner.key: those that sign for this machine, and those
+    /// that open the owner's backups wherever they are. The store, which holds the keys of
+    /// everything that was put, pinned or backed up here, is not protected: whoever can read the
+    /// data directory can read all that. Encrypt the disk against that.
     Passphrase {
         /// Remove it: whoever can read the file can then use the keys.
         #[arg(long, conflicts_with = "new_passphrase_file")]

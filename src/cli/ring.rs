@@ -66,11 +66,12 @@ enum Command {
         /// The ring.
         name: String,
     },
-    /// Make an invitation and print its code. Only this node lets in by it, while it runs. It is over when a member is removed.
+    /// Make an invitation and print its code. Only this node lets in by it, while it runs. The
+    /// invitation is over when a member is removed.
     Invite {
         /// The ring.
         name: String,
-        /// How long it lasts: 30m, 12h or 7d, which is the most [default: 1d].
+        /// Time that the invitation lasts: 30m, 12h or 7d, which is the most [default: 1d].
         #[arg(long = "for", value_name = "TIME", value_parser = crate::time::seconds)]
         ttl_s: Option<u64>,
         /// For one machine: worth nothing once that has joined.
@@ -86,7 +87,8 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Remove a member: the ring gets a new secret, signed by this machine, and invitations are over.
+    /// Remove a member: the ring gets a new secret, signed by this machine, and invitations are
+    /// over.
     Remove {
         /// The ring.
         name: String,
@@ -94,7 +96,8 @@ enum Command {
         #[arg(value_name = "MEMBER")]
         peer: String,
     },
-    /// Say where a member stands, for this machine alone: copies are asked for in different places first.
+    /// Say where a member stands, for this machine alone: copies are asked for in different places
+    /// first.
     Place {
         /// The ring.
         name: String,
@@ -104,7 +107,8 @@ enum Command {
         /// Any words, such as attic or Anna's; '' for none.
         place: String,
     },
-    /// Decide between two secrets of a ring that were made at the same time, on this machine. `ring list` shows them.
+    /// Decide between two secrets of a ring that were made at the same time, on this machine.
+    /// `ring list` shows them.
     Choose {
         /// The ring.
         name: String,

@@ -2,12 +2,13 @@
 //!
 //! A core dump would hold keys, words and passphrases, and stay on the disk or go to a crash
 //! reporter; another process of the same user could read them from memory. The system is asked for
-//! neither. Deliberately absent: locked memory. What is swapped out is as safe as the swap space.
+//! neither. Deliberately absent: locked memory. Memory that is swapped out is as safe as the swap
+//! space.
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// Allows no core dumps, and where the system can, no look into this process's memory by others
-/// than root. What the system refuses is done without.
+/// than root. Protection that the system refuses is done without.
 pub(super) fn keep_in_memory() {
     let none = Rlimit {
         current: Some(0),

@@ -300,8 +300,8 @@ async fn like(asked: Asked, id: BlockId) -> Result<Response, CallError> {
     Ok(axum::Json(answer).into_response())
 }
 
-/// A link in full. A browser is sent on, so that it shows and keeps an address without the key; other
-/// programs are answered at once.
+/// A link in full. A browser is sent on, so that it shows and keeps an address without the key;
+/// other programs are answered at once.
 async fn keyed(
     mut asked: Asked,
     link: Link,

@@ -1,9 +1,10 @@
 //! Who may ask: the checks that every request passes before a route sees it, and the token check of the API.
 //!
-//! A web page of some other site, open in a browser on this machine, can send requests here. It is kept out by three
-//! checks: the `Host` must be a loopback name with our port (a name of its own that resolves to 127.0.0.1 is refused), an
-//! `Origin` must be ours, and what the browser marks as coming from another site may only be a link
-//! that the user follows. Such a link is answered with a question, and nothing is fetched for it.
+//! A web page of some other site, open in a browser on this machine, can send requests here. The
+//! page is kept out by three checks: the `Host` must be a loopback name with our port (a name of
+//! its own that resolves to 127.0.0.1 is refused), an `Origin` must be ours, and what the browser
+//! marks as coming from another site may only be a link that the user follows. A link from another
+//! site is answered with a question, and nothing is fetched for it.
 
 use std::net::SocketAddr;
 
@@ -84,7 +85,8 @@ fn check_fetch_site(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// Whether a browser says that another site leads here: a link there, or a page that opened a window.
+/// Whether a browser says that another site leads here: a link there, or a page that opened a
+/// window.
 pub(super) fn is_led_by_another_site(headers: &HeaderMap) -> bool {
     headers
         .get("sec-fetch-site")

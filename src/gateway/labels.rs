@@ -18,7 +18,7 @@ use crate::crypto::key::Key;
 pub(super) const ROUTE: &str = "open";
 /// Bytes of a label.
 const LABEL_BYTES: usize = 16;
-/// Most links that are remembered. Those that were opened first are forgotten first.
+/// Most links that are remembered. Links that were opened first are forgotten first.
 const MAX_LABELS: usize = 4096;
 
 /// The links that were opened in this run.

@@ -2,25 +2,25 @@
 //!
 //! | route | who | what |
 //! |---|---|---|
-//! | `POST /api/v1/<call>` | whoever has the token | every call of a [`Client`]; answers as in `client::frame` |
+//! | `POST /api/v1/<call>` | token holders | calls of a [`Client`]; answers as in `client::frame` |
 //! | `GET /api/v1/hello?nonce=<hex>` | anyone local | proves that this server knows the token |
 //! | `GET /sha384/<hex>`, `/sha256/<hex>` | anyone local | the block as it is |
 //! | `GET /sha384/<hex>/like` | anyone local | ids in the store that share the first 16 bits |
-//! | `GET /sha384/<hex>/aes256/<hex>[/path]` | who has the link | decrypted content; a browser is sent on to `/open/` |
-//! | `GET /open/<label>[/path]` | who has the label | the same, without the key in the address |
+//! | `GET /sha384/<hex>/aes256/<hex>[/path]` | link holders | decrypted; browsers go to `/open/` |
+//! | `GET /open/<label>[/path]` | label holders | the same, without the key in the address |
 //! | `GET /` | anyone local | one page that says how the node is |
 //!
 //! It listens on loopback only, answers only to loopback names (so that no web page reaches it under another name), refuses
 //! what other websites ask for, and lets nothing that is stored run as a program. It holds a [`Client`] and never the
 //! network or the store. Deliberately absent: TLS, cookies, CORS, anything for other machines.
 //!
-//! **Other users of the same machine** reach loopback as well. They may see `/`, ask which blocks are
-//! here (`/like`, or a block by its id) and have the node look for a block: as any peer of the mesh
-//! may, and as on the mesh they read nothing without a key. What is here of public puts tells who
+//! **Other users of the same machine** reach loopback as well, and may see `/`, ask which blocks
+//! are here (`/like`, or a block by its id) and have the node look for a block: as any peer of the
+//! mesh may, and as on the mesh they read nothing without a key. Blocks of public puts tell whoever
 //! knows a file that this node has it. Decrypted content takes the link, or a label of this run,
 //! which can't be guessed. The API takes the token, which only the node's user can read.
 //!
-//! **What a bundle claims** costs the reader, not the node: content is streamed at the reader's pace,
+//! **Claims of a bundle** cost the reader, not the node: content is streamed at the reader's pace,
 //! listings come by the page, and nothing is written.
 
 mod api;

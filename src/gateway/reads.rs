@@ -68,7 +68,8 @@ impl Reads {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place for a request; `cut` is fired when it has to give way. None when there is none.
+    /// Takes a place for a request; `cut` is fired when it has to give way. None when no place is
+    /// free.
     pub(super) fn enter(&self, cut: CancellationToken) -> Option<Place> {
         let id = self.table().enter(cut, Instant::now())?;
         Some(Place {
@@ -123,7 +124,7 @@ impl<S: Stream + Unpin> Stream for Held<S> {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
         let next = Pin::new(&mut self.stream).poll_next(cx);
-        // It is asked for more when the client has taken what there was.
+        // The stream is asked for more when the client has taken what there was.
         let waits_since = next.is_ready().then(Instant::now);
         self.place.set(waits_since);
         next

@@ -294,7 +294,7 @@ impl Node {
     }
 }
 
-/// What of a stranger's bundle may be written.
+/// Limits on what may be written of a stranger's bundle.
 fn bounds(request: &Get) -> Bounds {
     let otherwise = match request.any_size {
         true => Bound::None,
@@ -362,7 +362,7 @@ fn output_name(bundle: &Bundle) -> Result<OsString, CallError> {
     Ok(OsString::from_vec(name.to_vec()))
 }
 
-/// What is special about a name that a stranger chose, if anything is.
+/// Peculiarity of a name that a stranger chose, if it has one.
 fn special(name: &[u8]) -> Option<&'static str> {
     // Systems that look for such names mostly don't tell case apart.
     let lower = name.to_ascii_lowercase();

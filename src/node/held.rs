@@ -1,4 +1,5 @@
-//! Backups of others that this node keeps: listing them, and letting them go by the word of the machine's person.
+//! Backups of others that this node keeps: listing them, and letting them go by the word of the
+//! machine's person.
 
 use std::collections::HashMap;
 
@@ -14,7 +15,8 @@ use crate::upkeep::heads::is_head_lease;
 /// A lease that is kept here, and its id in the store.
 type One = (LeaseId, HeldLease);
 
-/// All leases of others' backups in the store. One that can't be read ends by itself, and is not listed.
+/// All leases of others' backups in the store. A lease that can't be read ends by itself, and is
+/// not listed.
 fn held(store: &dyn Store) -> Result<Vec<One>, CallError> {
     let leases = store.leases()?.into_iter();
     let leases = leases.filter(|(_, info)| !is_head_lease(info));

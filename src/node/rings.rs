@@ -37,11 +37,13 @@ impl Node {
         Ok(code_of(&name, &code, false))
     }
 
-    /// Joins a ring: a member that knows the invitation lets this node in when both meet. A node that was removed and is invited
-    /// again takes the place of what it was: it can tell by members that it knows from before.
+    /// Joins a ring: a member that knows the invitation lets this node in when both meet. A node
+    /// that was removed and is invited again takes the place of what it was: it can tell by members
+    /// that it knows from before.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for a code that is not right or over, [`ErrorKind::Exists`] when this node is in it or the name is taken.
+    /// [`ErrorKind::Usage`] for a code that is not right or over, [`ErrorKind::Exists`] when this
+    /// node is in it or the name is taken.
     pub async fn ring_join(&self, request: RingJoin) -> Result<RingName, CallError> {
         let now = self.now();
         let mut code: InviteCode = request.code.0.parse().map_err(ring::Error::Code)?;
@@ -287,7 +289,8 @@ impl Node {
     /// Makes an invitation to a ring. This node lets in by it while it runs.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] when this node is not in the ring, [`ErrorKind::Usage`] for a time that an invitation can't last.
+    /// [`ErrorKind::NotFound`] when this node is not in the ring, [`ErrorKind::Usage`] for a time
+    /// that an invitation can't last.
     pub async fn ring_invite(&self, request: RingInvite) -> Result<RingCode, CallError> {
         let ttl = request.ttl_s.map_or(INVITATION_TTL, Duration::from_secs);
         if ttl.is_zero() || ttl > MAX_INVITATION_TTL {
@@ -309,7 +312,8 @@ impl Node {
     /// Says where a member of a ring stands.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for what is not the name of a peer or place, [`ErrorKind::NotFound`] for a ring or member that is not known.
+    /// [`ErrorKind::Usage`] for text that is not the name of a peer or place,
+    /// [`ErrorKind::NotFound`] for a ring or member that is not known.
     pub async fn ring_place(&self, request: RingPlace) -> Result<RingName, CallError> {
         let (peer, ring) = (peer_of(&request.peer)?, request.ring);
         self.change_rings(|rings, _| rings.get_mut(&ring)?.set_place(&peer, &request.place))
@@ -321,7 +325,8 @@ impl Node {
     /// Decides between the branches of a ring, for this node.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] for a ring or branch that is not known, [`ErrorKind::Failed`] when this node has not its secret.
+    /// [`ErrorKind::NotFound`] for a ring or branch that is not known, [`ErrorKind::Failed`] when
+    /// this node has not its secret.
     pub async fn ring_choose(&self, request: RingChoose) -> Result<RingName, CallError> {
         let now = self.now();
         self.change_rings(|rings, _| {

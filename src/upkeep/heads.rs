@@ -1,9 +1,10 @@
 //! Looks after the owners' heads that this node keeps: finds newer ones, keeps the logs that they name, and publishes them again, so
 //! that a backup is found even when its owner has been away for years.
 //!
-//! For each kept head there is one pin, named after it, of the log blocks: those of the newest entries, and those of earlier ones as
-//! far as they can be had. When the logs change, a new pin is made before the old one is removed. As long as a newest log can't be
-//! had, the logs of before stay pinned besides.
+//! For each kept head there is one pin, named after it, of the log blocks: those of the newest
+//! entries, and those of earlier ones as far as they can be had. When the logs change, a new pin is
+//! made before the old one is removed. As long as a newest log can't be had, the logs of before
+//! stay pinned besides.
 //!
 //! A head that is kept because its owner's backups are leased here has a lease of its own in the pin's place (`hold`): its logs count within what is lent,
 //! and are fetched only while there is room. It is let go some time after the owner's last lease has ended here (`policy`).
@@ -46,7 +47,7 @@ pub use policy::GRACE;
 pub const EVERY: Duration = Duration::from_secs(3600);
 /// How long to wait for a first peer before looking again.
 const LONELY: Duration = Duration::from_secs(2);
-/// How long to look for a newest log.
+/// Time to look for a newest log.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The part of that for which an earlier log is looked for: it is often gone everywhere.
 const EARLIER_PART: u32 = 12;
@@ -589,7 +590,7 @@ struct Fill<'a> {
     hold: Hold,
     reason: Reason,
     logs: &'a BTreeSet<BlockId>,
-    /// Those of the newest entries.
+    /// Logs of the newest entries.
     newest: &'a BTreeSet<BlockId>,
     /// The logs that are held already.
     before: &'a BTreeSet<BlockId>,

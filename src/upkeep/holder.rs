@@ -10,8 +10,9 @@
 //! While the owner's machine is gone, the holders of a backup keep up the number of its copies among themselves (`circle`, `pass`). A release goes the
 //! same way as the leases did.
 //!
-//! Each member has a share of what is lent (`share`). Once little is left, of what is lent or of the room for copies, peers that only take get no
-//! new lease kept and no offer taken. What was promised to them before stays. Leases of members that were removed end after a notice.
+//! Each member has a share of what is lent (`share`). Once little is left, of what is lent or of
+//! the room for copies, peers that only take get no new lease kept and no offer taken. Leases
+//! promised to them before stay. Leases of members that were removed end after a notice.
 //!
 //! Deliberately absent: the choice of what is worth keeping; who may ask is decided elsewhere.
 
@@ -75,12 +76,13 @@ pub trait Candidates: Send + Sync + 'static {
         self.peers()
     }
 
-    /// Where each stands, as far as that is known: two with the same words are perhaps one machine, or in one room.
+    /// Sites of peers, as far as they are known: two with the same words are perhaps one machine,
+    /// or in one room.
     fn sites(&self) -> BTreeMap<Vec<u8>, String> {
         BTreeMap::new()
     }
 
-    /// Those that had a share and were removed.
+    /// Peers that had a share and were removed.
     fn removed(&self) -> Vec<PeerId> {
         Vec::new()
     }
@@ -278,7 +280,7 @@ impl Holder {
             after,
         } = request
         {
-            // Whoever proves to know the owner is heard: a machine that is new is in no ring.
+            // A peer that proves to know the owner is heard: a machine that is new is in no ring.
             self.recover(peer, nonce, proof, after).await
         } else if let Some(answer) = self.leaving(&request) {
             answer
@@ -311,7 +313,7 @@ impl Holder {
         let _ = reply.send(answer);
     }
 
-    /// What is here of an owner: its head and its leases.
+    /// Head and leases that are here of an owner.
     async fn recover(
         &self,
         peer: PeerId,

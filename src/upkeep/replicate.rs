@@ -49,8 +49,8 @@ pub trait Signer: Send + Sync + 'static {
     fn owner(&self) -> Option<[u8; 32]>;
     /// A lease.
     fn lease(&self, terms: Terms) -> Option<Lease>;
-    /// What lets the owner's words open a backup of this machine, by its root; none while the owner's
-    /// keys are locked.
+    /// Opener of a backup of this machine for the owner's words, by the backup's root; none while
+    /// the owner's keys are locked.
     fn opener(&self, root: BlockId) -> Option<Opener>;
     /// The end of one.
     fn release(&self, name: Name, sequence: u64, made: Timestamp) -> Option<Release>;

@@ -1,8 +1,8 @@
 //! Machines that their owners turned out, as far as this holder has heard.
 //!
-//! The owner's head says so, and whoever keeps leases for an owner keeps its head, too. It is noted on
-//! the store's shelf of small records, so that a lease is judged without the network. Nothing is
-//! taken back: an owner can't let a machine in again.
+//! The owner's head says so, and whoever keeps leases for an owner keeps its head, too. The
+//! revocation is noted on the store's shelf of small records, so that a lease is judged without the
+//! network. Nothing is taken back: an owner can't let a machine in again.
 
 use crate::head::HeadRecord;
 use crate::lease::{Lease, Release};
@@ -36,8 +36,8 @@ pub(super) fn note(shelf: &RecordShelf, head: &HeadRecord) -> Result<(), store::
     Ok(())
 }
 
-/// Whether a lease is no word of its owner's any more. What members pass on among themselves of the
-/// time before goes on being kept: `passed`.
+/// Whether a lease is no word of its owner's any more. A lease of the time before that members pass
+/// on among themselves goes on being kept: `passed`.
 pub(super) fn voids(
     shelf: &RecordShelf,
     lease: &Lease,

@@ -1,9 +1,10 @@
 //! Looks for the members of this node's rings, tells them how much room is here, and keeps the file of rings.
 //!
-//! On the LAN members are found without this. Elsewhere they meet in the DHT: each announces a key that follows from the ring's secret
-//! and the week, and looks for others that did. A peer that is found is dialled; the handshake shows whether it is a member. Nodes
-//! that are invited meet the member that invited them in the same way, by the invitation's secret. A stranger sees only that a node
-//! announces some key.
+//! On the LAN members are found without this. Elsewhere they meet in the DHT: each announces a key
+//! that follows from the ring's secret and the week, and looks for others that did. A peer that is
+//! found is dialled; the handshake shows whether it is a member. Nodes that are invited meet the
+//! member that invited them in the same way, by the invitation's secret. A stranger sees only that
+//! a node announces some key.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

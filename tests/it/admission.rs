@@ -72,7 +72,7 @@ async fn identities_of_one_address_take_no_more_than_its_share() {
     until("the crowd has its share and no more", || {
         (1..=NEAR_SHARE).contains(&inside()).then_some(())
     });
-    // Who was there is still there, and others get in.
+    // Peers that were there are still there, and others get in.
     assert!(early.iter().all(|one| one.is_connected(peer)));
     let late = others_get_in(&node).await;
     let data = tempfile::tempdir().expect("a directory");
@@ -129,7 +129,7 @@ async fn who_sends_over_many_streams_what_nobody_reads_is_cut_off() {
         let Some(mut stream) = open(&mut muxer).await else {
             break;
         };
-        // Those that come first keep their places by saying nothing.
+        // Streams that come first keep their places by saying nothing.
         if n >= 128 || n % 8 == 7 {
             let written = stream.write_all(&filling);
             let driven = poll_fn(|cx| muxer.poll_unpin(cx).map(|polled| polled.map(drop)));

@@ -139,7 +139,7 @@ fn files_import_only_from_lower_floors() {
 }
 
 /// The rooms and files of `net/` by floor, lowest first. Each imports only from lower ones, by
-/// `super::` or `crate::net::`. What one of them is made of is its own business.
+/// `super::` or `crate::net::`. Insides of each are its own business.
 const FLOORS_OF_NET: [&[&str]; 7] = [
     &[
         "address", "cork", "delegate", "error", "limits", "mailbox", "pace", "tls",
@@ -160,8 +160,8 @@ const FLOORS_OF_NET: [&[&str]; 7] = [
     &["driver"],
 ];
 
-/// What a source text of `net/` names of `net/` itself, with the line: `room` is none for a file
-/// that stands in `net/` or opens a room, so that its `super` is `net`.
+/// Names of `net/` itself that a source text of it uses, with their lines: `is_in_room` is false
+/// for a file that stands in `net/` or opens a room, so that its `super` is `net`.
 fn named_in_net(text: &str, is_in_room: bool) -> Vec<(usize, String)> {
     // Unit tests may look at more.
     let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text);

@@ -192,7 +192,7 @@ pub mod dht {
     }
 }
 
-/// What an attacker is like.
+/// Nature of an attacker.
 #[derive(Clone, Debug)]
 pub struct Nature {
     /// The address that it dials from and listens on.
@@ -222,7 +222,7 @@ impl Default for Nature {
     }
 }
 
-/// What a test has the attacker's swarm do.
+/// Order that a test gives to the attacker's swarm.
 enum Order {
     Connect(Multiaddr, oneshot::Sender<Option<(PeerId, ConnectionId)>>),
     Disconnect(PeerId),
@@ -336,8 +336,8 @@ impl Attacker {
         .await
     }
 
-    /// Connects to a node and says nothing. What both ends have proven is who they are: the node
-    /// may yet close the connection.
+    /// Connects to a node and says nothing. Both ends have proven who they are and no more: the
+    /// node may yet close the connection.
     pub async fn dial(&self, node: &str) -> Option<(PeerId, ConnectionId)> {
         let node = node.parse().expect("an address");
         let (reply, connected) = oneshot::channel();
@@ -352,7 +352,7 @@ impl Attacker {
         self.orders.send(order).await.expect("it runs");
     }
 
-    /// What a node says of itself; nothing when the connection is closed first.
+    /// Identity that a node tells of itself; nothing when the connection is closed first.
     pub async fn identity_of(&self, peer: PeerId) -> Option<Vec<u8>> {
         let mut stream = self.open(peer, IDENTIFY).await?;
         read_delimited(&mut stream).await
@@ -691,7 +691,7 @@ async fn an_attacker_speaks_each_protocol() {
     let answer = attacker.ask(peer, "exchange", &have.framed()).await;
     let answers = all_bytes(&answer.expect("an answer"), 1);
     assert_eq!(number(&answers[0], 2), 3);
-    // How much room there is.
+    // Request for the amount of room that there is.
     let room = Message::new().number(1, 1);
     let answer = attacker.ask(peer, "replica", &room.framed()).await;
     answer.expect("an answer");

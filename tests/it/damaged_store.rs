@@ -61,7 +61,7 @@ impl Machine {
         self.backup_is_whole();
     }
 
-    /// What was backed up comes back as it was.
+    /// Checks that the files that were backed up come back as they were.
     fn backup_is_whole(&self) {
         let source = self.path("source");
         let target = self.path("target");

@@ -38,7 +38,7 @@ impl Services {
             let listener = TcpListener::bind((at, 0)).expect("a port");
             let port = listener.local_addr().expect("it is bound").port();
             let hit: Arc<Mutex<HashSet<usize>>> = Arc::clone(&hit);
-            // It ends with the test.
+            // The thread ends with the test.
             thread::spawn(move || {
                 while listener.accept().is_ok() {
                     let mut hit = hit.lock().unwrap_or_else(PoisonError::into_inner);
@@ -171,7 +171,7 @@ impl Listener {
         })
     }
 
-    /// Who was connected to until now.
+    /// Hits until now, each with the address that was connected to.
     fn hits(mut self) -> Vec<String> {
         drop(self.child.stdin.take());
         let lines = self.lines.lines().map_while(Result::ok).collect();

@@ -1,4 +1,5 @@
-//! Heads on real nodes: kept on disk, over real sockets, by the background job; and attacked by whoever has copied a machine's key.
+//! Heads on real nodes: kept on disk, over real sockets, by the background job; and attacked with a
+//! copy of a machine's key.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -207,8 +208,9 @@ fn restored(
     (target, said, output.status.code().expect("it ended"))
 }
 
-/// The attack: whoever has copied `owner.key` signs what can't be followed, what leads nowhere, and as
-/// much of it as they like. Backups go on, the owner hears of it, and the words bring back the newest.
+/// The attack: whoever has copied `owner.key` signs what can't be followed, what leads nowhere, and
+/// as much of it as they like. Backups go on, the owner hears of it, and the words bring back the
+/// newest.
 #[test]
 fn a_copied_machine_key_takes_no_backup_away() {
     let scene = Scene::new(1 << 20);
@@ -261,7 +263,7 @@ fn a_copied_machine_key_takes_no_backup_away() {
         "its key may have been copied",
     );
 
-    // The machine is gone. What its holder has leads to the newest backup all the same.
+    // The machine is gone. The head that its holder has leads to the newest backup all the same.
     let Scene {
         dir,
         outside,

@@ -1,4 +1,5 @@
-//! Two machines of one owner, one of them stolen: what it asks to forget stays, and it is turned out.
+//! Two machines of one owner, one of them stolen: snapshots that it asks to forget stay, and it is
+//! turned out.
 
 use std::path::Path;
 
@@ -54,7 +55,7 @@ impl Scene {
             made,
             dir,
         };
-        // It knows the desktop's snapshots once it has found the head.
+        // The laptop knows the desktop's snapshots once it has found the head.
         while scene.listed(&scene.laptop).len() < 2 {}
         scene
     }
@@ -119,7 +120,8 @@ fn what_a_stolen_machine_forgets_is_only_asked_for() {
         4,
         "no snapshot",
     );
-    // The words decide at once, against what a machine keeps, and on whichever machine they are typed.
+    // The words decide at once, against what a machine keeps, and on whichever machine they are
+    // typed.
     let words = scene.words();
     let forgot = scene.laptop.json(&["forget", old, "--phrase-file", &words]);
     assert_eq!(forgot["forgotten"][0]["snapshot"], json!(old));
@@ -154,7 +156,7 @@ fn a_stolen_machine_is_turned_out_by_the_words() {
     let machines = listed["machines"].as_array().expect("a list").iter();
     let mut out = machines.filter(|one| one["revoked"].is_u64());
     assert_eq!(out.next().expect("one")["name"], "laptop");
-    // It learns of it, and what it says counts no more.
+    // The laptop learns of it, and what it says counts no more.
     let refused = loop {
         let output = scene.laptop.run(&["backup", utf8(&source)]);
         if !output.status.success() {

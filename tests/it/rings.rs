@@ -236,7 +236,7 @@ fn leases_are_listed_and_end_by_the_owners_words_only() {
     let ended = release(&scene.words, &id[..8]);
     fails(&ended, 0, "1 lease released");
     assert!(list().is_empty());
-    // What is left are the logs of the history of the owner's head.
+    // Blocks that are left are logs of the history of the owner's head.
     let left = member.json(&["status"])["store"]["leased_bytes"].as_u64();
     assert!(left.is_some_and(|bytes| bytes < 128 << 10), "{left:?}");
     member.stop();
@@ -403,7 +403,7 @@ fn places_are_noted_and_a_code_says_how_long_it_lasts() {
         .json(&["ring", "place", "home", &member.peer, "attic"]);
     let members = scene.owner.json(&["ring", "members", "home"]);
     assert_eq!(members["members"][0]["place"], "attic", "{members}");
-    // It is told to nobody.
+    // The place is told to nobody.
     let members = member.json(&["ring", "members", "home"]);
     assert_eq!(members["members"][0]["place"], "", "{members}");
     let long = scene.owner.json(&["ring", "invite", "home", "--for", "7d"]);

@@ -1,4 +1,5 @@
-//! What a stranger's link can do to whoever opens it, and what a stranger learns of what was put.
+//! Harm that a stranger's link can do to whoever opens it, and what a stranger learns of what was
+//! put.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -167,7 +167,7 @@ impl Rights {
     /// Whether an extended attribute of the entry is restored to an inode of this kind.
     fn carries(&self, kind: FileType, name: &[u8]) -> bool {
         match name {
-            // Whoever is let in by an ACL is a choice of the maker's, as setuid is.
+            // Users that an ACL lets in are the maker's choice, as setuid is.
             ACCESS_ACL => self.powers && kind != FileType::Symlink,
             DEFAULT_ACL => self.powers && kind == FileType::Directory,
             _ if name.starts_with(b"system.") => self.powers,

@@ -1,4 +1,4 @@
-//! What is looked at before anything is written: whether more would come out of a bundle than may.
+//! Checks before anything is written: whether more would come out of a bundle than may.
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use crate::bundle::read::{Bundle, Walk};
 use crate::bundle::root::{BundleKind, Totals};
 
 /// Holds what a bundle claims to hold against the bounds, and against the room at `target` unless
-/// some of it may be there already, as under the name `hidden`. The claims of a bundle are no claims
-/// of its parts.
+/// some of it may be there already, as under the name `hidden`. The claims of a bundle are no
+/// claims of its parts.
 pub(super) fn check_claims(
     bundle: &Bundle,
     bounds: Bounds,

@@ -121,7 +121,7 @@ pub struct ExtractOptions {
     /// and those that are there already with the right size and time, which are replaced when they
     /// differ.
     pub verify: bool,
-    /// How much may be written. Everything, unless said otherwise: for what one made oneself.
+    /// Limits on what is written; none unless said otherwise, for a bundle that one made oneself.
     pub bounds: Bounds,
     /// Recognises directories of libernet: nothing is written into one, or in its place.
     pub own: Own,
@@ -230,9 +230,9 @@ pub struct Failed {
 ///
 /// # Errors
 /// [`Error::TargetExists`], [`Error::TargetIsOwn`], [`Error::Busy`], [`Error::Io`] when the target
-/// itself can't be written, [`Error::DiskFull`], [`Error::Excess`], [`Error::Malformed`] when the bundle holds more
-/// than it says, [`Error::Get`] when the node stops, [`Error::Cancelled`]. Single files that can't
-/// be had or written are no error: see [`ExtractReport`].
+/// itself can't be written, [`Error::DiskFull`], [`Error::Excess`], [`Error::Malformed`] when the
+/// bundle holds more than it says, [`Error::Get`] when the node stops, [`Error::Cancelled`]. Single
+/// files that can't be had or written are no error: see [`ExtractReport`].
 ///
 /// # Cancel safety
 /// Dropping the future or cancelling stops soon; what is complete stays in the hidden directory, and the next call goes on from there.
@@ -286,7 +286,7 @@ pub async fn extract(
     job.wait_for_workers().await;
     if let Some(fatal) = job.take_fatal() {
         if matches!(fatal, Error::Excess(_)) {
-            // Whoever says yes begins again; nobody else wants what came so far.
+            // A person who says yes begins again; nobody else wants what came so far.
             drop(job);
             blocking(move || site.take_away()).await?;
         }

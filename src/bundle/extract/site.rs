@@ -160,8 +160,8 @@ impl Site {
         Ok(fd)
     }
 
-    /// Removes what was made under the hidden name. What can't be removed is named as unfinished
-    /// when something is written there the next time.
+    /// Removes what was made under the hidden name. Entries that can't be removed are named as
+    /// unfinished when something is written there the next time.
     pub(super) fn take_away(&self) {
         if self.ground == Ground::Fresh {
             let _ = std::fs::remove_dir_all(self.hidden_path());

@@ -1,16 +1,17 @@
 //! Cutting a stream of bytes into chunks whose boundaries depend on the content, so that equal stretches give equal chunks wherever
 //! they are.
 //!
-//! FastCDC in its 2020 form ("The Design of Fast Content-Defined Chunking for Data Deduplication Based Storage Systems", Xia et al.),
-//! normalization level 1. The three sizes and the table of [`Cuts`] are part of the format in so far
-//! as changing them ends deduplication with what is stored.
+//! FastCDC in its 2020 form ("The Design of Fast Content-Defined Chunking for Data Deduplication
+//! Based Storage Systems", Xia et al.), normalization level 1. The three sizes and the table of
+//! [`Cuts`] are part of the format in so far as changing them ends deduplication with what is
+//! stored.
 //!
 //! Backups and private puts are cut by a table of their own, derived from their secret. Where
 //! everybody cuts alike, the sizes of blocks tell holders whether a known file is among them. The
 //! table is secret as long as its owner's content is: the hash that it feeds is not a cryptographic
-//! one, and whoever knows long stretches of a backup's content *and* sees the sizes and the order of
-//! their blocks may compute it back ("Chunking Attacks on File Backup Services using Content-Defined
-//! Chunking", Truong et al., 2025).
+//! one, and whoever knows long stretches of a backup's content *and* sees the sizes and the order
+//! of their blocks may compute it back ("Chunking Attacks on File Backup Services using
+//! Content-Defined Chunking", Truong et al., 2025).
 
 use std::io::{self, Read};
 
@@ -47,12 +48,13 @@ pub(super) struct Cuts {
     gear: Vec<u64>,
     /// The same numbers shifted left by one.
     gear_shifted: Vec<u64>,
-    /// What the hash is tested with before the average size, and after.
+    /// Masks that the hash is tested with: before the average size, and after.
     masks: (u64, u64),
 }
 
 impl Cuts {
-    /// The rule of a context: the published table for public puts, a table from the secret otherwise.
+    /// The rule of a context: the published table for public puts, a table from the secret
+    /// otherwise.
     pub(super) fn of(context: &Context) -> Self {
         let mut bytes = [0; GEARS * size_of::<u64>()];
         let gear: Vec<u64> = match context.fill_cut_table(&mut bytes) {

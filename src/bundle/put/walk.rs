@@ -448,7 +448,7 @@ impl<'a> Walker<'a> {
                     entry.xattrs = xattrs;
                     left_out.then(too_large)
                 }
-                // It was there a moment ago, and is kept as it was.
+                // The entry was there a moment ago, and is kept as it was.
                 Err(Errno::NOENT) => None,
                 Err(error) => Some(error.into()),
             };

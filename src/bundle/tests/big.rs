@@ -88,7 +88,7 @@ fn a_file_of_very_many_extents_has_lists() {
         assert!(fs::read(&to).expect("reads") == fs::read(&path).expect("reads"));
         use std::os::unix::fs::MetadataExt;
         let blocks = |path| fs::metadata(path).expect("there").blocks();
-        // How many blocks the file system takes to note where its data is, is up to it.
+        // Blocks that the file system takes to note where its data is: as many as it likes.
         let noted = 64;
         assert!(blocks(&to).abs_diff(blocks(&path)) <= noted);
         assert!(blocks(&to) * 512 < 1001 * 16384 / 2);

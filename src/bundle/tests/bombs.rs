@@ -214,7 +214,7 @@ fn a_sparse_file_larger_than_the_disk_is_asked_about() {
     assert!(is_empty(dir.path()));
 }
 
-/// What an honest directory takes: files that have nothing but a name and a place in a pack.
+/// The tersest honest directory: its files have nothing but a name and a place in a pack.
 #[test]
 fn the_tersest_honest_directory_is_within_bounds() {
     let memory = Memory::default();

@@ -340,7 +340,7 @@ fn what_another_selection_left_is_not_taken_for_this_one() {
                 .filter(|name| name.contains("libernet"))
                 .collect::<Vec<_>>()
         };
-        // It may end before anything is made.
+        // The run may end before anything is made.
         let mut tries = 0;
         while hidden().is_empty() && tries < 1000 {
             stop().await;

@@ -40,9 +40,9 @@ fn hits(known: &HashMap<usize, usize>, seen: &HashMap<usize, usize>) -> usize {
     known.iter().map(found).sum()
 }
 
-/// How often the attacker tells a backup of the known file from one of an unknown file of the same
-/// length, by each of its `guesses` at the sizes; in halves, because with equal scores it tosses a
-/// coin. `context` is that of each owner.
+/// Number of owners for which the attacker tells a backup of the known file from one of an unknown
+/// file of the same length, by each of its `guesses` at the sizes; in halves, because with equal
+/// scores it tosses a coin. `context` is that of each owner.
 async fn told_apart<const N: usize>(
     known: &[u8],
     guesses: [&HashMap<usize, usize>; N],

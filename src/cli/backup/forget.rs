@@ -21,10 +21,10 @@ use crate::time::Timestamp;
 
 /// Forget snapshots: those that no rule keeps, or those that are named.
 ///
-/// A machine forgets its own snapshots. Of another machine's it only asks: the request is shown there,
-/// and is carried out 30 days after that machine has first seen it, unless somebody keeps the snapshot
-/// (`libernet unforget`), and never for the newest snapshot of a set. With the owner's words (--phrase)
-/// everything goes at once.
+/// A machine forgets its own snapshots, and only asks for those of another machine: the request is
+/// shown there, and is carried out 30 days after that machine has first seen it, unless somebody
+/// keeps the snapshot (`libernet unforget`), and never for the newest snapshot of a set. With the
+/// owner's words (--phrase) everything goes at once.
 ///
 /// Rules add up: a snapshot stays when any of them keeps it. Snapshots are judged in groups: those
 /// of one machine and one set, whatever paths the set has had; those that were made without a set
@@ -178,7 +178,8 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
     })
 }
 
-/// Signs with the owner's words that these snapshots go, or stay, and has the machine pass it on. Returns those that it is about.
+/// Signs with the owner's words that these snapshots go, or stay, and has the machine pass it on.
+/// Returns the snapshots that the order is about.
 pub(super) async fn decide(
     client: &Client,
     voice: &mut Voice,

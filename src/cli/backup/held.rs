@@ -103,7 +103,7 @@ fn member_of(one: &HeldLease, context: &Context) -> String {
     match (one.machine.as_str(), one.peer.as_str()) {
         ("", "") => "unknown".to_owned(),
         ("", peer) => context.id(peer).to_owned(),
-        // What a peer says of itself may be anything.
+        // The name that a peer gives itself may be anything.
         (name, _) => show::printable(name),
     }
 }

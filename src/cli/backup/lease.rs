@@ -25,7 +25,7 @@ use crate::time::Timestamp;
 /// Digits of a whole id.
 const ID_DIGITS: usize = 96;
 
-/// Show which machines keep copies of this machine's backups, and which of theirs are kept here; end that before its time.
+/// Show leases, or end them early: copies of this machine's backups elsewhere, others' here.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet lease list

@@ -39,8 +39,8 @@ pub(in crate::cli) struct Args {
     /// Time to look for the owner's head and logs.
     #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
     timeout: Option<u64>,
-    /// List also the snapshots that only earlier entries of the head, or the leases of those who keep
-    /// them, lead to: what a newer entry leaves out, whoever signed it.
+    /// List also the snapshots that only earlier entries of the head, or the leases of those who
+    /// keep them, lead to: what a newer entry leaves out, whoever signed it.
     #[arg(long)]
     older: bool,
     // Its heading holds for all that is behind it.
@@ -205,7 +205,7 @@ fn request_text(request: &ForgetRequest) -> Option<String> {
     ))
 }
 
-/// What is forgotten and can still be had back, for people.
+/// Table for people of the snapshots that are forgotten and can still be had back.
 fn deleted(reply: &SnapshotsReply) -> String {
     let heads = ["id", "time", "machine", "what", "forgotten by"];
     let mut rows = vec![heads.map(str::to_owned).to_vec()];

@@ -12,8 +12,9 @@ use crate::node::api::{Snapshots, Unforget, UnforgetReply};
 
 /// Take back that snapshots are forgotten, or keep them against the request of another machine.
 ///
-/// What this machine forgot comes back as long as it is not pruned. What another machine asks to
-/// forget stays, until this machine forgets it. `libernet snapshots --deleted` lists both.
+/// Snapshots that this machine forgot come back as long as they are not pruned. Snapshots that
+/// another machine asks to forget stay, until this machine forgets them.
+/// `libernet snapshots --deleted` lists both.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet snapshots --deleted
@@ -71,7 +72,8 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
     Ok(Exit::Done)
 }
 
-/// The snapshots of these names, forgotten or not: the words also keep what nobody has asked for yet.
+/// The snapshots of these names, forgotten or not: the words also keep what nobody has asked for
+/// yet.
 async fn find(
     client: &Client,
     voice: &mut Voice,

@@ -22,10 +22,12 @@ use crate::time::Timestamp;
 pub(super) enum Command {
     /// List the owner's machines.
     Ls(Ls),
-    /// Turn a machine out, such as one that was stolen: nothing that its key signs from then on counts, and new backups are
-    /// sealed with keys that it does not have. What it could read before, it still can.
+    /// Turn a machine out, such as one that was stolen: nothing that its key signs from then on
+    /// counts, and new backups are sealed with keys that it does not have. Backups that it could
+    /// read before, it still can.
     Revoke(Revoke),
-    /// Give this machine the present keys, after a machine was turned out and this one was brought back from the words.
+    /// Give this machine the present keys, after a machine was turned out and this one was brought
+    /// back from the words.
     Admit(Admit),
 }
 

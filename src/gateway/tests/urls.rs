@@ -208,7 +208,7 @@ fn shows_key(answer: &Answer) -> bool {
     in_headers || answer.text().contains(&*key)
 }
 
-/// What a browser keeps, after the first request, has no key in it.
+/// The address that a browser keeps after the first request has no key in it.
 #[tokio::test]
 async fn the_key_leaves_the_address() {
     let fixture = Fixture::new(None).await;
@@ -278,7 +278,7 @@ async fn a_link_of_another_website_is_asked_about() {
                 ("sec-fetch-dest", "document"),
             ];
             let answer = fixture.send("GET", path, &led).await;
-            // What is looked for and not found gives another status.
+            // A block that is looked for and not found gives another status.
             assert_eq!(answer.status.as_u16(), 403, "{path}");
             assert!(answer.text().contains(&format!("<a href=\"{path}\">")));
             let policy = answer.header("content-security-policy");

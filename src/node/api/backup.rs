@@ -22,7 +22,7 @@ pub struct Speaker {
     /// What unlocks the owner's file in the node's data directory.
     #[serde(default)]
     pub passphrase: Option<String>,
-    /// What reads an owner's backups without that file: what the words give.
+    /// Keys that read an owner's backups without that file, as the words give them.
     #[serde(default)]
     pub keys: Option<ReadingKeys>,
 }
@@ -178,14 +178,15 @@ pub struct SnapshotsReply {
     /// Requests of machines that other machines' snapshots be forgotten.
     #[serde(default)]
     pub requests: Vec<ForgetRequest>,
-    /// What is forgotten and can still be had back, and what is asked for; only when it was to be listed.
+    /// Snapshots that are forgotten and can still be had back, and those that are asked for; only
+    /// when they were to be listed.
     #[serde(default)]
     pub deleted: Vec<DeletedSnapshot>,
-    /// Snapshots that only earlier entries of the head or leases lead to, oldest first; empty unless
-    /// they were asked for.
+    /// Snapshots that only earlier entries of the head or leases lead to, oldest first; empty
+    /// unless they were asked for.
     #[serde(default)]
     pub older: Vec<SnapshotInfo>,
-    /// What is to be known of how they were found.
+    /// Notes on how the snapshots were found.
     #[serde(default)]
     pub notes: Vec<String>,
     /// Nodes that told a head of this owner.
@@ -346,7 +347,7 @@ pub struct RestoreReply {
     /// else.
     #[serde(default)]
     pub lost_powers: u64,
-    /// What is to be known of how the snapshot was found.
+    /// Notes on how the snapshot was found.
     #[serde(default)]
     pub notes: Vec<String>,
     /// The newest snapshot could not be read, and this is an earlier one.

@@ -81,7 +81,7 @@ impl ForgetReply {
 /// Takes back that snapshots are forgotten, before they are pruned.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Unforget {
-    /// Who speaks.
+    /// Speaker of the call.
     #[serde(default)]
     pub speaker: Speaker,
     /// The first digits of the ids.
@@ -89,7 +89,7 @@ pub struct Unforget {
 }
 call!(Unforget, "unforget", UnforgetReply);
 
-/// What [`Unforget`] did.
+/// Result of [`Unforget`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct UnforgetReply {
     /// Snapshots that stay.
@@ -99,7 +99,7 @@ pub struct UnforgetReply {
 /// Passes on what the owner's words decided of some snapshots.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DecideSnapshots {
-    /// Who speaks.
+    /// Speaker of the call.
     #[serde(default)]
     pub speaker: Speaker,
     /// The signed order, in hex.
@@ -107,7 +107,7 @@ pub struct DecideSnapshots {
 }
 call!(DecideSnapshots, "order", DecideSnapshotsReply);
 
-/// What [`DecideSnapshots`] was about.
+/// Result of [`DecideSnapshots`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct DecideSnapshotsReply {
     /// Snapshots that were listed and that the order is about.
@@ -135,15 +135,15 @@ pub struct ForgetRequest {
     pub since: Option<Timestamp>,
     /// When it is carried out at the earliest; missing when it is not.
     pub due: Option<Timestamp>,
-    /// What becomes of it.
+    /// State of the request.
     pub state: RequestState,
 }
 
-/// What becomes of a request.
+/// State of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RequestState {
-    /// It is carried out once its notice is over.
+    /// The request is carried out once its notice is over.
     Notice,
     /// The snapshot stays: it is the newest of its set.
     Newest,
@@ -161,7 +161,7 @@ pub struct DeletedSnapshot {
     /// The snapshot.
     #[serde(flatten)]
     pub info: SnapshotInfo,
-    /// What it is forgotten by; missing while it is only asked for.
+    /// Word by which the snapshot is forgotten; missing while it is only asked for.
     pub forgotten_by: Option<Decider>,
 }
 
@@ -169,9 +169,9 @@ pub struct DeletedSnapshot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decider {
-    /// That of the machine that made it.
+    /// Word of the machine that made the snapshot.
     Machine,
-    /// That of the owner's words.
+    /// Order signed with the owner's words.
     Words,
     /// Another machine's, whose notice is over.
     Request,

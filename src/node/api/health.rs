@@ -15,12 +15,12 @@ pub struct CopiesReply {
     /// The machines that have acknowledged.
     #[serde(default)]
     pub holders: Vec<HolderState>,
-    /// What others told when the head was read back from them; missing when nobody was asked.
+    /// The head as others told it when it was read back from them; missing when nobody was asked.
     #[serde(default)]
     pub head: Option<HeadState>,
 }
 
-/// What others have of the head that leads to this machine's newest backup.
+/// The head that leads to this machine's newest backup, as others have it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeadState {
     /// Nodes that told it as this machine wrote it last.
@@ -78,11 +78,12 @@ pub struct HealthReply {
     /// Reasons why members refuse backups: their clocks, or this machine's, are wrong.
     #[serde(default)]
     pub clocks: Vec<String>,
-    /// Holders that count as several, and are perhaps one machine, or stand in one place. The counts are not changed by it.
+    /// Holders that count as several, and are perhaps one machine, or stand in one place. The
+    /// counts are not changed by it.
     #[serde(default)]
     pub doubts: Vec<String>,
-    /// What others told when the head was read back from them; missing when nobody is connected, or
-    /// no backup asks for copies.
+    /// The head as others told it when it was read back from them; missing when nobody is
+    /// connected, or no backup asks for copies.
     #[serde(default)]
     pub head: Option<HeadState>,
 }

@@ -37,7 +37,7 @@ pub struct LeaseEntry {
 pub struct LeaseHeld {}
 call!(LeaseHeld, "lease-held", LeaseHeldReply);
 
-/// What [`LeaseHeld`] found.
+/// Result of [`LeaseHeld`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LeaseHeldReply {
     /// The leases, by the member that brought them and by age.
@@ -55,7 +55,7 @@ pub struct HeldLease {
     pub owner: String,
     /// The peer that brought it, or made it longer; empty when that is not known.
     pub peer: String,
-    /// What that peer's machine is called, when it is a member; else empty.
+    /// Name of that peer's machine, when it is a member; else empty.
     pub machine: String,
     /// Blocks.
     pub blocks: u64,
@@ -79,7 +79,7 @@ pub struct LeaseDrop {
 }
 call!(LeaseDrop, "lease-drop", LeaseDropReply);
 
-/// What [`LeaseDrop`] did.
+/// Result of [`LeaseDrop`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LeaseDropReply {
     /// Leases that ended.

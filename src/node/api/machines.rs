@@ -8,7 +8,7 @@ use crate::time::Timestamp;
 /// Lists an owner's machines.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Machines {
-    /// Who speaks.
+    /// Speaker of the call.
     #[serde(default)]
     pub speaker: Speaker,
     /// Seconds to look for the owner's head where it is not here; 0: only a short look.
@@ -17,7 +17,7 @@ pub struct Machines {
 }
 call!(Machines, "machines", MachinesReply);
 
-/// What [`Machines`] found.
+/// Result of [`Machines`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct MachinesReply {
     /// The owner.
@@ -50,7 +50,7 @@ pub struct MachineInfo {
 /// Makes known what the owner's words decided about its machines.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DecideMachines {
-    /// Who speaks.
+    /// Speaker of the call.
     #[serde(default)]
     pub speaker: Speaker,
     /// The owner's head record with the signed decisions, in hex.
@@ -58,7 +58,7 @@ pub struct DecideMachines {
 }
 call!(DecideMachines, "decide-machines", DecideMachinesReply);
 
-/// What [`DecideMachines`] did.
+/// Result of [`DecideMachines`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct DecideMachinesReply {
     /// Peers that were told; they tell others.

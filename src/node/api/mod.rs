@@ -72,8 +72,8 @@ pub struct Put {
     pub pin: bool,
     /// Wait until the root is announced, so that others find it when this returns.
     pub announce: bool,
-    /// Seal the blocks with a secret of this put's own: nobody can test whether they hold a file that
-    /// he knows, and they are the same as no others.
+    /// Seal the blocks with a secret of this put's own: nobody who knows a file can test whether
+    /// they hold it, and they are the same as no others.
     #[serde(default)]
     pub private: bool,
 }
@@ -157,7 +157,8 @@ pub struct Get {
     /// Pin the bundle as well. Only a whole one can be pinned.
     #[serde(default)]
     pub pin: bool,
-    /// Most bytes of content that may come. When missing, as many as the bundle's blocks account for.
+    /// Most bytes of content that may come; when missing, as many as the bundle's blocks account
+    /// for.
     #[serde(default)]
     pub max_bytes: Option<u64>,
     /// Most files, directories and links that may come. When missing, as many as the bundle's tree

@@ -75,7 +75,8 @@ pub struct RingListReply {
 pub struct RingInfo {
     /// What it is called here.
     pub ring: String,
-    /// Which secret it has: one more with each member removed; 0 while no member has let this node in.
+    /// Number of its secret: one more with each member removed; 0 while no member has let this node
+    /// in.
     pub generation: u32,
     /// When this node made or joined it.
     pub joined: Timestamp,
@@ -83,7 +84,8 @@ pub struct RingInfo {
     pub members: u64,
     /// Members that are connected now.
     pub online: u64,
-    /// Other secrets of this ring, made at the same time as those that this node follows. A person decides.
+    /// Other secrets of this ring, made at the same time as those that this node follows. A person
+    /// decides.
     #[serde(default)]
     pub branches: Vec<RingBranch>,
 }
@@ -95,7 +97,7 @@ pub struct RingBranch {
     pub id: String,
     /// The generations, oldest first.
     pub generations: Vec<RingGeneration>,
-    /// Those that this node follows instead, oldest first.
+    /// Generations that this node follows instead, oldest first.
     pub own: Vec<RingGeneration>,
     /// Whether this node has its secret, and so can go over to it.
     pub open: bool,
@@ -112,7 +114,7 @@ pub struct RingGeneration {
     pub signer: RingPeer,
     /// When, by the clock of that member.
     pub made: Timestamp,
-    /// Those that it removes.
+    /// Members that it removes.
     pub removed: Vec<RingPeer>,
 }
 
@@ -121,7 +123,7 @@ pub struct RingGeneration {
 pub struct RingPeer {
     /// Its peer id.
     pub peer: String,
-    /// What its machine is called; empty while unknown.
+    /// Name of its machine; empty while unknown.
     pub name: String,
 }
 
@@ -136,7 +138,7 @@ impl RingPeer {
 }
 
 impl RingBranch {
-    /// What a person is told of it.
+    /// Text that tells a person of the branch.
     pub fn trouble(&self, ring: &str) -> String {
         let told = |generations: &[RingGeneration]| {
             let each = generations.iter().map(|one| {
@@ -271,7 +273,7 @@ pub struct RingLeft {
 pub struct RingInvite {
     /// The ring.
     pub ring: String,
-    /// How long it lasts, in seconds; a day when missing.
+    /// Time that the invitation lasts, in seconds; a day when missing.
     #[serde(default)]
     pub ttl_s: Option<u64>,
     /// Whether it is for one node only.
@@ -318,7 +320,8 @@ call!(RingPlace, "ring-place", RingName);
 pub struct RingChoose {
     /// The ring.
     pub ring: String,
-    /// The branch to go over to, or the start of its name; missing: this node stays, and the others are not shown again.
+    /// The branch to go over to, or the start of its name; missing: this node stays, and the others
+    /// are not shown again.
     #[serde(default)]
     pub branch: Option<String>,
 }

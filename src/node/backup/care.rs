@@ -73,8 +73,9 @@ impl Node {
         Replacing::new(move |old, new| copies.supersede(old, new).map_err(|error| chain(&error)))
     }
 
-    /// Lets go of copies of what is forgotten by the logs that are here. Nothing else does: that a backup is not here any more is a loss,
-    /// and what another machine asks is not done before its notice is over.
+    /// Lets go of copies of snapshots that the logs here forget. No other reason counts: a backup
+    /// that is not here any more is a loss, and another machine's request is not carried out before
+    /// its notice is over.
     pub(super) async fn let_go(
         &self,
         archive: &Archive,

@@ -1,4 +1,5 @@
-//! Calls about what is forgotten: forgetting, taking it back, what the owner's words decide, and what is asked for.
+//! Calls about forgotten snapshots: forgetting, taking it back, decisions by the owner's words, and
+//! requests.
 
 use std::time::Duration;
 
@@ -65,11 +66,13 @@ impl Node {
         })
     }
 
-    /// Takes back that snapshots are forgotten, or keeps them against the requests of other machines.
+    /// Takes back that snapshots are forgotten, or keeps them against the requests of other
+    /// machines.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] for what is not forgotten or can't be had back, [`ErrorKind::Usage`] for what another machine or the
-    /// owner's words decided: nothing has changed then.
+    /// [`ErrorKind::NotFound`] for a snapshot that is not forgotten or can't be had back,
+    /// [`ErrorKind::Usage`] for one that another machine or the owner's words decided on: nothing
+    /// has changed then.
     pub async fn unforget(&self, request: Unforget) -> Result<UnforgetReply, CallError> {
         let member = self.member(&request.speaker).await?;
         let archive = self.own_archive(&member);
@@ -136,7 +139,7 @@ impl Node {
         }
     }
 
-    /// What is forgotten and can still be had back, and what is asked for.
+    /// Snapshots that are forgotten and can still be had back, and those that are asked for.
     pub(super) fn deleted(&self, deleted: Vec<Deleted>) -> Vec<DeletedSnapshot> {
         let now = self.now();
         let describe = |one: Deleted| DeletedSnapshot {

@@ -71,7 +71,8 @@ impl Node {
     }
 }
 
-/// What keeps a machine from backing up, or others from being safe from one that was turned out.
+/// Troubles that keep a machine from backing up, or others from being safe from one that was turned
+/// out.
 pub(in crate::node) fn troubles(head: &HeadRecord, member: &Membership) -> Vec<String> {
     let (decisions, machine) = (head.decisions(), member.machine().id());
     if decisions.revocation(machine.as_bytes()).is_some() {

@@ -1,5 +1,5 @@
-//! Calls about backups: running and listing them, and whose they are. What is read of them: `read.rs`. What is forgotten: `forgetting.rs`.
-//! What else is done with what there is: `care.rs`.
+//! Calls about backups: running and listing them, and whose they are. Reading them: `read.rs`.
+//! Forgetting: `forgetting.rs`. Pruning and checking: `care.rs`.
 
 mod care;
 mod forgetting;
@@ -102,7 +102,7 @@ impl Node {
         monitor: Arc<dyn Monitor>,
     ) -> Result<BackupReply, CallError> {
         let member = self.member(&request.speaker).await?;
-        // What is sealed with keys of before would have to be sealed again.
+        // A backup sealed with keys of before would have to be sealed again.
         self.own_archive(&member).learn().await?;
         let node = self.clone();
         let member = blocking(move || Ok(node.with_present_key(member))).await?;
@@ -190,8 +190,8 @@ impl Node {
         })
     }
 
-    /// Reads the head back from others until it leads to this machine's newest backup, or the time is
-    /// over. None when nobody is connected.
+    /// Reads the head back from others until it leads to this machine's newest backup, or the time
+    /// is over. None when nobody is connected.
     pub(super) async fn read_back(
         &self,
         archive: &Archive,
@@ -227,7 +227,7 @@ impl Node {
     /// [`ErrorKind::NotFound`] when a head was to be looked for and none was found.
     pub async fn snapshots(&self, request: Snapshots) -> Result<SnapshotsReply, CallError> {
         let archive = self.archive(&request.speaker).await?;
-        // Whoever has only the words has nothing else to hold the head against.
+        // A speaker that has only the words has nothing else to hold the head against.
         let is_deep = request.older || request.speaker.keys.is_some();
         let found = match request.timeout_s {
             0 if !request.older => archive.find(Search::Glance, LOG_PATIENCE).await?,
@@ -365,8 +365,9 @@ impl Node {
     }
 }
 
-/// Looks for head and logs: a short look where the head is here, and otherwise as long as `patience`. What the newest entries don't lead to is
-/// looked for by earlier ones and by leases; `is_deep`: in any case.
+/// Looks for head and logs: a short look where the head is here, and otherwise as long as
+/// `patience`. Snapshots that the newest entries don't lead to are looked for by earlier ones and
+/// by leases when the head or a log is missing, and with `is_deep` in any case.
 async fn look(archive: &Archive, patience: Duration, is_deep: bool) -> Result<Found, CallError> {
     let here = archive
         .find(Search::Glance, LOG_PATIENCE.min(patience))

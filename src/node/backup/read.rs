@@ -348,7 +348,7 @@ struct Chosen {
     link: Link,
     snapshot: Snapshot,
     session: Arc<Session>,
-    /// What is to be known of how it was found.
+    /// Notes on how the snapshot was found.
     notes: Vec<String>,
     /// The newest one could not be read, and this is an earlier one.
     fell_back: bool,

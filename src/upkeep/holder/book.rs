@@ -38,7 +38,8 @@ const PAGE: usize = 4096;
 const FULL_FOR: Duration = Duration::from_secs(3600);
 const MAX_FULL: usize = 1024;
 
-/// How long the leases of a member that was removed are still kept, at most: time in which it finds other holders.
+/// Longest time that the leases of a removed member are still kept: in it the member finds other
+/// holders.
 pub(super) const NOTICE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long a lease has to be over while this node runs before it ends: a clock that is wrong for a while ends nothing. A machine that never
 /// runs for so long keeps more than it owes.
@@ -84,7 +85,8 @@ struct Entry {
     heard: Option<Speaker>,
     /// When the entry was made, or fewer blocks were missing than ever before; and how many those were.
     moved: (Instant, u64),
-    /// Bytes that were missing when its list was whole: what it takes until its peer's blocks are counted.
+    /// Bytes that were missing when its list was whole: charged until its peer's blocks are
+    /// counted.
     charged: Option<u64>,
 }
 
@@ -101,7 +103,7 @@ impl Entry {
     }
 }
 
-/// What the leases of each peer take, as of the last count.
+/// Bytes that the leases of each peer take, as of the last count.
 #[derive(Default)]
 struct Counted {
     /// The leases that were counted.
@@ -220,8 +222,8 @@ impl Book {
         self
     }
 
-    /// Bytes that a peer may still take, by its share, and whether it has more than that while others lack room. Without members there
-    /// are no shares.
+    /// Bytes that a peer may still take, by its share, and whether it has more than that while
+    /// others lack room. Without members there are no shares.
     fn share_of(&self, entries: &HashMap<Key, Entry>, peer: PeerId) -> (u64, bool) {
         let Some(shares) = self.shares(entries) else {
             return (u64::MAX, false);
@@ -248,7 +250,8 @@ impl Book {
             member.used = counted.bytes.get(name).copied().unwrap_or_default();
         }
         drop(counted);
-        // What was listed since the count. Leases of others than members take room, and no share.
+        // Bytes of leases that were listed since the count. Leases of others than members take
+        // room, and no share.
         for entry in entries.values() {
             if let Some(member) = members.get_mut(entry.held.from()) {
                 let charged = entry.charged.unwrap_or_default();
@@ -259,12 +262,12 @@ impl Book {
     }
 
     fn counted(&self) -> MutexGuard<'_, Counted> {
-        // It is whole between two statements.
+        // The count is whole between two statements.
         self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts what the leases of each peer take, if leases have come or gone since the last time: each block once for a peer, with the
-    /// average size of its lease's blocks.
+    /// Counts the bytes that the leases of each peer take, if leases have come or gone since the
+    /// last time: each block once for a peer, with the average size of its lease's blocks.
     pub(super) fn count_used(&self) -> Result<(), store::Error> {
         let leases: Vec<(LeaseId, Vec<u8>, u64)> = {
             let entries = self.entries();

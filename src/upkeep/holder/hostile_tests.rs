@@ -561,8 +561,8 @@ fn a_lease_of_a_head_is_left_to_the_job_for_heads() {
     assert_eq!(bench.store.leases().expect("reads").len(), 1);
 }
 
-/// The attack: a stolen machine that its owner turned out ends its own leases, renews them, and asks for more. What is kept for it
-/// goes on being kept.
+/// The attack: a stolen machine that its owner turned out ends its own leases, renews them, and
+/// asks for more. Leases that are kept for it go on being kept.
 #[test]
 fn a_machine_that_was_turned_out_ends_nothing_and_asks_for_nothing() {
     let bench = bench(1 << 30);
@@ -608,7 +608,7 @@ fn a_machine_that_was_turned_out_ends_nothing_and_asks_for_nothing() {
     assert_eq!(bench.keep(peer, &again(2), &[]), refused);
     let more = bench.lease(2, 1, &ids_of(&list[3..]));
     assert_eq!(bench.keep(peer, &more, &[]), refused);
-    // What members pass on among themselves is kept if it is of the time before.
+    // A lease that members pass on among themselves is kept if it is of the time before.
     let other = PeerId::random();
     let passed = |made| {
         let more = shared_lease(other, 3, 1, &ids_of(&list[3..]), made, 2);

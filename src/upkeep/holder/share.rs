@@ -1,24 +1,27 @@
 //! A member's share of what is lent. Pure.
 //!
-//! What is lent is divided among the members: each has an equal part, and more by as much as it keeps for this node in return. One
-//! part is left for a member to come, so that nobody fills the disk before others have joined.
+//! Room that is lent is divided among the members: each has an equal part, and more by as much as
+//! it keeps for this node in return. One part is left for a member to come, so that nobody fills
+//! the disk before others have joined.
 //!
-//! Half of each share is kept free until its member uses it, whatever the others do. The rest goes to the member that comes first: it
-//! may borrow past its own share. Its leases are not renewed then while another one lacks room for its half.
+//! Half of each share is kept free until its member uses it, whatever the others do. The rest goes
+//! to the member that comes first: that one may borrow past its own share. Its leases are not
+//! renewed then while another one lacks room for its half.
 //!
-//! Deliberately absent: ending what was promised. A lease ends when it said, when its owner says, or when this node's person does.
+//! Deliberately absent: ending what was promised. A lease ends when it said, when its owner says,
+//! or when this node's person does.
 
 use std::collections::BTreeMap;
 
 /// The part of a share that nobody else may borrow: one in so many.
 const KEPT_FREE: u64 = 2;
 
-/// What a member takes and gives, in bytes.
+/// Bytes that a member takes and gives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Member {
-    /// That its leases take here.
+    /// Bytes that its leases take here.
     pub(super) used: u64,
-    /// That it keeps for this node.
+    /// Bytes that it keeps for this node.
     pub(super) gives: u64,
 }
 
@@ -34,7 +37,8 @@ impl<K: Ord> Shares<K> {
         Self { lent, members }
     }
 
-    /// What a member weighs: an equal part of what is lent, and what it gives, as far as that is no more than all that is lent.
+    /// Weight of a member: an equal part of what is lent, and what it gives, up to all that is
+    /// lent.
     fn weight(&self, member: &Member) -> u128 {
         let parts = self.members.len() as u64 + 1;
         u128::from(self.lent / parts) + u128::from(member.gives.min(self.lent))
@@ -50,12 +54,12 @@ impl<K: Ord> Shares<K> {
         u64::try_from(share).unwrap_or(self.lent)
     }
 
-    /// What is kept free for a member, and not used by it yet.
+    /// Bytes that are kept free for a member, and not used by it yet.
     fn kept(&self, member: &Member) -> u64 {
         (self.share(member) / KEPT_FREE).saturating_sub(member.used)
     }
 
-    /// What must stay free for others than this member.
+    /// Bytes that must stay free for others than this member.
     fn kept_free(&self, key: &K) -> u64 {
         let others = self.members.iter().filter(|(other, _)| *other != key);
         let others = others.map(|(_, member)| self.kept(member));
@@ -96,7 +100,7 @@ mod tests {
 
     #[test]
     fn one_that_gives_nothing_leaves_room_for_one_that_comes_later() {
-        // It is alone, and takes what it gets.
+        // The member is alone, and takes what it gets.
         let alone = shares(1000, &[(1, 0, 0)]);
         let taken = alone.room(&1, 1000);
         assert_eq!(taken, 750);

@@ -95,7 +95,7 @@ fn one_that_takes_all_leaves_an_honest_one_its_share_also_after_a_restart() {
     for n in 0..20 {
         let at = usize::from(n) * 5;
         taken += u32::from(is_kept(&scene.keep(greedy, n, 1, at..at + 5)));
-        // What was taken is known after a restart.
+        // The bytes taken are known after a restart.
         scene.book = open(&scene.store, &scene.clock, &scene.ring, scene.local);
     }
     assert_eq!(taken, 15, "three quarters, while it is alone");
@@ -129,7 +129,7 @@ fn leases_of_a_removed_member_end_after_a_notice() {
     assert_eq!(scene.book.give_notice().expect("writes"), 0);
     *scene.ring.members.lock().expect("whole") = vec![stays];
     *scene.ring.removed.lock().expect("whole") = vec![goes];
-    // It is known of whom they are after a restart, too.
+    // The peer that each lease is from is known after a restart, too.
     scene.book = open(&scene.store, &scene.clock, &scene.ring, scene.local);
     assert_eq!(scene.book.give_notice().expect("writes"), 1);
     assert_eq!(scene.book.give_notice().expect("writes"), 0, "once");

@@ -431,7 +431,7 @@ impl Copies {
             .collect()
     }
 
-    /// How many backups of the same set a peer keeps whole, as its key in the list says it.
+    /// Number of backups of the same set that a peer keeps whole; `peer` is its key in the list.
     pub(super) fn related(&self, root: &BlockId, peer: &str) -> u32 {
         let state = self.lock();
         let Some(set) = state.jobs.get(root).map(|kept| &kept.set) else {

@@ -1,8 +1,9 @@
 //! What to do for the copies of backups: a pure function of the time, the facts and the limits.
 //!
-//! Nothing here waits, asks or remembers. Equal arguments give equal actions, in the same order; moments of audits follow from a secret
-//! among the facts. Peers that stand where no copy is are asked first, then those that keep related backups, then those
-//! that have most room; ties go by name.
+//! Nothing here waits, asks or remembers. Equal arguments give equal actions, in the same order;
+//! moments of audits follow from a secret among the facts. Peers that stand where no copy is are
+//! asked first, then those that keep related backups, then those that have most room; ties go by
+//! name.
 //!
 //! Two measures of absence: what is *reported* counts a copy only while its holder was heard within the grace period, whatever the reason
 //! of the silence. A *new* copy is made only when this machine was itself up and in company for three quarters of that period and missed the holder, or
@@ -86,7 +87,8 @@ pub struct Facts {
     pub online: BTreeMap<PeerName, u64>,
     /// Where peers stand, as far as that is known.
     pub sites: BTreeMap<PeerName, String>,
-    /// A secret of this machine, from which the moments of audits follow: a holder can't foretell them.
+    /// A secret of this machine, from which the moments of audits follow: a holder can't foretell
+    /// them.
     pub secret: [u8; 32],
 }
 
@@ -99,7 +101,7 @@ pub struct Limits {
     pub patience: Duration,
     /// A lease is renewed when no more than this is left of it.
     pub renew_before: Duration,
-    /// The longest time between two audits of a copy whose holder is there; the shortest is half of it.
+    /// Longest time between two audits of a copy whose holder is there; the shortest is half of it.
     pub audit_every: Duration,
     /// Most copies that are asked for and not there, in all.
     pub most_asked: usize,
@@ -151,7 +153,7 @@ fn audited(copy: &Copy, now: Timestamp) -> Option<Timestamp> {
     copy.audited.filter(|at| age(now, *at) < Duration::MAX)
 }
 
-/// How long after its last audit a copy is audited again: between half of the limit and all of it.
+/// Time from its last audit until a copy is audited again: between half of the limit and all of it.
 fn audit_after(
     root: BlockId,
     peer: &[u8],
@@ -227,7 +229,8 @@ pub fn choose(now: Timestamp, facts: &Facts, limits: &Limits) -> Vec<Action> {
                 Action::Ask(of, peer) if of == root => Some(peer),
                 _ => None,
             });
-            // A copy where there is one already is lost with it: it is better than none, and worse than any other.
+            // A copy where there is one already is lost with it: it is better than none, and worse
+            // than any other.
             let sites: BTreeSet<&String> = (taken.iter().copied().chain(asked_now))
                 .filter_map(|peer| facts.sites.get(peer))
                 .collect();

@@ -76,7 +76,7 @@ fn the_moment_of_an_audit_follows_from_the_secret_alone() {
                 .values_mut()
                 .flat_map(|job| job.held.values_mut())
             {
-                // It was heard of just now, by other means than an audit.
+                // The copy was heard of just now, by other means than an audit.
                 copy.seen = now;
             }
             let audit = Action::Audit(root(1), peer(1));

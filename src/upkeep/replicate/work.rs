@@ -33,13 +33,14 @@ const SHORT: Duration = Duration::from_secs(TERM.as_secs() / 2);
 const REFUSED: Duration = Duration::from_secs(3600);
 /// How often a holder that is about to leave is audited, in milliseconds.
 const DOUBT_EVERY_MS: u64 = 60_000;
-/// Blocks of a set that one holder is asked for in a day, so that the loss of one in a hundred is seen within a week with 99% probability:
-/// 0.99 to the power of 7 x 66 is less than 1%. Backups of the same set share most blocks, and so this number.
+/// Blocks of a set that one holder is asked for in a day, so that the loss of one in a hundred is
+/// seen within a week with 99% probability: 0.99 to the power of 7 x 66 is less than 1%. Backups of
+/// the same set share most blocks, and so this number.
 const AUDITED: u32 = 66;
 /// Fewest blocks of one audit.
 const FEWEST_AUDITED: u32 = 8;
-/// Blocks after a point chosen by chance of which one is audited. By the next one alone, a holder could tell which blocks are hardly
-/// ever asked for: those that follow another one closely.
+/// Blocks after a point chosen by chance of which one is audited. By the next one alone, a holder
+/// could tell which blocks are hardly ever asked for: those that follow another one closely.
 const SPREAD: usize = 64;
 
 pub(super) struct Worker {
@@ -267,8 +268,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Makes what lets the owner's words open the backup, unless it is made or can't be now. Written
-    /// down before it is sent: a holder takes no other one for the same lease.
+    /// Makes the opener, by which the owner's words open the backup, unless it is made or can't be
+    /// now. The opener is written down before it is sent: a holder takes no other one for the same
+    /// lease.
     async fn add_opener(&self, subject: &mut Subject) -> Result<(), Error> {
         if subject.kept.opener.is_some() {
             return Ok(());
@@ -487,7 +489,8 @@ fn pin_of(store: &dyn Store, root: BlockId, name: &str) -> Result<Option<PinId>,
     Ok(fitting.next().map(|(pin, _)| pin))
 }
 
-/// Some blocks of a pin, with what a holder must answer. Which ones follows from the nonce; each is about as likely as any other.
+/// Sample of a pin's blocks, with what a holder must answer. The choice follows from the nonce;
+/// each block is about as likely as any other.
 fn sample(
     store: &dyn Store,
     pin: PinId,

@@ -107,7 +107,7 @@ impl Book {
             is_proven &= entry.heard.is_some_and(|by| by.is_proven);
             match entry.held.renewed_by(received).map_err(invalid)? {
                 Renewal::Nothing => {}
-                // What it has stays as long as it was promised.
+                // The lease stays as long as it was promised.
                 Renewal::Longer(_) if is_over => return Err(No::Refused(Refusal::Full)),
                 Renewal::Longer(held) => {
                     (is_from_machine, is_proven) = (!passed, !passed);
@@ -212,7 +212,8 @@ impl Book {
         Ok(())
     }
 
-    /// Takes in the next ids of a lease's list. Those that are known already change nothing. What is missing must fit into `room`.
+    /// Takes in the next ids of a lease's list. Ids that are known already change nothing. Blocks
+    /// that are missing must fit into `room`.
     fn list(&self, entry: &mut Entry, ids: &[BlockId], room: u64) -> Result<(), No> {
         let terms = entry.held.lease().terms();
         // The entry changes only once the store did.

@@ -31,7 +31,7 @@ pub(in crate::upkeep::replicate) struct Kept {
     /// Counted when it is first copied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::upkeep::replicate) list: Option<ListInfo>,
-    /// What lets the owner's words open it, in hex.
+    /// Opener for the owner's words, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::upkeep::replicate) opener: Option<String>,
     /// By peer, in hex.
