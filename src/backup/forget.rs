@@ -160,8 +160,8 @@ pub async fn obey(
     Ok(concerned)
 }
 
-/// A machine's own word about its own snapshot stands: an order can't name it in that machine's log.
-/// What is still listed needs no naming, whoever else says that it was its own.
+/// Refuses an order that keeps what its own machine forgot: no other machine names it in that log.
+/// Snapshots that are still listed need no naming, whichever machine else claims them.
 fn check_makers(
     found: &Found,
     deleted: &[Deleted],

@@ -63,8 +63,8 @@ impl Node {
     }
 
     /// Joins a ring beside one of the same name, and makes one of both when a member of the earlier
-    /// one answers to the code. Where only others let this node in, it is another ring, and keeps the
-    /// name that is free.
+    /// one answers to the code. Where only others let this node in, the ring is another
+    /// one, and keeps the name that is free.
     async fn join_again(
         &self,
         code: InviteCode,

@@ -58,7 +58,7 @@ fn another_ring_of_the_same_name_takes_no_place_and_gets_another_name() {
         (online(a, "home") == 1).then_some(())
     });
     c.json(&["ring", "create", "home"]);
-    // Whoever lets it in counts on it, so it is in that ring, too.
+    // The node that lets it in counts on it, so it is in that ring, too.
     let told = c.json(&["ring", "join", foreign.as_str().expect("a text")]);
     assert_eq!(
         (&told["ring"], &told["let_in"]),

@@ -155,7 +155,7 @@ fn lines(ring: &str, lent_bytes: u64, members: &[RingMember], is_embedded: bool)
     lines
 }
 
-/// Lines for a machine that no member has let in yet. `is_embedded`: the node ends with the command.
+/// Lines for a machine that waits to be let in. `is_embedded`: the node ends with the command.
 fn not_let_in(ring: &str, is_embedded: bool) -> Vec<String> {
     let ring = show::printable(ring);
     let mut lines = vec![

@@ -59,7 +59,7 @@ struct State {
 }
 
 impl State {
-    /// Whether a peer is a member of a ring that this node is in. Two nodes that know an invitation and
+    /// Whether a peer is a member of a ring that this node is in. Nodes that know an invitation and
     /// were not let in are nothing to each other.
     fn is_member(&self, peer: &PeerId, session: &Session, now: Timestamp) -> bool {
         let mut rings = self.rings.as_slice().iter();
@@ -429,9 +429,11 @@ impl Roll {
                 // A peer that gives a secret knows it.
                 session.proven.push(ring.id());
                 if !was_let_in {
-                    see(ring);
                     let others = info.removed.iter().filter(|(one, _)| *one != self.local);
                     ring.learn_removed(&others.copied().collect::<Vec<_>>());
+                    if !ring.is_removed(&peer) {
+                        see(ring);
+                    }
                 }
                 self.hear(ring, session, peer, info);
             }
