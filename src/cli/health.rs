@@ -128,15 +128,12 @@ fn away(holder: &HolderState) -> Option<String> {
     ))
 }
 
-/// Name of a holder; without one the end of its id, in which ids differ.
+/// Name of a holder; without one the start of its id, which commands take.
 pub(super) fn holder_name(holder: &HolderState) -> String {
-    const LAST_CHARS: usize = 8;
     if !holder.name.is_empty() {
         return show::printable(&holder.name);
     }
-    let at = holder.peer.len().saturating_sub(LAST_CHARS);
-    let end = holder.peer.get(at..).unwrap_or(&holder.peer);
-    show::printable(end)
+    show::printable(show::short(&holder.peer))
 }
 
 /// Age of the newest backup, and the time until the next one comes.
@@ -204,7 +201,7 @@ mod tests {
         set.audited_s_ago = Some(7300);
         assert_eq!(
             line(&set),
-            "Documents: 2 of 2 copies (pc2 not seen for 3 min, abcdefgh not seen for 7 s), \
+            "Documents: 2 of 2 copies (pc2 not seen for 3 min, 12D3KooWabcd not seen for 7 s), \
              survives any 2 machines, audited 2 h ago"
         );
         (set.holders, set.name) = (Vec::new(), String::new());

@@ -15,6 +15,7 @@ use crate::id::BlockId;
 use crate::ring::{self, Generation, INVITATION_TTL, InviteCode, MAX_INVITATION_TTL, Rings, Seed};
 use crate::size::ByteSize;
 use crate::text::count;
+use crate::time::Timestamp;
 use crate::upkeep::handover;
 
 /// Time in which members of a ring that this node was in answer to a later code.
@@ -34,7 +35,8 @@ impl Node {
             })
             .await?;
         self.keep_or_leave(&name).await?;
-        Ok(code_of(&name, &code, false))
+        let until = now.after(INVITATION_TTL);
+        Ok(code_of(&name, &code, false, until))
     }
 
     /// Joins a ring: a member that knows the invitation lets this node in when both meet. A node
@@ -306,7 +308,8 @@ impl Node {
             })
             .await?;
         self.save_rings().await?;
-        Ok(code_of(&request.ring, &code, request.single_use))
+        let until = now.after(ttl);
+        Ok(code_of(&request.ring, &code, request.single_use, until))
     }
 
     /// Says where a member of a ring stands.
@@ -431,11 +434,13 @@ fn peer_of(text: &str) -> Result<PeerId, CallError> {
     })
 }
 
-fn code_of(ring: &str, code: &InviteCode, single_use: bool) -> RingCode {
+/// Answer with a code. `until` is when this node ends the invitation: the code tells only the next full
+/// four hours.
+fn code_of(ring: &str, code: &InviteCode, single_use: bool, until: Timestamp) -> RingCode {
     RingCode {
         ring: ring.to_owned(),
         code: Code(code.to_text().to_string()),
-        until: code.until,
+        until,
         single_use,
     }
 }

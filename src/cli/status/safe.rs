@@ -29,6 +29,9 @@ pub(super) fn safe(health: &HealthReply) -> Safe {
         return of(Some(false), "NO");
     }
     let alone = health.sets.iter().filter(|set| set.copies_min == 0).count();
+    if !health.problems.is_empty() {
+        return of(Some(false), "NO: there is a problem, see below");
+    }
     match alone {
         0 if !health.sets.iter().all(SetHealth::is_well) => of(
             Some(false),
@@ -103,6 +106,12 @@ mod tests {
         let overdue = of(vec![overdue]);
         assert_eq!(overdue.is_safe, Some(false));
         assert!(overdue.words.contains("overdue"), "{}", overdue.words);
+        let turned_out = safe(&HealthReply {
+            sets: vec![set("docs", 2, 2)],
+            problems: vec!["this machine was turned out by its owner".to_owned()],
+            ..HealthReply::default()
+        });
+        assert_eq!(turned_out.is_safe, Some(false));
         let alone = of(vec![set("docs", 0, 0)]);
         assert!(alone.words.contains("on this disk only"), "{}", alone.words);
     }
