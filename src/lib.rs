@@ -13,7 +13,7 @@
 //! | 3 | [`store`], [`bundle`], [`net`] |
 //! | 2 | [`block`]; above it [`head`], [`ring`]; above that [`lease`] |
 //! | 1 | [`crypto`], [`wire`], [`task`], [`config`] |
-//! | 0 | [`mod@file`], [`id`], [`size`], [`text`], [`time`], [`monitor`], [`pick`] |
+//! | 0 | [`descriptors`], [`mod@file`], [`id`], [`size`], [`text`], [`time`], [`monitor`], [`pick`] |
 
 pub mod backup;
 pub mod block;
@@ -23,6 +23,7 @@ pub mod client;
 pub mod config;
 pub mod crypto;
 pub mod depot;
+pub mod descriptors;
 pub mod file;
 pub mod gateway;
 pub mod head;

@@ -8,7 +8,6 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
 
 /// Times that an opening is tried again...
 const ATTEMPTS: u32 = 500;
@@ -34,13 +33,6 @@ pub(super) fn patiently<T>(
             thread::sleep(PAUSE);
         }
     }
-}
-
-/// One part in `of` of the descriptors that this process may have, and no more than `most`.
-pub(super) fn share(of: u64, most: usize) -> usize {
-    let all = getrlimit(Resource::Nofile).current;
-    let share = all.map_or(u64::MAX, |all| all / of.max(1));
-    usize::try_from(share).map_or(most, |share| share.min(most))
 }
 
 /// As [`patiently`], for a caller that holds nothing it could close.

@@ -50,6 +50,7 @@ use crate::config::Config;
 use crate::depot::ledger::Ledger;
 use crate::depot::serve::Server;
 use crate::depot::{Depot, Pending};
+use crate::descriptors;
 use crate::net::exchange::Rates;
 use crate::net::pace::Pace;
 use crate::net::{self, Limits, Net, NetConfig, Services};
@@ -70,6 +71,8 @@ const CALL_PATIENCE: Duration = Duration::from_millis(1500);
 const WORKER_PATIENCE: Duration = Duration::from_millis(1500);
 /// Events that a slow listener may be behind before it misses some.
 const EVENT_QUEUE: usize = 256;
+/// Connections are at most this part of the descriptors that the process may have.
+const SHARE_OF_DESCRIPTORS: u64 = 8;
 
 /// Purpose of starting a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -201,6 +204,13 @@ pub enum NodeEvent {
     },
 }
 
+/// Connections that a node takes: no more than `most`, and than leaves descriptors for the store and
+/// for files.
+fn connections(most: u32) -> u32 {
+    let share = descriptors::share(SHARE_OF_DESCRIPTORS, most as usize);
+    u32::try_from(share).unwrap_or(most).max(1)
+}
+
 impl Node {
     /// Builds and starts a node.
     ///
@@ -246,7 +256,7 @@ impl Node {
             bootstrap,
             mdns: config.mdns,
             limits: Limits {
-                connections: config.max_connections,
+                connections: connections(config.max_connections),
                 ..Limits::default()
             },
             ..NetConfig::new(key)

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 12] = [
     // Only tests have `small_disk`.
     &[
+        "descriptors",
         "file",
         "id",
         "size",

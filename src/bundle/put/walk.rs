@@ -33,22 +33,24 @@ use super::read::{Piece, ReadJob};
 use super::rewrite::Shift;
 use super::seal::{Handle, Shared};
 use super::select::Selection;
-use crate::bundle::descriptors::{self, patiently};
+use crate::bundle::descriptors::patiently;
 use crate::bundle::own::Own;
 use crate::bundle::stat;
 use crate::bundle::tree::{Content, Entry, File, MAX_DEPTH};
+use crate::descriptors;
 use crate::id::BlockId;
 
 /// A batch is full with this many bytes of files...
 pub(super) const BATCH_BYTES: u64 = 1 << 20;
 /// ...or this many steps.
 pub(super) const BATCH_STEPS: usize = 128;
-/// Directories that are kept open; those above are opened again when the walk comes back to them.
+/// Directories that are kept open at most; those above are opened again when the walk comes back to
+/// them.
 const OPEN_DIRECTORIES: usize = 64;
 /// Directories that are kept open for files that no reader has come to yet, at most...
 const WAITING_DIRECTORIES: usize = 512;
 /// ...and the part of the descriptors that the process may have.
-const SHARE_OF_DESCRIPTORS: u64 = 8;
+const SHARE_OF_DESCRIPTORS: u64 = 16;
 /// Pause of a walker that is ahead of the readers.
 const READERS_PAUSE: Duration = Duration::from_millis(1);
 /// Hard-linked inodes whose content is remembered, so that further links are not read again.
@@ -140,6 +142,8 @@ pub(super) struct Walker<'a> {
     groups: HashMap<(u64, u64), u32>,
     frames: Vec<Frame>,
     open: Open,
+    /// Directories of the walk's own that may be kept open.
+    open_directories: usize,
     /// Directories that may be kept open for files that no reader has come to yet.
     waiting_directories: usize,
     /// A file system, and whether its files may hold more than they say.
@@ -203,6 +207,7 @@ impl<'a> Walker<'a> {
             groups: HashMap::new(),
             frames: Vec::new(),
             open: Open::default(),
+            open_directories: descriptors::share(SHARE_OF_DESCRIPTORS, OPEN_DIRECTORIES).max(2),
             waiting_directories: descriptors::share(SHARE_OF_DESCRIPTORS, WAITING_DIRECTORIES),
             unsized_files: None,
         }
@@ -328,7 +333,7 @@ impl<'a> Walker<'a> {
             path,
         });
         // The root stays open: everything is found again from there.
-        if let Some(far) = self.frames.len().checked_sub(OPEN_DIRECTORIES)
+        if let Some(far) = self.frames.len().checked_sub(self.open_directories)
             && far > 0
             && let Some(frame) = self.frames.get_mut(far)
         {
@@ -372,7 +377,7 @@ impl<'a> Walker<'a> {
                 }
             }
             // Only the innermost is needed: the ones between are closed again.
-            if at > open + 1 && at - 1 > 0 && last - (at - 1) >= OPEN_DIRECTORIES / 2 {
+            if at > open + 1 && at - 1 > 0 && last - (at - 1) >= self.open_directories / 2 {
                 self.frames[at - 1].place = None;
             }
         }

@@ -14,7 +14,6 @@ use rocksdb::{
     CompactOptions, DB, DBPinnableSlice, ErrorKind, FlushOptions, LogLevel, Options, ReadOptions,
     WaitForCompactOptions, WriteBatch, WriteOptions, properties,
 };
-use rustix::process::{Resource, getrlimit};
 
 use super::files::{self, Found};
 use super::flush::Written;
@@ -22,6 +21,7 @@ use super::lock::{self, StoreLock};
 use super::rebuild;
 use super::reserve;
 use super::schema::{BLOCKS_CF, SCHEMA_KEY, SCHEMA_VERSION};
+use crate::descriptors;
 use crate::store::error::Error;
 use crate::store::types::{Access, Unwritable};
 use crate::wire::store as wire;
@@ -49,7 +49,7 @@ const BACKGROUND_JOBS: i32 = 8;
 const CACHE_BYTES: usize = 8 << 20;
 const BLOOM_BITS: f64 = 10.0;
 /// Files of the database that are kept open at most...
-const MAX_OPEN_FILES: i32 = 256;
+const MAX_OPEN_FILES: usize = 256;
 /// ...and the part of the descriptors that the process may have.
 const SHARE_OF_DESCRIPTORS: u64 = 4;
 /// What is written to a file is gathered up to this size: of a block all but the beginning is written from where it is, without another copy.
@@ -682,13 +682,6 @@ pub fn repair(path: &Path, memtable_bytes: u64) -> Result<(), Error> {
     db.map(drop).map_err(unusable)
 }
 
-/// Files of the database that are kept open where the process may have `descriptors` in all.
-/// RocksDB raises what is too few for it.
-fn open_files(descriptors: Option<u64>) -> i32 {
-    let share = descriptors.map_or(u64::MAX, |all| all / SHARE_OF_DESCRIPTORS);
-    i32::try_from(share).map_or(MAX_OPEN_FILES, |share| share.min(MAX_OPEN_FILES))
-}
-
 fn database_options() -> Options {
     let mut options = Options::default();
     // A database is made only where there is no trace of one.
@@ -696,7 +689,9 @@ fn database_options() -> Options {
     // Without a log, this is what makes a crash lose a suffix of both families together.
     options.set_atomic_flush(true);
     options.set_max_background_jobs(BACKGROUND_JOBS);
-    options.set_max_open_files(open_files(getrlimit(Resource::Nofile).current));
+    let open_files = descriptors::share(SHARE_OF_DESCRIPTORS, MAX_OPEN_FILES);
+    // RocksDB raises what is too few for it.
+    options.set_max_open_files(i32::try_from(open_files).unwrap_or(i32::MAX));
     options.set_writable_file_max_buffer_size(GATHERED_BYTES);
     options.set_max_log_file_size(MAX_LOG_BYTES);
     options.set_keep_log_file_num(2);
@@ -749,14 +744,6 @@ fn blocks_options(memtable_bytes: u64, cache: &Cache) -> Options {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn few_descriptors_are_shared_with_the_rest_of_the_process() {
-        assert_eq!(open_files(Some(64)), 16);
-        assert_eq!(open_files(Some(10_240)), MAX_OPEN_FILES);
-        assert_eq!(open_files(Some(u64::MAX)), MAX_OPEN_FILES);
-        assert_eq!(open_files(None), MAX_OPEN_FILES);
-    }
 
     #[test]
     fn the_file_that_an_error_names() {
