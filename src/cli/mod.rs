@@ -23,6 +23,7 @@ mod id;
 mod init;
 mod leave;
 mod ls;
+mod mesh;
 mod output;
 mod owner;
 mod peers;
@@ -141,6 +142,7 @@ enum Command {
     Drill(backup::drill::Args),
     Lease(backup::lease::Args),
     Ring(ring::Args),
+    Mesh(mesh::Args),
     Config(config::Args),
     Demo(demo::Args),
     Completions(completions::Args),
@@ -192,6 +194,7 @@ impl Command {
             Self::Pin(args) => args.intent(),
             Self::Block(args) => args.intent(),
             Self::Ring(args) => args.intent(),
+            Self::Mesh(args) => args.intent(),
             Self::Snapshots(args) => args.intent(),
             Self::Restore(args) => args.intent(),
             Self::FindFile(args) => args.intent(),
@@ -371,6 +374,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Drill(args) => Box::pin(backup::drill::run(args, context)).await,
         Command::Lease(args) => Box::pin(backup::lease::run(args, context)).await,
         Command::Ring(args) => Box::pin(ring::run(args, context)).await,
+        Command::Mesh(args) => Box::pin(mesh::run(args, context)).await,
         Command::Config(args) => Box::pin(config::run(args, context)).await,
         Command::Demo(args) => Box::pin(demo::run(args, context)).await,
         Command::Completions(args) => completions::run(&args),

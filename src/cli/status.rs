@@ -37,7 +37,10 @@ With --json: {\"running\",\"safe\",\"last_backup\",\"next_backup\",\"sets\":[as 
   \"workers\":[{\"name\",\"state\",\"error\"}],
   \"exchange\":{\"served_blocks\",\"served_bytes\",\"fetched_blocks\",\"fetched_bytes\",\"wrong_blocks\"},
   \"popularity\":{\"offered_blocks\",\"copied_blocks\",\"taken_blocks\"},
-  \"limits\":{\"up\",\"down\",\"hours\",\"holding\",\"lend\",\"min_rate\",\"offer_rate\"}}; safe is null when nothing is backed up;
+  \"limits\":{\"up\",\"down\",\"hours\",\"holding\",\"lend\",\"min_rate\",\"offer_rate\"},
+  \"reachable\":\"public|relay|no|unknown\",\"reach\":{\"reachable\",\"nat\":\"none|cone|symmetric|some|unknown\",\"addresses\":[..],
+   \"port_mapping\":\"off|none|promised\",\"mapped\":[..],\"relays\":[..],
+   \"relaying\":{\"on\",\"reservations\",\"circuits\",\"circuits_ever\",\"refused\"}}}; safe is null when nothing is backed up;
   without a node {\"running\":false,\"data_dir\",\"exists\",\"peer\",\"owner\",\"machine\",\"machine_name\",\"passphrase\",
   \"sets\":[{\"name\",\"paths\",\"schedule\"}],\"rings\":[{\"ring\",\"members\"}],\"log_written\",\"disk_bytes\",\"problems\":[..]}")]
 pub(super) struct Args {}
@@ -79,6 +82,7 @@ pub(super) async fn run(_: Args, context: &Context) -> Result<Exit, Failure> {
     if context.json {
         let mut value = json!(told.status);
         value["running"] = json!(true);
+        value["reachable"] = json!(told.status.reach.reachable);
         value["safe"] = json!(safe(&told.health).is_safe);
         value["rings"] = json!(told.rings);
         let sets = &told.health.sets;

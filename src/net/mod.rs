@@ -20,6 +20,7 @@ pub mod exchange;
 pub mod pace;
 pub mod peers;
 pub mod providers;
+pub mod reach;
 pub mod replica;
 pub mod rings;
 
@@ -91,6 +92,7 @@ struct Shared {
     peers: peers::Peers,
     replica: replica::Replica,
     rings: rings::RingsView,
+    reach: reach::Reach,
     listening: watch::Receiver<Vec<Multiaddr>>,
     warnings: Vec<String>,
     events: broadcast::Sender<Event>,
@@ -123,6 +125,7 @@ impl Net {
         let (events, _) = broadcast::channel(MAX_EVENTS);
         let (listening_sender, listening) = watch::channel(Vec::new());
         let (connected_sender, connected) = watch::channel(Arc::default());
+        let (_, reachable) = watch::channel(reach::Status::default());
         let kad = protocol(&config.network, names::kad)?;
         let tally = Arc::new(providers::Tally::default());
         let roll = Arc::new(rings::Roll::new(
@@ -216,6 +219,7 @@ impl Net {
                 mailbox: to_rings,
                 roll,
             },
+            reach: reach::Reach { status: reachable },
             listening,
             warnings,
             events,
@@ -275,6 +279,11 @@ impl Net {
     /// Rings and their members.
     pub fn rings(&self) -> rings::RingsView {
         self.shared.rings.clone()
+    }
+
+    /// Whether this node can be reached from outside, and by which way.
+    pub fn reach(&self) -> reach::Reach {
+        self.shared.reach.clone()
     }
 
     /// Facts from now on. A listener that falls too far behind misses some and is told so.

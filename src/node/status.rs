@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Node;
 use super::api::*;
+use crate::net::reach::Mapping;
 use crate::time;
 use crate::upkeep::fairness::Bandwidth;
 
@@ -68,7 +69,33 @@ impl Node {
                 taken_blocks: count(&traffic.taken_blocks),
             },
             limits: self.limits(),
+            reach: self.reach(),
         })
+    }
+
+    /// How this node can be reached from outside.
+    pub(super) fn reach(&self) -> ReachStatus {
+        let status = self.net().reach().status();
+        let (mapping, served) = (&status.mapping, status.served);
+        let mapped = match mapping {
+            Mapping::Promised(addresses) => addresses.iter().map(ToString::to_string).collect(),
+            Mapping::Off | Mapping::Asked => Vec::new(),
+        };
+        ReachStatus {
+            reachable: status.reachable.name().to_owned(),
+            nat: status.nat.name().to_owned(),
+            addresses: status.addresses.iter().map(ToString::to_string).collect(),
+            port_mapping: mapping.to_string(),
+            mapped,
+            relays: status.relays.iter().map(ToString::to_string).collect(),
+            relaying: RelayingStatus {
+                on: served.on,
+                reservations: served.reservations as u64,
+                circuits: served.circuits as u64,
+                circuits_ever: served.circuits_ever,
+                refused: served.refused,
+            },
+        }
     }
 
     fn limits(&self) -> LimitsStatus {

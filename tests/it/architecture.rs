@@ -152,6 +152,7 @@ const FLOORS_OF_NET: [&[&str]; 7] = [
         "exchange",
         "peers",
         "providers",
+        "reach",
         "replica",
         "rings",
         "weighed",

@@ -23,6 +23,7 @@ pub(super) mod unforget;
 mod voice;
 mod which;
 
+pub(super) use timer::systemd_quoted;
 pub(super) use voice::{Passphrase, Reader, Voice, Words, reading};
 
 use std::path::PathBuf;

@@ -167,7 +167,7 @@ fn short_day(day: Weekday) -> &'static str {
 }
 
 /// A word of a command in a unit (systemd.service(5), "Command lines").
-fn systemd_quoted(word: &str) -> String {
+pub(in crate::cli) fn systemd_quoted(word: &str) -> String {
     let mut quoted = String::from("\"");
     for c in word.chars() {
         match c {

@@ -53,6 +53,57 @@ pub struct StatusReply {
     /// Limits on bandwidth and space, and rates.
     #[serde(default)]
     pub limits: LimitsStatus,
+    /// Whether others can reach the node from outside.
+    #[serde(default)]
+    pub reach: ReachStatus,
+}
+
+/// How the node can be reached from outside, as far as it knows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReachStatus {
+    /// `public`, `relay`, `no` or `unknown`.
+    pub reachable: String,
+    /// Kind of the router before it: `none`, `cone`, `symmetric`, `some` or `unknown`.
+    pub nat: String,
+    /// Addresses that work from outside, those through relays included.
+    pub addresses: Vec<String>,
+    /// Whether the router passes a port on: `off` (it is not asked), `none` or `promised`.
+    pub port_mapping: String,
+    /// Addresses that the router promised.
+    pub mapped: Vec<String>,
+    /// Relays that keep a way open to the node.
+    pub relays: Vec<String>,
+    /// What the node relays for others.
+    pub relaying: RelayingStatus,
+}
+
+impl Default for ReachStatus {
+    fn default() -> Self {
+        Self {
+            reachable: "unknown".to_owned(),
+            nat: "unknown".to_owned(),
+            addresses: Vec::new(),
+            port_mapping: "off".to_owned(),
+            mapped: Vec::new(),
+            relays: Vec::new(),
+            relaying: RelayingStatus::default(),
+        }
+    }
+}
+
+/// What the node relays for others.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct RelayingStatus {
+    /// Whether it relays at all: only a node that is reachable does.
+    pub on: bool,
+    /// Peers that it keeps a way open for.
+    pub reservations: u64,
+    /// Connections that it passes on now.
+    pub circuits: u64,
+    /// Connections that it has passed on since its start.
+    pub circuits_ever: u64,
+    /// Peers and connections that it has turned away since its start.
+    pub refused: u64,
 }
 
 /// How the store is.
