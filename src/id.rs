@@ -38,7 +38,8 @@ impl HashKind {
         }
     }
 
-    const fn code(self) -> u64 {
+    /// The number of the hash function in the multicodec table.
+    pub const fn code(self) -> u64 {
         match self {
             Self::Sha256 => SHA256_CODE,
             Self::Sha384 => SHA384_CODE,
@@ -164,9 +165,15 @@ impl BlockId {
 
     /// The CIDv1 (codec raw).
     pub fn to_cid(&self) -> Cid {
+        self.to_cid_as(RAW_CODEC)
+    }
+
+    /// The CIDv1 that says how the block's bytes are to be understood, by the number of a codec in
+    /// the multicodec table. It names the same bytes.
+    pub fn to_cid_as(&self, codec: u64) -> Cid {
         let hash = multihash::Multihash::wrap(self.kind.code(), self.digest())
             .expect("a digest of 48 bytes fits in a multihash of 64");
-        Cid::new_v1(RAW_CODEC, hash)
+        Cid::new_v1(codec, hash)
     }
 
     /// The path form: `/sha384/<hex>` or `/sha256/<hex>`.

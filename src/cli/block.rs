@@ -10,9 +10,10 @@ use super::context::{Context, Intent};
 use super::exit::{Exit, Failure};
 use super::{output, show, target};
 use crate::block::MAX_BLOCK_BYTES;
-use crate::id::BlockId;
+use crate::crypto::hash;
+use crate::id::{BlockId, HashKind};
 use crate::node::api::{
-    BlockGet, BlockHas, BlockItem, BlockLs, BlockRm, BlockStat, BlockStatReply, Usage,
+    BlockGet, BlockHas, BlockItem, BlockLs, BlockPut, BlockRm, BlockStat, BlockStatReply, Usage,
 };
 use crate::size::ByteSize;
 
@@ -23,12 +24,13 @@ const PAGE_BLOCKS: u64 = 5000;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet block put FILE                   # the bytes are the block, at most 2 MiB
+  libernet block put FILE --hash sha256 --codec dag-pb   # prints the CID that IPFS knows it by
   libernet block get bafk... > block
   libernet block stat /sha384/38b0...
   libernet block ls --like bafk...          # ids that share its first 16 bits
 
-With --json: put {\"id\",\"hex\",\"bytes\"}, has {\"id\",\"has\"}, rm {\"removed\"}, ls {\"blocks\":[{\"id\",\"bytes\"}]},
-  stat {\"id\",\"local\",\"bytes\",\"class\",\"pins\",\"requested\",\"downloaded\",\"served\",\"purged\"}
+With --json: put {\"id\",\"hex\",\"bytes\",\"cid\"}, has {\"id\",\"has\"}, rm {\"removed\"}, ls {\"blocks\":[{\"id\",\"bytes\"}]},
+  stat {\"id\",\"local\",\"deleted\",\"bytes\",\"class\",\"pins\",\"requested\",\"downloaded\",\"served\",\"purged\"}
   with {\"first\",\"last\",\"count\"} each, times in milliseconds since 1970")]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -52,6 +54,13 @@ enum Command {
     Put {
         /// The file, or - for standard input.
         file: PathBuf,
+        /// Hash function to name it by.
+        #[arg(long, value_name = "NAME", default_value = "sha384")]
+        hash: Hash,
+        /// How the bytes are to be understood: the CID that is printed says so. It is `raw`,
+        /// `dag-pb`, `dag-cbor`, `dag-json`, `cbor`, `json` or a number of the multicodec table.
+        #[arg(long, value_name = "CODEC", value_parser = codec, default_value = "raw")]
+        codec: u64,
     },
     /// Say whether the store has a block: yes or no.
     Has {
@@ -82,6 +91,49 @@ enum Command {
     },
 }
 
+/// A hash function by its name in paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Hash {
+    Sha384,
+    Sha256,
+}
+
+impl From<Hash> for HashKind {
+    fn from(hash: Hash) -> Self {
+        match hash {
+            Hash::Sha384 => Self::Sha384,
+            Hash::Sha256 => Self::Sha256,
+        }
+    }
+}
+
+/// Codecs by name, with their numbers in the multicodec table.
+const CODECS: [(&str, u64); 6] = [
+    ("raw", 0x55),
+    ("dag-pb", 0x70),
+    ("dag-cbor", 0x71),
+    ("dag-json", 0x0129),
+    ("cbor", 0x51),
+    ("json", 0x0200),
+];
+
+/// A codec by its name, or by its number in decimal or hex digits.
+fn codec(text: &str) -> Result<u64, String> {
+    if let Some((_, number)) = CODECS.iter().find(|(name, _)| *name == text) {
+        return Ok(*number);
+    }
+    let number = match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    // Larger numbers are no unsigned varints of multiformats.
+    let fits = number.ok().filter(|number| *number <= i64::MAX as u64);
+    fits.ok_or_else(|| {
+        let names: Vec<&str> = CODECS.iter().map(|(name, _)| *name).collect();
+        format!("it is one of {}, or a number", names.join(", "))
+    })
+}
+
 impl Args {
     /// Use that the command makes of the data directory.
     pub(super) fn intent(&self) -> Intent {
@@ -100,7 +152,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             output,
             timeout,
         } => get(target::block(&id)?, output, timeout, context).await,
-        Command::Put { file } => put(&file, context).await,
+        Command::Put { file, hash, codec } => put(&file, hash.into(), codec, context).await,
         Command::Has { id } => {
             let id = target::block(&id)?;
             let reply = context
@@ -165,15 +217,24 @@ async fn get(
     Ok(Exit::Done)
 }
 
-async fn put(file: &Path, context: &Context) -> Result<Exit, Failure> {
+async fn put(
+    file: &Path,
+    kind: HashKind,
+    codec: u64,
+    context: &Context,
+) -> Result<Exit, Failure> {
     let bytes = read_block(file)?;
+    let id = Some(hash::id_of(kind, &bytes));
     let reply = context
-        .with_client(async |client, _| Ok(client.block_put(bytes).await?))
+        .with_client(async |client, _| Ok(client.block_put(BlockPut { id }, bytes).await?))
         .await?;
+    let cid = reply.id.to_cid_as(codec).to_string();
     if context.json {
-        output::json(&reply)?;
+        let mut told = json!(reply);
+        told["cid"] = cid.into();
+        output::json(&told)?;
     } else {
-        output::stdout(format!("{}\n", reply.id).as_bytes())?;
+        output::stdout(format!("{cid}\n").as_bytes())?;
     }
     Ok(Exit::Done)
 }
@@ -270,6 +331,7 @@ fn stat_text(stat: &BlockStatReply) -> String {
             stat.class.clone().unwrap_or_else(|| "-".to_owned()),
         ),
         ("pins", stat.pins.to_string()),
+        ("dropped", if stat.deleted { "yes" } else { "no" }.to_owned()),
         ("requested", usage(&stat.requested)),
         ("downloaded", usage(&stat.downloaded)),
         ("served", usage(&stat.served)),
@@ -284,6 +346,17 @@ fn stat_text(stat: &BlockStatReply) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn codecs_by_name_and_number() {
+        for (text, number) in [("raw", 0x55), ("dag-pb", 0x70), ("0x0129", 0x0129), ("85", 0x55)] {
+            assert_eq!(codec(text), Ok(number), "{text}");
+        }
+        for text in ["", "RAW", "0x", "-1", "0xffffffffffffffff", "1e3"] {
+            let error = codec(text).expect_err(text);
+            assert!(error.contains("dag-pb"), "{error}");
+        }
+    }
 
     #[test]
     fn the_size_of_a_block_is_checked_before_anything_starts() {

@@ -38,6 +38,7 @@ mod show;
 mod status;
 mod target;
 mod up;
+mod url;
 mod version;
 
 use std::io::IsTerminal;
@@ -119,6 +120,7 @@ enum Command {
     Cat(cat::Args),
     #[command(visible_alias = "list")]
     Ls(ls::Args),
+    Url(url::Args),
     Find(find::Args),
     Announce(announce::Args),
     Pin(pin::Args),
@@ -182,6 +184,7 @@ impl Command {
             | Self::Completions(_)
             | Self::Version(_) => Intent::Bring,
             Self::Peers(_)
+            | Self::Url(_)
             | Self::Status(_)
             | Self::Health(_)
             | Self::Leave(_)
@@ -351,6 +354,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Get(args) => Box::pin(get::run(args, context)).await,
         Command::Cat(args) => Box::pin(cat::run(args, context)).await,
         Command::Ls(args) => Box::pin(ls::run(args, context)).await,
+        Command::Url(args) => Box::pin(url::run(args, context)).await,
         Command::Find(args) => Box::pin(find::run(args, context)).await,
         Command::Announce(args) => Box::pin(announce::run(args, context)).await,
         Command::Pin(args) => Box::pin(pin::run(args, context)).await,
@@ -530,6 +534,10 @@ mod tests {
             "block get ID",
             "block put FILE --json",
             "block put -",
+            "block put FILE --codec dag-pb --hash sha256",
+            "put DIR --index home.html",
+            "url LINK",
+            "url LINK/path --json",
             "block has ID",
             "block stat ID",
             "block ls --like ID",

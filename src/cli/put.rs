@@ -30,7 +30,7 @@ const MAX_NAMED: usize = 20;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet put ~/Documents
-  libernet put website --index-file index.html
+  libernet put website --index home.html
   libernet put contract.pdf --private  # nobody who has the same file can tell
   tar c src | libernet put - --name src.tar
   LINK=$(libernet put -q report.pdf)
@@ -52,7 +52,7 @@ pub(super) struct Args {
     #[arg(long)]
     private: bool,
     /// File to show when the bundle is opened as a page, relative to PATH.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, visible_alias = "index", value_name = "FILE")]
     index_file: Option<String>,
     /// Don't wait until the root is announced to the mesh.
     #[arg(long)]

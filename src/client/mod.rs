@@ -324,10 +324,14 @@ impl Client {
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn block_put(&self, bytes: Bytes) -> Result<BlockPutReply, CallError> {
+    pub async fn block_put(
+        &self,
+        request: BlockPut,
+        bytes: Bytes,
+    ) -> Result<BlockPutReply, CallError> {
         match &*self.inner {
-            Inner::Embedded(node) => node.block_put(bytes).await,
-            Inner::Remote(remote) => remote.block_put(bytes).await,
+            Inner::Embedded(node) => node.block_put(request, bytes).await,
+            Inner::Remote(remote) => remote.block_put(&request, bytes).await,
         }
     }
 }

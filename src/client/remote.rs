@@ -29,7 +29,7 @@ use super::frame::{ERROR_TRAILER, Frame, Lines, WATCHED_HEADER, error_from_trail
 use super::url::percent_encode;
 use crate::block::MAX_BLOCK_BYTES;
 use crate::monitor::Monitor;
-use crate::node::api::{BlockPutReply, Call, CallError, ErrorKind, PutReply, PutStream};
+use crate::node::api::{BlockPut, BlockPutReply, Call, CallError, ErrorKind, PutReply, PutStream};
 
 /// How long a connection to a node on this machine may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -173,8 +173,16 @@ impl Remote {
     }
 
     /// Sends one block.
-    pub(super) async fn block_put(&self, bytes: Bytes) -> Result<BlockPutReply, CallError> {
-        let answer = self.post("block-put", body(bytes)).await?;
+    pub(super) async fn block_put(
+        &self,
+        request: &BlockPut,
+        bytes: Bytes,
+    ) -> Result<BlockPutReply, CallError> {
+        let path = match request.id {
+            Some(id) => format!("block-put?id={id}"),
+            None => "block-put".to_owned(),
+        };
+        let answer = self.post(&path, body(bytes)).await?;
         read_frames(self, answer, &crate::monitor::Silent).await
     }
 

@@ -1,5 +1,8 @@
 //! Names inside URLs: percent-encoding (RFC 3986, section 2.1).
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
 /// Encodes everything but unreserved characters, the slash and the colon included. What is encoded
 /// need not be text.
 pub fn percent_encode(name: impl AsRef<[u8]>) -> String {
@@ -16,6 +19,13 @@ pub fn percent_encode(name: impl AsRef<[u8]>) -> String {
         }
     }
     encoded
+}
+
+/// A path as the end of a URL: each name encoded, with slashes between.
+pub fn percent_encode_path(path: &Path) -> String {
+    let names = path.as_os_str().as_bytes().split(|byte| *byte == b'/');
+    let names: Vec<String> = names.map(percent_encode).collect();
+    names.join("/")
 }
 
 /// Undoes [`percent_encode`]. `None` when a percent sign is not followed by two hex digits.
@@ -51,6 +61,8 @@ mod tests {
             percent_decode("a+b%2f%C3%A4").as_deref(),
             Some("a+b/\u{e4}".as_bytes())
         );
+        assert_eq!(percent_encode_path(Path::new("a b/c?")), "a%20b/c%3F");
+        assert_eq!(percent_encode_path(Path::new("")), "");
         for wrong in ["%", "%2", "%zz", "%+1"] {
             assert_eq!(percent_decode(wrong), None, "{wrong}");
         }

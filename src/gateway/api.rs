@@ -122,8 +122,9 @@ async fn dispatch(
                 })*
                 "put-stream" => put_stream(client, request, slot),
                 "block-put" => {
+                    let call = query(&request, "the query of a block may name it: id=")?;
                     let bytes = read_body(request, MAX_BLOCK_BYTES).await?;
-                    let work = async move { client.block_put(bytes).await };
+                    let work = async move { client.block_put(call, bytes).await };
                     Ok(frames(work.boxed(), Arc::default(), slot))
                 }
                 "cat" => {
@@ -196,10 +197,16 @@ async fn dispatch(
     }
 }
 
+/// A call whose fields are in the query of its URL.
+fn query<C: serde::de::DeserializeOwned>(request: &Request, usage: &str) -> Result<C, CallError> {
+    let query = Query::try_from_uri(request.uri());
+    let Query(call) = query.map_err(|_| CallError::new(ErrorKind::Usage, usage))?;
+    Ok(call)
+}
+
 fn put_stream(client: Client, request: Request, slot: Slot) -> Result<Response, CallError> {
     let usage = "the query of a stream names it (name=), and may say pin=false and announce=false";
-    let Query(call) = Query::<PutStream>::try_from_uri(request.uri())
-        .map_err(|_| CallError::new(ErrorKind::Usage, usage))?;
+    let call: PutStream = query(&request, usage)?;
     if call.name.is_empty() || call.name.len() > MAX_NAME_BYTES {
         let message = format!("a name has 1 to {MAX_NAME_BYTES} bytes");
         return Err(CallError::new(ErrorKind::Usage, message));
@@ -215,7 +222,7 @@ fn put_stream(client: Client, request: Request, slot: Slot) -> Result<Response, 
     Ok(frames(work.boxed(), relay, slot))
 }
 
-async fn read_body(request: Request, limit: usize) -> Result<Bytes, CallError> {
+pub(super) async fn read_body(request: Request, limit: usize) -> Result<Bytes, CallError> {
     let usage = |message: String| CallError::new(ErrorKind::Usage, message);
     let body = Limited::new(request.into_body(), limit).collect();
     match tokio::time::timeout(BODY_TIMEOUT, body).await {

@@ -1,6 +1,8 @@
 //! Errors as answers: JSON for programs, a small page for people, a status that fits.
+//!
+//! The JSON has the members of problem details (RFC 9457), and `error` with all that is known.
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
@@ -45,12 +47,40 @@ pub(super) fn status_of(kind: ErrorKind) -> StatusCode {
     }
 }
 
+/// Seconds after which a client that was refused as one too many may ask again.
+const RETRY_BUSY_S: u64 = 1;
+/// Seconds after which a client may ask again for what was not found in time.
+pub(super) const RETRY_LATER_S: u64 = 10;
+
 /// An error as a whole answer.
 pub(super) fn answer(status: StatusCode, error: &CallError, reader: Reader) -> Response {
-    match reader {
-        Reader::Program => (status, axum::Json(json!({ "error": error }))).into_response(),
+    let mut response = match reader {
+        Reader::Program => problem(status, error),
         Reader::Person => (status, page::error(status, error)).into_response(),
+    };
+    let retry_s = match status {
+        StatusCode::SERVICE_UNAVAILABLE => Some(RETRY_BUSY_S),
+        StatusCode::GATEWAY_TIMEOUT => Some(RETRY_LATER_S),
+        _ => None,
+    };
+    if let Some(retry_s) = retry_s {
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_s));
     }
+    response
+}
+
+/// Problem details: what they say in general, and the error itself.
+fn problem(status: StatusCode, error: &CallError) -> Response {
+    let details = json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or("Error"),
+        "status": status.as_u16(),
+        "detail": error.message,
+        "error": error,
+    });
+    let kind = [(header::CONTENT_TYPE, "application/problem+json")];
+    (status, kind, details.to_string()).into_response()
 }
 
 /// An error of an API call as a whole answer.
@@ -100,6 +130,6 @@ pub(super) async fn not_found(headers: HeaderMap) -> Response {
 /// The fallback for methods that a path doesn't know.
 pub(super) async fn method_not_allowed(headers: HeaderMap) -> Response {
     let error = CallError::new(ErrorKind::Usage, "this address does not take this method")
-        .with_hint("the API takes POST, everything else GET and HEAD");
+        .with_hint("the API takes POST, blocks GET, HEAD and PUT, everything else GET and HEAD");
     answer(StatusCode::METHOD_NOT_ALLOWED, &error, Reader::of(&headers))
 }

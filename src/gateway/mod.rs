@@ -4,8 +4,11 @@
 //! |---|---|---|
 //! | `POST /api/v1/<call>` | token holders | calls of a [`Client`]; answers as in `client::frame` |
 //! | `GET /api/v1/hello?nonce=<hex>` | anyone local | proves that this server knows the token |
+//! | `GET /api/v1/blocks/<id>/stats` | token holders | how a block was used |
 //! | `GET /sha384/<hex>`, `/sha256/<hex>` | anyone local | the block as it is |
-//! | `GET /sha384/<hex>/like` | anyone local | ids in the store that share the first 16 bits |
+//! | `PUT /sha384/<hex>`, `/sha256/<hex>` | token holders | stores what the address names |
+//! | `GET /sha384/like/<hex>`, `/sha384/<hex>/like` | anyone local | ids in the store that share the first 16 bits |
+//! | `GET /ipfs/<cid>?format=raw` | anyone local | the block that the CID names, of any codec |
 //! | `GET /sha384/<hex>/aes256/<hex>[/path]` | link holders | decrypted; browsers go to `/open/` |
 //! | `GET /open/<label>[/path]` | label holders | the same, without the key in the address |
 //! | `GET /` | anyone local | one page that says how the node is |
@@ -23,12 +26,17 @@
 //! **Claims of a bundle** cost the reader, not the node: content is streamed at the reader's pace,
 //! listings come by the page, and nothing is written.
 
+mod answer;
 mod api;
+mod blocks;
+mod bundles;
 mod connections;
 mod content;
 mod error;
 mod guard;
+mod ipfs;
 mod labels;
+mod listing;
 mod media;
 mod page;
 mod range;
@@ -242,8 +250,10 @@ fn routes(shared: Shared) -> Router {
         .route("/", get(page::status))
         .route("/api/v1/hello", get(api::hello))
         .route("/api/v1/{call}", post(api::call))
-        .route("/sha384/{*rest}", get(content::read))
-        .route("/sha256/{*rest}", get(content::read))
+        .route("/api/v1/blocks/{id}/stats", get(blocks::stats))
+        .route("/sha384/{*rest}", get(content::read).put(blocks::put))
+        .route("/sha256/{*rest}", get(content::read).put(blocks::put))
+        .route("/ipfs/{*rest}", get(content::raw))
         .route("/open/{*rest}", get(content::read))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)

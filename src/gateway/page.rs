@@ -7,19 +7,18 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 
 use super::{Shared, error};
-use crate::client::url::percent_encode;
-use crate::node::api::{CallError, Entry, LsReply, Status, StatusReply};
+use crate::node::api::{CallError, Status, StatusReply};
 use crate::size::ByteSize;
 use crate::text::printable;
 
 const STYLE: &str = "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
      table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:left;vertical-align:top}\
-     td.n{text-align:right;font-variant-numeric:tabular-nums}code{overflow-wrap:anywhere}\
+     td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}th a{color:inherit}code{overflow-wrap:anywhere}\
      @media(prefers-color-scheme:dark){body{background:#151515;color:#ddd}a{color:#8bf}}";
 
 /// Text with the characters that mean something in HTML replaced, and with those that reorder or
 /// hide text as escapes.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in printable(text).chars() {
         match c {
@@ -35,7 +34,7 @@ fn escape(text: &str) -> String {
 }
 
 /// `title` is text, `body` is HTML.
-fn page(title: &str, body: &str) -> Html<String> {
+pub(super) fn page(title: &str, body: &str) -> Html<String> {
     let title = escape(title);
     Html(format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -101,41 +100,6 @@ fn status_body(status: &StatusReply) -> String {
     )
 }
 
-/// A directory of a bundle. `skip` entries were left out at the start; `title` is text.
-pub(super) fn listing(title: &str, has_parent: bool, skip: u64, reply: &LsReply) -> Html<String> {
-    let mut body = String::from("<table>\n");
-    if has_parent {
-        body.push_str("<tr><td><a href=\"../\">../</a></td><td></td></tr>\n");
-    }
-    for entry in &reply.entries {
-        body.push_str(&listing_row(entry));
-    }
-    body.push_str("</table>\n");
-    if reply.more {
-        let next = skip + reply.entries.len() as u64;
-        let _ = writeln!(body, "<p><a href=\"?skip={next}\">more</a></p>");
-    }
-    page(title, &body)
-}
-
-fn listing_row(entry: &Entry) -> String {
-    let name = escape(&entry.name);
-    let href = percent_encode(entry.name_bytes());
-    match entry.kind.as_str() {
-        // A leading `./` keeps any name from being read as a scheme or as a path of its own.
-        "dir" => format!("<tr><td><a href=\"./{href}/\">{name}/</a></td><td></td></tr>\n"),
-        "file" => format!(
-            "<tr><td><a href=\"./{href}\">{name}</a></td><td class=\"n\">{}</td></tr>\n",
-            ByteSize(entry.bytes)
-        ),
-        "symlink" => format!(
-            "<tr><td><a href=\"./{href}\">{name}</a> &rarr; {}</td><td></td></tr>\n",
-            escape(entry.target.as_deref().unwrap_or(""))
-        ),
-        kind => format!("<tr><td>{name}</td><td>{}</td></tr>\n", escape(kind)),
-    }
-}
-
 /// Asks whether to follow a link of another website: a page there may have opened this address by
 /// itself. Nothing was looked for.
 pub(super) fn question(path: &str) -> Response {
@@ -181,73 +145,9 @@ mod tests {
     use super::*;
     use crate::node::api::ErrorKind;
 
-    fn entry(name: &str, kind: &str) -> Entry {
-        Entry {
-            name: name.to_owned(),
-            name_hex: None,
-            kind: kind.to_owned(),
-            bytes: 2048,
-            mode: 0o644,
-            mtime_s: 0,
-            target: Some("<t>".to_owned()),
-        }
-    }
-
     #[test]
-    fn hostile_names_stay_text() {
+    fn hostile_words_stay_text() {
         let hostile = "\"><script>alert(1)</script>&'";
-        let reply = LsReply {
-            real: None,
-            this: None,
-            index_file: None,
-            entries: ["dir", "file", "symlink", "<b>"]
-                .map(|kind| entry(hostile, kind))
-                .into(),
-            more: true,
-        };
-        let Html(text) = listing(hostile, true, 5, &reply);
-        assert!(
-            !text.contains("<script") && !text.contains("<b>") && !text.contains("<t>"),
-            "{text}"
-        );
-        assert!(text.contains("href=\"?skip=9\""), "{text}");
-        assert!(text.contains("2 KiB"), "{text}");
-        // The link keeps the name as it is; what is read does not pretend to be another one.
-        let reordered = LsReply {
-            real: None,
-            this: None,
-            index_file: None,
-            entries: vec![entry("a\u{202e}gpj.exe", "file")],
-            more: false,
-        };
-        let Html(text) = listing("\u{2066}t", false, 0, &reordered);
-        assert!(text.contains("href=\"./a%E2%80%AEgpj.exe\""), "{text}");
-        assert!(text.contains(">a\\u{202e}gpj.exe</a>"), "{text}");
-        assert!(text.contains("\\u{2066}t"), "{text}");
-        let Html(text) = listing(
-            "t",
-            false,
-            0,
-            &LsReply {
-                real: None,
-                this: None,
-                index_file: None,
-                entries: vec![
-                    entry("javascript:alert(1)", "file"),
-                    entry("..", "dir"),
-                    Entry {
-                        name_hex: Some("6ee4".to_owned()),
-                        ..entry("n\\xe4", "file")
-                    },
-                ],
-                more: false,
-            },
-        );
-        assert!(
-            text.contains("href=\"./javascript%3Aalert%281%29\""),
-            "{text}"
-        );
-        assert!(text.contains("href=\"./n%E4\">n\\xe4<"), "{text}");
         let Html(text) = error(
             StatusCode::BAD_REQUEST,
             &CallError::new(ErrorKind::Usage, hostile).with_hint(hostile),

@@ -3,7 +3,7 @@
 //! An answer that streams keeps its place until it ends, and a client may take it as slowly as it
 //! likes. When all places are taken, the answer whose client has taken nothing for longest gives
 //! way to a new request, once that has been for [`STALL`]. As long as nobody else asks, the slowest
-//! client is served.
+//! client is served. A request that finds no place waits for one up to [`PATIENCE`].
 //!
 //! Deliberately absent: the token. Content is for every local program alike.
 
@@ -14,11 +14,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// Most requests for blocks and content at once. Further ones are refused as busy.
+/// Most requests for blocks and content at once. Further ones wait.
 pub(super) const MAX_READS: usize = 32;
+/// Time that a request waits for a place before it is refused as busy.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Pause between two looks for a client that takes nothing.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Time after which a client that takes nothing may lose its place to another.
 const STALL: Duration = Duration::from_secs(2);
 
@@ -59,13 +64,42 @@ impl Table {
     }
 }
 
+#[derive(Debug, Default)]
+struct Inner {
+    table: Mutex<Table>,
+    /// Fires when a place is free.
+    freed: Notify,
+}
+
 /// All requests that read. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Reads(Arc<Mutex<Table>>);
+pub(super) struct Reads(Arc<Inner>);
 
 impl Reads {
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`enter`](Self::enter), and waits for a place for a while. Bounded by the connections
+    /// that there may be: one of HTTP/1 has one request at a time.
+    pub(super) async fn wait(&self, cut: CancellationToken) -> Option<Place> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let mut freed = std::pin::pin!(self.0.freed.notified());
+            // Listens from here on: a place that is freed meanwhile is not missed.
+            freed.as_mut().enable();
+            if let Some(place) = self.enter(cut.clone()) {
+                return Some(place);
+            }
+            let now = Instant::now();
+            if now >= until {
+                return None;
+            }
+            tokio::select! {
+                () = freed => {}
+                () = sleep_until(until.min(now + LOOK_AGAIN)) => {}
+            }
+        }
     }
 
     /// Takes a place for a request; `cut` is fired when it has to give way. None when no place is
@@ -110,6 +144,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.reads.table().open.remove(&self.id);
+        self.reads.0.freed.notify_one();
     }
 }
 
@@ -171,6 +206,21 @@ mod tests {
         assert!(cut[1], "{cut:?}");
         drop((new, held));
         assert_eq!(reads.taken(), 0, "places come back once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_waits_for_a_place_and_not_for_ever() {
+        let reads = Reads::default();
+        let mut places = fill(&reads);
+        let began = Instant::now();
+        assert!(reads.wait(CancellationToken::new()).await.is_none());
+        assert_eq!(began.elapsed(), PATIENCE);
+        let (waited, ()) = tokio::join!(reads.wait(CancellationToken::new()), async {
+            tokio::task::yield_now().await;
+            places.pop();
+        });
+        assert!(waited.is_some());
+        assert_eq!(began.elapsed(), PATIENCE, "it came with the place");
     }
 
     #[tokio::test(start_paused = true)]

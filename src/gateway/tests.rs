@@ -4,6 +4,8 @@
 //! tested is both ends of the API and everything between.
 
 mod calls;
+mod ipfs;
+mod sockets;
 mod urls;
 
 use std::convert::Infallible;
@@ -61,6 +63,8 @@ fn file(path: &str) -> Option<&'static [u8]> {
         "page.html" | "sub/page.html" => Some(HTML.as_bytes()),
         "doc.pdf" => Some(b"pdf"),
         "empty" => Some(b""),
+        "README" => Some(b"read me"),
+        "picture" => Some(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"),
         "broken" | "nowhere" => Some(b"0123456789"),
         _ => None,
     }
@@ -161,9 +165,16 @@ impl Scripted {
                 "link": link(), "id": link().id, "bytes": body.len(), "files": 1, "blocks": 1, "new_bytes": 0,
                 "unreadable": [{ "path": query, "reason": "" }], "announced_to": 0,
             }))),
+            "block-put" if query.is_some_and(|query| !query.contains(&link().id.to_string())) => {
+                result(Err(CallError::new(
+                    ErrorKind::Damaged,
+                    "the bytes are not the block",
+                )))
+            }
             "block-put" => result(Ok(
                 json!({ "id": link().id, "hex": "", "bytes": body.len() }),
             )),
+            "block-has" => result(Ok(json!({ "id": call["id"], "has": body.is_empty() }))),
             "block-stat" => result(Ok(json!({
                 "id": link().id, "local": call["id"] == json!(link().id), "bytes": 10, "pins": 0, "requested": {"count": 0},
                 "downloaded": {"count": 0}, "served": {"count": 0}, "purged": {"count": 0},
@@ -179,11 +190,15 @@ impl Scripted {
             "cat" => {
                 let all = file(&path).expect("a file");
                 let offset = call["offset"].as_u64().expect("a number") as usize;
+                let rest = all.len() - offset;
                 let len = call["len"]
                     .as_u64()
-                    .map_or(all.len() - offset, |len| len as usize);
+                    .map_or(rest, |len| rest.min(len as usize));
                 let bytes = Bytes::from_static(all).slice(offset..offset + len);
-                if path == "broken" {
+                if path == "broken" && offset == 0 && len < all.len() {
+                    // The first of several parts.
+                    bytes.into_response()
+                } else if path == "broken" {
                     broken(bytes)
                 } else {
                     bytes.into_response()
@@ -286,6 +301,16 @@ impl Fixture {
 
     /// One request without a socket.
     async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        self.send_body(method, path, headers, Body::empty()).await
+    }
+
+    async fn send_body(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Body,
+    ) -> Answer {
         let mut request = Request::builder().method(method).uri(path);
         if !headers.iter().any(|(name, _)| *name == "host") {
             request = request.header("host", "localhost:4385");
@@ -293,7 +318,7 @@ impl Fixture {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Body::empty()).expect("valid");
+        let request = request.body(body).expect("valid");
         let service = TowerToHyperService::new(routes(self.shared.clone()));
         let response = service.call(request).await.expect("never fails");
         let (head, body) = response.into_parts();

@@ -28,13 +28,26 @@ impl Node {
     /// Stores bytes as one block and pins it.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] when there are no bytes or more than a block may have, [`ErrorKind::Full`].
-    pub async fn block_put(&self, bytes: Bytes) -> Result<BlockPutReply, CallError> {
+    /// [`ErrorKind::Usage`] when there are no bytes or more than a block may have,
+    /// [`ErrorKind::Damaged`] when they are not what the request names, [`ErrorKind::Full`].
+    pub async fn block_put(
+        &self,
+        request: BlockPut,
+        bytes: Bytes,
+    ) -> Result<BlockPutReply, CallError> {
         let (store, now) = (self.store(), self.now());
         let len = bytes.len() as u64;
         let id = blocking(move || {
-            let block = Block::new(bytes).map_err(|error: VerifyError| {
-                CallError::new(ErrorKind::Usage, error.to_string())
+            let block = match request.id {
+                Some(id) => Block::verify(id, bytes),
+                None => Block::new(bytes),
+            };
+            let block = block.map_err(|error| {
+                let kind = match error {
+                    VerifyError::Mismatch(_) => ErrorKind::Damaged,
+                    _ => ErrorKind::Usage,
+                };
+                CallError::new(kind, error.to_string())
             })?;
             let id = block.id();
             let name = "block";
@@ -98,6 +111,7 @@ impl Node {
         Ok(BlockStatReply {
             id,
             local: stat.local,
+            deleted: stat.deleted,
             bytes: stat.bytes.map(u64::from),
             class: stat.class.map(|class| class.name().to_owned()),
             pins: stat.pins,

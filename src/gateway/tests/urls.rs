@@ -23,7 +23,9 @@ async fn blocks_by_url() {
     let any = [("if-none-match", "*")];
     let known = fixture.send("GET", &path, &any).await;
     assert_eq!((known.status.as_u16(), known.text().as_str()), (304, ""));
-    let head = fixture.send("HEAD", &path, &[]).await;
+    let head = fixture
+        .send("HEAD", &path, &[("range", "bytes=2-4")])
+        .await;
     assert_eq!(
         (
             head.status.as_u16(),
@@ -44,7 +46,18 @@ async fn blocks_by_url() {
     let nowhere = BlockId::from_sha256([1; 32]).to_path();
     let missing = fixture.get(&nowhere).await;
     assert_eq!(missing.status.as_u16(), 504);
-    let error = missing.json()["error"].clone();
+    assert_eq!(missing.header("retry-after"), "10");
+    assert_eq!(missing.header("content-type"), "application/problem+json");
+    let problem = missing.json();
+    assert_eq!(
+        (&problem["status"], &problem["title"], &problem["detail"]),
+        (
+            &json!(504),
+            &json!("Gateway Timeout"),
+            &json!("block is nowhere")
+        )
+    );
+    let error = problem["error"].clone();
     assert_eq!(
         (&error["hint"], &error["tried"][0]["peer"]),
         (&json!("wait"), &json!("12D3"))
@@ -60,11 +73,16 @@ async fn blocks_by_url() {
         person.text()
     );
 
-    let like = fixture.get(&format!("{path}/like")).await.json();
-    assert_eq!(
-        (&like["prefix"], &like["blocks"][0]["path"]),
-        (&json!("5a5a"), &json!(path))
-    );
+    for like in [
+        format!("{path}/like"),
+        format!("/sha384/like/{}", link().id.to_hex()),
+    ] {
+        let like = fixture.get(&like).await.json();
+        assert_eq!(
+            (&like["prefix"], &like["blocks"][0]["path"]),
+            (&json!("5a5a"), &json!(path))
+        );
+    }
 }
 
 #[tokio::test]
@@ -192,6 +210,112 @@ async fn index_files() {
     );
 }
 
+#[tokio::test]
+async fn several_ranges() {
+    let fixture = Fixture::new(None).await;
+    let file = format!("{}/ten.txt", link().to_path());
+    for path in [link().id.to_path(), file] {
+        let asked = [("range", "bytes=0-1,-3")];
+        let answer = fixture.send("GET", &path, &asked).await;
+        assert_eq!(answer.status.as_u16(), 206, "{path}");
+        let kind = answer.header("content-type").to_owned();
+        let boundary = kind
+            .strip_prefix("multipart/byteranges; boundary=")
+            .unwrap_or_else(|| panic!("{kind}"));
+        let text = answer.text();
+        assert_eq!(answer.header("content-length"), text.len().to_string());
+        for part in ["bytes 0-1/10\r\n\r\n01", "bytes 7-9/10\r\n\r\n789"] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(text.ends_with(&format!("\r\n--{boundary}--\r\n")), "{text}");
+        // Nobody has more sent than there is.
+        let many = [("range", "bytes=0-9,0-9")];
+        let answer = fixture.send("GET", &path, &many).await;
+        assert_eq!((answer.status.as_u16(), answer.text().len()), (200, 10));
+    }
+    // A part behind the first that can't be had breaks the answer off.
+    let broken = format!("{}/broken", link().to_path());
+    let asked = [("range", "bytes=0-1,4-7")];
+    let answer = fixture.send("GET", &broken, &asked).await;
+    assert_eq!((answer.status.as_u16(), answer.body), (206, None));
+}
+
+#[tokio::test]
+async fn blocks_are_put_by_token_holders_alone() {
+    let fixture = Fixture::new(None).await;
+    let path = link().id.to_path();
+    let token = fixture.shared.options.token.to_header();
+    let with: &[(&str, &str)] = &[("authorization", &token)];
+    let put = async |path: &str, headers: &[(&str, &str)], body: &'static str| {
+        let answer = fixture.send_body("PUT", path, headers, body.into()).await;
+        answer.status.as_u16()
+    };
+    assert_eq!(put(&path, &[], "x").await, 401);
+    assert_eq!(put(&path, with, "x").await, 201);
+    let other = BlockId::from_sha384([1; 48]).to_path();
+    assert_eq!(put(&other, with, "x").await, 422, "not what it names");
+    assert_eq!(put(&format!("{path}/like"), with, "x").await, 405);
+    assert_eq!(put("/sha384/00", with, "x").await, 404);
+    assert_eq!(put("/open/00", with, "x").await, 405);
+    let foreign = [("authorization", token.as_str()), ("origin", "null")];
+    assert_eq!(put(&path, &foreign, "x").await, 403);
+    let large = (crate::block::MAX_BLOCK_BYTES + 1).to_string();
+    let large = [
+        ("authorization", token.as_str()),
+        ("content-length", large.as_str()),
+    ];
+    assert_eq!(put(&path, &large, "").await, 413);
+}
+
+#[tokio::test]
+async fn how_a_block_was_used_is_for_token_holders() {
+    let fixture = Fixture::new(None).await;
+    let path = format!("/api/v1/blocks/{}/stats", link().id);
+    assert_eq!(fixture.get(&path).await.status.as_u16(), 401);
+    let token = fixture.shared.options.token.to_header();
+    let with = [("authorization", token.as_str())];
+    let stats = fixture.send("GET", &path, &with).await;
+    assert_eq!(stats.status.as_u16(), 200);
+    assert_eq!(stats.json()["requested"]["count"], 0);
+    let wrong = fixture.send("GET", "/api/v1/blocks/x/stats", &with).await;
+    assert_eq!(wrong.status.as_u16(), 400);
+}
+
+/// Directories are sorted by what the query says, and an index file does not stand in the way.
+#[tokio::test]
+async fn listings_are_sorted() {
+    let fixture = Fixture::new(Some("page.html")).await;
+    let root = link().to_path();
+    assert_eq!(fixture.get(&format!("{root}/")).await.text(), HTML);
+    let up = fixture.get(&format!("{root}/?sort=size")).await.text();
+    let down = fixture.get(&format!("{root}/?sort=size&order=desc")).await;
+    let position = |text: &str, name: &str| text.find(name).expect("listed");
+    assert!(position(&up, "./sub/") < position(&up, "./ten.txt"));
+    let down = down.text();
+    assert!(position(&down, "./ten.txt") < position(&down, "./sub/"));
+    assert!(down.contains("aria-sort=\"descending\""), "{down}");
+}
+
+/// The kind of a file without an extension is told by its content.
+#[tokio::test]
+async fn content_tells_what_a_name_does_not() {
+    let fixture = Fixture::new(None).await;
+    let root = link().to_path();
+    for (name, kind) in [
+        ("README", "text/plain; charset=utf-8"),
+        ("picture", "image/png"),
+        ("empty", "application/octet-stream"),
+    ] {
+        for method in ["GET", "HEAD"] {
+            let path = format!("{root}/{name}");
+            let answer = fixture.send(method, &path, &[]).await;
+            assert_eq!(answer.header("content-type"), kind, "{method} {name}");
+            let policy = answer.header("content-security-policy");
+            assert!(policy.contains("script-src 'none'"), "{policy}");
+        }
+    }
+}
+
 const NAVIGATION: [(&str, &str); 3] = [
     ("sec-fetch-site", "none"),
     ("sec-fetch-mode", "navigate"),
@@ -219,6 +343,7 @@ async fn the_key_leaves_the_address() {
         ("/ten.txt", "/ten.txt"),
         ("/sub/", "/sub/"),
         ("/?skip=7", "/?skip=7"),
+        ("/?sort=size&skip=7", "/?sort=size&skip=7"),
     ] {
         let first = fixture
             .send("GET", &format!("{keyed}{rest}"), &NAVIGATION)

@@ -15,9 +15,13 @@ pub struct BlockGet {
     pub timeout_s: u64,
 }
 
-/// Stores the request's body as one block, pinned. Sent as bytes.
+/// Stores the request's body as one block, pinned. Sent as bytes, with this as the query of the URL.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct BlockPut {}
+pub struct BlockPut {
+    /// The id that the bytes must have. When missing they are named by their SHA2-384.
+    #[serde(default)]
+    pub id: Option<BlockId>,
+}
 
 /// What [`BlockPut`] did.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -62,6 +66,9 @@ pub struct BlockStatReply {
     pub id: BlockId,
     /// Whether it is here now. Statistics of blocks that were purged are kept for a while.
     pub local: bool,
+    /// Whether it was here and was dropped.
+    #[serde(default)]
+    pub deleted: bool,
     /// Size in bytes, when it is here.
     pub bytes: Option<u64>,
     /// `pinned`, `leased` or `cached`.
