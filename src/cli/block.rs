@@ -217,12 +217,7 @@ async fn get(
     Ok(Exit::Done)
 }
 
-async fn put(
-    file: &Path,
-    kind: HashKind,
-    codec: u64,
-    context: &Context,
-) -> Result<Exit, Failure> {
+async fn put(file: &Path, kind: HashKind, codec: u64, context: &Context) -> Result<Exit, Failure> {
     let bytes = read_block(file)?;
     let id = Some(hash::id_of(kind, &bytes));
     let reply = context
@@ -331,7 +326,10 @@ fn stat_text(stat: &BlockStatReply) -> String {
             stat.class.clone().unwrap_or_else(|| "-".to_owned()),
         ),
         ("pins", stat.pins.to_string()),
-        ("dropped", if stat.deleted { "yes" } else { "no" }.to_owned()),
+        (
+            "dropped",
+            if stat.deleted { "yes" } else { "no" }.to_owned(),
+        ),
         ("requested", usage(&stat.requested)),
         ("downloaded", usage(&stat.downloaded)),
         ("served", usage(&stat.served)),
@@ -349,7 +347,12 @@ mod tests {
 
     #[test]
     fn codecs_by_name_and_number() {
-        for (text, number) in [("raw", 0x55), ("dag-pb", 0x70), ("0x0129", 0x0129), ("85", 0x55)] {
+        for (text, number) in [
+            ("raw", 0x55),
+            ("dag-pb", 0x70),
+            ("0x0129", 0x0129),
+            ("85", 0x55),
+        ] {
             assert_eq!(codec(text), Ok(number), "{text}");
         }
         for text in ["", "RAW", "0x", "-1", "0xffffffffffffffff", "1e3"] {

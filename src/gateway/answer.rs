@@ -151,7 +151,9 @@ pub(super) fn head(method: &Method, asked: &HeaderMap, content: &Content) -> Hea
             let kind = format!("multipart/byteranges; boundary={boundary}");
             media = HeaderValue::try_from(kind).expect("a boundary of hex digits");
         }
-        (StatusCode::RANGE_NOT_SATISFIABLE, _) => range = Some(format!("bytes */{}", content.total)),
+        (StatusCode::RANGE_NOT_SATISFIABLE, _) => {
+            range = Some(format!("bytes */{}", content.total))
+        }
         _ => {}
     }
     let mut response = status.into_response();
@@ -290,7 +292,11 @@ mod tests {
         let streams = ["01", "789"]
             .map(|part| futures::stream::iter([Ok(Bytes::from(part))]).boxed())
             .into();
-        let streamed: Vec<Bytes> = head.join(streams).map(|item| item.expect("fine")).collect().await;
+        let streamed: Vec<Bytes> = head
+            .join(streams)
+            .map(|item| item.expect("fine"))
+            .collect()
+            .await;
         assert_eq!(streamed.concat(), body);
     }
 }

@@ -88,7 +88,13 @@ pub(super) async fn send(asked: Asked, named: Named) -> Result<Response, CallErr
     if is_any_known {
         return Ok(not_modified(&named.etag, named.cache));
     }
-    Ok(whole(&asked.method, asked.place, &asked.headers, named.content(bytes.len() as u64), bytes))
+    Ok(whole(
+        &asked.method,
+        asked.place,
+        &asked.headers,
+        named.content(bytes.len() as u64),
+        bytes,
+    ))
 }
 
 /// An answer with content that is in memory.

@@ -83,7 +83,14 @@ async fn bundle(
     if is_known(&asked.headers, &etag) {
         return Ok(not_modified(&etag, NOWHERE));
     }
-    let reply = ls(&asked.shared, &link, &path, asked.skip(), listing::PAGE_ENTRIES).await?;
+    let reply = ls(
+        &asked.shared,
+        &link,
+        &path,
+        asked.skip(),
+        listing::PAGE_ENTRIES,
+    )
+    .await?;
     let Some(this) = &reply.this else {
         return directory(asked, link, path, slash, &reply).await;
     };

@@ -80,7 +80,10 @@ async fn answer(asked: Asked) -> Result<Response, Refusal> {
         Root::Inline(bytes) => inline(asked, &cid, bytes),
         Root::Block(id) => {
             if is_only_if_cached(&asked.headers)
-                && blocks::size_here(&asked, id).await.map_err(failed)?.is_none()
+                && blocks::size_here(&asked, id)
+                    .await
+                    .map_err(failed)?
+                    .is_none()
             {
                 let missing = CallError::new(ErrorKind::NotFound, "the block is not here");
                 return Err((StatusCode::PRECONDITION_FAILED, missing));
@@ -157,10 +160,16 @@ fn format(asked: &Asked) -> Result<bool, Refusal> {
         .filter(|range| !is_unwanted(range))
         .map(|range| range.split(';').next().unwrap_or_default().trim())
         .collect();
-    if accepted.iter().any(|media| media.eq_ignore_ascii_case(MEDIA)) {
+    if accepted
+        .iter()
+        .any(|media| media.eq_ignore_ascii_case(MEDIA))
+    {
         return Ok(true);
     }
-    match accepted.iter().find(|media| media.starts_with("application/vnd.ip")) {
+    match accepted
+        .iter()
+        .find(|media| media.starts_with("application/vnd.ip"))
+    {
         Some(media) => other(media),
         None => {
             let message = "say which format: ?format=raw, or Accept: application/vnd.ipld.raw";
@@ -238,7 +247,10 @@ fn headers(
 ) -> Vec<(HeaderName, HeaderValue)> {
     let mut headers = vec![
         (header::CONTENT_DISPOSITION, disposition(name)),
-        (HeaderName::from_static("x-ipfs-path"), format!("{ROUTE}{text}")),
+        (
+            HeaderName::from_static("x-ipfs-path"),
+            format!("{ROUTE}{text}"),
+        ),
         (HeaderName::from_static("x-ipfs-roots"), cid.to_string()),
         (header::VARY, "Accept".to_owned()),
     ];

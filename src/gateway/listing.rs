@@ -157,10 +157,7 @@ fn row(entry: &Entry) -> String {
     let href = percent_encode(entry.name_bytes());
     // A leading `./` keeps any name from being read as a scheme or as a path of its own.
     let (name, size) = match entry.kind.as_str() {
-        "dir" => (
-            format!("<a href=\"./{href}/\">{name}/</a>"),
-            String::new(),
-        ),
+        "dir" => (format!("<a href=\"./{href}/\">{name}/</a>"), String::new()),
         "file" => (
             format!("<a href=\"./{href}\">{name}</a>"),
             ByteSize(entry.bytes).to_string(),
@@ -279,8 +276,13 @@ mod tests {
         }
         let page = Page::of_sorted(&all, 0, false);
         let Html(shown) = listing("t", false, by("size", "asc"), &page);
-        assert!(shown.contains("<th scope=\"col\" aria-sort=\"ascending\"><a href=\"?sort=size&amp;order=desc\">Size"));
-        assert!(shown.contains("<a href=\"?sort=date&amp;order=asc\">"), "{shown}");
+        assert!(shown.contains(
+            "<th scope=\"col\" aria-sort=\"ascending\"><a href=\"?sort=size&amp;order=desc\">Size"
+        ));
+        assert!(
+            shown.contains("<a href=\"?sort=date&amp;order=asc\">"),
+            "{shown}"
+        );
     }
 
     #[test]

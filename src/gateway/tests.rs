@@ -65,7 +65,7 @@ fn file(path: &str) -> Option<&'static [u8]> {
         "empty" => Some(b""),
         "README" => Some(b"read me"),
         "picture" => Some(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"),
-        "broken" | "nowhere" => Some(b"0123456789"),
+        "broken.txt" | "nowhere" => Some(b"0123456789"),
         _ => None,
     }
 }
@@ -146,7 +146,12 @@ impl Scripted {
     async fn answer(self, name: String, query: Option<String>, body: Body) -> Response {
         let body = body.collect().await.expect("sent").to_bytes();
         let call: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let path = call["path"].as_str().unwrap_or_default().to_owned();
+        let path = match &call["path"] {
+            Value::String(path) => path.clone(),
+            Value::Null => String::new(),
+            // Its bytes are no text.
+            _ => "?".to_owned(),
+        };
         match name.as_str() {
             // It leads out of the bundle.
             "ls" if path == "away" && call["follow"] == true => {
@@ -195,10 +200,10 @@ impl Scripted {
                     .as_u64()
                     .map_or(rest, |len| rest.min(len as usize));
                 let bytes = Bytes::from_static(all).slice(offset..offset + len);
-                if path == "broken" && offset == 0 && len < all.len() {
+                if path == "broken.txt" && offset == 0 && len < all.len() {
                     // The first of several parts.
                     bytes.into_response()
-                } else if path == "broken" {
+                } else if path == "broken.txt" {
                     broken(bytes)
                 } else {
                     bytes.into_response()

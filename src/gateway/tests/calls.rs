@@ -111,11 +111,18 @@ async fn bytes_travel_in_both_directions() {
     assert_eq!(block, "0123456789");
     let largest = Bytes::from(vec![7; crate::block::MAX_BLOCK_BYTES]);
     assert_eq!(
-        client.block_put(BlockPut::default(), largest.clone()).await.expect("fits").bytes,
+        client
+            .block_put(BlockPut::default(), largest.clone())
+            .await
+            .expect("fits")
+            .bytes,
         largest.len() as u64
     );
     let over = Bytes::from(vec![7; crate::block::MAX_BLOCK_BYTES + 1]);
-    let error = client.block_put(BlockPut::default(), over).await.expect_err("too large");
+    let error = client
+        .block_put(BlockPut::default(), over)
+        .await
+        .expect_err("too large");
     assert_eq!(error.kind, ErrorKind::Usage);
     assert!(error.message.contains("2097152"), "{error}");
 

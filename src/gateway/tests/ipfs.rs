@@ -101,7 +101,7 @@ async fn the_probe_and_what_a_cid_holds() {
         }
     }
     // Identity of "hello".
-    let hello = fixture.get("/ipfs/bafkqabljmvwgy3y?format=raw").await;
+    let hello = fixture.get("/ipfs/bafkqablimvwgy3y?format=raw").await;
     assert_eq!(
         (hello.status.as_u16(), hello.text().as_str()),
         (200, "hello")
@@ -130,15 +130,29 @@ async fn what_is_not_given_says_why() {
         ("GET", &format!("{good}/a?format=raw"), &[], 400),
         ("GET", "/ipfs/nothing?format=raw", &[], 400),
         ("GET", other, &[], 400),
-        ("GET", &format!("{good}?format=raw"), &[("service-worker", "script")], 400),
+        (
+            "GET",
+            &format!("{good}?format=raw"),
+            &[("service-worker", "script")],
+            400,
+        ),
         ("GET", &nowhere, &[], 404),
         ("HEAD", &nowhere, &[], 404),
         ("GET", &nowhere, &[("cache-control", "only-if-cached")], 412),
-        ("HEAD", &nowhere, &[("cache-control", "max-age=0, only-if-cached")], 412),
+        (
+            "HEAD",
+            &nowhere,
+            &[("cache-control", "max-age=0, only-if-cached")],
+            412,
+        ),
         ("POST", &good, &[], 405),
     ] {
         let answer = fixture.send(method, path, headers).await;
-        assert_eq!(answer.status.as_u16(), status, "{method} {path} {headers:?}");
+        assert_eq!(
+            answer.status.as_u16(),
+            status,
+            "{method} {path} {headers:?}"
+        );
         assert_ne!(answer.header("content-type"), RAW);
     }
     let cached = [("cache-control", "only-if-cached"), ("accept", RAW)];

@@ -106,8 +106,7 @@ async fn foreign_hosts_and_origins() {
         (format!("user@127.0.0.1:{port}"), 421),
         (String::new(), 421),
     ] {
-        let request =
-            format!("GET {block} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        let request = format!("GET {block} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
         let found = status_of(&talk(address, request.as_bytes()).await);
         assert_eq!(found, expected, "{host}");
     }
@@ -140,8 +139,7 @@ async fn old_clients_pipelines_and_garbage() {
     assert_eq!(status_of(&talk(address, bare.as_bytes()).await), 421);
     // Several requests at once are answered one after the other.
     let one = format!("GET {block} HTTP/1.1\r\nhost: {address}\r\n\r\n");
-    let last =
-        format!("GET /nothing HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    let last = format!("GET /nothing HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     let answer = talk(address, format!("{one}{one}{last}").as_bytes()).await;
     assert_eq!(answer.matches("HTTP/1.1 200 ").count(), 2, "{answer}");
     let (blocks, end) = answer.split_once("HTTP/1.1 404 ").expect("the last one");
@@ -180,7 +178,11 @@ async fn what_never_ends_is_ended() {
     // From here on time passes whenever everybody waits.
     tokio::time::pause();
     let began = tokio::time::Instant::now();
-    let answer = talk(address, format!("GET / HTTP/1.1\r\nhost: {address}\r\nx").as_bytes()).await;
+    let answer = talk(
+        address,
+        format!("GET / HTTP/1.1\r\nhost: {address}\r\nx").as_bytes(),
+    )
+    .await;
     assert!(matches!(status_of(&answer), 0 | 408), "{answer}");
     assert!(began.elapsed() >= HEAD_TIMEOUT, "{:?}", began.elapsed());
     fixture.stop.cancel();
