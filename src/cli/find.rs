@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::{output, show, target};
-use crate::node::api::{Find, FindReply};
+use crate::node::api::{Find, FindReply, Provider};
 
 /// Providers asked for unless told otherwise.
 const LIMIT: u64 = 20;
@@ -18,7 +18,11 @@ const TIMEOUT_S: u64 = 20;
   libernet find /sha384/38b0...
   libernet find 'text:the garden club'     # the SHA-384 of the words
 
-With --json: {\"id\",\"local\",\"providers\":[{\"peer\",\"addresses\",\"reached\",\"has\",\"ms\"}]}
+With --json: {\"id\",\"local\",\"announced\":{\"port\",\"until\"},\"providers\":[{\"peer\",\"addresses\",\"reached\",\"has\",\"ms\",
+\"port\",\"hosts\",\"port_confirmed\",\"port_ttl_s\"}]}. The port is that of another program on the provider's
+host; hosts are that host's IP addresses as others see it. port_confirmed is false when only others
+say so and the provider could not be asked. What listens there has to prove by itself who it is.
+
 The exit code is 4 when nobody was found and this node doesn't have it either.")]
 pub(super) struct Args {
     /// A block id, a link, any 96 hex digits, or text:WORDS (the SHA-384 of the words in Unicode's
@@ -51,7 +55,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     } else {
         output::stdout(text(&reply, context).as_bytes())?;
     }
-    if !reply.providers.is_empty() || reply.local {
+    if !reply.providers.is_empty() || reply.local || reply.announced.is_some() {
         return Ok(Exit::Done);
     }
     context.notice(&format!(
@@ -66,24 +70,32 @@ fn text(reply: &FindReply, context: &Context) -> String {
     if reply.local {
         text.push_str("this node has it\n");
     }
+    if let Some(own) = reply.announced {
+        text.push_str(&format!("this node announces port {} under it\n", own.port));
+    }
     let yes_no = |answer: Option<bool>| match answer {
         Some(true) => "yes",
         Some(false) => "no",
         None => "-",
     };
-    let mut rows = vec![
-        ["peer", "reached", "has it", "ms", "addresses"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
+    let has_ports = reply.providers.iter().any(|one| one.port.is_some());
+    let mut head = vec!["peer", "reached", "has it", "ms", "addresses"];
+    if has_ports {
+        head.insert(4, "program");
+    }
+    let mut rows = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
     for provider in &reply.providers {
-        rows.push(vec![
+        let mut row = vec![
             context.id(&provider.peer).to_owned(),
             yes_no(provider.reached).to_owned(),
             yes_no(provider.has).to_owned(),
             provider.ms.to_string(),
-            provider.addresses.join(" "),
-        ]);
+        ];
+        if has_ports {
+            row.push(program(provider));
+        }
+        row.push(provider.addresses.join(" "));
+        rows.push(row);
     }
     if rows.len() > 1 {
         for cell in rows.iter_mut().flatten() {
@@ -94,17 +106,37 @@ fn text(reply: &FindReply, context: &Context) -> String {
     text
 }
 
+/// Where a provider's program listens, as it is written in URLs, and whether only others say so.
+fn program(provider: &Provider) -> String {
+    let Some(port) = provider.port else {
+        return "-".to_owned();
+    };
+    let hosts = provider.hosts.iter().map(|host| match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    });
+    let places: Vec<String> = hosts.collect();
+    let mut text = match places.is_empty() {
+        true => format!("port {port}"),
+        false => places.join(" "),
+    };
+    if provider.port_confirmed != Some(true) {
+        text.push_str(" (unconfirmed)");
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::id::BlockId;
-    use crate::node::api::Provider;
 
     #[test]
     fn a_table_of_providers() {
         let mut reply = FindReply {
             id: BlockId::from_sha384([0; 48]),
             local: true,
+            announced: None,
             providers: Vec::new(),
         };
         let text = |reply: &FindReply| text(reply, &Context::for_tests());
@@ -114,6 +146,10 @@ mod tests {
             addresses: vec!["/ip4/1.2.3.4/tcp/1".to_owned()],
             reached: Some(true),
             has: None,
+            port: None,
+            port_confirmed: None,
+            hosts: Vec::new(),
+            port_ttl_s: None,
             ms: 12,
         });
         assert!(
@@ -121,5 +157,13 @@ mod tests {
             "{}",
             text(&reply)
         );
+        let provider = &mut reply.providers[0];
+        provider.port = Some(80);
+        provider.hosts = vec!["::1".to_owned()];
+        let said = text(&reply);
+        assert!(said.contains("  [::1]:80 (unconfirmed)  /ip4/"), "{said}");
+        reply.providers[0].port_confirmed = Some(true);
+        let said = text(&reply);
+        assert!(said.contains("  [::1]:80  /ip4/"), "{said}");
     }
 }

@@ -51,6 +51,13 @@ pub(super) fn is_quic(address: &Multiaddr) -> bool {
         .any(|part| matches!(part, Protocol::QuicV1 | Protocol::Quic))
 }
 
+/// Whether an address leads through a relay: its IP address is the relay's.
+pub(super) fn is_relayed(address: &Multiaddr) -> bool {
+    address
+        .iter()
+        .any(|part| matches!(part, Protocol::P2pCircuit))
+}
+
 /// The peer at the end of an address.
 pub(super) fn peer_of(address: &Multiaddr) -> Option<PeerId> {
     match address.iter().last()? {

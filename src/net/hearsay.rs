@@ -317,6 +317,12 @@ impl Rumours {
         }
     }
 
+    fn may_tell(&self, remote: Option<&Multiaddr>, address: &Multiaddr) -> bool {
+        let widest = remote.and_then(|remote| self.reach(remote));
+        let widest = widest.unwrap_or(Reach::World);
+        self.reach(address).is_some_and(|reach| reach <= widest)
+    }
+
     /// Addresses among `addresses` that are on the host at the other end of a connection.
     fn on_own_host(&self, remote: Option<&Multiaddr>, addresses: &[Multiaddr]) -> Vec<Multiaddr> {
         let Some(remote) = remote else {
@@ -439,6 +445,12 @@ impl Hearsay {
     ) -> Vec<Multiaddr> {
         let now = Instant::now();
         self.rumours().hear(teller, remote, of, addresses, now)
+    }
+
+    /// Whether an address told over a connection with `remote` counts. It is not remembered, so
+    /// nothing is dialled for it.
+    pub(super) fn may_tell(&self, remote: Option<&Multiaddr>, address: &Multiaddr) -> bool {
+        self.rumours().may_tell(remote, address)
     }
 
     /// Addresses among `addresses` that are on the host at the other end of a connection with

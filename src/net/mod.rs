@@ -135,11 +135,16 @@ impl Net {
         ));
         let unread = admission::Unread::new(&config.limits);
         let hearsay = Arc::new(hearsay::Hearsay::default());
+        let ports = Arc::new(providers::Ports::new(config.clock.clone()));
         let shared = InCommon {
             tally: tally.clone(),
             roll: roll.clone(),
             unread: unread.clone(),
             hearsay: hearsay.clone(),
+            own: providers::Own {
+                addresses: listening.clone(),
+                ports: ports.clone(),
+            },
         };
         let (rooms, records, inbox) = rooms(&config, services, kad.clone(), shared)?;
         let streams = rooms.streams.new_control();
@@ -189,6 +194,7 @@ impl Net {
             searches: searches.clone(),
             announcing: Arc::new(Semaphore::new(1)),
             sought: Arc::default(),
+            ports,
         };
         let seeker = providers.clone();
         let shared = Shared {
@@ -319,6 +325,7 @@ struct InCommon {
     roll: Arc<rings::Roll>,
     unread: admission::Unread,
     hearsay: Arc<hearsay::Hearsay>,
+    own: providers::Own,
 }
 
 fn rooms(
@@ -332,6 +339,7 @@ fn rooms(
         roll,
         unread,
         hearsay,
+        own,
     } = common;
     let local = config.key.public().to_peer_id();
     let is_member: providers::IsMember = {
@@ -377,6 +385,7 @@ fn rooms(
         tally,
         is_member,
         hearsay,
+        own,
     })
     .map_err(Error::Thread)?;
     let (replica, inbox) =

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 
 use super::Node;
@@ -11,6 +12,7 @@ use super::failure::chain;
 use crate::net::exchange::Answer;
 use crate::net::peers::Direction;
 use crate::net::providers;
+use crate::upkeep::services;
 
 /// Most providers that one search returns.
 const MAX_PROVIDERS: usize = 256;
@@ -18,6 +20,9 @@ const MAX_PROVIDERS: usize = 256;
 const CHECK_AT_ONCE: usize = 16;
 /// How long one provider may take to say whether it has the block.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most seconds for which a port is announced, and how many unless told otherwise.
+const MAX_PORT_TTL_S: u64 = 7 * 24 * 3600;
+const PORT_TTL_S: u64 = 48 * 3600;
 /// Most identifiers in one announcement.
 const MAX_ANNOUNCE: usize = 100_000;
 
@@ -56,9 +61,15 @@ impl Node {
             pause = (2 * pause).min(Duration::from_secs(5));
         }
         let local = self.block_has(BlockHas { id: request.id }).await?.has;
+        let offer = self.inner.services.of(request.id).await;
+        let offer = offer.map_err(|error| CallError::new(ErrorKind::Failed, chain(&error)))?;
         Ok(FindReply {
             id: request.id,
             local,
+            announced: offer.map(|offer| AnnouncedPort {
+                port: offer.port,
+                until: offer.until,
+            }),
             providers: found,
         })
     }
@@ -73,6 +84,7 @@ impl Node {
             provider.addresses.iter().map(ToString::to_string).collect();
         addresses.sort();
         let (mut reached, mut has) = (None, None);
+        let (mut service, mut confirmed) = (provider.service, false);
         if request.check {
             let answer = self
                 .net()
@@ -88,20 +100,33 @@ impl Node {
                     Answer::DontHave => Some(false),
                     _ => None,
                 });
+            if reached == Some(true) && service.is_some() {
+                let key = request.id.to_multihash();
+                let providers = self.net().providers();
+                let own = providers.confirm(provider.peer, key, CHECK_TIMEOUT).await;
+                if let Some(own) = own {
+                    (service, confirmed) = (own, true);
+                }
+            }
         }
         Provider {
             peer: provider.peer.to_string(),
+            hosts: service.map_or_else(Vec::new, |service| hosts(service, &provider.addresses)),
             addresses,
             reached,
             has,
+            port: service.map(|service| service.port),
+            port_confirmed: service.map(|_| confirmed),
+            port_ttl_s: service.map(|service| service.ttl_s),
             ms: start.elapsed().as_millis() as u64,
         }
     }
 
-    /// Announces identifiers, whether or not blocks of these names are here.
+    /// Announces identifiers, whether or not blocks of these names are here, and perhaps a port of
+    /// another program under them.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] when there are too many.
+    /// [`ErrorKind::Usage`] when there are too many, or the port or its time is wrong.
     pub async fn announce(&self, request: Announce) -> Result<AnnounceReply, CallError> {
         if request.ids.len() > MAX_ANNOUNCE {
             return Err(CallError::new(
@@ -111,6 +136,9 @@ impl Node {
                     request.ids.len()
                 ),
             ));
+        }
+        if request.end || request.port.is_some() {
+            return self.announce_port(request).await;
         }
         let keys = request
             .ids
@@ -126,6 +154,40 @@ impl Node {
         Ok(AnnounceReply {
             ids: request.ids,
             peers: report.peers_reached as u64,
+            until: None,
+        })
+    }
+
+    async fn announce_port(&self, request: Announce) -> Result<AnnounceReply, CallError> {
+        let usage = |message: &str| Err(CallError::new(ErrorKind::Usage, message));
+        let failed = |error: services::Error| {
+            let kind = match error {
+                services::Error::TooMany => ErrorKind::Usage,
+                services::Error::Net(_) | services::Error::Stopping => ErrorKind::Unavailable,
+                _ => ErrorKind::Failed,
+            };
+            CallError::new(kind, chain(&error))
+        };
+        let services = &self.inner.services;
+        let ttl_s = request.ttl_s.unwrap_or(PORT_TTL_S);
+        let (report, until) = match request.port {
+            Some(_) if request.end => return usage("a port is announced or taken back, not both"),
+            Some(0) => return usage("there is no port 0: a port is from 1 to 65535"),
+            Some(_) if !(1..=MAX_PORT_TTL_S).contains(&ttl_s) => {
+                return usage("a port is announced for 1 second to 7 days");
+            }
+            Some(port) => {
+                let ttl = Duration::from_secs(ttl_s);
+                let done = services.announce(&request.ids, port, ttl).await;
+                let (report, until) = done.map_err(failed)?;
+                (report, Some(until))
+            }
+            None => (services.end(&request.ids).await.map_err(failed)?, None),
+        };
+        Ok(AnnounceReply {
+            ids: request.ids,
+            peers: report.peers_reached as u64,
+            until,
         })
     }
 
@@ -197,4 +259,22 @@ impl Node {
             peer: peer.to_string(),
         })
     }
+}
+
+/// IP addresses of a provider's host: where it was seen, else those of its own addresses.
+fn hosts(service: providers::Service, addresses: &[Multiaddr]) -> Vec<String> {
+    if let Some(host) = service.host {
+        return vec![host.to_string()];
+    }
+    let ips = addresses
+        .iter()
+        .filter_map(|address| match address.iter().next() {
+            Some(Protocol::Ip4(ip)) => Some(ip.to_string()),
+            Some(Protocol::Ip6(ip)) => Some(ip.to_string()),
+            _ => None,
+        });
+    let mut hosts: Vec<String> = ips.collect();
+    hosts.sort();
+    hosts.dedup();
+    hosts
 }

@@ -124,6 +124,8 @@ struct Inner {
     turns: backup::Turns,
     /// Failures of the last scheduled runs.
     schedule: schedule::Record,
+    /// Ports of other programs that are announced.
+    services: Arc<upkeep::services::Services>,
     /// Copies of this machine's backups on others.
     copies: Arc<upkeep::replicate::Copies>,
     rings_file: Arc<RingsFile>,
@@ -278,6 +280,10 @@ impl Node {
         workers.spawn("announce", |c, s| {
             upkeep::announce::run(parts.0, policy, c, s)
         });
+        let services = upkeep::services::Services::new(depot.clone(), clock.clone());
+        let services = Arc::new(services);
+        let ports = services.clone();
+        workers.spawn("services", |c, s| upkeep::services::run(ports, c, s));
         workers.spawn("heal", |c, s| upkeep::heal::run(parts.1, c, s));
         let heads = upkeep::heads::Setup {
             depot: parts.2,
@@ -347,6 +353,7 @@ impl Node {
                 unlocked: backup::Unlocked::default(),
                 turns: backup::Turns::default(),
                 schedule: schedule::Record::default(),
+                services,
                 copies,
                 rings_file,
                 options,

@@ -50,10 +50,12 @@ pub enum RecordTable {
     Released = 6,
     /// Machines that their owners turned out.
     Revoked = 7,
+    /// Ports of other programs that this node announces.
+    Services = 8,
 }
 
 impl RecordTable {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Values,
         Self::Providers,
         Self::Announced,
@@ -61,6 +63,7 @@ impl RecordTable {
         Self::Circle,
         Self::Released,
         Self::Revoked,
+        Self::Services,
     ];
 
     const fn index(self) -> usize {

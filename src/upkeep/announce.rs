@@ -31,8 +31,8 @@ const LONELY: Duration = Duration::from_secs(2);
 /// Pause between a change of addresses and announcing them: others may follow.
 const SETTLE: Duration = Duration::from_secs(1);
 /// First and longest pause before what could be told to nobody is announced again.
-const FIRST_RETRY: Duration = Duration::from_secs(10);
-const LONGEST_RETRY: Duration = Duration::from_secs(30 * 60);
+pub(super) const FIRST_RETRY: Duration = Duration::from_secs(10);
+pub(super) const LONGEST_RETRY: Duration = Duration::from_secs(30 * 60);
 /// Keys in one sweep, which bounds its memory to a few MiB.
 const MAX_SWEEP: usize = 10_000;
 

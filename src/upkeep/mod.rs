@@ -12,6 +12,7 @@
 //! | [`popular`] | offers blocks that are asked for often to other nodes | one look every 30 s |
 //! | [`replicate`] | keeps copies of backups on other machines | one look a minute, one question to each peer |
 //! | [`maintain`] | gets the space of dropped blocks back, writes usage counters | one look a minute |
+//! | [`services`] | announces ports of other programs | one look an hour |
 //! | [`rings`] | finds members of rings, tells them how much room is here | a search a ring and some hundred bytes a member every 3 minutes |
 
 pub mod announce;
@@ -25,3 +26,4 @@ pub mod popular;
 pub mod replicate;
 mod revoked;
 pub mod rings;
+pub mod services;

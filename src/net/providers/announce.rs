@@ -13,7 +13,7 @@ use libp2p::{Multiaddr, PeerId, Stream};
 use prost::Message;
 use tokio::time::timeout;
 
-use super::stored::trim;
+use super::stored::{MAX_ADDRESSES, trim};
 use super::sweep::Sweep;
 use super::{AnnounceReport, Command, Error, MAX_KEY_BYTES, Providers};
 use crate::net::address::{is_link_local, is_loopback};
@@ -128,7 +128,7 @@ impl Providers {
         keys: &Arc<Vec<Vec<u8>>>,
         assigned: HashMap<PeerId, Vec<u32>>,
     ) -> Vec<(PeerId, Vec<u32>, io::Result<()>)> {
-        let provider = self.own_entry();
+        let addresses = self.own_addresses();
         let mut waiting = assigned.into_iter();
         let mut telling = FuturesUnordered::new();
         let mut told = Vec::new();
@@ -136,9 +136,9 @@ impl Providers {
             while telling.len() < PARALLEL_PEERS
                 && let Some((peer, indexes)) = waiting.next()
             {
-                let (keys, provider) = (keys.clone(), provider.clone());
+                let (keys, addresses) = (keys.clone(), addresses.clone());
                 telling.push(async move {
-                    let result = self.tell_one(peer, &keys, &indexes, provider).await;
+                    let result = self.tell_one(peer, &keys, &indexes, &addresses).await;
                     (peer, indexes, result)
                 });
             }
@@ -154,18 +154,30 @@ impl Providers {
         peer: PeerId,
         keys: &[Vec<u8>],
         indexes: &[u32],
-        provider: dht::Peer,
+        addresses: &[Multiaddr],
     ) -> io::Result<()> {
         let mut stream = in_time(self.open(peer)).await?;
         let mut message = dht::Message {
             r#type: ADD_PROVIDER,
             key: Vec::new().into(),
-            provider_peers: vec![provider],
+            provider_peers: Vec::new(),
             cluster_level_raw: CLUSTER_LEVEL,
         };
+        let plain = self.own_entry(addresses);
         let mut buffer = BytesMut::with_capacity(2 * WRITE_BYTES);
         for index in indexes {
-            message.key = keys[*index as usize].clone().into();
+            let key = &keys[*index as usize];
+            message.key = key.clone().into();
+            let provider = match self.ports.of(key) {
+                // A place is left for it among the addresses that are stored.
+                Some(service) => {
+                    let few = addresses.iter().take(MAX_ADDRESSES - 1).cloned();
+                    let with_port = few.chain([service.to_address(key)]);
+                    self.own_entry(&with_port.collect::<Vec<_>>())
+                }
+                None => plain.clone(),
+            };
+            message.provider_peers = vec![provider];
             message
                 .encode_length_delimited(&mut buffer)
                 .map_err(io::Error::other)?;
@@ -192,8 +204,11 @@ impl Providers {
         opened.map_err(io::Error::other)
     }
 
-    fn own_entry(&self) -> dht::Peer {
-        let addresses = trim(worth_announcing(&self.addresses.borrow()));
+    fn own_addresses(&self) -> Vec<Multiaddr> {
+        trim(worth_announcing(&self.addresses.borrow()))
+    }
+
+    fn own_entry(&self, addresses: &[Multiaddr]) -> dht::Peer {
         dht::Peer {
             id: self.local.to_bytes().into(),
             addresses: addresses

@@ -24,10 +24,11 @@ use libp2p::{PeerId, StreamProtocol};
 use tokio::sync::{mpsc, oneshot};
 
 use super::inbox::{Inbox, Tally, Whence};
-use super::record_store::{Bounds, PROVIDER_TTL, ShelfStore};
+use super::record_store::{Bounds, Own, PROVIDER_TTL, ShelfStore};
 use super::region::{self, Crowd};
+use super::service::{self, Service};
 use super::sweep::{Hash, hash_of, located};
-use super::{Command, Provider, RecordShelf, WriterThread};
+use super::{Command, MAX_FOUND, Provider, RecordShelf, WriterThread};
 use crate::head::MAX_RECORD_BYTES;
 use crate::net::address::{reach, without_peer};
 use crate::net::delegate::delegate_handlers;
@@ -73,6 +74,8 @@ struct Find {
     left: usize,
     seen: HashSet<PeerId>,
     found: mpsc::Sender<Provider>,
+    /// Ports that were told of providers that have not been reported yet.
+    services: HashMap<PeerId, Service>,
     /// To be told that a crowd of peers hides the key.
     crowded: oneshot::Sender<u32>,
 }
@@ -112,14 +115,21 @@ pub(crate) struct Setup {
     pub(crate) tally: Arc<Tally>,
     pub(crate) is_member: IsMember,
     pub(crate) hearsay: Arc<Hearsay>,
+    pub(crate) own: Own,
 }
 
 impl Behaviour {
     pub(crate) fn new(setup: Setup) -> std::io::Result<(Self, WriterThread)> {
         let Setup { local, tally, .. } = setup;
         let bounds = Bounds::default();
-        let (store, thread) =
-            ShelfStore::open(local, setup.shelf, setup.clock, bounds, setup.is_member)?;
+        let (store, thread) = ShelfStore::open(
+            local,
+            setup.shelf,
+            setup.clock,
+            bounds,
+            setup.is_member,
+            setup.own,
+        )?;
         let (inbox, checker) = Inbox::start(store.values(), tally.clone())?;
         let mut config = kad::Config::new(setup.protocol);
         // Nothing is repeated by Kademlia itself: it would make a lookup for each key. We sweep.
@@ -172,16 +182,18 @@ impl Behaviour {
                     left: limit,
                     seen: HashSet::from([self.local]),
                     found,
+                    services: HashMap::new(),
                     crowded,
                 };
                 self.find(find, dropped);
             }
             Command::Told {
                 teller,
+                key,
                 told,
                 reply,
             } => {
-                let _ = reply.send(self.told(teller, told));
+                let _ = reply.send(self.told(teller, &key, told));
             }
             Command::Depth(reply) => {
                 let _ = reply.send(self.depth());
@@ -305,16 +317,23 @@ impl Behaviour {
     }
 
     /// Takes in what a peer that was asked beside Kademlia tells of providers, as far as it counts.
-    fn told(&mut self, teller: PeerId, told: Vec<(PeerId, Vec<Multiaddr>)>) -> Vec<Provider> {
+    fn told(
+        &mut self,
+        teller: PeerId,
+        key: &[u8],
+        told: Vec<(PeerId, Vec<Multiaddr>)>,
+    ) -> Vec<Provider> {
         let of_teller = self.remotes.values().filter(|(peer, _)| *peer == teller);
         // The connection that it came by is not known: the widest counts.
         let remote = of_teller.min_by_key(|(_, remote)| reach(remote));
         let remote = remote.map(|(_, remote)| remote.clone());
         let mut providers = Vec::new();
-        for (peer, addresses) in told.into_iter().take(MAX_TOLD) {
+        for (peer, mut addresses) in told.into_iter().take(MAX_TOLD) {
             if peer == self.local {
                 continue;
             }
+            let service = service::take(key, &mut addresses)
+                .map(|service| self.seen(service, teller, remote.as_ref(), peer));
             let addresses = self.hearsay.hear(teller, remote.as_ref(), peer, addresses);
             self.tell(Event::Located {
                 peer,
@@ -324,9 +343,32 @@ impl Behaviour {
                 .into_iter()
                 .filter_map(|one| one.with_p2p(peer).ok());
             let addresses = full.collect();
-            providers.push(Provider { peer, addresses });
+            providers.push(Provider {
+                peer,
+                addresses,
+                service,
+            });
         }
         providers
+    }
+
+    /// A service of `peer` as far as `teller`, at the other end of a connection with `remote`, may
+    /// tell of it. A provider's own host is where this node is connected to it.
+    fn seen(
+        &self,
+        mut service: Service,
+        teller: PeerId,
+        remote: Option<&Multiaddr>,
+        peer: PeerId,
+    ) -> Service {
+        service.host = if teller == peer {
+            service::host_of(remote)
+        } else {
+            let told = service.host.map(Multiaddr::from);
+            let counts = told.is_some_and(|host| self.hearsay.may_tell(remote, &host));
+            service.host.filter(|_| counts)
+        };
+        service
     }
 
     fn end_when(&mut self, query: QueryId, dropped: oneshot::Receiver<()>) {
@@ -459,6 +501,37 @@ impl Behaviour {
         nearer.take(NEAR + 1).count() <= NEAR
     }
 
+    /// Takes ports out of an answer about providers, for the search that asked.
+    fn note_services(
+        &mut self,
+        query: QueryId,
+        teller: PeerId,
+        connection: ConnectionId,
+        told: &mut [KadPeer],
+    ) {
+        let Some(key) = self.finds.get(&query).map(|find| find.key.to_vec()) else {
+            return;
+        };
+        let remote = self.remotes.get(&connection).map(|(_, remote)| remote);
+        let remote = remote.cloned();
+        for peer in told.iter_mut().take(MAX_TOLD) {
+            let Some(service) = service::take(&key, &mut peer.multiaddrs) else {
+                continue;
+            };
+            let service = self.seen(service, teller, remote.as_ref(), peer.node_id);
+            if let Some(find) = self.finds.get_mut(&query)
+                && !find.seen.contains(&peer.node_id)
+                && (find.services.len() < MAX_FOUND || teller == peer.node_id)
+            {
+                let known = find.services.entry(peer.node_id).or_insert(service);
+                // The word of a provider counts before that of others.
+                if teller == peer.node_id || known.host.is_none() {
+                    *known = service;
+                }
+            }
+        }
+    }
+
     /// Leaves out of an answer what the one at the other end may not tell.
     fn sift(&self, teller: PeerId, connection: ConnectionId, told: &mut [KadPeer]) {
         let remote = self.remotes.get(&connection).map(|(_, remote)| remote);
@@ -501,13 +574,18 @@ impl Behaviour {
                 continue;
             }
             find.left -= 1;
-            let addresses = self.addresses(&find.key, peer);
+            let (addresses, stored) = self.addresses(&find.key, peer);
+            let service = find.services.remove(&peer).or(stored);
             self.tell(Event::Located {
                 peer,
                 addresses: addresses.clone(),
             });
             // There is room for the limit; otherwise nobody listens, which is noticed elsewhere.
-            let _ = find.found.try_send(Provider { peer, addresses });
+            let _ = find.found.try_send(Provider {
+                peer,
+                addresses,
+                service,
+            });
         }
         if find.left == 0 {
             self.end(query);
@@ -518,8 +596,9 @@ impl Behaviour {
 
     /// Addresses at which a provider can be reached. Kademlia reports providers without the
     /// addresses that came with them and keeps those for as long as the query runs, for dialling:
-    /// so we ask what it would dial. Addresses that are stored here came from the provider itself.
-    fn addresses(&mut self, key: &RecordKey, peer: PeerId) -> Vec<Multiaddr> {
+    /// so we ask what it would dial. What is stored here came from the provider itself: addresses,
+    /// and perhaps a port.
+    fn addresses(&mut self, key: &RecordKey, peer: PeerId) -> (Vec<Multiaddr>, Option<Service>) {
         let connection = ConnectionId::new_unchecked(0);
         let mut addresses = self
             .inner
@@ -527,7 +606,9 @@ impl Behaviour {
             .unwrap_or_default();
         let stored = self.inner.store_mut().providers(key);
         let stored = stored.into_iter().filter(|record| record.provider == peer);
-        for address in stored.flat_map(|record| record.addresses) {
+        let mut stored: Vec<_> = stored.flat_map(|record| record.addresses).collect();
+        let service = service::take(key.as_ref(), &mut stored);
+        for address in stored {
             let own = vec![address.clone()];
             addresses.extend(self.hearsay.hear(peer, Some(&address), peer, own));
         }
@@ -535,8 +616,8 @@ impl Behaviour {
         let full = addresses
             .into_iter()
             .filter_map(|address| address.with_p2p(peer).ok());
-        full.filter(|address| seen.insert(address.clone()))
-            .collect()
+        let all = full.filter(|address| seen.insert(address.clone()));
+        (all.collect(), service)
     }
 
     fn tell(&mut self, event: Event) {
@@ -575,15 +656,22 @@ impl NetworkBehaviour for Behaviour {
             Reported::GetProvidersRes {
                 closer_peers,
                 provider_peers,
-                ..
+                query_id,
             } => {
                 self.sift(peer, connection, closer_peers);
+                self.note_services(*query_id, peer, connection, provider_peers);
                 self.sift(peer, connection, provider_peers);
             }
-            Reported::AddProvider { provider, .. } => {
+            Reported::AddProvider { key, provider } => {
                 let remote = self.remotes.get(&connection).map(|(_, remote)| remote);
+                let service = service::take(key.as_ref(), &mut provider.multiaddrs);
                 let own = self.hearsay.on_own_host(remote, &provider.multiaddrs);
                 provider.multiaddrs = own;
+                if let Some(mut service) = service {
+                    // Whatever host was named: the announcer's is where it is connected from.
+                    service.host = service::host_of(remote);
+                    provider.multiaddrs.push(service.to_address(key.as_ref()));
+                }
             }
             _ => {}
         }

@@ -481,7 +481,7 @@ impl Worker {
             PROVIDERS => {
                 let mut announced = read_announced(value.clone()).ok()?;
                 let before = announced.len();
-                announced.retain(|one| one.expires > now);
+                announced.retain(|one| one.ends() > now);
                 if announced.len() != before && !announced.is_empty() {
                     return Some(write_announced(&announced).into());
                 }

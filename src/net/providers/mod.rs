@@ -4,6 +4,7 @@
 //! - `sweep`, `announce`: telling the mesh what we provide, by lookups that cover whole regions.
 //! - `region`, `search`: storing and finding what a crowd of peer ids at a key would hide.
 //! - `subnet`, `seldom`: who counts as one where peer ids cost nothing; few lines in the log.
+//! - `service`: ports of other programs, which travel in provider records.
 //! - `heads`, `inbox`: owners' head records, and the thread that checks them.
 //! - `behaviour`: queries under way.
 //!
@@ -20,6 +21,7 @@ mod record_store;
 mod region;
 mod search;
 mod seldom;
+mod service;
 pub(crate) mod shelf;
 mod stored;
 mod subnet;
@@ -45,7 +47,10 @@ pub use heads::{FIND_TIMEOUT, FoundHead, HeadStats, Heads, PublishReport};
 pub use inbox::{HEAD_TTL, MAX_KEPT_HEADS};
 pub(super) use inbox::{MAX_OWN_JOBS, Tally};
 pub(super) use ledger::WriterThread;
+pub(super) use record_store::Own;
 pub use record_store::{MAX_KEY_BYTES, MAX_PROVIDERS_BYTES, MAX_VALUE_BYTES, PROVIDER_TTL};
+pub(super) use service::Ports;
+pub use service::{MAX_SERVICES, Service};
 pub use shelf::{MemoryShelf, RecordShelf, ShelfError};
 
 /// Most providers that one search gives.
@@ -65,6 +70,8 @@ pub struct Provider {
     pub peer: PeerId,
     /// Where it can be reached, as far as known. Connecting by peer id alone works too: the net remembers them.
     pub addresses: Vec<Multiaddr>,
+    /// What another program on its host offers under the key, if anything was told.
+    pub service: Option<Service>,
 }
 
 /// What announcing came to.
@@ -130,6 +137,7 @@ pub(super) enum Command {
     /// A peer was asked for the providers of a key and named these; those that count.
     Told {
         teller: PeerId,
+        key: Vec<u8>,
         told: Vec<(PeerId, Vec<Multiaddr>)>,
         reply: oneshot::Sender<Vec<Provider>>,
     },
@@ -183,6 +191,7 @@ pub struct Providers {
     pub(super) searches: Arc<Semaphore>,
     pub(super) announcing: Arc<Semaphore>,
     pub(super) sought: Arc<Sought>,
+    pub(super) ports: Arc<Ports>,
 }
 
 /// Peers that were looked for lately: one that is gone is not looked for again and again.

@@ -19,14 +19,16 @@ use bytes::Bytes;
 use libp2p::kad::store::{Error, RecordStore, Result};
 use libp2p::kad::{KBucketKey, ProviderRecord, Record, RecordKey};
 use libp2p::{Multiaddr, PeerId};
+use tokio::sync::watch;
 
 use super::IsMember;
 use super::announce::worth_announcing;
 use super::ledger::{OWN, PROVIDERS, VALUES, Writer, WriterThread, cost};
+use super::service::{self, Ports, Service};
 use super::shelf::RecordShelf;
 use super::stored::{
-    Announced, MAX_PROVIDER_BYTES, Value, read_announced, read_own, read_value, trim,
-    write_announced, write_own,
+    Announced, MAX_ADDRESSES, MAX_PROVIDER_BYTES, StoredPort, Value, read_announced, read_own,
+    read_value, trim, write_announced, write_own,
 };
 use super::subnet::Subnet;
 use super::values::{NotStored, Values};
@@ -91,6 +93,16 @@ pub(crate) struct ShelfStore {
     listening: HashMap<PeerId, Vec<Multiaddr>>,
     /// Whence connected peers come.
     subnets: HashMap<PeerId, Subnet>,
+    own: Own,
+}
+
+/// What this node tells of itself.
+#[derive(Clone)]
+pub(crate) struct Own {
+    /// Where it listens.
+    pub(crate) addresses: watch::Receiver<Vec<Multiaddr>>,
+    /// Ports of other programs.
+    pub(crate) ports: Arc<Ports>,
 }
 
 impl ShelfStore {
@@ -101,6 +113,7 @@ impl ShelfStore {
         clock: Arc<dyn Clock>,
         bounds: Bounds,
         is_member: IsMember,
+        own: Own,
     ) -> std::io::Result<(Self, WriterThread)> {
         let (writer, thread) = Writer::start(local, shelf, clock.clone(), bounds)?;
         let writer = Arc::new(writer);
@@ -120,6 +133,7 @@ impl ShelfStore {
             answers: AtomicUsize::new(0),
             listening: HashMap::new(),
             subnets: HashMap::new(),
+            own,
         };
         Ok((store, thread))
     }
@@ -177,7 +191,7 @@ impl ShelfStore {
         };
         match read_announced(bytes) {
             Ok(mut announced) => {
-                announced.retain(|one| one.expires > now);
+                announced.retain(|one| one.ends() > now);
                 announced
             }
             Err(_) => {
@@ -187,7 +201,8 @@ impl ShelfStore {
         }
     }
 
-    fn own(&self, key: &[u8], now: Timestamp) -> Option<Timestamp> {
+    /// When an announcement of this node's own ends.
+    fn own_until(&self, key: &[u8], now: Timestamp) -> Option<Timestamp> {
         match read_own(self.writer.get(OWN, key)?) {
             Ok(expires) => Some(expires).filter(|expires| *expires > now),
             Err(_) => {
@@ -245,14 +260,42 @@ impl ShelfStore {
     }
 
     fn provider_record(&self, key: &[u8], one: Announced, now: Timestamp) -> ProviderRecord {
+        let left = one.ends().since(now);
+        let port = one.port.and_then(|port| {
+            let ttl_s = u32::try_from(left.as_secs()).ok().filter(|ttl| *ttl > 0)?;
+            let (port, host) = (port.port, port.host);
+            Some(Service { port, host, ttl_s })
+        });
+        let mut addresses = match self.listening.get(&one.peer) {
+            Some(addresses) => addresses.clone(),
+            None => one.addresses,
+        };
+        if let Some(service) = port {
+            addresses.truncate(MAX_ADDRESSES - 1);
+            addresses.push(service.to_address(key));
+        }
         ProviderRecord {
             key: RecordKey::from(key.to_vec()),
             provider: one.peer,
-            expires: Some(Instant::now() + one.expires.since(now)),
-            addresses: match self.listening.get(&one.peer) {
-                Some(addresses) => addresses.clone(),
-                None => one.addresses,
-            },
+            expires: Some(Instant::now() + left),
+            addresses,
+        }
+    }
+
+    /// The record of a key that this node itself provides. Without a port it names no address:
+    /// Kademlia fills in those of the moment.
+    fn own_record(&self, key: &[u8], expires: Timestamp, now: Timestamp) -> ProviderRecord {
+        let mut addresses = Vec::new();
+        if let Some(service) = self.own.ports.of(key) {
+            addresses = trim(worth_announcing(&self.own.addresses.borrow()));
+            addresses.truncate(MAX_ADDRESSES - 1);
+            addresses.push(service.to_address(key));
+        }
+        ProviderRecord {
+            key: RecordKey::from(key.to_vec()),
+            provider: self.local,
+            expires: Some(Instant::now() + expires.since(now)),
+            addresses,
         }
     }
 }
@@ -390,11 +433,18 @@ impl RecordStore for ShelfStore {
             let kept = self.writer.put(OWN, key, Some(write_own(expires).into()));
             return kept.then_some(()).ok_or(Error::MaxProvidedKeys);
         }
+        let mut addresses = record.addresses.clone();
+        let service = service::take(key, &mut addresses);
         let announced = Announced {
             peer: record.provider,
-            addresses: trim(record.addresses.clone()),
+            addresses: trim(addresses),
             expires,
             subnet: self.subnet(&record.provider),
+            port: service.map(|service| StoredPort {
+                port: service.port,
+                host: service.host,
+                until: now.after(Duration::from_secs(service.ttl_s.into())),
+            }),
         };
         self.add_announced(key, announced.fitting(), now)
     }
@@ -402,17 +452,12 @@ impl RecordStore for ShelfStore {
     fn providers(&self, key: &RecordKey) -> Vec<ProviderRecord> {
         let now = self.clock.now();
         let key = key.as_ref();
-        let own = self.own(key, now).map(|expires| Announced {
-            peer: self.local,
-            addresses: Vec::new(),
-            expires,
-            subnet: Subnet::None,
-        });
+        let own = self.own_until(key, now);
+        let own = own.map(|expires| self.own_record(key, expires, now));
         let answer = self.answers.fetch_add(1, Ordering::Relaxed);
-        own.into_iter()
-            .chain(by_worth(self.announced(key, now), answer, now))
-            .map(|one| self.provider_record(key, one, now))
-            .collect()
+        let others = by_worth(self.announced(key, now), answer, now).into_iter();
+        let others = others.map(|one| self.provider_record(key, one, now));
+        own.into_iter().chain(others).collect()
     }
 
     /// All keys of our own; slow. Kademlia asks for it only when it re-announces by itself, which is switched off.
@@ -422,13 +467,7 @@ impl RecordStore for ShelfStore {
         let provided: Vec<_> = all
             .filter_map(|(key, bytes)| {
                 let expires = read_own(bytes).ok().filter(|expires| *expires > now)?;
-                let own = Announced {
-                    peer: self.local,
-                    addresses: Vec::new(),
-                    expires,
-                    subnet: Subnet::None,
-                };
-                Some(Cow::Owned(self.provider_record(&key, own, now)))
+                Some(Cow::Owned(self.own_record(&key, expires, now)))
             })
             .collect();
         provided.into_iter()

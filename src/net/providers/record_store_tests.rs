@@ -1,7 +1,6 @@
 use super::*;
 use crate::net::providers::ledger::{Account, Counts, MAX_WAITING_WRITES};
 use crate::net::providers::shelf::{MemoryShelf, ShelfError};
-use crate::net::providers::stored::MAX_ADDRESSES;
 use crate::time::ManualClock;
 use libp2p::Multiaddr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -25,6 +24,13 @@ fn nobody() -> IsMember {
     Arc::new(|_| false)
 }
 
+fn own(clock: &Arc<ManualClock>) -> Own {
+    Own {
+        addresses: watch::channel(vec![address()]).1,
+        ports: Arc::new(Ports::new(clock.clone())),
+    }
+}
+
 fn open(shelf: &Arc<MemoryShelf>, clock: &Arc<ManualClock>, local: PeerId) -> Fixture {
     open_with(shelf.clone(), clock, local, BOUNDS)
 }
@@ -35,7 +41,8 @@ fn open_with(
     local: PeerId,
     bounds: Bounds,
 ) -> Fixture {
-    let opened = ShelfStore::open(local, shelf, clock.clone(), bounds, nobody());
+    let own = own(clock);
+    let opened = ShelfStore::open(local, shelf, clock.clone(), bounds, nobody(), own);
     let (store, thread) = opened.expect("threads start");
     Fixture {
         store,
@@ -104,6 +111,81 @@ fn what_is_announced_is_found_also_after_reopening() {
     let fixture = fixture.reopen(&shelf);
     assert!(fixture.providers(&key(1)).is_empty() && fixture.providers(&key(2)).is_empty());
     assert_eq!(fixture.store.provided().count(), 0);
+}
+
+#[test]
+fn a_port_is_told_until_its_time_is_over_also_after_reopening() {
+    let (mut fixture, shelf) = fixture();
+    let peer = PeerId::random();
+    let service = Service {
+        port: 8080,
+        host: Some([192, 0, 2, 7].into()),
+        ttl_s: 3600,
+    };
+    let mut record = provider(1, peer);
+    record.addresses.push(service.to_address(key(1).as_ref()));
+    fixture.store.add_provider(record).expect("room");
+    for left in [3600, 3000, 1] {
+        let found = fixture.store.providers(&key(1));
+        let mut addresses = found[0].addresses.clone();
+        let told = service::take(key(1).as_ref(), &mut addresses);
+        let ttl_s = left;
+        assert_eq!(told, Some(Service { ttl_s, ..service }));
+        assert_eq!(addresses, [address()]);
+        fixture = fixture.reopen(&shelf);
+        let passed = if left == 3600 { 600 } else { 2999 };
+        fixture.clock.advance(Duration::from_secs(passed));
+    }
+    assert!(fixture.providers(&key(1)).is_empty(), "it has ended");
+    // Without a port it stays for as long as ever.
+    fixture.store.add_provider(provider(1, peer)).expect("room");
+    fixture.clock.advance(Duration::from_secs(3600));
+    assert_eq!(fixture.providers(&key(1)), [peer]);
+}
+
+#[test]
+fn where_a_peer_listens_does_not_take_the_place_of_a_port() {
+    let (mut fixture, _) = fixture();
+    let peer = PeerId::random();
+    let service = Service {
+        port: 8080,
+        host: None,
+        ttl_s: 3600,
+    };
+    let mut record = provider(1, peer);
+    record.addresses.push(service.to_address(key(1).as_ref()));
+    fixture.store.add_provider(record).expect("room");
+    let many: Vec<Multiaddr> = (1..=MAX_ADDRESSES)
+        .map(|n| {
+            format!("/ip4/10.0.0.2/tcp/{n}")
+                .parse()
+                .expect("an address")
+        })
+        .collect();
+    fixture.store.listens(peer, &many);
+    let mut addresses = fixture.store.providers(&key(1))[0].addresses.clone();
+    assert!(service::take(key(1).as_ref(), &mut addresses).is_some());
+    assert_eq!(addresses, many[..MAX_ADDRESSES - 1]);
+}
+
+#[test]
+fn this_node_tells_of_its_own_port() {
+    let (mut fixture, _) = fixture();
+    let local = fixture.local;
+    let until = fixture.clock.now().after(Duration::from_secs(60));
+    let ports = fixture.store.own.ports.clone();
+    for n in [1, 2] {
+        fixture
+            .store
+            .add_provider(provider(n, local))
+            .expect("room");
+    }
+    ports.set(key(1).to_vec(), 8080, until);
+    let mut addresses = fixture.store.providers(&key(1))[0].addresses.clone();
+    let told = service::take(key(1).as_ref(), &mut addresses).expect("a port");
+    assert_eq!((told.port, told.host, told.ttl_s), (8080, None, 60));
+    assert_eq!(addresses, [address()]);
+    assert!(fixture.store.providers(&key(2))[0].addresses.is_empty());
 }
 
 #[test]
@@ -184,6 +266,7 @@ fn providers_heard_of_last_come_first_and_all_others_have_their_turn() {
         addresses: Vec::new(),
         expires: Timestamp(now.after(PROVIDER_TTL).0 - ago.as_millis() as u64),
         subnet: Subnet::None,
+        port: None,
     };
     let fresh: Vec<_> = (0..50)
         .map(|n| heard(Duration::from_secs(60 * n)))
@@ -390,7 +473,14 @@ fn a_full_queue_drops_and_counts_and_blocks_nobody() {
     let (shelf, open) = Stuck::new();
     let local = PeerId::random();
     let clock = Arc::new(ManualClock::default());
-    let opened = ShelfStore::open(local, shelf.clone(), clock, Bounds::default(), nobody());
+    let opened = ShelfStore::open(
+        local,
+        shelf.clone(),
+        clock.clone(),
+        Bounds::default(),
+        nobody(),
+        own(&clock),
+    );
     let (mut store, thread) = opened.expect("threads start");
     let peer = PeerId::random();
     let record = |n: usize| ProviderRecord::new(n.to_be_bytes().to_vec(), peer, vec![]);

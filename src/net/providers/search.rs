@@ -33,7 +33,7 @@ impl Providers {
             let peers = view.region(&key, depth).await.unwrap_or_default();
             let answers = stream::iter(peers).map(move |peer| {
                 let (view, key) = (view.clone(), key.clone());
-                async move { view.ask(peer, key).await }
+                async move { view.ask(peer, key).await.unwrap_or_default() }
             });
             let answers = answers.buffer_unordered(PARALLEL_PEERS);
             answers.flat_map(stream::iter)
@@ -81,23 +81,25 @@ impl Providers {
         depth.await.map_err(|_| Error::Stopping)
     }
 
-    async fn ask(&self, peer: PeerId, key: Vec<u8>) -> Vec<Provider> {
-        let told = match self.ask_one(peer, key).await {
+    /// Providers of a key that a peer knows of; none when it gives no answer.
+    pub(super) async fn ask(&self, peer: PeerId, key: Vec<u8>) -> Option<Vec<Provider>> {
+        let told = match self.ask_one(peer, key.clone()).await {
             Ok(told) => told,
             Err(error) => {
                 tracing::debug!(%peer, %error, "a peer could not be asked for providers");
-                return Vec::new();
+                return None;
             }
         };
         let (reply, counts) = oneshot::channel();
         let command = Command::Told {
             teller: peer,
+            key,
             told,
             reply,
         };
         // Sending fails when the network is stopping.
         let _ = self.mailbox.send(command).await;
-        counts.await.unwrap_or_default()
+        counts.await.ok()
     }
 
     async fn ask_one(

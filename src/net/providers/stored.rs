@@ -1,5 +1,7 @@
 //! How records of the DHT are stored: versioned messages, whose reading is total.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use libp2p::{Multiaddr, PeerId};
 use prost::Message;
@@ -24,11 +26,61 @@ pub(super) const MAX_PROVIDER_BYTES: usize = 512;
 pub(super) struct Announced {
     pub(super) peer: PeerId,
     pub(super) addresses: Vec<Multiaddr>,
+    /// When it is forgotten unless it is repeated.
     pub(super) expires: Timestamp,
     pub(super) subnet: Subnet,
+    pub(super) port: Option<StoredPort>,
+}
+
+/// Port of another program on a provider's host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StoredPort {
+    pub(super) port: u16,
+    pub(super) host: Option<IpAddr>,
+    /// When the announcement ends, with the port.
+    pub(super) until: Timestamp,
+}
+
+impl StoredPort {
+    fn to_message(self) -> dht::StoredPort {
+        let host = self.host.map(|host| match host {
+            IpAddr::V4(ip) => Bytes::copy_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => Bytes::copy_from_slice(&ip.octets()),
+        });
+        dht::StoredPort {
+            port: self.port.into(),
+            host: host.unwrap_or_default(),
+            until_ms: self.until.0,
+        }
+    }
+
+    fn from_message(message: &dht::StoredPort) -> Result<Self, Unreadable> {
+        let host = match message.host.len() {
+            0 => None,
+            4 => <[u8; 4]>::try_from(&message.host[..])
+                .ok()
+                .map(IpAddr::from),
+            16 => <[u8; 16]>::try_from(&message.host[..])
+                .ok()
+                .map(IpAddr::from),
+            _ => return Err(Unreadable),
+        };
+        let port = u16::try_from(message.port).map_err(|_| Unreadable)?;
+        Ok(Self {
+            port,
+            host,
+            until: Timestamp(message.until_ms),
+        })
+    }
 }
 
 impl Announced {
+    /// When it ends.
+    pub(super) fn ends(&self) -> Timestamp {
+        let until = self.port.map(|port| port.until);
+        until.map_or(self.expires, |until| until.min(self.expires))
+    }
+
     fn to_message(&self) -> dht::StoredProvider {
         let addresses = self.addresses.iter();
         dht::StoredProvider {
@@ -36,6 +88,7 @@ impl Announced {
             addresses: addresses.map(|one| one.to_vec().into()).collect(),
             expires_ms: self.expires.0,
             subnet: self.subnet.to_bytes().into(),
+            port: self.port.map(StoredPort::to_message),
         }
     }
 
@@ -105,6 +158,11 @@ pub(super) fn read_announced(bytes: Bytes) -> Result<Vec<Announced>, Unreadable>
                 .collect::<Result<_, _>>()?,
             expires: Timestamp(one.expires_ms),
             subnet: Subnet::from_bytes(&one.subnet)?,
+            port: one
+                .port
+                .as_ref()
+                .map(StoredPort::from_message)
+                .transpose()?,
         })
     });
     announced.collect()
@@ -173,6 +231,7 @@ mod tests {
             addresses: vec!["/ip4/10.0.0.1/tcp/4001".parse().expect("an address")],
             expires: Timestamp(300),
             subnet: Subnet::V4([10, 0, 0]),
+            port: None,
         }];
         let bytes = write_announced(&announced);
         assert_eq!(
@@ -183,7 +242,19 @@ mod tests {
             )
             .replace(' ', "")
         );
-        assert_eq!(read_announced(bytes.into()), Ok(announced));
+        assert_eq!(read_announced(bytes.into()), Ok(announced.clone()));
+
+        let mut with_port = announced;
+        with_port[0].port = Some(StoredPort {
+            port: 8080,
+            host: Some([192, 0, 2, 7].into()),
+            until: Timestamp(200),
+        });
+        assert_eq!(with_port[0].ends(), Timestamp(200));
+        let bytes = write_announced(&with_port);
+        let end = "2a0c 08903f 1204c0000207 18c801".replace(' ', "");
+        assert!(HEXLOWER.encode(&bytes).ends_with(&end));
+        assert_eq!(read_announced(bytes.into()), Ok(with_port));
 
         let value = Value {
             value: b"head".to_vec(),
@@ -240,6 +311,7 @@ mod tests {
             addresses: (0..MAX_ADDRESSES).map(long).collect(),
             expires: Timestamp(u64::MAX),
             subnet: Subnet::V6([1; 6]),
+            port: None,
         };
         assert!(one.bytes() > 3 * MAX_PROVIDER_BYTES);
         let one = one.fitting();

@@ -368,8 +368,20 @@ pub struct FindReply {
     pub id: BlockId,
     /// Whether this node itself has it.
     pub local: bool,
+    /// Port that this node itself announces under the identifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announced: Option<AnnouncedPort>,
     /// Other nodes, in the order found.
     pub providers: Vec<Provider>,
+}
+
+/// Port of another program that this node announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnnouncedPort {
+    /// Where that program listens on this host.
+    pub port: u16,
+    /// When the announcement ends.
+    pub until: Timestamp,
 }
 
 /// A node that announced an identifier.
@@ -383,6 +395,18 @@ pub struct Provider {
     pub reached: Option<bool>,
     /// Whether it says that it has the block; missing when it gave no answer.
     pub has: Option<bool>,
+    /// Port of another program on its host, if one was announced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// With a port: whether the node itself says so. Else it is the word of others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_confirmed: Option<bool>,
+    /// With a port: IP addresses of its host, as this node and others see it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+    /// With a port: seconds for which the announcement still holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_ttl_s: Option<u32>,
     /// Milliseconds from the start of the search to this provider's answer.
     pub ms: u64,
 }
@@ -392,6 +416,16 @@ pub struct Provider {
 pub struct Announce {
     /// The identifiers.
     pub ids: Vec<BlockId>,
+    /// Port on which another program of this host listens. It is announced until its time is over,
+    /// also after a restart.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// With a port: seconds until its time is over, at most a week; two days when missing.
+    #[serde(default)]
+    pub ttl_s: Option<u64>,
+    /// Take back the ports that are announced under the identifiers.
+    #[serde(default)]
+    pub end: bool,
 }
 call!(Announce, "announce", AnnounceReply);
 
@@ -402,6 +436,9 @@ pub struct AnnounceReply {
     pub ids: Vec<BlockId>,
     /// Peers that took a record.
     pub peers: u64,
+    /// With a port: when the announcement ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
 }
 
 /// Lists connected peers.
