@@ -92,7 +92,7 @@ fn tell(attacker: &Attacker, addresses: Vec<Multiaddr>) {
     });
 }
 
-async fn listening(from: [u8; 4]) -> Attacker {
+pub async fn listening(from: [u8; 4]) -> Attacker {
     Attacker::with(Nature {
         from: IpAddr::from(from),
         listens: true,
@@ -264,7 +264,7 @@ async fn an_announcement_names_its_own_host_only() {
 }
 
 /// Addresses of a provider, as the node tells them once it does.
-async fn named(asker: &Attacker, node: PeerId, key: &[u8], provider: PeerId) -> Vec<Multiaddr> {
+pub async fn named(asker: &Attacker, node: PeerId, key: &[u8], provider: PeerId) -> Vec<Multiaddr> {
     crate::attacker::within(async {
         loop {
             let answer = asker.ask_dht(node, &dht::get_providers(key)).await;

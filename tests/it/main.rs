@@ -29,6 +29,7 @@ mod rejoin;
 mod restores;
 mod rings;
 mod sample;
+mod services;
 #[path = "../../src/small_disk.rs"]
 mod small_disk;
 mod story;
