@@ -128,6 +128,21 @@ impl BlockId {
         u16::from_be_bytes([self.digest[0], self.digest[1]])
     }
 
+    /// Leading bits that the digests of two ids have in common, whichever hash functions they are
+    /// of.
+    pub fn shared_bits(&self, other: &Self) -> u32 {
+        let pairs = self.digest().iter().zip(other.digest());
+        let mut bits = 0;
+        for (a, b) in pairs {
+            let same = (a ^ b).leading_zeros();
+            bits += same;
+            if same < u8::BITS {
+                break;
+            }
+        }
+        bits
+    }
+
     /// The multihash: code, length, digest. This is the key in stores, in messages and in the DHT.
     pub fn to_multihash(&self) -> Vec<u8> {
         let digest = self.digest();

@@ -12,6 +12,8 @@ use crate::store::{self, Counter, Keep, PinInfo};
 
 /// Most ids in one page of a listing.
 const MAX_PAGE: usize = 10_000;
+/// Bits that blocks of a listing share with the one that they are to be like.
+const LIKE_BITS: u32 = 16;
 
 impl Node {
     /// One block, from the store or the network.
@@ -181,12 +183,8 @@ fn alike(
     like: BlockId,
     limit: usize,
 ) -> Result<Vec<(BlockId, u32)>, CallError> {
-    let mut found = Vec::new();
-    for id in store.like(like.likeness(), limit)? {
-        if let Some(bytes) = store.stat(id)?.and_then(|stat| stat.bytes) {
-            found.push((id, bytes));
-        }
-    }
+    let mut found = store.like(like, LIKE_BITS, limit)?;
+    found.sort_unstable();
     Ok(found)
 }
 

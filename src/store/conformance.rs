@@ -90,6 +90,8 @@ suite!(
     both_hash_kinds_live_side_by_side,
     lists_in_pages,
     finds_like_ids,
+    places_follow_what_is_here,
+    it_is_told_why_a_block_is_here,
     pins_keep_blocks,
     removing_a_large_pin_in_batches,
     pins_that_do_not_exist_are_refused,
@@ -266,19 +268,89 @@ fn finds_like_ids(store: &Subject) {
         .put(std::slice::from_ref(&old), Keep::Cached)
         .expect("fits");
     for one in blocks.iter().chain([&old]) {
-        let likeness = one.id().likeness();
-        let mut expected: Vec<_> = blocks
-            .iter()
-            .chain([&old])
-            .map(Block::id)
-            .filter(|id| id.likeness() == likeness)
-            .collect();
-        expected.sort();
-        assert_eq!(store.like(likeness, 9).expect("reads"), expected);
-        assert!(store.like(likeness, 0).expect("reads").is_empty());
+        for bits in [1, 2, 12, 16] {
+            let all = blocks.iter().chain([&old]);
+            let mut expected: Vec<_> = all
+                .map(|block| (block.id(), block.bytes().len() as u32))
+                .filter(|(id, _)| id.shared_bits(&one.id()) >= bits)
+                .collect();
+            expected.sort_by_key(|(id, _)| (std::cmp::Reverse(id.shared_bits(&one.id())), *id));
+            expected.truncate(9);
+            assert_eq!(expected[0].0, one.id());
+            assert_eq!(store.like(one.id(), bits, 9).expect("reads"), expected);
+            assert!(store.like(one.id(), bits, 0).expect("reads").is_empty());
+        }
     }
     // The last prefix there is has no successor of its length.
-    assert!(store.like(u16::MAX, 9).expect("reads").len() <= 1);
+    let last = BlockId::from_sha384([0xff; 48]);
+    assert!(store.like(last, 16, 9).expect("reads").len() <= 1);
+}
+
+fn places_follow_what_is_here(store: &Subject) {
+    let blocks: Vec<_> = (0..50).map(|n| block(n, 40)).collect();
+    store.put(&blocks, Keep::Cached).expect("fits");
+    assert!(store.has_all_places().expect("reads"));
+    let expected = |gone: &[BlockId]| {
+        let ids = blocks.iter().map(Block::id);
+        let ids = ids.filter(|id| !gone.contains(id));
+        let mut all: Vec<_> = ids.map(|id| (Place::of(&id), id)).collect();
+        all.sort();
+        all
+    };
+    let gone = [blocks[3].id(), blocks[7].id()];
+    assert_eq!(store.places(None, 99).expect("reads"), expected(&[]));
+    assert!(store.places(None, 0).expect("reads").is_empty());
+    assert!(store.remove(gone[0]).expect("removes"));
+    assert!(store.discard(gone[1]).expect("removes"));
+    let all = expected(&gone);
+    assert_eq!(store.places(None, 99).expect("reads"), all);
+    let (mut paged, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.places(after, 7).expect("reads");
+        let Some((place, _)) = page.last() else { break };
+        after = Some(*place);
+        paged.extend(page);
+    }
+    assert_eq!(paged, all);
+    store.put(&blocks, Keep::Cached).expect("fits");
+    assert_eq!(store.places(None, 99).expect("reads"), expected(&[]));
+}
+
+fn it_is_told_why_a_block_is_here(store: &Subject) {
+    let (a, b, c, d) = (block(1, 40), block(2, 40), block(3, 40), block(4, 40));
+    let blocks = [a.clone(), b.clone(), c.clone()];
+    store.put(&blocks, Keep::Cached).expect("fits");
+    let backup = store.begin_pin("a backup").expect("pins");
+    let other = store.begin_pin("a put").expect("pins");
+    store.add_refs(backup, &[a.id(), b.id()]).expect("adds");
+    store.add_refs(other, &[b.id()]).expect("adds");
+    assert_eq!(
+        store.pin_name(backup).expect("reads").as_deref(),
+        Some("a backup")
+    );
+    let mut is_backup = |pin| store.pin_name(pin).expect("reads").as_deref() == Some("a backup");
+    let mut why = |block: &Block| store.why(block.id(), &mut is_backup).expect("reads");
+    assert_eq!(why(&a), Some(Why::Backup));
+    assert_eq!(why(&b), Some(Why::Pinned));
+    assert_eq!(why(&c), Some(Why::Cached));
+    assert_eq!(why(&d), None);
+    let info = LeaseInfo {
+        root: c.id(),
+        terms: Bytes::new(),
+        until: Timestamp(1),
+        blocks: 1,
+        bytes: 40,
+        complete: true,
+    };
+    let lease = store.begin_lease(&info).expect("leases");
+    let ids = [a.id(), c.id(), d.id()];
+    store.add_lease_refs(lease, &ids).expect("adds");
+    assert_eq!(why(&a), Some(Why::Backup));
+    assert_eq!(why(&c), Some(Why::Leased));
+    assert_eq!(why(&d), None, "it is not here");
+    store.remove_pin(backup).expect("removes");
+    assert_eq!(why(&a), Some(Why::Leased));
+    assert_eq!(store.pin_name(backup).expect("reads"), None);
 }
 
 fn removed_blocks_are_gone(store: &Subject) {
@@ -334,7 +406,7 @@ fn discarded_blocks_are_lost_until_put_again(store: &Subject) {
     assert!(store.lost(Some(a.id()), 9).expect("reads").is_empty());
     assert!(store.lost(None, 0).expect("reads").is_empty());
     assert_eq!(store.list(None, 9).expect("reads").len(), 1);
-    assert!(store.like(a.id().likeness(), 9).expect("reads").is_empty());
+    assert!(store.like(a.id(), 16, 9).expect("reads").is_empty());
     assert_eq!(store.stat(a.id()).expect("reads").expect("known").pins, 1);
     assert_eq!(store.pin_blocks(pin, None, 9).expect("reads").len(), 2);
     assert_eq!(store.usage().pinned_bytes, 6000);

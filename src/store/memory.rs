@@ -15,10 +15,12 @@ use bytes::Bytes;
 use super::coldness::{Chances, Marks};
 use super::counters::Counters;
 use super::error::Error;
+use super::likest::Likest;
 use super::records::RecordShelf;
 use super::types::{
-    BlockStat, Class, Event, Holder, Keep, LeaseId, LeaseInfo, MAX_LEASES, MAX_PINS,
-    MAX_TERMS_BYTES, Maintained, PinId, PinInfo, RemovedPins, StoreOptions, Usage,
+    BlockStat, Class, Event, Holder, Keep, LeaseId, LeaseInfo, MAX_LEASES, MAX_PIN_NAME_BYTES,
+    MAX_PINS, MAX_TERMS_BYTES, Maintained, PinId, PinInfo, Place, RemovedPins, StoreOptions, Usage,
+    Why,
 };
 use super::{Store, types};
 use crate::block::{Block, ChunkHash, ChunkIndex, IndexError, PutStats, Ref};
@@ -74,6 +76,8 @@ struct Entry {
 
 #[derive(Debug, Default)]
 struct Pin {
+    /// Name that it was begun with.
+    name: String,
     info: Option<PinInfo>,
     blocks: BTreeSet<BlockId>,
 }
@@ -370,10 +374,60 @@ impl Store for MemoryStore {
             .collect())
     }
 
-    fn like(&self, likeness: u16, limit: usize) -> Result<Vec<BlockId>, Error> {
+    fn like(&self, id: BlockId, bits: u32, limit: usize) -> Result<Vec<(BlockId, u32)>, Error> {
+        let mut likest = Likest::new(id, limit);
+        for (other, entry) in &self.state().blocks {
+            if other.shared_bits(&id) >= bits {
+                likest.add(*other, entry.bytes.len() as u32);
+            }
+        }
+        Ok(likest.into_vec())
+    }
+
+    fn places(&self, after: Option<Place>, limit: usize) -> Result<Vec<(Place, BlockId)>, Error> {
         let state = self.state();
-        let found = state.blocks.keys().filter(|id| id.likeness() == likeness);
-        Ok(found.take(limit).copied().collect())
+        let all = state.blocks.keys().map(|id| (Place::of(id), *id));
+        let mut found: Vec<_> = all
+            .filter(|(place, _)| after.is_none_or(|after| *place > after))
+            .collect();
+        found.sort_unstable();
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    fn why(
+        &self,
+        id: BlockId,
+        is_backup: &mut dyn FnMut(PinId) -> bool,
+    ) -> Result<Option<Why>, Error> {
+        let state = self.state();
+        if !state.blocks.contains_key(&id) {
+            return Ok(None);
+        }
+        let holders: Vec<Holder> = state.refs.get(&id).into_iter().flatten().copied().collect();
+        // What tells of pins may ask this store.
+        drop(state);
+        let is_leased = !holders.is_empty();
+        let pins = holders.into_iter().filter_map(|holder| match holder {
+            Holder::Pin(pin) => Some(pin),
+            Holder::Lease(_) => None,
+        });
+        let mut why = if is_leased { Why::Leased } else { Why::Cached };
+        for pin in pins {
+            if !is_backup(pin) {
+                return Ok(Some(Why::Pinned));
+            }
+            why = Why::Backup;
+        }
+        Ok(Some(why))
+    }
+
+    fn pin_name(&self, pin: PinId) -> Result<Option<String>, Error> {
+        let state = self.state();
+        Ok(state.pins.get(&pin).map(|pin| match &pin.info {
+            Some(info) => info.name.clone(),
+            None => pin.name.clone(),
+        }))
     }
 
     fn record(&self, events: &[(BlockId, Event)]) {
@@ -422,13 +476,17 @@ impl Store for MemoryStore {
             .collect())
     }
 
-    fn begin_pin(&self, _name: &str) -> Result<PinId, Error> {
+    fn begin_pin(&self, name: &str) -> Result<PinId, Error> {
         let mut state = self.state();
         if state.pins.len() >= MAX_PINS {
             return Err(Error::TooManyPins);
         }
         let pin = PinId(state.number());
-        state.pins.insert(pin, Pin::default());
+        let begun = Pin {
+            name: name[..name.floor_char_boundary(MAX_PIN_NAME_BYTES)].to_owned(),
+            ..Pin::default()
+        };
+        state.pins.insert(pin, begun);
         state.usage.pins += 1;
         Ok(pin)
     }

@@ -18,6 +18,7 @@
 mod coldness;
 mod counters;
 mod error;
+mod likest;
 mod memory;
 mod records;
 mod rocks;
@@ -39,8 +40,8 @@ pub use rocks::RocksStore;
 pub use rocks::rebuild::{PartialPin, Rebuilt, rebuild};
 pub use types::{
     Access, BlockStat, Check, Class, Counter, Event, Keep, LeaseId, LeaseInfo, MAX_LEASES,
-    MAX_PIN_NAME_BYTES, MAX_PINS, MAX_TERMS_BYTES, Maintained, PinId, PinInfo, RemovedPins,
-    StoreOptions, Unwritable, Usage,
+    MAX_PIN_NAME_BYTES, MAX_PINS, MAX_TERMS_BYTES, Maintained, PinId, PinInfo, Place, RemovedPins,
+    StoreOptions, Unwritable, Usage, Why,
 };
 
 /// Where blocks are kept.
@@ -107,11 +108,46 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
     /// [`Error::Backend`].
     fn list(&self, after: Option<BlockId>, limit: usize) -> Result<Vec<(BlockId, u32)>, Error>;
 
-    /// Up to `limit` blocks that are here and whose digest starts with these 16 bits, of either hash function.
+    /// Up to `limit` blocks that are here and whose digest, of either hash function, shares at least
+    /// the first `bits` bits, at most 16, with that of `id`. Those that share most come first; then
+    /// they are ordered by id. With their sizes in bytes.
     ///
     /// # Errors
     /// [`Error::Backend`].
-    fn like(&self, likeness: u16, limit: usize) -> Result<Vec<BlockId>, Error>;
+    fn like(&self, id: BlockId, bits: u32, limit: usize) -> Result<Vec<(BlockId, u32)>, Error>;
+
+    /// Up to `limit` blocks that are here in the order of their places in the keyspace of the DHT,
+    /// from the first behind `after` on.
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    fn places(&self, after: Option<Place>, limit: usize) -> Result<Vec<(Place, BlockId)>, Error>;
+
+    /// Whether [`places`](Self::places) knows every block. A store that an earlier version wrote
+    /// learns them in [`maintain`](Self::maintain).
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    fn has_all_places(&self) -> Result<bool, Error> {
+        Ok(true)
+    }
+
+    /// Why a block is here; none when it is not. `is_backup` says which pins are of backups; it may
+    /// ask for [`pin_name`](Self::pin_name).
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    fn why(
+        &self,
+        id: BlockId,
+        is_backup: &mut dyn FnMut(PinId) -> bool,
+    ) -> Result<Option<Why>, Error>;
+
+    /// The name of a pin, finished or not; none when it is gone or on its way out.
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    fn pin_name(&self, pin: PinId) -> Result<Option<String>, Error>;
 
     /// Counts what happened to blocks, now. Kept in memory first and written in batches: a crash may lose the newest counts.
     fn record(&self, events: &[(BlockId, Event)]);

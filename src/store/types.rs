@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::counters::Counters;
 use crate::block::Link;
+use crate::crypto::hash;
 use crate::id::BlockId;
 use crate::size::{ByteSize, GIB};
 use crate::time::{Clock, SystemClock, Timestamp};
@@ -111,6 +112,31 @@ impl Class {
             Self::Leased => "leased",
             Self::Cached => "cached",
         }
+    }
+}
+
+/// Why a block is here, as far as announcing it is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Why {
+    /// A pin refers to it that is not of a backup.
+    Pinned,
+    /// Only pins of backups refer to it, and perhaps leases.
+    Backup,
+    /// Only leases refer to it.
+    Leased,
+    /// Nothing refers to it.
+    Cached,
+}
+
+/// Place of a key in the keyspace of the DHT: the SHA-256 of its bytes, as Kademlia has it. The
+/// nearest of two places is told by XOR, so places that begin alike are near each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place(pub [u8; 32]);
+
+impl Place {
+    /// The place of a block's key.
+    pub fn of(id: &BlockId) -> Self {
+        Self(hash::sha256(&[&id.to_multihash()]))
     }
 }
 

@@ -160,8 +160,33 @@ impl Store for Frail {
         self.inner.list(after, limit)
     }
 
-    fn like(&self, likeness: u16, limit: usize) -> Result<Vec<BlockId>, store::Error> {
-        self.inner.like(likeness, limit)
+    fn like(
+        &self,
+        id: BlockId,
+        bits: u32,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, u32)>, store::Error> {
+        self.inner.like(id, bits, limit)
+    }
+
+    fn places(
+        &self,
+        after: Option<store::Place>,
+        limit: usize,
+    ) -> Result<Vec<(store::Place, BlockId)>, store::Error> {
+        self.inner.places(after, limit)
+    }
+
+    fn why(
+        &self,
+        id: BlockId,
+        is_backup: &mut dyn FnMut(PinId) -> bool,
+    ) -> Result<Option<store::Why>, store::Error> {
+        self.inner.why(id, is_backup)
+    }
+
+    fn pin_name(&self, pin: PinId) -> Result<Option<String>, store::Error> {
+        self.inner.pin_name(pin)
     }
 
     fn record(&self, events: &[(BlockId, Event)]) {

@@ -9,6 +9,7 @@ use crate::block::{Block, PutStats};
 use crate::id::BlockId;
 use crate::store::Store;
 use crate::store::error::Error;
+use crate::store::likest::{Likest, MAX_ALIKE};
 use crate::store::types::Keep;
 use crate::wire::store as wire;
 
@@ -207,21 +208,26 @@ impl RocksStore {
         Ok(found)
     }
 
-    pub(super) fn like_blocks(&self, likeness: u16, limit: usize) -> Result<Vec<BlockId>, Error> {
-        let mut found = Vec::new();
-        for prefix in schema::like_prefixes(likeness) {
-            if found.len() >= limit {
-                break;
-            }
-            let end = schema::prefix_end(&prefix);
-            self.db.scan(prefix, end, |key, value| {
-                if schema::decode::<wire::Block>(value, "a block")?.is_here() {
-                    found.push(schema::id_of_key(key)?);
+    pub(super) fn like_blocks(
+        &self,
+        id: BlockId,
+        bits: u32,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, u32)>, Error> {
+        let mut likest = Likest::new(id, limit);
+        for (start, end) in schema::like_ranges(&id, bits) {
+            let mut left = MAX_ALIKE;
+            self.db.scan(start, end, |key, value| {
+                let block: wire::Block = schema::decode(value, "a block")?;
+                let other = schema::id_of_key(key)?;
+                if block.is_here() && other.shared_bits(&id) >= bits {
+                    likest.add(other, block.bytes);
                 }
-                Ok(found.len() < limit)
+                left -= 1;
+                Ok(left > 0)
             })?;
         }
-        Ok(found)
+        Ok(likest.into_vec())
     }
 
     pub(super) fn lost_blocks(

@@ -11,7 +11,7 @@ use super::schema::{self, Tag};
 use crate::id::BlockId;
 use crate::store::counters::Counters;
 use crate::store::error::Error;
-use crate::store::types::{Class, Holder};
+use crate::store::types::{Class, Holder, Place};
 use crate::time::Timestamp;
 use crate::wire::store as wire;
 
@@ -145,6 +145,13 @@ impl<'a> Change<'a> {
             }
         }
         self.set_lost(id, &before, &after);
+        match (before.is_here(), after.is_here()) {
+            (false, true) => {
+                self.put(schema::place_key(&Place::of(id)), &id.to_multihash());
+            }
+            (true, false) => self.delete(schema::place_key(&Place::of(id))),
+            _ => {}
+        }
         if after.is_here() || after.is_held() {
             self.put(schema::id_key(Tag::Block, id), &after.encode_to_vec());
         } else {

@@ -4,7 +4,8 @@
 //! Nothing goes through a write-ahead log: changes are in memory until a flush, which writes both column families as one, so
 //! that a crash loses a suffix of changes and nothing else.
 //!
-//! Two locks, taken in this order: `reclaiming`, then `writer`. `shown`, `pending` and `marks` are leaves.
+//! Two locks, taken in this order: `reclaiming`, then `writer`. `shown`, `pending`, `marks` and
+//! `placed` are leaves.
 
 mod blocks;
 mod change;
@@ -17,6 +18,7 @@ mod leases;
 mod lock;
 mod open;
 mod pins;
+mod places;
 pub(super) mod rebuild;
 mod reclaim;
 mod reserve;
@@ -41,8 +43,8 @@ use super::counters::Pending;
 use super::error::Error;
 use super::records::RecordShelf;
 use super::types::{
-    BlockStat, Event, Keep, LeaseId, LeaseInfo, Maintained, PinId, PinInfo, RemovedPins,
-    StoreOptions, Usage,
+    BlockStat, Event, Keep, LeaseId, LeaseInfo, Maintained, PinId, PinInfo, Place, RemovedPins,
+    StoreOptions, Usage, Why,
 };
 use crate::block::{Block, PutStats};
 use crate::id::BlockId;
@@ -65,6 +67,8 @@ pub struct RocksStore {
     pending: Mutex<Pending>,
     /// Cached blocks of which there are copies elsewhere.
     marks: Mutex<Marks>,
+    /// The last block that was put into an index of places that is not whole yet.
+    placed: Mutex<Option<BlockId>>,
     disk: Disk,
     /// Held while space is made.
     reclaiming: Mutex<()>,
@@ -177,8 +181,8 @@ impl Store for RocksStore {
         self.list_blocks(after, limit)
     }
 
-    fn like(&self, likeness: u16, limit: usize) -> Result<Vec<BlockId>, Error> {
-        self.like_blocks(likeness, limit)
+    fn like(&self, id: BlockId, bits: u32, limit: usize) -> Result<Vec<(BlockId, u32)>, Error> {
+        self.like_blocks(id, bits, limit)
     }
 
     fn record(&self, events: &[(BlockId, Event)]) {
@@ -199,6 +203,26 @@ impl Store for RocksStore {
 
     fn remove_corrupt(&self, id: BlockId) -> Result<bool, Error> {
         self.remove_if_corrupt(id)
+    }
+
+    fn places(&self, after: Option<Place>, limit: usize) -> Result<Vec<(Place, BlockId)>, Error> {
+        self.placed_blocks(after, limit)
+    }
+
+    fn has_all_places(&self) -> Result<bool, Error> {
+        self.has_all_places()
+    }
+
+    fn why(
+        &self,
+        id: BlockId,
+        is_backup: &mut dyn FnMut(PinId) -> bool,
+    ) -> Result<Option<Why>, Error> {
+        self.why_here(id, is_backup)
+    }
+
+    fn pin_name(&self, pin: PinId) -> Result<Option<String>, Error> {
+        self.name_of_pin(pin)
     }
 
     fn lost(&self, after: Option<BlockId>, limit: usize) -> Result<Vec<BlockId>, Error> {
@@ -364,8 +388,9 @@ impl Store for RocksStore {
         self.fit_quota()?;
         let pins_wait = self.remove_holders_under_way()?;
         self.sweep_chunks()?;
+        let places_wait = self.find_places()?;
         let mut maintained = self.tidy()?;
-        maintained.more |= pins_wait;
+        maintained.more |= pins_wait || places_wait;
         self.set_room_aside();
         self.measure(&self.writer());
         Ok(maintained)

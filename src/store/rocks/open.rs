@@ -75,6 +75,7 @@ impl RocksStore {
             options,
             pending: Mutex::default(),
             marks: Mutex::default(),
+            placed: Mutex::default(),
             disk: Disk::default(),
             reclaiming: Mutex::default(),
             gate: FlushGate::default(),

@@ -11,6 +11,7 @@
 //! | `C` arrival | id | a block that may be evicted |
 //! | `D` arrival | `Dead` | bytes that still take space |
 //! | `O` id | `Leftover` | a cached block that came for a pin which was never finished |
+//! | `N` place | id | a block that is here, by its place in the keyspace of the DHT |
 //! | `W` id | | a lost block: referred to and not here |
 //! | `P` pin | `Pin` | a pin |
 //! | `L` lease | `Lease` | a lease |
@@ -20,6 +21,7 @@
 //! | `U` id | `Stat` | how a block was used |
 //! | `G` number id | | a block with statistics that is not here |
 //!
+//! A place is the SHA-256 of an id. `Mplaces` says that all blocks are under `N`: earlier versions did not write it.
 //! An id is its multihash; numbers are 8 bytes, big endian; a holder is a kind byte (1 pin, 2 lease) and a number.
 
 use bytes::Bytes;
@@ -30,7 +32,7 @@ use crate::crypto::key::Key;
 use crate::id::BlockId;
 use crate::store::counters::Counters;
 use crate::store::error::Error;
-use crate::store::types::{Class, Counter, Holder, LeaseId, LeaseInfo, PinId, PinInfo};
+use crate::store::types::{Class, Counter, Holder, LeaseId, LeaseInfo, PinId, PinInfo, Place};
 use crate::time::Timestamp;
 use crate::wire::store as wire;
 
@@ -41,6 +43,8 @@ pub const BLOCKS_CF: &str = "blocks";
 
 pub const SCHEMA_KEY: &[u8] = b"Mschema";
 pub const TOTALS_KEY: &[u8] = b"Mtotals";
+/// Key of the mark that the index of places is whole.
+pub const PLACES_KEY: &[u8] = b"Mplaces";
 
 /// Kinds of holders.
 const PIN_HOLDER: u8 = 1;
@@ -57,6 +61,7 @@ pub enum Tag {
     Cached = b'C',
     Dead = b'D',
     Leftover = b'O',
+    Place = b'N',
     Lost = b'W',
     Pin = b'P',
     Lease = b'L',
@@ -103,6 +108,16 @@ pub fn gone_key(number: u64, id: &BlockId) -> Vec<u8> {
     key(Tag::Gone, &[&number.to_be_bytes(), &id.to_multihash()])
 }
 
+pub fn place_key(place: &Place) -> Vec<u8> {
+    key(Tag::Place, &[&place.0])
+}
+
+/// Reads the place in a key.
+pub fn place_of_key(key: &[u8]) -> Result<Place, Error> {
+    let place = key.get(1..).and_then(|place| place.try_into().ok());
+    place.map(Place).ok_or(BAD_KEY)
+}
+
 pub fn chunk_key(hash: &ChunkHash) -> Vec<u8> {
     key(Tag::Chunk, &[hash])
 }
@@ -122,6 +137,11 @@ pub fn holder_block_key(holder: impl Into<Holder>, id: &BlockId) -> Vec<u8> {
     key(Tag::HolderBlock, &[&holder, &id.to_multihash()])
 }
 
+/// What the keys of all holders of a block start with.
+pub fn holders_prefix(id: &BlockId) -> Vec<u8> {
+    key(Tag::BlockHolder, &[&id.to_multihash()])
+}
+
 /// What the keys of all blocks of a holder start with.
 pub fn holder_prefix(holder: impl Into<Holder>) -> Vec<u8> {
     key(Tag::HolderBlock, &[&holder_bytes(holder.into())])
@@ -132,11 +152,16 @@ pub fn block_holder_key(id: &BlockId, holder: impl Into<Holder>) -> Vec<u8> {
     key(Tag::BlockHolder, &[&id.to_multihash(), &holder])
 }
 
-/// What the keys of blocks whose ids start with the 16 bits `likeness` start with, for each hash function.
-pub fn like_prefixes(likeness: u16) -> [Vec<u8>; 2] {
+/// The first and the last place where keys of blocks may be whose ids share the first `bits` bits,
+/// at most 16, with an id; for each hash function.
+pub fn like_ranges(id: &BlockId, bits: u32) -> [(Vec<u8>, Vec<u8>); 2] {
+    let free = u16::MAX.checked_shr(bits).unwrap_or(0);
+    let (first, last) = (id.likeness() & !free, id.likeness() | free);
     // Multihash code and length of SHA2-256 and SHA2-384, in the order of their ids.
-    [[0x12, 32], [0x20, 48]]
-        .map(|head| key(Tag::Block, &[head.as_slice(), &likeness.to_be_bytes()]))
+    [[0x12, 32], [0x20, 48]].map(|head| {
+        let at = |bits: u16| key(Tag::Block, &[head.as_slice(), &bits.to_be_bytes()]);
+        (at(first), prefix_end(&at(last)))
+    })
 }
 
 /// The first key that all keys starting with `prefix` are before.

@@ -9,7 +9,7 @@ use crate::crypto::key::Key;
 use crate::id::BlockId;
 use crate::store::counters::Counters;
 use crate::store::rocks::schema::{self, Tag};
-use crate::store::types::{Counter, LeaseInfo, PinId, PinInfo};
+use crate::store::types::{Counter, LeaseInfo, PinId, PinInfo, Place};
 use crate::time::Timestamp;
 use crate::wire::store as wire;
 
@@ -82,6 +82,12 @@ fn keys() {
         &schema::block_holder_key(&id, pin),
         &format!("42{hex}010000000000000102"),
     );
+    check(
+        "place",
+        &schema::place_key(&Place([0xaa; 32])),
+        &format!("4e{}", "aa".repeat(32)),
+    );
+    check("places", schema::PLACES_KEY, "4d706c61636573");
     check("schema", schema::SCHEMA_KEY, "4d736368656d61");
     check("totals", schema::TOTALS_KEY, "4d746f74616c73");
 }

@@ -12,7 +12,7 @@ use crate::crypto::key::Key;
 use crate::store::conformance::{block, info, lease_info};
 use crate::store::rocks::database::Database;
 use crate::store::rocks::schema::{self, SCHEMA_KEY, Tag};
-use crate::store::{Access, Class, Error, Event, Keep, RecordTable, RocksStore, Store};
+use crate::store::{Access, Class, Error, Event, Keep, Place, RecordTable, RocksStore, Store};
 use crate::time::Timestamp;
 use crate::wire::store as wire;
 
@@ -75,6 +75,42 @@ fn everything_lasts() {
     assert_eq!(again.pins, usage.pins);
     // Numbers go on where they ended.
     assert!(store.begin_pin("next").expect("pins") > pin);
+}
+
+#[test]
+fn a_store_of_an_earlier_version_learns_the_places_of_its_blocks() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = open(dir.path());
+    let blocks: Vec<_> = (0..5000).map(|n| block(n, 10)).collect();
+    store.put(&blocks, Keep::Cached).expect("fits");
+    let all = store.places(None, 9999).expect("reads");
+    let mut batch = rocksdb::WriteBatch::default();
+    batch.delete(schema::PLACES_KEY);
+    for (place, _) in &all {
+        batch.delete(schema::place_key(place));
+    }
+    store.db.write(batch).expect("writes");
+    drop(store);
+
+    let store = open(dir.path());
+    assert!(!store.has_all_places().expect("reads"));
+    assert!(store.places(None, 1).expect("reads").is_empty());
+    assert!(store.maintain().expect("maintains").more);
+    // What comes and goes meanwhile is as it should be.
+    let (new, gone) = (block(5000, 10), blocks[7].id());
+    store
+        .put(std::slice::from_ref(&new), Keep::Cached)
+        .expect("fits");
+    assert!(store.remove(gone).expect("removes"));
+    while store.maintain().expect("maintains").more {}
+    assert!(store.has_all_places().expect("reads"));
+    let mut expected = all;
+    expected.retain(|(_, id)| *id != gone);
+    expected.push((Place::of(&new.id()), new.id()));
+    expected.sort_unstable();
+    assert_eq!(store.places(None, 9999).expect("reads"), expected);
+    drop(store);
+    assert!(open(dir.path()).has_all_places().expect("reads"));
 }
 
 #[test]
