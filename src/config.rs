@@ -60,23 +60,47 @@ pub struct Config {
     pub offer_rate: u64,
     /// What is announced to the DHT.
     pub announce: AnnouncePolicy,
+    /// What is announced of blocks that a pin keeps.
+    pub announce_pinned: AnnouncePolicy,
+    /// What is announced of blocks that are kept for owners.
+    pub announce_leased: AnnouncePolicy,
+    /// What is announced of blocks that may be evicted.
+    pub announce_cached: AnnouncePolicy,
     /// Seconds to look for one block before it counts as missing.
     pub timeout_s: u64,
     /// Connections at most.
     pub max_connections: u32,
 }
 
-/// Which of the node's blocks are announced to the DHT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// Which of the node's blocks are announced to the DHT; those after it are stricter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnnouncePolicy {
     /// Every block.
     #[default]
     All,
-    /// Only the roots of pinned bundles.
+    /// Only what somebody starts from: the roots of pinned bundles, logs of backups.
     Roots,
     /// Nothing.
     None,
+}
+
+impl AnnouncePolicy {
+    /// The stricter one of two.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        self.max(other)
+    }
+
+    /// Reads its name in settings.
+    fn named(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Self::All),
+            "roots" => Ok(Self::Roots),
+            "none" => Ok(Self::None),
+            _ => Err(format!("'{text}' is not one of all, roots, none")),
+        }
+    }
 }
 
 /// All addresses of this machine, over TCP and QUIC, at one port; 0 picks free ones.
@@ -108,6 +132,9 @@ impl Default for Config {
             min_rate: 0,
             offer_rate: 0,
             announce: AnnouncePolicy::All,
+            announce_pinned: AnnouncePolicy::All,
+            announce_leased: AnnouncePolicy::Roots,
+            announce_cached: AnnouncePolicy::All,
             timeout_s: 60,
             max_connections: 256,
         }
@@ -115,7 +142,7 @@ impl Default for Config {
 }
 
 /// One line of documentation a setting, in the order of `config show`: name, environment variable, meaning.
-pub const SETTINGS: [(&str, &str, &str); 15] = [
+pub const SETTINGS: [(&str, &str, &str); 18] = [
     (
         "network",
         "LIBERNET_NETWORK",
@@ -180,7 +207,22 @@ pub const SETTINGS: [(&str, &str, &str); 15] = [
     (
         "announce",
         "LIBERNET_ANNOUNCE",
-        "Which blocks the DHT hears of: all, roots (of pinned bundles) or none.",
+        "Which blocks the DHT hears of at most: all, roots (of pinned bundles) or none. Blocks that only a backup needs are never announced.",
+    ),
+    (
+        "announce_pinned",
+        "LIBERNET_ANNOUNCE_PINNED",
+        "Which of the blocks that a pin keeps, other than of backups, the DHT hears of: all, roots or none.",
+    ),
+    (
+        "announce_leased",
+        "LIBERNET_ANNOUNCE_LEASED",
+        "Which of the blocks that are kept for owners the DHT hears of: all, roots (the logs of their backups) or none.",
+    ),
+    (
+        "announce_cached",
+        "LIBERNET_ANNOUNCE_CACHED",
+        "Which of the blocks that may be dropped the DHT hears of: all, roots (as good as none) or none.",
     ),
     (
         "timeout_s",
@@ -341,13 +383,15 @@ impl Config {
             }
             "min_rate" => self.min_rate = number()?,
             "offer_rate" => self.offer_rate = number()?,
-            "announce" => {
-                self.announce = match text {
-                    "all" => AnnouncePolicy::All,
-                    "roots" => AnnouncePolicy::Roots,
-                    "none" => AnnouncePolicy::None,
-                    _ => return Err(wrong(format!("'{text}' is not one of all, roots, none"))),
-                }
+            "announce" => self.announce = AnnouncePolicy::named(text).map_err(wrong)?,
+            "announce_pinned" => {
+                self.announce_pinned = AnnouncePolicy::named(text).map_err(wrong)?;
+            }
+            "announce_leased" => {
+                self.announce_leased = AnnouncePolicy::named(text).map_err(wrong)?;
+            }
+            "announce_cached" => {
+                self.announce_cached = AnnouncePolicy::named(text).map_err(wrong)?;
             }
             "timeout_s" => self.timeout_s = crate::time::seconds(text).map_err(wrong)?,
             "max_connections" => {
@@ -618,6 +662,7 @@ mod tests {
             ("max_connections", "0"),
             ("mdns", "maybe"),
             ("announce", "some"),
+            ("announce_leased", "some"),
             ("quota", "lots"),
             ("quota", "50"),
             ("quota", "1048575"),

@@ -72,6 +72,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
         }
         Command::Show => show(context, &path)?,
         Command::Get { name } => {
+            let name = plain_name(&name);
             let table = table(&context.config(BTreeMap::new())?);
             let value = table.get(&name).ok_or_else(|| unknown(&name))?;
             if context.json {
@@ -83,9 +84,16 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             }
         }
         Command::Reload => reload(context).await?,
-        Command::Set { name, value } => change(context, &path, &name, &value).await?,
+        Command::Set { name, value } => {
+            change(context, &path, &plain_name(&name), &value).await?;
+        }
     }
     Ok(Exit::Done)
+}
+
+/// The name of a setting as files have it: `announce.pinned` is one way to write it.
+fn plain_name(name: &str) -> String {
+    name.replace('.', "_")
 }
 
 /// Changes one setting in the file, and tells the node that runs.
@@ -394,6 +402,11 @@ mod tests {
                 assert_eq!(plain(&table[name]), value, "{name}");
             }
         }
+    }
+
+    #[test]
+    fn names_may_have_dots() {
+        assert_eq!(plain_name("announce.pinned"), "announce_pinned");
     }
 
     #[test]

@@ -37,6 +37,7 @@ With --json: {\"running\",\"safe\",\"last_backup\",\"next_backup\",\"sets\":[as 
   \"workers\":[{\"name\",\"state\",\"error\"}],
   \"exchange\":{\"served_blocks\",\"served_bytes\",\"fetched_blocks\",\"fetched_bytes\",\"wrong_blocks\"},
   \"popularity\":{\"offered_blocks\",\"copied_blocks\",\"taken_blocks\"},
+  \"announcing\":{\"parts\",\"on_time\",\"waiting\",\"late_s\",\"ends_in_s\",\"lookups\",\"keys\",\"warning\"},
   \"limits\":{\"up\",\"down\",\"hours\",\"holding\",\"lend\",\"min_rate\",\"offer_rate\"},
   \"reachable\":\"public|relay|no|unknown\",\"reach\":{\"reachable\",\"nat\":\"none|cone|symmetric|some|unknown\",\"addresses\":[..],
    \"port_mapping\":\"off|none|promised\",\"mapped\":[..],\"relays\":[..],
@@ -177,6 +178,10 @@ fn troubles(status: &StatusReply, mut row: impl FnMut(&str, String)) {
     if status.store.corrupt > 0 {
         row("damaged", show::count(status.store.corrupt, "block"));
     }
+    let announcing = status.announcing.as_ref();
+    if let Some(warning) = announcing.and_then(|one| one.warning.clone()) {
+        row("problem", warning);
+    }
     for worker in &status.workers {
         if let Some(error) = &worker.error {
             row("problem", format!("{}: {error}", plain_name(worker)));
@@ -188,6 +193,7 @@ fn troubles(status: &StatusReply, mut row: impl FnMut(&str, String)) {
 fn plain_name(worker: &WorkerStatus) -> &str {
     match worker.name.as_str() {
         "announce" => "telling others what is here",
+        "services" => "announcing ports of programs",
         "heal" => "mending damaged blocks",
         "heads" => "keeping heads of backups",
         "rings" => "meeting members of rings",
@@ -318,6 +324,21 @@ fn numbers(status: &StatusReply, mut row: impl FnMut(&str, String)) {
                 "{} copied by others, {} taken from others",
                 show::count(popularity.copied_blocks, "block"),
                 show::count(popularity.taken_blocks, "block")
+            ),
+        );
+    }
+    if let Some(announcing) = &status.announcing {
+        let late = match announcing.late_s {
+            0 => String::new(),
+            late => format!(", {} late", show::duration(Duration::from_secs(late))),
+        };
+        row(
+            "announced",
+            format!(
+                "{} of {} parts in time{late}; {} since the start",
+                announcing.on_time,
+                announcing.parts,
+                show::count(announcing.lookups, "lookup")
             ),
         );
     }

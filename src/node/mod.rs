@@ -71,6 +71,8 @@ const CALL_PATIENCE: Duration = Duration::from_millis(1500);
 const WORKER_PATIENCE: Duration = Duration::from_millis(1500);
 /// Events that a slow listener may be behind before it misses some.
 const EVENT_QUEUE: usize = 256;
+/// Names of the pins of backups: blocks that nothing else needs are not announced.
+const BACKUP_PINS: [&str; 1] = [crate::backup::SNAPSHOT_PIN];
 /// Connections are at most this part of the descriptors that the process may have.
 const SHARE_OF_DESCRIPTORS: u64 = 8;
 
@@ -126,6 +128,8 @@ struct Inner {
     schedule: schedule::Record,
     /// Ports of other programs that are announced.
     services: Arc<upkeep::services::Services>,
+    /// How far the announcing of blocks is.
+    announced: Arc<upkeep::announce::Report>,
     /// Copies of this machine's backups on others.
     copies: Arc<upkeep::replicate::Copies>,
     rings_file: Arc<RingsFile>,
@@ -272,21 +276,26 @@ impl Node {
         let stop = CancellationToken::new();
         let (events, _) = broadcast::channel(EVENT_QUEUE);
         let mut workers = Workers::default();
-        let policy = config.announce;
+        let announced = Arc::new(upkeep::announce::Report::default());
+        let announcing = upkeep::announce::Setup {
+            depot: depot.clone(),
+            policy: upkeep::announce::Policy::of(config),
+            backups: &BACKUP_PINS,
+            clock: clock.clone(),
+            report: announced.clone(),
+        };
         let bootstrapped = Arc::new(AtomicBool::new(false));
-        let parts = (depot.clone(), depot.clone(), depot.clone(), events.clone());
+        let parts = (depot.clone(), depot.clone(), events.clone());
         let now = clock.clone();
         let (from, joined) = (depot.net().events(), bootstrapped.clone());
-        workers.spawn("announce", |c, s| {
-            upkeep::announce::run(parts.0, policy, c, s)
-        });
+        workers.spawn("announce", |c, s| upkeep::announce::run(announcing, c, s));
         let services = upkeep::services::Services::new(depot.clone(), clock.clone());
         let services = Arc::new(services);
         let ports = services.clone();
         workers.spawn("services", |c, s| upkeep::services::run(ports, c, s));
-        workers.spawn("heal", |c, s| upkeep::heal::run(parts.1, c, s));
+        workers.spawn("heal", |c, s| upkeep::heal::run(parts.0, c, s));
         let heads = upkeep::heads::Setup {
-            depot: parts.2,
+            depot: parts.1,
             clock: now,
             lent_bytes: settings.lent_bytes(),
             own: copies::own_head(&options.data_dir),
@@ -332,7 +341,7 @@ impl Node {
             twin: twin.clone(),
         };
         workers.spawn("events", |c, s| {
-            forward_events(heard, parts.3, joined, c, s)
+            forward_events(heard, parts.2, joined, c, s)
         });
         let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
             let inner = inner.clone();
@@ -354,6 +363,7 @@ impl Node {
                 turns: backup::Turns::default(),
                 schedule: schedule::Record::default(),
                 services,
+                announced,
                 copies,
                 rings_file,
                 options,

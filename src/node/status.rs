@@ -68,6 +68,7 @@ impl Node {
                 copied_blocks: count(&traffic.copied_blocks),
                 taken_blocks: count(&traffic.taken_blocks),
             },
+            announcing: self.announcing(),
             limits: self.limits(),
             reach: self.reach(),
         })
@@ -96,6 +97,21 @@ impl Node {
                 refused: served.refused,
             },
         }
+    }
+
+    fn announcing(&self) -> Option<AnnouncingStatus> {
+        let (told, now) = (self.inner.announced.get(), self.now());
+        let progress = told.progress(now)?;
+        Some(AnnouncingStatus {
+            parts: progress.parts as u64,
+            on_time: progress.on_time as u64,
+            waiting: progress.waiting as u64,
+            late_s: progress.late().as_secs(),
+            ends_in_s: progress.ends_in().map(|left| left.as_secs()),
+            lookups: told.lookups,
+            keys: told.keys,
+            warning: progress.warning(),
+        })
     }
 
     fn limits(&self) -> LimitsStatus {

@@ -52,10 +52,12 @@ pub enum RecordTable {
     Revoked = 7,
     /// Ports of other programs that this node announces.
     Services = 8,
+    /// Where announcing is in the keyspace.
+    Laps = 9,
 }
 
 impl RecordTable {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Values,
         Self::Providers,
         Self::Announced,
@@ -64,6 +66,7 @@ impl RecordTable {
         Self::Released,
         Self::Revoked,
         Self::Services,
+        Self::Laps,
     ];
 
     const fn index(self) -> usize {

@@ -3,7 +3,7 @@
 //!
 //! | job | what it does | cost when idle |
 //! |---|---|---|
-//! | [`announce`] | tells the DHT of blocks: new ones at once, all of them twice a day | none |
+//! | [`announce`] | tells the DHT of blocks: new ones at once, all of them once in 22 hours, a part at a time | one look at the clock a minute |
 //! | [`fairness`] | works out how peers stand, sets the limits of the hour, writes the ledger | one look in 5 seconds |
 //! | [`heal`] | fetches damaged blocks again | none |
 //! | [`handover`] | hands over what is about to be evicted and may be the last copy | one look at a number every 30 seconds |

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::announce::{FIRST_RETRY, LONGEST_RETRY, Moves, REPUBLISH};
+use super::announce::{FIRST_RETRY, Moves, PERIOD, pause_after};
 use crate::depot::Depot;
 use crate::id::BlockId;
 use crate::net::providers::{self, AnnounceReport, MAX_SERVICES};
@@ -74,13 +74,12 @@ impl Turn {
     fn after(before: Option<Self>, was_told: bool, now: Instant) -> Self {
         if was_told {
             let failures = 0;
-            let at = now + REPUBLISH;
+            let at = now + PERIOD;
             return Self { at, failures };
         }
         let failures = before.map_or(0, |before| before.failures);
-        let pause = FIRST_RETRY.saturating_mul(1 << failures.min(16));
         Self {
-            at: now + pause.min(LONGEST_RETRY),
+            at: now + pause_after(failures),
             failures: failures.saturating_add(1),
         }
     }
@@ -358,7 +357,7 @@ mod tests {
             turn = Some(next);
         }
         assert!(pauses.is_sorted());
-        assert_eq!((pauses[0], pauses[11]), (FIRST_RETRY, LONGEST_RETRY));
+        assert_eq!((pauses[0], pauses[11]), (pause_after(0), pause_after(11)));
         assert_eq!(Turn::after(turn, true, now).failures, 0);
     }
 }

@@ -120,7 +120,7 @@ fn wrong_ports_and_times_are_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     let node = Node::start(dir.path(), &[]);
     for (flags, words) in [
-        (&["--port", "0"][..], "1..65535"),
+        (&["--port", "0"][..], "1..=65535"),
         (&["--port", "65536"], "65536"),
         (&["--port", "80", "--ttl", "8d"], "7 days"),
         (&["--port", "80", "--ttl", "0"], "1 second"),
@@ -136,7 +136,7 @@ fn wrong_ports_and_times_are_refused() {
 fn number(key: &[u8], ttl_s: u64) -> u64 {
     let hash = Sha256::digest(key);
     let tag = u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]);
-    u64::from(tag) << 32 | ttl_s
+    (u64::from(tag) << 32) | ttl_s
 }
 
 #[tokio::test(flavor = "multi_thread")]

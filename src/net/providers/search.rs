@@ -71,6 +71,12 @@ impl Providers {
         futures::future::try_join_all(lookups).await
     }
 
+    /// Bits that keys share about which one lookup tells: none in a small mesh, where one lookup
+    /// finds everybody.
+    pub async fn region_bits(&self) -> u32 {
+        self.depth().await.ok().flatten().unwrap_or(0)
+    }
+
     /// The depth of regions.
     pub(super) async fn depth(&self) -> Result<Option<u32>, Error> {
         let (reply, depth) = oneshot::channel();

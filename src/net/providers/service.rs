@@ -62,7 +62,7 @@ impl Service {
     pub(super) fn to_address(self, key: &[u8]) -> Multiaddr {
         let mut address = self.host.map_or_else(Multiaddr::empty, Multiaddr::from);
         address.push(Protocol::Tcp(self.port));
-        let number = u64::from(tag(key)) << 32 | u64::from(self.ttl_s);
+        let number = (u64::from(tag(key)) << 32) | u64::from(self.ttl_s);
         address.push(Protocol::Memory(number));
         address
     }
@@ -206,7 +206,7 @@ mod tests {
             ttl_s: 3600,
         };
         // The SHA-256 of "abc" begins with ba7816bf.
-        let number = 0xba78_16bf_u64 << 32 | 3600;
+        let number = (0xba78_16bf_u64 << 32) | 3600;
         let bare = format!("/tcp/8080/memory/{number}");
         assert_eq!(service.to_address(b"abc"), parse(&bare));
         service.host = Some([192, 0, 2, 7].into());
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn only_a_whole_one_of_the_key_counts_and_none_is_left_to_be_dialled() {
-        let number = |key: &[u8], ttl: u32| u64::from(tag(key)) << 32 | u64::from(ttl);
+        let number = |key: &[u8], ttl: u32| (u64::from(tag(key)) << 32) | u64::from(ttl);
         let good = number(b"key", 60);
         let peer = PeerId::random();
         for (text, counts) in [
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn the_time_left_is_bounded() {
-        let number = u64::from(tag(b"key")) << 32 | u64::from(u32::MAX);
+        let number = (u64::from(tag(b"key")) << 32) | u64::from(u32::MAX);
         let mut addresses = vec![parse(&format!("/tcp/80/memory/{number}"))];
         let service = take(b"key", &mut addresses).expect("one");
         assert_eq!(service.ttl_s, 2 * DAY);

@@ -10,14 +10,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use libp2p::PeerId;
 use libp2p::kad::KBucketKey;
 
-use super::region;
+use super::region::{self, Crowd};
 
 /// How many peers hold an announcement; also how many peers a lookup finds.
 pub(super) const REPLICATION: usize = 20;
 /// Failed lookups in a row after which the rest goes to the peers known so far.
 const MAX_FAILURES: u32 = 3;
 
-/// Most keys of one round that are stored in their whole region: each costs some lookups.
+/// Most crowds of one round around which keys are stored in their whole region: each costs some
+/// lookups.
 const MAX_WIDE: usize = 32;
 
 /// Where a key or peer is among all.
@@ -102,21 +103,34 @@ impl Sweep {
         self.peers.extend(peers.iter().copied());
     }
 
-    /// Of the keys those that a crowd of peers hides, as indexes: they will be assigned to their
-    /// whole region, whose peers are to be looked up and [added](Self::add). `depth`: of regions.
+    /// Finds the keys that a crowd of peers hides: they will be assigned to their whole region,
+    /// whose peers are to be looked up and [added](Self::add). Gives back one key of each crowd, as
+    /// an index: keys in the same crowd have the same region. `depth`: of regions.
     pub(super) fn widen(&mut self, depth: u32) -> Vec<usize> {
         let peers = self.sorted_peers();
         let mut nearest = Vec::with_capacity(REPLICATION);
+        let mut of_crowds: Vec<(Crowd, usize)> = Vec::new();
         for (hash, index) in &self.keys {
             nearest.clear();
             take_nearest(&peers, hash, 0, REPLICATION, &mut nearest);
             let hashes: Vec<Hash> = nearest.iter().map(|(hash, _)| *hash).collect();
-            if self.wide.len() < MAX_WIDE && region::is_crowded(hash, &hashes, depth) {
-                self.wide.insert(*index);
+            if !region::is_crowded(hash, &hashes, depth) {
+                continue;
             }
+            // Keys are sorted, so those of one crowd follow one another.
+            let is_known = of_crowds
+                .last()
+                .is_some_and(|(crowd, _)| crowd.contains(hash));
+            if !is_known {
+                if of_crowds.len() >= MAX_WIDE {
+                    continue;
+                }
+                of_crowds.push((Crowd::at(*hash, depth), *index as usize));
+            }
+            self.wide.insert(*index);
         }
         self.depth = depth;
-        self.wide.iter().map(|index| *index as usize).collect()
+        of_crowds.into_iter().map(|(_, index)| index).collect()
     }
 
     fn sorted_peers(&self) -> Vec<(Hash, PeerId)> {

@@ -50,6 +50,9 @@ pub struct StatusReply {
     /// Copies beyond those that were asked for, since start.
     #[serde(default)]
     pub popularity: PopularityStatus,
+    /// How far announcing is; missing when nothing is announced.
+    #[serde(default)]
+    pub announcing: Option<AnnouncingStatus>,
     /// Limits on bandwidth and space, and rates.
     #[serde(default)]
     pub limits: LimitsStatus,
@@ -145,6 +148,27 @@ pub struct WorkerStatus {
     pub state: String,
     /// Last error, if the last run failed.
     pub error: Option<String>,
+}
+
+/// How far the node is in telling the DHT what is here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnnouncingStatus {
+    /// Parts of the keyspace, and with them of what is here.
+    pub parts: u64,
+    /// Those that were announced in time.
+    pub on_time: u64,
+    /// Those that wait to be announced for the first time, or with new addresses.
+    pub waiting: u64,
+    /// Seconds by which the part that waited longest is late; 0: nothing is.
+    pub late_s: u64,
+    /// Seconds until the first record of what is here ends, unless it is announced before.
+    pub ends_in_s: Option<u64>,
+    /// Lookups in the DHT since the start.
+    pub lookups: u64,
+    /// Announcements of keys since the start.
+    pub keys: u64,
+    /// What somebody should know, before others forget what is here.
+    pub warning: Option<String>,
 }
 
 /// Traffic in blocks since start.

@@ -148,6 +148,10 @@ impl<'a> Change<'a> {
         match (before.is_here(), after.is_here()) {
             (false, true) => {
                 self.put(schema::place_key(&Place::of(id)), &id.to_multihash());
+                if self.totals.blocks == 1 {
+                    // It is the first of all: no other is without its place.
+                    self.put(schema::PLACES_KEY.to_vec(), &[]);
+                }
             }
             (true, false) => self.delete(schema::place_key(&Place::of(id))),
             _ => {}

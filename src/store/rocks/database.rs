@@ -20,7 +20,7 @@ use super::flush::Written;
 use super::lock::{self, StoreLock};
 use super::rebuild;
 use super::reserve;
-use super::schema::{BLOCKS_CF, PLACES_KEY, SCHEMA_KEY, SCHEMA_VERSION};
+use super::schema::{BLOCKS_CF, SCHEMA_KEY, SCHEMA_VERSION};
 use crate::descriptors;
 use crate::store::error::Error;
 use crate::store::types::{Access, Unwritable};
@@ -537,8 +537,6 @@ pub fn make_fresh(dir: &Path, memtable_bytes: u64) -> Result<PathBuf, Error> {
         version: SCHEMA_VERSION,
     };
     db.put(SCHEMA_KEY, version.encode_to_vec())
-        // There is no block that the index of places lacks.
-        .and_then(|()| db.put(PLACES_KEY, []))
         .and_then(|()| db.flush())
         .map_err(failed)?;
     drop(db);

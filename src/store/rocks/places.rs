@@ -74,7 +74,7 @@ impl RocksStore {
     }
 
     pub(super) fn has_all_places(&self) -> Result<bool, Error> {
-        self.db.contains(PLACES_KEY)
+        Ok(lock(&self.shown).blocks == 0 || self.db.contains(PLACES_KEY)?)
     }
 
     /// Puts some more blocks into the index, if it is not whole. Returns whether there is more to
