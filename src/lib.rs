@@ -10,7 +10,7 @@
 //! | 6 | [`node`]: builds, starts and stops everything |
 //! | 5 | [`upkeep`]: background work; [`backup`]: owners, snapshots, retention, restoring |
 //! | 4 | [`depot`]: the one place that knows both store and network |
-//! | 3 | [`store`], [`bundle`], [`net`] |
+//! | 3 | [`store`], [`bundle`], [`net`], [`site`] |
 //! | 2 | [`block`]; above it [`head`], [`ring`]; above that [`lease`] |
 //! | 1 | [`crypto`], [`wire`], [`task`], [`config`] |
 //! | 0 | [`descriptors`], [`mod@file`], [`id`], [`size`], [`text`], [`time`], [`monitor`], [`pick`] |
@@ -34,6 +34,7 @@ pub mod net;
 pub mod node;
 pub mod pick;
 pub mod ring;
+pub mod site;
 pub mod size;
 #[cfg(test)]
 mod small_disk;

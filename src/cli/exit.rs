@@ -12,7 +12,7 @@ use crate::backup::{self, owner};
 use crate::block::{LinkError, Tried};
 use crate::id::{BlockId, IdError};
 use crate::node::api::{CallError, ErrorKind};
-use crate::{config, gateway};
+use crate::{config, gateway, site};
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -415,6 +415,15 @@ impl From<backup::Error> for Failure {
         };
         failure.why = causes(&error);
         failure
+    }
+}
+
+impl From<site::Error> for Failure {
+    fn from(error: site::Error) -> Self {
+        match error {
+            site::Error::Read { ref source, .. } => Self::io(error.to_string(), source),
+            error => Self::usage(error.to_string()),
+        }
     }
 }
 

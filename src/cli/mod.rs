@@ -35,6 +35,7 @@ mod ring;
 mod secrets;
 mod serve;
 mod show;
+mod site;
 mod status;
 mod target;
 mod up;
@@ -145,6 +146,7 @@ enum Command {
     Lease(backup::lease::Args),
     Ring(ring::Args),
     Mesh(mesh::Args),
+    Site(site::Args),
     Config(config::Args),
     Demo(demo::Args),
     Completions(completions::Args),
@@ -198,6 +200,7 @@ impl Command {
             Self::Block(args) => args.intent(),
             Self::Ring(args) => args.intent(),
             Self::Mesh(args) => args.intent(),
+            Self::Site(args) => args.intent(),
             Self::Snapshots(args) => args.intent(),
             Self::Restore(args) => args.intent(),
             Self::FindFile(args) => args.intent(),
@@ -379,6 +382,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Lease(args) => Box::pin(backup::lease::run(args, context)).await,
         Command::Ring(args) => Box::pin(ring::run(args, context)).await,
         Command::Mesh(args) => Box::pin(mesh::run(args, context)).await,
+        Command::Site(args) => Box::pin(site::run(args, context)).await,
         Command::Config(args) => Box::pin(config::run(args, context)).await,
         Command::Demo(args) => Box::pin(demo::run(args, context)).await,
         Command::Completions(args) => completions::run(&args),

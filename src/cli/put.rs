@@ -65,9 +65,25 @@ pub(super) struct Args {
     no_serve: bool,
 }
 
+impl Args {
+    /// Arguments that store a website's directory.
+    pub(super) fn of_site(directory: PathBuf, index_file: Option<String>) -> Self {
+        Self {
+            path: directory,
+            name: None,
+            no_pin: false,
+            private: false,
+            index_file,
+            no_announce: false,
+            serve: false,
+            no_serve: false,
+        }
+    }
+}
+
 /// Fate of the node once everything is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum After {
+pub(super) enum After {
     /// It runs anyway.
     Runs,
     /// This command's own node serves until Ctrl-C.
@@ -98,13 +114,28 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             "--index-file names a file of a directory, and standard input is one file",
         ));
     }
+    store(&args, context, |reply, after| {
+        print(reply, after, &args, context)
+    })
+    .await
+}
+
+/// Stores what `args` name, tells the result through `print`, and serves it where that is asked.
+///
+/// # Errors
+/// Failure of the node, of the output, or of the local HTTP server.
+pub(super) async fn store(
+    args: &Args,
+    context: &Context,
+    print: impl Fn(&PutReply, After) -> Result<(), Failure>,
+) -> Result<Exit, Failure> {
     // Set when only Ctrl-C is left to come.
     let done = Cell::new(None);
     let result = context
         .with_client(async |client, config| {
-            let reply = put(client, &args, context).await?;
-            let after = After::of(client.is_embedded(), &args, context.is_interactive());
-            print(&reply, after, &args, context)?;
+            let reply = put(client, args, context).await?;
+            let after = After::of(client.is_embedded(), args, context.is_interactive());
+            print(&reply, after)?;
             let exit = match reply.unreadable.is_empty() {
                 true => Exit::Done,
                 false => Exit::Partial,
@@ -166,7 +197,8 @@ fn check_name(name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print(reply: &PutReply, after: After, args: &Args, context: &Context) -> Result<(), Failure> {
+/// Names the files that are not in the bundle.
+pub(super) fn tell_missing(reply: &PutReply, context: &Context) {
     for file in reply.unreadable.iter().take(MAX_NAMED) {
         context.warning(&format!("{}: {}", file.path, file.reason));
     }
@@ -175,6 +207,10 @@ fn print(reply: &PutReply, after: After, args: &Args, context: &Context) -> Resu
         context.warning(&format!("and {more} more that could not be read"));
     }
     show::left_out(&reply.left_out, context);
+}
+
+fn print(reply: &PutReply, after: After, args: &Args, context: &Context) -> Result<(), Failure> {
+    tell_missing(reply, context);
     if context.json {
         return output::json(&Told {
             reply,

@@ -23,7 +23,7 @@ const FLOORS: [&[&str]; 12] = [
     &["head", "ring"],
     // A lease is signed by a machine, and head knows which machines an owner has admitted.
     &["lease"],
-    &["store", "bundle", "net"],
+    &["store", "bundle", "net", "site"],
     &["depot"],
     &["upkeep", "backup"],
     &["node"],

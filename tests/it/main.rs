@@ -30,6 +30,7 @@ mod restores;
 mod rings;
 mod sample;
 mod services;
+mod site;
 #[path = "../../src/small_disk.rs"]
 mod small_disk;
 mod story;
