@@ -56,7 +56,7 @@ fn a_site_is_checked_mended_published_and_opened() {
         "was not published: 2 references would not work",
     );
     assert!(!data.exists(), "a refused site is not stored");
-    let anyway = json(&data, &["site", "publish", path, "--anyway", "--json"]);
+    let anyway = json(&data, &["site", "publish", path, "--anyway"]);
     assert_eq!(anyway["problems"], 2);
     assert_eq!(anyway["url"], serde_json::Value::Null);
 
@@ -68,10 +68,10 @@ fn a_site_is_checked_mended_published_and_opened() {
     write(&site, "sub/b.html", "<img src=../a.png>");
     let node = Node::start(&data, &[]);
     assert_eq!(
-        node.json(&["site", "check", path, "--json"])["problems"],
+        node.json(&["site", "check", path])["problems"],
         serde_json::json!([])
     );
-    let published = node.json(&["site", "publish", path, "--json"]);
+    let published = node.json(&["site", "publish", path]);
     assert_eq!(published["problems"], 0);
     let link = published["link"].as_str().expect("a link");
     let url = published["url"].as_str().expect("a URL");
@@ -79,7 +79,7 @@ fn a_site_is_checked_mended_published_and_opened() {
         url.starts_with(&node.http) && url.contains("/sha384/"),
         "{url}"
     );
-    let opened = node.json(&["site", "open", link, "--json"]);
+    let opened = node.json(&["site", "open", link]);
     assert_eq!(opened["url"], published["url"]);
     let printed = node.run(&["site", "open", link, "--print"]);
     assert_eq!(String::from_utf8_lossy(&printed.stdout).trim(), url);
