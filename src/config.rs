@@ -13,9 +13,11 @@ use crate::size::{ByteSize, GIB, KIB, MIB};
 
 mod hours;
 mod lent;
+mod meet;
 
 pub use hours::{Hours, HoursError};
 pub use lent::Lent;
+pub use meet::Switch;
 
 /// Name of the settings file in the data directory.
 pub const FILE_NAME: &str = "config.toml";
@@ -42,6 +44,10 @@ pub struct Config {
     pub bootstrap: Vec<String>,
     /// Find nodes on the LAN by mDNS.
     pub mdns: bool,
+    /// Whether the public meeting point may be used, where it was agreed to or is needed.
+    pub meet: Switch,
+    /// Nodes of the meeting point to begin with; none: well-known ones.
+    pub meet_bootstrap: Vec<String>,
     /// Where the local HTTP server listens.
     pub http: String,
     /// Most bytes on disk.
@@ -66,6 +72,8 @@ pub struct Config {
     pub announce_leased: AnnouncePolicy,
     /// What is announced of blocks that may be evicted.
     pub announce_cached: AnnouncePolicy,
+    /// What is announced at the public meeting point.
+    pub announce_meet: AnnounceMeet,
     /// Seconds to look for one block before it counts as missing.
     pub timeout_s: u64,
     /// Connections at most.
@@ -103,6 +111,17 @@ impl AnnouncePolicy {
     }
 }
 
+/// Which of the node's links can be found at the public meeting point, by a node that joined it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnnounceMeet {
+    /// The roots of pinned bundles.
+    #[default]
+    Roots,
+    /// None.
+    None,
+}
+
 /// All addresses of this machine, over TCP and QUIC, at one port; 0 picks free ones.
 fn everywhere(port: u16) -> Vec<String> {
     ["/ip4/0.0.0.0", "/ip6/::"]
@@ -123,6 +142,8 @@ impl Default for Config {
             listen: everywhere(DEFAULT_PORT),
             bootstrap: Vec::new(),
             mdns: true,
+            meet: Switch::On,
+            meet_bootstrap: Vec::new(),
             http: "127.0.0.1:4385".to_owned(),
             quota: ByteSize(50 * GIB),
             lend: Lent::Half,
@@ -135,6 +156,7 @@ impl Default for Config {
             announce_pinned: AnnouncePolicy::All,
             announce_leased: AnnouncePolicy::Roots,
             announce_cached: AnnouncePolicy::All,
+            announce_meet: AnnounceMeet::Roots,
             timeout_s: 60,
             max_connections: 256,
         }
@@ -142,7 +164,7 @@ impl Default for Config {
 }
 
 /// One line of documentation a setting, in the order of `config show`: name, environment variable, meaning.
-pub const SETTINGS: [(&str, &str, &str); 18] = [
+pub const SETTINGS: [(&str, &str, &str); 21] = [
     (
         "network",
         "LIBERNET_NETWORK",
@@ -163,6 +185,18 @@ pub const SETTINGS: [(&str, &str, &str); 18] = [
         "mdns",
         "LIBERNET_MDNS",
         "Find nodes on the LAN by mDNS: true or false.",
+    ),
+    (
+        "meet",
+        "LIBERNET_MEET",
+        "Whether the BitTorrent Mainline DHT may be used to find nodes, where `libernet mesh join` or a ring made with --anywhere agreed \
+         to that, or words are to find a backup: on or off. Off: nothing is sent there.",
+    ),
+    (
+        "meet_bootstrap",
+        "LIBERNET_MEET_BOOTSTRAP",
+        "Nodes of that DHT to begin with, each HOST:PORT, in place of well-known ones. When set, addresses of private networks and of this \
+         machine that are told there count, too.",
     ),
     (
         "http",
@@ -223,6 +257,11 @@ pub const SETTINGS: [(&str, &str, &str); 18] = [
         "announce_cached",
         "LIBERNET_ANNOUNCE_CACHED",
         "Which of the blocks that may be dropped the DHT hears of: all, roots (as good as none) or none.",
+    ),
+    (
+        "announce_meet",
+        "LIBERNET_ANNOUNCE_MEET",
+        "Which links can be found at the public meeting point, once this node joined it: roots (the newest pinned bundles) or none.",
     ),
     (
         "timeout_s",
@@ -369,6 +408,8 @@ impl Config {
                     .parse()
                     .map_err(|_| wrong(format!("'{text}' is neither true nor false")))?
             }
+            "meet" => self.meet = text.parse().map_err(wrong)?,
+            "meet_bootstrap" => self.meet_bootstrap = list(),
             "http" => self.http = text.to_owned(),
             "quota" => self.quota = size()?,
             "lend" => {
@@ -392,6 +433,13 @@ impl Config {
             }
             "announce_cached" => {
                 self.announce_cached = AnnouncePolicy::named(text).map_err(wrong)?;
+            }
+            "announce_meet" => {
+                self.announce_meet = match text {
+                    "roots" => AnnounceMeet::Roots,
+                    "none" => AnnounceMeet::None,
+                    _ => return Err(wrong(format!("'{text}' is neither roots nor none"))),
+                }
             }
             "timeout_s" => self.timeout_s = crate::time::seconds(text).map_err(wrong)?,
             "max_connections" => {
@@ -454,6 +502,9 @@ impl Config {
                 "network",
                 "a name has 1 to 64 letters, digits, dots, dashes or underscores",
             );
+        }
+        if let Some(problem) = meet::problem(&self.meet_bootstrap) {
+            return wrong("meet_bootstrap", &problem);
         }
         match self.http.parse::<std::net::SocketAddr>() {
             Ok(address) if address.ip().is_loopback() => {}
@@ -661,8 +712,11 @@ mod tests {
             ("timeout_s", "0"),
             ("max_connections", "0"),
             ("mdns", "maybe"),
+            ("meet", "true"),
+            ("meet_bootstrap", "127.0.0.1"),
             ("announce", "some"),
             ("announce_leased", "some"),
+            ("announce_meet", "all"),
             ("quota", "lots"),
             ("quota", "50"),
             ("quota", "1048575"),

@@ -15,6 +15,10 @@ use crate::client::Client;
 use crate::node::api::*;
 use crate::size::ByteSize;
 
+/// What is said of a ring that meets anywhere.
+const MEETS_ANYWHERE: &str = "this ring meets anywhere: its members tell their addresses in the BitTorrent \
+     Mainline DHT, under keys that only members can make";
+
 /// Longest invite code that is read, in bytes.
 const MAX_CODE_BYTES: u64 = 256;
 
@@ -22,6 +26,7 @@ const MAX_CODE_BYTES: u64 = 256;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet ring create home            # prints a code
+  libernet ring create family --anywhere   # members find each other across the internet
   libernet ring join                   # on the others; asks for the code
   libernet ring members home
   libernet ring invite home --single-use --for 2h
@@ -30,11 +35,11 @@ const MAX_CODE_BYTES: u64 = 256;
 The code is a secret: a machine that knows it can join while the invitation lasts (a day, or --for), if the node that made it
 runs. Given as an argument it may stay in the shell's history. Rings and members are named by their names, or by the start of a
 member's peer id that no other has.
-With --json: create and invite {\"ring\",\"code\",\"until\",\"single_use\"}, join {\"ring\",\"let_in\",\"lent_bytes\",\"members\":[..]},
+With --json: create and invite {\"ring\",\"code\",\"until\",\"single_use\",\"anywhere\"}, join {\"ring\",\"let_in\",\"lent_bytes\",\"members\":[..]},
   leave {\"ring\",\"others_alone\",
-  \"others_alone_bytes\",\"own_alone\"}, list {\"rings\":[{\"ring\",\"generation\",\"joined\",\"members\",\"online\",\"branches\":[
+  \"others_alone_bytes\",\"own_alone\"}, list {\"rings\":[{\"ring\",\"generation\",\"joined\",\"members\",\"online\",\"anywhere\",\"branches\":[
   {\"id\",\"generations\":[{\"generation\",\"signer\",\"made\",\"removed\"}],\"own\",\"open\",\"removes_this_node\"}]}]}, choose and place {\"ring\"}, members {\"ring\",\"members\":[
-  {\"peer\",\"name\",\"online\",\"free_bytes\",\"clock_ahead_s\",\"last_seen\",\"addresses\",\"place\"}]}, remove {\"ring\",\"peer\",\"generation\"}")]
+  {\"peer\",\"name\",\"online\",\"free_bytes\",\"clock_ahead_s\",\"last_seen\",\"addresses\",\"place\"}],\"anywhere\"}, remove {\"ring\",\"peer\",\"generation\"}")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -46,6 +51,10 @@ enum Command {
     Create {
         /// Letters a to z, digits and dashes.
         name: String,
+        /// Members find each other wherever they are, with no address given: they tell their
+        /// addresses in the BitTorrent Mainline DHT, under keys that only members can make.
+        #[arg(long)]
+        anywhere: bool,
     },
     /// Join a ring. Asks first when somebody can answer: from then on a part of this disk is lent
     /// to its members.
@@ -136,8 +145,8 @@ impl Args {
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     match args.command {
-        Command::Create { name } => {
-            let call = RingCreate { name };
+        Command::Create { name, anywhere } => {
+            let call = RingCreate { name, anywhere };
             let reply = context
                 .with_client(async |client, _| Ok(client.ring_create(call).await?))
                 .await?;
@@ -199,11 +208,15 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
                 })
                 .await?;
             if context.json {
-                output::json(&json!({ "ring": ring, "members": reply.members }))?;
+                let (members, anywhere) = (&reply.members, reply.anywhere);
+                output::json(&json!({ "ring": ring, "members": members, "anywhere": anywhere }))?;
             } else if reply.members.is_empty() {
                 context.notice("no other members are known yet");
             } else {
                 output::stdout(members_text(&reply.members, context).as_bytes())?;
+            }
+            if reply.anywhere {
+                context.notice(MEETS_ANYWHERE);
             }
             let troubles = reply.members.iter().filter_map(RingMember::clock_trouble);
             troubles.for_each(|trouble| context.warning(&trouble));
@@ -321,6 +334,9 @@ fn print_code(reply: &RingCode, context: &Context) -> Result<(), Failure> {
         "{uses} can join (`libernet ring join`) until {}, while this node runs:",
         show::timestamp(reply.until)
     ));
+    if reply.anywhere {
+        context.notice(MEETS_ANYWHERE);
+    }
     output::stdout(format!("{}\n", reply.code.0).as_bytes())
 }
 
@@ -349,7 +365,7 @@ async fn read_code(mut words: Vec<String>, context: &Context) -> Result<Code, Fa
 
 fn rings_text(rings: &[RingInfo]) -> String {
     let mut rows = vec![
-        ["ring", "members", "online", "joined"]
+        ["ring", "members", "online", "joined", "meets"]
             .map(str::to_owned)
             .to_vec(),
     ];
@@ -359,6 +375,10 @@ fn rings_text(rings: &[RingInfo]) -> String {
             ring.members.to_string(),
             ring.online.to_string(),
             show::timestamp(ring.joined),
+            match ring.anywhere {
+                true => "anywhere".to_owned(),
+                false => "mesh and LAN".to_owned(),
+            },
         ]);
     }
     show::table(&rows, &[1, 2])

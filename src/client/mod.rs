@@ -263,6 +263,12 @@ impl Client {
         ring_choose(RingChoose) -> RingName;
         /// Says where a member of a ring stands.
         ring_place(RingPlace) -> RingName;
+        /// Agrees to being seen at the public meeting point.
+        mesh_join(MeshJoin) -> MeshStatusReply;
+        /// Takes that back.
+        mesh_leave(MeshLeave) -> MeshStatusReply;
+        /// Tells the ways into the mesh.
+        mesh_status(MeshStatus) -> MeshStatusReply;
     }
 
     /// Turns a file of unknown length, such as standard input, into blocks. `monitor` hears how far it has come.

@@ -181,6 +181,9 @@ async fn dispatch(
         RingRemove => ring_remove;
         RingChoose => ring_choose;
         RingPlace => ring_place;
+        MeshJoin => mesh_join;
+        MeshLeave => mesh_leave;
+        MeshStatus => mesh_status;
         Ls => ls;
         Find => find;
         Announce => announce;

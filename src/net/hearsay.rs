@@ -10,6 +10,9 @@
 //!   loopback. Names are not resolved.
 //! - What an announcer says of itself is passed on to others only as far as it is on the IP address
 //!   that the announcement came from.
+//! - An address from a meeting point, which anybody may have put there, is passed once each time
+//!   that it is dialled on purpose ([`Hearsay::pass`]): how many are dialled is bounded where that
+//!   is decided, in `meet`.
 //! - Each host that tells has a small share of dials that may fail, and so have all together. A
 //!   dial that finds the peer that was meant costs nothing, so honest tellers are not slowed down.
 //!
@@ -46,6 +49,8 @@ const MAX_TOLD_BY_HOST: usize = 192;
 const MAX_TELLERS: usize = 4;
 /// Most addresses that are remembered as vouched for.
 const MAX_VOUCHED: usize = 4096;
+/// Most passes that nobody has used yet.
+const MAX_PASSES: usize = 64;
 /// Most addresses that one peer is said to have, and IP addresses among them: its own word counts
 /// for more of them than the word of others.
 const MAX_ADDRESSES: usize = 8;
@@ -192,6 +197,8 @@ enum Ask {
 struct Rumours {
     own: Vec<Multiaddr>,
     vouched: Recent<Multiaddr, ()>,
+    /// Addresses that may be dialled once.
+    passes: VecDeque<Multiaddr>,
     /// Where peers were reached.
     proven: Recent<Multiaddr, PeerId>,
     told: HashMap<Multiaddr, Told>,
@@ -204,6 +211,7 @@ impl Rumours {
         Self {
             own: Vec::new(),
             vouched: Recent::new(MAX_VOUCHED),
+            passes: VecDeque::new(),
             proven: Recent::new(MAX_VOUCHED),
             told: HashMap::new(),
             hosts: Recent::new(MAX_HOSTS),
@@ -344,6 +352,10 @@ impl Rumours {
     fn ask(&mut self, address: &Multiaddr, now: Instant) -> Ask {
         let (peer, bare) = (peer_of(address), without_peer(address.clone()));
         let proven = self.proven.get(&bare);
+        if let Some(at) = self.passes.iter().position(|pass| *pass == bare) {
+            self.passes.remove(at);
+            return Ask::Free;
+        }
         if self.vouched.get(&bare).is_some()
             || proven.is_some_and(|proven| peer.is_none_or(|peer| peer == *proven))
         {
@@ -382,6 +394,13 @@ impl Rumours {
             return Ask::Wait;
         }
         Ask::Never("too many addresses that strangers told did not work")
+    }
+
+    fn pass(&mut self, address: Multiaddr) {
+        if self.passes.len() >= MAX_PASSES {
+            self.passes.pop_front();
+        }
+        self.passes.push_back(address);
     }
 
     fn end(&mut self, host: Host, give_back: bool) {
@@ -432,6 +451,12 @@ impl Hearsay {
     pub(super) fn vouch(&self, address: &Multiaddr) {
         let address = without_peer(address.clone());
         self.rumours().vouched.insert(address, ());
+    }
+
+    /// An address may be dialled once, whoever told it.
+    pub(super) fn pass(&self, address: &Multiaddr) {
+        let address = without_peer(address.clone());
+        self.rumours().pass(address);
     }
 
     /// `teller`, at the other end of a connection with `remote`, tells where a peer can be reached.

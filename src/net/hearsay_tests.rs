@@ -262,3 +262,17 @@ async fn a_dial_waits_for_another_to_end() {
     drop(turns);
     assert!(hearsay.turn(&told(16)).await.is_ok());
 }
+
+#[test]
+fn a_pass_is_for_one_dial_and_does_not_vouch() {
+    let (mut rumours, now) = rumours();
+    let address = parse("/ip4/192.168.7.7/tcp/22");
+    assert!(matches!(rumours.ask(&address, now), Ask::Never(_)));
+    rumours.pass(address.clone());
+    assert_eq!(rumours.ask(&address, now), Ask::Free);
+    assert!(matches!(rumours.ask(&address, now), Ask::Never(_)));
+    for port in 1..200 {
+        rumours.pass(parse(&format!("/ip4/192.168.7.7/tcp/{port}")));
+    }
+    assert_eq!(rumours.passes.len(), MAX_PASSES);
+}

@@ -7,6 +7,7 @@
 //! - [`exchange`]: asks peers for blocks and answers them. [`providers`]: the DHT, of blocks and of owners' heads. [`peers`]:
 //!   connections and who is who. [`rings`]: which peers are members of this node's rings.
 //! - [`replica`]: asks peers to keep blocks, and is asked.
+//! - [`meet`]: meeting points outside of the mesh, where addresses are told.
 //! - `hearsay`: which of the addresses that strangers tell are dialled; the last word before any
 //!   dial.
 //! - The driver is one task; it does no work: no hashing, no disk, no waiting. What takes long is done by those who ask, or by
@@ -17,6 +18,7 @@
 //! Deliberately absent: the store, hashing, and every decision about which blocks to fetch, keep or announce.
 
 pub mod exchange;
+pub mod meet;
 pub mod pace;
 pub mod peers;
 pub mod providers;

@@ -124,6 +124,7 @@ impl Node {
         if let Some(pin) = pin {
             pin.finish(info_of(link.clone(), name, &report, self.now()))
                 .await?;
+            self.inner.meeting.look_again();
         }
         let mut announced_to = 0;
         if announce && !self.net().peers().connected().is_empty() {
@@ -177,6 +178,7 @@ impl Node {
             pinned = added.missing.is_empty();
         }
         let session = self.depot().session(patience, Keep::Cached);
+        let _want = self.want_link(&request.link).await;
         let bundle = open(session.clone(), request.link.clone()).await?;
         let bundle = match request.path.as_os_str().as_bytes() {
             b"" => bundle,
@@ -237,6 +239,7 @@ impl Node {
         let session = self
             .depot()
             .session(Duration::from_secs(request.timeout_s), Keep::Cached);
+        let _want = self.want_link(&request.link).await;
         let bundle = open(session, request.link).await?;
         let path = request.path.as_os_str().as_bytes();
         let entry = find(&bundle, path, Last::Followed).await?.entry;
@@ -260,6 +263,7 @@ impl Node {
         let session = self
             .depot()
             .session(Duration::from_secs(request.timeout_s), Keep::Cached);
+        let _want = self.want_link(&request.link).await;
         let bundle = open(session, request.link).await?;
         let last = match request.follow {
             true => Last::Followed,

@@ -19,6 +19,7 @@ mod held;
 pub mod identity;
 mod keeper;
 mod leave;
+mod meet;
 mod memory;
 mod mesh;
 mod pins;
@@ -133,6 +134,7 @@ struct Inner {
     /// Copies of this machine's backups on others.
     copies: Arc<upkeep::replicate::Copies>,
     rings_file: Arc<RingsFile>,
+    meeting: upkeep::meet::Meeting,
     started: Instant,
     events: broadcast::Sender<NodeEvent>,
     bootstrapped: Arc<AtomicBool>,
@@ -310,6 +312,8 @@ impl Node {
             clock: clock.clone(),
         };
         workers.spawn("rings", |c, s| upkeep::rings::run(job, c, s));
+        let (meeting, setup) = meet::job(&options, &depot, &clock);
+        workers.spawn("meet", |c, s| upkeep::meet::run(setup, c, s));
         workers.spawn("maintain", |c, s| upkeep::maintain::run(store, c, s));
         let (held, now, may) = (depot.clone(), clock.clone(), candidates.clone());
         let lend = upkeep::holder::Lend::watching(settings.lent_bytes());
@@ -366,6 +370,7 @@ impl Node {
                 announced,
                 copies,
                 rings_file,
+                meeting,
                 options,
                 settings,
                 depot,

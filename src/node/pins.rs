@@ -99,6 +99,7 @@ impl Node {
         let session = self
             .depot()
             .session(Duration::from_secs(request.timeout_s), pin.keep());
+        let _want = self.want_link(&link).await;
         let snapshot = match backup::read_snapshot(&*session, &link).await {
             Ok(snapshot) => Some(snapshot),
             Err(backup::Error::NotASnapshot { .. }) => None,

@@ -31,6 +31,7 @@ impl Node {
         let code = self
             .change_rings(|rings, key| {
                 let ring = rings.create(&name, key, Seed::random(), now)?;
+                ring.meet_anywhere(request.anywhere);
                 ring.invite(Seed::random(), INVITATION_TTL, false, now)
             })
             .await?;
@@ -143,6 +144,7 @@ impl Node {
                 members: members.len() as u64,
                 online: members.iter().filter(|member| member.online).count() as u64,
                 branches: self.branches_of(ring),
+                anywhere: ring.meets_anywhere(),
             }
         });
         Ok(RingListReply {
@@ -166,8 +168,13 @@ impl Node {
             addresses: member.addresses.iter().map(ToString::to_string).collect(),
             place: member.place,
         });
+        let rings = self.net().rings().rings();
+        let anywhere = rings
+            .get(&request.ring)
+            .is_ok_and(ring::Ring::meets_anywhere);
         Ok(RingMembersReply {
             members: members.collect(),
+            anywhere,
         })
     }
 
@@ -442,6 +449,7 @@ fn code_of(ring: &str, code: &InviteCode, single_use: bool, until: Timestamp) ->
         code: Code(code.to_text().to_string()),
         until,
         single_use,
+        anywhere: code.anywhere,
     }
 }
 

@@ -29,8 +29,11 @@ const MAX_TEXT_BYTES: usize = 256;
 
 /// Ends of invitations are counted from here: 2026-01-01, in milliseconds since 1970.
 const EPOCH_MS: u64 = 1_767_225_600_000;
-/// Ends are told to the next full four hours, which last until 2055.
+/// Ends are told to the next full four hours, which last until the end of 2040.
 const STEP_MS: u64 = 4 * 3600 * 1000;
+/// Last end, in steps. The bit above says that the ring meets anywhere.
+const MAX_STEPS: u16 = 0x7fff;
+const ANYWHERE: u16 = 0x8000;
 
 /// Code that lets a node into a ring: the ring's name and an invitation.
 #[derive(Clone, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct InviteCode {
     pub seed: Seed,
     /// When the invitation is over, or some hours later: the member that made it knows exactly.
     pub until: Timestamp,
+    /// Whether the ring's members look for each other at the public meeting point.
+    pub anywhere: bool,
 }
 
 /// What is wrong with a code. Never repeats more of it than one group's number.
@@ -73,11 +78,12 @@ impl InviteCode {
     /// The code of an invitation; its end is rounded up as in its text.
     pub fn new(name: &str, seed: Seed, until: Timestamp) -> Self {
         let steps = until.0.saturating_sub(EPOCH_MS).div_ceil(STEP_MS);
-        let steps = u16::try_from(steps).unwrap_or(u16::MAX);
+        let steps = u16::try_from(steps).unwrap_or(MAX_STEPS).min(MAX_STEPS);
         Self {
             name: name.to_owned(),
             seed,
             until: end_of(steps),
+            anywhere: false,
         }
     }
 
@@ -86,15 +92,20 @@ impl InviteCode {
         self.until <= now
     }
 
-    fn steps(&self) -> u16 {
+    /// The end in steps, with the bit that says whether the ring meets anywhere.
+    fn end(&self) -> u16 {
         let steps = self.until.0.saturating_sub(EPOCH_MS) / STEP_MS;
-        u16::try_from(steps).unwrap_or(u16::MAX)
+        let steps = u16::try_from(steps).unwrap_or(MAX_STEPS).min(MAX_STEPS);
+        match self.anywhere {
+            true => steps | ANYWHERE,
+            false => steps,
+        }
     }
 
     fn checksum(&self) -> [u8; CHECKSUM_BYTES] {
         let mut all = Vec::with_capacity(Seed::BYTES + 2 + self.name.len());
         all.extend_from_slice(self.seed.as_bytes());
-        all.extend_from_slice(&self.steps().to_be_bytes());
+        all.extend_from_slice(&self.end().to_be_bytes());
         all.extend_from_slice(self.name.as_bytes());
         let sum = hash::derive_key(CHECKSUM_CONTEXT, &all);
         all.zeroize();
@@ -105,7 +116,7 @@ impl InviteCode {
     pub fn to_text(&self) -> Zeroizing<String> {
         let mut payload = Zeroizing::new([0; PAYLOAD_BYTES]);
         payload[..Seed::BYTES].copy_from_slice(self.seed.as_bytes());
-        payload[Seed::BYTES..Seed::BYTES + 2].copy_from_slice(&self.steps().to_be_bytes());
+        payload[Seed::BYTES..Seed::BYTES + 2].copy_from_slice(&self.end().to_be_bytes());
         payload[Seed::BYTES + 2..].copy_from_slice(&self.checksum());
         // With room for all of it, so that growing leaves no copies behind.
         let mut text = String::with_capacity(MAX_NAME_BYTES + GROUPS * (GROUP + 1));
@@ -164,11 +175,12 @@ impl FromStr for InviteCode {
         }
         let mut seed = [0; Seed::BYTES];
         seed.copy_from_slice(&payload[..Seed::BYTES]);
-        let steps = u16::from_be_bytes([payload[Seed::BYTES], payload[Seed::BYTES + 1]]);
+        let end = u16::from_be_bytes([payload[Seed::BYTES], payload[Seed::BYTES + 1]]);
         let code = Self {
             name,
             seed: Seed::new(seed),
-            until: end_of(steps),
+            until: end_of(end & MAX_STEPS),
+            anywhere: end & ANYWHERE != 0,
         };
         seed.zeroize();
         if code.checksum() != payload[Seed::BYTES + 2..] {
@@ -235,8 +247,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn code(seed: [u8; 16], steps: u16, name: &str) -> InviteCode {
-        InviteCode::new(name, Seed::new(seed), end_of(steps))
+    fn code(seed: [u8; 16], end: u16, name: &str) -> InviteCode {
+        InviteCode {
+            anywhere: end & ANYWHERE != 0,
+            ..InviteCode::new(name, Seed::new(seed), end_of(end & MAX_STEPS))
+        }
     }
 
     #[test]
@@ -260,6 +275,16 @@ mod tests {
             *golden.to_text(),
             "home:008J6-4CT4Z-ANK72-F24SV-NAXWW-SQFE3-ZW00G-2349J"
         );
+        let anywhere = InviteCode {
+            anywhere: true,
+            ..golden.clone()
+        };
+        assert_eq!(
+            *anywhere.to_text(),
+            "home:008J6-4CT4Z-ANK72-F24SV-NAXWW-SQFE3-ZY00T-2Z6GP"
+        );
+        assert_eq!(anywhere.to_text().parse().as_ref(), Ok(&anywhere));
+        assert_eq!(anywhere.until, golden.until);
     }
 
     #[test]
@@ -294,8 +319,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_code_reads_back(seed: [u8; 16], steps: u16, name in "[a-z0-9]{1,8}(-[a-z0-9]{1,8}){0,2}") {
-            let code = code(seed, steps, &name);
+        fn any_code_reads_back(seed: [u8; 16], end: u16, name in "[a-z0-9]{1,8}(-[a-z0-9]{1,8}){0,2}") {
+            let code = code(seed, end, &name);
             prop_assert_eq!(code.to_text().parse::<InviteCode>(), Ok(code));
         }
 

@@ -44,6 +44,9 @@ struct RingForm {
     name: String,
     seed: Seed,
     joined: Timestamp,
+    /// Members look for each other at the public meeting point.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    anywhere: bool,
     /// Id of the invitation that this node joined with, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     invited_by: Option<String>,
@@ -205,6 +208,7 @@ impl RingForm {
             name: ring.name.clone(),
             seed: ring.seed.clone(),
             joined: ring.joined,
+            anywhere: ring.anywhere,
             invited_by: ring.joined_by.map(|id| id.to_string()),
             generations: texts_of(&ring.chain),
             admissions: admissions.map(|one| BASE64.encode(one.bytes())).collect(),
@@ -280,6 +284,7 @@ impl RingForm {
             name: self.name,
             seed: self.seed,
             joined: self.joined,
+            anywhere: self.anywhere,
             chain,
             past: past.collect(),
             members,

@@ -81,6 +81,8 @@ pub struct Ring {
     pub(super) branches: Vec<Branch>,
     /// Generations that a person decided against.
     pub(super) rejected: Vec<GenerationId>,
+    /// Whether members look for each other at the public meeting point.
+    pub(super) anywhere: bool,
 }
 
 impl Ring {
@@ -98,12 +100,24 @@ impl Ring {
             joined_by: None,
             branches: Vec::new(),
             rejected: Vec::new(),
+            anywhere: false,
         }
     }
 
     /// What it is called here.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether its members look for each other at the public meeting point, wherever they are.
+    pub const fn meets_anywhere(&self) -> bool {
+        self.anywhere
+    }
+
+    /// Has it meet anywhere, or not. Invitations say so from then on; members that are there already
+    /// are not told.
+    pub const fn meet_anywhere(&mut self, anywhere: bool) {
+        self.anywhere = anywhere;
     }
 
     /// The number of the present generation; 0 while this node is only invited.
@@ -171,7 +185,10 @@ impl Ring {
             return Err(Error::NotLetIn(self.name.clone()));
         }
         let invitation = Invitation::new(seed, ttl, single_use, now);
-        let code = InviteCode::new(&self.name, invitation.seed().clone(), invitation.until());
+        let code = InviteCode {
+            anywhere: self.anywhere,
+            ..InviteCode::new(&self.name, invitation.seed().clone(), invitation.until())
+        };
         self.invitations.retain(|other| !other.is_over(now));
         while self.invitations.len() >= MAX_INVITATIONS {
             // The one that ends first.
@@ -192,6 +209,14 @@ impl Ring {
         std::iter::once(self.secret())
             .chain(live.map(|one| one.seed().secret()))
             .collect()
+    }
+
+    /// Secrets of past generations: members that were away meet by them until they are given the
+    /// present one. Removed members know them, too.
+    pub fn past_meeting_secrets(&self, now: Timestamp) -> Vec<RingSecret> {
+        let past = self.past.iter();
+        let past = past.filter(|past| now.since(past.until) <= GENERATION_TTL);
+        past.map(|past| past.seed.secret()).collect()
     }
 
     /// Secrets to prove to a peer, and to have proven by it. [`counts`](Self::counts) tells which
@@ -557,6 +582,7 @@ impl Rings {
         }
         let ring = Ring {
             joined_by: Some(code.seed.secret().id()),
+            anywhere: code.anywhere,
             ..Ring::new(&code.name, code.seed, now)
         };
         self.add(ring).map(|ring| &*ring)

@@ -15,6 +15,7 @@ const ID_CONTEXT: &str = "libernet 2026-11 ring id";
 const TAG_CONTEXT: &str = "libernet 2026-11 ring tag";
 const PROOF_CONTEXT: &str = "libernet 2026-11 ring proof";
 const MEETING_CONTEXT: &str = "libernet 2026-11 ring meeting place";
+const MEETING_POINT_CONTEXT: &str = "libernet 2026-11 ring meeting point";
 
 /// What a ring's secret of one generation is derived from, and what an invite code carries.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -100,6 +101,13 @@ impl RingSecret {
     /// it is of a ring, nor that two weeks' are of the same one.
     pub fn meeting_place(&self, week: u64) -> BlockId {
         BlockId::from_sha256(self.keyed(MEETING_CONTEXT, &week.to_be_bytes()))
+    }
+
+    /// Key under which members that meet anywhere tell their addresses at a public meeting point on
+    /// that day (since 1970, in UTC). It says as little as a [`meeting_place`](Self::meeting_place).
+    pub fn meeting_key(&self, day: u64) -> [u8; 20] {
+        let hash = self.keyed(MEETING_POINT_CONTEXT, &day.to_be_bytes());
+        std::array::from_fn(|at| hash[at])
     }
 
     fn keyed(&self, context: &str, bytes: &[u8]) -> [u8; 32] {

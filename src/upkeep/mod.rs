@@ -13,6 +13,7 @@
 //! | [`replicate`] | keeps copies of backups on other machines | one look a minute, one question to each peer |
 //! | [`maintain`] | gets the space of dropped blocks back, writes usage counters | one look a minute |
 //! | [`services`] | announces ports of other programs | one look an hour |
+//! | [`meet`] | asks and announces at the public meeting point, and dials what is told there | none without a reason; else some hundred packets an hour |
 //! | [`rings`] | finds members of rings, tells them how much room is here | a search a ring and some hundred bytes a member every 3 minutes |
 
 pub mod announce;
@@ -22,6 +23,7 @@ pub mod heads;
 pub mod heal;
 pub mod holder;
 pub mod maintain;
+pub mod meet;
 pub mod popular;
 pub mod replicate;
 mod revoked;

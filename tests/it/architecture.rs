@@ -150,6 +150,7 @@ const FLOORS_OF_NET: [&[&str]; 7] = [
     &["admission"],
     &[
         "exchange",
+        "meet",
         "peers",
         "providers",
         "reach",

@@ -22,6 +22,7 @@ mod limits;
 mod links;
 mod listen;
 mod machines;
+mod meet;
 mod mesh;
 mod process;
 mod readme;

@@ -6,12 +6,14 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
-/// The binary under test, without settings from the environment.
+/// The binary under test, without settings from the environment. It never talks to the public
+/// meeting point: a test that meets has one of its own.
 pub fn libernet() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_libernet"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LIBERNET_")) {
         command.env_remove(name);
     }
+    command.env("LIBERNET_MEET", "off");
     command.env_remove("RUST_LOG").stdin(Stdio::null());
     command
 }

@@ -13,6 +13,7 @@ pub fn on_a_terminal(answers: &str, data: &Path, args: &[&str]) -> Option<(Outpu
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LIBERNET_")) {
         command.env_remove(name);
     }
+    command.env("LIBERNET_MEET", "off");
     command.env_remove("RUST_LOG").args(["-c", SCRIPT, answers]);
     command
         .arg(env!("CARGO_BIN_EXE_libernet"))

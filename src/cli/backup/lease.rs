@@ -231,6 +231,7 @@ impl Finder<'_> {
             speaker: Speaker {
                 passphrase: None,
                 keys: Some(reading(self.keys)),
+                no_meet: false,
             },
             timeout_s: self.timeout_s,
             ..Snapshots::default()

@@ -405,6 +405,7 @@ mod tests {
             members: 3,
             online,
             branches: Vec::new(),
+            anywhere: false,
         };
         let alone = standing(&copies(0, &[]), &[], true);
         assert!(alone.starts_with("on this disk only: nobody else has a copy (`libernet ring"));

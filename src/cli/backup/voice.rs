@@ -2,6 +2,7 @@
 //!
 //! From the words only the keys that read are derived and passed on; the words themselves and the signing key stay in this process.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::backup::owner::{OwnerId, OwnerKeys};
@@ -9,6 +10,7 @@ use crate::cli::ask::{self, Terminal};
 use crate::cli::context::{Context, Intent};
 use crate::cli::exit::Failure;
 use crate::cli::init;
+use crate::config::Config;
 use crate::node::api::{CallError, ErrorKind, ReadingKeys, Speaker};
 
 /// How else to give the words.
@@ -44,6 +46,9 @@ pub(in crate::cli) struct Reader {
     /// A peer to join the mesh through, besides those of the settings. May be repeated.
     #[arg(long, value_name = "MULTIADDR")]
     pub(in crate::cli) bootstrap: Vec<String>,
+    /// With the words: don't ask in the BitTorrent Mainline DHT where the backups are.
+    #[arg(long)]
+    no_meet: bool,
 }
 
 /// Speaks to the node for an owner.
@@ -129,6 +134,7 @@ impl Voice {
             speaker: Speaker {
                 passphrase,
                 keys: None,
+                no_meet: false,
             },
             terminal: Terminal::find(true),
         })
@@ -140,6 +146,7 @@ impl Voice {
             speaker: Speaker {
                 passphrase: None,
                 keys: Some(keys),
+                no_meet: false,
             },
             terminal: Terminal::find(true),
         }
@@ -153,10 +160,19 @@ impl Voice {
         args: &Reader,
         context: &Context,
     ) -> Result<Self, Failure> {
-        match args.words.keys(false, context).await? {
-            Some((_, keys)) => Ok(Self::of_keys(keys)),
-            None => Self::of_machine(&args.passphrase, context).await,
+        let Some((_, keys)) = args.words.keys(false, context).await? else {
+            return Self::of_machine(&args.passphrase, context).await;
+        };
+        let mut voice = Self::of_keys(keys);
+        voice.speaker.no_meet = args.no_meet;
+        let may_meet = |config: Config| config.meet.is_on();
+        if !args.no_meet && context.config(BTreeMap::new()).is_ok_and(may_meet) {
+            context.notice(
+                "the BitTorrent Mainline DHT is asked, too, where these backups are: this machine's address is seen there (not with \
+                 --no-meet or LIBERNET_MEET=off)",
+            );
         }
+        Ok(voice)
     }
 
     /// Whether words were given.

@@ -84,6 +84,8 @@ impl DemoNode {
         for (_, variable, _) in crate::config::SETTINGS {
             command.env_remove(variable);
         }
+        // What happens here stays on this machine.
+        command.env("LIBERNET_MEET", "off");
         let mut child = command.spawn().map_err(|error| {
             Failure::io(format!("the {name} node could not be started"), &error)
         })?;

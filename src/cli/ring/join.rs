@@ -29,7 +29,7 @@ pub(super) async fn run(request: RingJoin, yes: bool, context: &Context) -> Resu
         // A code that is wrong needs no question; the node says what is wrong with it.
         if let Ok(code) = request.code.0.parse::<InviteCode>() {
             let name = request.name.as_deref().unwrap_or(&code.name);
-            confirm(name, terminal, context).await?;
+            confirm(name, code.anywhere, terminal, context).await?;
         }
     }
     let asked = request.name.clone().or_else(|| {
@@ -90,7 +90,12 @@ pub(super) async fn run(request: RingJoin, yes: bool, context: &Context) -> Resu
 }
 
 /// Asks whether to join.
-async fn confirm(name: &str, terminal: Terminal, context: &Context) -> Result<(), Failure> {
+async fn confirm(
+    name: &str,
+    anywhere: bool,
+    terminal: Terminal,
+    context: &Context,
+) -> Result<(), Failure> {
     let config = context.config(std::collections::BTreeMap::new())?;
     terminal.show(&format!(
         "The members of the ring '{}' may then keep up to {} on this disk (`lend`; `libernet config set lend SIZE`),\nand see this \
@@ -98,6 +103,12 @@ async fn confirm(name: &str, terminal: Terminal, context: &Context) -> Result<()
         show::printable(name),
         ByteSize(config.lent_bytes())
     ))?;
+    if anywhere {
+        terminal.show(
+            "Its members find each other in the BitTorrent Mainline DHT: this machine's address becomes visible there,\nunder keys \
+             that only members can make. LIBERNET_MEET=off keeps this machine out of it.\n",
+        )?;
+    }
     let answer = terminal.line("Join? [y/N] ", context).await?;
     match answer.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(()),

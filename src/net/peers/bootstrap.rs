@@ -19,6 +19,8 @@ use crate::net::address::{peer_of, without_peer};
 /// First and longest pause between attempts to reach a bootstrap peer.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
+/// When the last peer is lost, each is tried again within so long, whatever failed before.
+const AFTER_ALL_LOST: Duration = Duration::from_secs(30);
 
 struct Bootstrap {
     address: Multiaddr,
@@ -122,6 +124,17 @@ impl Bootstraps {
         }
     }
 
+    /// The last peer that had stayed is lost, perhaps with the network itself: what failed before
+    /// says little about what will be there next. `spread` in 0..1 keeps nodes that lost each other
+    /// apart.
+    pub(super) fn all_lost(&mut self, now: Instant, spread: f64) {
+        for bootstrap in &mut self.0 {
+            bootstrap.attempts = bootstrap.attempts.min(1);
+            let soon = now + AFTER_ALL_LOST.mul_f64(spread.clamp(0.0, 1.0));
+            bootstrap.due = bootstrap.due.min(soon);
+        }
+    }
+
     /// The next whose turn it is; its next turn comes after the longest pause unless something happens before.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<Due> {
         let number = self.0.iter().position(|bootstrap| bootstrap.due <= now)?;
@@ -211,6 +224,36 @@ mod tests {
         assert!(!bootstraps.established(other, ConnectionId::new_unchecked(8), now));
         bootstraps.hurry(now);
         assert!(bootstraps.next_due().expect("one") <= now + 2 * FIRST_PAUSE);
+    }
+
+    #[test]
+    fn when_all_are_lost_what_failed_for_long_is_tried_again_within_a_minute() {
+        let address: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().expect("an address");
+        let mut bootstraps = Bootstraps::new(vec![address], Instant::now());
+        let fail = |bootstraps: &mut Bootstraps| {
+            let now = bootstraps.next_due().expect("one");
+            let due = bootstraps.take_due(now).expect("its turn");
+            let id = ConnectionId::new_unchecked(0);
+            bootstraps.dialling(due.number, Some(id));
+            bootstraps.failed(None, Some(id), "nobody is there", now);
+            now
+        };
+        for _ in 0..12 {
+            fail(&mut bootstraps);
+        }
+        let now = fail(&mut bootstraps);
+        let due = |bootstraps: &Bootstraps| bootstraps.next_due().expect("one");
+        assert!(due(&bootstraps) >= now + LONGEST_PAUSE);
+        bootstraps.hurry(now);
+        assert!(due(&bootstraps) >= now + LONGEST_PAUSE, "others are there");
+        bootstraps.all_lost(now, 1.0);
+        assert!(due(&bootstraps) <= now + Duration::from_secs(60));
+        // And with growing pauses again.
+        for _ in 0..12 {
+            fail(&mut bootstraps);
+        }
+        let now = fail(&mut bootstraps);
+        assert!(due(&bootstraps) >= now + LONGEST_PAUSE);
     }
 
     #[test]

@@ -97,7 +97,7 @@ pub(crate) struct Keeper {
     twins: Twins,
     /// Callers that wait for a peer, and for whoever is at an address that is being dialled.
     waiting: HashMap<PeerId, Vec<Connected>>,
-    dialling: HashMap<ConnectionId, Connected>,
+    dialling: HashMap<ConnectionId, (Connected, Source)>,
     kept: HashSet<PeerId>,
     places: Places,
     settled_after: Duration,
@@ -156,20 +156,24 @@ impl Keeper {
         }
     }
 
-    /// Connects to a target and tells the caller, who vouches for an address.
+    /// Connects to a target and tells the caller, who vouches for an address unless a meeting point
+    /// told it.
     pub(super) fn connect(&mut self, target: Target, reply: Connected) {
         let (peer, address) = match target {
             Target::Peer(peer) => (Some(peer), None),
-            Target::Address(address) => (peer_of(&address), Some(address)),
+            Target::Address(address) => {
+                self.hearsay.vouch(&address);
+                (peer_of(&address), Some(address))
+            }
+            Target::Met(address) => {
+                self.hearsay.pass(&address);
+                self.dial_for(address, reply, Source::Meeting);
+                return;
+            }
         };
-        if let Some(address) = &address {
-            self.hearsay.vouch(address);
-        }
         let Some(peer) = peer else {
             if let Some(address) = address {
-                self.dialling.retain(|_, waiter| !waiter.is_closed());
-                let id = self.dial_address(address);
-                self.dialling.insert(id, reply);
+                self.dial_for(address, reply, Source::Manual);
             }
             return;
         };
@@ -183,6 +187,13 @@ impl Keeper {
         }
         self.wait(peer, reply);
         self.dial(peer);
+    }
+
+    /// Dials whoever is at an address, for a caller.
+    fn dial_for(&mut self, address: Multiaddr, reply: Connected, source: Source) {
+        self.dialling.retain(|_, (waiter, _)| !waiter.is_closed());
+        let id = self.dial_address(address);
+        self.dialling.insert(id, (reply, source));
     }
 
     fn wait(&mut self, peer: PeerId, reply: Connected) {
@@ -428,8 +439,8 @@ impl Keeper {
         if self.bootstraps.established(peer, id, Instant::now()) {
             self.book.learn(peer, [], Source::Bootstrap, now);
         }
-        if let Some(waiter) = self.dialling.remove(&id) {
-            self.book.learn(peer, [], Source::Manual, now);
+        if let Some((waiter, source)) = self.dialling.remove(&id) {
+            self.book.learn(peer, [], source, now);
             if self.book.is_connected(&peer) {
                 let _ = waiter.send(Ok(peer));
             } else {
@@ -460,6 +471,9 @@ impl Keeper {
         };
         if was_connected && lasted >= STEADY {
             self.bootstraps.stayed(peer);
+            if self.book.connected() == 0 {
+                self.bootstraps.all_lost(now, rand::random());
+            }
         } else if !self.is_refused(&peer) {
             let facts = self.bootstraps.failed(Some(peer), None, reason, now);
             self.tell(facts);
@@ -537,8 +551,17 @@ impl Keeper {
             target,
             reason: describe(error),
         };
-        if let Some(waiter) = self.dialling.remove(&id) {
-            let _ = waiter.send(Err(unreachable("the address".to_owned())));
+        if let Some((waiter, _)) = self.dialling.remove(&id) {
+            let failed = match error {
+                DialError::Denied { cause } if cause.downcast_ref::<TurnedAway>().is_some() => {
+                    Error::TurnedAway("the address".to_owned())
+                }
+                DialError::LocalPeerId { address } => {
+                    Error::Itself(without_peer(address.clone()).to_string())
+                }
+                _ => unreachable("the address".to_owned()),
+            };
+            let _ = waiter.send(Err(failed));
         }
         let now = Instant::now();
         if let Some(peer) = peer

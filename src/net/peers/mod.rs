@@ -81,6 +81,8 @@ pub enum Source {
     Dht,
     /// Somebody asked to connect to it.
     Manual,
+    /// A meeting point told its address.
+    Meeting,
 }
 
 impl Source {
@@ -92,6 +94,7 @@ impl Source {
             Self::Inbound => "inbound",
             Self::Dht => "dht",
             Self::Manual => "manual",
+            Self::Meeting => "meeting",
         }
     }
 }
@@ -146,6 +149,8 @@ pub enum Target {
     Peer(PeerId),
     /// Whoever is at an address; if it ends in a peer id, only that peer will do.
     Address(Multiaddr),
+    /// Whoever is at an address that a meeting point told, and for which nobody vouches.
+    Met(Multiaddr),
 }
 
 impl From<PeerId> for Target {
@@ -181,6 +186,12 @@ pub enum Error {
         /// Peer or address.
         target: String,
     },
+    /// The address is one of this node itself.
+    #[error("this node itself is at {0}")]
+    Itself(String),
+    /// A peer is there that is turned away for now: it misbehaved, or is of another network.
+    #[error("a peer that is turned away for now is at {0}")]
+    TurnedAway(String),
     /// The peer is of another network.
     #[error("{peer} is of another network: {network}")]
     OtherNetwork {
@@ -199,7 +210,9 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::TimedOut { .. } => true,
-            Self::OtherNetwork { .. } | Self::Stopping => false,
+            Self::Itself(_) | Self::TurnedAway(_) | Self::OtherNetwork { .. } | Self::Stopping => {
+                false
+            }
         }
     }
 }
@@ -252,7 +265,7 @@ impl Peers {
         let target = target.into();
         let name = match &target {
             Target::Peer(peer) => peer.to_string(),
-            Target::Address(address) => address.to_string(),
+            Target::Address(address) | Target::Met(address) => address.to_string(),
         };
         let connect = async {
             let _permit = self

@@ -25,6 +25,9 @@ pub struct Speaker {
     /// Keys that read an owner's backups without that file, as the words give them.
     #[serde(default)]
     pub keys: Option<ReadingKeys>,
+    /// With such keys, the public meeting point is not asked where the backups are.
+    #[serde(default)]
+    pub no_meet: bool,
 }
 
 /// What reads an owner's backups.

@@ -24,6 +24,9 @@ impl fmt::Debug for Code {
 pub struct RingCreate {
     /// What it is to be called.
     pub name: String,
+    /// Members look for each other at the public meeting point, wherever they are.
+    #[serde(default)]
+    pub anywhere: bool,
 }
 call!(RingCreate, "ring-create", RingCode);
 
@@ -38,6 +41,9 @@ pub struct RingCode {
     pub until: Timestamp,
     /// Whether it is for one node only.
     pub single_use: bool,
+    /// Whether the ring's members look for each other at the public meeting point.
+    #[serde(default)]
+    pub anywhere: bool,
 }
 
 /// Joins a ring.
@@ -88,6 +94,9 @@ pub struct RingInfo {
     /// decides.
     #[serde(default)]
     pub branches: Vec<RingBranch>,
+    /// Whether its members look for each other at the public meeting point.
+    #[serde(default)]
+    pub anywhere: bool,
 }
 
 /// A branch of a ring's generations that this node does not follow.
@@ -182,6 +191,9 @@ call!(RingMembers, "ring-members", RingMembersReply);
 pub struct RingMembersReply {
     /// Those online first.
     pub members: Vec<RingMember>,
+    /// Whether they look for each other at the public meeting point.
+    #[serde(default)]
+    pub anywhere: bool,
 }
 
 /// One member of a ring.

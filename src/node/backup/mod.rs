@@ -360,6 +360,9 @@ impl Node {
         let key: Key = keys.key.parse().map_err(|_| wrong())?;
         let generation = GenerationKey::new(keys.generation, key);
         let access = Access::new(keys.owner.parse().map_err(|_| wrong())?, &generation);
+        if !speaker.no_meet {
+            self.want_head(access.head());
+        }
         let depot = self.depot().clone();
         Ok(Archive::new(depot, access, self.inner.clock.clone(), None))
     }
