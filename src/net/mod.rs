@@ -39,6 +39,7 @@ mod limits;
 mod listeners;
 mod mailbox;
 mod muxer;
+mod quic;
 mod security;
 mod switchboard;
 mod tls;

@@ -40,34 +40,7 @@ impl Tls {
     /// # Errors
     /// When the certificate can't be made.
     pub(super) fn new(key: &Keypair) -> io::Result<Self> {
-        let (certificate, private) = certificate::generate(key).map_err(io::Error::other)?;
-        let mut provider = aws_lc_rs::default_provider();
-        provider.cipher_suites = cipher_suites();
-        let signer = provider
-            .key_provider
-            .load_private_key(private)
-            .map_err(io::Error::other)?;
-        let own = Arc::new(SingleCertAndKey::from(CertifiedKey::new(
-            vec![certificate],
-            signer,
-        )));
-        let (provider, verifier) = (Arc::new(provider), Arc::new(Verifier));
-        let mut client = ClientConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(&[&version::TLS13])
-            .map_err(io::Error::other)?
-            .dangerous()
-            .with_custom_certificate_verifier(verifier.clone())
-            .with_client_cert_resolver(own.clone());
-        client.alpn_protocols = vec![names::TLS_ALPN.to_vec()];
-        client.resumption = Resumption::disabled();
-        let mut server = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&version::TLS13])
-            .map_err(io::Error::other)?
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(own);
-        server.alpn_protocols = vec![names::TLS_ALPN.to_vec()];
-        server.session_storage = Arc::new(NoServerSessionStorage {});
-        server.send_tls13_tickets = 0;
+        let (client, server) = configs(key)?;
         Ok(Self {
             accept: Arc::new(server).into(),
             connect: Arc::new(client).into(),
@@ -99,6 +72,42 @@ impl Tls {
         let stream = TlsStream::from(self.connect.connect(nobody, stream).await?);
         Ok((peer_of(&stream)?, stream))
     }
+}
+
+/// The settings of both roles, of a client and of a server, with a new certificate for `key`.
+///
+/// # Errors
+/// When the certificate can't be made.
+pub(super) fn configs(key: &Keypair) -> io::Result<(ClientConfig, ServerConfig)> {
+    let (certificate, private) = certificate::generate(key).map_err(io::Error::other)?;
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites = cipher_suites();
+    let signer = provider
+        .key_provider
+        .load_private_key(private)
+        .map_err(io::Error::other)?;
+    let own = Arc::new(SingleCertAndKey::from(CertifiedKey::new(
+        vec![certificate],
+        signer,
+    )));
+    let (provider, verifier) = (Arc::new(provider), Arc::new(Verifier));
+    let mut client = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&version::TLS13])
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier.clone())
+        .with_client_cert_resolver(own.clone());
+    client.alpn_protocols = vec![names::TLS_ALPN.to_vec()];
+    client.resumption = Resumption::disabled();
+    let mut server = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&version::TLS13])
+        .map_err(io::Error::other)?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(own);
+    server.alpn_protocols = vec![names::TLS_ALPN.to_vec()];
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    server.send_tls13_tickets = 0;
+    Ok((client, server))
 }
 
 /// The fastest first; all three are good enough for anything.

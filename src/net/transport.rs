@@ -18,7 +18,7 @@ use libp2p::core::transport::{
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::swarm::Executor;
-use libp2p::{Multiaddr, PeerId, Transport, dns, noise, quic, tcp};
+use libp2p::{Multiaddr, PeerId, Transport, dns, noise, tcp};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -30,6 +30,7 @@ use super::error::Error;
 use super::hearsay::Hearsay;
 use super::limits::Limits;
 use super::muxer::Yamux;
+use super::quic::Quic;
 use super::security::Security;
 
 /// How long setting up a connection may take.
@@ -51,11 +52,9 @@ const PROBES: u32 = 3;
 #[cfg(target_os = "linux")]
 const DEAD_AFTER: Duration = Duration::from_secs(20);
 
-/// Streams that a peer may have open over QUIC, what it may have sent over one of them and nobody
-/// read, and over all of them.
-const QUIC_STREAMS: u32 = 112;
-const QUIC_STREAM_WINDOW_BYTES: u32 = 4 << 20;
-const QUIC_WINDOW_BYTES: u32 = 16 << 20;
+/// What the system holds of a TCP connection's bytes that wait to be sent, about.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES: u32 = 128 << 10;
 
 type Connection = Boxed<(PeerId, StreamMuxerBox)>;
 
@@ -98,6 +97,7 @@ pub(super) fn ungated(
             if let Err(error) = notice_death(&stream.0) {
                 tracing::debug!(%error, "the system will be slow to notice a dead connection");
             }
+            suit_slow_and_lossy_lines(&stream.0);
             let stream = inner.listen_to(stream, &endpoint);
             BufReader::with_capacity(READ_BYTES, stream)
         })
@@ -106,8 +106,9 @@ pub(super) fn ungated(
         .multiplex(Yamux::new(unread.clone()))
         .map(|(peer, muxer), endpoint| (peer, StreamMuxerBox::new(muxer.with(&endpoint))))
         .boxed();
-    let quic = quic::tokio::Transport::new(quic_settings(key))
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+    let quic = Quic::new(key, limits, unread)
+        .map_err(|error| Error::Transport(error.to_string()))?
+        .map(|(peer, muxer), endpoint| (peer, StreamMuxerBox::new(muxer.with(&endpoint))))
         .boxed();
     let tcp = Near {
         inner: tcp,
@@ -189,15 +190,6 @@ impl Transport for Gate {
     }
 }
 
-/// QUIC's settings: what a peer may have sent and nobody read is bounded as it is over TCP.
-fn quic_settings(key: &Keypair) -> quic::Config {
-    let mut settings = quic::Config::new(key);
-    settings.max_concurrent_stream_limit = QUIC_STREAMS;
-    settings.max_connection_data = QUIC_WINDOW_BYTES;
-    settings.max_stream_data = QUIC_STREAM_WINDOW_BYTES;
-    settings
-}
-
 /// Has the system close a TCP connection whose other end has gone without a word: it asks when
 /// nothing comes, and gives up when what was sent is not acknowledged. Traffic of any kind counts
 /// as life.
@@ -211,6 +203,24 @@ fn notice_death(stream: &tokio::net::TcpStream) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(DEAD_AFTER))?;
     Ok(())
+}
+
+/// Has the system send by what the path delivers, where it can (BBR), and hold little that is not
+/// on its way: over a slow line a short answer would wait behind it. Both are wishes: a system that
+/// refuses them sends as it does by default.
+fn suit_slow_and_lossy_lines(stream: &tokio::net::TcpStream) {
+    #[cfg(target_os = "linux")]
+    {
+        let socket = SockRef::from(stream);
+        if let Err(error) = socket.set_tcp_congestion(b"bbr") {
+            tracing::trace!(%error, "the system's own congestion control is used");
+        }
+        if let Err(error) = socket.set_tcp_notsent_lowat(UNSENT_BYTES) {
+            tracing::trace!(%error, "the system may hold much that waits to be sent");
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = stream;
 }
 
 /// A transport whose dials on near paths (this machine, this network) are adapted to them.

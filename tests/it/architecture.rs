@@ -158,7 +158,7 @@ const FLOORS_OF_NET: [&[&str]; 7] = [
         "rings",
         "weighed",
     ],
-    &["muxer"],
+    &["muxer", "quic"],
     &["config", "transport", "switchboard"],
     &["driver"],
 ];
