@@ -9,9 +9,12 @@ use crate::block::Attempt;
 
 /// Requests under way to one peer at most: deep enough to fill a fast link at 50 ms round-trip time with blocks of 1 MiB.
 const MAX_WINDOW: usize = 32;
-/// Requests under way to a peer that has not given anything yet. Each block given adds one, each time-out halves, so that a
-/// slow uplink is not asked for more than it can send before the time-out.
-const FIRST_WINDOW: usize = 8;
+/// Requests under way to a peer that has not given anything yet. Each block that comes soon adds one, each that comes late
+/// takes away as much as it was late, and each time-out halves: on a slow line few blocks wait for each other, and the last
+/// one asked for is not the last one of a long queue.
+const FIRST_WINDOW: usize = 4;
+/// Time that a block takes from the question on when as many as fit are under way: less is soon, more than twice as much late.
+const QUEUE_TIME: Duration = Duration::from_secs(4);
 /// Failures in a row after which a peer is left alone for a while.
 const MAX_FAILURES: u32 = 3;
 /// How long a peer that failed repeatedly is left alone.
@@ -52,6 +55,20 @@ impl Default for Known {
             is_silent: false,
         }
     }
+}
+
+/// Requests that may be under way to a peer that gave a block so long after it was asked, of
+/// `window` before that, while so many were. By Little's law a queue of `n` blocks that each wait
+/// for `took` is one of `n / took` a second, whatever size they have.
+fn window_after(in_flight: usize, window: usize, took: Duration) -> usize {
+    if took <= QUEUE_TIME {
+        return (window + 1).min(MAX_WINDOW);
+    }
+    if took <= 2 * QUEUE_TIME {
+        return window;
+    }
+    let fits = in_flight as f64 * QUEUE_TIME.as_secs_f64() / took.as_secs_f64();
+    window.min(fits as usize).max(1)
 }
 
 /// The peers of a session.
@@ -133,15 +150,21 @@ impl Roster {
         }
     }
 
-    pub(super) fn gave(&mut self, peer: PeerId) {
+    /// A peer gave a block, so long after it was asked.
+    pub(super) fn gave(&mut self, peer: PeerId, took: Duration) {
         if let Some(known) = self.peers.get_mut(&peer) {
+            known.window = window_after(known.window.min(known.in_flight), known.window, took);
             known.in_flight = known.in_flight.saturating_sub(1);
             known.gave += 1;
             known.is_silent = false;
-            known.window = (known.window + 1).min(MAX_WINDOW);
             known.failures = 0;
             known.busy = 0;
         }
+    }
+
+    /// A peer gave a piece of a block, and the rest did not come: it may be asked again soon.
+    pub(super) fn broke_off(&mut self, peer: PeerId, now: Duration) {
+        self.failed(peer, Attempt::Busy, now);
     }
 
     /// The request was given up before an answer came.
@@ -205,6 +228,48 @@ mod tests {
     use super::*;
 
     const NOW: Duration = Duration::from_secs(1);
+    const SOON: Duration = Duration::from_millis(50);
+
+    /// What is under way to one peer over a line of so many bytes per second, with blocks of 1 MiB,
+    /// after so many blocks; the longest time that one of them took.
+    fn over_a_line(bytes_per_s: u64, blocks: usize) -> (usize, Duration) {
+        let (mut roster, peers) = roster(1);
+        let takes = Duration::from_secs_f64((1 << 20) as f64 / bytes_per_s as f64);
+        let (mut now, mut free) = (Duration::ZERO, Duration::ZERO);
+        let mut under_way = std::collections::VecDeque::new();
+        let mut longest = Duration::ZERO;
+        for n in 0..blocks {
+            while roster.choose(&BTreeMap::new(), now, |_| Some(())).is_some() {
+                roster.asked(peers[0]);
+                free = free.max(now) + takes;
+                under_way.push_back((now, free));
+            }
+            let (asked, comes) = under_way.pop_front().expect("something is asked for");
+            now = comes + SOON;
+            roster.gave(peers[0], now - asked);
+            if n > blocks / 2 {
+                longest = longest.max(now - asked);
+            }
+        }
+        (roster.peers[&peers[0]].window, longest)
+    }
+
+    #[test]
+    fn one_block_is_under_way_on_a_slow_line_and_many_on_a_fast_one() {
+        for (bytes_per_s, least, most) in [
+            (16_000, 1, 1),
+            (125_000, 1, 1),
+            (250_000, 1, 2),
+            (1_250_000, 2, 10),
+            (12_500_000, 32, 32),
+        ] {
+            let (window, longest) = over_a_line(bytes_per_s, 200);
+            assert!((least..=most).contains(&window), "{bytes_per_s}: {window}");
+            let alone = Duration::from_secs_f64((1 << 20) as f64 / bytes_per_s as f64);
+            let bound = (2 * QUEUE_TIME).max(alone) + 2 * alone + SOON;
+            assert!(longest <= bound, "{bytes_per_s}: {longest:?}");
+        }
+    }
 
     fn roster(count: usize) -> (Roster, Vec<PeerId>) {
         let mut roster = Roster::default();
@@ -245,7 +310,7 @@ mod tests {
         };
         assert_eq!(fill(&mut roster), FIRST_WINDOW);
         for _ in 0..2 * MAX_WINDOW {
-            roster.gave(peers[0]);
+            roster.gave(peers[0], SOON);
             fill(&mut roster);
         }
         for _ in 0..MAX_WINDOW {
@@ -307,9 +372,9 @@ mod tests {
         }
         assert_eq!(choose(&roster), Some(silent));
         roster.asked(silent);
-        roster.gave(silent);
-        roster.gave(peers[0]);
-        roster.gave(peers[0]);
+        roster.gave(silent, SOON);
+        roster.gave(peers[0], SOON);
+        roster.gave(peers[0], SOON);
         assert_eq!(choose(&roster), Some(silent), "it has less to do");
     }
 

@@ -264,7 +264,7 @@ proptest! {
                         prop_assert!(has[other].contains(&id));
                     }
                     roster.asked(peer);
-                    roster.gave(peer);
+                    roster.gave(peer, Duration::ZERO);
                     came.push((own, id));
                 }
             }

@@ -1,6 +1,7 @@
 //! One block that a session fetches.
 //!
-//! One request is under way; when no byte comes for a while another peer is asked as well. While
+//! One request is under way; when no byte comes for a while another peer is asked as well, and when
+//! few come for a long time. What came before a request broke off is not asked for again. While
 //! nobody can be asked, peers are searched for again and again, and each peer that connects in the
 //! meantime is asked at once. The session gives up when its patience has passed, unless its bytes
 //! still flow and a peer that was asked may yet give the block.
@@ -18,7 +19,8 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::crowd::{Crowd, Standing};
-use super::request::{ATTEMPT_TIMEOUT, Request};
+use super::pieces::Pieces;
+use super::request::{ATTEMPT_TIMEOUT, Failed, Request};
 use super::session::{Peers, Session, Shared, lock};
 use crate::block::{Attempt, Block, GetError, Tried};
 use crate::id::BlockId;
@@ -28,6 +30,9 @@ use crate::net::pace::Arrivals;
 const HEDGE_AFTER: Duration = Duration::from_secs(4);
 /// The same when there is a limit on what is fetched.
 const LIMITED_HEDGE_AFTER: Duration = Duration::from_secs(20);
+/// The same for a peer that sends next to nothing: so many bytes within so long are silence, too.
+const TRICKLE_BYTES: u64 = 40 << 10;
+const TRICKLE: Duration = Duration::from_secs(20);
 /// Requests for one block at once. Each one past the first follows a silence.
 const MAX_ATTEMPTS_AT_ONCE: usize = 6;
 /// Pause between two searches for the same block; doubles each time.
@@ -43,6 +48,8 @@ const MAX_SAID: usize = 512;
 pub(super) struct UnderWay {
     /// The session that holds it fetches.
     pub(super) turn: tokio::sync::Mutex<()>,
+    /// What has come of it.
+    pub(super) pieces: Mutex<Pieces>,
     said: Mutex<BTreeMap<PeerId, Attempt>>,
 }
 
@@ -107,7 +114,7 @@ impl Waits {
     }
 }
 
-type Answer = (PeerId, Result<Block, Attempt>);
+type Answer = (PeerId, Result<Block, Failed>);
 
 /// One block of a session, from the first look at the network on.
 pub(super) struct Fetch<'a> {
@@ -129,6 +136,9 @@ pub(super) struct Fetch<'a> {
     heard_bytes: u64,
     /// When a peer was last asked, or a byte last came.
     heard_at: Instant,
+    /// When a peer was last asked, or enough had come since the time before; the bytes by then.
+    enough_at: Instant,
+    enough_bytes: u64,
     search: Option<JoinHandle<()>>,
     next_search: Instant,
     pause: Duration,
@@ -159,6 +169,8 @@ impl<'a> Fetch<'a> {
             arrivals: Arc::new(Arrivals::part_of(session.shared.arrivals.clone())),
             heard_bytes: 0,
             heard_at: now,
+            enough_at: now,
+            enough_bytes: 0,
             search: None,
             next_search: now,
             pause: FIRST_PAUSE,
@@ -185,12 +197,7 @@ impl<'a> Fetch<'a> {
                 Some(Ok((peer, answer))) = self.attempts.next(), if !self.attempts.is_empty() => {
                     match answer {
                         Ok(block) => return session.accept(self.id, peer, block).await,
-                        // A peer that is too slow while bytes come from others is loaded, and may
-                        // be asked again when nobody else can be.
-                        Err(Attempt::TimedOut) if session.is_flowing(ATTEMPT_TIMEOUT) => {
-                            self.note(peer, Attempt::Busy);
-                        }
-                        Err(attempt) => self.note(peer, attempt),
+                        Err(failed) => self.failed(peer, failed),
                     }
                 }
                 () = ended(&mut self.search), if self.search.is_some() => {
@@ -213,6 +220,17 @@ impl<'a> Fetch<'a> {
         }
     }
 
+    /// A peer did not give the block. One that gave a piece of it may be asked for the rest; one that
+    /// was too slow while bytes came from others is loaded, and may be asked when nobody else can be.
+    fn failed(&mut self, peer: PeerId, failed: Failed) {
+        let Failed { attempt, gave_some } = failed;
+        let is_loaded = attempt == Attempt::TimedOut && self.session.is_flowing(ATTEMPT_TIMEOUT);
+        self.note(peer, attempt);
+        if gave_some || is_loaded {
+            self.tried.insert(peer, Attempt::Busy);
+        }
+    }
+
     fn note(&mut self, peer: PeerId, attempt: Attempt) {
         self.tried.insert(peer, attempt);
         self.under_way.note(peer, attempt);
@@ -225,7 +243,11 @@ impl<'a> Fetch<'a> {
         if bytes != self.heard_bytes {
             (self.heard_bytes, self.heard_at) = (bytes, now);
         }
-        let is_silent = now.duration_since(self.heard_at) >= self.hedge_after();
+        if bytes >= self.enough_bytes + TRICKLE_BYTES {
+            (self.enough_bytes, self.enough_at) = (bytes, now);
+        }
+        let trickles = now.duration_since(self.enough_at) >= TRICKLE;
+        let is_silent = trickles || now.duration_since(self.heard_at) >= self.hedge_after();
         let is_idle = self.attempts.is_empty();
         if !(is_idle || is_silent && self.attempts.len() < MAX_ATTEMPTS_AT_ONCE) {
             return;
@@ -236,7 +258,7 @@ impl<'a> Fetch<'a> {
                 // goes elsewhere.
                 self.note(request.peer, Attempt::TimedOut);
                 self.attempts.push(self.ask(request));
-                self.heard_at = now;
+                (self.heard_at, self.enough_at, self.enough_bytes) = (now, now, bytes);
             }
             Next::Nobody
                 if self.search.is_none() && now >= self.next_search && self.needs_others() =>
@@ -252,7 +274,8 @@ impl<'a> Fetch<'a> {
     /// consumer is busy) must not sit on one that was handed to it.
     fn ask(&self, request: Request) -> AbortOnDropHandle<Answer> {
         let (inner, began) = (self.session.depot.inner.clone(), self.session.began);
-        let work = request.run(inner, self.id, began, self.arrivals.clone());
+        let (under_way, arrivals) = (self.under_way.clone(), self.arrivals.clone());
+        let work = request.run(inner, under_way, self.id, began, arrivals);
         AbortOnDropHandle::new(tokio::spawn(work))
     }
 

@@ -16,6 +16,7 @@ pub mod demand;
 mod fetch;
 pub mod ledger;
 mod pending;
+mod pieces;
 mod request;
 mod scout;
 pub mod serve;

@@ -9,16 +9,25 @@ use bytes::Bytes;
 use libp2p::PeerId;
 use tokio::time::Instant;
 
+use super::fetch::UnderWay;
 use super::session::{Peers, Shared, lock};
 use super::{Inner, Traffic};
 use crate::block::{Attempt, Block};
 use crate::id::BlockId;
-use crate::net::exchange::{self, Answer};
+use crate::net::exchange::{self, Answer, Beginning};
 use crate::net::pace::Arrivals;
 use crate::net::peers::Misbehaviour;
 
-/// How long one peer may take to answer one request.
+/// How long one peer may be silent.
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A peer did not give the block.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failed {
+    pub(super) attempt: Attempt,
+    /// It gave a piece.
+    pub(super) gave_some: bool,
+}
 
 /// A request that has taken its peer's place in the roster. Frees it when it is dropped without an answer.
 pub(super) struct Request {
@@ -37,38 +46,47 @@ impl Request {
         }
     }
 
-    /// Asks, waits and checks. `began`: when the session did. `arrivals` counts the bytes that
-    /// come.
+    /// Asks, waits and checks. `began`: when the session did. What has come of the block is in
+    /// `under_way`. `arrivals` counts the bytes that come.
     pub(super) async fn run(
         self,
         inner: Arc<Inner>,
+        under_way: Arc<UnderWay>,
         id: BlockId,
         began: Instant,
         arrivals: Arc<Arrivals>,
-    ) -> (PeerId, Result<Block, Attempt>) {
+    ) -> (PeerId, Result<Block, Failed>) {
         let peer = self.peer;
         let exchange = inner.net.exchange();
         // A block that was asked for and could not come within the limit in time would be asked for
         // again, for nothing.
         let _ahead = exchange.pace().ahead().await;
         let expected = inner.verifier.expect();
+        let mut beginning = lock(&under_way.pieces).take(peer);
+        let (asked, had) = (Instant::now(), beginning.len());
         let fetched = exchange
-            .fetch_counted(peer, vec![id], ATTEMPT_TIMEOUT, arrivals)
+            .fetch_rest(peer, id, &mut beginning, ATTEMPT_TIMEOUT, arrivals)
             .await;
         drop(expected);
+        let gave_some = beginning.len() > had;
         let answer = match fetched {
-            Ok(answers) => match answers.into_iter().find(|(answered, _)| *answered == id) {
-                Some((_, Answer::Block(bytes))) => check(&inner, id, peer, bytes).await,
-                Some((_, Answer::Busy)) => Err(Attempt::Busy),
-                Some((_, Answer::DontHave)) => Err(Attempt::DontHave),
-                Some((_, Answer::Have)) | None => Err(Attempt::Failed),
-            },
-            Err(error) => Err(attempt_of(&error)),
+            Ok(Answer::Block(bytes)) => check(&inner, &under_way, id, peer, beginning, bytes).await,
+            other => {
+                lock(&under_way.pieces).keep(beginning);
+                match other {
+                    Ok(Answer::Busy) => Err(Attempt::Busy),
+                    Ok(Answer::DontHave) => Err(Attempt::DontHave),
+                    Ok(Answer::Have | Answer::Block(_)) => Err(Attempt::Failed),
+                    Err(error) => Err(attempt_of(&error)),
+                }
+            }
         };
-        inner.heard(peer, answer.as_ref().err().copied());
-        let now = began.elapsed();
+        // A piece is an answer.
+        inner.heard(peer, answer.as_ref().err().filter(|_| !gave_some).copied());
+        let (now, took) = (began.elapsed(), asked.elapsed());
         self.close(|Peers { roster, crowd }| match &answer {
-            Ok(_) => roster.gave(peer),
+            Ok(_) => roster.gave(peer, took),
+            Err(_) if gave_some => roster.broke_off(peer, now),
             Err(attempt) => {
                 roster.failed(peer, *attempt, now);
                 match attempt {
@@ -78,7 +96,8 @@ impl Request {
                 }
             }
         });
-        (peer, answer)
+        let failed = |attempt| Failed { attempt, gave_some };
+        (peer, answer.map_err(failed))
     }
 
     fn close(mut self, answer: impl FnOnce(&mut Peers)) {
@@ -97,24 +116,51 @@ impl Drop for Request {
     }
 }
 
-/// Checks that the bytes are the block, off the tasks that serve others.
-async fn check(inner: &Inner, id: BlockId, peer: PeerId, bytes: Bytes) -> Result<Block, Attempt> {
-    let checked = inner.verifier.verify(id, bytes).await;
-    match checked {
-        Some(Ok(block)) => Ok(block),
+/// Checks that the bytes are the block, off the tasks that serve others. `from`: which of them came
+/// from whom.
+async fn check(
+    inner: &Inner,
+    under_way: &UnderWay,
+    id: BlockId,
+    peer: PeerId,
+    from: Beginning,
+    bytes: Bytes,
+) -> Result<Block, Attempt> {
+    match inner.verifier.verify(id, bytes.clone()).await {
+        Some(Ok(block)) => {
+            let liars = lock(&under_way.pieces).is_right(block.bytes());
+            for liar in liars {
+                wrong(inner, liar, &"its piece is not of the block").await;
+            }
+            Ok(block)
+        }
         Some(Err(error)) => {
-            tracing::warn!(%peer, %error, "a peer sent wrong bytes");
-            Traffic::add(&inner.traffic.wrong_blocks, 1);
-            inner.ledger.wrong(peer);
-            inner
-                .net
-                .peers()
-                .report(peer, Misbehaviour::WrongBytes)
-                .await;
-            Err(Attempt::WrongBytes)
+            let liar = lock(&under_way.pieces).is_wrong(from, bytes);
+            match liar {
+                Some(liar) => {
+                    wrong(inner, liar, &error).await;
+                    Err(match liar == peer {
+                        true => Attempt::WrongBytes,
+                        false => Attempt::Failed,
+                    })
+                }
+                None => {
+                    tracing::info!(%id, %peer, "pieces of several peers are no block: they are asked for whole ones");
+                    Err(Attempt::Busy)
+                }
+            }
         }
         None => Err(Attempt::Failed),
     }
+}
+
+/// A peer has sent bytes that are not of the block that it was asked for.
+async fn wrong(inner: &Inner, peer: PeerId, why: &(dyn std::fmt::Display + Sync)) {
+    tracing::warn!(%peer, %why, "a peer sent wrong bytes");
+    Traffic::add(&inner.traffic.wrong_blocks, 1);
+    inner.ledger.wrong(peer);
+    let peers = inner.net.peers();
+    peers.report(peer, Misbehaviour::WrongBytes).await;
 }
 
 pub(super) fn attempt_of(error: &exchange::Error) -> Attempt {

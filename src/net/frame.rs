@@ -11,12 +11,16 @@ use bytes::{Buf, Bytes};
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::pace::{Arrivals, Meter};
+use super::pace::Meter;
 
 /// Frames are read in parts of this size, paced ones each once the limit allows it.
 const READ_BYTES: usize = 64 << 10;
-/// Longest time in which a stream takes nothing of what is written to it.
-const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest time in which a stream takes nothing of what is written to it, while others of its peer
+/// do: over a slow line it waits for its turn behind them.
+const STALL_TIMEOUT: Duration = Duration::from_secs(120);
+/// Bytes per second at which a frame is taken at least, on average, once the time of a stall has
+/// passed: whoever takes less holds memory and places for next to nothing.
+const SLOWEST: u64 = 2 << 10;
 
 /// What is wrong with a frame. The text is for our own log and error, never for the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -59,14 +63,15 @@ fn grow(frame: &mut Vec<u8>, len: usize) -> &mut [u8] {
     &mut frame[at..]
 }
 
-/// Reads a frame as [`read_frame`] does, no faster than `meter` allows. `arrivals` counts its parts
-/// as they come.
+/// Reads a frame into `frame` as [`read_frame`] does, no faster than `meter` allows. Whatever has
+/// come of it is there also when the reading ends early; `came` is told of each part.
 pub(in crate::net) async fn read_frame_paced<T>(
     io: &mut T,
     max_bytes: usize,
     meter: &Meter,
-    arrivals: &Arrivals,
-) -> io::Result<Result<Bytes, Malformed>>
+    frame: &mut Vec<u8>,
+    mut came: impl FnMut(u64),
+) -> io::Result<Result<(), Malformed>>
 where
     T: AsyncRead + Unpin + Send,
 {
@@ -76,15 +81,24 @@ where
     if len > max_bytes {
         return Ok(Err(Malformed("a frame larger than allowed")));
     }
-    let mut frame = Vec::with_capacity(len);
-    while frame.len() < len {
-        let part = grow(&mut frame, len);
-        let bytes = part.len() as u64;
-        meter.draw(bytes).await;
-        io.read_exact(part).await?;
-        arrivals.add(bytes);
+    frame.reserve_exact(len);
+    let mut part = vec![0; len.min(READ_BYTES)];
+    let mut at = 0;
+    while at < len {
+        // What was drawn is read, in however many parts it comes.
+        let end = len.min(at + READ_BYTES);
+        meter.draw((end - at) as u64).await;
+        while at < end {
+            let read = io.read(&mut part[..end - at]).await?;
+            if read == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            frame.extend_from_slice(&part[..read]);
+            at += read;
+            came(read as u64);
+        }
     }
-    Ok(Ok(frame.into()))
+    Ok(Ok(()))
 }
 
 /// Reads a frame that has to be there in time.
@@ -101,7 +115,7 @@ where
         .map_err(|_| ErrorKind::TimedOut)?
 }
 
-/// Knows when a peer last took something of what is sent to it, over whichever stream.
+/// Knows when something last moved to a peer, or from it, over whichever stream.
 #[derive(Debug)]
 pub(in crate::net) struct Flow(Mutex<Instant>);
 
@@ -112,6 +126,16 @@ impl Default for Flow {
 }
 
 impl Flow {
+    /// When that was.
+    pub(in crate::net) fn at(&self) -> Instant {
+        *self.last()
+    }
+
+    /// It is now.
+    pub(in crate::net) fn moved(&self) {
+        *self.last() = Instant::now();
+    }
+
     fn last(&self) -> MutexGuard<'_, Instant> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -127,7 +151,8 @@ where
 
 /// Writes a frame made of pieces to a peer that is sent other things as well. It fails when the
 /// stream takes nothing for some time, or when the peer takes nothing over any stream for `stall`:
-/// over a slow line one stream may have to wait for many others.
+/// over a slow line one stream may have to wait for many others. It fails as well when all of it
+/// takes too long, however little moves again and again.
 pub(in crate::net) async fn push_frame<T>(
     io: &mut T,
     pieces: Vec<Bytes>,
@@ -140,6 +165,26 @@ where
     let len: usize = pieces.iter().map(Bytes::len).sum();
     let len = u32::try_from(len).map_err(io::Error::other)?;
     let head = Bytes::copy_from_slice(&len.to_be_bytes());
+    let began = Instant::now();
+    let longest = STALL_TIMEOUT + Duration::from_secs(u64::from(len) / SLOWEST);
+    let pushed = push(io, head, pieces, flow, stall);
+    tokio::select! {
+        biased;
+        pushed = pushed => pushed,
+        () = sleep_until(began + longest) => Err(ErrorKind::TimedOut.into()),
+    }
+}
+
+async fn push<T>(
+    io: &mut T,
+    head: Bytes,
+    pieces: Vec<Bytes>,
+    flow: &Flow,
+    stall: Duration,
+) -> io::Result<()>
+where
+    T: AsyncWrite + Unpin + Send,
+{
     let began = Instant::now();
     let mut moved = began;
     for mut piece in std::iter::once(head).chain(pieces) {
@@ -154,7 +199,7 @@ where
             }
             piece.advance(written);
             moved = Instant::now();
-            *flow.last() = moved;
+            flow.moved();
         }
     }
     tokio::select! {
@@ -168,7 +213,7 @@ where
 /// peer has since `began`.
 async fn stalled(began: Instant, moved: Instant, flow: &Flow, stall: Duration) {
     loop {
-        let peer = (*flow.last()).max(began) + stall;
+        let peer = flow.at().max(began) + stall;
         let until = peer.min(moved + STALL_TIMEOUT);
         if until <= Instant::now() {
             return;
@@ -262,7 +307,7 @@ mod tests {
         let mut stuck = Stuck;
         let others = async {
             loop {
-                *flow.last() = Instant::now();
+                flow.moved();
                 tokio::time::sleep(stall / 2).await;
             }
         };
@@ -273,5 +318,41 @@ mod tests {
             () = others => {}
         }
         assert_eq!(began.elapsed(), STALL_TIMEOUT, "others move");
+    }
+
+    /// The stream of a peer that takes one byte now and then.
+    struct Trickle(Pin<Box<tokio::time::Sleep>>);
+
+    impl AsyncWrite for Trickle {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            std::task::ready!(self.0.as_mut().poll(cx));
+            self.0
+                .as_mut()
+                .reset(Instant::now() + Duration::from_secs(1));
+            Poll::Ready(Ok(1))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_a_byte_now_and_then_is_given_up() {
+        let began = Instant::now();
+        let mut trickle = Trickle(Box::pin(tokio::time::sleep(Duration::ZERO)));
+        let pieces = vec![vec![0; 20 << 10].into()];
+        let stall = Duration::from_secs(5);
+        let pushed = push_frame(&mut trickle, pieces, &Flow::default(), stall).await;
+        assert_eq!(pushed.expect_err("too slow").kind(), ErrorKind::TimedOut);
+        assert_eq!(began.elapsed(), STALL_TIMEOUT + Duration::from_secs(10));
     }
 }

@@ -206,6 +206,7 @@ impl Net {
                 mailbox: to_exchange,
                 permits,
                 pace: config.pace.down.clone(),
+                lines: Arc::default(),
                 seek: Arc::new(move |peer| {
                     let seeker = seeker.clone();
                     Box::pin(async move { seeker.seek(peer).await })

@@ -19,6 +19,7 @@ mod keep;
 mod lan;
 mod leave;
 mod limits;
+mod lines;
 mod links;
 mod listen;
 mod machines;

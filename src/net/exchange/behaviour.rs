@@ -11,7 +11,7 @@ use libp2p::{PeerId, StreamProtocol};
 use super::client::Client;
 use super::codec::{Asked, Codec, Reply, Response};
 use super::server::{Outgoing, Server};
-use super::{BlockService, Command, MAX_DEADLINE, Rates};
+use super::{BlockService, Command, MAX_TIME, Rates};
 use crate::net::admission::{Site, StandingOf};
 use crate::net::delegate::delegate_connections;
 use crate::net::limits::Limits;
@@ -54,7 +54,7 @@ impl Behaviour {
         // queue's bounds are lower, so that who keeps to the permits hears "busy" first.
         let streams = limits.requests_per_peer + limits.waiting_per_peer + limits.serving;
         let settings = rr::Config::default()
-            .with_request_timeout(MAX_DEADLINE)
+            .with_request_timeout(MAX_TIME)
             .with_max_concurrent_streams(streams);
         Self {
             inner: rr::Behaviour::with_codec(

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use libp2p::PeerId;
 use libp2p::request_response::{self as rr, OutboundFailure, OutboundRequestId};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::codec::{Codec, Parcel, Request, Response};
+use super::rest::Rest;
+use super::wait::Wait;
 use super::{Answer, Error, Event, Permit, Want};
 use crate::id::BlockId;
 use crate::net::pace::Arrivals;
@@ -21,7 +22,9 @@ pub(crate) struct Ask {
     pub(crate) peer: PeerId,
     pub(crate) ids: Vec<BlockId>,
     pub(crate) want: Want,
-    pub(crate) until: Instant,
+    pub(crate) offset: usize,
+    pub(crate) rest: Option<Rest>,
+    pub(crate) wait: Wait,
     pub(crate) abandoned: CancellationToken,
     pub(crate) arrivals: Arc<Arrivals>,
 }
@@ -71,8 +74,11 @@ impl Client {
     fn send(&mut self, inner: &mut rr::Behaviour<Codec>, pending: Pending) {
         let ask = &pending.ask;
         let parcel = Parcel {
-            request: Request::new(ask.ids.clone(), ask.want).with_rate(self.rate),
-            until: ask.until,
+            request: Request::new(ask.ids.clone(), ask.want)
+                .with_rate(self.rate)
+                .with_offset(ask.offset),
+            wait: Some(ask.wait.clone()),
+            rest: ask.rest.clone(),
             abandoned: ask.abandoned.clone(),
             arrivals: ask.arrivals.clone(),
         };
@@ -104,6 +110,14 @@ impl Client {
                 let error = Error::RateTooLow { peer, wanted };
                 let _ = pending.reply.send(Err(error));
                 None
+            }
+            Response::Part { id, offset, bytes } => {
+                let len = bytes.len();
+                if let Some(Ok(mut came)) = pending.ask.rest.as_ref().map(|rest| rest.try_lock()) {
+                    came.offset = offset;
+                }
+                let _ = pending.reply.send(Ok(vec![(id, Answer::Block(bytes))]));
+                Some(Event::Received { peer, bytes: len })
             }
             Response::Answers(answers) => {
                 let bytes = block_bytes(answers.iter().map(|(_, answer)| answer));

@@ -14,10 +14,11 @@ use futures::{AsyncRead, AsyncWrite};
 use libp2p::StreamProtocol;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, MAX_DEADLINE, MAX_IDS, Want};
+use super::rest::{Reading, Rest};
+use super::wait::Wait;
+use super::{Answer, MAX_IDS, Want};
 use crate::block::MAX_BLOCK_BYTES;
 use crate::id::BlockId;
 use crate::net::frame::{
@@ -39,15 +40,16 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 const WANT_BLOCK: u32 = 0;
 const WANT_HAVE: u32 = 1;
-const STATUS_BLOCK: u32 = 1;
+pub(super) const STATUS_BLOCK: u32 = 1;
 const STATUS_HAVE: u32 = 2;
 const STATUS_DONT_HAVE: u32 = 3;
 const STATUS_BUSY: u32 = 4;
 const ERROR_RATE_TOO_LOW: u32 = 2;
-const TAG_ANSWERS: u32 = 1;
-const TAG_ID: u32 = 1;
-const TAG_STATUS: u32 = 2;
-const TAG_BLOCK: u32 = 3;
+pub(super) const TAG_ANSWERS: u32 = 1;
+pub(super) const TAG_ID: u32 = 1;
+pub(super) const TAG_STATUS: u32 = 2;
+pub(super) const TAG_BLOCK: u32 = 3;
+pub(super) const TAG_OFFSET: u32 = 4;
 
 /// A request, as asked by us or by a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,14 +60,18 @@ pub(crate) struct Request {
     pub(super) max_bytes: usize,
     /// What is offered for each MiB of blocks, in millionths of a unit; 0 for a question.
     pub(super) rate: u64,
+    /// Place in the one block that is asked for at which the response is to begin.
+    pub(super) offset: usize,
 }
 
 /// A request on its way out or in, with what ends it early.
 #[derive(Debug)]
 pub(crate) struct Parcel {
     pub(super) request: Request,
-    /// When the answer comes too late.
-    pub(super) until: Instant,
+    /// Is told of what comes, by which the wait is longer. Of one on its way out.
+    pub(super) wait: Option<Wait>,
+    /// Takes what came of an answer that broke off.
+    pub(super) rest: Option<Rest>,
     /// Cancelled when nobody waits for the answer any more.
     pub(super) abandoned: CancellationToken,
     /// Counts the bytes of the answer as they come.
@@ -80,8 +86,16 @@ pub(crate) type Asked = Result<Parcel, Malformed>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Response {
     Answers(Vec<(BlockId, Answer)>),
+    /// The one block that was asked for, from `offset` on, which is not 0.
+    Part {
+        id: BlockId,
+        offset: usize,
+        bytes: Bytes,
+    },
     Refused(u32),
-    RateTooLow { wanted: u64 },
+    RateTooLow {
+        wanted: u64,
+    },
 }
 
 /// A response on its way out or in.
@@ -105,7 +119,14 @@ impl Request {
             want,
             max_bytes,
             rate: 0,
+            offset: 0,
         }
+    }
+
+    /// Asks for the one block from `offset` on.
+    pub(super) const fn with_offset(mut self, offset: usize) -> Self {
+        self.offset = offset;
+        self
     }
 
     /// Offers this rate for blocks. A question is never paid for.
@@ -125,6 +146,7 @@ impl Request {
             },
             ids: self.ids.iter().map(|id| id.to_multihash().into()).collect(),
             max_bytes: self.max_bytes as u32,
+            offset: self.offset as u32,
             rate: self.rate,
         };
         message.encode_to_vec().into()
@@ -150,7 +172,12 @@ impl Request {
             .map(|id| BlockId::from_multihash(id))
             .collect::<Result<_, _>>()
             .map_err(|_| Malformed("the request has an id of an unknown kind"))?;
+        let offset = message.offset as usize;
+        if offset != 0 && (ids.len() != 1 || want != Want::Block || offset >= MAX_BLOCK_BYTES) {
+            return Err(Malformed("a place in a block that can't be"));
+        }
         let mut request = Self::new(ids, want).with_rate(message.rate);
+        request.offset = offset;
         if message.max_bytes != 0 {
             request.max_bytes = request.max_bytes.min(message.max_bytes as usize);
         }
@@ -168,6 +195,7 @@ impl Response {
     pub(super) fn encode(&self) -> Vec<Bytes> {
         let answers = match self {
             Self::Answers(answers) => answers,
+            Self::Part { id, offset, bytes } => return encode_part(id, *offset, bytes),
             Self::Refused(code) => {
                 let message = wire::Response {
                     answers: Vec::new(),
@@ -233,6 +261,11 @@ impl Response {
         if message.answers.len() > asked.ids.len() {
             return Err(Malformed("more answers than questions"));
         }
+        if let [answer] = message.answers.as_slice()
+            && answer.offset != 0
+        {
+            return read_part(answer, asked);
+        }
         let mut answers: HashMap<BlockId, Option<Answer>> =
             asked.ids.iter().map(|id| (*id, None)).collect();
         for answer in message.answers {
@@ -244,6 +277,9 @@ impl Response {
             if place.is_some() {
                 return Err(Malformed("two answers to one id"));
             }
+            if answer.offset != 0 {
+                return Err(Malformed("a part of a block where a whole one belongs"));
+            }
             *place = Some(read_answer(answer.status, answer.block, asked.want)?);
         }
         let in_order = asked.ids.iter().map(|id| {
@@ -252,6 +288,43 @@ impl Response {
         });
         Ok(Self::Answers(in_order.collect()))
     }
+}
+
+/// A response with the rest of one block. The place comes before the bytes, so that it is known when
+/// they break off.
+fn encode_part(id: &BlockId, offset: usize, bytes: &Bytes) -> Vec<Bytes> {
+    let (id, place) = (id.to_multihash(), offset as u64);
+    let len = bytes_len(TAG_ID, id.len())
+        + key_len(TAG_STATUS)
+        + encoded_len_varint(STATUS_BLOCK.into())
+        + key_len(TAG_OFFSET)
+        + encoded_len_varint(place)
+        + bytes_len(TAG_BLOCK, bytes.len());
+    let mut head = BytesMut::new();
+    put_bytes_head(TAG_ANSWERS, len, &mut head);
+    put_bytes_head(TAG_ID, id.len(), &mut head);
+    head.put_slice(&id);
+    encode_key(TAG_STATUS, WireType::Varint, &mut head);
+    encode_varint(STATUS_BLOCK.into(), &mut head);
+    encode_key(TAG_OFFSET, WireType::Varint, &mut head);
+    encode_varint(place, &mut head);
+    put_bytes_head(TAG_BLOCK, bytes.len(), &mut head);
+    vec![head.freeze(), bytes.clone()]
+}
+
+fn read_part(answer: &wire::Answer, asked: &Request) -> Result<Response, Malformed> {
+    let id = BlockId::from_multihash(&answer.id)
+        .map_err(|_| Malformed("an answer's id is of an unknown kind"))?;
+    let offset = answer.offset as usize;
+    let is_asked = asked.ids.as_slice() == [id] && asked.offset == offset;
+    if !is_asked || answer.status != STATUS_BLOCK || asked.want != Want::Block {
+        return Err(Malformed("a part of a block that was not asked for"));
+    }
+    let bytes = answer.block.clone();
+    if bytes.is_empty() || bytes.len() > MAX_BLOCK_BYTES - offset {
+        return Err(Malformed("a block of impossible size"));
+    }
+    Ok(Response::Part { id, offset, bytes })
 }
 
 fn read_answer(status: u32, block: Bytes, want: Want) -> Result<Answer, Malformed> {
@@ -308,7 +381,8 @@ impl libp2p::request_response::Codec for Codec {
         let frame = read_frame_within(io, MAX_REQUEST_BYTES, REQUEST_TIMEOUT).await?;
         Ok(frame.and_then(Request::decode).map(|request| Parcel {
             request,
-            until: Instant::now() + MAX_DEADLINE,
+            wait: None,
+            rest: None,
             abandoned: CancellationToken::new(),
             arrivals: Arc::default(),
         }))
@@ -323,11 +397,19 @@ impl libp2p::request_response::Codec for Codec {
             .take()
             .ok_or_else(|| io::Error::other("a response without a request"))?;
         let max_bytes = asked.request.max_response_bytes();
-        let frame = tokio::select! {
-            frame = read_frame_paced(io, max_bytes, &self.down, &asked.arrivals) => frame??,
-            () = sleep_until(asked.until) => return Err(ErrorKind::TimedOut.into()),
-            () = asked.abandoned.cancelled() => return Err(ErrorKind::Interrupted.into()),
+        let id = asked.request.ids.first().copied();
+        let mut reading = Reading::new(asked.rest.as_ref(), id, asked.request.offset);
+        let came = |bytes| {
+            asked.arrivals.add(bytes);
+            if let Some(wait) = &asked.wait {
+                wait.came();
+            }
         };
+        tokio::select! {
+            read = read_frame_paced(io, max_bytes, &self.down, &mut reading.frame, came) => read??,
+            () = asked.abandoned.cancelled() => return Err(ErrorKind::Interrupted.into()),
+        }
+        let frame = reading.finish();
         Ok(Reply {
             response: Response::decode(frame, &asked.request)?,
             pushed: None,
@@ -374,6 +456,7 @@ mod tests {
     use super::*;
     use data_encoding::HEXLOWER;
     use proptest::prelude::*;
+    use tokio::time::Instant;
 
     fn id(fill: u8) -> BlockId {
         BlockId::from_sha384([fill; 48])
@@ -465,6 +548,48 @@ mod tests {
     }
 
     #[test]
+    fn golden_parts() {
+        let request = Request::new(vec![id(0x11)], Want::Block).with_offset(300);
+        assert_eq!(
+            HEXLOWER.encode(&request.encode()),
+            format!("12322030{}1880808001 20ac02", "11".repeat(48)).replace(' ', "")
+        );
+        assert_eq!(Request::decode(request.encode()), Ok(request.clone()));
+        let part = Response::Part {
+            id: id(0x11),
+            offset: 300,
+            bytes: Bytes::from_static(b"hi"),
+        };
+        assert_eq!(
+            HEXLOWER.encode(&joined(&part)),
+            format!("0a3d0a322030{}100120ac021a026869", "11".repeat(48))
+        );
+        assert_eq!(Response::decode(joined(&part), &request), Ok(part.clone()));
+        // The whole block is an answer, too: a peer may not know of places.
+        let whole = Response::Answers(vec![(id(0x11), Answer::Block(Bytes::from_static(b"hi")))]);
+        assert_eq!(Response::decode(joined(&whole), &request), Ok(whole));
+        let elsewhere = request.clone().with_offset(299);
+        assert!(Response::decode(joined(&part), &elsewhere).is_err());
+        let other = Request::new(vec![id(0x22)], Want::Block).with_offset(300);
+        assert!(Response::decode(joined(&part), &other).is_err());
+        let two = Request::new(vec![id(0x11), id(0x22)], Want::Block);
+        assert!(Response::decode(joined(&part), &two).is_err());
+        let long = Response::Part {
+            id: id(0x11),
+            offset: 300,
+            bytes: vec![7; MAX_BLOCK_BYTES - 299].into(),
+        };
+        assert!(Response::decode(joined(&long), &request).is_err());
+        for wrong in [
+            two.with_offset(1),
+            Request::new(vec![id(0x11)], Want::Have).with_offset(1),
+            request.with_offset(MAX_BLOCK_BYTES),
+        ] {
+            assert!(Request::decode(wrong.encode()).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
     fn a_response_of_the_largest_size_is_one_burst() {
         assert_eq!(
             MAX_RESPONSE_BLOCK_BYTES as u64,
@@ -480,14 +605,17 @@ mod tests {
         let mut bytes = (len as u32).to_be_bytes().to_vec();
         bytes.resize(4 + len, 7);
         let began = Instant::now();
-        let frame = read_frame_paced(&mut &bytes[..], len, &meter, &arrivals).await;
-        let frame = frame.expect("read").expect("allowed");
+        let mut frame = Vec::new();
+        let came = |bytes| arrivals.add(bytes);
+        let read = read_frame_paced(&mut &bytes[..], len, &meter, &mut frame, came).await;
+        read.expect("read").expect("allowed");
         assert_eq!(frame, bytes[4..]);
         assert_eq!(arrivals.bytes(), len as u64);
         // The burst is free, two MiB are left.
         let took = began.elapsed();
         assert!(took >= Duration::from_secs(2) && took < Duration::from_millis(2_200));
-        let over = read_frame_paced(&mut &bytes[..], len - 1, &meter, &arrivals).await;
+        let mut none = Vec::new();
+        let over = read_frame_paced(&mut &bytes[..], len - 1, &meter, &mut none, came).await;
         assert!(over.expect("read").is_err());
     }
 

@@ -13,7 +13,9 @@
 mod behaviour;
 mod client;
 mod codec;
+mod rest;
 mod server;
+mod wait;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,22 +25,32 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use libp2p::PeerId;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{Permit, Permits};
 use super::mailbox::Mailbox;
 use super::pace::{Arrivals, Meter};
+use crate::block::MAX_BLOCK_BYTES;
 use crate::id::BlockId;
 
 pub use super::admission::Standing;
 pub(super) use behaviour::{Behaviour, Event, Setup};
 pub(super) use client::Ask;
+pub use rest::Beginning;
+use rest::Rest;
+pub(super) use wait::Lines;
+use wait::Wait;
 
 /// Most ids in one request.
 pub const MAX_IDS: usize = 64;
-/// Longest time that a request may take; longer deadlines are cut to this.
-pub const MAX_DEADLINE: Duration = Duration::from_secs(120);
+/// Longest silence that a request may allow; longer ones are cut to this.
+pub const MAX_SILENCE: Duration = Duration::from_secs(120);
+/// Longest time that a request may take while bytes come: a block of the largest size at 10 kbit/s.
+pub const MAX_TIME: Duration = Duration::from_secs(30 * 60);
+
+/// How long the end of a stream is waited for, to have what came over it.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What is asked about the ids of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -199,6 +211,7 @@ pub struct Exchange {
     pub(super) permits: Arc<Permits>,
     pub(super) pace: Arc<Meter>,
     pub(super) seek: Seek,
+    pub(super) lines: Arc<Lines>,
 }
 
 impl Exchange {
@@ -208,8 +221,9 @@ impl Exchange {
         &self.pace
     }
 
-    /// Asks `peer` for blocks, connecting to it first when needed. One answer for each id, in their order. The deadline
-    /// includes waiting for a permit and connecting.
+    /// Asks `peer` for blocks, connecting to it first when needed. One answer for each id, in their order. It fails when
+    /// for `silence` nothing comes, not of this answer nor of others that the same peer is giving; that includes waiting for a
+    /// permit and connecting.
     ///
     /// **The bytes are unverified**: check them with `Block::verify` on a worker thread, and report wrong ones
     /// (`peers().report`).
@@ -223,27 +237,56 @@ impl Exchange {
         &self,
         peer: PeerId,
         ids: Vec<BlockId>,
-        deadline: Duration,
+        silence: Duration,
     ) -> Result<Vec<(BlockId, Answer)>, Error> {
-        self.fetch_counted(peer, ids, deadline, Arc::default())
+        self.ask(self.question(peer, ids, Want::Block, silence))
             .await
     }
 
-    /// As [`fetch`](Self::fetch), and `arrivals` counts the bytes of the answer as they come.
+    /// As [`fetch`](Self::fetch), for one block of which the `beginning` may be here. What comes of an answer that breaks off is
+    /// added to it; after a whole block it only tells which bytes came from whom. `arrivals` counts the bytes as they come.
     ///
     /// # Errors
     /// [`Error`].
     ///
     /// # Cancel safety
-    /// As [`fetch`](Self::fetch).
-    pub async fn fetch_counted(
+    /// As [`fetch`](Self::fetch); what has come in this request is lost.
+    pub async fn fetch_rest(
         &self,
         peer: PeerId,
-        ids: Vec<BlockId>,
-        deadline: Duration,
+        id: BlockId,
+        beginning: &mut Beginning,
+        silence: Duration,
         arrivals: Arc<Arrivals>,
-    ) -> Result<Vec<(BlockId, Answer)>, Error> {
-        self.ask(peer, ids, Want::Block, deadline, arrivals).await
+    ) -> Result<Answer, Error> {
+        if beginning.len() >= MAX_BLOCK_BYTES {
+            // All of it came and its end was not seen.
+            *beginning = Beginning::default();
+        }
+        let rest = Rest::default();
+        let ask = Ask {
+            offset: beginning.len(),
+            rest: Some(rest.clone()),
+            arrivals,
+            ..self.question(peer, vec![id], Want::Block, silence)
+        };
+        let answered = self.ask(ask).await;
+        // The stream that reads the answer holds the lock until it has told what it has.
+        let came = timeout(RELEASE_TIMEOUT, rest.lock()).await;
+        let answer = answered.map(|answers| answers.into_iter().next());
+        match answer {
+            Ok(Some((_, Answer::Block(bytes)))) => {
+                let offset = came.map_or(0, |came| came.offset);
+                Ok(Answer::Block(beginning.complete(peer, offset, bytes)))
+            }
+            Ok(answer) => Ok(answer.map_or(Answer::Busy, |(_, answer)| answer)),
+            Err(error) => {
+                if let Ok(came) = came {
+                    beginning.add(peer, came.offset, &came.bytes);
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Asks `peer` which blocks it has: each answer is [`Answer::Have`], [`Answer::DontHave`] or [`Answer::Busy`].
@@ -257,48 +300,49 @@ impl Exchange {
         &self,
         peer: PeerId,
         ids: Vec<BlockId>,
-        deadline: Duration,
+        silence: Duration,
     ) -> Result<Vec<(BlockId, Answer)>, Error> {
-        self.ask(peer, ids, Want::Have, deadline, Arc::default())
+        self.ask(self.question(peer, ids, Want::Have, silence))
             .await
     }
 
-    async fn ask(
-        &self,
-        peer: PeerId,
-        ids: Vec<BlockId>,
-        want: Want,
-        deadline: Duration,
-        arrivals: Arc<Arrivals>,
-    ) -> Result<Vec<(BlockId, Answer)>, Error> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let distinct: std::collections::HashSet<&BlockId> = ids.iter().collect();
-        if ids.len() > MAX_IDS || distinct.len() != ids.len() {
-            return Err(Error::TooManyIds(ids.len()));
-        }
-        let until = Instant::now() + deadline.min(MAX_DEADLINE);
-        // Dropped with this future: then the codec gives up and resets the stream.
-        let abandoned = CancellationToken::new();
-        let _abandon = abandoned.clone().drop_guard();
-        let ask = Ask {
+    fn question(&self, peer: PeerId, ids: Vec<BlockId>, want: Want, silence: Duration) -> Ask {
+        Ask {
             peer,
             ids,
             want,
-            until,
-            abandoned,
-            arrivals,
-        };
-        let answered = timeout_at(until, async {
+            offset: 0,
+            rest: None,
+            wait: Wait::new(self.lines.of(peer), silence.min(MAX_SILENCE)),
+            abandoned: CancellationToken::new(),
+            arrivals: Arc::default(),
+        }
+    }
+
+    async fn ask(&self, ask: Ask) -> Result<Vec<(BlockId, Answer)>, Error> {
+        if ask.ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let distinct: std::collections::HashSet<&BlockId> = ask.ids.iter().collect();
+        if ask.ids.len() > MAX_IDS || distinct.len() != ask.ids.len() {
+            return Err(Error::TooManyIds(ask.ids.len()));
+        }
+        let (peer, wait) = (ask.peer, ask.wait.clone());
+        // Dropped with this future: then the codec gives up and resets the stream.
+        let _abandon = ask.abandoned.clone().drop_guard();
+        let answered = async {
             let answered = self.send(ask.clone()).await;
             // Its addresses may be those of yesterday. Others may know better.
             if !matches!(answered, Err(Error::Unreachable { .. })) || !(self.seek)(peer).await {
                 return answered;
             }
             self.send(ask).await
-        });
-        answered.await.unwrap_or(Err(Error::TimedOut { peer }))
+        };
+        tokio::select! {
+            biased;
+            answered = answered => answered,
+            () = wait.over() => Err(Error::TimedOut { peer }),
+        }
     }
 
     async fn send(&self, ask: Ask) -> Result<Vec<(BlockId, Answer)>, Error> {

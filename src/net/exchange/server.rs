@@ -40,6 +40,8 @@ pub(super) struct Outgoing {
 }
 
 type Answers = Vec<(BlockId, Answer)>;
+/// Answers, and where the one block among them begins.
+type Answered = (InboundRequestId, Answers, usize);
 
 /// A request that is being answered.
 struct Started {
@@ -55,6 +57,7 @@ struct Ready {
     id: InboundRequestId,
     bytes: usize,
     answers: Answers,
+    offset: usize,
 }
 
 /// Requests of peers.
@@ -68,7 +71,7 @@ pub(super) struct Server {
     /// Of connected peers.
     flows: HashMap<PeerId, Arc<Flow>>,
     admission: RequestQueue<Incoming>,
-    working: FuturesUnordered<BoxFuture<'static, (InboundRequestId, Answers)>>,
+    working: FuturesUnordered<BoxFuture<'static, Answered>>,
     started: HashMap<InboundRequestId, Started>,
     /// Sum of what is started and not handed out.
     ahead_bytes: usize,
@@ -186,7 +189,7 @@ impl Server {
             if let Poll::Ready(outgoing) = self.give(cx) {
                 return Poll::Ready(outgoing);
             }
-            let (id, answers) = match self.working.poll_next_unpin(cx) {
+            let (id, answers, offset) = match self.working.poll_next_unpin(cx) {
                 Poll::Ready(Some(answered)) => answered,
                 Poll::Ready(None) | Poll::Pending => return Poll::Pending,
             };
@@ -196,7 +199,12 @@ impl Server {
             let bytes = block_bytes(answers.iter().map(|(_, answer)| answer));
             self.admission
                 .shrink(&mut started.reservation, bytes + REQUEST_OVERHEAD_BYTES);
-            let ready = Ready { id, bytes, answers };
+            let ready = Ready {
+                id,
+                bytes,
+                answers,
+                offset,
+            };
             if bytes > 0 {
                 self.ready.push_back(ready);
             } else if let Some(outgoing) = self.hand_out(ready) {
@@ -252,7 +260,14 @@ impl Server {
         Some(Outgoing {
             peer: started.reservation.peer,
             bytes: ready.bytes,
-            response: Response::Answers(ready.answers),
+            response: match (ready.offset, ready.answers.as_slice()) {
+                (offset @ 1.., [(id, Answer::Block(bytes))]) => Response::Part {
+                    id: *id,
+                    offset,
+                    bytes: bytes.clone(),
+                },
+                _ => Response::Answers(ready.answers),
+            },
             channel: started.channel.take()?,
         })
     }
@@ -291,11 +306,13 @@ impl Server {
             ids,
             want,
             max_bytes,
+            offset,
             ..
         } = request;
         let answered = async move {
             let answers = service.blocks(peer, ids.clone(), want, max_bytes).await;
-            (id, fit(ids, answers, want, max_bytes))
+            let (answers, offset) = begin_at(fit(ids, answers, want, max_bytes), offset);
+            (id, answers, offset)
         };
         self.working.push(answered.boxed());
     }
@@ -342,6 +359,18 @@ fn fit(
     fitted.collect()
 }
 
+/// Leaves out what comes before `offset` in the one block of some answers, and says where it begins.
+/// A block that is not so long is sent as a whole: the asker has something else.
+fn begin_at(mut answers: Answers, offset: usize) -> (Answers, usize) {
+    match answers.as_mut_slice() {
+        [(_, Answer::Block(bytes))] if offset < bytes.len() => {
+            *bytes = bytes.slice(offset..);
+            (answers, offset)
+        }
+        _ => (answers, 0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,6 +396,9 @@ mod tests {
                 Answer::Busy
             ]
         );
+        let one = vec![(ids[0], block(5))];
+        assert_eq!(begin_at(one.clone(), 2), (vec![(ids[0], block(3))], 2));
+        assert_eq!(begin_at(one.clone(), 5), (one, 0), "it ends before");
         let have = fit(ids[..1].to_vec(), vec![block(60)], Want::Have, 0);
         assert_eq!(have, [(ids[0], Answer::Have)]);
     }

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use futures::future::BoxFuture;
@@ -20,6 +21,45 @@ use crate::net::admission::Account;
 
 type Halves = (SendStream, RecvStream);
 type Opening = BoxFuture<'static, Result<Halves, ConnectionError>>;
+
+/// What is written and not acknowledged yet, of all streams of a connection, at first and at most.
+/// In between it is twice what the path is known to hold, so that a peer that reads nothing, or reads
+/// slowly, has little waiting for it here.
+pub(super) const FIRST_SENDING_BYTES: u64 = 256 << 10;
+const MAX_SENDING_BYTES: u64 = 8 << 20;
+/// The path is looked at again after so many bytes.
+const LOOK_AFTER_BYTES: u64 = 64 << 10;
+
+/// How much one connection may have under way.
+struct Sending {
+    connection: quinn::Connection,
+    /// Bytes written since the path was last looked at.
+    written: AtomicU64,
+    window: AtomicU64,
+}
+
+impl Sending {
+    const fn new(connection: quinn::Connection) -> Self {
+        Self {
+            connection,
+            written: AtomicU64::new(0),
+            window: AtomicU64::new(FIRST_SENDING_BYTES),
+        }
+    }
+
+    fn wrote(&self, bytes: usize) {
+        let written = self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+        if written + (bytes as u64) < LOOK_AFTER_BYTES {
+            return;
+        }
+        self.written.store(0, Ordering::Relaxed);
+        let holds = self.connection.stats().path.cwnd;
+        let window = (2 * holds).clamp(FIRST_SENDING_BYTES, MAX_SENDING_BYTES);
+        if self.window.swap(window, Ordering::Relaxed) != window {
+            self.connection.set_send_window(window);
+        }
+    }
+}
 
 /// Told to a peer when a connection is closed in the usual way.
 const DONE: VarInt = VarInt::from_u32(0);
@@ -40,6 +80,7 @@ pub(in crate::net) struct Muxer {
     connection: quinn::Connection,
     share: Arc<Share>,
     account: Arc<Account>,
+    sending: Arc<Sending>,
     incoming: Option<Opening>,
     /// A stream of the peer's that waits until it may be handed out.
     waiting: Option<Halves>,
@@ -51,6 +92,7 @@ impl Muxer {
     pub(super) fn new(connection: quinn::Connection, share: Share, account: Account) -> Self {
         share.is_of(&connection);
         Self {
+            sending: Arc::new(Sending::new(connection.clone())),
             connection,
             share: Arc::new(share),
             account: Arc::new(account),
@@ -102,7 +144,12 @@ impl StreamMuxer for Muxer {
         let taken = this.waiting.take();
         let (send, receive) = taken.expect("a stream waits: it was put there above");
         let counted = Counted::Taken(this.account.clone());
-        Poll::Ready(Ok(Stream::new(send, receive, counted)))
+        Poll::Ready(Ok(Stream::new(
+            send,
+            receive,
+            this.sending.clone(),
+            counted,
+        )))
     }
 
     fn poll_outbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
@@ -115,7 +162,12 @@ impl StreamMuxer for Muxer {
         let (send, receive) = ready!(opened)?;
         this.share.opened();
         let counted = Counted::Own(this.share.clone());
-        Poll::Ready(Ok(Stream::new(send, receive, counted)))
+        Poll::Ready(Ok(Stream::new(
+            send,
+            receive,
+            this.sending.clone(),
+            counted,
+        )))
     }
 
     fn poll(
@@ -152,15 +204,22 @@ enum Counted {
 pub(in crate::net) struct Stream {
     send: SendStream,
     receive: RecvStream,
+    sending: Arc<Sending>,
     is_closed: bool,
     counted: Counted,
 }
 
 impl Stream {
-    const fn new(send: SendStream, receive: RecvStream, counted: Counted) -> Self {
+    const fn new(
+        send: SendStream,
+        receive: RecvStream,
+        sending: Arc<Sending>,
+        counted: Counted,
+    ) -> Self {
         Self {
             send,
             receive,
+            sending,
             is_closed: false,
             counted,
         }
@@ -193,8 +252,9 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.send).poll_write(cx, bytes);
-        written.map_err(io::Error::from)
+        let written = ready!(Pin::new(&mut self.send).poll_write(cx, bytes))?;
+        self.sending.wrote(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

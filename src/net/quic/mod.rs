@@ -45,7 +45,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::time::{sleep, timeout};
 
 use self::budget::{Budget, FIRST_WINDOW_BYTES};
-use self::connection::{Muxer, Upgrade, peer_of};
+use self::connection::{FIRST_SENDING_BYTES, Muxer, Upgrade, peer_of};
 use self::listener::Listener;
 use super::admission::Unread;
 use super::limits::Limits;
@@ -56,9 +56,6 @@ const STREAMS: u32 = 112;
 /// What a peer may have sent over one stream and nobody read; over all it is the connection's
 /// window.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-/// What is sent and not acknowledged yet, of all streams of a connection: a line of 200 Mbit/s with
-/// a round trip of 150 ms holds as much.
-const SEND_WINDOW_BYTES: u64 = 4 << 20;
 /// A connection over which nothing comes for so long has ended; it is asked before.
 const IDLE_TIMEOUT_MS: u32 = 10_000;
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -279,7 +276,7 @@ fn transport_config() -> TransportConfig {
         .allow_spin(false)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(window))
-        .send_window(SEND_WINDOW_BYTES)
+        .send_window(FIRST_SENDING_BYTES)
         .congestion_controller_factory(Arc::new(bbr::Factory));
     config
 }

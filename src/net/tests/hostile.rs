@@ -3,7 +3,8 @@
 use super::*;
 use crate::block::MAX_BLOCK_BYTES;
 use crate::net::admission::Unread;
-use crate::net::exchange::Error;
+use crate::net::exchange::{Beginning, Error};
+use crate::net::pace::Arrivals;
 use crate::net::peers::Misbehaviour;
 use crate::net::transport;
 use crate::wire::{exchange as wire, names};
@@ -77,6 +78,24 @@ impl Hostile {
         });
     }
 
+    /// Answers one request after the other with the given bytes. Gives what was asked.
+    fn answer_each(&mut self, answers: Vec<Vec<u8>>) -> tokio::sync::mpsc::Receiver<wire::Request> {
+        let mut incoming = self.streams.accept(exchange_protocol()).expect("once");
+        let (asked, requests) = tokio::sync::mpsc::channel(answers.len());
+        tokio::spawn(async move {
+            for bytes in answers {
+                let (_, mut stream) = incoming.next().await.expect("a request");
+                let mut request = Vec::new();
+                let _ = (&mut stream).take(5000).read_to_end(&mut request).await;
+                let request = wire::Request::decode(&request[4..]).expect("a request");
+                asked.send(request).await.expect("somebody listens");
+                let _ = stream.write_all(&bytes).await;
+                let _ = stream.close().await;
+            }
+        });
+        requests
+    }
+
     /// Sends raw bytes as a request and gives back everything that comes; `None` when the stream is reset.
     async fn ask_with(&mut self, net: &Net, bytes: &[u8]) -> Option<Vec<u8>> {
         self.ask_over(net, exchange_protocol(), bytes).await
@@ -111,6 +130,7 @@ fn answer(id: BlockId, status: u32, block: Bytes) -> wire::Answer {
         id: id.to_multihash().into(),
         status,
         block,
+        ..wire::Answer::default()
     }
 }
 
@@ -195,6 +215,53 @@ async fn cut_answers_are_retryable_and_not_counted() {
     }
     let (net, hostile) = facing(whole).await;
     assert!(ask(&net, &hostile).await.is_ok(), "the whole one is fine");
+}
+
+#[tokio::test]
+async fn what_came_of_an_answer_that_broke_off_is_not_asked_for_again() {
+    let block: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
+    let from = |offset: usize| {
+        let rest = wire::Answer {
+            offset: offset as u32,
+            ..answer(asked(), 1, Bytes::copy_from_slice(&block[offset..]))
+        };
+        // As nodes write it: the place before the bytes.
+        let whole = frame(&wire::Response {
+            answers: vec![rest],
+            ..Default::default()
+        });
+        let head = whole.len() - (block.len() - offset);
+        (whole, head)
+    };
+    let (whole, head) = from(0);
+    let mut hostile = Hostile::start("libernet").await;
+    let part = whole[..head + 70_000].to_vec();
+    let (rest, _) = from(70_000);
+    // One that does not know of places sends everything again.
+    let mut requests = hostile.answer_each(vec![part.clone(), rest, part, whole]);
+    let net = start(memory(), &Shelf::new()).await;
+    let connected = net.peers().connect(hostile.address.clone()).await;
+    connected.expect("it connects");
+    let (exchange, peer) = (net.exchange(), hostile.peer);
+    for _ in 0..2 {
+        let mut beginning = Beginning::default();
+        let arrivals = Arc::new(Arrivals::default());
+        let mut ask = async || {
+            let asked =
+                exchange.fetch_rest(peer, asked(), &mut beginning, PATIENCE, arrivals.clone());
+            let answered = within(asked).await;
+            (answered, beginning.len())
+        };
+        assert_eq!(ask().await, (Err(Error::Closed { peer }), 70_000));
+        let second = ask().await;
+        assert!(
+            second == (Ok(Answer::Block(block.clone().into())), 0),
+            "the whole block"
+        );
+        let first = requests.recv().await.expect("asked");
+        let second = requests.recv().await.expect("asked");
+        assert_eq!((first.offset, second.offset), (0, 70_000));
+    }
 }
 
 #[tokio::test]
