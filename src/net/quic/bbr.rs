@@ -42,6 +42,9 @@ const RATE_ROUNDS: u64 = 10;
 /// Time for which a measured round trip counts; then the path is emptied for a moment to measure
 /// the next one.
 const RTT_COUNTS: Duration = Duration::from_secs(10);
+/// Shortest round trip that is reckoned with: on a short path most of the time goes by at both ends,
+/// where tasks wait for the processor and timers for their turn.
+const SHORTEST_RTT: Duration = Duration::from_millis(10);
 const EMPTY_FOR: Duration = Duration::from_millis(200);
 /// What is under way meanwhile, as a multiple of what the path holds.
 const EMPTY_GAIN: f64 = 0.5;
@@ -354,7 +357,8 @@ impl Model {
 
     /// Bytes that are on a path that is full and on which nothing waits.
     fn holds(&self) -> f64 {
-        self.rate() as f64 * self.rtt.unwrap_or_default().as_secs_f64()
+        let rtt = self.rtt.unwrap_or_default().max(SHORTEST_RTT);
+        self.rate() as f64 * rtt.as_secs_f64()
     }
 
     /// Bytes that may be under way.
