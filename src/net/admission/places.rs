@@ -8,8 +8,8 @@
 //!   which fewest blocks came or went, the oldest. A busy one gives way only where its region has
 //!   others, so that nobody keeps a place for ever by a few bytes now and then. A few peers of many
 //!   places are therefore let in beside any number of identities from one.
-//! - Inbound connections over QUIC have at most a quarter: what such a connection may hold unread
-//!   is bounded for each, not in all.
+//! - Inbound connections over QUIC have at most a quarter: each takes a part of the memory for what
+//!   is unread as long as it lasts, and the rest is for those over which blocks come.
 //! - An eighth of all places is for members of this node's rings, who displace strangers.
 //! - This node's own dials take what is left, and never give way to who comes by itself.
 //!
