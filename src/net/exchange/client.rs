@@ -23,8 +23,8 @@ pub(crate) struct Ask {
     pub(crate) ids: Vec<BlockId>,
     pub(crate) want: Want,
     pub(crate) offset: usize,
-    pub(crate) rest: Option<Rest>,
-    pub(crate) wait: Wait,
+    pub(super) rest: Option<Rest>,
+    pub(super) wait: Wait,
     pub(crate) abandoned: CancellationToken,
     pub(crate) arrivals: Arc<Arrivals>,
 }
