@@ -25,6 +25,7 @@ use self::remote::Sample;
 use self::trees::Trees;
 use super::archive::{Archive, Found, Search, blocking};
 use super::catalog::Listed;
+use super::choice::Choice;
 use super::error::Error;
 use super::snapshot::Snapshot;
 use super::stopped;
@@ -47,8 +48,10 @@ pub struct CheckOptions {
     pub seed: u64,
     /// Ask connected peers which blocks they have.
     pub remote: bool,
-    /// Only this snapshot, as [`Catalog::find`](super::Catalog::find) takes it. It is checked also when it is not kept here.
+    /// Only this snapshot, as [`Catalog::find_chosen`](super::Catalog::find_chosen) takes it. It is checked also when it is not kept here.
     pub snapshot: Option<String>,
+    /// Only these snapshots; one that is named must be one of them.
+    pub choice: Choice,
     /// The machine whose snapshots must be kept here: one that is not is damage. Those of others are checked when they are kept here.
     pub machine: Option<[u8; 32]>,
     /// How long to look for a block that must be mended.
@@ -221,8 +224,8 @@ async fn run(
     })
     .await?;
     let listed: Vec<&Listed> = match &options.snapshot {
-        Some(text) => vec![found.catalog.find(text)?],
-        None => found.catalog.snapshots().iter().collect(),
+        Some(text) => vec![found.catalog.find_chosen(text, &options.choice)?],
+        None => found.catalog.choose(&options.choice)?,
     };
     let blocks = Arc::new(Blocks::new(archive.depot(), options));
     let mut trees = Trees::new(blocks.clone(), monitor, &mut report, sample.as_mut());

@@ -17,6 +17,7 @@ use crate::node::api::Cat;
   libernet cat LINK/notes.txt
   libernet cat LINK/src.tar | tar x
   libernet cat latest:/etc/hosts
+  libernet cat latest:/etc/hosts --machine laptop
   libernet cat LINK/disk.img --offset 1048576 --length 512 | xxd")]
 pub(super) struct Args {
     /// The link, and the file's path in it unless the bundle is one file; or a snapshot (latest, or the first digits of its id) and
@@ -34,6 +35,9 @@ pub(super) struct Args {
     timeout: Option<u64>,
     #[command(flatten)]
     passphrase: backup::Passphrase,
+    // Its heading holds for all that is behind it.
+    #[command(flatten)]
+    which: backup::Which,
 }
 
 impl Args {
@@ -45,11 +49,12 @@ impl Args {
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let target = target::tree(&args.link)?;
+    let choice = args.which.choice_beside(&target)?;
     context
         .with_client(async |client, config| {
             let timeout_s = args.timeout.unwrap_or(config.timeout_s);
             let (link, path) =
-                backup::tree(client, target, &args.passphrase, timeout_s, context).await?;
+                backup::tree(client, target, choice, &args.passphrase, timeout_s, context).await?;
             let request = Cat {
                 link,
                 path,

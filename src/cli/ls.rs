@@ -20,6 +20,7 @@ const PAGE_ENTRIES: u64 = 1000;
   libernet ls LINK
   libernet ls -l LINK/photos
   libernet ls latest:/home
+  libernet ls latest --set docs --machine laptop
   libernet ls LINK --json | jq -r '.entries[].name'
 
 In a name that is not UTF-8 \\xe9 stands for the byte.
@@ -37,6 +38,9 @@ pub(super) struct Args {
     timeout: Option<u64>,
     #[command(flatten)]
     passphrase: backup::Passphrase,
+    // Its heading holds for all that is behind it.
+    #[command(flatten)]
+    which: backup::Which,
 }
 
 impl Args {
@@ -48,11 +52,12 @@ impl Args {
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let target = target::tree(&args.link)?;
+    let choice = args.which.choice_beside(&target)?;
     context
         .with_client(async |client, config| {
             let timeout_s = args.timeout.unwrap_or(config.timeout_s);
             let (link, path) =
-                backup::tree(client, target, &args.passphrase, timeout_s, context).await?;
+                backup::tree(client, target, choice, &args.passphrase, timeout_s, context).await?;
             let mut request = Ls {
                 link,
                 path,

@@ -28,13 +28,13 @@ const MAX_CODE_BYTES: u64 = 256;
   libernet ring create home            # prints a code
   libernet ring create family --anywhere   # members find each other across the internet
   libernet ring join                   # on the others; asks for the code
-  libernet ring members home
+  libernet ring members
   libernet ring invite home --single-use --for 2h
   libernet ring remove home laptop     # the others get a new secret, this one does not
 
 The code is a secret: a machine that knows it can join while the invitation lasts (a day, or --for), if the node that made it
 runs. Given as an argument it may stay in the shell's history. Rings and members are named by their names, or by the start of a
-member's peer id that no other has.
+member's peer id that no other has. Without a name the only ring is meant.
 With --json: create and invite {\"ring\",\"code\",\"until\",\"single_use\",\"anywhere\"}, join {\"ring\",\"let_in\",\"lent_bytes\",\"members\":[..]},
   leave {\"ring\",\"others_alone\",
   \"others_alone_bytes\",\"own_alone\"}, list {\"rings\":[{\"ring\",\"generation\",\"joined\",\"members\",\"online\",\"anywhere\",\"branches\":[
@@ -72,14 +72,16 @@ enum Command {
     List,
     /// List the members of a ring.
     Members {
-        /// The ring.
-        name: String,
+        /// The ring [default: the only one].
+        #[arg(value_name = "RING")]
+        name: Option<String>,
     },
     /// Make an invitation and print its code. Only this node lets in by it, while it runs. The
     /// invitation is over when a member is removed.
     Invite {
-        /// The ring.
-        name: String,
+        /// The ring [default: the only one].
+        #[arg(value_name = "RING")]
+        name: Option<String>,
         /// Time that the invitation lasts: 30m, 12h or 7d, which is the most [default: 1d].
         #[arg(long = "for", value_name = "TIME", value_parser = crate::time::seconds)]
         ttl_s: Option<u64>,
@@ -90,37 +92,40 @@ enum Command {
     /// Leave a ring. Refused when only copies of backups would be lost: this machine's at the
     /// members, or the members' here.
     Leave {
-        /// The ring.
-        name: String,
+        /// The ring [default: the only one].
+        #[arg(value_name = "RING")]
+        name: Option<String>,
         /// Leave all the same: these copies are lost.
         #[arg(long)]
         force: bool,
     },
     /// Remove a member: the ring gets a new secret, signed by this machine, and invitations are
     /// over.
+    #[command(allow_missing_positional = true)]
     Remove {
-        /// The ring.
-        name: String,
+        /// The ring [default: the only one].
+        #[arg(value_name = "RING")]
+        name: Option<String>,
         /// The member: its machine's name, or its peer id or the start of it.
         #[arg(value_name = "MEMBER")]
         peer: String,
     },
     /// Say where a member stands, for this machine alone: copies are asked for in different places
     /// first.
+    #[command(override_usage = "libernet ring place [OPTIONS] [RING] MEMBER PLACE")]
     Place {
-        /// The ring.
-        name: String,
-        /// The member: its machine's name, or its peer id or the start of it.
-        #[arg(value_name = "MEMBER")]
-        peer: String,
-        /// Any words, such as attic or Anna's; '' for none.
-        place: String,
+        /// The ring [default: the only one]; the member, by its machine's name, its peer id or the
+        /// start of it; and its place: any words, such as attic or Anna's, '' for none.
+        #[arg(value_name = "WORDS", num_args = 2..=3, required = true)]
+        words: Vec<String>,
     },
     /// Decide between two secrets of a ring that were made at the same time, on this machine.
     /// `ring list` shows them.
+    #[command(allow_missing_positional = true)]
     Choose {
-        /// The ring.
-        name: String,
+        /// The ring [default: the only one].
+        #[arg(value_name = "RING")]
+        name: Option<String>,
         /// `here` to stay, or the branch to go over to.
         branch: String,
     },
@@ -152,10 +157,11 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
                 .await?;
             print_code(&reply, context)?;
         }
-        Command::Place { name, peer, place } => {
+        Command::Place { words } => {
+            let (name, peer, place) = split_place(words)?;
             let reply = context
                 .with_client(async |client, _| {
-                    let ring = named(client, &name).await?;
+                    let ring = named(client, name).await?;
                     let peer = member(client, &ring, peer).await?;
                     Ok(client.ring_place(RingPlace { ring, peer, place }).await?)
                 })
@@ -166,7 +172,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             let branch = Some(branch).filter(|branch| branch != "here");
             let reply = context
                 .with_client(async |client, _| {
-                    let ring = named(client, &name).await?;
+                    let ring = named(client, name).await?;
                     Ok(client.ring_choose(RingChoose { ring, branch }).await?)
                 })
                 .await?;
@@ -202,7 +208,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
         Command::Members { name } => {
             let (ring, reply) = context
                 .with_client(async |client, _| {
-                    let ring = named(client, &name).await?;
+                    let ring = named(client, name).await?;
                     let call = RingMembers { ring: ring.clone() };
                     Ok((ring, client.ring_members(call).await?))
                 })
@@ -228,7 +234,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
         } => {
             let reply = context
                 .with_client(async |client, _| {
-                    let ring = named(client, &name).await?;
+                    let ring = named(client, name).await?;
                     let call = RingInvite {
                         ring,
                         ttl_s,
@@ -242,7 +248,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
         Command::Leave { name, force } => {
             let reply = context
                 .with_client(async |client, _| {
-                    let ring = named(client, &name).await?;
+                    let ring = named(client, name).await?;
                     Ok(client.ring_leave(RingLeave { ring, force }).await?)
                 })
                 .await?;
@@ -252,7 +258,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
         Command::Remove { name, peer } => {
             let reply = context
                 .with_client(async |client, _| {
-                    let ring = named(client, &name).await?;
+                    let ring = named(client, name).await?;
                     let peer = member(client, &ring, peer).await?;
                     Ok(client.ring_remove(RingRemove { ring, peer }).await?)
                 })
@@ -267,15 +273,45 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     Ok(Exit::Done)
 }
 
-/// The ring that `text` names. A ring's name may be cut short where no other begins so.
-async fn named(client: &Client, text: &str) -> Result<String, Failure> {
+/// The ring that `text` names: its name, cut short where no other begins so. Without a text the
+/// only ring there is.
+async fn named(client: &Client, text: Option<String>) -> Result<String, Failure> {
     let rings = client.ring_list(RingList {}).await?.rings.into_iter();
     let rings: Vec<String> = rings.map(|ring| ring.ring).collect();
-    let mut begun = rings.iter().filter(|ring| ring.starts_with(text));
+    which_ring(text, rings)
+}
+
+fn which_ring(text: Option<String>, mut rings: Vec<String>) -> Result<String, Failure> {
+    let Some(text) = text else {
+        return match rings.len() {
+            0 => Err(
+                Failure::new(Exit::NotFound, "this node is in no ring").with_hint(
+                    "`libernet ring create NAME` makes one, `libernet ring join` joins one",
+                ),
+            ),
+            1 => Ok(rings.remove(0)),
+            count => Err(Failure::usage(format!(
+                "this node is in {count} rings, and none is named: {}",
+                show::printable(&rings.join(", "))
+            ))
+            .with_hint("put the ring's name first: `libernet ring members RING`")),
+        };
+    };
+    let mut begun = rings.iter().filter(|ring| ring.starts_with(&text));
     match (begun.next(), begun.next()) {
         (Some(one), None) if !text.is_empty() => Ok(one.clone()),
         // The node says what is wrong with the name.
-        _ => Ok(text.to_owned()),
+        _ => Ok(text),
+    }
+}
+
+/// Ring, member and place of `ring place`: the ring may be missing.
+fn split_place(mut words: Vec<String>) -> Result<(Option<String>, String, String), Failure> {
+    let place = words.pop();
+    let peer = words.pop();
+    match (peer, place) {
+        (Some(peer), Some(place)) => Ok((words.pop(), peer, place)),
+        _ => Err(Failure::usage("a member and a place are needed")),
     }
 }
 
@@ -405,4 +441,79 @@ fn members_text(members: &[RingMember], context: &Context) -> String {
         ]);
     }
     show::table(&rows, &[1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parsed(words: &[&str]) -> Option<Command> {
+        let line = std::iter::once("ring").chain(words.iter().copied());
+        Line::try_parse_from(line)
+            .ok()
+            .map(|line| line.args.command)
+    }
+
+    #[test]
+    fn a_ring_may_be_left_out_where_there_is_one() {
+        let rings = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let which = |text: Option<&str>, names: &[&str]| {
+            let found = which_ring(text.map(str::to_owned), rings(names));
+            found.map_err(|failure| failure.exit)
+        };
+        assert_eq!(which(None, &["home"]), Ok("home".to_owned()));
+        assert_eq!(which(None, &[]), Err(Exit::NotFound));
+        assert_eq!(which(None, &["home", "club"]), Err(Exit::Usage));
+        assert_eq!(which(Some("ho"), &["home", "club"]), Ok("home".to_owned()));
+        assert_eq!(
+            which(Some(""), &["home"]),
+            Ok(String::new()),
+            "no name is given"
+        );
+    }
+
+    #[test]
+    fn the_ring_is_the_word_that_may_be_missing() {
+        for (words, ring) in [
+            (&["remove", "laptop"][..], None),
+            (&["remove", "home", "laptop"], Some("home")),
+        ] {
+            let Some(Command::Remove { name, peer }) = parsed(words) else {
+                panic!("{words:?}");
+            };
+            assert_eq!((name.as_deref(), &*peer), (ring, "laptop"));
+        }
+        for (words, ring) in [
+            (&["choose", "here"][..], None),
+            (&["choose", "home", "here"], Some("home")),
+        ] {
+            let Some(Command::Choose { name, branch }) = parsed(words) else {
+                panic!("{words:?}");
+            };
+            assert_eq!((name.as_deref(), &*branch), (ring, "here"));
+        }
+        for (words, ring) in [
+            (&["place", "laptop", "the attic"][..], None),
+            (&["place", "home", "laptop", "the attic"], Some("home")),
+        ] {
+            let Some(Command::Place { words: given }) = parsed(words) else {
+                panic!("{words:?}");
+            };
+            let (name, peer, place) = split_place(given).expect("whole");
+            assert_eq!(
+                (name.as_deref(), &*peer, &*place),
+                (ring, "laptop", "the attic")
+            );
+        }
+        for words in [&["remove"][..], &["place", "laptop"], &["choose"]] {
+            assert!(parsed(words).is_none(), "{words:?}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ pub(super) fn options(read_percent: f64) -> CheckOptions {
         seed: 0,
         remote: false,
         snapshot: None,
+        choice: Default::default(),
         machine: None,
         patience: PATIENCE,
     }

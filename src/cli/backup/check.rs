@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::voice::Voice;
+use super::which::Which;
 use super::{MAX_NAMED, Passphrase, short};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
@@ -18,6 +19,7 @@ use crate::size::ByteSize;
   libernet check
   libernet check --read-data                 # reads every byte
   libernet check --read-data-subset 5%       # reads a random share
+  libernet check --set docs                  # only snapshots of this set; as in `restore`
   libernet check --remote                    # asks connected nodes what they hold
   libernet check --rebuild                   # makes a damaged index of the store again first
 
@@ -47,6 +49,9 @@ pub(in crate::cli) struct Args {
     timeout: Option<u64>,
     #[command(flatten)]
     passphrase: Passphrase,
+    // Its heading holds for all that is behind it.
+    #[command(flatten)]
+    which: Which,
 }
 
 /// `5%`, `2.5%`, `5`.
@@ -129,6 +134,7 @@ async fn check(
     share: f64,
     context: &Context,
 ) -> Result<CheckReply, Failure> {
+    let choice = args.which.choice()?;
     let mut voice = Voice::of_machine(&args.passphrase, context).await?;
     context
         .with_client(async |client, config| {
@@ -140,6 +146,7 @@ async fn check(
                         read_data_percent: share,
                         remote: args.remote,
                         snapshot: snapshot.clone(),
+                        choice: choice.clone(),
                         timeout_s,
                     };
                     client.check(request, context.bar("check")).await

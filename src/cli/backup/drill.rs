@@ -15,6 +15,7 @@ use serde::Serialize;
 use self::pace::Pace;
 use self::sample::{FILES_AT_ONCE, Failed, Listing, absolute, compare, list, restore};
 use super::voice::{Voice, Words};
+use super::which::Which;
 use super::{MAX_NAMED, short, snapshots};
 use crate::block::Link;
 use crate::cli::context::Context;
@@ -49,6 +50,7 @@ const MAX_ADDRESSES: usize = 64;
 #[command(after_help = "Examples:
   libernet drill                             # asks for the twelve words
   libernet drill --phrase-file words.txt --files 100
+  libernet drill --set docs --machine laptop # the newest snapshot of these
 
 Exit code 3 when a sampled file could not be restored, 4 when no other node has the backups, 5 when a restored file differs from the
 original although that has not changed.
@@ -67,6 +69,9 @@ pub(in crate::cli) struct Args {
     /// Time to look for the head, and for one block before it counts as missing.
     #[arg(long, value_name = "TIME", default_value_t = TIMEOUT_S, value_parser = crate::time::seconds)]
     timeout: u64,
+    // Its heading holds for all that is behind it.
+    #[command(flatten)]
+    which: Which,
 }
 
 /// What came of it.
@@ -103,6 +108,7 @@ struct Report {
 }
 
 pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    let choice = args.which.choice()?;
     let keys = args.words.keys(true, context).await?;
     let (owner, keys) = keys.ok_or_else(|| Failure::usage("the words are missing"))?;
     let config = context.config(BTreeMap::new())?;
@@ -137,6 +143,7 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
         let mut voice = Voice::of_keys(keys);
         rehearse(
             &args,
+            choice,
             &owner.to_string(),
             &client,
             &mut voice,
@@ -215,6 +222,7 @@ async fn start(
 
 async fn rehearse(
     args: &Args,
+    choice: Choice,
     owner: &str,
     client: &Client,
     voice: &mut Voice,
@@ -222,7 +230,7 @@ async fn rehearse(
     context: &Context,
 ) -> Result<Report, Failure> {
     wait_for_peers(client).await?;
-    let (info, tree) = newest(args, client, voice, context).await?;
+    let (info, tree) = newest(args, choice, client, voice, context).await?;
     context.notice(&format!(
         "snapshot {} of {}: {} in {}",
         short(&info.snapshot),
@@ -300,6 +308,7 @@ async fn wait_for_peers(client: &Client) -> Result<(), Failure> {
 /// The newest snapshot, from others alone.
 async fn newest(
     args: &Args,
+    choice: Choice,
     client: &Client,
     voice: &mut Voice,
     context: &Context,
@@ -320,9 +329,17 @@ async fn newest(
         timeout_s: args.timeout,
         ..Snapshots::default()
     };
-    let reply = snapshots::fetch(client, voice, request, context)
+    let reply = snapshots::fetch(client, voice, request.clone(), context)
         .await
         .map_err(nobody)?;
+    if choice != Choice::default() {
+        // A set that others know nothing of is another matter than backups that nobody has.
+        let of_choice = Snapshots {
+            choice: choice.clone(),
+            ..request
+        };
+        snapshots::fetch(client, voice, of_choice, context).await?;
+    }
     snapshots::warn_of_machines(&reply, context);
     snapshots::tell_of_head(&reply, context);
     let reply = voice
@@ -330,7 +347,7 @@ async fn newest(
             let of = SnapshotRef {
                 speaker,
                 snapshot: "latest".to_owned(),
-                choice: Choice::default(),
+                choice: choice.clone(),
                 timeout_s: args.timeout,
             };
             client.snapshot_tree(SnapshotTree { of }).await

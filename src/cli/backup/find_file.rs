@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
 use super::voice::{Reader, Voice};
+use super::which::Which;
 use super::{short, warn_missing};
 use crate::bundle::pattern;
 use crate::cli::context::{Context, Intent};
@@ -15,12 +16,12 @@ use crate::size::ByteSize;
 /// Most matches unless told otherwise.
 const LIMIT: u64 = 1000;
 
-/// Look for files by name in all snapshots, the newest first.
+/// Look for files by name in snapshots, the newest first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet find-file report.odt
   libernet find-file '/home/*/Documents/*.odt' --limit 20
-  libernet find-file '*.key' --snapshot latest
+  libernet find-file '*.key' --snapshot latest --machine laptop
 
 PATTERN has the syntax of .gitignore: `report.odt` and `Documents/*.odt` match in any directory, `/home/*/x` from the root.
 Exit code 4 when nothing matches, 3 when parts of a snapshot could not be read.
@@ -40,6 +41,9 @@ pub(in crate::cli) struct Args {
     timeout: Option<u64>,
     #[command(flatten)]
     reader: Reader,
+    // Its heading holds for all that is behind it.
+    #[command(flatten)]
+    which: Which,
 }
 
 impl Args {
@@ -51,6 +55,7 @@ impl Args {
 
 pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let snapshot = args.snapshot.as_deref().map(target::snapshot).transpose()?;
+    let choice = args.which.choice()?;
     let mut voice = Voice::of_reader(&args.reader, context).await?;
     let reply = context
         .with_client_through(&args.reader.bootstrap, async |client, config| {
@@ -61,6 +66,7 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
                         speaker,
                         pattern: pattern::argument(args.pattern.as_bytes()),
                         snapshot: snapshot.clone(),
+                        choice: choice.clone(),
                         limit: args.limit,
                         timeout_s,
                     };

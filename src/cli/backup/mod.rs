@@ -25,6 +25,7 @@ mod which;
 
 pub(super) use timer::systemd_quoted;
 pub(super) use voice::{Passphrase, Reader, Voice, Words, reading};
+pub(super) use which::Which;
 
 use std::path::PathBuf;
 
@@ -46,6 +47,7 @@ const MAX_NAMED: usize = 20;
 pub(super) async fn tree(
     client: &Client,
     target: Target,
+    choice: Choice,
     passphrase: &Passphrase,
     timeout_s: u64,
     context: &Context,
@@ -60,7 +62,7 @@ pub(super) async fn tree(
             let of = SnapshotRef {
                 speaker,
                 snapshot: snapshot.clone(),
-                choice: Choice::default(),
+                choice: choice.clone(),
                 timeout_s,
             };
             client.snapshot_tree(SnapshotTree { of }).await

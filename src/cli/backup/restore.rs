@@ -14,7 +14,7 @@ use super::which::Which;
 use super::{short, snapshots, warn_missing, warn_of_clocks};
 use crate::cli::context::{Context, Intent};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::target::When;
+use crate::cli::target::{Target, When};
 use crate::cli::{output, show, target};
 use crate::client::Client;
 use crate::node::api::{
@@ -120,11 +120,8 @@ impl Args {
 
 pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let (snapshot, path) = target::snapshot_and_path(&args.snapshot)?;
-    let choice = args.which.choice()?;
-    if choice != Choice::default() && snapshot.starts_with("libernet:") {
-        let text = "a link names one snapshot: there is nothing to choose";
-        return Err(Failure::usage(text).with_hint("say latest, or leave --set and the like out"));
-    }
+    let named = Target::Snapshot(snapshot.clone(), path.clone());
+    let choice = args.which.choice_beside(&named)?;
     let directory = args.target.as_deref().map(Context::absolute).transpose()?;
     let mut voice = Voice::of_reader(&args.reader, context).await?;
     context

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use crate::cli::context::Context;
 use crate::cli::exit::Failure;
+use crate::cli::target::Target;
 use crate::node::api::Choice;
 
 /// Which snapshots are meant. Several flags narrow the choice.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Which snapshots")]
-pub(super) struct Which {
+pub(in crate::cli) struct Which {
     /// Only snapshots of this set: its name, or the beginning of it.
     #[arg(long, value_name = "NAME")]
     set: Option<String>,
@@ -25,6 +26,25 @@ pub(super) struct Which {
 }
 
 impl Which {
+    /// Choice for a command that names a snapshot or a bundle by `name`: behind a link there is
+    /// nothing to choose from.
+    ///
+    /// # Errors
+    /// When something is chosen and the name is a link, and as [`choice`](Self::choice).
+    pub(in crate::cli) fn choice_beside(&self, name: &Target) -> Result<Choice, Failure> {
+        let choice = self.choice()?;
+        let by_link = match name {
+            Target::Bundle(..) => true,
+            Target::Snapshot(name, _) => name.starts_with("libernet:"),
+        };
+        if by_link && choice != Choice::default() {
+            let text = "a link names one tree: there is nothing to choose";
+            let hint = "say latest in place of the link, or leave --set and the like out";
+            return Err(Failure::usage(text).with_hint(hint));
+        }
+        Ok(choice)
+    }
+
     /// As the node takes it.
     ///
     /// # Errors

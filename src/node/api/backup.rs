@@ -419,6 +419,9 @@ pub struct FindFile {
     /// Only in this snapshot.
     #[serde(default)]
     pub snapshot: Option<String>,
+    /// Only in these snapshots; a snapshot that is named must be one of them.
+    #[serde(default)]
+    pub choice: Choice,
     /// Most matches.
     pub limit: u64,
     /// Seconds to look for a block.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Call, SnapshotInfo, Speaker, call};
+use super::{Call, Choice, SnapshotInfo, Speaker, call};
 pub use crate::backup::retention::Part;
 use crate::backup::retention::{LAST_OF_GROUP, NO_SUCH_TAG, Policy};
 use crate::id::BlockId;
@@ -245,6 +245,9 @@ pub struct Check {
     /// Only this snapshot.
     #[serde(default)]
     pub snapshot: Option<String>,
+    /// Only these snapshots; a snapshot that is named must be one of them.
+    #[serde(default)]
+    pub choice: Choice,
     /// Seconds to look for a block that must be mended.
     pub timeout_s: u64,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::api::*;
 use super::super::failure::chain;
 use super::super::{Node, blocking};
-use super::LOG_PATIENCE;
+use super::{LOG_PATIENCE, choice};
 use crate::backup::owner::Membership;
 use crate::backup::prune::Replacing;
 use crate::backup::{self, Archive, Search};
@@ -111,6 +111,7 @@ impl Node {
             seed: day,
             remote: request.remote,
             snapshot: request.snapshot,
+            choice: choice(&request.choice),
             machine: Some(*member.machine().id().as_bytes()),
             patience: Duration::from_secs(request.timeout_s),
         };

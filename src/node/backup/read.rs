@@ -191,9 +191,13 @@ impl Node {
         let patience = Duration::from_secs(request.timeout_s);
         let archive = self.archive(&request.speaker).await?;
         let found = look(&archive, patience, false).await?;
+        let choice = choice(&request.choice);
         let snapshots: Vec<Listed> = match &request.snapshot {
-            Some(name) => vec![found.catalog.find(name)?.clone()],
-            None => found.catalog.snapshots().iter().rev().cloned().collect(),
+            Some(name) => vec![found.catalog.find_chosen(name, &choice)?.clone()],
+            None => {
+                let chosen = found.catalog.choose(&choice)?;
+                chosen.into_iter().rev().cloned().collect()
+            }
         };
         let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
         let limit = limit.clamp(1, MAX_NAMED);
