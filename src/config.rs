@@ -179,7 +179,7 @@ pub const SETTINGS: [(&str, &str, &str); 21] = [
     (
         "bootstrap",
         "LIBERNET_BOOTSTRAP",
-        "Multiaddresses of peers to join the mesh through.",
+        "Peers to join the mesh through: multiaddresses, of names too (/dns, /dns4, /dns6, /dnsaddr), or HOST:PORT.",
     ),
     (
         "mdns",

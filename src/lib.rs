@@ -13,7 +13,7 @@
 //! | 3 | [`store`], [`bundle`], [`net`], [`site`] |
 //! | 2 | [`block`]; above it [`head`], [`ring`]; above that [`lease`] |
 //! | 1 | [`crypto`], [`wire`], [`task`], [`config`] |
-//! | 0 | [`descriptors`], [`mod@file`], [`id`], [`size`], [`text`], [`time`], [`monitor`], [`pick`] |
+//! | 0 | [`descriptors`], [`mod@file`], [`id`], [`size`], [`text`], [`time`], [`monitor`], [`mod@path`], [`pick`] |
 
 pub mod backup;
 pub mod block;
@@ -32,6 +32,7 @@ pub mod lease;
 pub mod monitor;
 pub mod net;
 pub mod node;
+pub mod path;
 pub mod pick;
 pub mod ring;
 pub mod site;

@@ -1,6 +1,7 @@
 //! What is backed up again and again: named sets of paths, in the file `backup.toml` of the data directory.
 //!
-//! The file is for people to read and edit; it is only ever replaced as a whole. What it says and this program does not know is an error,
+//! The file is for people to read and edit; it is only ever replaced as a whole. A path is text; one
+//! that is not UTF-8 is written `{ hex = "2f66ff" }`. What it says and this program does not know is an error,
 //! never ignored: a misspelt exclusion must not be found out years later. Deliberately absent: the times of past runs, which the snapshots
 //! tell.
 
@@ -15,6 +16,7 @@ use super::error::Error;
 use super::retention::Policy;
 use super::schedule::Schedule;
 use crate::file;
+use crate::path;
 use crate::pick::pick;
 
 /// Name of the file in the data directory.
@@ -53,6 +55,7 @@ pub struct Set {
     /// What it is called.
     pub name: String,
     /// Absolute paths.
+    #[serde(with = "path::list")]
     pub paths: Vec<PathBuf>,
     /// Tags of its snapshots.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -184,7 +187,7 @@ impl Sets {
     /// Replaces the file in `data_dir`, which only its user can read.
     ///
     /// # Errors
-    /// [`Error::File`]; [`Error::Setting`] when a path can't be written as text.
+    /// [`Error::File`].
     pub fn save(&self, data_dir: &Path) -> Result<(), Error> {
         let path = data_dir.join(FILE_NAME);
         let failed = |source| file_error("could not write", &path, source);
@@ -220,8 +223,8 @@ impl Sets {
     /// Adds a set.
     ///
     /// # Errors
-    /// [`Error::Setting`] when its name is none or taken, when it has no paths, one that is not absolute or not UTF-8, or when there are
-    /// too many sets.
+    /// [`Error::Setting`] when its name is none or taken, when it has no paths or one that is not
+    /// absolute, or when there are too many sets.
     pub fn add(&mut self, set: Set) -> Result<(), Error> {
         let wrong = |message: String| Err(Error::Setting(message));
         let name = &set.name;
@@ -246,12 +249,6 @@ impl Sets {
             if !path.is_absolute() {
                 return wrong(format!(
                     "the set '{name}': the path {} is not absolute",
-                    path.display()
-                ));
-            }
-            if path.to_str().is_none() {
-                return wrong(format!(
-                    "the set '{name}': the path {} is not UTF-8: back up the directory that it is in",
                     path.display()
                 ));
             }

@@ -2,7 +2,8 @@
 //!
 //! - [`Block`]: bytes whose hash has been checked. A `Block` in hand *is* verified; unverified bytes stay `Bytes`.
 //! - [`seal()`]: payload (codec, length, data, padding), key derivation, encryption.
-//! - [`Ref`]: where some plaintext is. [`Link`]: what people pass on.
+//! - [`Ref`]: where some plaintext is. [`Link`]: what people pass on. [`Ticket`]: a link, and where
+//!   it can be had.
 //! - [`BlockSource`], [`BlockSink`], [`ChunkIndex`]: what the rooms above need of stores and networks, so that files can be
 //!   turned into blocks without knowing either.
 //!
@@ -10,6 +11,7 @@
 
 mod link;
 mod seal;
+mod ticket;
 mod traits;
 
 use bytes::Bytes;
@@ -22,6 +24,7 @@ pub use link::{Link, LinkError};
 pub use seal::{
     Context, MAX_PLAINTEXT_BYTES, OpenError, SealError, Sealed, open, open_in, seal, seal_all,
 };
+pub use ticket::{MAX_ADDRESSES as MAX_TICKET_ADDRESSES, Ticket, TicketError};
 pub use traits::{
     Attempt, BlockSink, BlockSource, ChunkHash, ChunkIndex, GetError, IndexError, PutError,
     PutStats, Tried,

@@ -20,6 +20,7 @@ use super::tree::{Content, Directory, Entry, Extent, MAX_DEPTH, Node};
 use crate::block::{BlockSource, Link};
 use crate::crypto::hash;
 use crate::id::BlockId;
+use crate::path::unshown;
 
 /// Blocks of one file that are fetched ahead of the reader.
 const READ_AHEAD_BLOCKS: usize = 8;
@@ -156,7 +157,8 @@ impl Bundle {
     /// Entry at `path`, and its place once symlinks are followed. Only places in the bundle are
     /// ever found: a symlink that leads out of it leads nowhere. An absolute one leads on only
     /// where the root of the bundle is that of a file system, as in snapshots: such a root has no
-    /// name.
+    /// name. A name that is not there is tried once more as [`shown`](crate::path::shown) writes
+    /// those that are no text.
     ///
     /// # Errors
     /// As [`lookup`](Self::lookup).
@@ -177,7 +179,14 @@ impl Bundle {
             let Content::Directory(directory) = &way.last().unwrap_or(root).content else {
                 return Ok(None);
             };
-            let Some(entry) = find(&self.inner.opener, directory, &name).await? else {
+            let mut entry = find(&self.inner.opener, directory, &name).await?;
+            if entry.is_none() && !is_of_link {
+                // A person types a name that is no text as listings show it.
+                if let Some(bytes) = unshown(&name) {
+                    entry = find(&self.inner.opener, directory, &bytes).await?;
+                }
+            }
+            let Some(entry) = entry else {
                 return Ok(None);
             };
             let is_passed = !rest.is_empty() || last == Last::Followed;

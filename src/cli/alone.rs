@@ -24,12 +24,25 @@ pub(super) async fn tell_if_alone<T>(
     context: &Context,
     work: impl Future<Output = T>,
 ) -> T {
+    let is_here = async || Ok(client.block_has(BlockHas { id }).await?.has);
+    tell_if_alone_without(client, is_here, timeout_s, bar, context, work).await
+}
+
+/// As [`tell_if_alone`], for work on something that `is_here` looks for on this machine.
+pub(super) async fn tell_if_alone_without<T>(
+    client: &Client,
+    is_here: impl AsyncFnOnce() -> Result<bool, CallError>,
+    timeout_s: u64,
+    bar: &Bar,
+    context: &Context,
+    work: impl Future<Output = T>,
+) -> T {
     let tell = async {
         if !context.is_silent() {
             let until =
                 jiff::Zoned::now().saturating_add(jiff::Span::new().seconds(timeout_s as i64));
             // That peers can't be counted is no reason to end the work.
-            let _ = tell(client, id, &until, timeout_s, bar).await;
+            let _ = tell(client, is_here, &until, timeout_s, bar).await;
         }
         std::future::pending::<()>().await;
     };
@@ -42,12 +55,12 @@ pub(super) async fn tell_if_alone<T>(
 
 async fn tell(
     client: &Client,
-    id: BlockId,
+    is_here: impl AsyncFnOnce() -> Result<bool, CallError>,
     until: &jiff::Zoned,
     timeout_s: u64,
     bar: &Bar,
 ) -> Result<(), CallError> {
-    if client.block_has(BlockHas { id }).await?.has {
+    if is_here().await? {
         return Ok(());
     }
     let is_alone = async || {

@@ -1,5 +1,6 @@
 //! `libernet block`: blocks as they are.
 
+use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -47,7 +48,7 @@ enum Command {
         #[arg(short, long, visible_alias = "target", value_name = "FILE")]
         output: Option<PathBuf>,
         /// Time to look for it.
-        #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
+        #[arg(long, value_name = "TIME", value_parser = crate::time::seconds, allow_hyphen_values = true)]
         timeout: Option<u64>,
     },
     /// Store a file's bytes as one block, pinned, and print its id.
@@ -151,7 +152,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             id,
             output,
             timeout,
-        } => get(target::block(&id)?, output, timeout, context).await,
+        } => get(&id, output, timeout, context).await,
         Command::Put { file, hash, codec } => put(&file, hash.into(), codec, context).await,
         Command::Has { id } => {
             let id = target::block(&id)?;
@@ -197,13 +198,14 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
 }
 
 async fn get(
-    id: BlockId,
+    text: &str,
     output: Option<PathBuf>,
     timeout: Option<u64>,
     context: &Context,
 ) -> Result<Exit, Failure> {
+    let (id, ways) = (target::block(text)?, target::ways(OsStr::new(text))?);
     let bytes = context
-        .with_client(async |client, config| {
+        .with_client_at(&ways, async |client, config| {
             let timeout_s = timeout.unwrap_or(config.timeout_s);
             Ok(client.block_get(BlockGet { id, timeout_s }).await?)
         })

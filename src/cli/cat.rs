@@ -22,7 +22,7 @@ use crate::node::api::Cat;
 pub(super) struct Args {
     /// The link, and the file's path in it unless the bundle is one file; or a snapshot (latest, or the first digits of its id) and
     /// the file's path in it.
-    #[arg(value_name = "LINK[/PATH]|SNAPSHOT[:PATH]")]
+    #[arg(value_name = "LINK[/PATH]|TICKET[/PATH]|SNAPSHOT[:PATH]")]
     link: OsString,
     /// First byte.
     #[arg(long, default_value_t = 0)]
@@ -31,7 +31,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "BYTES")]
     length: Option<u64>,
     /// Time to look for one block before it counts as missing.
-    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
+    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds, allow_hyphen_values = true)]
     timeout: Option<u64>,
     #[command(flatten)]
     passphrase: backup::Passphrase,
@@ -50,8 +50,9 @@ impl Args {
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let target = target::tree(&args.link)?;
     let choice = args.which.choice_beside(&target)?;
+    let ways = target::ways(&args.link)?;
     context
-        .with_client(async |client, config| {
+        .with_client_at(&ways, async |client, config| {
             let timeout_s = args.timeout.unwrap_or(config.timeout_s);
             let (link, path) =
                 backup::tree(client, target, choice, &args.passphrase, timeout_s, context).await?;

@@ -220,6 +220,49 @@ impl Context {
         }
     }
 
+    /// As [`with_client`](Self::with_client), and while the work runs the node connects to these
+    /// addresses of a ticket.
+    ///
+    /// # Errors
+    /// As [`with_client`](Self::with_client).
+    pub async fn with_client_at<T>(
+        &self,
+        ways: &[String],
+        work: impl AsyncFnOnce(&Client, &Config) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        self.with_client(async |client, config| {
+            let dials = async {
+                self.go_to(client, ways).await;
+                // The work may find what it wants elsewhere.
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                biased;
+                done = work(client, config) => done,
+                () = dials => unreachable!("it never ends"),
+            }
+        })
+        .await
+    }
+
+    /// Connects to a ticket's addresses, all at once; says so when nobody is there.
+    async fn go_to(&self, client: &Client, ways: &[String]) {
+        let dials = ways.iter().map(|address| {
+            let address = address.clone();
+            client.connect(Connect { address })
+        });
+        let answers = futures::future::join_all(dials).await;
+        let failed: Vec<&str> = answers
+            .iter()
+            .filter_map(|answer| Some(&*answer.as_ref().err()?.message))
+            .collect();
+        if let Some(first) = failed.first().filter(|_| failed.len() == answers.len()) {
+            self.warning(&format!(
+                "the node that made the ticket could not be reached where it was: {first}"
+            ));
+        }
+    }
+
     /// Refuses a data directory that does not exist. A mistyped one must not be made, and then seem
     /// to be empty.
     ///

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::show::printable;
 use crate::backup::{self, owner};
-use crate::block::{LinkError, Tried};
+use crate::block::{LinkError, TicketError, Tried};
 use crate::id::{BlockId, IdError};
 use crate::node::api::{CallError, ErrorKind};
 use crate::{config, gateway, site};
@@ -430,6 +430,16 @@ impl From<site::Error> for Failure {
 impl From<IdError> for Failure {
     fn from(error: IdError) -> Self {
         Self::usage(error.to_string())
+    }
+}
+
+impl From<TicketError> for Failure {
+    fn from(error: TicketError) -> Self {
+        let hint = match &error {
+            TicketError::Version(_) => "use a newer libernet",
+            _ => "copy the whole ticket again; every character counts",
+        };
+        Self::usage(error.to_string()).with_hint(hint)
     }
 }
 

@@ -1,5 +1,7 @@
 //! `libernet find`: who provides an identifier.
 
+use std::ffi::OsStr;
+
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::{output, show, target};
@@ -36,7 +38,7 @@ pub(super) struct Args {
     #[arg(long, default_value_t = LIMIT, value_parser = clap::value_parser!(u64).range(1..=1000))]
     limit: u64,
     /// Time to look for providers.
-    #[arg(long, value_name = "TIME", default_value_t = TIMEOUT_S, value_parser = crate::time::seconds)]
+    #[arg(long, value_name = "TIME", default_value_t = TIMEOUT_S, value_parser = crate::time::seconds, allow_hyphen_values = true)]
     timeout: u64,
 }
 
@@ -47,8 +49,9 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
         check: !args.no_check,
         timeout_s: args.timeout,
     };
+    let ways = target::ways(OsStr::new(&args.id))?;
     let reply = context
-        .with_client(async |client, _| Ok(client.find(request).await?))
+        .with_client_at(&ways, async |client, _| Ok(client.find(request).await?))
         .await?;
     if context.json {
         output::json(&reply)?;

@@ -36,6 +36,7 @@ pub(super) const MAX_NAMED: usize = 20;
 #[command(after_help = "Examples:
   libernet get LINK                    # under its own name in this directory
   libernet get LINK -o copy
+  libernet get TICKET                  # from the node that made it (`libernet put PATH --reachable`)
   libernet get LINK/photos/2026 -o photos
   libernet get LINK -o copy --overwrite changed
   libernet get LINK --max-size 10GiB --max-files 1000   # not more than that
@@ -44,8 +45,8 @@ pub(super) const MAX_NAMED: usize = 20;
 With --json: {\"bytes\",\"files\",\"from\":[peer],\"givers\":[{\"peer\",\"blocks\",\"bytes\"}],\"output\",\"missing\":[{\"path\",\"path_hex\",\"block\",\"reason\"}],
   \"refused\":[{\"path\",\"reason\"}],\"pinned\"}")]
 pub(super) struct Args {
-    /// The link, and a path in it if only a part is wanted.
-    #[arg(value_name = "LINK[/PATH]")]
+    /// The link or ticket, and a path in it if only a part is wanted.
+    #[arg(value_name = "LINK[/PATH]|TICKET[/PATH]")]
     link: OsString,
     /// Where to write; directories above it are made. A single file goes into a directory that
     /// exists [default: its own name, here].
@@ -58,16 +59,16 @@ pub(super) struct Args {
     #[arg(long)]
     owners: bool,
     /// Time to look for one block before it counts as missing.
-    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
+    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds, allow_hyphen_values = true)]
     timeout: Option<u64>,
     /// Keep the bundle in the store as well. Takes a link without a path.
     #[arg(long)]
     pin: bool,
     /// Most bytes of content that may come, in place of what is usual.
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     max_size: Option<ByteSize>,
     /// Most files, directories and links that may come, in place of what is usual.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     max_files: Option<u64>,
     /// Write it however much comes, within --max-size and --max-files.
     #[arg(short, long)]
@@ -76,6 +77,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let (link, path) = target::link_and_path(&args.link)?;
+    let ways = target::ways(&args.link)?;
     if args.output.is_none() && args.overwrite.is_some() {
         // The name would be the bundle's own, which its maker chose.
         return Err(Failure::usage(
@@ -86,7 +88,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     let here = Context::absolute(Path::new("."))?;
     let output = args.output.as_deref().map(Context::absolute).transpose()?;
     let reply = context
-        .with_client(async |client, config| {
+        .with_client_at(&ways, async |client, config| {
             let timeout_s = args.timeout.unwrap_or(config.timeout_s);
             let bar = context.bar("get");
             let id = link.id;

@@ -21,10 +21,10 @@ schedule were missed) or can't be backed up, when there is an owner and no backu
 backup can't be read back from connected nodes, and while another machine's request to forget snapshots of this one is running
 (`libernet unforget` ends that).
 With --json: {\"sets\":[{\"name\",\"copies_min\",\"copies_asked\",\"survives\",\"audited_s_ago\",\"holders\":[{\"peer\",\"name\",\"online\",
-  \"seen_s_ago\"}],\"last_backup\",\"last_backup_s_ago\",\"never\",\"schedule\",\"next_backup\",\"overdue_since\",\"problem\"}],\"owner\",
+  \"seen_s_ago\"}],\"last_backup\",\"last_backup_s_ago\",\"never\",\"schedule\",\"next_backup\",\"overdue_since\",\"problem\",\"unmatched\",\"newest\":{\"copies\",\"copies_asked\"}}],\"owner\",
   \"problems\":[..],\"clocks\":[..],\"doubts\":[..],\"requests\":[..],\"head\":{\"told\",\"log\",\"overtaken\"}}, requests as of
   `libernet snapshots`; times in milliseconds since 1970, and beside them \"last_backup_rfc3339\" and so on; null is what is not known or
-  does not apply; \"lost\" is there when backups of the set are not here any more")]
+  does not apply; \"copies_min\" is of the backup that lacks most copies, \"newest\" of the newest; \"lost\" is there when backups of the set are not here any more")]
 pub(super) struct Args {
     /// Only this set: its name, or the beginning of it.
     set: Option<String>,
@@ -76,11 +76,8 @@ pub(super) fn lines(reply: &HealthReply) -> Vec<String> {
 
 /// One set in words.
 pub(super) fn line(set: &SetHealth) -> String {
-    let name = match set.name.as_str() {
-        "" => "(no set)".to_owned(),
-        name => show::printable(name),
-    };
-    let mut parts = vec![copies(set)];
+    let name = name_of(set);
+    let mut parts = vec![copies_text(set)];
     parts.extend(age(set));
     if set.lost > 0 {
         parts.push(match set.lost {
@@ -93,7 +90,16 @@ pub(super) fn line(set: &SetHealth) -> String {
     format!("{name}: {}", parts.join("; "))
 }
 
-fn copies(set: &SetHealth) -> String {
+/// Name of a set, for people.
+pub(super) fn name_of(set: &SetHealth) -> String {
+    match set.name.as_str() {
+        "" => "(no set)".to_owned(),
+        name => show::printable(name),
+    }
+}
+
+/// Copies of a set's backups in words.
+pub(super) fn copies_text(set: &SetHealth) -> String {
     if set.never {
         return "not backed up yet".to_owned();
     }
@@ -115,7 +121,15 @@ fn copies(set: &SetHealth) -> String {
         false => format!(" ({})", away.join(", ")),
     };
     let (reached, asked) = (set.copies_min, set.copies_asked);
-    format!("{reached} of {asked} copies{away}, {survives}, {audited}")
+    // Just after a backup its own copies are what people know of.
+    let whose = match set.newest {
+        Some(newest) if (newest.copies, newest.copies_asked) != (reached, asked) => format!(
+            " of an older backup (the newest has {} of {})",
+            newest.copies, newest.copies_asked
+        ),
+        _ => String::new(),
+    };
+    format!("{reached} of {asked} copies{whose}{away}, {survives}, {audited}")
 }
 
 /// A holder that is not connected: its copy counts for as long as it was heard of lately.
@@ -168,6 +182,7 @@ fn ago(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::api::NewestCopies;
 
     fn documents() -> SetHealth {
         SetHealth {
@@ -204,6 +219,20 @@ mod tests {
             "Documents: 2 of 2 copies (pc2 not seen for 3 min, 12D3KooWabcd not seen for 7 s), \
              survives any 2 machines, audited 2 h ago"
         );
+        set.newest = Some(NewestCopies {
+            copies: 2,
+            copies_asked: 2,
+        });
+        assert!(!line(&set).contains("newest"), "{}", line(&set));
+        set.copies_min = 1;
+        let text = line(&set);
+        assert!(
+            text.starts_with(
+                "Documents: 1 of 2 copies of an older backup (the newest has 2 of 2) (pc2 not"
+            ),
+            "{text}"
+        );
+        set.newest = None;
         (set.holders, set.name) = (Vec::new(), String::new());
         (set.copies_min, set.survives) = (0, 0);
         let text = line(&set);

@@ -3,6 +3,7 @@
 //! Works on the data directory alone; no node is needed. The words exist on paper, on the terminal for a moment, and in files
 //! that the user names; they are never printed to a stream that is no terminal.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -13,6 +14,7 @@ use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::output;
 use super::show::printable;
+use super::whole_file::WholeFile;
 use crate::backup::owner::{
     self, MAX_NAME_BYTES, MAX_TEXT_BYTES, MachineId, Membership, OwnerId, OwnerKeys, Phrase, Vault,
     WORDS, sheet,
@@ -113,7 +115,9 @@ async fn run_on(args: Args, terminal: Terminal, context: &Context) -> Result<Exi
         if *vault.owner() != keys.id() {
             return Err(exists(&dir));
         }
+        files.publish()?;
         files.keep();
+        tell_files(&args, context);
         context.notice("this machine belongs to that owner already; nothing is changed");
         tell(vault.owner(), &vault.machine(), vault.name(), context)?;
         return Ok(Exit::Done);
@@ -127,8 +131,10 @@ async fn run_on(args: Args, terminal: Terminal, context: &Context) -> Result<Exi
     if args.recover.is_none() {
         present(&phrase, &args, terminal, context).await?;
     }
+    files.publish()?;
     store(membership.clone(), passphrase, context).await?;
     files.keep();
+    tell_files(&args, context);
     if args.recover.is_some() {
         context.notice(
             "this is a new machine of that owner's: what was backed up before counts as another machine's, and `libernet forget` leaves that \
@@ -412,30 +418,74 @@ fn tell(
     output::stdout(format!("{owner}\n").as_bytes())
 }
 
-/// Files that were not there before and go away again unless they are [kept](Self::keep): words of an owner that was not made
-/// after all would only mislead.
+/// Says where the words are.
+fn tell_files(args: &Args, context: &Context) {
+    let shown = |path: &Path| printable(&super::show::path(path));
+    if let Some(path) = &args.sheet {
+        context.notice(&format!(
+            "the sheet with the words is {}: print it, keep the paper, and delete the file",
+            shown(path)
+        ));
+    }
+    if let Some(path) = &args.words_out {
+        context.notice(&format!(
+            "the words are in {}: who reads that file reads the backups",
+            shown(path)
+        ));
+    }
+}
+
+/// Files with words. Each has its name only just before the owner is made, so that an `init` that
+/// is killed before leaves none that looks like the words of an owner, and goes away again unless
+/// it is [kept](Self::keep).
 #[derive(Default)]
-struct NewFiles(Vec<PathBuf>);
+struct NewFiles {
+    written: Vec<(PathBuf, WholeFile)>,
+    published: Vec<PathBuf>,
+}
+
+fn not_written(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::io(format!("{} could not be written", path.display()), error)
+}
 
 impl NewFiles {
     /// Writes a file that only the user can read. One that exists is an error.
     fn write(&mut self, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-        let failed = |error: &std::io::Error| {
-            Failure::io(format!("{} could not be written", path.display()), error)
-        };
-        file::create(path, bytes).map_err(|error| failed(&error))?;
-        self.0.push(path.to_owned());
+        let path = Context::absolute(path)?;
+        if path.symlink_metadata().is_ok() {
+            return Err(not_written(
+                &path,
+                &std::io::ErrorKind::AlreadyExists.into(),
+            ));
+        }
+        let failed = |error: std::io::Error| not_written(&path, &error);
+        let file = WholeFile::create(&path).map_err(failed)?;
+        let mut writer = file.writer().map_err(failed)?;
+        writer.write_all(bytes).map_err(failed)?;
+        writer.sync_all().map_err(failed)?;
+        self.written.push((path, file));
+        Ok(())
+    }
+
+    /// Gives all that was written its names.
+    fn publish(&mut self) -> Result<(), Failure> {
+        for (path, file) in self.written.drain(..) {
+            let failed = |error: std::io::Error| not_written(&path, &error);
+            file.keep(&path).map_err(failed)?;
+            self.published.push(path.clone());
+            file::sync_directory(path.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
+        }
         Ok(())
     }
 
     fn keep(&mut self) {
-        self.0.clear();
+        self.published.clear();
     }
 }
 
 impl Drop for NewFiles {
     fn drop(&mut self) {
-        for path in &self.0 {
+        for path in &self.published {
             // It was made a moment ago; that it can't be removed says nothing new.
             let _ = std::fs::remove_file(path);
         }

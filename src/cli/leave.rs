@@ -28,7 +28,7 @@ With --json: {\"complete\",\"leases_ended\",\"leases_passed\",\"leases_spare\",\
 pub(super) struct Args {
     /// Time that it may take: 30s, 10m, 2h; seconds without a unit [default: as long as something
     /// is handed over]
-    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
+    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds, allow_hyphen_values = true)]
     timeout: Option<u64>,
     /// Leave all rings as well, at the end
     #[arg(long)]

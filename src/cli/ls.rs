@@ -28,13 +28,13 @@ With --json: {\"this\":{..},\"index_file\",\"entries\":[{\"name\",\"name_hex\",\
   name_hex holds a name's bytes where they are not UTF-8")]
 pub(super) struct Args {
     /// The link, and a path in it; or a snapshot (latest, or the first digits of its id) and a path in it.
-    #[arg(value_name = "LINK[/PATH]|SNAPSHOT[:PATH]")]
+    #[arg(value_name = "LINK[/PATH]|TICKET[/PATH]|SNAPSHOT[:PATH]")]
     link: OsString,
     /// Show kind, permissions, size and time too.
     #[arg(short, long)]
     long: bool,
     /// Time to look for one block before it counts as missing.
-    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
+    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds, allow_hyphen_values = true)]
     timeout: Option<u64>,
     #[command(flatten)]
     passphrase: backup::Passphrase,
@@ -53,8 +53,9 @@ impl Args {
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let target = target::tree(&args.link)?;
     let choice = args.which.choice_beside(&target)?;
+    let ways = target::ways(&args.link)?;
     context
-        .with_client(async |client, config| {
+        .with_client_at(&ways, async |client, config| {
             let timeout_s = args.timeout.unwrap_or(config.timeout_s);
             let (link, path) =
                 backup::tree(client, target, choice, &args.passphrase, timeout_s, context).await?;

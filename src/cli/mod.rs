@@ -15,6 +15,7 @@ mod config;
 mod context;
 mod demo;
 mod descriptors;
+mod doctor;
 mod exit;
 mod find;
 mod get;
@@ -41,6 +42,7 @@ mod target;
 mod up;
 mod url;
 mod version;
+mod whole_file;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -129,6 +131,7 @@ enum Command {
     Peers(peers::Args),
     Status(status::Args),
     Health(health::Args),
+    Doctor(doctor::Args),
     Leave(leave::Args),
     Id(id::Args),
     Init(init::Args),
@@ -184,6 +187,7 @@ impl Command {
             | Self::Config(_)
             | Self::Demo(_)
             | Self::Completions(_)
+            | Self::Doctor(_)
             | Self::Version(_) => Intent::Bring,
             Self::Peers(_)
             | Self::Url(_)
@@ -221,7 +225,7 @@ Back up            libernet init                  twelve words that bring everyt
                    libernet backup PATH           `backup add PATH --schedule daily` repeats it
                    libernet restore latest --target DIR
 Keep it running    libernet up                    the node: serves, backs up, keeps copies
-Look after it      libernet status                is everything safe? also: health, snapshots, check
+Look after it      libernet status                is everything safe? also: doctor, health
 
 See it work on this machine alone:       libernet demo
 Every command, and the exit codes:       libernet --help
@@ -365,6 +369,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Peers(args) => Box::pin(peers::run(args, context)).await,
         Command::Leave(args) => Box::pin(leave::run(args, context)).await,
         Command::Health(args) => Box::pin(health::run(args, context)).await,
+        Command::Doctor(args) => Box::pin(doctor::run(args, context)).await,
         Command::Status(args) => Box::pin(status::run(args, context)).await,
         Command::Id(args) => Box::pin(id::run(args, context)).await,
         Command::Init(args) => Box::pin(init::run(args, context)).await,

@@ -41,13 +41,13 @@ enum Command {
         #[arg(long)]
         name: Option<String>,
         /// Time to look for one block before it counts as missing.
-        #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
+        #[arg(long, value_name = "TIME", value_parser = crate::time::seconds, allow_hyphen_values = true)]
         timeout: Option<u64>,
     },
     /// Stop keeping a bundle; its blocks go when room is needed.
     Rm {
         /// The link, the id of its root or the start of it, or the pin's name.
-        #[arg(value_name = "LINK|ID|NAME")]
+        #[arg(value_name = "LINK|TICKET|ID|NAME")]
         link: String,
     },
     /// List what is kept.
@@ -112,6 +112,7 @@ async fn add(
     timeout: Option<u64>,
     context: &Context,
 ) -> Result<Exit, Failure> {
+    let ways = target::ways(OsStr::new(link))?;
     let (link, path) = target::link_and_path(OsStr::new(link))?;
     if !path.as_os_str().is_empty() {
         return Err(Failure::usage(
@@ -119,7 +120,7 @@ async fn add(
         ));
     }
     let reply = context
-        .with_client(async |client, config| {
+        .with_client_at(&ways, async |client, config| {
             let timeout_s = timeout.unwrap_or(config.timeout_s);
             let (id, bar) = (link.id, context.bar("pin"));
             let request = PinAdd {

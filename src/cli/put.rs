@@ -1,16 +1,22 @@
 //! `libernet put`: files into blocks.
 
 use std::cell::Cell;
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use tokio_util::io::ReaderStream;
 
 use super::context::Context;
 use super::exit::{Exit, Failure};
+use super::progress::Bar;
 use super::{output, serve, show};
 use crate::client::Client;
-use crate::node::api::{Put, PutReply, PutStream};
+use crate::monitor::{Monitor, Progress};
+use crate::node::api::{MakeTicket, MakeTicketReply, Put, PutReply, PutStream};
 use crate::size::ByteSize;
 
 /// Bytes read from standard input at once.
@@ -34,8 +40,9 @@ const MAX_NAMED: usize = 20;
   libernet put contract.pdf --private  # nobody who has the same file can tell
   tar c src | libernet put - --name src.tar
   LINK=$(libernet put -q report.pdf)
+  libernet put report.pdf --reachable  # a ticket: whoever has it needs no bootstrap address
 
-With --json: {\"link\",\"id\",\"bytes\",\"files\",\"blocks\",\"new_bytes\",\"unreadable\":[{\"path\",\"reason\"}],
+With --json: {\"link\",\"ticket\" and \"reachable_at\":[..] with --reachable,\"id\",\"bytes\",\"files\",\"blocks\",\"new_bytes\",\"unreadable\":[{\"path\",\"reason\"}],
 \"left_out\":[{\"path\",\"reason\"}],\"announced_to\",
 \"serving\": whether a node serves it from here on}")]
 pub(super) struct Args {
@@ -57,6 +64,10 @@ pub(super) struct Args {
     /// Don't wait until the root is announced to the mesh.
     #[arg(long)]
     no_announce: bool,
+    /// Print a ticket, too: one word that holds the link and where this node can be reached, for
+    /// `libernet get TICKET` anywhere. It is as secret as the link.
+    #[arg(long)]
+    reachable: bool,
     /// Where no node runs, serve until Ctrl-C also outside of a terminal.
     #[arg(long, conflicts_with = "no_serve")]
     serve: bool,
@@ -73,6 +84,7 @@ impl Args {
             name: None,
             no_pin: false,
             private: false,
+            reachable: false,
             index_file,
             no_announce: false,
             serve: false,
@@ -114,8 +126,8 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             "--index-file names a file of a directory, and standard input is one file",
         ));
     }
-    store(&args, context, |reply, after| {
-        print(reply, after, &args, context)
+    store(&args, context, |reply, ticket, after| {
+        print(reply, ticket, after, &args, context)
     })
     .await
 }
@@ -127,7 +139,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
 pub(super) async fn store(
     args: &Args,
     context: &Context,
-    print: impl Fn(&PutReply, After) -> Result<(), Failure>,
+    print: impl Fn(&PutReply, Option<&MakeTicketReply>, After) -> Result<(), Failure>,
 ) -> Result<Exit, Failure> {
     // Set when only Ctrl-C is left to come.
     let done = Cell::new(None);
@@ -135,7 +147,14 @@ pub(super) async fn store(
         .with_client(async |client, config| {
             let reply = put(client, args, context).await?;
             let after = After::of(client.is_embedded(), args, context.is_interactive());
-            print(&reply, after)?;
+            let ticket = match args.reachable {
+                true => {
+                    let link = reply.link.clone();
+                    Some(client.ticket(MakeTicket { link }).await?)
+                }
+                false => None,
+            };
+            print(&reply, ticket.as_ref(), after)?;
             let exit = match reply.unreadable.is_empty() {
                 true => Exit::Done,
                 false => Exit::Partial,
@@ -166,7 +185,9 @@ async fn put(client: &Client, args: &Args, context: &Context) -> Result<PutReply
             private: args.private,
         };
         let input = ReaderStream::with_capacity(output::async_stdin()?, READ_BYTES);
-        client.put_stream(request, input.boxed(), bar.clone()).await
+        let input = counted(input.boxed(), bar.clone());
+        let monitor = Arc::new(OnlyWarnings(bar.clone()));
+        client.put_stream(request, input, monitor).await
     } else {
         let request = Put {
             path: Context::absolute(&args.path)?,
@@ -180,6 +201,33 @@ async fn put(client: &Client, args: &Args, context: &Context) -> Result<PutReply
     };
     bar.clear();
     Ok(reply?)
+}
+
+/// The bytes of standard input, whose number `bar` shows as they are read. There is no total.
+fn counted(
+    input: BoxStream<'static, io::Result<Bytes>>,
+    bar: Arc<dyn Monitor>,
+) -> BoxStream<'static, io::Result<Bytes>> {
+    let mut progress = Progress::default();
+    let count = move |read: &io::Result<Bytes>| {
+        let len = read.as_ref().map_or(0, Bytes::len);
+        progress.bytes += len as u64;
+        bar.progress(progress);
+    };
+    input.inspect(count).boxed()
+}
+
+/// Passes warnings on. The bytes that were read are counted where they are read: a node elsewhere
+/// tells of them late.
+#[derive(Debug)]
+struct OnlyWarnings(Arc<Bar>);
+
+impl Monitor for OnlyWarnings {
+    fn progress(&self, _: Progress) {}
+
+    fn warning(&self, message: &str) {
+        self.0.warning(message);
+    }
 }
 
 /// A name must be one that a file can have anywhere.
@@ -209,15 +257,26 @@ pub(super) fn tell_missing(reply: &PutReply, context: &Context) {
     show::left_out(&reply.left_out, context);
 }
 
-fn print(reply: &PutReply, after: After, args: &Args, context: &Context) -> Result<(), Failure> {
+fn print(
+    reply: &PutReply,
+    ticket: Option<&MakeTicketReply>,
+    after: After,
+    args: &Args,
+    context: &Context,
+) -> Result<(), Failure> {
     tell_missing(reply, context);
     if context.json {
         return output::json(&Told {
             reply,
+            ticket: ticket.map(|made| made.ticket.as_deref()),
+            reachable_at: ticket.map(|made| made.addresses.as_slice()),
             serving: after != After::Ends,
         });
     }
     output::stdout(format!("{}\n", reply.link).as_bytes())?;
+    if let Some(made) = ticket {
+        tell_ticket(made, context)?;
+    }
     context.notice(&format!(
         "{} in {}, {}, {} of them new",
         ByteSize(reply.bytes),
@@ -243,11 +302,35 @@ fn print(reply: &PutReply, after: After, args: &Args, context: &Context) -> Resu
     Ok(())
 }
 
+/// Prints a ticket on a line of its own, and says what its addresses are good for.
+fn tell_ticket(made: &MakeTicketReply, context: &Context) -> Result<(), Failure> {
+    let Some(ticket) = &made.ticket else {
+        context.warning(
+            "there is no ticket: no address is known at which others could reach this node",
+        );
+        return Ok(());
+    };
+    output::stdout(format!("{ticket}\n").as_bytes())?;
+    context.notice(&match made.confirmed {
+        true => "the second line is a ticket: `libernet get TICKET` works wherever this node can be reached".to_owned(),
+        false => format!(
+            "the second line is a ticket. Nobody outside has reached this node yet, so it names what this machine listens on: {}",
+            show::printable(&made.addresses.join(" "))
+        ),
+    });
+    Ok(())
+}
+
 /// Answer that `--json` prints.
 #[derive(serde::Serialize)]
 struct Told<'a> {
     #[serde(flatten)]
     reply: &'a PutReply,
+    /// Missing unless asked for; null where none can be made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ticket: Option<Option<&'a str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reachable_at: Option<&'a [String]>,
     serving: bool,
 }
 
@@ -276,6 +359,30 @@ mod tests {
         }
         let both = ["put", "x", "--serve", "--no-serve"];
         assert!(Line::try_parse_from(both).is_err());
+    }
+
+    #[tokio::test]
+    async fn bytes_of_standard_input_are_counted_as_they_come() {
+        #[derive(Default)]
+        struct Seen(std::sync::Mutex<Vec<u64>>);
+        impl Monitor for Seen {
+            fn progress(&self, progress: Progress) {
+                assert_eq!(progress.bytes_total, 0, "nobody knows how much comes");
+                self.0.lock().expect("not poisoned").push(progress.bytes);
+            }
+            fn warning(&self, _: &str) {}
+        }
+        let seen = Arc::new(Seen::default());
+        let parts = [&b"abc"[..], b"", b"de"].map(|part| Ok(Bytes::from_static(part)));
+        let broken = [Err(io::ErrorKind::BrokenPipe.into())];
+        let input = futures::stream::iter(parts.into_iter().chain(broken)).boxed();
+        let mut input = counted(input, seen.clone());
+        let mut came = 0;
+        while let Some(part) = input.next().await {
+            came += part.map_or(0, |part| part.len());
+        }
+        assert_eq!(came, 5);
+        assert_eq!(*seen.0.lock().expect("not poisoned"), [3, 3, 5, 5]);
     }
 
     #[test]

@@ -83,7 +83,7 @@ enum Command {
         #[arg(value_name = "RING")]
         name: Option<String>,
         /// Time that the invitation lasts: 30m, 12h or 7d, which is the most [default: 1d].
-        #[arg(long = "for", value_name = "TIME", value_parser = crate::time::seconds)]
+        #[arg(long = "for", value_name = "TIME", value_parser = crate::time::seconds, allow_hyphen_values = true)]
         ttl_s: Option<u64>,
         /// For one machine: worth nothing once that has joined.
         #[arg(long)]

@@ -180,7 +180,7 @@ async fn publish(
         );
     }
     let args = put::Args::of_site(directory, index);
-    put::store(&args, context, |reply, after| {
+    put::store(&args, context, |reply, _, after| {
         put::tell_missing(reply, context);
         let url = match after {
             After::Runs => running_url(&reply.link, context),

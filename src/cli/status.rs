@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+pub(super) use self::disk::bytes_below;
 use self::safe::{reachable, safe};
 use super::context::Context;
 use super::exit::{Exit, Failure};
@@ -205,6 +206,7 @@ fn plain_name(worker: &WorkerStatus) -> &str {
         "events" => "news for `libernet up`",
         "schedule" => "backups by schedule",
         "replicate" => "own copies on others",
+        "remembered" => "peers that were good before",
         other => other,
     }
 }

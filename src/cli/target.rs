@@ -9,7 +9,7 @@ use unicode_normalization::UnicodeNormalization;
 
 use super::context::Intent;
 use super::exit::Failure;
-use crate::block::Link;
+use crate::block::{Link, Ticket};
 use crate::bundle::pattern;
 use crate::client::url::percent_decode;
 use crate::crypto::hash;
@@ -84,7 +84,32 @@ pub fn block(text: &str) -> Result<BlockId, Failure> {
     }
 }
 
-/// A link and the path behind it: `libernet:<id>.<key>[/path]`, `/sha384/<hex>/aes256/<hex>[/path]`, or the URL of the latter
+/// Addresses that the text's ticket names, if it is one.
+///
+/// # Errors
+/// A ticket that is not right.
+pub fn ways(text: &OsStr) -> Result<Vec<String>, Failure> {
+    let Some((ticket, _)) = ticket(text.as_bytes().trim_ascii_start())? else {
+        return Ok(Vec::new());
+    };
+    let addresses = ticket.addresses().into_iter();
+    Ok(addresses.map(|address| address.to_string()).collect())
+}
+
+/// A ticket and what is behind it, a path after a slash or a colon; none when the text is no ticket.
+fn ticket(text: &[u8]) -> Result<Option<(Ticket, &[u8])>, Failure> {
+    let end = position(text, b'/').min(position(text, b':'));
+    let (word_of_it, behind) = text.split_at(end);
+    let Some(word_of_it) = std::str::from_utf8(word_of_it).ok() else {
+        return Ok(None);
+    };
+    if !Ticket::is_meant(word_of_it) {
+        return Ok(None);
+    }
+    Ok(Some((word_of_it.parse()?, behind)))
+}
+
+/// A link or ticket and the path behind it: `libernet:<id>.<key>[/path]`, `/sha384/<hex>/aes256/<hex>[/path]`, or the URL of the latter
 /// on any host. Names in the path are bytes, white space at their ends is a part of them.
 ///
 /// # Errors
@@ -94,6 +119,10 @@ pub fn link_and_path(text: &OsStr) -> Result<(Link, PathBuf), Failure> {
 }
 
 fn parse_link(text: &[u8]) -> Result<(Link, PathBuf), Failure> {
+    if let Some((ticket, behind)) = ticket(text)? {
+        let path = behind.strip_prefix(b":").unwrap_or(behind);
+        return Ok((ticket.link().clone(), tidy(path)));
+    }
     let schemes: [&[u8]; 2] = [b"http://", b"https://"];
     if let Some(rest) = schemes.iter().find_map(|scheme| text.strip_prefix(*scheme)) {
         let path = rest.get(position(rest, b'/')..).unwrap_or_default();
@@ -239,6 +268,7 @@ fn path_form(text: &[u8]) -> Result<(Link, PathBuf), Failure> {
 /// Whether the text is meant to be a link, right or wrong.
 pub fn looks_like_link(text: &str) -> bool {
     text.trim().starts_with("libernet:")
+        || Ticket::is_meant(text.trim())
         || text.contains("/aes256/")
         || text.trim().starts_with("http://")
         || text.trim().starts_with("https://")
@@ -312,6 +342,46 @@ mod tests {
         // Outside of URLs a percent sign is one.
         let text = format!("{link}/a%20b");
         assert_eq!(links(&text), Ok((link, "a%20b".into())));
+    }
+
+    #[test]
+    fn a_ticket_is_a_link_that_says_where() {
+        let (link, peer) = (sample(), libp2p::PeerId::random());
+        let address: libp2p::Multiaddr = "/ip4/192.0.2.7/tcp/4384".parse().expect("an address");
+        let ticket = Ticket::new(link.clone(), peer, [address.clone()]).expect("right");
+        let ways = |text: &str| super::ways(OsStr::new(text));
+        for (rest, path) in [
+            ("", ""),
+            (" \n", ""),
+            ("/a/b ", "a/b "),
+            (":/a", "a"),
+            (":a", "a"),
+        ] {
+            let text = format!(" {ticket}{rest}");
+            assert_eq!(links(&text), Ok((link.clone(), path.into())), "{text}");
+            assert_eq!(
+                ways(&text),
+                Ok(vec![format!("{address}/p2p/{peer}")]),
+                "{text}"
+            );
+            assert_eq!(
+                snapshots(&text),
+                Ok((link.to_string(), path.into())),
+                "{text}"
+            );
+        }
+        let text = format!("{ticket}/a");
+        assert_eq!(trees(&text), Ok(Target::Bundle(link.clone(), "a".into())));
+        assert_eq!(block(&ticket.to_string()), Ok(link.id));
+        assert_eq!(identifier(&ticket.to_string()), Ok(link.id));
+        assert_eq!(ways(&link.to_string()), Ok(Vec::new()));
+        assert_eq!(ways("latest:/a"), Ok(Vec::new()));
+        let whole = ticket.to_string();
+        let cut = &whole[..whole.len() - 3];
+        for failure in [links(cut).expect_err("cut"), ways(cut).expect_err("cut")] {
+            assert_eq!(failure.exit, Exit::Usage);
+            assert!(!format!("{failure:?}").contains(&cut[20..40]));
+        }
     }
 
     #[test]

@@ -49,22 +49,22 @@ pub(super) struct Args {
     #[arg(long, value_name = "IP:PORT")]
     http: Option<String>,
     /// A peer to join the mesh through, besides those of the settings. May be repeated.
-    #[arg(long, value_name = "MULTIADDR")]
+    #[arg(long, value_name = "ADDRESS")]
     bootstrap: Vec<String>,
     /// Don't look for nodes on the LAN.
     #[arg(long)]
     no_mdns: bool,
     /// Most bytes that the node may use on disk, such as 50GiB.
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     quota: Option<String>,
     /// Most bytes of the quota that are lent to others; half: half of it.
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     lend: Option<String>,
     /// Most bytes of blocks sent in a second, such as 2MiB.
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     limit_up: Option<String>,
     /// Most bytes of blocks fetched in a second.
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     limit_down: Option<String>,
     /// Local hours in which these two limits hold, such as 08:00-22:00.
     #[arg(long, value_name = "FROM-TO")]

@@ -121,6 +121,12 @@ impl ApiFile {
         file.address().is_some().then_some(file)
     }
 
+    /// Whether `data_dir` has a file that [`read`](Self::read) takes for none.
+    pub fn is_damaged(data_dir: &Path) -> bool {
+        let is_there = data_dir.join(FILE_NAME).symlink_metadata().is_ok();
+        is_there && Self::read(data_dir).is_none()
+    }
+
     /// Writes the file as a whole, readable by its owner only. The guard removes it again.
     ///
     /// # Errors
@@ -189,6 +195,20 @@ mod tests {
         }
         drop(published);
         assert!(!dir.path().join(FILE_NAME).exists());
+    }
+
+    #[test]
+    fn a_damaged_file_is_told_from_a_missing_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join(FILE_NAME);
+        assert!(!ApiFile::is_damaged(dir.path()), "there is none");
+        for bytes in [&b""[..], b"{\"url\":", &[b' '; MAX_FILE_BYTES as usize + 1]] {
+            std::fs::write(&path, bytes).expect("written");
+            assert!(ApiFile::is_damaged(dir.path()));
+        }
+        let file = sample("http://127.0.0.1:1");
+        let _published = file.write(dir.path()).expect("written");
+        assert!(!ApiFile::is_damaged(dir.path()));
     }
 
     #[test]

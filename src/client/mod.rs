@@ -78,6 +78,18 @@ macro_rules! watched_calls {
     )*};
 }
 
+/// A process holds the directory, and the file that says how to reach it is damaged.
+fn unreachable_node(data_dir: &Path, locked: &CallError) -> CallError {
+    let path = data_dir.join(discovery::FILE_NAME);
+    let text = format!(
+        "{} is damaged, so the node that runs here can't be asked: {}",
+        path.display(),
+        locked.message
+    );
+    CallError::new(ErrorKind::Locked, text)
+        .with_hint("stop the node and start it again (`libernet up`): it writes the file anew")
+}
+
 impl Client {
     /// A client of a node in this process.
     pub fn embedded(node: Node) -> Self {
@@ -137,6 +149,10 @@ impl Client {
                 Ok(node) => return Ok(Self::embedded(node)),
                 Err(error) if error.kind == ErrorKind::Locked && silent.is_some() => {
                     return Err(silent.unwrap_or(error));
+                }
+                // A node writes its file as a whole: waiting mends nothing.
+                Err(error) if error.kind == ErrorKind::Locked && ApiFile::is_damaged(data_dir) => {
+                    return Err(unreachable_node(data_dir, &error));
                 }
                 Err(error)
                     if error.kind == ErrorKind::Locked
@@ -209,6 +225,8 @@ impl Client {
         pin_rm(PinRm) -> PinRmReply;
         /// Lists pins.
         pin_ls(PinLs) -> PinLsReply;
+        /// Makes a ticket: a link, and where this node can be reached.
+        ticket(MakeTicket) -> MakeTicketReply;
         /// Asks whether the store has a block.
         block_has(BlockHas) -> BlockHasReply;
         /// Tells what is known about a block.

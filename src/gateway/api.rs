@@ -193,6 +193,7 @@ async fn dispatch(
         Status => status;
         PinRm => pin_rm;
         PinLs => pin_ls;
+        MakeTicket => ticket;
         BlockHas => block_has;
         BlockStat => block_stat;
         BlockLs => block_ls;

@@ -7,6 +7,9 @@ use libp2p::{Multiaddr, PeerId};
 
 /// Longest address of a peer that is looked at, in bytes.
 const MAX_BYTES: usize = 256;
+/// Longest name of a host, and longest part of one (RFC 1035).
+const MAX_NAME_BYTES: usize = 253;
+const MAX_LABEL_BYTES: usize = 63;
 
 /// The IP address that an address starts with.
 pub(super) fn ip(address: &Multiaddr) -> Option<IpAddr> {
@@ -164,6 +167,112 @@ pub(super) fn is_dialable(address: &Multiaddr, seen_at: Option<&Multiaddr>) -> b
         && seen_at.is_none_or(is_alike)
 }
 
+/// Whether an address is one of the internet, as far as the address itself shows.
+pub fn is_outside(address: &Multiaddr) -> bool {
+    reach(address) == Some(Reach::World)
+}
+
+/// Whether an address leads through a relay.
+fn is_relayed(address: &Multiaddr) -> bool {
+    address
+        .iter()
+        .any(|part| matches!(part, Protocol::P2pCircuit))
+}
+
+/// Addresses of this node for others to dial, at most so many. Where there are `confirmed` ones
+/// those alone, one of a relay among them if there is one. Otherwise those that it listens on, of
+/// the internet first, then of private networks, TCP before QUIC; and those that only this machine
+/// reaches where there is nothing else.
+pub fn to_pass_on(confirmed: &[Multiaddr], listening: &[Multiaddr], most: usize) -> Vec<Multiaddr> {
+    let mut chosen: Vec<Multiaddr> = Vec::new();
+    let mut add = |address: &Multiaddr, room: usize| {
+        let address = without_peer(address.clone());
+        if chosen.len() < room && !chosen.contains(&address) {
+            chosen.push(address);
+        }
+    };
+    let (relayed, direct): (Vec<_>, Vec<_>) =
+        confirmed.iter().partition(|address| is_relayed(address));
+    let for_relays = usize::from(!relayed.is_empty());
+    for address in direct {
+        add(address, most.saturating_sub(for_relays));
+    }
+    for address in relayed {
+        add(address, most);
+    }
+    if !confirmed.is_empty() {
+        return chosen;
+    }
+    let plain = listening.iter().filter(|address| is_plain(address));
+    let ranged = plain.filter_map(|address| Some((reach(address)?, is_quic(address), address)));
+    let mut ranged: Vec<_> = ranged.filter(|(range, ..)| *range != Reach::Link).collect();
+    ranged.sort_by_key(|(range, is_quic, _)| (*range, *is_quic));
+    let has_wider = ranged.iter().any(|(range, ..)| *range < Reach::Machine);
+    for (range, _, address) in ranged {
+        if !has_wider || range < Reach::Machine {
+            add(address, most);
+        }
+    }
+    chosen
+}
+
+/// Address of a peer as people write it: a multiaddress, of names too (`/dns`, `/dns4`, `/dns6`,
+/// `/dnsaddr`), or `HOST:PORT`, which means TCP.
+///
+/// # Errors
+/// Fault of the text.
+pub fn parse_peer(text: &str) -> Result<Multiaddr, String> {
+    let text = text.trim();
+    if text.starts_with('/') {
+        let parsed = text.parse::<Multiaddr>();
+        let address = parsed.map_err(|error| format!("'{text}' is not a multiaddress: {error}"))?;
+        let is_right = |part: Protocol<'_>| match part {
+            Protocol::Dns(name)
+            | Protocol::Dns4(name)
+            | Protocol::Dns6(name)
+            | Protocol::Dnsaddr(name) => is_host_name(&name),
+            _ => true,
+        };
+        return match !address.is_empty() && address.iter().all(is_right) {
+            true => Ok(address),
+            false => Err(format!("'{text}' names no host")),
+        };
+    }
+    let wrong = || format!("'{text}' is neither a multiaddress nor HOST:PORT");
+    if let Ok(at) = text.parse::<SocketAddr>() {
+        let ip = match at.ip() {
+            IpAddr::V4(ip) => Protocol::Ip4(ip),
+            IpAddr::V6(ip) => Protocol::Ip6(ip),
+        };
+        return match at.port() {
+            0 => Err(wrong()),
+            port => Ok(Multiaddr::from(ip).with(Protocol::Tcp(port))),
+        };
+    }
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse::<u16>().ok().filter(|port| *port > 0);
+    let port = port.ok_or_else(wrong)?;
+    if !is_host_name(host) {
+        return Err(wrong());
+    }
+    Ok(Multiaddr::from(Protocol::Dns(host.into())).with(Protocol::Tcp(port)))
+}
+
+/// Whether a text can be the name of a host (RFC 1123), with underscores as some have them.
+fn is_host_name(host: &str) -> bool {
+    let is_label = |label: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        (1..=MAX_LABEL_BYTES).contains(&label.len()) && label.chars().all(plain)
+    };
+    let name = host.strip_suffix('.').unwrap_or(host);
+    name.len() <= MAX_NAME_BYTES && name.split('.').all(is_label)
+}
+
+/// As [`is_dialable`], of an address of a peer whose place is not known otherwise.
+pub fn is_dialable_of(address: &Multiaddr) -> bool {
+    is_dialable(address, None)
+}
+
 fn same_kind(a: &Multiaddr, b: &Multiaddr) -> bool {
     let is_memory =
         |address: &Multiaddr| matches!(address.iter().next(), Some(Protocol::Memory(_)));
@@ -210,6 +319,88 @@ mod tests {
             format!("/ip4/8.8.8.8/tcp/1/p2p/{relay}/p2p-circuit/p2p/{relay}"),
         ] {
             assert!(!is_dialable(&parse(&relayed), None), "{relayed}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_are_passed_on() {
+        let all = |texts: &[&str]| texts.iter().map(|text| parse(text)).collect::<Vec<_>>();
+        let chosen = |confirmed: &[&str], listening: &[&str]| {
+            let chosen = to_pass_on(&all(confirmed), &all(listening), 4);
+            chosen.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let peer = PeerId::random();
+        let relay = format!("/ip4/8.8.4.4/tcp/1/p2p/{peer}/p2p-circuit");
+        let local = ["/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1"];
+        let mixed = [
+            "/ip4/127.0.0.1/tcp/1",
+            "/ip6/fe80::1/tcp/1",
+            "/ip4/10.0.0.2/udp/1/quic-v1",
+            "/ip4/10.0.0.2/tcp/1",
+            "/ip4/0.0.0.0/tcp/1",
+            "/ip6/2a00:1450::1/udp/1/quic-v1",
+            "/ip6/2a00:1450::1/tcp/1",
+            "/ip4/192.168.7.2/tcp/1",
+        ];
+        assert_eq!(
+            chosen(&[], &mixed),
+            [mixed[6], mixed[5], mixed[3], mixed[7]],
+            "wider ones first, TCP first"
+        );
+        assert_eq!(chosen(&[], &local), local, "nothing else is there");
+        let with_id = format!("/ip4/10.0.0.2/tcp/1/p2p/{peer}");
+        assert_eq!(
+            chosen(&[], &[&with_id, "/ip4/10.0.0.2/tcp/1"]),
+            ["/ip4/10.0.0.2/tcp/1"]
+        );
+        let world: Vec<String> = (1..6).map(|n| format!("/ip4/8.8.8.{n}/tcp/1")).collect();
+        let mut confirmed: Vec<&str> = world.iter().map(String::as_str).collect();
+        assert_eq!(
+            chosen(&confirmed, &mixed),
+            world[..4],
+            "what works, and no more"
+        );
+        confirmed.insert(0, &relay);
+        let expected = [&world[0], &world[1], &world[2], &relay];
+        assert_eq!(
+            chosen(&confirmed, &mixed).iter().collect::<Vec<_>>(),
+            expected
+        );
+        assert_eq!(chosen(&[&relay], &mixed), [relay.as_str()]);
+        assert!(chosen(&[], &["/ip6/fe80::1/tcp/1"]).is_empty());
+    }
+
+    #[test]
+    fn peers_as_people_write_them() {
+        let long = format!("{}.org:1", "a".repeat(64));
+        for (text, expected) in [
+            ("/ip4/192.0.2.7/tcp/4384", Some("/ip4/192.0.2.7/tcp/4384")),
+            ("/dns4/example.org/tcp/1", Some("/dns4/example.org/tcp/1")),
+            ("/dnsaddr/example.org", Some("/dnsaddr/example.org")),
+            (" example.org:4384\n", Some("/dns/example.org/tcp/4384")),
+            ("nas:1", Some("/dns/nas/tcp/1")),
+            ("a_b.example.org.:1", Some("/dns/a_b.example.org./tcp/1")),
+            ("192.0.2.7:4384", Some("/ip4/192.0.2.7/tcp/4384")),
+            ("[2001:db8::1]:4384", Some("/ip6/2001:db8::1/tcp/4384")),
+            ("", None),
+            ("/", None),
+            ("/dns4/", None),
+            ("/dns4//tcp/1", None),
+            ("/dnsaddr/a b", None),
+            ("example.org", None),
+            ("example.org:0", None),
+            ("192.0.2.7:0", None),
+            ("example.org:65536", None),
+            ("2001:db8::1:70000", None),
+            (":1", None),
+            ("a..b:1", None),
+            ("a b:1", None),
+            ("http://example.org:1", None),
+            (long.as_str(), None),
+            ("/ip4/1.2.3/tcp/1", None),
+        ] {
+            let found = parse_peer(text).ok().map(|address| address.to_string());
+            assert_eq!(found.as_deref(), expected, "{text}");
         }
     }
 

@@ -63,6 +63,7 @@ use driver::Driver;
 use mailbox::Mailbox;
 use switchboard::{Commands, Rooms, Switchboard};
 
+pub use address::{is_dialable_of, is_outside, parse_peer, to_pass_on};
 pub use config::{DEFAULT_NETWORK, NetConfig, Services};
 pub use error::Error;
 pub use libp2p;

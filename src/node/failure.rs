@@ -303,7 +303,7 @@ impl From<bundle::Error> for CallError {
     }
 }
 
-fn io_kind(error: &std::io::Error) -> ErrorKind {
+pub(super) fn io_kind(error: &std::io::Error) -> ErrorKind {
     match error.kind() {
         std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
             ErrorKind::Permission

@@ -11,7 +11,7 @@ use libp2p::PeerId;
 use tokio::time::Instant;
 
 use super::api::*;
-use super::backup::{last_run, troubles};
+use super::backup::{last_run, newest, troubles};
 use super::{Node, blocking, schedule};
 use crate::backup::owner::Membership;
 use crate::backup::sets::{Set, Sets};
@@ -96,11 +96,24 @@ impl Node {
         };
         let gone = self.gone(&sets).await?;
         for name in names {
-            let mut health = self.of_copies(copied.remove(&name));
+            let copied = copied.remove(&name);
+            let copies_of_newest = copied.as_ref().and_then(|copied| {
+                let Known::Snapshots(member, found) = &known else {
+                    return None;
+                };
+                let newest = newest(found, member, &name)?.logged.snapshot.id;
+                copied.copies.get(&newest).copied()
+            });
+            let mut health = self.of_copies(copied);
+            health.newest = copies_of_newest.map(|(copies, copies_asked)| NewestCopies {
+                copies,
+                copies_asked,
+            });
             health.name.clone_from(&name);
             self.add_times(&mut health, sets.get(&name), &known);
             if let Some(set) = sets.get(&name) {
                 health.problem = self.problem(set, &known, gone.get(&name));
+                health.unmatched = self.inner.schedule.unmatched(&name);
             }
             reply.sets.push(health);
         }

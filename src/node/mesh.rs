@@ -6,9 +6,9 @@ use futures::StreamExt;
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 
-use super::Node;
 use super::api::*;
 use super::failure::chain;
+use super::{Node, PEER_FORMS};
 use crate::net::exchange::Answer;
 use crate::net::peers::Direction;
 use crate::net::providers;
@@ -211,6 +211,7 @@ impl Node {
                 rtt_ms: info.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
                 connected_s: now.since(since).as_secs(),
                 direction: info.direction.map_or("unknown", Direction::name).to_owned(),
+                source: info.source.name().to_owned(),
                 wrong_blocks: info.wrong_blocks,
             })
             .collect();
@@ -236,15 +237,10 @@ impl Node {
     /// Connects to a peer.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for what is no multiaddress, [`ErrorKind::Failed`] when nobody answers there.
+    /// [`ErrorKind::Usage`] for what is no address of a peer, [`ErrorKind::Failed`] when nobody answers there.
     pub async fn connect(&self, request: Connect) -> Result<ConnectReply, CallError> {
-        let address: Multiaddr = request.address.parse().map_err(|error| {
-            CallError::new(
-                ErrorKind::Usage,
-                format!("'{}' is not a multiaddress: {error}", request.address),
-            )
-            .with_hint("it looks like /ip4/192.0.2.7/tcp/4384/p2p/12D3Koo...")
-        })?;
+        let address = crate::net::parse_peer(&request.address)
+            .map_err(|wrong| CallError::new(ErrorKind::Usage, wrong).with_hint(PEER_FORMS))?;
         let peer = self.net().peers().connect(address).await.map_err(|error| {
             CallError::new(
                 ErrorKind::Failed,

@@ -25,11 +25,13 @@ mod mesh;
 mod pins;
 mod rebuild;
 mod release;
+mod remembered;
 mod rings;
 mod schedule;
 mod settings;
 mod shelf;
 mod status;
+mod ticket;
 
 pub use rebuild::rebuild;
 
@@ -212,6 +214,9 @@ pub enum NodeEvent {
     },
 }
 
+/// Forms of a peer's address, for a person who wrote another one.
+pub(super) const PEER_FORMS: &str = "it looks like /ip4/192.0.2.7/tcp/4384, /dns/example.org/tcp/4384, /dnsaddr/example.org or example.org:4384";
+
 /// Connections that a node takes: no more than `most`, and than leaves descriptors for the store and
 /// for files.
 fn connections(most: u32) -> u32 {
@@ -229,8 +234,8 @@ impl Node {
         memory::check()?;
         let config = &options.config;
         let (listen, bootstrap) = (
-            addresses("listen", &config.listen)?,
-            addresses("bootstrap", &config.bootstrap)?,
+            listen_addresses(&config.listen)?,
+            bootstrap_addresses(&config.bootstrap)?,
         );
         make_data_dir(&options)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -359,7 +364,9 @@ impl Node {
                 pin_name: crate::backup::SNAPSHOT_PIN,
                 limits: upkeep::replicate::Limits::default(),
             };
+            let of_peers = inner.clone();
             workers.spawn("schedule", |c, s| schedule::run(inner, c, s));
+            workers.spawn("remembered", |c, s| remembered::run(of_peers, c, s));
             workers.spawn("replicate", |c, s| upkeep::replicate::run(replicate, c, s));
             Inner {
                 home: Arc::new(Home::new(&options.data_dir)),
@@ -571,23 +578,29 @@ fn identify(data_dir: &Path, access: Access) -> Result<Keypair, CallError> {
     }
 }
 
-fn addresses(setting: &str, texts: &[String]) -> Result<Vec<Multiaddr>, CallError> {
-    texts
-        .iter()
-        .map(|text| {
-            text.parse().map_err(|error| {
-                CallError::new(
-                    ErrorKind::Usage,
-                    format!(
-                        "the setting {setting} is wrong: '{text}' is not a multiaddress: {error}"
-                    ),
-                )
-                .with_hint(
-                    "it looks like /ip4/192.0.2.7/tcp/4384 or /ip4/192.0.2.7/udp/4384/quic-v1",
-                )
-            })
+/// Addresses to listen on.
+fn listen_addresses(texts: &[String]) -> Result<Vec<Multiaddr>, CallError> {
+    let parse = |text: &String| {
+        text.parse().map_err(|error| {
+            let text =
+                format!("the setting listen is wrong: '{text}' is not a multiaddress: {error}");
+            CallError::new(ErrorKind::Usage, text).with_hint(
+                "it looks like /ip4/192.0.2.7/tcp/4384 or /ip4/192.0.2.7/udp/4384/quic-v1",
+            )
         })
-        .collect()
+    };
+    texts.iter().map(parse).collect()
+}
+
+/// Addresses of bootstrap peers.
+fn bootstrap_addresses(texts: &[String]) -> Result<Vec<Multiaddr>, CallError> {
+    let parse = |text: &String| {
+        crate::net::parse_peer(text).map_err(|wrong| {
+            let text = format!("the setting bootstrap is wrong: {wrong}");
+            CallError::new(ErrorKind::Usage, text).with_hint(PEER_FORMS)
+        })
+    };
+    texts.iter().map(parse).collect()
 }
 
 /// Where another node with this node's key was last seen, if there was one in this run.

@@ -8,7 +8,7 @@ use libp2p::PeerId;
 use libp2p::identity::Keypair;
 
 use super::api::*;
-use super::failure::chain;
+use super::failure::{chain, io_kind};
 use super::{Node, blocking};
 use crate::backup::owner::Vault;
 use crate::id::BlockId;
@@ -97,7 +97,17 @@ impl Node {
             }
         };
         let is_the_same = tokio::time::timeout(JOIN_AGAIN_TIMEOUT, is_the_same).await;
-        let is_let_in = view.rings().get(&later).is_ok_and(ring::Ring::is_let_in);
+        // A member that lets this node in at the last moment must find the ring still here: its
+        // invitation would be used up for nothing.
+        let is_let_in = self
+            .change_rings(|rings, _| {
+                let is_let_in = rings.get(&later)?.is_let_in();
+                if !is_let_in {
+                    rings.leave(&later)?;
+                }
+                Ok(is_let_in)
+            })
+            .await?;
         if is_let_in && !is_the_same.unwrap_or(false) {
             // Another ring of that name counts on this node from here on.
             self.keep_or_leave(&later).await?;
@@ -116,8 +126,6 @@ impl Node {
             }
             return saved.map(|()| RingName { ring });
         }
-        self.change_rings(|rings, _| rings.leave(&later).map(drop))
-            .await?;
         let text = format!(
             "a ring '{ring}' is here already, and none of its members that can be reached knows this code"
         );
@@ -343,6 +351,9 @@ impl Node {
             let ring = rings.get_mut(&request.ring)?;
             match &request.branch {
                 Some(id) => ring.choose_branch(id, now),
+                None if ring.branches().is_empty() => {
+                    Err(ring::Error::NoBranches(ring.name().to_owned()))
+                }
                 None => {
                     ring.keep_branch();
                     Ok(())
@@ -477,6 +488,7 @@ impl From<ring::Error> for CallError {
             Error::Joined(_) => Self::new(ErrorKind::Exists, text),
             Error::NoSuchRing(_) => Self::new(ErrorKind::NotFound, text)
                 .with_hint("`libernet ring list` shows the rings"),
+            Error::NoBranches(_) => Self::new(ErrorKind::NotFound, text),
             Error::NoSuchBranch { .. } => Self::new(ErrorKind::NotFound, text)
                 .with_hint("`libernet ring list` shows the branches"),
             Error::NoSecret(name) => Self::new(ErrorKind::Failed, text).with_hint(format!(
@@ -489,9 +501,7 @@ impl From<ring::Error> for CallError {
                 .with_hint("`libernet ring members RING` shows the members"),
             Error::Malformed { .. } => Self::new(ErrorKind::Damaged, text)
                 .with_hint("restore it from a copy, or move it away and join the rings again"),
-            Error::File { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                Self::new(ErrorKind::Permission, text)
-            }
+            Error::File { ref source, .. } => Self::new(io_kind(source), text),
             _ => Self::new(ErrorKind::Failed, text),
         }
     }

@@ -15,7 +15,7 @@ use super::api::*;
 use super::backup::{LOG_PATIENCE, last_run};
 use super::{Inner, Node, NodeEvent, blocking};
 use crate::backup::Search;
-use crate::backup::sets::{Set, Sets};
+use crate::backup::sets::{MAX_SETS, Set, Sets};
 use crate::monitor::Silent;
 use crate::task::WorkerState;
 use crate::text::count;
@@ -23,6 +23,8 @@ use crate::time::{self, Timestamp};
 
 /// How often the sets are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Patterns of one set that are remembered as matching nothing.
+const MAX_UNMATCHED: usize = 100;
 /// Pause before a run that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(15 * 60);
 
@@ -37,33 +39,66 @@ struct Failed {
     why: String,
 }
 
-/// Failures of the last scheduled runs.
+/// The last runs of the sets: failures of scheduled ones, and what others left to say.
 #[derive(Debug, Default)]
-pub(super) struct Record(Mutex<HashMap<String, Failed>>);
+pub(super) struct Record(Mutex<HashMap<String, Last>>);
+
+/// The last run of a set.
+#[derive(Debug)]
+enum Last {
+    /// It failed.
+    Failed(Failed),
+    /// It is done, and these patterns matched nothing.
+    Done(Vec<String>),
+}
 
 impl Record {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Failed>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Last>> {
         // Each change is whole before the lock is given back.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why the last scheduled run of a set failed, if it did and nobody has backed it up since.
     pub(super) fn failure(&self, set: &str) -> Option<String> {
-        self.lock().get(set).map(|failed| failed.why.clone())
+        self.failed(set).map(|failed| failed.why)
+    }
+
+    fn failed(&self, set: &str) -> Option<Failed> {
+        match self.lock().get(set)? {
+            Last::Failed(failed) => Some(failed.clone()),
+            Last::Done(_) => None,
+        }
     }
 
     fn failed_at(&self, set: &str) -> Option<Timestamp> {
-        self.lock().get(set).map(|failed| failed.at)
+        self.failed(set).map(|failed| failed.at)
     }
 
     fn fail(&self, set: &str, at: Timestamp, why: &str) {
         let why = why.to_owned();
-        self.lock().insert(set.to_owned(), Failed { at, why });
+        let failed = Last::Failed(Failed { at, why });
+        self.lock().insert(set.to_owned(), failed);
     }
 
-    /// A run of a set, scheduled or not, has succeeded.
-    pub(super) fn succeed(&self, set: &str) {
-        self.lock().remove(set);
+    /// Patterns of a set that matched nothing in its last run; none when no run is known.
+    pub(super) fn unmatched(&self, set: &str) -> Vec<String> {
+        match self.lock().get(set) {
+            Some(Last::Done(unmatched)) => unmatched.clone(),
+            Some(Last::Failed(_)) | None => Vec::new(),
+        }
+    }
+
+    /// A run of a set, scheduled or not, has succeeded; these patterns matched nothing in it.
+    pub(super) fn succeed(&self, set: &str, unmatched: &[String]) {
+        match unmatched.is_empty() {
+            true => self.lock().remove(set),
+            // Names come from requests, too: there are no more of them than there may be sets.
+            false if self.lock().len() >= MAX_SETS => None,
+            false => {
+                let unmatched = unmatched.iter().take(MAX_UNMATCHED).cloned().collect();
+                self.lock().insert(set.to_owned(), Last::Done(unmatched))
+            }
+        };
     }
 }
 
@@ -196,6 +231,13 @@ async fn back_up(node: &Node, set: &Set) -> Result<(), CallError> {
             "a scheduled backup lacks what could not be read"
         );
     }
+    for pattern in done.unmatched.iter().take(MAX_UNMATCHED) {
+        tracing::warn!(
+            set = set.name,
+            pattern,
+            "a pattern of a scheduled backup matched nothing"
+        );
+    }
     tracing::info!(
         set = set.name,
         snapshot = &done.snapshot[..8],
@@ -240,6 +282,23 @@ async fn back_up(node: &Node, set: &Set) -> Result<(), CallError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_run_of_a_set_is_what_counts() {
+        let record = Record::default();
+        let patterns = ["*.tmpp".to_owned()];
+        record.succeed("docs", &patterns);
+        assert_eq!(record.unmatched("docs"), patterns);
+        assert_eq!(record.failure("docs"), None);
+        record.fail("docs", Timestamp(7), "gone");
+        assert!(record.unmatched("docs").is_empty());
+        assert_eq!(record.failure("docs").as_deref(), Some("gone"));
+        record.succeed("docs", &[]);
+        assert_eq!(record.failed_at("docs"), None);
+        let many: Vec<String> = (0..=MAX_UNMATCHED).map(|n| n.to_string()).collect();
+        record.succeed("docs", &many);
+        assert_eq!(record.unmatched("docs"), many[..MAX_UNMATCHED]);
+    }
 
     #[test]
     fn a_failed_run_waits_a_while() {

@@ -89,6 +89,9 @@ pub enum Error {
     /// The node's key is of another kind, or the numbers are used up.
     #[error("this node's key can't sign a new secret of a ring")]
     Unsignable,
+    /// The ring has one secret.
+    #[error("there is nothing to decide: the ring '{0}' has no branches")]
+    NoBranches(String),
     /// No branch, or more than one, is called so.
     #[error("the ring '{ring}' has no branch '{id}'")]
     NoSuchBranch {

@@ -14,6 +14,7 @@ const FLOORS: [&[&str]; 12] = [
         "text",
         "time",
         "monitor",
+        "path",
         "pick",
         "small_disk",
     ],

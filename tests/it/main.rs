@@ -38,3 +38,4 @@ mod small_disk;
 mod story;
 mod stranger;
 mod terminal;
+mod tickets;

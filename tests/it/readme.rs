@@ -21,7 +21,12 @@ const LONG: Duration = Duration::from_secs(300);
 /// Parts of a screen that wait to be looked at; what shows more waits.
 const PARTS_AHEAD: usize = 4096;
 /// Commands of the README that each test runs, by how they begin.
-const SHARING: [&str; 2] = ["libernet put ~/Photos/2026", "libernet get libernet:"];
+const SHARING: [&str; 4] = [
+    "libernet put ~/Photos/2026",
+    "libernet get libernet:",
+    "libernet put ~/Photos/2026 --reachable",
+    "libernet get lnticket",
+];
 const BACKING_UP: [&str; 8] = [
     "libernet init --sheet words.html",
     "libernet backup ~/Documents --exclude",
@@ -337,6 +342,33 @@ fn sharing() {
         &link,
     ));
     crate::sample::assert_same(&photos, &other.path("/home/you/photos"));
+    let (shown, code) = put.interrupt();
+    assert_eq!(code, Some(0), "{shown}");
+}
+
+#[test]
+fn sharing_by_a_ticket() {
+    let Some((_lan, machines)) = machines("t", 2) else {
+        return;
+    };
+    let [one, other] = &machines[..] else {
+        unreachable!("two were asked for")
+    };
+    let photos = one.path("/home/you/Photos/2026");
+    std::fs::create_dir(one.path("/home/you/Photos")).expect("made");
+    make_tree(&photos);
+    // Nobody is found by mDNS: the ticket alone leads there.
+    other.runs("libernet config set mdns false");
+    let mut put = one.types(&command("libernet put ~/Photos/2026 --reachable"));
+    put.until("lnticket");
+    put.until("Ctrl-C");
+    let ticket = word(&put.shown, "lnticket").to_owned();
+    other.runs(&with(
+        &command("libernet get lnticket"),
+        "lnticket",
+        &ticket,
+    ));
+    crate::sample::assert_same(&photos, &other.path("/home/you/from-afar"));
     let (shown, code) = put.interrupt();
     assert_eq!(code, Some(0), "{shown}");
 }

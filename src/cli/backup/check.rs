@@ -45,7 +45,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "SNAPSHOT")]
     snapshot: Option<String>,
     /// Time to look for one block that must be mended.
-    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
+    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds, allow_hyphen_values = true)]
     timeout: Option<u64>,
     #[command(flatten)]
     passphrase: Passphrase,

@@ -64,10 +64,10 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "N", default_value_t = FILES, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     files: u64,
     /// A peer to join the mesh through, besides those that this machine knows. May be repeated.
-    #[arg(long, value_name = "MULTIADDR")]
+    #[arg(long, value_name = "ADDRESS")]
     bootstrap: Vec<String>,
     /// Time to look for the head, and for one block before it counts as missing.
-    #[arg(long, value_name = "TIME", default_value_t = TIMEOUT_S, value_parser = crate::time::seconds)]
+    #[arg(long, value_name = "TIME", default_value_t = TIMEOUT_S, value_parser = crate::time::seconds, allow_hyphen_values = true)]
     timeout: u64,
     // Its heading holds for all that is behind it.
     #[command(flatten)]

@@ -37,7 +37,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "N", default_value_t = LIMIT, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     limit: u64,
     /// Time to look for one block before it counts as missing.
-    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
+    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds, allow_hyphen_values = true)]
     timeout: Option<u64>,
     #[command(flatten)]
     reader: Reader,

@@ -4,7 +4,6 @@
 //! ([`which`]), what stays ([`keep`]), and how snapshots are shown. Words and passphrases are read
 //! from files and terminals, travel inside requests, and are never printed.
 
-mod archive_file;
 pub(super) mod check;
 pub(super) mod diff;
 pub(super) mod drill;

@@ -8,17 +8,19 @@ use futures::TryStreamExt;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
-use super::archive_file::ArchiveFile;
 use super::voice::{Reader, Voice};
 use super::which::Which;
 use super::{short, snapshots, warn_missing, warn_of_clocks};
+use crate::cli::alone::tell_if_alone_without;
 use crate::cli::context::{Context, Intent};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::target::{Target, When};
+use crate::cli::whole_file::WholeFile;
 use crate::cli::{output, show, target};
 use crate::client::Client;
 use crate::node::api::{
-    Choice, MissingPart, Restore, RestoreReply, RestoreTar, SnapshotRef, Snapshots,
+    BlockHas, CallError, Choice, ErrorKind, MissingPart, Restore, RestoreReply, RestoreTar,
+    SnapshotRef, SnapshotTree, Snapshots,
 };
 use crate::size::ByteSize;
 
@@ -52,7 +54,7 @@ everything that exists alone.
 Exit code 3 when something is missing, the system refused an attribute, or the newest snapshot could not
 be read and an earlier one was restored (only with the words), 4 when no head or no such
 snapshot is found in time or nothing matches --include, 5 when data is damaged.
-With --json: {\"snapshot\",\"time\",\"files\",\"bytes\",\"verified\",\"unchanged\",\"skipped\",\"missing\":[{\"path\",\"path_hex\",\"block\",\"reason\"}],
+With --json: {\"snapshot\",\"time\",\"machine\",\"set\",\"files\",\"bytes\",\"verified\",\"unchanged\",\"skipped\",\"missing\":[{\"path\",\"path_hex\",\"block\",\"reason\"}],
   \"missing_total\",\"unmatched\":[pattern],\"refused\":[{\"path\",\"reason\"}],\"refused_total\",
   \"kept_owners\",\"lost_powers\",\"from\":[{\"peer\",\"blocks\",\"bytes\"}],\"target\"}; with --tar FILE: {\"tar\",\"bytes\"}")]
 pub(in crate::cli) struct Args {
@@ -99,7 +101,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, conflicts_with_all = ["tar", "owners"])]
     no_owners: bool,
     /// Time to look for the head, and for one block before it counts as missing.
-    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
+    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds, allow_hyphen_values = true)]
     timeout: Option<u64>,
     #[command(flatten)]
     reader: Reader,
@@ -123,9 +125,11 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
     let named = Target::Snapshot(snapshot.clone(), path.clone());
     let choice = args.which.choice_beside(&named)?;
     let directory = args.target.as_deref().map(Context::absolute).transpose()?;
+    let ways = target::ways(&args.snapshot)?;
+    let bootstrap = [&args.reader.bootstrap[..], &ways].concat();
     let mut voice = Voice::of_reader(&args.reader, context).await?;
     context
-        .with_client_through(&args.reader.bootstrap, async |client, config| {
+        .with_client_through(&bootstrap, async |client, config| {
             let timeout_s = args.timeout.unwrap_or(config.timeout_s);
             if voice.has_words() {
                 context.notice(&format!(
@@ -148,32 +152,51 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
                 )
                 .await;
             };
-            let reply = voice
-                .call(context, async |speaker| {
-                    let request = Restore {
-                        of: SnapshotRef {
-                            speaker,
-                            snapshot: snapshot.clone(),
-                            choice: choice.clone(),
-                            timeout_s,
-                        },
-                        path: path.clone(),
-                        target: directory.clone(),
-                        include: target::patterns(&args.include),
-                        first: target::patterns(&args.first),
-                        newest_first: args.newest_first,
-                        overwrite: args.overwrite.into(),
-                        verify: args.verify,
-                        owners: !args.no_owners,
-                        dry_run: args.dry_run,
-                    };
-                    client.restore(request, context.bar("restore")).await
-                })
-                .await?;
+            let of = SnapshotRef {
+                speaker: voice.speaker(),
+                snapshot: snapshot.clone(),
+                choice: choice.clone(),
+                timeout_s: 0,
+            };
+            let is_here = async || is_here(client, of).await;
+            let bar = context.bar("restore");
+            let restore = voice.call(context, async |speaker| {
+                let request = Restore {
+                    of: SnapshotRef {
+                        speaker,
+                        snapshot: snapshot.clone(),
+                        choice: choice.clone(),
+                        timeout_s,
+                    },
+                    path: path.clone(),
+                    target: directory.clone(),
+                    include: target::patterns(&args.include),
+                    first: target::patterns(&args.first),
+                    newest_first: args.newest_first,
+                    overwrite: args.overwrite.into(),
+                    verify: args.verify,
+                    owners: !args.no_owners,
+                    dry_run: args.dry_run,
+                };
+                client.restore(request, bar.clone()).await
+            });
+            let reply =
+                tell_if_alone_without(client, is_here, timeout_s, &bar, context, restore).await?;
+            bar.clear();
             tell(&reply, &args, context)?;
             Ok(end(&reply, args.verify && !args.dry_run))
         })
         .await
+}
+
+/// Whether the snapshot's tree is on this machine, as far as that can be told at once. A
+/// passphrase that is not given yet leaves it open: the owner's own machine has it, most likely.
+async fn is_here(client: &Client, of: SnapshotRef) -> Result<bool, CallError> {
+    let tree = match client.snapshot_tree(SnapshotTree { of }).await {
+        Ok(reply) => reply.tree,
+        Err(error) => return Ok(error.kind != ErrorKind::NotFound),
+    };
+    Ok(client.block_has(BlockHas { id: tree.id }).await?.has)
 }
 
 fn end(reply: &RestoreReply, must_be_verified: bool) -> Exit {
@@ -228,9 +251,10 @@ fn tell(reply: &RestoreReply, args: &Args, context: &Context) -> Result<(), Fail
         "restored"
     };
     context.notice(&format!(
-        "snapshot {} of {}: {} in {} {verb}, {} of them were there already{}; {} left alone",
+        "snapshot {} of {}{}: {} in {} {verb}, {} of them were there already{}; {} left alone",
         short(&reply.snapshot),
         show::timestamp(reply.time),
+        made_by(reply),
         ByteSize(reply.bytes),
         show::count(reply.files, "file"),
         reply.unchanged,
@@ -254,6 +278,15 @@ fn tell(reply: &RestoreReply, args: &Args, context: &Context) -> Result<(), Fail
         context.notice(&verdict(reply));
     }
     Ok(())
+}
+
+/// Machine and set of the snapshot: `latest` may be of any.
+fn made_by(reply: &RestoreReply) -> String {
+    let name = |word: &str, name: &str| match name {
+        "" => String::new(),
+        name => format!(", {word} {}", show::printable(name)),
+    };
+    name("machine", &reply.machine) + &name("set", &reply.set)
 }
 
 /// Outcome of `--verify`, and no more than that.
@@ -358,7 +391,7 @@ async fn tar(
     let path = Context::absolute(name)?;
     let beside = match to_stdout {
         true => None,
-        false => Some(ArchiveFile::create(&path).map_err(|error| failed(&error))?),
+        false => Some(WholeFile::create(&path).map_err(|error| failed(&error))?),
     };
     let mut out = match &beside {
         None => output::async_stdout()?,
@@ -404,6 +437,8 @@ mod tests {
     #[test]
     fn how_it_ends() {
         let mut reply = RestoreReply {
+            machine: String::new(),
+            set: String::new(),
             snapshot: String::new(),
             time: Timestamp(0),
             files: 1,

@@ -62,7 +62,7 @@ pub(in crate::cli) struct Args {
     #[arg(long)]
     wait: bool,
     /// Time to wait for them at most.
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = crate::time::seconds)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = crate::time::seconds, allow_hyphen_values = true)]
     timeout: u64,
     #[command(flatten)]
     passphrase: Passphrase,

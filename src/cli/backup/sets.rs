@@ -3,7 +3,7 @@
 //! Works on the data directory alone; no node is needed. One that runs tells how the sets are.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -50,7 +50,7 @@ pub(super) struct Leave {
     #[arg(long)]
     one_file_system: bool,
     /// Leave out larger files.
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     exclude_larger_than: Option<ByteSize>,
 }
 
@@ -115,7 +115,7 @@ pub(super) enum Subcommand {
     Remove {
         /// The set's name or the beginning of it, or a path.
         #[arg(value_name = "NAME|PATH")]
-        name: String,
+        name: OsString,
     },
     /// List the sets.
     List,
@@ -167,7 +167,7 @@ fn add(args: &Add, context: &Context) -> Result<(), Failure> {
     let paths = args.paths.iter().map(|path| Context::absolute(path));
     let paths: Vec<PathBuf> = paths.collect::<Result<_, _>>()?;
     for path in paths.iter().filter(|path| path.symlink_metadata().is_err()) {
-        context.warning(&format!("{} does not exist now", path.display()));
+        context.warning(&format!("{} does not exist now", show::path(path)));
     }
     let name = args.name.clone().unwrap_or_else(|| usual_name(&paths));
     let set = Set {
@@ -204,9 +204,11 @@ fn add(args: &Add, context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-fn remove(name: &str, context: &Context) -> Result<(), Failure> {
+fn remove(name: &OsStr, context: &Context) -> Result<(), Failure> {
     let path = Context::absolute(Path::new(name)).ok();
-    let remove = |sets: &mut Sets| sets.remove(name, path.as_deref());
+    // A set's name is text: what is none can only be a path.
+    let name = show::path(Path::new(name));
+    let remove = |sets: &mut Sets| sets.remove(&name, path.as_deref());
     let removed = Sets::edit(&context.data_dir, remove)?;
     let (set, whole) = match &removed {
         Removed::Set(set) => (set, true),
@@ -235,6 +237,7 @@ async fn list(context: &Context) -> Result<(), Failure> {
             let health = healths.get(&set.name);
             value["last_backup"] = json!(health.and_then(|health| health.last_backup));
             value["problem"] = json!(health.and_then(|health| health.problem.clone()));
+            value["unmatched"] = json!(health.map(|health| health.unmatched.as_slice()));
             value
         });
         return output::json(&json!({ "sets": with_health.collect::<Vec<_>>() }));
@@ -249,11 +252,7 @@ async fn list(context: &Context) -> Result<(), Failure> {
             .to_vec(),
     ];
     for set in sets.as_slice() {
-        let paths: Vec<_> = set
-            .paths
-            .iter()
-            .map(|path| path.to_string_lossy())
-            .collect();
+        let paths: Vec<String> = set.paths.iter().map(|path| show::path(path)).collect();
         rows.push(vec![
             show::printable(&set.name),
             set.schedule
@@ -267,6 +266,11 @@ async fn list(context: &Context) -> Result<(), Failure> {
     for (name, health) in &healths {
         if let Some(problem) = &health.problem {
             context.warning(&format!("the set {name} can't be backed up: {problem}"));
+        }
+        for pattern in &health.unmatched {
+            context.warning(&format!(
+                "the set {name}: the pattern '{pattern}' matched nothing when it was backed up last"
+            ));
         }
     }
     if !is_running {

@@ -23,11 +23,12 @@ use crate::size::ByteSize;
 
 Exit code 3 when the log of a machine could not be had, 4 when nobody who was asked has the owner's head, or no snapshot is as asked.
 With --json: {\"owner\",\"head\",\"machines\":[{\"machine\",\"name\",\"sequence\",\"updated\",\"missing\"}],
-  \"snapshots\":[{\"snapshot\",\"link\",\"time\",\"machine\",\"set\",\"paths\",\"tags\",\"files\",\"bytes\",\"new_bytes\"}], oldest first,
+  \"snapshots\":[{\"snapshot\",\"cid\",\"link\",\"time\",\"machine\",\"set\",\"paths\",\"tags\",\"files\",\"bytes\",\"new_bytes\"}], oldest first,
   \"requests\":[{\"by\",\"by_name\",\"machine\",\"machine_name\",\"snapshot\",\"set\",\"time\",\"since\",\"due\",\"state\"}],
   \"deleted\":[{..,\"forgotten_by\"}],\"older\":[{..}],\"notes\",\"told\",\"agree\"}: requests of machines to forget what others made,
   whose state is notice, newest, kept, unread or due; \"deleted\" only with --deleted, forgotten by the machine, words, a request, or
   null while it is only asked for; \"older\" only with --older; nodes that told a head, and that have this one as their newest;
+  \"cid\" is the \"id\" of `libernet pin ls --json`;
   with times in milliseconds since 1970, and beside them \"time_rfc3339\" and \"updated_rfc3339\"; a snapshot whose machine's clock
   was wrong has \"misdated\": true")]
 pub(in crate::cli) struct Args {
@@ -37,7 +38,7 @@ pub(in crate::cli) struct Args {
     #[arg(long)]
     deleted: bool,
     /// Time to look for the owner's head and logs.
-    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds)]
+    #[arg(long, value_name = "TIME", value_parser = crate::time::seconds, allow_hyphen_values = true)]
     timeout: Option<u64>,
     /// List also the snapshots that only earlier entries of the head, or the leases of those who
     /// keep them, lead to: what a newer entry leaves out, whoever signed it.
@@ -286,6 +287,7 @@ mod tests {
             }],
             snapshots: vec![SnapshotInfo {
                 snapshot: "0123456789".to_owned(),
+                cid: String::new(),
                 link: Link {
                     id: BlockId::from_sha384([0; 48]),
                     key: Key::new([0; 32]),

@@ -44,7 +44,7 @@ pub(in crate::cli) struct Reader {
     #[command(flatten)]
     passphrase: Passphrase,
     /// A peer to join the mesh through, besides those of the settings. May be repeated.
-    #[arg(long, value_name = "MULTIADDR")]
+    #[arg(long, value_name = "ADDRESS")]
     pub(in crate::cli) bootstrap: Vec<String>,
     /// With the words: don't ask in the BitTorrent Mainline DHT where the backups are.
     #[arg(long)]
@@ -173,6 +173,11 @@ impl Voice {
             );
         }
         Ok(voice)
+    }
+
+    /// Speaker of the calls, as far as it is known.
+    pub(super) fn speaker(&self) -> Speaker {
+        self.speaker.clone()
     }
 
     /// Whether words were given.

@@ -45,7 +45,7 @@ pub(super) struct Revoke {
     #[command(flatten)]
     words: Words,
     /// A peer to join the mesh through, besides those of the settings. May be repeated.
-    #[arg(long, value_name = "MULTIADDR")]
+    #[arg(long, value_name = "ADDRESS")]
     bootstrap: Vec<String>,
 }
 
@@ -54,7 +54,7 @@ pub(super) struct Admit {
     #[command(flatten)]
     words: Words,
     /// A peer to join the mesh through, besides those of the settings. May be repeated.
-    #[arg(long, value_name = "MULTIADDR")]
+    #[arg(long, value_name = "ADDRESS")]
     bootstrap: Vec<String>,
 }
 
@@ -115,8 +115,13 @@ fn table(reply: &MachinesReply) -> String {
             (None, false, true) => String::new(),
             (None, false, false) => "without the present keys".to_owned(),
         };
+        let name = match machine.name.as_str() {
+            // The machine's name is in its log.
+            "" => "(not known: its log could not be had)".to_owned(),
+            name => show::printable(name),
+        };
         rows.push(vec![
-            show::printable(&machine.name),
+            name,
             short(&machine.machine).to_owned(),
             machine.updated.map(show::timestamp).unwrap_or_default(),
             state,

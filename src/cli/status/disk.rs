@@ -231,7 +231,7 @@ fn members(ring: &Ring) -> (String, usize) {
 }
 
 /// Bytes of the files below a directory. What can't be looked at counts nothing.
-fn bytes_below(dir: &Path) -> u64 {
+pub(in crate::cli) fn bytes_below(dir: &Path) -> u64 {
     let mut directories = vec![dir.to_owned()];
     let (mut bytes, mut looked) = (0, 0);
     while let Some(directory) = directories.pop() {

@@ -220,6 +220,9 @@ pub struct MachineState {
 pub struct SnapshotInfo {
     /// Its id in hex; the first digits name it.
     pub snapshot: String,
+    /// The same id as a CID, as pins and blocks have it.
+    #[serde(default)]
+    pub cid: String,
     /// Its link.
     pub link: Link,
     /// When it began, as the machine's clock said.
@@ -319,6 +322,12 @@ pub struct RestoreReply {
     pub snapshot: String,
     /// When it was made.
     pub time: Timestamp,
+    /// The name of the machine that made it.
+    #[serde(default)]
+    pub machine: String,
+    /// Name of the set; empty for paths given by hand.
+    #[serde(default)]
+    pub set: String,
     /// Regular files that are in place now, also those that were there already; after a dry run, that would be.
     pub files: u64,
     /// Their bytes.

@@ -140,6 +140,22 @@ pub struct SetHealth {
     /// Why it can't be backed up, or was not the last time.
     #[serde(default)]
     pub problem: Option<String>,
+    /// Patterns of the set that matched nothing in its last run, as far as this node saw that run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unmatched: Vec<String>,
+    /// Copies of the newest backup on other machines, and copies asked for; missing where the
+    /// newest has none to look after. `copies_min` may speak of an older one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<NewestCopies>,
+}
+
+/// Copies of a set's newest backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewestCopies {
+    /// Copies that count.
+    pub copies: u32,
+    /// Copies asked for.
+    pub copies_asked: u32,
 }
 
 /// Numbers that say something only when they are not zero.

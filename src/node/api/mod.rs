@@ -12,7 +12,8 @@ mod leave;
 mod ledger;
 mod machines;
 mod meet;
-mod path;
+#[cfg(test)]
+mod path_tests;
 mod rings;
 mod settings;
 mod status;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::block::{Link, Tried};
 use crate::id::BlockId;
+use crate::path;
 use crate::time::Timestamp;
 
 /// One kind of request: its name in URLs and what comes back.
@@ -44,6 +46,7 @@ macro_rules! call {
 }
 use call;
 
+pub use crate::path::{bytes_of, hex, shown};
 pub use backup::*;
 pub use blocks::*;
 pub use care::*;
@@ -53,7 +56,6 @@ pub use leave::*;
 pub use ledger::*;
 pub use machines::*;
 pub use meet::*;
-pub use path::{bytes_of, hex, shown};
 pub use rings::*;
 pub use settings::*;
 pub use status::*;
@@ -123,6 +125,27 @@ pub struct PutReply {
     pub left_out: Vec<Unreadable>,
     /// Peers that took the announcement of the root; 0 when nobody was there to tell.
     pub announced_to: u64,
+}
+
+/// Makes a ticket: a link, and where this node can be reached.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MakeTicket {
+    /// The link.
+    pub link: Link,
+}
+call!(MakeTicket, "ticket", MakeTicketReply);
+
+/// What [`MakeTicket`] made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MakeTicketReply {
+    /// One word to pass on, as secret as the link; missing when no address is known at which others
+    /// could reach this node.
+    pub ticket: Option<String>,
+    /// The addresses in it, as full multiaddresses.
+    pub addresses: Vec<String>,
+    /// Whether somebody outside has reached this node at them, or a relay keeps the way open. If
+    /// not, they are addresses that this machine has.
+    pub confirmed: bool,
 }
 
 /// A file that could not be read, changed while it was read, or is never taken.
@@ -470,6 +493,9 @@ pub struct Peer {
     pub connected_s: u64,
     /// Who dialled: `outbound` or `inbound`.
     pub direction: String,
+    /// How it was first heard of: `mdns`, `bootstrap`, `inbound`, `dht`, `manual` or another word.
+    #[serde(default)]
+    pub source: String,
     /// Answers from it that were not what was asked for.
     pub wrong_blocks: u64,
 }

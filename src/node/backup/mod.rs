@@ -81,13 +81,16 @@ impl BackupReply {
     }
 }
 
-/// When this machine last began to back up a set, by the order of its log.
-pub(super) fn last_run(found: &Found, member: &Membership, set: &str) -> Option<Timestamp> {
+/// This machine's newest snapshot of a set, by the order of its log.
+pub(super) fn newest<'a>(found: &'a Found, member: &Membership, set: &str) -> Option<&'a Listed> {
     let machine = member.machine().id();
     let mut own = found.catalog.snapshots().iter().rev();
-    let last = own
-        .find(|listed| listed.machine == *machine.as_bytes() && listed.logged.summary.set == set);
-    last.map(|listed| listed.made)
+    own.find(|listed| listed.machine == *machine.as_bytes() && listed.logged.summary.set == set)
+}
+
+/// When this machine last began to back up a set, by the order of its log.
+pub(super) fn last_run(found: &Found, member: &Membership, set: &str) -> Option<Timestamp> {
+    newest(found, member, set).map(|listed| listed.made)
 }
 
 impl Node {
@@ -155,7 +158,8 @@ impl Node {
             });
         }
         let done = backup::run::run(&archive, &member, job, monitor, cancel).await?;
-        self.inner.schedule.succeed(&request.set);
+        let unmatched = &done.report.unmatched;
+        self.inner.schedule.succeed(&request.set, unmatched);
         let unreadable_total = done.report.unreadable.len() as u64;
         self.happened(NodeEvent::BackedUp {
             set: request.set.clone(),
@@ -406,6 +410,7 @@ fn describe(listed: &Listed, now: Timestamp) -> SnapshotInfo {
 fn info(link: &Link, machine: &str, summary: &backup::Summary) -> SnapshotInfo {
     SnapshotInfo {
         snapshot: link.id.to_hex(),
+        cid: link.id.to_string(),
         link: link.clone(),
         time: summary.started,
         misdated: false,

@@ -115,6 +115,8 @@ impl Node {
         Ok(RestoreReply {
             snapshot: chosen.link.id.to_hex(),
             time: chosen.snapshot.summary.started,
+            machine: chosen.snapshot.machine_name,
+            set: chosen.snapshot.summary.set,
             files: report.files,
             bytes: report.bytes,
             verified,

@@ -84,6 +84,8 @@ pub struct SetHealth {
     pub audited: Option<Timestamp>,
     /// The holders of copies that count, and when each was last heard of one.
     pub holders: Holders,
+    /// Copies that count and copies asked for, by backup.
+    pub copies: BTreeMap<BlockId, (u32, u32)>,
 }
 
 /// Holders of copies that count, by peer, and when each was last heard of one.
@@ -344,7 +346,9 @@ impl Copies {
     /// How each set stands, by name.
     pub fn health(&self, now: Timestamp, limits: &Limits) -> Vec<SetHealth> {
         let mut sets: BTreeMap<String, SetHealth> = BTreeMap::new();
-        for kept in self.lock().jobs.values().filter(|kept| kept.is_told()) {
+        let state = self.lock();
+        let told = state.jobs.iter().filter(|(_, kept)| kept.is_told());
+        for (root, kept) in told {
             let job = job_of(kept, BTreeMap::new());
             let reached = policy::reached(&job, now, limits);
             let counted = || {
@@ -365,10 +369,13 @@ impl Copies {
                 lost: u32::from(kept.lost),
                 audited,
                 holders: holders.clone(),
+                copies: BTreeMap::from([(*root, (reached, kept.copies))]),
             };
             sets.entry(kept.set.clone())
                 .and_modify(|set| {
                     let mut all = std::mem::take(&mut set.holders);
+                    let mut copies = std::mem::take(&mut set.copies);
+                    copies.extend(&this.copies);
                     for (peer, seen) in holders {
                         let last = all.entry(peer).or_insert(seen);
                         *last = seen.max(*last);
@@ -383,7 +390,7 @@ impl Copies {
                         *set = this.clone();
                     }
                     (set.audited, set.survives, set.lost) = (audited, survives, lost);
-                    set.holders = all;
+                    (set.holders, set.copies) = (all, copies);
                 })
                 .or_insert(this);
         }

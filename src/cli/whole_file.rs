@@ -1,8 +1,8 @@
-//! The file that an archive is written to.
+//! A new file that has its name only once it is whole: an archive, a sheet with words.
 //!
-//! Until it is whole it has a hidden name beside its own: nobody takes an archive that broke off
-//! for a whole one. It is locked while it is written, so that the next export of the same name can
-//! tell what a killed one left, and remove it.
+//! Until then it has a hidden name beside its own: nobody takes one that broke off for a whole one.
+//! It is locked while it is written, so that the next command that writes a file of that name can
+//! tell what a killed one left, and remove it. Only its user can read it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -12,14 +12,15 @@ use std::path::Path;
 
 use tempfile::{Builder, NamedTempFile};
 
-/// Bytes of the archive's name that its hidden one repeats; the rest of the 255 is for what is
+/// Bytes of the file's name that its hidden one repeats; the rest of the 255 is for what is
 /// added.
 const REPEATED_NAME_BYTES: usize = 200;
 
-/// An archive that is being written.
-pub(super) struct ArchiveFile(NamedTempFile);
+/// A file that is being written.
+#[derive(Debug)]
+pub(super) struct WholeFile(NamedTempFile);
 
-impl ArchiveFile {
+impl WholeFile {
     /// Begins `path`, which is absolute.
     ///
     /// # Errors
@@ -55,10 +56,10 @@ impl ArchiveFile {
 fn hidden_start(name: &OsStr) -> OsString {
     let name = name.as_bytes();
     let repeated = &name[..name.len().min(REPEATED_NAME_BYTES)];
-    OsString::from_vec([b".", repeated, b".libernet-tar-"].concat())
+    OsString::from_vec([b".", repeated, b".libernet-new-"].concat())
 }
 
-/// Removes what earlier exports of the same name left. Where that fails it does no harm.
+/// Removes what killed commands left of files of this name. Where that fails it does no harm.
 fn remove_killed(dir: &Path, prefix: &OsStr) {
     let listing = dir.read_dir().into_iter().flatten().flatten();
     let start = prefix.as_encoded_bytes();
@@ -75,16 +76,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_killed_export_left_goes_and_what_is_written_stays() {
+    fn what_a_killed_command_left_goes_and_what_is_written_stays() {
         let room = tempfile::tempdir().expect("a directory");
         let path = room.path().join("all.tar");
-        let left = room.path().join(".all.tar.libernet-tar-AbCdEf");
-        let other = room.path().join(".other.tar.libernet-tar-AbCdEf");
+        let left = room.path().join(".all.tar.libernet-new-AbCdEf");
+        let other = room.path().join(".other.tar.libernet-new-AbCdEf");
         std::fs::write(&left, b"half").expect("written");
         std::fs::write(&other, b"half").expect("written");
-        let first = ArchiveFile::create(&path).expect("made");
+        let first = WholeFile::create(&path).expect("made");
         assert!(!left.exists() && other.exists());
-        let second = ArchiveFile::create(&path).expect("made");
+        let second = WholeFile::create(&path).expect("made");
         let count = || room.path().read_dir().expect("lists").count();
         assert_eq!(count(), 3, "the other's and both of these");
         first.keep(&path).expect("named");

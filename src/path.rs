@@ -1,6 +1,6 @@
-//! Paths in JSON: every path arrives as the bytes that it is.
+//! Paths in JSON and in files of settings: every path arrives as the bytes that it is.
 //!
-//! In requests a path is text where it is UTF-8, and `{"hex":"2f66ff"}` where it is not. Answers
+//! In requests and files a path is text where it is UTF-8, and `{"hex":"2f66ff"}` where it is not. Answers
 //! are read by people and by scripts that expect text: there a name or path is always text, in
 //! which `\xff` stands for a byte that is not part of any text ([`shown`]); a second field beside
 //! it, whose name ends in `_hex`, holds the bytes where that was needed ([`hex`]).
@@ -64,6 +64,34 @@ pub fn shown(bytes: &[u8]) -> String {
     text
 }
 
+/// The bytes that [`shown`] wrote as `text`, where they are not UTF-8: the form in which a person
+/// types such a name.
+pub fn unshown(text: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, behind)) = rest.split_first() {
+        rest = behind;
+        if *first != b'\\' {
+            bytes.push(*first);
+            continue;
+        }
+        match behind {
+            [b'\\', behind @ ..] => {
+                bytes.push(b'\\');
+                rest = behind;
+            }
+            [b'x', high, low, behind @ ..] => {
+                let digits = [*high, *low];
+                bytes.extend(HEXLOWER_PERMISSIVE.decode(&digits).ok()?);
+                rest = behind;
+            }
+            _ => return None,
+        }
+    }
+    let is_escaped = std::str::from_utf8(&bytes).is_err() && shown(&bytes).as_bytes() == text;
+    is_escaped.then_some(bytes)
+}
+
 /// The bytes of a name or path in hex, where it is not UTF-8.
 pub fn hex(bytes: &[u8]) -> Option<String> {
     let is_text = std::str::from_utf8(bytes).is_ok();
@@ -76,44 +104,61 @@ pub fn bytes_of(text: &str, hex: Option<&str>) -> Vec<u8> {
         .unwrap_or_else(|| text.as_bytes().to_vec())
 }
 
-pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+/// Writes a path, for serde's `with`.
+///
+/// # Errors
+/// Error of the serializer.
+pub fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
     Form::of(path).serialize(to)
 }
 
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+/// Reads a path, for serde's `with`.
+///
+/// # Errors
+/// What is no path.
+pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
     Form::deserialize(from)?.into_path()
 }
 
 /// A path that may be missing.
-pub(super) mod optional {
+pub mod optional {
     use super::*;
 
-    pub(crate) fn serialize<S: Serializer>(
-        path: &Option<PathBuf>,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// Error of the serializer.
+    pub fn serialize<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
         path.as_deref().map(Form::of).serialize(to)
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Option<PathBuf>, D::Error> {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// What is no path.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
         let form = Option::<Form>::deserialize(from)?;
         form.map(Form::into_path).transpose()
     }
 }
 
 /// Several paths.
-pub(super) mod list {
+pub mod list {
     use super::*;
 
-    pub(crate) fn serialize<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// Error of the serializer.
+    pub fn serialize<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(paths.iter().map(|path| Form::of(path)))
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Vec<PathBuf>, D::Error> {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// What is no path.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
         let forms = Vec::<Form>::deserialize(from)?;
         forms.into_iter().map(Form::into_path).collect()
     }
@@ -121,7 +166,6 @@ pub(super) mod list {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Backup, Get, Overwrite, Put, Restore, SnapshotRef};
     use super::*;
     use proptest::prelude::*;
     use serde_json::{Value, json};
@@ -183,6 +227,11 @@ mod tests {
             assert_eq!(shown(bytes), text);
             assert_eq!(hex(bytes).as_deref(), hex_digits);
             assert_eq!(bytes_of(text, hex_digits), bytes);
+            let typed = hex_digits.map(|_| bytes.to_vec());
+            assert_eq!(unshown(text.as_bytes()), typed);
+        }
+        for text in ["", "\\xe4\\", "\\xe", "\\xzz", "\\x61", "\\n\\xe4", "\\\\"] {
+            assert_eq!(unshown(text.as_bytes()), None, "{text}");
         }
     }
 
@@ -195,6 +244,9 @@ mod tests {
             prop_assert_eq!(bytes_of(&shown(&one), hex(&one).as_deref()), one.clone());
             let same = shown(&one) == shown(&other) && hex(&one).is_some() == hex(&other).is_some();
             prop_assert_eq!(same, one == other);
+            let typed = std::str::from_utf8(&one).is_err().then(|| one.clone());
+            prop_assert_eq!(unshown(shown(&one).as_bytes()), typed);
+            let _ = unshown(&other);
         }
 
         #[test]
@@ -207,77 +259,5 @@ mod tests {
             let text = serde_json::to_string(&paths).expect("json");
             prop_assert_eq!(serde_json::from_str::<Paths>(&text).expect("reads"), paths);
         }
-    }
-
-    /// In every request that names paths of its machine.
-    #[test]
-    fn requests_carry_any_path() {
-        let strange = path(b"/a\xffb");
-        let hex = json!({ "hex": "2f61ff62" });
-        let put = Put {
-            path: strange.clone(),
-            name: None,
-            index_file: None,
-            pin: true,
-            announce: false,
-            private: false,
-        };
-        let value = serde_json::to_value(put).expect("json");
-        assert_eq!(value["path"], hex);
-        let put: Put = serde_json::from_value(value).expect("reads");
-        assert_eq!(put.path, strange);
-
-        let get = Get {
-            link: crate::block::Link {
-                id: crate::id::BlockId::from_sha384([1; 48]),
-                key: crate::crypto::key::Key::new([2; 32]),
-            },
-            path: strange.clone(),
-            output: Some(strange.clone()),
-            directory: strange.clone(),
-            overwrite: Overwrite::Never,
-            owners: false,
-            pin: false,
-            max_bytes: None,
-            max_files: None,
-            any_size: false,
-            timeout_s: 1,
-        };
-        let mut value = serde_json::to_value(get).expect("json");
-        assert_eq!((&value["output"], &value["directory"]), (&hex, &hex));
-        assert_eq!(value["path"], hex);
-        let get: Get = serde_json::from_value(value.clone()).expect("reads");
-        assert_eq!(get.output.as_ref(), Some(&strange));
-        value.as_object_mut().expect("fields").remove("output");
-        let get: Get = serde_json::from_value(value).expect("reads");
-        assert_eq!((get.output, get.directory), (None, strange.clone()));
-
-        let backup = json!({ "paths": ["/text", hex.clone()] });
-        let backup: Backup = serde_json::from_value(backup).expect("reads");
-        assert_eq!(backup.paths, [PathBuf::from("/text"), strange.clone()]);
-        let value = serde_json::to_value(backup).expect("json");
-        assert_eq!(value["paths"][1], hex);
-
-        let restore = Restore {
-            of: SnapshotRef {
-                speaker: Default::default(),
-                snapshot: "latest".to_owned(),
-                choice: Default::default(),
-                timeout_s: 1,
-            },
-            path: strange.clone(),
-            target: strange.clone(),
-            include: Vec::new(),
-            first: Vec::new(),
-            newest_first: false,
-            overwrite: Overwrite::Never,
-            verify: false,
-            owners: false,
-            dry_run: false,
-        };
-        let value = serde_json::to_value(restore).expect("json");
-        assert_eq!((&value["target"], &value["path"]), (&hex, &hex));
-        let restore: Restore = serde_json::from_value(value).expect("reads");
-        assert_eq!(restore.target, strange);
     }
 }
