@@ -172,13 +172,6 @@ pub fn is_outside(address: &Multiaddr) -> bool {
     reach(address) == Some(Reach::World)
 }
 
-/// Whether an address leads through a relay.
-fn is_relayed(address: &Multiaddr) -> bool {
-    address
-        .iter()
-        .any(|part| matches!(part, Protocol::P2pCircuit))
-}
-
 /// Addresses of this node for others to dial, at most so many. Where there are `confirmed` ones
 /// those alone, one of a relay among them if there is one. Otherwise those that it listens on, of
 /// the internet first, then of private networks, TCP before QUIC; and those that only this machine
