@@ -2,12 +2,13 @@
 
 use std::io::Error;
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "proto/backup.proto",
     "proto/dht.proto",
     "proto/exchange.proto",
     "proto/head.proto",
     "proto/lease.proto",
+    "proto/like.proto",
     "proto/owner.proto",
     "proto/replica.proto",
     "proto/ring.proto",

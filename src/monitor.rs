@@ -15,6 +15,13 @@ pub struct Progress {
     pub bytes_total: u64,
     /// Blocks finished.
     pub blocks: u64,
+    /// Tries of a search for a block with a certain id, and how many it takes on average; 0 when
+    /// there is no such search.
+    #[serde(default)]
+    pub tries: u64,
+    /// See [`tries`](Self::tries).
+    #[serde(default)]
+    pub tries_expected: u64,
 }
 
 /// A peer that gives blocks to one piece of work.

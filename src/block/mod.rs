@@ -22,7 +22,8 @@ use crate::id::{BlockId, HashKind};
 
 pub use link::{Link, LinkError};
 pub use seal::{
-    Context, MAX_PLAINTEXT_BYTES, OpenError, SealError, Sealed, open, open_in, seal, seal_all,
+    Context, MAX_LIKE_BITS, MAX_PLAINTEXT_BYTES, NONCE_BYTES, OpenError, SealError, Sealed, Search,
+    open, open_in, seal, seal_all, seal_like,
 };
 pub use ticket::{MAX_ADDRESSES as MAX_TICKET_ADDRESSES, Ticket, TicketError};
 pub use traits::{

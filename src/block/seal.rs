@@ -18,6 +18,8 @@
 //! from 4 KiB on, at most an eighth and about 5% on average: 24 sizes for all chunks of large
 //! files.
 
+mod alike;
+
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -27,6 +29,8 @@ use super::{Block, MAX_BLOCK_BYTES, Ref};
 use crate::crypto::aead::{self, OVERHEAD_BYTES};
 use crate::crypto::hash;
 use crate::crypto::key::Key;
+
+pub use alike::{MAX_LIKE_BITS, NONCE_BYTES, Search, seal_like};
 
 const HEADER_BYTES: usize = 4;
 const CODEC_RAW: u8 = 0;

@@ -234,6 +234,7 @@ impl<W: AsyncWrite + Send + Unpin> Archive<'_, W> {
             bytes: self.report.bytes,
             bytes_total: totals.bytes,
             blocks: 0,
+            ..Progress::default()
         });
     }
 

@@ -23,6 +23,7 @@ mod health;
 mod id;
 mod init;
 mod leave;
+mod like;
 mod ls;
 mod mesh;
 mod output;
@@ -126,6 +127,7 @@ enum Command {
     Url(url::Args),
     Find(find::Args),
     Announce(announce::Args),
+    Like(like::Args),
     Pin(pin::Args),
     Block(block::Args),
     Peers(peers::Args),
@@ -180,6 +182,7 @@ impl Command {
             | Self::Get(_)
             | Self::Find(_)
             | Self::Announce(_)
+            | Self::Like(_)
             | Self::Id(_)
             | Self::Init(_)
             | Self::Owner(_)
@@ -364,6 +367,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Url(args) => Box::pin(url::run(args, context)).await,
         Command::Find(args) => Box::pin(find::run(args, context)).await,
         Command::Announce(args) => Box::pin(announce::run(args, context)).await,
+        Command::Like(args) => Box::pin(like::run(args, context)).await,
         Command::Pin(args) => Box::pin(pin::run(args, context)).await,
         Command::Block(args) => Box::pin(block::run(args, context)).await,
         Command::Peers(args) => Box::pin(peers::run(args, context)).await,

@@ -99,6 +99,12 @@ fn style(with_total: bool) -> ProgressStyle {
 
 /// Number of files that are done.
 fn files(progress: &Progress) -> String {
+    if progress.tries_expected > 0 {
+        return format!(
+            "{} of about {} tries for the id",
+            progress.tries, progress.tries_expected
+        );
+    }
     match (progress.files_total, progress.files) {
         (0, 0) => String::new(),
         (0, files) => show::count(files, "file"),
@@ -179,6 +185,12 @@ mod tests {
         assert_eq!(files(&progress), "");
         progress.files = 1;
         assert_eq!(files(&progress), "1 file");
+        let search = Progress {
+            tries: 7,
+            tries_expected: 4096,
+            ..progress
+        };
+        assert_eq!(files(&search), "7 of about 4096 tries for the id");
         progress.files_total = 3;
         shown.files = files(&progress);
         assert_eq!(shown.message(), "1/3 files");

@@ -13,16 +13,18 @@ use tokio_util::io::ReaderStream;
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::progress::Bar;
-use super::{output, serve, show};
+use super::{output, serve, show, target};
 use crate::client::Client;
 use crate::monitor::{Monitor, Progress};
-use crate::node::api::{MakeTicket, MakeTicketReply, Put, PutReply, PutStream};
+use crate::node::api::{MakeTicket, MakeTicketReply, Put, PutLike, PutReply, PutStream};
 use crate::size::ByteSize;
 
 /// Bytes read from standard input at once.
 const READ_BYTES: usize = 256 << 10;
 /// Longest name in bytes, as in most file systems.
 const MAX_NAME_BYTES: usize = 255;
+/// Bits that a root's id shares with another unless told otherwise.
+const LIKE_BITS: u32 = 16;
 /// Files named in a warning when many could not be read.
 const MAX_NAMED: usize = 20;
 
@@ -38,6 +40,7 @@ const MAX_NAMED: usize = 20;
   libernet put ~/Documents
   libernet put website --index home.html
   libernet put contract.pdf --private  # nobody who has the same file can tell
+  libernet put recipes --like 'text:the garden club'  # found by `libernet like`
   tar c src | libernet put - --name src.tar
   LINK=$(libernet put -q report.pdf)
   libernet put report.pdf --reachable  # a ticket: whoever has it needs no bootstrap address
@@ -58,6 +61,15 @@ pub(super) struct Args {
     /// same get other blocks, and nobody who knows a file can test whether it is this one.
     #[arg(long)]
     private: bool,
+    /// Make the id of the bundle's root share its first bits with an identifier, so that `libernet
+    /// like` finds it there: a block id, a link, 96 hex digits, or text:WORDS. It is no sign of
+    /// trust: anybody can.
+    #[arg(long, value_name = "ID|LINK|text:WORDS")]
+    like: Option<String>,
+    /// First bits that they share, 1 to 16: each doubles the work, and so does the size of the root
+    /// block. With 16, a root of some KiB takes a second of all cores, one of a MiB some minutes.
+    #[arg(long, requires = "like", default_value_t = LIKE_BITS, value_parser = clap::value_parser!(u32).range(1..=16))]
+    like_bits: u32,
     /// File to show when the bundle is opened as a page, relative to PATH.
     #[arg(long, visible_alias = "index", value_name = "FILE")]
     index_file: Option<String>,
@@ -85,6 +97,8 @@ impl Args {
             no_pin: false,
             private: false,
             reachable: false,
+            like: None,
+            like_bits: LIKE_BITS,
             index_file,
             no_announce: false,
             serve: false,
@@ -124,6 +138,11 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     if args.path.as_os_str() == "-" && args.index_file.is_some() {
         return Err(Failure::usage(
             "--index-file names a file of a directory, and standard input is one file",
+        ));
+    }
+    if args.path.as_os_str() == "-" && args.like.is_some() {
+        return Err(Failure::usage(
+            "--like is for files and directories, not for standard input",
         ));
     }
     store(&args, context, |reply, ticket, after| {
@@ -196,6 +215,7 @@ async fn put(client: &Client, args: &Args, context: &Context) -> Result<PutReply
             pin: !args.no_pin,
             announce: !args.no_announce,
             private: args.private,
+            like: like(args)?,
         };
         client.put(request, bar.clone()).await
     };
@@ -228,6 +248,13 @@ impl Monitor for OnlyWarnings {
     fn warning(&self, message: &str) {
         self.0.warning(message);
     }
+}
+
+/// What the root's id is to be like.
+fn like(args: &Args) -> Result<Option<PutLike>, Failure> {
+    let bits = args.like_bits;
+    let like = args.like.as_deref().map(target::identifier).transpose()?;
+    Ok(like.map(|id| PutLike { id, bits }))
 }
 
 /// A name must be one that a file can have anywhere.

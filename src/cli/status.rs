@@ -194,6 +194,7 @@ fn troubles(status: &StatusReply, mut row: impl FnMut(&str, String)) {
 fn plain_name(worker: &WorkerStatus) -> &str {
     match worker.name.as_str() {
         "announce" => "telling others what is here",
+        "like" => "questions for ids that are alike",
         "services" => "announcing ports of programs",
         "heal" => "mending damaged blocks",
         "heads" => "keeping heads of backups",

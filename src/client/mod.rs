@@ -209,6 +209,8 @@ impl Client {
         find(Find) -> FindReply;
         /// Announces identifiers to the DHT.
         announce(Announce) -> AnnounceReply;
+        /// Looks for ids that are like a given one.
+        like(Like) -> LikeReply;
         /// Lists connected peers.
         peers(Peers) -> PeersReply;
         /// Lists what this node and others have done for each other.

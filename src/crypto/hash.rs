@@ -72,6 +72,27 @@ pub fn expand(context: &str, material: &[u8], out: &mut [u8]) {
         .fill(out);
 }
 
+/// Keyed BLAKE3 of many parts. Cheap to clone: what was added is not hashed again.
+#[derive(Clone)]
+pub struct KeyedHasher(blake3::Hasher);
+
+impl KeyedHasher {
+    /// Starts with nothing.
+    pub fn new(key: &[u8; 32]) -> Self {
+        Self(blake3::Hasher::new_keyed(key))
+    }
+
+    /// Adds bytes.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash of everything added.
+    pub fn finish(self) -> [u8; 32] {
+        *self.0.finalize().as_bytes()
+    }
+}
+
 /// BLAKE3 of many parts for one purpose; `context` as in [`derive_key`].
 #[derive(Clone, Debug)]
 pub struct Incremental(blake3::Hasher);

@@ -187,6 +187,7 @@ async fn dispatch(
         Ls => ls;
         Find => find;
         Announce => announce;
+        Like => like;
         Peers => peers;
         Ledger => ledger;
         Connect => connect;

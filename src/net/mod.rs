@@ -35,6 +35,7 @@ mod driver;
 mod error;
 mod frame;
 mod hearsay;
+pub mod like;
 mod limits;
 mod listeners;
 mod mailbox;
@@ -92,6 +93,7 @@ struct Shared {
     local: PeerId,
     exchange: exchange::Exchange,
     providers: providers::Providers,
+    like: like::Like,
     heads: providers::Heads,
     peers: peers::Peers,
     replica: replica::Replica,
@@ -131,6 +133,7 @@ impl Net {
         let (connected_sender, connected) = watch::channel(Arc::default());
         let (_, reachable) = watch::channel(reach::Status::default());
         let kad = protocol(&config.network, names::kad)?;
+        let alike = protocol(&config.network, names::like)?;
         let tally = Arc::new(providers::Tally::default());
         let roll = Arc::new(rings::Roll::new(
             config.key.clone(),
@@ -189,6 +192,10 @@ impl Net {
             }
         };
         let searches = Arc::new(Semaphore::new(config.limits.searches));
+        let like = like::Like {
+            streams: streams.clone(),
+            protocol: alike,
+        };
         let providers = providers::Providers {
             mailbox: to_providers.clone(),
             streams,
@@ -214,6 +221,7 @@ impl Net {
                 }),
             },
             providers,
+            like,
             heads: providers::Heads {
                 mailbox: to_providers,
                 searches,
@@ -270,6 +278,11 @@ impl Net {
     /// Finding providers and announcing.
     pub fn providers(&self) -> providers::Providers {
         self.shared.providers.clone()
+    }
+
+    /// Asking peers for ids that are alike.
+    pub fn like(&self) -> like::Like {
+        self.shared.like.clone()
     }
 
     /// Owners' head records in the DHT.

@@ -16,13 +16,14 @@ use super::backup::unreadable;
 use super::giving::{Giving, givers};
 use super::pins::{Unfinished, info_of};
 use crate::backup::{self, read_snapshot};
-use crate::block::{Context, Link};
+use crate::block::{Context, Link, MAX_LIKE_BITS};
 use crate::bundle::tree::{self, Content};
 use crate::bundle::{
     self, Bound, Bounds, Bundle, ExtractOptions, Found, Last, PutOptions, PutReport,
 };
 use crate::crypto::key::Key;
 use crate::depot::Session;
+use crate::id::BlockId;
 use crate::monitor::Monitor;
 use crate::store::Keep;
 use crate::text::printable;
@@ -54,6 +55,7 @@ impl Node {
             name: request.name.map(Into::into),
             index_file: request.index_file.map(Into::into),
             own: self.own(),
+            like: request.like.map(like).transpose()?,
             ..PutOptions::default()
         };
         let (pin, keep) = self.begin(request.pin, &name).await?;
@@ -407,6 +409,20 @@ fn describe(entry: &tree::Entry) -> Entry {
         mtime_s: entry.modified.map_or(0, |time| time.seconds),
         target: entry.link_target().map(|target| shown(target)),
     }
+}
+
+/// What the id of a root block is to be like, if it is within bounds.
+fn like(like: PutLike) -> Result<(BlockId, u32), CallError> {
+    if !(1..=MAX_LIKE_BITS).contains(&like.bits) {
+        return Err(CallError::new(
+            ErrorKind::Usage,
+            format!(
+                "an id is made to share 1 to {MAX_LIKE_BITS} bits with another, not {}",
+                like.bits
+            ),
+        ));
+    }
+    Ok((like.id, like.bits))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod held;
 pub mod identity;
 mod keeper;
 mod leave;
+mod like;
 mod meet;
 mod memory;
 mod mesh;
@@ -298,6 +299,12 @@ impl Node {
         workers.spawn("announce", |c, s| upkeep::announce::run(announcing, c, s));
         let services = upkeep::services::Services::new(depot.clone(), clock.clone());
         let services = Arc::new(services);
+        let alike = upkeep::like::Setup {
+            depot: depot.clone(),
+            policy: upkeep::announce::Policy::of(config),
+            backups: &BACKUP_PINS,
+        };
+        workers.spawn("like", |c, s| upkeep::like::run(alike, c, s));
         let ports = services.clone();
         workers.spawn("services", |c, s| upkeep::services::run(ports, c, s));
         workers.spawn("heal", |c, s| upkeep::heal::run(parts.0, c, s));

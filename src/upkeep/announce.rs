@@ -22,7 +22,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::lap::{Lap, SEGMENTS};
-use self::policy::{Choice, own_roots};
+pub(super) use self::policy::Choice;
+use self::policy::own_roots;
+use super::like::{MEETING_BITS, PREFIXES, id_with, meeting_id, prefix_of};
 use crate::crypto::hash;
 use crate::depot::{Depot, Pending, PendingBlocks};
 use crate::id::BlockId;
@@ -51,6 +53,8 @@ pub(super) const FIRST_RETRY: Duration = Duration::from_secs(10);
 pub(super) const LONGEST_RETRY: Duration = Duration::from_secs(30 * 60);
 /// Keys in one sweep, which bounds its memory to a few MiB.
 const MAX_SWEEP: usize = 10_000;
+/// Blocks with a prefix that are looked at until one is found that is announced.
+const MAX_LOOKED_AT: usize = 64;
 /// Key of the lap on the shelf.
 const LAP_KEY: &[u8] = b"lap";
 
@@ -138,6 +142,8 @@ struct Announcer<'a> {
     /// When the next step may be tried after one that reached nobody.
     not_before: Option<Instant>,
     failures: u32,
+    /// Prefixes of ids whose keys to meet at were announced since everything was announced anew.
+    met: HashSet<u16>,
 }
 
 impl<'a> Announcer<'a> {
@@ -154,6 +160,7 @@ impl<'a> Announcer<'a> {
             collect: COLLECT,
             not_before: None,
             failures: 0,
+            met: HashSet::new(),
         };
         match kept {
             Some(kept) => announcer.lap = kept,
@@ -194,6 +201,7 @@ impl<'a> Announcer<'a> {
     /// Everything is to be announced, what people start from first.
     async fn start_over(&mut self, addresses: Vec<u8>) {
         self.lap.start_over(addresses, self.setup.clock.now());
+        self.met.clear();
         let store = self.setup.depot.store().clone();
         let roots = blocking(move || own_roots(store.as_ref())).await;
         self.setup.depot.fresh().add(roots.unwrap_or_default());
@@ -270,6 +278,13 @@ impl<'a> Announcer<'a> {
             count(chosen.len() as u64, "block"),
             count(reach.peers as u64, "peer")
         );
+        // Those who look for what is like these are told where.
+        let prefixes = chosen.iter().map(prefix_of);
+        let new: Vec<u16> = prefixes.filter(|one| self.met.insert(*one)).collect();
+        if !new.is_empty() {
+            let keys = new.into_iter().map(|one| meeting_id(one).to_multihash());
+            self.sweep_keys(keys.collect()).await;
+        }
         match (chosen.len(), reach.unreached) {
             (0, _) => {}
             (_, 0) => self.state.set(done),
@@ -303,6 +318,11 @@ impl<'a> Announcer<'a> {
                 }
                 reach.add(one);
             }
+        }
+        let meeting = self.meeting(cursor.segments.clone()).await;
+        if !meeting.is_empty() {
+            let one = self.sweep_keys(meeting).await;
+            reach.add(one);
         }
         if reach.peers == 0 && reach.unreached > 0 {
             // Nobody could be told at all: the same part again, later.
@@ -345,10 +365,15 @@ impl<'a> Announcer<'a> {
     async fn sweep(&self, ids: &[BlockId]) -> Reach {
         let state = self.state;
         state.set(format!("announcing {}", count(ids.len() as u64, "block")));
-        let keys = ids.iter().map(BlockId::to_multihash).collect();
-        let reach = match self.setup.depot.net().providers().announce(keys).await {
+        self.sweep_keys(ids.iter().map(BlockId::to_multihash).collect())
+            .await
+    }
+
+    async fn sweep_keys(&self, keys: Vec<Vec<u8>>) -> Reach {
+        let (state, all) = (self.state, keys.len());
+        match self.setup.depot.net().providers().announce(keys).await {
             Ok(report) => {
-                tracing::debug!(keys = ids.len(), peers = report.peers_reached, "announced");
+                tracing::debug!(keys = all, peers = report.peers_reached, "announced");
                 let mut told = self.setup.report.lock();
                 told.lookups += report.lookups as u64;
                 told.keys += report.keys as u64;
@@ -361,11 +386,44 @@ impl<'a> Announcer<'a> {
                 state.fail(error.to_string());
                 Reach {
                     peers: 0,
-                    unreached: ids.len(),
+                    unreached: all,
                 }
             }
+        }
+    }
+
+    /// Keys in some segments at which those meet that have announced blocks with a prefix.
+    async fn meeting(&self, segments: std::ops::Range<usize>) -> Vec<Vec<u8>> {
+        let (store, policy) = (self.setup.depot.store().clone(), self.policy());
+        let backups = self.setup.backups;
+        let find = move || -> Result<_, store::Error> {
+            let mut choice = Choice::new(store.as_ref(), policy, backups)?;
+            let mut keys = Vec::new();
+            let is_small = store.usage().blocks < MAX_SWEEP as u64;
+            let mut prefixes = HashSet::new();
+            if is_small {
+                // To go through all blocks takes less than to look below each prefix.
+                for (block, _) in store.list(None, MAX_SWEEP)? {
+                    if choice.takes(block)? {
+                        prefixes.insert(prefix_of(&block));
+                    }
+                }
+            }
+            for prefix in 0..PREFIXES {
+                if is_small && !prefixes.contains(&prefix) {
+                    continue;
+                }
+                let id = meeting_id(prefix);
+                if !segments.contains(&lap::segment_of(&Place::of(&id))) {
+                    continue;
+                }
+                if is_small || has_announced(store.as_ref(), &mut choice, prefix)? {
+                    keys.push(id.to_multihash());
+                }
+            }
+            Ok(keys)
         };
-        reach
+        blocking(find).await.unwrap_or_default()
     }
 
     /// Keeps where it is, for the next start and for who asks.
@@ -506,6 +564,20 @@ impl Reach {
         self.peers = self.peers.max(one.peers);
         self.unreached += one.unreached;
     }
+}
+
+/// Whether one of the first blocks with a prefix is announced.
+fn has_announced(
+    store: &dyn store::Store,
+    choice: &mut Choice<'_>,
+    prefix: u16,
+) -> Result<bool, store::Error> {
+    for (block, _) in store.like(id_with(prefix), MEETING_BITS, MAX_LOOKED_AT)? {
+        if choice.takes(block)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What tells whether a node is told of with the same addresses as before.

@@ -11,6 +11,7 @@
 //! | [`holder`] | keeps blocks for others, by leases, and takes blocks that others offer | one look a minute |
 //! | [`popular`] | offers blocks that are asked for often to other nodes | one look every 30 s |
 //! | [`replicate`] | keeps copies of backups on other machines | one look a minute, one question to each peer |
+//! | [`like`] | answers questions for ids that are alike | none |
 //! | [`maintain`] | gets the space of dropped blocks back, writes usage counters | one look a minute |
 //! | [`services`] | announces ports of other programs | one look an hour |
 //! | [`meet`] | asks and announces at the public meeting point, and dials what is told there | none without a reason; else some hundred packets an hour |
@@ -22,6 +23,7 @@ pub mod handover;
 pub mod heads;
 pub mod heal;
 pub mod holder;
+pub mod like;
 pub mod maintain;
 pub mod meet;
 pub mod popular;

@@ -32,6 +32,12 @@ pub mod lease {
     include!(concat!(env!("OUT_DIR"), "/libernet.lease.v1.rs"));
 }
 
+/// Questions for ids that are like a given one.
+#[allow(missing_docs, clippy::pedantic)]
+pub mod like {
+    include!(concat!(env!("OUT_DIR"), "/libernet.like.v1.rs"));
+}
+
 /// What a machine keeps of its owner.
 #[allow(missing_docs, clippy::pedantic)]
 pub mod owner {

@@ -22,6 +22,11 @@ pub fn replica(network: &str) -> String {
     format!("/{network}/replica/1.0.0")
 }
 
+/// The protocol of questions for ids that are alike: `/<network>/like/1.0.0`.
+pub fn like(network: &str) -> String {
+    format!("/{network}/like/1.0.0")
+}
+
 /// The ring protocol of a network: `/<network>/ring/2.0.0`.
 pub fn ring(network: &str) -> String {
     format!("/{network}/ring/2.0.0")

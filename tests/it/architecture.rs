@@ -151,6 +151,7 @@ const FLOORS_OF_NET: [&[&str]; 7] = [
     &["admission"],
     &[
         "exchange",
+        "like",
         "meet",
         "peers",
         "providers",

@@ -406,6 +406,35 @@ impl Attacker {
         .await
     }
 
+    /// Asks by a message behind its length, as in the DHT, over another protocol.
+    pub async fn ask_delimited(&self, peer: PeerId, name: &str, message: &[u8]) -> Option<Vec<u8>> {
+        within(async {
+            let mut stream = self.open(peer, &self.protocol(name)).await?;
+            stream.write_all(message).await.ok()?;
+            stream.flush().await.ok()?;
+            read_delimited(&mut stream).await
+        })
+        .await
+    }
+
+    /// Answers each request of a protocol whose messages are behind their lengths as in the DHT.
+    pub fn answer_delimited_with(
+        &self,
+        name: &str,
+        answer: impl Fn(PeerId, Vec<u8>) -> Message + Send + Sync + 'static,
+    ) {
+        let answer = Arc::new(answer);
+        self.serve(name, move |peer, mut stream| {
+            let answer = answer.clone();
+            async move {
+                let request = read_delimited(&mut stream).await?;
+                let bytes = answer(peer, request).delimited();
+                stream.write_all(&bytes).await.ok()?;
+                stream.close().await.ok()
+            }
+        });
+    }
+
     /// Sends messages of the DHT that have no answer, over one stream. True when the node has
     /// taken all of them from it: it answers a question that follows.
     pub async fn tell_dht(&self, peer: PeerId, messages: &[Message]) -> bool {

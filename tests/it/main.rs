@@ -18,6 +18,7 @@ mod heads;
 mod keep;
 mod lan;
 mod leave;
+mod like;
 mod limits;
 mod lines;
 mod links;

@@ -363,6 +363,7 @@ impl Job {
             bytes: self.bytes.load(Ordering::Relaxed) + self.under_way.load(Ordering::Relaxed),
             bytes_total: self.totals.bytes,
             blocks: self.blocks.load(Ordering::Relaxed),
+            ..Progress::default()
         });
     }
 }

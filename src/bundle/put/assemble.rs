@@ -142,6 +142,7 @@ impl<'a> Assembler<'a> {
             bytes: self.totals.bytes,
             bytes_total: 0,
             blocks: self.writer.submitted,
+            ..Progress::default()
         });
     }
 

@@ -68,12 +68,16 @@ use super::own::Own;
 use super::root::{Root, Totals, check_index_file, check_properties};
 use super::tree::{Content, Entry, File, check_name};
 use crate::block::{self, BlockSink, ChunkIndex, Context, Link, MAX_BLOCK_BYTES, PutStats};
-use crate::monitor::Monitor;
+use crate::id::BlockId;
+use crate::monitor::{Monitor, Progress};
 
 /// Unreadable files that a report names one by one.
 pub const MAX_REPORTED: usize = 10_000;
 /// Memory for file content on its way, unless said otherwise.
 pub const DEFAULT_IN_FLIGHT_BYTES: usize = 64 << 20;
+/// Name of the property that decides where the root block lies: the last of all properties, so that
+/// its value ends the plaintext.
+const NONCE_PROPERTY: &str = "~nonce";
 /// Less than this does not keep a pipeline busy.
 const MIN_IN_FLIGHT_BYTES: usize = 16 << 20;
 /// Steps of the walk that wait for the assembler.
@@ -107,6 +111,9 @@ pub struct PutOptions {
     pub keep_identity: bool,
     /// An earlier bundle of the same tree: files that have not changed since are not read.
     pub previous: Option<Previous>,
+    /// An id, and the number of first bits that the id of the root block is to share with it: at most
+    /// [`MAX_LIKE_BITS`](crate::block::MAX_LIKE_BITS).
+    pub like: Option<(BlockId, u32)>,
     /// Memory for file content on its way.
     pub max_in_flight_bytes: usize,
 }
@@ -123,6 +130,7 @@ impl Default for PutOptions {
             own: Own::default(),
             keep_identity: false,
             previous: None,
+            like: None,
             max_in_flight_bytes: DEFAULT_IN_FLIGHT_BYTES,
         }
     }
@@ -316,6 +324,11 @@ async fn run(
     check_index_file(index_file.as_deref().unwrap_or_default())
         .and_then(|()| check_properties(&options.properties))
         .map_err(|what| Error::Unsuitable { what })?;
+    let last = options.properties.keys().next_back();
+    if options.like.is_some() && last.is_some_and(|name| name.as_str() >= NONCE_PROPERTY) {
+        let what = "a property's name is behind that of the nonce";
+        return Err(Error::Unsuitable { what });
+    }
     let filter = options.filter.clone();
     let in_flight = options.max_in_flight_bytes.max(MIN_IN_FLIGHT_BYTES);
     // Half for blocks; a quarter for small files; the rest for what large files have in hand.
@@ -339,6 +352,7 @@ async fn run(
         name: options.name,
         index_file,
         properties: options.properties,
+        like: options.like,
     };
     let work = tokio::task::spawn_blocking(move || pipeline.run(origin, &out));
     let collector = Collector {
@@ -378,6 +392,7 @@ struct Pipeline {
     name: Option<Bytes>,
     index_file: Option<Bytes>,
     properties: BTreeMap<String, Bytes>,
+    like: Option<(BlockId, u32)>,
 }
 
 struct Made {
@@ -485,15 +500,19 @@ impl Pipeline {
         if let Some(name) = &self.name {
             entry.name = name.clone();
         }
-        let root = Root {
+        let mut root = Root {
             entry,
             totals: tree.totals,
             index_file: self.index_file.clone(),
             properties: self.properties.clone(),
         };
+        if self.like.is_some() {
+            let nonce = Bytes::from_static(&[0; block::NONCE_BYTES]);
+            root.properties.insert(NONCE_PROPERTY.to_owned(), nonce);
+        }
         let plaintext = root.encode(&assemble::resolve);
         debug_assert!(plaintext.len() <= MAX_NODE_BYTES, "the limits add up");
-        let sealed = block::seal(&self.shared.context, &plaintext).map_err(|_| Failed::Reader)?;
+        let sealed = self.seal_root(&plaintext)?;
         let link = Link {
             id: sealed.block.id(),
             key: sealed.key,
@@ -516,6 +535,36 @@ impl Pipeline {
             unchanged: tree.unchanged,
             excluded: tree.excluded,
         })
+    }
+}
+
+impl Pipeline {
+    /// Seals the root block, where it is to lie if that was asked for.
+    fn seal_root(&self, plaintext: &[u8]) -> Result<block::Sealed, Failed> {
+        let context = &self.shared.context;
+        let Some((like, bits)) = self.like else {
+            return block::seal(context, plaintext).map_err(|_| Failed::Reader);
+        };
+        debug_assert!(
+            plaintext.ends_with(&[0; block::NONCE_BYTES]),
+            "the nonce is last"
+        );
+        let search = block::Search {
+            like,
+            bits,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            tried: &|tries, tries_expected| {
+                self.monitor.progress(Progress {
+                    tries,
+                    tries_expected,
+                    ..Progress::default()
+                });
+            },
+            stopped: &|| self.shared.check().is_err(),
+        };
+        let sealed = block::seal_like(context, plaintext, &search);
+        // Without one it was stopped: so many tries do not fail.
+        sealed.map_err(|_| Failed::Reader)?.ok_or(Failed::Closed)
     }
 }
 

@@ -185,6 +185,7 @@ impl Demo<'_> {
             pin: true,
             announce: true,
             private: false,
+            like: None,
         };
         let reply = self.nodes[at].client.put(request, bar).await?;
         if let Some(file) = reply.unreadable.first() {

@@ -29,6 +29,7 @@ fn put_request() -> Put {
         pin: true,
         announce: true,
         private: false,
+        like: None,
     }
 }
 

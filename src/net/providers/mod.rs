@@ -305,6 +305,12 @@ impl Providers {
         matches!(found, Ok(Ok(peers)) if peers.contains(&peer))
     }
 
+    /// Has a connection made to a peer that was found, if there is none. Does not wait for it.
+    pub async fn reach(&self, peer: PeerId) {
+        // It fails when the network is stopping.
+        let _ = self.mailbox.send(Command::Reach(peer)).await;
+    }
+
     async fn lookup(&self, key: Vec<u8>) -> Result<Vec<PeerId>, Error> {
         let (reply, peers) = oneshot::channel();
         self.mailbox

@@ -354,3 +354,7 @@ mod tests {
         assert_eq!(shared_bits(&hash, &hash), 256);
     }
 }
+
+#[cfg(test)]
+#[path = "sweep_model_tests.rs"]
+mod model;

@@ -80,8 +80,20 @@ pub struct Put {
     /// they hold it, and they are the same as no others.
     #[serde(default)]
     pub private: bool,
+    /// Make the root block's id like another one.
+    #[serde(default)]
+    pub like: Option<PutLike>,
 }
 call!(Put, "put", PutReply);
+
+/// What the id of a root block is to be like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutLike {
+    /// The identifier.
+    pub id: BlockId,
+    /// First bits that they share: 1 to 16. Each doubles the work.
+    pub bits: u32,
+}
 
 /// Turns a file of unknown length, such as standard input, into blocks. Sent as bytes, with this as the query of the URL.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -464,6 +476,44 @@ pub struct AnnounceReply {
     /// With a port: when the announcement ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+}
+
+/// Looks for ids that share their first bits with a given one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Like {
+    /// The identifier.
+    pub id: BlockId,
+    /// First bits that they share at least: 12 to 16.
+    pub bits: u32,
+    /// Seconds to look.
+    pub timeout_s: u64,
+}
+call!(Like, "like", LikeReply);
+
+/// Ids that are alike.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LikeReply {
+    /// The identifier asked for.
+    pub id: BlockId,
+    /// Ids, best match first; at most 100.
+    pub ids: Vec<LikeId>,
+    /// Peers that were asked.
+    pub asked: u64,
+    /// Those that answered.
+    pub answered: u64,
+}
+
+/// An id that is like another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LikeId {
+    /// The id.
+    pub id: BlockId,
+    /// First bits that it shares.
+    pub bits: u32,
+    /// Size of the block, by the word of who has it.
+    pub bytes: u64,
+    /// The peer that told it, or `here`.
+    pub from: String,
 }
 
 /// Lists connected peers.

@@ -78,7 +78,7 @@ impl Policy {
 }
 
 /// Chooses the blocks that are announced, in one round.
-pub(super) struct Choice<'a> {
+pub(in crate::upkeep) struct Choice<'a> {
     store: &'a dyn Store,
     policy: Policy,
     /// Names of the pins of backups.
@@ -89,7 +89,7 @@ pub(super) struct Choice<'a> {
 }
 
 impl<'a> Choice<'a> {
-    pub(super) fn new(
+    pub(in crate::upkeep) fn new(
         store: &'a dyn Store,
         policy: Policy,
         backups: &'a [&'a str],
@@ -110,7 +110,7 @@ impl<'a> Choice<'a> {
     }
 
     /// Whether a block is here and to be announced.
-    pub(super) fn takes(&mut self, id: BlockId) -> Result<bool, store::Error> {
+    pub(in crate::upkeep) fn takes(&mut self, id: BlockId) -> Result<bool, store::Error> {
         let (store, backups, pins) = (self.store, self.backups, &mut self.pins);
         let mut failed = None;
         let mut is_backup = |pin: PinId| {
