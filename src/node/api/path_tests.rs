@@ -24,6 +24,7 @@ fn requests_carry_any_path() {
         pin: true,
         announce: false,
         private: false,
+        like: None,
     };
     let value = serde_json::to_value(put).expect("json");
     assert_eq!(value["path"], hex);
