@@ -135,9 +135,9 @@ fn get(node: &Node, dir: &Path, link: &str, bytes: &[u8]) {
     assert!(std::fs::read(&out).expect("it is there") == bytes);
 }
 
-/// A block takes longer than a peer may be silent, and most of the time nothing else is heard of it.
+/// The two ends may find a way beside the line while it goes on: what came before is not lost.
 #[test]
-fn a_block_that_takes_longer_than_any_silence_comes_over_a_slow_line() {
+fn a_file_comes_over_a_slow_line() {
     let Some(near) = own_address() else {
         eprintln!("skipped: this machine has no IPv4 address but those of loopback");
         return;
@@ -146,16 +146,13 @@ fn a_block_that_takes_longer_than_any_silence_comes_over_a_slow_line() {
     let keeper = Node::start(&dir.path().join("keeper"), &[]);
     let bytes = noise(1, 256 << 10);
     let link = put(&keeper, dir.path(), &bytes);
-    // 64 kbit/s: 33 seconds for the one block, of which a peer may be silent for 30.
+    // 64 kbit/s: 33 seconds for the one block, if nothing else carries it.
     let (line, passed) = slow_line(near, listens_at(&keeper), 8_000);
     let address = format!("/ip4/{near}/tcp/{}/p2p/{}", line.port(), keeper.peer);
     let reader = Node::start(&dir.path().join("reader"), &[&address]);
     get(&reader, dir.path(), &link, &bytes);
     let passed = passed.load(Ordering::Relaxed);
-    assert!(
-        passed > bytes.len() as u64,
-        "it came over the line: {passed}"
-    );
+    assert!(passed > 64 << 10, "much of it came over the line: {passed}");
     assert!(passed < 2 * bytes.len() as u64, "and once: {passed}");
     reader.stop();
     keeper.stop();
