@@ -132,19 +132,43 @@ fn announcing(told: Option<&Told>) -> Check {
         );
     };
     let is_it = |worker: &&WorkerStatus| worker.name == "announce";
-    match told.status.workers.iter().find(is_it) {
-        Some(WorkerStatus {
-            error: Some(error), ..
-        }) => Check::wrong(
+    let worker = told.status.workers.iter().find(is_it);
+    if let Some(error) = worker.and_then(|worker| worker.error.as_ref()) {
+        return Check::wrong(
             ID,
             format!("the last round failed: {error}"),
             "is this node connected? `libernet peers` shows it; the node tries again by itself",
-        ),
-        Some(worker) => Check::unknown(
+        );
+    }
+    let Some(announcing) = &told.status.announcing else {
+        return Check::right(
             ID,
-            format!("whether all is on time; last heard of it: {}", worker.state),
+            "nothing is announced: the DHT hears of nothing that is here",
+        );
+    };
+    if let Some(warning) = &announcing.warning {
+        return Check::wrong(
+            ID,
+            warning.clone(),
+            "leave the node running and connected; announcing less helps, too: `libernet config show` lists the settings announce",
+        );
+    }
+    match announcing.late_s {
+        0 => Check::right(
+            ID,
+            format!(
+                "{} of {} of what is here announced in time",
+                announcing.on_time,
+                show::count(announcing.parts, "part")
+            ),
         ),
-        None => Check::unknown(ID, "this node does not tell"),
+        late_s => Check::right(
+            ID,
+            format!(
+                "late by {}; nothing that others know of has ended yet",
+                show::duration(Duration::from_secs(late_s))
+            ),
+        ),
     }
 }
 

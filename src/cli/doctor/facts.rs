@@ -12,8 +12,8 @@ use crate::cli::status::bytes_below;
 use crate::client::Client;
 use crate::config::{self, Config};
 use crate::node::api::{
-    Health, HealthReply, Peer, Peers, RingInfo, RingList, RingMember, RingMembers, Status,
-    StatusReply,
+    Health, HealthReply, MeshStatus, MeshStatusReply, Peer, Peers, RingInfo, RingList, RingMember,
+    RingMembers, Status, StatusReply,
 };
 use crate::ring::RingsFile;
 use crate::time::{Clock, SystemClock, Timestamp};
@@ -37,6 +37,7 @@ pub(super) struct Told {
     pub(super) peers: Vec<Peer>,
     pub(super) rings: Vec<RingInfo>,
     pub(super) members: Vec<RingMember>,
+    pub(super) mesh: MeshStatusReply,
 }
 
 /// What the disk tells.
@@ -94,6 +95,7 @@ impl Told {
             peers: client.peers(Peers {}).await?.peers,
             rings,
             members,
+            mesh: client.mesh_status(MeshStatus {}).await?,
         })
     }
 }

@@ -37,9 +37,10 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     checks
 }
 
-/// Whether more is wanted than the local network: a way into the mesh is set.
+/// Whether more is wanted than the local network: somebody joined the mesh, or set a way into it.
 fn is_wider(facts: &Facts) -> bool {
-    !facts.config.bootstrap.is_empty()
+    let has_joined = |told: &Told| told.mesh.joined;
+    !facts.config.bootstrap.is_empty() || facts.node.as_ref().is_some_and(has_joined)
 }
 
 fn node(facts: &Facts) -> Check {
@@ -223,18 +224,45 @@ fn ways(facts: &Facts) -> Check {
             "is this machine online, and is another node? `libernet peers connect ADDRESS` tries one by hand",
         ),
         (true, false) => Check::right(ID, "connected to nobody, and no way into the mesh is set").with_advice(
-            "`libernet ring create NAME` and `libernet ring join` connect machines that you trust; --bootstrap ADDRESS joins the mesh",
+            "`libernet ring create NAME` and `libernet ring join` connect machines that you trust; `libernet mesh join` joins the mesh",
         ),
     }
 }
 
 fn meeting_point(facts: &Facts) -> Check {
     const ID: &str = "meeting_point";
-    match &facts.node {
-        None => Check::unknown(ID, "only a running node is at a meeting point"),
-        Some(_) => Check::unknown(
+    let Some(told) = &facts.node else {
+        return Check::unknown(ID, "only a running node is at a meeting point");
+    };
+    let mesh = &told.mesh;
+    if mesh.meet == "off" {
+        return Check::right(
             ID,
-            "this node does not tell whether it is at a meeting point",
+            "off by the setting meet: nobody is met through the public meeting point",
+        );
+    }
+    if let Some(error) = &mesh.error {
+        return Check::wrong(
+            ID,
+            format!("the public meeting point was of no use the last time: {error}"),
+            "is this machine online, and does its network let UDP out? the node tries again by itself; `libernet config show` shows meet_bootstrap",
+        );
+    }
+    match mesh.asked + mesh.announced {
+        0 => Check::right(
+            ID,
+            "the public meeting point was not needed since the start",
+        )
+        .with_advice(
+            "`libernet mesh join` lets other nodes of the mesh find this one there, and be found",
+        ),
+        _ => Check::right(
+            ID,
+            format!(
+                "asked {} and announced {} at the public meeting point since the start",
+                show::count(mesh.asked, "time"),
+                show::count(mesh.announced, "time")
+            ),
         ),
     }
 }
