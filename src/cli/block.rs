@@ -14,7 +14,8 @@ use crate::block::MAX_BLOCK_BYTES;
 use crate::crypto::hash;
 use crate::id::{BlockId, HashKind};
 use crate::node::api::{
-    BlockGet, BlockHas, BlockItem, BlockLs, BlockPut, BlockRm, BlockStat, BlockStatReply, Usage,
+    BlockGet, BlockHas, BlockItem, BlockLs, BlockPut, BlockRm, BlockStat, BlockStatReply,
+    BundleStat, BundleStatReply, Usage,
 };
 use crate::size::ByteSize;
 
@@ -32,7 +33,7 @@ const PAGE_BLOCKS: u64 = 5000;
 
 With --json: put {\"id\",\"hex\",\"bytes\",\"cid\"}, has {\"id\",\"has\"}, rm {\"removed\"}, ls {\"blocks\":[{\"id\",\"bytes\"}]},
   stat {\"id\",\"local\",\"deleted\",\"bytes\",\"class\",\"pins\",\"requested\",\"downloaded\",\"served\",\"purged\"}
-  with {\"first\",\"last\",\"count\"} each, times in milliseconds since 1970")]
+  with {\"first\",\"last\",\"count\"} each, stat --bundle {\"blocks\",\"local\",\"bytes\",\"deleted\"} and those sums, times in milliseconds since 1970")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -70,8 +71,11 @@ enum Command {
     },
     /// Show what is known about a block.
     Stat {
-        /// The block.
+        /// The block; with --bundle, the link of a bundle.
         id: String,
+        /// Sum up the blocks of the bundle that the link names.
+        #[arg(long)]
+        bundle: bool,
     },
     /// List the blocks of the store, ordered by id.
     Ls {
@@ -166,7 +170,8 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             }
             Ok(Exit::Done)
         }
-        Command::Stat { id } => {
+        Command::Stat { id, bundle: true } => bundle_stat(&id, context).await,
+        Command::Stat { id, bundle: false } => {
             let id = target::block(&id)?;
             let reply = context
                 .with_client(async |client, _| Ok(client.block_stat(BlockStat { id }).await?))
@@ -304,8 +309,27 @@ fn line(item: &BlockItem, json: bool) -> String {
     }
 }
 
-fn stat_text(stat: &BlockStatReply) -> String {
-    let usage = |usage: &Usage| match (usage.first, usage.last) {
+async fn bundle_stat(link: &str, context: &Context) -> Result<Exit, Failure> {
+    let (link, path) = target::link_and_path(OsStr::new(link))?;
+    if !path.as_os_str().is_empty() {
+        return Err(Failure::usage("a link is summed up whole, without a path"));
+    }
+    let sum = context
+        .with_client(async |client, config| {
+            let timeout_s = config.timeout_s;
+            Ok(client.bundle_stat(BundleStat { link, timeout_s }).await?)
+        })
+        .await?;
+    if context.json {
+        output::json(&sum)?;
+    } else {
+        output::stdout(sum_text(&sum).as_bytes())?;
+    }
+    Ok(Exit::Done)
+}
+
+fn usage(usage: &Usage) -> String {
+    match (usage.first, usage.last) {
         (Some(first), Some(last)) => format!(
             "{} times, first {}, last {}",
             usage.count,
@@ -313,7 +337,27 @@ fn stat_text(stat: &BlockStatReply) -> String {
             show::timestamp(last)
         ),
         _ => "never".to_owned(),
-    };
+    }
+}
+
+fn sum_text(sum: &BundleStatReply) -> String {
+    let rows: Vec<Vec<String>> = [
+        ("blocks", sum.blocks.to_string()),
+        ("here", sum.local.to_string()),
+        ("size of those", ByteSize(sum.bytes).to_string()),
+        ("dropped", sum.deleted.to_string()),
+        ("requested", usage(&sum.requested)),
+        ("downloaded", usage(&sum.downloaded)),
+        ("served", usage(&sum.served)),
+        ("purged", usage(&sum.purged)),
+    ]
+    .into_iter()
+    .map(|(name, value)| vec![name.to_owned(), value])
+    .collect();
+    show::table(&rows, &[])
+}
+
+fn stat_text(stat: &BlockStatReply) -> String {
     let rows: Vec<Vec<String>> = [
         ("id", stat.id.to_string()),
         ("path", stat.id.to_path()),

@@ -42,6 +42,7 @@ mod status;
 mod target;
 mod up;
 mod url;
+mod verify_response;
 mod version;
 mod whole_file;
 
@@ -125,6 +126,7 @@ enum Command {
     #[command(visible_alias = "list")]
     Ls(ls::Args),
     Url(url::Args),
+    VerifyResponse(verify_response::Args),
     Find(find::Args),
     Announce(announce::Args),
     Like(like::Args),
@@ -194,6 +196,7 @@ impl Command {
             | Self::Version(_) => Intent::Bring,
             Self::Peers(_)
             | Self::Url(_)
+            | Self::VerifyResponse(_)
             | Self::Status(_)
             | Self::Health(_)
             | Self::Leave(_)
@@ -364,6 +367,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Get(args) => Box::pin(get::run(args, context)).await,
         Command::Cat(args) => Box::pin(cat::run(args, context)).await,
         Command::Ls(args) => Box::pin(ls::run(args, context)).await,
+        Command::VerifyResponse(args) => verify_response::run(&args, context),
         Command::Url(args) => Box::pin(url::run(args, context)).await,
         Command::Find(args) => Box::pin(find::run(args, context)).await,
         Command::Announce(args) => Box::pin(announce::run(args, context)).await,
@@ -555,9 +559,12 @@ mod tests {
             "block put FILE --codec dag-pb --hash sha256",
             "put DIR --index home.html",
             "url LINK",
+            "verify-response --headers H --body B",
+            "verify-response --headers H --body - --peer ID --json",
             "url LINK/path --json",
             "block has ID",
             "block stat ID",
+            "block stat LINK --bundle --json",
             "block ls --like ID",
             "block rm ID --force",
             "config show",

@@ -13,8 +13,10 @@ use crate::block::Link;
 use crate::client::Client;
 use crate::client::discovery::{Published, Token};
 use crate::config::Config;
+use crate::gateway::sign::Signer;
 use crate::gateway::{self, Gateway, Options};
 use crate::node::api::{Peers, Status};
+use crate::node::identity;
 use crate::size::ByteSize;
 
 /// Pause between two looks of a command that serves at what others have fetched.
@@ -45,10 +47,21 @@ impl Serving {
                 let what = format!("{} could not be written", context.data_dir.display());
                 Failure::io(what, &error)
             })?;
+        let signer = match identity::load_or_create(&context.data_dir) {
+            Ok(key) => Some(Signer::new(key)),
+            // As on a disk that can't be written: the node has a key for this time alone.
+            Err(error) => {
+                context.warning(&format!(
+                    "answers of the local HTTP server are not signed: {error}"
+                ));
+                None
+            }
+        };
         let cut = CancellationToken::new();
         let options = Options {
             token,
             timeout_s: config.timeout_s,
+            signer,
         };
         Ok(Self {
             published: Some(published),

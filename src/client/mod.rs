@@ -233,6 +233,8 @@ impl Client {
         block_has(BlockHas) -> BlockHasReply;
         /// Tells what is known about a block.
         block_stat(BlockStat) -> BlockStatReply;
+        /// Sums up how the blocks of a bundle were used.
+        bundle_stat(BundleStat) -> BundleStatReply;
         /// Lists blocks.
         block_ls(BlockLs) -> BlockLsReply;
         /// Drops a block from the store.

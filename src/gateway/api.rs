@@ -197,6 +197,7 @@ async fn dispatch(
         MakeTicket => ticket;
         BlockHas => block_has;
         BlockStat => block_stat;
+        BundleStat => bundle_stat;
         BlockLs => block_ls;
         BlockRm => block_rm;
     }

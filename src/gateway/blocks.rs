@@ -15,7 +15,7 @@ use super::answer::{self, Content, FOREVER, is_any_known, is_known, not_modified
 use super::connections::Guest;
 use super::content::{self, Asked, Target};
 use super::reads::Place;
-use super::{Shared, api, error, guard};
+use super::{Shared, api, error, guard, sign};
 use crate::block::MAX_BLOCK_BYTES;
 use crate::id::BlockId;
 use crate::node::api::*;
@@ -81,20 +81,19 @@ pub(super) async fn send(asked: Asked, named: Named) -> Result<Response, CallErr
             return Ok(not_modified(&named.etag, named.cache));
         }
         let content = named.content(total);
-        return Ok(answer::head(&asked.method, &asked.headers, &content).response);
+        let mut response = answer::head(&asked.method, &asked.headers, &content).response;
+        sign::name(&mut response, &id);
+        return Ok(response);
     }
-    let timeout_s = asked.shared.options.timeout_s;
+    let timeout_s = asked.timeout_s;
     let bytes = client.block_get(BlockGet { id, timeout_s }).await?;
     if is_any_known {
         return Ok(not_modified(&named.etag, named.cache));
     }
-    Ok(whole(
-        &asked.method,
-        asked.place,
-        &asked.headers,
-        named.content(bytes.len() as u64),
-        bytes,
-    ))
+    let content = named.content(bytes.len() as u64);
+    let mut response = whole(&asked.method, asked.place, &asked.headers, content, bytes);
+    sign::name(&mut response, &id);
+    Ok(response)
 }
 
 /// An answer with content that is in memory.

@@ -17,7 +17,7 @@ use super::answer::{self, Content, NOWHERE, is_any_known, is_known, not_modified
 use super::content::{Asked, usage};
 use super::listing::{self, Order};
 use super::range::Part;
-use super::{Shared, guard, labels, media};
+use super::{Shared, guard, labels, media, sign};
 use crate::block::Link;
 use crate::client::url::percent_encode_path;
 use crate::crypto::hash;
@@ -83,14 +83,7 @@ async fn bundle(
     if is_known(&asked.headers, &etag) {
         return Ok(not_modified(&etag, NOWHERE));
     }
-    let reply = ls(
-        &asked.shared,
-        &link,
-        &path,
-        asked.skip(),
-        listing::PAGE_ENTRIES,
-    )
-    .await?;
+    let reply = ls(&asked, &link, &path, asked.skip(), listing::PAGE_ENTRIES).await?;
     let Some(this) = &reply.this else {
         return directory(asked, link, path, slash, &reply).await;
     };
@@ -103,7 +96,7 @@ async fn bundle(
         "file" => file(asked, link, path, this.clone()).await,
         "symlink" => {
             let target = this.target.as_deref().unwrap_or_default();
-            let place = behind(&asked.shared, &link, &path).await?;
+            let place = behind(&asked, &link, &path).await?;
             let place = place.ok_or_else(|| {
                 let message = format!(
                     "'{}' is a symbolic link to '{target}', which is not in the bundle",
@@ -124,16 +117,16 @@ async fn bundle(
 }
 
 /// Where a symbolic link leads to in the bundle, if it does.
-async fn behind(shared: &Shared, link: &Link, path: &Path) -> Result<Option<PathBuf>, CallError> {
+async fn behind(asked: &Asked, link: &Link, path: &Path) -> Result<Option<PathBuf>, CallError> {
     let request = Ls {
         link: link.clone(),
         path: path.to_owned(),
         follow: true,
         skip: 0,
         limit: 1,
-        timeout_s: shared.options.timeout_s,
+        timeout_s: asked.timeout_s,
     };
-    match shared.client.ls(request).await {
+    match asked.shared.client.ls(request).await {
         Ok(reply) => Ok(reply.real),
         Err(error) if error.kind == ErrorKind::Usage => Ok(None),
         Err(error) => Err(error),
@@ -141,13 +134,14 @@ async fn behind(shared: &Shared, link: &Link, path: &Path) -> Result<Option<Path
 }
 
 async fn ls(
-    shared: &Shared,
+    asked: &Asked,
     link: &Link,
     path: &Path,
     skip: u64,
     limit: u64,
 ) -> Result<LsReply, CallError> {
-    shared
+    asked
+        .shared
         .client
         .ls(Ls {
             link: link.clone(),
@@ -155,7 +149,7 @@ async fn ls(
             follow: false,
             skip,
             limit,
-            timeout_s: shared.options.timeout_s,
+            timeout_s: asked.timeout_s,
         })
         .await
 }
@@ -185,7 +179,7 @@ async fn directory(
             ));
         }
         let index = path.join(index.rsplit('/').next().unwrap_or(index));
-        match ls(&asked.shared, &link, &index, 0, 1).await {
+        match ls(&asked, &link, &index, 0, 1).await {
             Ok(LsReply {
                 this: Some(this), ..
             }) if this.kind == "file" => return file(asked, link, index, this).await,
@@ -210,7 +204,7 @@ async fn directory(
         };
         return Ok(listing::listing(&title, has_parent, order, &page).into_response());
     }
-    let (mut entries, is_cut) = all_entries(&asked.shared, &link, &path).await?;
+    let (mut entries, is_cut) = all_entries(&asked, &link, &path).await?;
     order.sort(&mut entries);
     let page = listing::Page::of_sorted(&entries, skip, is_cut);
     Ok(listing::listing(&title, has_parent, order, &page).into_response())
@@ -225,7 +219,7 @@ fn index_of(reply: &LsReply, has_parent: bool) -> Option<&str> {
 
 /// The entries of a directory, as many as are sorted at once, and whether there are more.
 async fn all_entries(
-    shared: &Shared,
+    asked: &Asked,
     link: &Link,
     path: &Path,
 ) -> Result<(Vec<Entry>, bool), CallError> {
@@ -236,7 +230,7 @@ async fn all_entries(
             return Ok((entries, true));
         }
         let limit = left.min(listing::PAGE_ENTRIES);
-        let reply = ls(shared, link, path, entries.len() as u64, limit).await?;
+        let reply = ls(asked, link, path, entries.len() as u64, limit).await?;
         let is_over = !reply.more || reply.entries.is_empty();
         entries.extend(reply.entries);
         if is_over {
@@ -255,6 +249,7 @@ async fn file(
         shared: asked.shared.clone(),
         link,
         path,
+        timeout_s: asked.timeout_s,
     });
     let kind = match media::by_name(&entry.name) {
         Some(kind) => kind,
@@ -268,6 +263,7 @@ async fn file(
         cache: NOWHERE,
     };
     let mut head = answer::head(&asked.method, &asked.headers, &content);
+    sign::name(&mut head.response, &source.link.id);
     let policy = match kind {
         media::PDF => "frame-ancestors 'self'",
         _ => guard::STORED,
@@ -296,6 +292,7 @@ struct Source {
     shared: Shared,
     link: Link,
     path: PathBuf,
+    timeout_s: u64,
 }
 
 impl Source {
@@ -308,7 +305,7 @@ impl Source {
             path: self.path.clone(),
             offset: part.offset,
             len: Some(part.len),
-            timeout_s: self.shared.options.timeout_s,
+            timeout_s: self.timeout_s,
         };
         self.shared.client.cat(request).await
     }

@@ -13,7 +13,7 @@ use axum::response::Response;
 
 use super::connections::Guest;
 use super::reads::Place;
-use super::{Shared, blocks, bundles, error, guard, ipfs, labels, page};
+use super::{Shared, blocks, bundles, error, guard, ipfs, labels, page, waiting};
 use crate::block::Link;
 use crate::client::url::percent_decode;
 use crate::id::BlockId;
@@ -50,6 +50,8 @@ pub(super) struct Asked {
     pub query: String,
     /// Path of the bundle's root in URLs that this answer leads to.
     pub base: String,
+    /// Seconds to look for one block.
+    pub timeout_s: u64,
 }
 
 impl Asked {
@@ -86,13 +88,19 @@ async fn admit(shared: Shared, request: Request) -> Result<Asked, Box<Response>>
     let (request, _) = request.into_parts();
     let guest = request.extensions.get::<Arc<Guest>>();
     let cut = guest.map(|guest| guest.cut.clone()).unwrap_or_default();
+    let reader = error::Reader::of(&request.headers);
     let Some(place) = shared.reads.wait(cut).await else {
-        let reader = error::Reader::of(&request.headers);
         let busy = error::busy();
         let answer = error::answer(error::status_of(busy.kind), &busy, reader);
         return Err(Box::new(answer));
     };
+    let timeout_s = match reader {
+        error::Reader::Program => shared.options.timeout_s,
+        // A person is told sooner what is going on.
+        error::Reader::Person => shared.options.timeout_s.min(waiting::PATIENCE_S),
+    };
     Ok(Asked {
+        timeout_s,
         shared,
         place,
         uri_path: request.uri.path().to_owned(),
@@ -106,6 +114,7 @@ async fn admit(shared: Shared, request: Request) -> Result<Asked, Box<Response>>
 /// `GET` and `HEAD` of everything below `/sha384/`, `/sha256/` and `/open/`.
 pub(super) async fn read(State(shared): State<Shared>, request: Request) -> Response {
     let reader = error::Reader::of(request.headers());
+    let waits = shared.clone();
     let asked = match admit(shared, request).await {
         Ok(asked) => asked,
         Err(answer) => return *answer,
@@ -119,7 +128,13 @@ pub(super) async fn read(State(shared): State<Shared>, request: Request) -> Resp
         }
         Err(failure) => Err(failure),
     };
-    answer.unwrap_or_else(|failure| error::answer(status_of(&failure), &failure, reader))
+    answer.unwrap_or_else(|failure| {
+        let page = match reader {
+            error::Reader::Person => waiting::wait_page(&waits, &failure),
+            error::Reader::Program => None,
+        };
+        page.unwrap_or_else(|| error::answer(status_of(&failure), &failure, reader))
+    })
 }
 
 /// `GET` and `HEAD` of everything below `/ipfs/`.

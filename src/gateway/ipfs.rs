@@ -137,6 +137,14 @@ fn root_of(text: &str) -> Result<(Cid, Root), Refusal> {
     Ok((cid, root))
 }
 
+/// The block that a path below `/ipfs/` names, if it names one.
+pub(super) fn block_of(path: &str) -> Option<BlockId> {
+    match root_of(path.strip_prefix(ROUTE)?).ok()? {
+        (_, Root::Block(id)) => Some(id),
+        (_, Root::Inline(_)) => None,
+    }
+}
+
 /// Checks that a raw block is asked for. Returns whether `Accept` alone says so.
 ///
 /// # Errors

@@ -11,6 +11,7 @@
 //! | `GET /ipfs/<cid>?format=raw` | anyone local | the block that the CID names, of any codec |
 //! | `GET /sha384/<hex>/aes256/<hex>[/path]` | link holders | decrypted; browsers go to `/open/` |
 //! | `GET /open/<label>[/path]` | label holders | the same, without the key in the address |
+//! | `GET /waiting/<id>` | anyone local | how the search for a block goes that a page waits for (events) |
 //! | `GET /` | anyone local | one page that says how the node is |
 //!
 //! It listens on loopback only, answers only to loopback names (so that no web page reaches it under another name), refuses
@@ -22,6 +23,9 @@
 //! mesh may, and as on the mesh they read nothing without a key. Blocks of public puts tell whoever
 //! knows a file that this node has it. Decrypted content takes the link, or a label of this run,
 //! which can't be guessed. The API takes the token, which only the node's user can read.
+//!
+//! **Every answer is signed** by the node's key, see [`sign`]. A browser that asks for what is not
+//! here is shown a page that goes on by itself, see [`waiting`].
 //!
 //! **Claims of a bundle** cost the reader, not the node: content is streamed at the reader's pace,
 //! listings come by the page, and nothing is written.
@@ -41,6 +45,8 @@ mod media;
 mod page;
 mod range;
 mod reads;
+pub mod sign;
+mod waiting;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -49,7 +55,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -67,6 +73,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::client::discovery::{ApiFile, Published, Token};
+use crate::time::{Clock, SystemClock};
 
 /// Most API calls at once. Further ones are refused as busy.
 const MAX_CALLS: usize = 64;
@@ -108,6 +115,8 @@ pub struct Options {
     pub token: Token,
     /// Seconds to look for one block of a page.
     pub timeout_s: u64,
+    /// Signs answers; without it they are not signed.
+    pub signer: Option<sign::Signer>,
 }
 
 /// A server that has its address and does not answer yet.
@@ -127,6 +136,7 @@ struct Shared {
     calls: Arc<Semaphore>,
     reads: Reads,
     labels: Arc<Labels>,
+    searches: waiting::Searches,
 }
 
 impl Gateway {
@@ -170,7 +180,9 @@ impl Gateway {
             calls: Arc::new(Semaphore::new(MAX_CALLS)),
             reads: Reads::default(),
             labels: Arc::new(Labels::new()),
+            searches: waiting::Searches::default(),
         };
+        let searches = shared.searches.clone();
         let service = TowerToHyperService::new(routes(shared));
         let guests = Arc::new(Connections::default());
         let mut connections = JoinSet::new();
@@ -189,6 +201,7 @@ impl Gateway {
             tracing::info!("requests that did not end in time are cut");
             connections.shutdown().await;
         }
+        searches.end().await;
     }
 }
 
@@ -255,6 +268,7 @@ fn routes(shared: Shared) -> Router {
         .route("/sha256/{*rest}", get(content::read).put(blocks::put))
         .route("/ipfs/{*rest}", get(content::raw))
         .route("/open/{*rest}", get(content::read))
+        .route("/waiting/{id}", get(waiting::events))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(DefaultBodyLimit::disable())
@@ -264,6 +278,8 @@ fn routes(shared: Shared) -> Router {
 
 /// Turns away what must not reach any route, and adds the headers that every answer has.
 async fn admit(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    let target = sign::target_of(request.uri());
+    let is_head = request.method() == Method::HEAD;
     let mut response = match guard::check(&request, shared.address) {
         Ok(()) => next.run(request).await,
         Err(refusal) => error::refused(refusal),
@@ -286,7 +302,13 @@ async fn admit(State(shared): State<Shared>, request: Request, next: Next) -> Re
     headers
         .entry(header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-store"));
-    response
+    match &shared.options.signer {
+        Some(signer) => {
+            let now_s = SystemClock.now().0 / 1000;
+            signer.sign(&target, is_head, now_s, response).await
+        }
+        None => response,
+    }
 }
 
 #[cfg(test)]

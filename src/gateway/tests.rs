@@ -5,11 +5,14 @@
 
 mod calls;
 mod ipfs;
+mod signed;
 mod sockets;
 mod urls;
+mod waits;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -38,8 +41,13 @@ const HTML: &str = "<script>alert(1)</script>";
 fn link() -> Link {
     Link {
         id: BlockId::from_sha384([0x5a; 48]),
-        key: Key::new([0xa5; 32]),
+        key: Key::new([0xb7; 32]),
     }
+}
+
+fn signer() -> sign::Signer {
+    let key = libp2p::identity::Keypair::ed25519_from_bytes([7; 32]);
+    sign::Signer::new(key.expect("a key"))
 }
 
 fn not_found() -> CallError {
@@ -120,6 +128,9 @@ struct Scripted {
     /// Told when a call that never ends has begun, and when it was dropped.
     begun: Arc<Notify>,
     dropped: Arc<Notify>,
+    /// Whether the block that nobody has is here after all, and how often it was asked for.
+    has_come: Arc<AtomicBool>,
+    gets: Arc<AtomicUsize>,
 }
 
 struct TellOnDrop(Arc<Notify>);
@@ -190,7 +201,13 @@ impl Scripted {
             "block-get" if call["id"] == json!(link().id) => {
                 Bytes::from_static(b"0123456789").into_response()
             }
-            "block-get" => error::of_call(&not_found()),
+            "block-get" => {
+                self.gets.fetch_add(1, Ordering::Relaxed);
+                match self.has_come.load(Ordering::Relaxed) {
+                    true => Bytes::from_static(b"it came").into_response(),
+                    false => error::of_call(&not_found()),
+                }
+            }
             "cat" if path == "nowhere" => error::of_call(&not_found()),
             "cat" => {
                 let all = file(&path).expect("a file");
@@ -283,6 +300,8 @@ impl Fixture {
             index,
             begun: Arc::default(),
             dropped: Arc::default(),
+            has_come: Arc::default(),
+            gets: Arc::default(),
         };
         let stop = CancellationToken::new();
         let shared = Shared {
@@ -290,12 +309,14 @@ impl Fixture {
             options: Arc::new(Options {
                 token: Token::random(),
                 timeout_s: 1,
+                signer: Some(signer()),
             }),
             address: ([127, 0, 0, 1], 4385).into(),
             stop: stop.clone(),
             calls: Arc::new(Semaphore::new(MAX_CALLS)),
             reads: reads::Reads::default(),
             labels: Arc::new(Labels::new()),
+            searches: waiting::Searches::default(),
         };
         Self {
             scripted,
@@ -354,6 +375,7 @@ impl Fixture {
         let options = Options {
             token: Token::random(),
             timeout_s: 1,
+            signer: None,
         };
         let _published = gateway
             .publish(dir.path(), &options.token)

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
 
 use super::api::*;
-use super::{Node, blocking};
+use super::{Node, blocking, files};
 use crate::block::{Block, BlockSource, VerifyError};
 use crate::id::BlockId;
 use crate::store::{self, Counter, Keep, PinInfo};
 
+/// Blocks of a bundle whose use is looked up at once.
+const STAT_IDS: usize = 1000;
 /// Most ids in one page of a listing.
 const MAX_PAGE: usize = 10_000;
 /// Bits that blocks of a listing share with the one that they are to be like.
@@ -124,6 +127,30 @@ impl Node {
         })
     }
 
+    /// How the blocks of a bundle were used, all in all. Its tree is fetched where it is not here.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when a block of the tree can't be had.
+    pub async fn bundle_stat(&self, request: BundleStat) -> Result<BundleStatReply, CallError> {
+        let patience = Duration::from_secs(request.timeout_s);
+        let session = self.depot().session(patience, Keep::Cached);
+        let bundle = files::open(session, request.link).await?;
+        let mut sum = BundleStatReply::default();
+        let mut ids = bundle.all_blocks().chunks(STAT_IDS);
+        while let Some(some) = ids.next().await {
+            let some: Vec<BlockId> = some.into_iter().collect::<Result<_, _>>()?;
+            let store = self.store();
+            let stats = blocking(move || {
+                let stats = some.into_iter().map(|id| store.stat(id));
+                Ok(stats.collect::<Result<Vec<_>, _>>()?)
+            });
+            for stat in stats.await? {
+                add(&mut sum, stat.as_ref());
+            }
+        }
+        Ok(sum)
+    }
+
     /// One page of the blocks in the store.
     ///
     /// # Errors
@@ -168,6 +195,19 @@ impl Node {
         })
         .await
     }
+}
+
+/// Adds one block of a bundle; of one that nothing is known about only that it is one.
+fn add(sum: &mut BundleStatReply, stat: Option<&store::BlockStat>) {
+    sum.blocks += 1;
+    let Some(stat) = stat else { return };
+    sum.local += u64::from(stat.local);
+    sum.bytes += stat.bytes.map_or(0, u64::from);
+    sum.deleted += u64::from(stat.deleted);
+    sum.requested.add(&usage(stat.requested));
+    sum.downloaded.add(&usage(stat.downloaded));
+    sum.served.add(&usage(stat.served));
+    sum.purged.add(&usage(stat.purged));
 }
 
 fn usage(counter: Counter) -> Usage {

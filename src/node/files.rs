@@ -325,7 +325,7 @@ fn name_of(path: &std::path::Path) -> String {
 }
 
 /// The bundle that a link names; of a snapshot's link, its tree.
-async fn open(session: Arc<Session>, link: Link) -> Result<Bundle, CallError> {
+pub(super) async fn open(session: Arc<Session>, link: Link) -> Result<Bundle, CallError> {
     match Bundle::open(session.clone(), link.clone()).await {
         Err(error @ bundle::Error::NotABundle { .. }) => {
             match read_snapshot(&*session, &link).await {

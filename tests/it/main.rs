@@ -40,3 +40,4 @@ mod story;
 mod stranger;
 mod terminal;
 mod tickets;
+mod web;

@@ -96,10 +96,10 @@ async fn bytes_travel_in_both_directions() {
         .err()
         .expect("before the first byte");
     assert_eq!(error, not_found());
-    let mut stream = client.cat(cat_request("broken")).await.expect("opened");
+    let mut stream = client.cat(cat_request("broken.txt")).await.expect("opened");
     assert_eq!(stream.next().await.expect("some").expect("bytes"), "234");
     assert_eq!(
-        stream.next().await.expect("more").expect_err("broken"),
+        stream.next().await.expect("more").expect_err("broken.txt"),
         not_found()
     );
     assert!(stream.next().await.is_none());
@@ -211,6 +211,7 @@ async fn wrong_requests_are_told_what_is_wrong_without_repeating_them() {
     let options = Options {
         token: Token::random(),
         timeout_s: 1,
+        signer: None,
     };
     let token = serde_json::to_value(&options.token).expect("json");
     let authorization = format!("Bearer {}", token.as_str().expect("text"));

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Call, call};
+use crate::block::Link;
 use crate::id::BlockId;
 use crate::time::Timestamp;
 
@@ -85,6 +86,37 @@ pub struct BlockStatReply {
     pub purged: Usage,
 }
 
+/// Sums up how the blocks of a bundle were used.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BundleStat {
+    /// The bundle.
+    pub link: Link,
+    /// Seconds to look for one block of its tree.
+    pub timeout_s: u64,
+}
+call!(BundleStat, "bundle-stat", BundleStatReply);
+
+/// How the blocks of a bundle were used, all in all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleStatReply {
+    /// Blocks of the bundle.
+    pub blocks: u64,
+    /// Blocks of it that are here.
+    pub local: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Blocks of it that were here and were dropped.
+    pub deleted: u64,
+    /// Asked for: first and last time of any block, and the sum of all.
+    pub requested: Usage,
+    /// Fetched from the network.
+    pub downloaded: Usage,
+    /// Given to peers.
+    pub served: Usage,
+    /// Dropped.
+    pub purged: Usage,
+}
+
 /// How often and when something happened to a block.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
@@ -94,6 +126,18 @@ pub struct Usage {
     pub last: Option<Timestamp>,
     /// Times in all.
     pub count: u64,
+}
+
+impl Usage {
+    /// Adds what happened to another block.
+    pub fn add(&mut self, other: &Self) {
+        self.first = match (self.first, other.first) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        self.last = self.last.max(other.last);
+        self.count = self.count.saturating_add(other.count);
+    }
 }
 
 /// Lists blocks, a page at a time.
