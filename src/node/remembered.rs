@@ -275,6 +275,7 @@ mod tests {
             faults: 0,
             refused: 0,
             source: Source::Dht,
+            is_relayed: false,
         }
     }
 
