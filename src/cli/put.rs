@@ -66,8 +66,8 @@ pub(super) struct Args {
     /// trust: anybody can.
     #[arg(long, value_name = "ID|LINK|text:WORDS")]
     like: Option<String>,
-    /// First bits that they share, 1 to 16: each doubles the work, and so does the size of the root
-    /// block. With 16, a root of some KiB takes a second of all cores, one of a MiB some minutes.
+    /// First bits that they share, 1 to 16: each doubles the tries, and each try takes as long as
+    /// sealing the root block. With 16 that is 65,536 times on average.
     #[arg(long, requires = "like", default_value_t = LIKE_BITS, value_parser = clap::value_parser!(u32).range(1..=16))]
     like_bits: u32,
     /// File to show when the bundle is opened as a page, relative to PATH.
