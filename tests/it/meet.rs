@@ -193,6 +193,29 @@ fn twelve_words_bring_a_backup_back_on_an_empty_machine_with_no_address() {
     assert!(!said.contains("Mainline"), "{said}");
 }
 
+#[test]
+fn words_find_the_owners_own_node_that_is_in_no_ring() {
+    let scene = Scene::new();
+    let (source, words) = (scene.data("source"), scene.data("words"));
+    make_tree(&source);
+    let init = ["init", "--yes", "--words-out", utf8(&words), "--json"];
+    succeeds(&scene.command("owner", &init).output().expect("it runs"));
+    let owner = scene.joined("owner");
+    owner.run(&["backup", utf8(&source)]);
+    let snapshots = [
+        "snapshots",
+        "--phrase-file",
+        utf8(&words),
+        "--timeout",
+        "120s",
+        "--json",
+    ];
+    let listed = scene.command("empty", &snapshots).output();
+    let listed = succeeds(&listed.expect("it runs"));
+    let listed = listed["snapshots"].as_array().expect("a list");
+    assert_eq!(listed.len(), 1, "{listed:?}");
+}
+
 /// Announces under keys of the mesh from many addresses at which nobody is.
 #[allow(deprecated)]
 fn announce_garbage(testnet: &Testnet, hosts: u8) -> Vec<Dht> {
