@@ -7,7 +7,7 @@ use super::progress::Bar;
 use super::show;
 use crate::client::Client;
 use crate::id::BlockId;
-use crate::node::api::{BlockHas, CallError, Peers};
+use crate::node::api::{BlockHas, CallError, MeshStatus, Peers};
 
 /// Peers on the local network are found within this time.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
@@ -76,6 +76,9 @@ async fn tell(
         until.strftime("%H:%M:%S"),
         show::count(timeout_s, "second")
     ));
+    if !client.mesh_status(MeshStatus {}).await?.joined {
+        bar.line("`libernet mesh join` has this machine look across the internet, too");
+    }
     while is_alone().await? {
         tokio::time::sleep(LOOK_INTERVAL).await;
     }

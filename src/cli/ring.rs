@@ -69,6 +69,7 @@ enum Command {
         yes: bool,
     },
     /// List the rings that this node is in.
+    #[command(visible_alias = "ls")]
     List,
     /// List the members of a ring.
     Members {

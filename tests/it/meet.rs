@@ -10,9 +10,10 @@ use libernet::time::{Clock, SystemClock};
 use mainline::{Dht, Id, Testnet};
 use serde_json::Value;
 
-use crate::process::{Node, fails, libernet};
+use crate::process::{Node, fails, libernet, run};
 use crate::rings::{online, until, utf8};
 use crate::sample::{assert_same, make_tree, noise};
+use crate::terminal::on_a_terminal;
 
 /// Far longer than a datagram on loopback takes.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -191,6 +192,51 @@ fn twelve_words_bring_a_backup_back_on_an_empty_machine_with_no_address() {
     assert_eq!(output.status.code(), Some(4));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!said.contains("Mainline"), "{said}");
+}
+
+#[test]
+fn words_find_the_owners_own_node_that_is_in_no_ring() {
+    let scene = Scene::new();
+    let (source, words) = (scene.data("source"), scene.data("words"));
+    make_tree(&source);
+    let init = ["init", "--yes", "--words-out", utf8(&words), "--json"];
+    succeeds(&scene.command("owner", &init).output().expect("it runs"));
+    let owner = scene.joined("owner");
+    owner.run(&["backup", utf8(&source)]);
+    let snapshots = [
+        "snapshots",
+        "--phrase-file",
+        utf8(&words),
+        "--timeout",
+        "120s",
+        "--json",
+    ];
+    let listed = scene.command("empty", &snapshots).output();
+    let listed = succeeds(&listed.expect("it runs"));
+    let listed = listed["snapshots"].as_array().expect("a list");
+    assert_eq!(listed.len(), 1, "{listed:?}");
+}
+
+#[test]
+fn joining_asks_a_person_first() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (data, consent) = (dir.path().join("data"), dir.path().join("data/mesh.json"));
+    for (name, value) in [("mdns", "false"), ("listen", "/ip4/127.0.0.1/tcp/0")] {
+        let set = run(&data, &["config", "set", name, value]);
+        assert!(set.status.success());
+    }
+    let join = ["--no-color", "mesh", "join"];
+    let Some((output, shown)) = on_a_terminal("say:n", &data, &join) else {
+        return;
+    };
+    assert_eq!(output.status.code(), Some(1), "{shown}");
+    assert!(shown.contains("become visible"), "{shown}");
+    assert!(shown.contains("Join? [y/N] "), "{shown}");
+    assert!(!consent.exists());
+    let (output, shown) = on_a_terminal("say:y", &data, &join).expect("it ran");
+    assert_eq!(output.status.code(), Some(0), "{shown}");
+    assert!(consent.exists());
+    assert!(shown.contains("the setting meet is off"), "{shown}");
 }
 
 /// Announces under keys of the mesh from many addresses at which nobody is.

@@ -37,13 +37,17 @@ use crate::size::ByteSize;
 /// (`latest:/srv/data --target /srv/data`). Root restores owners and devices; others own what they
 /// restore.
 ///
-/// With the owner's twelve words (--phrase) it works on any machine, with nothing but the address of some node.
+/// With the owner's twelve words (--phrase) it works on any machine: with the address of some node
+/// (--bootstrap), or with none where a node that holds these backups has joined the public mesh.
+/// Then the BitTorrent Mainline DHT is asked, where this machine's address is seen (not with
+/// --no-meet).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet restore latest --target /mnt/restored
   libernet restore latest:/home/u/docs --target ~/docs
   libernet restore latest --set docs --machine laptop --target out
   libernet restore 1f3a2b4c --target out --include '*.odt' --first 'taxes/'
+  libernet restore latest --target out --phrase
   libernet restore latest --target out --phrase --bootstrap /ip4/192.0.2.7/tcp/4384
   libernet restore latest --target / --verify
   libernet restore latest:/etc --tar - | tar t

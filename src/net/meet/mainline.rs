@@ -15,7 +15,7 @@ use futures::{FutureExt, StreamExt};
 use mainline::Id;
 use mainline::async_dht::AsyncDht;
 use tokio::sync::{Mutex, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::key::Key;
 use super::point::{Error, Point};
@@ -27,7 +27,8 @@ const FIRST_NODES: [&str; 4] = [
     "dht.libtorrent.org:25401",
     "relay.pkarr.org:6881",
 ];
-/// Longest that one search or announcement takes.
+/// Longest that one search goes on, and that one search or announcement takes with all.
+const SEARCH: Duration = Duration::from_secs(25);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Time for resolving the name of one node.
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(5);
@@ -121,8 +122,9 @@ impl Point for Mainline {
     ) -> Result<(), Error> {
         self.run(async |dht| {
             let mut answers = dht.get_peers(Id::from(*key.as_bytes())).take(MAX_ANSWERS);
-            let mut is_answered = false;
-            while let Some(addresses) = answers.next().await {
+            let (mut is_answered, until) = (false, Instant::now() + SEARCH);
+            // What came in time counts.
+            while let Ok(Some(addresses)) = timeout_at(until, answers.next()).await {
                 is_answered = true;
                 if found.send((key, addresses)).await.is_err() {
                     return Ok(());

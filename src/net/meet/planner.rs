@@ -31,7 +31,9 @@ pub enum Ask {
     Never,
     /// It may heal what nobody has noticed.
     Calm,
-    /// Somebody waits for an address.
+    /// More addresses would be better.
+    Wanted,
+    /// Somebody waits for an address, or there is nobody at all.
     Urgent,
 }
 
@@ -84,7 +86,7 @@ impl Plan {
         let ask = (self.ask > Ask::Never).then_some((
             self.asking.due,
             Job::Ask(key),
-            self.ask == Ask::Urgent,
+            self.ask >= Ask::Wanted,
         ));
         let announce =
             (self.announce).then_some((self.announcing.due, Job::Announce(key), self.announce));
@@ -105,8 +107,8 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// Takes over what matters from `now` on. A key that is new, or that somebody has begun to wait
-    /// for, is due at once.
+    /// Takes over what matters from `now` on. A key that is new, or that matters more than before, is
+    /// due at once, and pauses begin anew.
     pub fn set(&mut self, interests: &[Interest], now: Instant) {
         let mut wanted: HashMap<Key, Interest> = HashMap::new();
         for interest in interests {
@@ -143,7 +145,7 @@ impl Planner {
     pub fn moved(&mut self, now: Instant) {
         for plan in self.plans.values_mut() {
             plan.announcing.due = plan.announcing.due.min(now);
-            if plan.ask == Ask::Urgent {
+            if plan.ask >= Ask::Wanted {
                 plan.asking = Turn {
                     due: plan.asking.due.min(now),
                     in_vain: 0,
@@ -272,6 +274,14 @@ mod tests {
         planner.set(&[interest(1, Ask::Calm, false)], now);
         assert_eq!(run(&mut planner, true, now), [Job::Ask(key(1))]);
         assert_eq!(planner.due(), Some(now + CALM_PAUSE));
+        // One peer is left, for long, and then none.
+        planner.set(&[interest(1, Ask::Wanted, false)], now);
+        for _ in 0..12 {
+            assert_eq!(run(&mut planner, true, now), [Job::Ask(key(1))]);
+            now = planner.due().expect("again");
+        }
+        assert_eq!(run(&mut planner, true, now), [Job::Ask(key(1))]);
+        assert_eq!(planner.due(), Some(now + LONGEST_PAUSE));
         planner.set(&[interest(1, Ask::Urgent, false)], now);
         assert_eq!(run(&mut planner, true, now), [Job::Ask(key(1))]);
         assert_eq!(planner.due(), Some(now + FIRST_PAUSE));
@@ -307,13 +317,13 @@ mod tests {
         /// Whatever happens: few at a time, no key twice at a time, and no more than a bound in all.
         #[test]
         fn bounds_hold(
-            steps in prop::collection::vec((0u16..8, 0u8..3, any::<bool>(), any::<bool>(), 0u64..400), 1..80),
+            steps in prop::collection::vec((0u16..8, 0u8..4, any::<bool>(), any::<bool>(), 0u64..400), 1..80),
         ) {
             let (mut planner, mut now) = (Planner::default(), Instant::now());
             let mut running: Vec<Job> = Vec::new();
             let mut asked: Vec<(Key, Instant)> = Vec::new();
             for (n, ask, announce, succeeded, seconds) in steps {
-                let ask = [Ask::Never, Ask::Calm, Ask::Urgent][usize::from(ask)];
+                let ask = [Ask::Never, Ask::Calm, Ask::Wanted, Ask::Urgent][usize::from(ask)];
                 planner.set(&[interest(n, ask, announce), interest(8, Ask::Urgent, true)], now);
                 while let Some(job) = planner.next(now) {
                     prop_assert!(running.iter().all(|other| other.key() != job.key()));

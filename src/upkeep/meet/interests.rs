@@ -51,9 +51,10 @@ pub(super) fn interests(facts: &Facts<'_>) -> (Vec<Interest>, HashSet<Key>) {
         }));
     }
     if facts.is_joined {
-        let ask = match facts.connected < ENOUGH_PEERS {
-            true => Ask::Urgent,
-            false => Ask::Calm,
+        let ask = match facts.connected {
+            0 => Ask::Urgent,
+            few if few < ENOUGH_PEERS => Ask::Wanted,
+            _ => Ask::Calm,
         };
         let keys = mesh_keys(facts.network, facts.now);
         if facts.connected < MANY_PEERS {
@@ -179,6 +180,8 @@ mod tests {
         assert!(all.iter().all(|one| one.announce));
         assert!(all.iter().any(|one| one.key == link_key(&root)));
         assert_eq!(dialled.len(), mesh_keys("libernet", NOW).len());
+        facts.connected = 1;
+        assert_eq!(interests(&facts).0[0].ask, Ask::Wanted);
         facts.connected = MANY_PEERS;
         let (all, dialled) = interests(&facts);
         assert_eq!((all[0].ask, dialled.len()), (Ask::Calm, 0));
