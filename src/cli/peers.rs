@@ -148,7 +148,6 @@ mod tests {
             },
             taken: Amount::default(),
             wrong_blocks: 1,
-            relayed: false,
             keeps_for_us: Amount::default(),
             kept_for_it: Amount {
                 blocks: 1,
