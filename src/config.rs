@@ -13,10 +13,12 @@ use crate::size::{ByteSize, GIB, KIB, MIB};
 
 mod hours;
 mod lent;
+mod mapping;
 mod meet;
 
 pub use hours::{Hours, HoursError};
 pub use lent::Lent;
+pub use mapping::PortMapping;
 pub use meet::Switch;
 
 /// Name of the settings file in the data directory.
@@ -78,6 +80,8 @@ pub struct Config {
     pub timeout_s: u64,
     /// Connections at most.
     pub max_connections: u32,
+    /// Whether the router is asked to pass a port on.
+    pub port_mapping: PortMapping,
 }
 
 /// Which of the node's blocks are announced to the DHT; those after it are stricter.
@@ -159,12 +163,13 @@ impl Default for Config {
             announce_meet: AnnounceMeet::Roots,
             timeout_s: 60,
             max_connections: 256,
+            port_mapping: PortMapping::Auto,
         }
     }
 }
 
 /// One line of documentation a setting, in the order of `config show`: name, environment variable, meaning.
-pub const SETTINGS: [(&str, &str, &str); 21] = [
+pub const SETTINGS: [(&str, &str, &str); 22] = [
     (
         "network",
         "LIBERNET_NETWORK",
@@ -272,6 +277,12 @@ pub const SETTINGS: [(&str, &str, &str); 21] = [
         "max_connections",
         "LIBERNET_MAX_CONNECTIONS",
         "Most connections to other nodes at once.",
+    ),
+    (
+        "port_mapping",
+        "LIBERNET_PORT_MAPPING",
+        "Whether the router is asked, by UPnP, NAT-PMP and PCP, to pass the node's port on, so that others can reach it: on, off or auto. \
+         Auto: a node that `libernet up` runs asks where it listens by the defaults.",
     ),
 ];
 
@@ -442,6 +453,7 @@ impl Config {
                 }
             }
             "timeout_s" => self.timeout_s = crate::time::seconds(text).map_err(wrong)?,
+            "port_mapping" => self.port_mapping = text.parse().map_err(wrong)?,
             "max_connections" => {
                 self.max_connections = text
                     .parse()
@@ -460,6 +472,16 @@ impl Config {
     /// one that works is enough.
     pub fn listen_chosen(&self) -> bool {
         self.listen != everywhere(DEFAULT_PORT) && self.listen != everywhere(0)
+    }
+
+    /// Whether the router is to be asked to pass a port on, by a node that runs until it is stopped
+    /// or, if not `serves`, for as long as a command.
+    pub fn maps_ports(&self, serves: bool) -> bool {
+        match self.port_mapping {
+            PortMapping::On => true,
+            PortMapping::Off => false,
+            PortMapping::Auto => serves && self.listen == everywhere(DEFAULT_PORT),
+        }
     }
 
     /// Takes free ports where nobody chose addresses, and leaves the usual ones to the node that
@@ -613,6 +635,22 @@ mod tests {
     }
 
     #[test]
+    fn the_router_is_asked_by_a_node_that_listens_by_the_defaults() {
+        let mut config = Config::default();
+        assert!(config.maps_ports(true) && !config.maps_ports(false));
+        config.take_free_ports();
+        assert!(!config.maps_ports(true));
+        config.set("port_mapping", "on").expect("valid");
+        assert!(config.maps_ports(true) && config.maps_ports(false));
+        let mut config = Config::default();
+        config.set("port_mapping", "off").expect("valid");
+        assert!(!config.maps_ports(true));
+        config.set("port_mapping", "auto").expect("valid");
+        config.set("listen", "/ip4/127.0.0.1/tcp/0").expect("valid");
+        assert!(!config.maps_ports(true));
+    }
+
+    #[test]
     fn what_differs_is_named() {
         let defaults = Config::default();
         assert!(defaults.differs_in(&Config::default()).is_empty());
@@ -726,6 +764,7 @@ mod tests {
             ("limit_hours", "8-22"),
             ("min_rate", "-1"),
             ("offer_rate", "much"),
+            ("port_mapping", "true"),
             ("nothing", "1"),
         ] {
             std::fs::write(dir.path().join(FILE_NAME), "").expect("written");

@@ -16,7 +16,7 @@ use crate::size::ByteSize;
   libernet peers --ledger                    # who gave and got how much, and how each stands
   libernet peers connect /ip4/192.0.2.7/tcp/4384
 
-With --json: {\"peers\":[{\"peer\",\"addresses\",\"agent\",\"rtt_ms\",\"connected_s\",\"direction\",\"wrong_blocks\"}]};
+With --json: {\"peers\":[{\"peer\",\"addresses\",\"agent\",\"rtt_ms\",\"connected_s\",\"direction\",\"wrong_blocks\",\"relayed\"}]};
   --ledger {\"peers\":[{\"peer\",\"standing\":\"member\"|\"even\"|\"newcomer\"|\"free_rider\",\"served\":{\"blocks\",\"bytes\"},\"taken\":{..},
   \"wrong_blocks\",\"keeps_for_us\":{..},\"kept_for_it\":{..},\"seen_s_ago\",\"connected\"}]}
 

@@ -15,8 +15,8 @@ use super::exit::{Exit, Failure};
 use super::{ask, health, output, show};
 use crate::client::Client;
 use crate::node::api::{
-    Health, HealthReply, LimitsStatus, Peer, Peers, RingInfo, RingList, Status, StatusReply,
-    WorkerStatus,
+    Health, HealthReply, LimitsStatus, Peer, Peers, ReachStatus, RingInfo, RingList, Status,
+    StatusReply, WorkerStatus,
 };
 use crate::size::ByteSize;
 
@@ -224,6 +224,7 @@ fn details(status: &StatusReply, mut row: impl FnMut(&str, String)) {
         status.http.clone().unwrap_or_else(|| "-".to_owned()),
     );
     row("process", status.pid.to_string());
+    outside(&status.reach, &mut row);
     let mesh = if status.bootstrapped {
         "mesh joined"
     } else {
@@ -235,6 +236,33 @@ fn details(status: &StatusReply, mut row: impl FnMut(&str, String)) {
     limits(&status.limits, &mut row);
     for worker in &status.workers {
         row(plain_name(worker), worker.state.clone());
+    }
+}
+
+/// Ways from outside.
+fn outside(reach: &ReachStatus, mut row: impl FnMut(&str, String)) {
+    for address in &reach.addresses {
+        row("outside", address.clone());
+    }
+    row("router", reach.nat.clone());
+    let mapped = match reach.mapped.is_empty() {
+        true => reach.port_mapping.clone(),
+        false => format!("{}: {}", reach.port_mapping, reach.mapped.join(", ")),
+    };
+    row("port mapping", mapped);
+    for relay in &reach.relays {
+        row("relay", relay.clone());
+    }
+    let relaying = &reach.relaying;
+    if relaying.on || relaying.circuits_ever > 0 {
+        let text = format!(
+            "for {}; {} now, {} since the start, {} turned away",
+            show::count(relaying.reservations, "peer"),
+            show::count(relaying.circuits, "connection"),
+            relaying.circuits_ever,
+            relaying.refused
+        );
+        row("relays", text);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 
@@ -47,18 +48,75 @@ pub(super) fn is_near_ip(ip: IpAddr) -> bool {
     }
 }
 
-/// Whether it is a QUIC address.
+/// Whether it is a QUIC address of the peer itself: over a relay's a stream is taken, not QUIC.
 pub(super) fn is_quic(address: &Multiaddr) -> bool {
-    address
-        .iter()
-        .any(|part| matches!(part, Protocol::QuicV1 | Protocol::Quic))
+    let is_part = |part| matches!(part, Protocol::QuicV1 | Protocol::Quic);
+    !is_relayed(address) && address.iter().any(is_part)
 }
 
-/// Whether an address leads through a relay: its IP address is the relay's.
+/// Whether an address leads through a relay: its IP address is the relay's, and says nothing of
+/// where the peer is.
 pub(super) fn is_relayed(address: &Multiaddr) -> bool {
     address
         .iter()
         .any(|part| matches!(part, Protocol::P2pCircuit))
+}
+
+/// The relay of an address through one, without its peer id, and that id; none for any other
+/// address, and for one that is not plain up to the relay.
+pub(super) fn relay_of(address: &Multiaddr) -> Option<(Multiaddr, PeerId)> {
+    let is_circuit = |part: &Protocol<'_>| matches!(part, Protocol::P2pCircuit);
+    let relay: Multiaddr = address
+        .iter()
+        .take_while(|part| !is_circuit(part))
+        .collect();
+    let mut rest = address.iter().skip_while(|part| !is_circuit(part)).skip(1);
+    let end = (rest.next(), rest.next());
+    let is_whole = matches!(end, (None, _) | (Some(Protocol::P2p(_)), None));
+    let fits = is_relayed(address) && is_whole && address.len() <= MAX_BYTES && is_plain(&relay);
+    let peer = peer_of(&relay).filter(|_| fits)?;
+    Some((without_peer(relay), peer))
+}
+
+/// The address at the other end of a connection. Of one that came through a relay only the relay's
+/// is known, which stands in for it.
+pub(super) fn remote(peer: PeerId, endpoint: &ConnectedPoint) -> Multiaddr {
+    match endpoint {
+        ConnectedPoint::Dialer { address, .. } => address.clone(),
+        ConnectedPoint::Listener {
+            local_addr,
+            send_back_addr,
+        } => remote_of_inbound(peer, local_addr, send_back_addr),
+    }
+}
+
+/// As [`remote`], of a connection that came.
+pub(super) fn remote_of_inbound(peer: PeerId, local: &Multiaddr, from: &Multiaddr) -> Multiaddr {
+    if !is_relayed(local) {
+        return from.clone();
+    }
+    let circuit = without_peer(local.clone());
+    circuit.with_p2p(peer).unwrap_or_else(|_| from.clone())
+}
+
+/// Distance over which the other end of a connection is reached. Relays and names may lead
+/// anywhere.
+pub(super) fn distance(remote: &Multiaddr) -> Reach {
+    match is_relayed(remote) {
+        true => Reach::World,
+        false => reach(remote).unwrap_or(Reach::World),
+    }
+}
+
+/// Whether an address is of use to somebody at a distance: over the internet only one that can be
+/// reached from everywhere, and never one that this machine alone can use to another machine.
+pub(super) fn is_tellable(address: &Multiaddr, distance: Reach) -> bool {
+    match address.iter().next() {
+        // A name is a person's choice, and resolved by whoever uses it. A port without a host, as
+        // services have it, names no place.
+        Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Tcp(_)) => true,
+        _ => reach(address).is_some_and(|reach| reach <= distance),
+    }
 }
 
 /// The peer at the end of an address.
@@ -133,8 +191,7 @@ fn reach_v6(ip: Ipv6Addr) -> Option<Reach> {
 }
 
 /// Whether an address is one of TCP or QUIC on an IP address, or one in memory, with at most a
-/// peer id at its end. An address through a relay is not: its IP address is the relay's, so nothing
-/// shows that its owner is there, and this program relays nothing.
+/// peer id at its end. An address through a relay is not: see [`relay_of`].
 pub(super) fn is_plain(address: &Multiaddr) -> bool {
     let mut parts = address.iter();
     let transport = match parts.next() {
@@ -156,12 +213,14 @@ pub(super) fn is_plain(address: &Multiaddr) -> bool {
 
 /// Whether an address that somebody else tells can be dialled, when the one who is to be there is
 /// known from `seen_at`. Names of others are not resolved. A loopback address of another machine
-/// would lead to ourselves, and one of a single link does not say which interface it is of.
+/// would lead to ourselves, and one of a single link does not say which interface it is of. An
+/// address through a relay can be dialled when the relay's can.
 pub(super) fn is_dialable(address: &Multiaddr, seen_at: Option<&Multiaddr>) -> bool {
-    let is_machine = |address: &Multiaddr| reach(address) == Some(Reach::Machine);
+    let is_machine =
+        |address: &Multiaddr| !is_relayed(address) && reach(address) == Some(Reach::Machine);
     let is_alike =
         |at: &Multiaddr| !is_machine(address) || (is_machine(at) && same_kind(address, at));
-    is_plain(address)
+    (is_plain(address) || relay_of(address).is_some())
         && reach(address).is_some()
         && !is_link_local(address)
         && seen_at.is_none_or(is_alike)
@@ -306,12 +365,57 @@ mod tests {
             assert_eq!(is_dialable(&address, Some(&local)), from_local, "{address}");
         }
         assert!(is_dialable(&parse("/memory/1"), Some(&parse("/memory/2"))));
-        let relay = PeerId::random();
-        for relayed in [
-            format!("/ip4/8.8.8.8/tcp/1/p2p/{relay}/p2p-circuit"),
-            format!("/ip4/8.8.8.8/tcp/1/p2p/{relay}/p2p-circuit/p2p/{relay}"),
+    }
+
+    #[test]
+    fn an_address_through_a_relay_names_the_relay() {
+        let (relay, peer) = (PeerId::random(), PeerId::random());
+        let at = parse("/ip4/8.8.8.8/udp/1/quic-v1");
+        for (end, is_whole) in [
+            ("/p2p-circuit".to_owned(), true),
+            (format!("/p2p-circuit/p2p/{peer}"), true),
+            (format!("/p2p-circuit/p2p/{peer}/p2p-circuit"), false),
+            (format!("/p2p-circuit/ip4/10.0.0.1/tcp/1/p2p/{peer}"), false),
+            (String::new(), false),
         ] {
-            assert!(!is_dialable(&parse(&relayed), None), "{relayed}");
+            let address = parse(&format!("{at}/p2p/{relay}{end}"));
+            let expected = is_whole.then(|| (at.clone(), relay));
+            assert_eq!(relay_of(&address), expected, "{address}");
+            assert_eq!(is_dialable(&address, None), is_whole || end.is_empty());
+            assert_eq!(is_quic(&address), end.is_empty(), "{address}");
+        }
+        for text in [
+            format!("/ip4/8.8.8.8/tcp/1/p2p-circuit/p2p/{peer}"),
+            format!("/dns4/example.org/tcp/1/p2p/{relay}/p2p-circuit"),
+            format!("/ip4/8.8.8.8/tcp/0/p2p/{relay}/p2p-circuit"),
+        ] {
+            assert_eq!(relay_of(&parse(&text)), None, "{text}");
+            assert!(!is_dialable(&parse(&text), None), "{text}");
+        }
+    }
+
+    #[test]
+    fn private_addresses_are_told_to_the_private_network_alone() {
+        let relay = PeerId::random();
+        let far = format!("/ip4/8.8.8.8/tcp/1/p2p/{relay}/p2p-circuit");
+        let near = format!("/ip4/192.168.1.9/tcp/1/p2p/{relay}/p2p-circuit");
+        for (address, to_world, to_network, to_machine) in [
+            ("/ip4/8.8.4.4/tcp/1", true, true, true),
+            ("/dns4/example.org/tcp/1", true, true, true),
+            (far.as_str(), true, true, true),
+            ("/ip4/192.168.1.2/tcp/1", false, true, true),
+            ("/ip4/100.64.0.1/tcp/1", false, true, true),
+            ("/ip6/fd00::1/tcp/1", false, true, true),
+            (near.as_str(), false, true, true),
+            ("/ip4/127.0.0.1/tcp/1", false, false, true),
+            ("/ip4/0.0.0.0/tcp/1", false, false, false),
+        ] {
+            let to = |remote: &str| is_tellable(&parse(address), distance(&parse(remote)));
+            assert_eq!(to("/ip4/198.51.100.7/tcp/9"), to_world, "{address}");
+            assert_eq!(to("/dns4/example.com/tcp/9"), to_world, "{address}");
+            assert_eq!(to(&near), to_world, "a relay leads anywhere: {address}");
+            assert_eq!(to("/ip4/192.168.1.7/tcp/9"), to_network, "{address}");
+            assert_eq!(to("/ip4/127.0.0.1/tcp/9"), to_machine, "{address}");
         }
     }
 

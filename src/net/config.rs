@@ -30,6 +30,8 @@ pub struct NetConfig {
     pub bootstrap: Vec<Multiaddr>,
     /// Whether to look for peers on the local network.
     pub mdns: bool,
+    /// Whether to ask the router to pass a port on.
+    pub port_mapping: bool,
     /// Whether to answer the DHT's questions even without a confirmed external address.
     pub kad_server: bool,
     /// Talk over `/memory/N` addresses inside this process only: no sockets. For tests and simulations.
@@ -60,6 +62,7 @@ impl NetConfig {
             listen_chosen: true,
             bootstrap: Vec::new(),
             mdns: true,
+            port_mapping: false,
             kad_server: true,
             memory_transport: false,
             limits: Limits::default(),

@@ -131,9 +131,15 @@ impl Driver {
                 self.switchboard.listens_no_more(address);
             }
             SwarmEvent::ListenerClosed {
-                addresses, reason, ..
+                addresses,
+                reason,
+                listener_id,
             } => {
-                tracing::warn!(?addresses, ?reason, "a listener has closed");
+                if self.listeners.contains(&listener_id) {
+                    tracing::warn!(?addresses, ?reason, "a listener has closed");
+                } else {
+                    tracing::debug!(?addresses, ?reason, "a way through a relay has closed");
+                }
                 for address in addresses {
                     self.switchboard.listens_no_more(address);
                 }

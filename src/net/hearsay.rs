@@ -9,7 +9,9 @@
 //!   addresses only over loopback. An address on an IP address of this machine is as good as
 //!   loopback. Names are not resolved.
 //! - What an announcer says of itself is passed on to others only as far as it is on the IP address
-//!   that the announcement came from.
+//!   that the announcement came from. An address through a relay is passed on only when this node
+//!   is that relay, or has reached it at the address that is named: nobody can name a victim as a
+//!   relay. The dial to a relay is on the account of whoever told the address through it.
 //! - An address from a meeting point, which anybody may have put there, is passed once each time
 //!   that it is dialled on purpose ([`Hearsay::pass`]): how many are dialled is bounded where that
 //!   is decided, in `meet`.
@@ -32,7 +34,7 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::address::{self, Reach, ip, is_plain, peer_of, without_peer};
+use super::address::{self, Reach, ip, is_plain, is_relayed, peer_of, relay_of, without_peer};
 
 /// Dials to what one host tells that may fail, and the time after which another one may.
 const SHARE: f64 = 16.0;
@@ -196,6 +198,8 @@ enum Ask {
 #[derive(Debug)]
 struct Rumours {
     own: Vec<Multiaddr>,
+    /// Addresses at which others outside have reached this node.
+    confirmed: Vec<Multiaddr>,
     vouched: Recent<Multiaddr, ()>,
     /// Addresses that may be dialled once.
     passes: VecDeque<Multiaddr>,
@@ -210,6 +214,7 @@ impl Rumours {
     fn new(now: Instant) -> Self {
         Self {
             own: Vec::new(),
+            confirmed: Vec::new(),
             vouched: Recent::new(MAX_VOUCHED),
             passes: VecDeque::new(),
             proven: Recent::new(MAX_VOUCHED),
@@ -239,7 +244,8 @@ impl Rumours {
         mut addresses: Vec<Multiaddr>,
         now: Instant,
     ) -> Vec<Multiaddr> {
-        let widest = remote.and_then(|remote| self.reach(remote));
+        let direct = remote.filter(|remote| !is_relayed(remote));
+        let widest = direct.and_then(|remote| self.reach(remote));
         let widest = widest.unwrap_or(Reach::World);
         let most_ips = if of == teller {
             // The one that is in use goes first.
@@ -254,8 +260,14 @@ impl Rumours {
                 continue;
             }
             let bare = without_peer(address);
-            let fits = is_plain(&bare)
-                && self.reach(&bare).is_some_and(|reach| reach <= widest)
+            let relay = relay_of(&bare);
+            // When this node is the relay that is no address of this machine.
+            let reach = match &relay {
+                Some(_) => address::reach(&bare),
+                None => self.reach(&bare),
+            };
+            let fits = (is_plain(&bare) || relay.is_some())
+                && reach.is_some_and(|reach| reach <= widest)
                 && !self.own.contains(&bare)
                 && !kept.contains(&bare);
             if !fits || kept.len() >= MAX_ADDRESSES {
@@ -272,7 +284,9 @@ impl Rumours {
         }
         let host = Host::of(teller, remote, widest);
         for address in &kept {
-            self.remember(host, widest, address, now);
+            // An address through a relay is dialled by dialling the relay.
+            let relay = relay_of(address).map(|(relay, _)| relay);
+            self.remember(host, widest, relay.as_ref().unwrap_or(address), now);
         }
         kept
     }
@@ -338,7 +352,11 @@ impl Rumours {
         };
         let here = self.reach(remote);
         let fits = |address: &&Multiaddr| {
+            if let Some((relay, peer)) = relay_of(address) {
+                return self.is_relay(&relay, peer) || relay_of(remote) == Some((relay, peer));
+            }
             is_plain(address)
+                && !is_relayed(remote)
                 && match here {
                     Some(Reach::Machine) => self.reach(address) == Some(Reach::Machine),
                     Some(_) => ip(address).is_some() && ip(address) == ip(remote),
@@ -347,6 +365,11 @@ impl Rumours {
                 }
         };
         addresses.iter().filter(fits).cloned().collect()
+    }
+
+    /// Whether a relay was reached where it is said to be, or is this node.
+    fn is_relay(&self, at: &Multiaddr, peer: PeerId) -> bool {
+        self.proven.get(at) == Some(&peer) || self.own.contains(at) || self.confirmed.contains(at)
     }
 
     fn ask(&mut self, address: &Multiaddr, now: Instant) -> Ask {
@@ -447,9 +470,17 @@ impl Hearsay {
         self.rumours().own.retain(|own| *own != address);
     }
 
-    /// Somebody who is trusted to tells an address.
+    /// Others outside have reached this node at these addresses, and at no others.
+    pub(super) fn confirmed(&self, addresses: Vec<Multiaddr>) {
+        self.rumours().confirmed = addresses;
+    }
+
+    /// Somebody who is trusted to tells an address. One through a relay vouches for the relay's.
     pub(super) fn vouch(&self, address: &Multiaddr) {
-        let address = without_peer(address.clone());
+        let address = match relay_of(address) {
+            Some((relay, _)) => relay,
+            None => without_peer(address.clone()),
+        };
         self.rumours().vouched.insert(address, ());
     }
 

@@ -276,3 +276,53 @@ fn a_pass_is_for_one_dial_and_does_not_vouch() {
     }
     assert_eq!(rumours.passes.len(), MAX_PASSES);
 }
+
+#[test]
+fn an_address_through_a_relay_is_passed_on_only_when_the_relay_is_known() {
+    let (mut rumours, _) = rumours();
+    let (relay, other) = (PeerId::random(), PeerId::random());
+    let (at, remote) = (parse("/ip4/9.9.9.9/tcp/4384"), parse(WORLD));
+    let circuit = parse(&format!("{at}/p2p/{relay}/p2p-circuit"));
+    let passes = |rumours: &Rumours, remote: &Multiaddr| {
+        let passed = rumours.on_own_host(Some(remote), std::slice::from_ref(&circuit));
+        !passed.is_empty()
+    };
+    assert!(!passes(&rumours, &remote), "anybody may name a victim");
+    rumours.proven.insert(at.clone(), other);
+    assert!(!passes(&rumours, &remote), "somebody else is there");
+    rumours.proven.insert(at.clone(), relay);
+    assert!(passes(&rumours, &remote));
+    // This node is the relay.
+    let (mut rumours, _) = self::rumours();
+    rumours.confirmed = vec![at.clone()];
+    assert!(passes(&rumours, &remote));
+    // The peer is connected through that very relay, and through it alone.
+    let (rumours, _) = self::rumours();
+    let through = circuit.clone().with_p2p(other).expect("no peer yet");
+    assert!(passes(&rumours, &through));
+    let on_relay = [parse("/ip4/9.9.9.9/tcp/5555")];
+    assert!(rumours.on_own_host(Some(&through), &on_relay).is_empty());
+}
+
+#[test]
+fn the_dial_to_a_relay_is_on_the_account_of_whoever_told_it() {
+    let (mut rumours, now) = rumours();
+    let (teller, relay) = (PeerId::random(), PeerId::random());
+    let remote = parse(WORLD);
+    let mut went = 0;
+    for n in 0..2 * SHARE as u32 {
+        let at = parse(&format!("/ip4/9.9.9.{n}/tcp/80"));
+        let circuit = parse(&format!("{at}/p2p/{relay}/p2p-circuit"));
+        let heard = rumours.hear(teller, Some(&remote), teller, vec![circuit.clone()], now);
+        assert_eq!(heard, [circuit]);
+        went += u32::from(matches!(rumours.ask(&at, now), Ask::Go(Host::V4(_))));
+    }
+    assert_eq!(went, SHARE as u32);
+    // A relay of the local network is no business of somebody outside.
+    let near = parse(&format!("/ip4/192.168.1.1/tcp/80/p2p/{relay}/p2p-circuit"));
+    assert!(
+        rumours
+            .hear(teller, Some(&remote), teller, vec![near], now)
+            .is_empty()
+    );
+}

@@ -41,6 +41,7 @@ mod listeners;
 mod mailbox;
 mod muxer;
 mod quic;
+mod remotes;
 mod security;
 mod switchboard;
 mod tls;
@@ -100,6 +101,7 @@ struct Shared {
     rings: rings::RingsView,
     reach: reach::Reach,
     listening: watch::Receiver<Vec<Multiaddr>>,
+    told: watch::Receiver<Vec<Multiaddr>>,
     warnings: Vec<String>,
     events: broadcast::Sender<Event>,
     cancel: CancellationToken,
@@ -131,14 +133,18 @@ impl Net {
         let (events, _) = broadcast::channel(MAX_EVENTS);
         let (listening_sender, listening) = watch::channel(Vec::new());
         let (connected_sender, connected) = watch::channel(Arc::default());
-        let (_, reachable) = watch::channel(reach::Status::default());
+        let (told_sender, told) = watch::channel(Vec::new());
+        let (status, reachable) = watch::channel(reach::Status::default());
+        let distances = Arc::new(remotes::Remotes::default());
+        let (relay_transport, relay) = libp2p::relay::client::new(local);
         let kad = protocol(&config.network, names::kad)?;
         let alike = protocol(&config.network, names::like)?;
         let tally = Arc::new(providers::Tally::default());
         let roll = Arc::new(rings::Roll::new(
             config.key.clone(),
             config.clock.clone(),
-            listening.clone(),
+            told.clone(),
+            distances.clone(),
         ));
         let unread = admission::Unread::new(&config.limits);
         let hearsay = Arc::new(hearsay::Hearsay::default());
@@ -149,9 +155,12 @@ impl Net {
             unread: unread.clone(),
             hearsay: hearsay.clone(),
             own: providers::Own {
-                addresses: listening.clone(),
+                addresses: told.clone(),
                 ports: ports.clone(),
             },
+            distances: distances.clone(),
+            relay,
+            status,
         };
         let (rooms, records, inbox) = rooms(&config, services, kad.clone(), shared)?;
         let streams = rooms.streams.new_control();
@@ -162,9 +171,16 @@ impl Net {
         let cancel = CancellationToken::new();
         let tasks = transport::Tasks::default();
         let transport = if config.memory_transport {
-            transport::memory(&config.key, &unread)
+            transport::memory(&config.key, &unread, relay_transport)
         } else {
-            transport::sockets(&config.key, &config.limits, &unread, hearsay)
+            let hearsay = hearsay.clone();
+            transport::sockets(
+                &config.key,
+                &config.limits,
+                &unread,
+                hearsay,
+                relay_transport,
+            )
         }?;
         let swarm_config = libp2p::swarm::Config::with_executor(tasks.clone())
             .with_idle_connection_timeout(IDLE_TIMEOUT);
@@ -175,6 +191,9 @@ impl Net {
                 local,
                 events: events.clone(),
                 listening: listening_sender,
+                told: told_sender,
+                outside: Vec::new(),
+                hearsay,
                 connected: connected_sender,
             },
             commands,
@@ -201,7 +220,8 @@ impl Net {
             streams,
             protocol: kad,
             local,
-            addresses: listening.clone(),
+            addresses: told.clone(),
+            distances,
             searches: searches.clone(),
             announcing: Arc::new(Semaphore::new(1)),
             sought: Arc::default(),
@@ -240,6 +260,7 @@ impl Net {
             },
             reach: reach::Reach { status: reachable },
             listening,
+            told,
             warnings,
             events,
             cancel,
@@ -260,9 +281,10 @@ impl Net {
         self.shared.listening.borrow().clone()
     }
 
-    /// A watch on where this node listens.
-    pub fn watch_listening(&self) -> watch::Receiver<Vec<Multiaddr>> {
-        self.shared.listening.clone()
+    /// A watch on where others find this node: addresses that work from outside, then those that it
+    /// listens on; each with the peer id at its end.
+    pub fn watch_addresses(&self) -> watch::Receiver<Vec<Multiaddr>> {
+        self.shared.told.clone()
     }
 
     /// Which addresses did not work when the net started; it went on without them.
@@ -344,6 +366,9 @@ struct InCommon {
     unread: admission::Unread,
     hearsay: Arc<hearsay::Hearsay>,
     own: providers::Own,
+    distances: Arc<remotes::Remotes>,
+    relay: libp2p::relay::client::Behaviour,
+    status: watch::Sender<reach::Status>,
 }
 
 fn rooms(
@@ -358,6 +383,9 @@ fn rooms(
         unread,
         hearsay,
         own,
+        distances,
+        relay,
+        status,
     } = common;
     let local = config.key.public().to_peer_id();
     let is_member: providers::IsMember = {
@@ -401,20 +429,32 @@ fn rooms(
         clock: config.clock.clone(),
         server: config.kad_server,
         tally,
-        is_member,
-        hearsay,
         own,
+        is_member: is_member.clone(),
+        hearsay: hearsay.clone(),
+        distances,
     })
     .map_err(Error::Thread)?;
     let (replica, inbox) =
         replica::Behaviour::new(protocol(&config.network, names::replica)?, standing);
     let rings = rings::Behaviour::new(local, protocol(&config.network, names::ring)?, roll);
+    let reach = reach::Behaviour::new(reach::Setup {
+        local,
+        relay,
+        hearsay,
+        is_member,
+        port_mapping: config.port_mapping && !config.memory_transport,
+        watch_network: !config.memory_transport,
+        clock: config.clock.clone(),
+        status,
+    });
     let rooms = Rooms {
         peers,
         providers,
         exchange,
         replica,
         rings,
+        reach,
         streams: libp2p_stream::Behaviour::new(),
     };
     Ok((rooms, records, inbox))

@@ -3,6 +3,7 @@
 //!
 //! Everything here is synchronous and short: it runs on the task that owns the swarm.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,10 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{broadcast, mpsc, watch};
 
+use super::address::is_relayed;
+use super::hearsay::Hearsay;
 use super::peers::Misbehaviour;
-use super::{exchange, peers, providers, replica, rings};
+use super::{exchange, peers, providers, reach, replica, rings};
 use crate::ring::RingId;
 
 /// A fact about the net.
@@ -52,6 +55,8 @@ pub enum Event {
         /// The address, with the peer id.
         address: Multiaddr,
     },
+    /// The machine's network is another one, or back, or the machine has slept.
+    NetworkChanged,
     /// The DHT's routing table has been refreshed.
     Bootstrapped {
         /// Peers in the table.
@@ -111,6 +116,7 @@ pub(super) struct Rooms {
     pub(super) exchange: exchange::Behaviour,
     pub(super) replica: replica::Behaviour,
     pub(super) rings: rings::Behaviour,
+    pub(super) reach: reach::Behaviour,
     pub(super) streams: libp2p_stream::Behaviour,
 }
 
@@ -118,7 +124,13 @@ pub(super) struct Rooms {
 pub(super) struct Switchboard {
     pub(super) local: PeerId,
     pub(super) events: broadcast::Sender<Event>,
+    /// Where this node listens.
     pub(super) listening: watch::Sender<Vec<Multiaddr>>,
+    /// Where others find it, from wherever: what works from outside comes first.
+    pub(super) told: watch::Sender<Vec<Multiaddr>>,
+    /// The first part of these.
+    pub(super) outside: Vec<Multiaddr>,
+    pub(super) hearsay: Arc<Hearsay>,
     pub(super) connected: watch::Sender<Arc<Vec<PeerId>>>,
 }
 
@@ -135,7 +147,7 @@ impl Switchboard {
     }
 
     /// Tells the others what a room reports.
-    pub(super) fn event(&self, rooms: &mut Rooms, event: RoomsEvent) {
+    pub(super) fn event(&mut self, rooms: &mut Rooms, event: RoomsEvent) {
         match event {
             RoomsEvent::Peers(event) => self.peers(rooms, event),
             RoomsEvent::Providers(event) => self.providers(rooms, event),
@@ -147,6 +159,7 @@ impl Switchboard {
                 rooms.peers.blame(peer, Misbehaviour::Protocol);
             }
             RoomsEvent::Rings(event) => self.rings(rooms, event),
+            RoomsEvent::Reach(event) => self.reach(rooms, event),
             RoomsEvent::Streams(()) => {}
         }
     }
@@ -190,6 +203,19 @@ impl Switchboard {
                     rooms.providers.route(peer, &addresses);
                 }
             }
+            peers::Event::Observed {
+                peer,
+                remote,
+                is_outbound,
+                observed,
+                relays,
+            } => rooms.reach.observed(reach::Observation {
+                peer,
+                remote,
+                is_outbound,
+                observed,
+                relays,
+            }),
             peers::Event::Refused { peer, reason } => {
                 rooms.providers.forget(peer);
                 self.tell(Event::PeerRefused { peer, reason });
@@ -239,8 +265,43 @@ impl Switchboard {
         }
     }
 
-    /// The node listens on one more address.
+    fn reach(&mut self, rooms: &mut Rooms, event: reach::Event) {
+        match event {
+            reach::Event::Serve(serves) => rooms.providers.serve(serves),
+            reach::Event::Outside { own, relayed } => {
+                self.hearsay.confirmed(own.clone());
+                let all = own.into_iter().chain(relayed);
+                let full = all.filter_map(|address| address.with_p2p(self.local).ok());
+                self.outside = full.collect();
+                self.retell();
+            }
+            reach::Event::NetworkChanged => {
+                rooms.peers.network_changed();
+                self.tell(Event::NetworkChanged);
+            }
+        }
+    }
+
+    /// Puts together where others find this node.
+    fn retell(&self) {
+        let listening = self.listening.borrow();
+        let mut told = self.outside.clone();
+        told.extend(listening.iter().cloned());
+        let mut seen = HashSet::new();
+        told.retain(|address| seen.insert(address.clone()));
+        self.told.send_if_modified(|last| {
+            let is_new = *last != told;
+            *last = told;
+            is_new
+        });
+    }
+
+    /// The node listens on one more address. What a relay says of where it can be reached is not
+    /// this node's word.
     pub(super) fn listens(&self, address: Multiaddr) {
+        if is_relayed(&address) {
+            return;
+        }
         // It fails only for an address that names another peer.
         let Ok(address) = address.with_p2p(self.local) else {
             return;
@@ -250,6 +311,7 @@ impl Switchboard {
                 addresses.push(address.clone());
             }
         });
+        self.retell();
         self.tell(Event::ListenAddress { address });
     }
 
@@ -258,6 +320,7 @@ impl Switchboard {
         if let Ok(address) = address.with_p2p(self.local) {
             self.listening
                 .send_modify(|addresses| addresses.retain(|other| *other != address));
+            self.retell();
         }
     }
 

@@ -18,7 +18,7 @@ use libp2p::core::transport::{
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::swarm::Executor;
-use libp2p::{Multiaddr, PeerId, Transport, dns, noise, tcp};
+use libp2p::{Multiaddr, PeerId, Transport, dns, noise, relay, tcp};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -40,6 +40,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const HEARSAY_TIMEOUT: Duration = Duration::from_millis(6_500);
 /// How long QUIC waits for TCP to succeed first on near paths, where it would cost twice the CPU for no gain.
 const QUIC_DELAY: Duration = Duration::from_millis(150);
+/// Time for which a connection through a relay waits for a direct one to succeed first.
+const RELAY_DELAY: Duration = Duration::from_millis(500);
 /// What is read from a TCP connection at once, at most: both kinds of encryption alone read a few KiB a time.
 const READ_BYTES: usize = 64 << 10;
 
@@ -58,10 +60,16 @@ const UNSENT_BYTES: u32 = 128 << 10;
 
 type Connection = Boxed<(PeerId, StreamMuxerBox)>;
 
-/// A transport inside this process; `unread` counts what peers send.
-pub(super) fn memory(key: &Keypair, unread: &Unread) -> Result<Connection, Error> {
+/// A transport inside this process, with connections through relays in it; `unread` counts what
+/// peers send.
+pub(super) fn memory(
+    key: &Keypair,
+    unread: &Unread,
+    relay: relay::client::Transport,
+) -> Result<Connection, Error> {
     let noise = noise::Config::new(key).map_err(|error| Error::Transport(error.to_string()))?;
-    let transport = MemoryTransport::default()
+    let transport = relay
+        .or_transport(MemoryTransport::default())
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
         .multiplex(Yamux::new(unread.clone()))
@@ -69,18 +77,31 @@ pub(super) fn memory(key: &Keypair, unread: &Unread) -> Result<Connection, Error
     Ok(TransportTimeout::new(transport, CONNECT_TIMEOUT).boxed())
 }
 
-/// TCP and QUIC, with dials as hearsay has it; `unread` counts what peers send over TCP.
+/// TCP and QUIC, with dials as hearsay has it, and connections through relays; `unread` counts what
+/// peers send over TCP and through relays.
 pub(super) fn sockets(
     key: &Keypair,
     limits: &Limits,
     unread: &Unread,
     hearsay: Arc<Hearsay>,
+    relay: relay::client::Transport,
 ) -> Result<Connection, Error> {
     let gate = Gate {
         inner: ungated(key, limits, unread)?,
         hearsay,
     };
-    Ok(TransportTimeout::new(gate, CONNECT_TIMEOUT).boxed())
+    let security = Security::new(key).map_err(|error| Error::Transport(error.to_string()))?;
+    // The dial to the relay itself comes by the gate.
+    let relayed = relay
+        .upgrade(Version::V1Lazy)
+        .authenticate(security)
+        .multiplex(Yamux::new(unread.clone()))
+        .map(|(peer, muxer), endpoint| (peer, StreamMuxerBox::new(muxer.with(&endpoint))))
+        .boxed();
+    let all = Late(relayed)
+        .or_transport(gate)
+        .map(|either, _| either.into_inner());
+    Ok(TransportTimeout::new(all, CONNECT_TIMEOUT).boxed())
 }
 
 /// TCP and QUIC, which dial whatever they are told to, without a limit of time.
@@ -274,6 +295,48 @@ impl Transport for Near {
         cx: &mut Context<'_>,
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
         Pin::new(&mut self.inner).poll(cx)
+    }
+}
+
+/// Connections through relays, whose dials let direct ones go first.
+struct Late(Connection);
+
+impl Transport for Late {
+    type Output = (PeerId, StreamMuxerBox);
+    type Error = io::Error;
+    type ListenerUpgrade = <Connection as Transport>::ListenerUpgrade;
+    type Dial = BoxFuture<'static, io::Result<Self::Output>>;
+
+    fn listen_on(
+        &mut self,
+        id: ListenerId,
+        address: Multiaddr,
+    ) -> Result<(), TransportError<io::Error>> {
+        self.0.listen_on(id, address)
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.0.remove_listener(id)
+    }
+
+    fn dial(
+        &mut self,
+        address: Multiaddr,
+        opts: DialOpts,
+    ) -> Result<Self::Dial, TransportError<io::Error>> {
+        let dial = self.0.dial(address, opts)?;
+        Ok(async move {
+            tokio::time::sleep(RELAY_DELAY).await;
+            dial.await
+        }
+        .boxed())
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
+        Pin::new(&mut self.0).poll(cx)
     }
 }
 

@@ -213,6 +213,7 @@ impl Node {
                 direction: info.direction.map_or("unknown", Direction::name).to_owned(),
                 source: info.source.name().to_owned(),
                 wrong_blocks: info.wrong_blocks,
+                relayed: info.is_relayed,
             })
             .collect();
         peers.sort_by(|a, b| a.peer.cmp(&b.peer));

@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 
 use libp2p::Multiaddr;
 use libp2p::identity::Keypair;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -57,6 +57,7 @@ use crate::depot::{Depot, Pending};
 use crate::descriptors;
 use crate::net::exchange::Rates;
 use crate::net::pace::Pace;
+use crate::net::reach::Reachable;
 use crate::net::{self, Limits, Net, NetConfig, Services};
 use crate::ring::{self, Rings, RingsFile};
 use crate::store::{self, Access, RocksStore, Store, StoreOptions};
@@ -172,6 +173,11 @@ pub enum NodeEvent {
     },
     /// The DHT has been joined.
     Bootstrapped {},
+    /// Whether others can reach the node from outside has changed.
+    Reachable {
+        /// `public`, `relay`, `no` or `unknown`.
+        reachable: String,
+    },
     /// A peer has proven to be a member of a ring.
     Member {
         /// The peer.
@@ -269,6 +275,7 @@ impl Node {
             listen_chosen: config.listen_chosen(),
             bootstrap,
             mdns: config.mdns,
+            port_mapping: config.maps_ports(options.purpose == Purpose::Serve),
             limits: Limits {
                 connections: connections(config.max_connections),
                 ..Limits::default()
@@ -355,6 +362,7 @@ impl Node {
             taken,
             rings: depot.net().rings(),
             twin: twin.clone(),
+            reach: depot.net().reach().watch(),
         };
         workers.spawn("events", |c, s| {
             forward_events(heard, parts.2, joined, c, s)
@@ -635,6 +643,8 @@ struct Heard {
     rings: net::rings::RingsView,
     /// Where another node with this node's key was seen.
     twin: Arc<Twin>,
+    /// How this node can be reached.
+    reach: watch::Receiver<net::reach::Status>,
 }
 
 async fn forward_events(
@@ -645,9 +655,20 @@ async fn forward_events(
     state: Arc<WorkerState>,
 ) {
     state.set("listening");
+    let mut reachable = Reachable::default();
     loop {
         let event = tokio::select! {
             () = cancel.cancelled() => return,
+            Ok(()) = from.reach.changed() => {
+                let now = from.reach.borrow_and_update().reachable;
+                if std::mem::replace(&mut reachable, now) != now {
+                    // Nobody listening is no error.
+                    let _ = events.send(NodeEvent::Reachable {
+                        reachable: now.name().to_owned(),
+                    });
+                }
+                continue;
+            }
             event = from.net.recv() => event,
             Some(taken) = from.taken.recv() => {
                 // Nobody listening is no error.
@@ -709,7 +730,9 @@ async fn forward_events(
                     ring: ring.name().to_owned(),
                 }
             }
-            Err(broadcast::error::RecvError::Lagged(_)) => continue,
+            Ok(net::Event::NetworkChanged) | Err(broadcast::error::RecvError::Lagged(_)) => {
+                continue;
+            }
             Err(broadcast::error::RecvError::Closed) => return,
         };
         // Nobody listening is no error.

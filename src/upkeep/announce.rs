@@ -113,7 +113,7 @@ pub async fn run(setup: Setup, cancel: CancellationToken, state: Arc<WorkerState
         cancel.cancelled().await;
         return;
     }
-    let mut moves = Moves::new(setup.depot.net().watch_listening());
+    let mut moves = Moves::new(setup.depot.net().watch_addresses());
     let mut announcer = Announcer::start(&setup, &state).await;
     let work = async {
         loop {

@@ -111,7 +111,7 @@ async fn look(job: &Job, state: &WorkerState) {
     let view = net.rings();
     let (mut changes, mut lent_bytes) = (view.watch_rings(), job.lent_bytes.clone());
     let mut announced: HashMap<BlockId, Instant> = HashMap::new();
-    let mut moves = Moves::new(net.watch_listening());
+    let mut moves = Moves::new(net.watch_addresses());
     loop {
         let usage = job.depot.store().usage();
         // What is only cached makes room for what is to be kept.

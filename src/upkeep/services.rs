@@ -294,7 +294,7 @@ async fn off_the_task<T: Send + 'static>(
 
 /// Runs until cancelled.
 pub async fn run(services: Arc<Services>, cancel: CancellationToken, state: Arc<WorkerState>) {
-    let mut moves = Moves::new(services.depot.net().watch_listening());
+    let mut moves = Moves::new(services.depot.net().watch_addresses());
     let rounds = async {
         loop {
             let next = services.round(&state).await.unwrap_or_else(|error| {

@@ -146,7 +146,7 @@ const FLOORS_OF_NET: [&[&str]; 7] = [
     &[
         "address", "cork", "delegate", "error", "limits", "mailbox", "pace", "tls",
     ],
-    &["frame", "hearsay", "listeners", "security"],
+    &["frame", "hearsay", "listeners", "remotes", "security"],
     // Below all protocols: how much of this node each peer and each address may take.
     &["admission"],
     &[

@@ -26,6 +26,7 @@ mod listen;
 mod machines;
 mod meet;
 mod mesh;
+mod nat;
 mod process;
 mod readme;
 mod rejoin;

@@ -64,6 +64,25 @@ pub(super) fn reachable(status: &StatusReply, peers: &[Peer]) -> String {
     if status.addresses.iter().all(is_local) {
         return format!("from this machine only: it listens on loopback; connected to {connected}");
     }
+    match status.reach.reachable.as_str() {
+        "public" => {
+            let address = status.reach.addresses.first();
+            let address = address.map_or("its address", String::as_str);
+            return format!(
+                "yes: somebody outside has reached it at {address}; connected to {connected}"
+            );
+        }
+        "relay" => {
+            let relays = show::count(status.reach.relays.len() as u64, "relay");
+            return format!("through {relays}, not directly; connected to {connected}");
+        }
+        "no" => {
+            return format!(
+                "no: nobody outside gets through its router, and no relay keeps a way open; connected to {connected}"
+            );
+        }
+        _ => {}
+    }
     match came {
         0 => format!("not shown yet: no peer has come to this node; connected to {connected}"),
         came => format!("yes: {came} of {connected} came to this node"),

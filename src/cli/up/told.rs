@@ -98,6 +98,15 @@ impl Told {
             }
             NodeEvent::Listening { address } => Some(format!("listening on {address}")),
             NodeEvent::Bootstrapped {} => Some("joined the mesh".to_owned()),
+            NodeEvent::Reachable { reachable } => Some(
+                match reachable.as_str() {
+                    "public" => "others can reach this node from outside",
+                    "relay" => "others can reach this node through a relay",
+                    "no" => "nobody outside can reach this node",
+                    _ => "whether others can reach this node is not known yet",
+                }
+                .to_owned(),
+            ),
             NodeEvent::BackedUp {
                 set,
                 snapshot,

@@ -13,13 +13,14 @@ use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandlerInEvent, ToSwarm,
 };
-use libp2p::{PeerId, identify, mdns, ping};
+use libp2p::{PeerId, identify, mdns, ping, relay};
 use tokio::time::Instant;
 
 use super::echo::Echo;
+use super::identity::Identity;
 use super::keeper::{Fact, Keeper};
-use super::{Command, Misbehaviour, Source};
-use crate::net::address::{is_dialable, is_loopback};
+use super::{Command, Direction, Misbehaviour, Source};
+use crate::net::address::{is_dialable, is_loopback, is_relayed, relay_of};
 use crate::net::admission::{StandingOf, Unread};
 use crate::net::delegate::delegate_connections;
 use crate::net::hearsay::Hearsay;
@@ -53,6 +54,15 @@ pub(crate) enum Event {
         peer: PeerId,
         addresses: Vec<Multiaddr>,
         dht: bool,
+    },
+    /// A peer of this network tells where it sees this node, over the connection with `remote`.
+    Observed {
+        peer: PeerId,
+        remote: Multiaddr,
+        is_outbound: bool,
+        observed: Multiaddr,
+        /// Whether the peer relays for others.
+        relays: bool,
     },
     /// A peer is turned away.
     Refused { peer: PeerId, reason: String },
@@ -88,7 +98,7 @@ pub(crate) struct Parts {
     limits: connection_limits::Behaviour,
     blocked: allow_block_list::Behaviour<BlockedPeers>,
     keeper: Keeper,
-    identify: identify::Behaviour,
+    identify: Identity,
     ping: ping::Behaviour,
     // One for each family: libp2p's speaks either.
     mdns4: Toggle<mdns::tokio::Behaviour>,
@@ -100,6 +110,7 @@ pub(crate) struct Behaviour {
     parts: Parts,
     /// Hears on the local network of other nodes with this node's key.
     echo: Option<Echo>,
+    local: PeerId,
     network: String,
     unread: Unread,
     clock: Arc<dyn Clock>,
@@ -150,7 +161,7 @@ impl Behaviour {
             limits: connection_limits::Behaviour::new(bounds(setup.limits)),
             blocked: allow_block_list::Behaviour::default(),
             keeper,
-            identify: identify::Behaviour::new(identify),
+            identify: Identity::new(&identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
             mdns4: discovery(local, setup.mdns, false).into(),
             mdns6: discovery(local, setup.mdns, true).into(),
@@ -164,6 +175,7 @@ impl Behaviour {
         Self {
             parts,
             echo,
+            local,
             network: setup.network,
             unread: setup.unread,
             clock: setup.clock,
@@ -210,6 +222,11 @@ impl Behaviour {
             self.unread
                 .identified(&link.address, self.parts.keeper.is_member(&peer));
         }
+    }
+
+    /// The network has come back, or is another one: whoever was waited for is tried at once.
+    pub(crate) fn network_changed(&mut self) {
+        self.parts.keeper.network_changed();
     }
 
     /// Of several connections with a peer only one is to stay; `quiet`: nothing of ours is under way to it.
@@ -314,15 +331,20 @@ impl Behaviour {
         }
         let links = keeper.book.links(&peer).iter();
         let mut links = links.filter(|link| link.id == connection);
-        let seen_at = links.next().map(|link| link.address.clone());
+        let link = links
+            .next()
+            .map(|link| (link.address.clone(), link.direction));
+        let seen_at = link.as_ref().map(|(address, _)| address.clone());
         if let Some(address) = &seen_at {
             self.unread.identified(address, keeper.is_member(&peer));
         }
-        let addresses = keeper.heard(peer, seen_at.as_ref(), info.listen_addrs);
+        let mut addresses = keeper.heard(peer, seen_at.as_ref(), info.listen_addrs);
         let passed_on = keeper.hearsay.on_own_host(seen_at.as_ref(), &addresses);
+        // Others reach it through this node; this node does not.
+        addresses.retain(|address| relay_of(address).is_none_or(|(_, by)| by != self.local));
         let kad = names::kad(&self.network);
-        let mut spoken = info.protocols.iter();
-        let dht = spoken.any(|protocol| protocol.as_ref() == kad);
+        let speaks = |name: &str| info.protocols.iter().any(|one| one.as_ref() == name);
+        let (dht, relays) = (speaks(&kad), speaks(relay::HOP_PROTOCOL_NAME.as_ref()));
         let protocols = info.protocols.iter().map(ToString::to_string);
         let connected = keeper.identified(peer, &info.agent_version, protocols);
         // A peer that came by another way is known as that already.
@@ -333,6 +355,15 @@ impl Behaviour {
             addresses: passed_on,
             dht,
         });
+        if let Some((remote, direction)) = link {
+            self.events.push_back(Event::Observed {
+                peer,
+                remote,
+                is_outbound: direction == Direction::Outbound,
+                observed: info.observed_addr,
+                relays,
+            });
+        }
         // Last: who hears of it can count on the DHT knowing the peer.
         if connected {
             self.events.push_back(Event::Connected { peer });
@@ -343,7 +374,7 @@ impl Behaviour {
 /// Whether an address that the local network tells can be one of a neighbour. A loopback address
 /// would be one of this machine.
 fn is_near_by(address: &Multiaddr) -> bool {
-    is_dialable(address, None) && !is_loopback(address)
+    is_dialable(address, None) && !is_loopback(address) && !is_relayed(address)
 }
 
 /// The network that a peer with these protocols is of, when it is another one than `ours`. The
@@ -393,7 +424,15 @@ impl NetworkBehaviour for Behaviour {
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
-        self.parts.on_swarm_event(event);
+        // What a relay says of where this node is is not this node's word.
+        let is_of_relay = match &event {
+            FromSwarm::NewListenAddr(event) => is_relayed(event.addr),
+            FromSwarm::ExpiredListenAddr(event) => is_relayed(event.addr),
+            _ => false,
+        };
+        if !is_of_relay {
+            self.parts.on_swarm_event(event);
+        }
     }
 
     fn poll(

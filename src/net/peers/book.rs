@@ -12,7 +12,7 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::time::Instant;
 
 use super::{Direction, Misbehaviour, PeerInfo, Source};
-use crate::net::address::without_peer;
+use crate::net::address::{is_relayed, without_peer};
 use crate::time::Timestamp;
 
 /// Most peers that are remembered.
@@ -353,8 +353,10 @@ impl Book {
             let mut addresses: Vec<Multiaddr> = Vec::new();
             // Where an inbound connection came from is rarely where the peer listens: only for want of anything better.
             let bare = entry.addresses.is_empty();
-            let links = entry.links.iter();
-            let live = links.filter(|link| bare || link.direction == Direction::Outbound);
+            let mut links: Vec<&Link> = entry.links.iter().collect();
+            links.sort_by_key(|link| is_relayed(&link.address));
+            let live = links.iter();
+            let live = live.filter(|link| bare || link.direction == Direction::Outbound);
             for address in live.map(|link| &link.address).chain(&entry.addresses) {
                 let address = without_peer(address.clone());
                 if !addresses.contains(&address) {
@@ -369,6 +371,7 @@ impl Book {
                 rtt: entry.rtt,
                 connected_since: link.filter(|_| entry.identified).map(|link| link.since),
                 connections: entry.links.len(),
+                is_relayed: links.first().is_some_and(|link| is_relayed(&link.address)),
                 direction: link.map(|link| link.direction),
                 bytes_in: entry.bytes_in,
                 bytes_out: entry.bytes_out,
@@ -391,8 +394,20 @@ fn clean(text: &str) -> String {
 
 /// The connections with a peer that this side must close so that one is left, whatever order each side saw them made in.
 ///
-/// Those dialled by the peer with the smaller id stay; among several of them only their dialler chooses, and keeps the oldest.
+/// Those through a relay go as soon as there is another. Of the others those dialled by the peer
+/// with the smaller id stay; among several of them only their dialler chooses, and keeps the oldest.
 pub(super) fn surplus(local: &PeerId, peer: &PeerId, links: &[Link]) -> Vec<ConnectionId> {
+    let (relayed, direct): (Vec<&Link>, Vec<&Link>) =
+        links.iter().partition(|link| is_relayed(&link.address));
+    if direct.is_empty() {
+        return doubles(local, peer, &relayed);
+    }
+    let mut close = doubles(local, peer, &direct);
+    close.extend(relayed.iter().map(|link| link.id));
+    close
+}
+
+fn doubles(local: &PeerId, peer: &PeerId, links: &[&Link]) -> Vec<ConnectionId> {
     let preferred = if local < peer {
         Direction::Outbound
     } else {

@@ -182,3 +182,24 @@ proptest! {
         prop_assert_eq!(closed.len(), dialled_by_a.len() - 1);
     }
 }
+
+#[test]
+fn a_connection_through_a_relay_goes_once_there_is_a_direct_one() {
+    let (a, b, relay) = (PeerId::random(), PeerId::random(), PeerId::random());
+    let link = |number: usize, address: &str, direction| Link {
+        id: ConnectionId::new_unchecked(number),
+        direction,
+        address: address.parse().expect("an address"),
+        since: Timestamp(0),
+        alive: None,
+    };
+    let circuit = format!("/ip4/9.9.9.9/tcp/1/p2p/{relay}/p2p-circuit");
+    for direction in [Direction::Inbound, Direction::Outbound] {
+        let relayed = link(1, &circuit, direction);
+        assert!(surplus(&a, &b, std::slice::from_ref(&relayed)).is_empty());
+        for other in [Direction::Inbound, Direction::Outbound] {
+            let direct = link(2, "/ip4/8.8.8.8/tcp/1", other);
+            assert_eq!(surplus(&a, &b, &[relayed.clone(), direct]), [relayed.id]);
+        }
+    }
+}

@@ -135,6 +135,14 @@ impl Bootstraps {
         }
     }
 
+    /// The network has changed: failures in the old one say nothing of this one.
+    pub(super) fn try_now(&mut self, now: Instant) {
+        for bootstrap in &mut self.0 {
+            bootstrap.attempts = 0;
+            bootstrap.due = bootstrap.due.min(now);
+        }
+    }
+
     /// The next whose turn it is; its next turn comes after the longest pause unless something happens before.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<Due> {
         let number = self.0.iter().position(|bootstrap| bootstrap.due <= now)?;

@@ -33,7 +33,9 @@ use super::reason::describe;
 use super::refusals::Refusals;
 use super::twin::{Twins, Verdict};
 use super::{Connected, Direction, Error, Misbehaviour, Source, Target};
-use crate::net::address::{is_dialable, is_quic, peer_of, without_peer};
+use crate::net::address::{
+    is_dialable, is_quic, is_relayed, peer_of, remote, remote_of_inbound, without_peer,
+};
 use crate::net::admission::{Held, Judgement, Newcomer, Places, Site, Standing, StandingOf};
 use crate::net::hearsay::Hearsay;
 use crate::net::limits::Limits;
@@ -43,6 +45,9 @@ use crate::time::Clock;
 const DOUBLE_INTERVAL: Duration = Duration::from_secs(1);
 /// A double connection is closed after so long even if something is under way.
 const DOUBLE_MAX: Duration = Duration::from_secs(60);
+/// As the former, for a connection through a relay beside a direct one: the relay has others to
+/// serve.
+const RELAYED_MAX: Duration = Duration::from_secs(10);
 /// Peers on the local network are dialled as long as no more than so many are connected.
 const MAX_DISCOVERED: usize = 64;
 /// So many connections are kept when idle.
@@ -247,13 +252,17 @@ impl Keeper {
     /// way to the peer; after some time all in any case.
     pub(super) fn settle(&mut self, peer: PeerId, quiet: bool) {
         let since = self.doubles.iter().find(|(_, (other, _))| *other == peer);
-        let overdue = since.is_some_and(|(_, (_, since))| since.elapsed() >= DOUBLE_MAX);
+        let lasted = since.map_or(Duration::ZERO, |(_, (_, since))| since.elapsed());
         let links = self.book.links(&peer);
         let close: Vec<ConnectionId> = surplus(&self.local, &peer, links)
             .into_iter()
             .filter(|id| {
-                let ours = |link: &&Link| link.direction == Direction::Outbound;
-                overdue || (quiet && links.iter().filter(ours).any(|link| link.id == *id))
+                let mut links = links.iter();
+                let link = links.find(|link| link.id == *id);
+                let is_ours = link.is_some_and(|link| link.direction == Direction::Outbound);
+                let is_relayed = link.is_some_and(|link| is_relayed(&link.address));
+                let most = if is_relayed { RELAYED_MAX } else { DOUBLE_MAX };
+                lasted >= most || (quiet && is_ours)
             })
             .collect();
         for id in close {
@@ -412,19 +421,36 @@ impl Keeper {
         }
     }
 
+    /// The network has come back, or is another one: pauses after failures were for the old one.
+    pub(super) fn network_changed(&mut self) {
+        let now = Instant::now();
+        self.bootstraps.try_now(now);
+        self.look_at = now;
+    }
+
     fn on_established(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
         let now = self.clock.now();
-        let (direction, address) = match endpoint {
-            ConnectedPoint::Dialer { address, .. } => {
-                self.book.confirm(peer, address, now);
-                (Direction::Outbound, address)
+        let direction = match endpoint {
+            ConnectedPoint::Dialer {
+                address,
+                role_override,
+                ..
+            } => {
+                if !is_relayed(address) {
+                    self.book.confirm(peer, address, now);
+                }
+                // Both ends dial to get through their routers: they agree whose call it is.
+                match role_override {
+                    Endpoint::Dialer => Direction::Outbound,
+                    Endpoint::Listener => Direction::Inbound,
+                }
             }
-            ConnectedPoint::Listener { send_back_addr, .. } => (Direction::Inbound, send_back_addr),
+            ConnectedPoint::Listener { .. } => Direction::Inbound,
         };
         let link = Link {
             id,
             direction,
-            address: address.clone(),
+            address: remote(peer, endpoint),
             since: now,
             alive: None,
         };
@@ -540,6 +566,10 @@ impl Keeper {
     fn on_dial_failure(&mut self, peer: Option<PeerId>, id: ConnectionId, error: &DialError) {
         if matches!(error, DialError::DialPeerConditionFalse(_)) {
             // Somebody else is dialling, or the connection is there and the peer about to tell who it is.
+            return;
+        }
+        if peer == Some(self.local) {
+            // An address through this node as the relay: that shows no twin.
             return;
         }
         if let (Some(peer), DialError::Transport(errors)) = (peer, error) {
@@ -673,10 +703,11 @@ impl NetworkBehaviour for Keeper {
         &mut self,
         _: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.admit(peer, Direction::Inbound, remote)
+        let remote = remote_of_inbound(peer, local, remote);
+        self.admit(peer, Direction::Inbound, &remote)
     }
 
     fn handle_pending_outbound_connection(

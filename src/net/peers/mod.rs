@@ -7,6 +7,7 @@
 //! - `twin`, `echo`: whether another node runs with this node's key.
 //! - `keeper`: dialling, double connections, peers of other networks, connections that are kept,
 //!   those that are dead, and those that give way.
+//! - `identity`: what this node tells of itself, to whom.
 //! - `behaviour`: all of it together with libp2p's identify, ping, mDNS, connection limits and block list.
 //!
 //! A peer counts as *connected* once it has told who it is and that it is of this network; until then nothing outside this room
@@ -18,6 +19,7 @@ mod behaviour;
 mod book;
 mod bootstrap;
 mod echo;
+mod identity;
 mod keep;
 mod keeper;
 mod neighbours;
@@ -126,6 +128,8 @@ pub struct PeerInfo {
     pub connected_since: Option<Timestamp>,
     /// Connections with it: more than one only for a moment.
     pub connections: usize,
+    /// Whether it is connected through a relay alone.
+    pub is_relayed: bool,
     /// Who made the connection, if there is one.
     pub direction: Option<Direction>,
     /// Bytes of blocks received from it.

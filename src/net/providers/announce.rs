@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::stored::{MAX_ADDRESSES, trim};
 use super::sweep::Sweep;
 use super::{AnnounceReport, Command, Error, MAX_KEY_BYTES, Providers};
-use crate::net::address::{is_link_local, is_loopback};
+use crate::net::address::{is_link_local, is_loopback, is_tellable};
 use crate::wire::dht;
 
 /// Keys announced in one round: bounds the memory that a plan takes.
@@ -128,7 +128,6 @@ impl Providers {
         keys: &Arc<Vec<Vec<u8>>>,
         assigned: HashMap<PeerId, Vec<u32>>,
     ) -> Vec<(PeerId, Vec<u32>, io::Result<()>)> {
-        let addresses = self.own_addresses();
         let mut waiting = assigned.into_iter();
         let mut telling = FuturesUnordered::new();
         let mut told = Vec::new();
@@ -136,9 +135,9 @@ impl Providers {
             while telling.len() < PARALLEL_PEERS
                 && let Some((peer, indexes)) = waiting.next()
             {
-                let (keys, addresses) = (keys.clone(), addresses.clone());
+                let keys = keys.clone();
                 telling.push(async move {
-                    let result = self.tell_one(peer, &keys, &indexes, &addresses).await;
+                    let result = self.tell_one(peer, &keys, &indexes).await;
                     (peer, indexes, result)
                 });
             }
@@ -149,21 +148,17 @@ impl Providers {
         }
     }
 
-    async fn tell_one(
-        &self,
-        peer: PeerId,
-        keys: &[Vec<u8>],
-        indexes: &[u32],
-        addresses: &[Multiaddr],
-    ) -> io::Result<()> {
+    async fn tell_one(&self, peer: PeerId, keys: &[Vec<u8>], indexes: &[u32]) -> io::Result<()> {
         let mut stream = in_time(self.open(peer)).await?;
+        // Once it is connected it shows where the peer is.
+        let addresses = self.own_addresses(&peer);
         let mut message = dht::Message {
             r#type: ADD_PROVIDER,
             key: Vec::new().into(),
             provider_peers: Vec::new(),
             cluster_level_raw: CLUSTER_LEVEL,
         };
-        let plain = self.own_entry(addresses);
+        let plain = self.own_entry(&addresses);
         let mut buffer = BytesMut::with_capacity(2 * WRITE_BYTES);
         for index in indexes {
             let key = &keys[*index as usize];
@@ -204,8 +199,13 @@ impl Providers {
         opened.map_err(io::Error::other)
     }
 
-    fn own_addresses(&self) -> Vec<Multiaddr> {
-        trim(worth_announcing(&self.addresses.borrow()))
+    /// Addresses of this node that are of use where a peer is.
+    fn own_addresses(&self, peer: &PeerId) -> Vec<Multiaddr> {
+        let distance = self.distances.of(peer);
+        let all = self.addresses.borrow().clone();
+        let usable = all.into_iter();
+        let usable = usable.filter(|address| is_tellable(address, distance));
+        trim(worth_announcing(&usable.collect::<Vec<_>>()))
     }
 
     fn own_entry(&self, addresses: &[Multiaddr]) -> dht::Peer {

@@ -30,9 +30,10 @@ use super::service::{self, Service};
 use super::sweep::{Hash, hash_of, located};
 use super::{Command, MAX_FOUND, Provider, RecordShelf, WriterThread};
 use crate::head::MAX_RECORD_BYTES;
-use crate::net::address::{reach, without_peer};
+use crate::net::address::{is_relayed, is_tellable, reach, remote, without_peer};
 use crate::net::delegate::delegate_handlers;
 use crate::net::hearsay::Hearsay;
+use crate::net::remotes::Remotes;
 use crate::time::Clock;
 use libp2p::kad::store::RecordStore;
 
@@ -56,6 +57,8 @@ const MAX_TOLD: usize = 20;
 
 /// Event that the handler of a connection reports.
 type Reported = THandlerOutEvent<kad::Behaviour<ShelfStore>>;
+/// Order to the handler of a connection.
+type Told = THandlerInEvent<kad::Behaviour<ShelfStore>>;
 
 /// What others may want to know of the DHT.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +99,8 @@ pub(crate) struct Behaviour {
     hearsay: Arc<Hearsay>,
     /// The other ends of connections.
     remotes: HashMap<ConnectionId, (PeerId, Multiaddr)>,
+    /// As far as other rooms need them.
+    distances: Arc<Remotes>,
     /// One for each search: resolves when nobody listens any more. Bounded by the searches' permits.
     dropped: FuturesUnordered<BoxFuture<'static, QueryId>>,
     out: VecDeque<ToSwarm<Event, THandlerInEvent<kad::Behaviour<ShelfStore>>>>,
@@ -116,6 +121,7 @@ pub(crate) struct Setup {
     pub(crate) is_member: IsMember,
     pub(crate) hearsay: Arc<Hearsay>,
     pub(crate) own: Own,
+    pub(crate) distances: Arc<Remotes>,
 }
 
 impl Behaviour {
@@ -162,6 +168,7 @@ impl Behaviour {
             tally,
             hearsay: setup.hearsay,
             remotes: HashMap::new(),
+            distances: setup.distances,
             dropped: FuturesUnordered::new(),
             out: VecDeque::new(),
         };
@@ -541,6 +548,42 @@ impl Behaviour {
         }
     }
 
+    /// Leaves out of what a peer is told the addresses that are of no use where it is.
+    fn withhold(&self, peer: &PeerId, event: &mut Told) {
+        let distance = self.distances.of(peer);
+        let sift = |peers: &mut Vec<KadPeer>| {
+            for one in peers {
+                one.multiaddrs
+                    .retain(|address| is_tellable(address, distance));
+            }
+        };
+        match event {
+            Told::FindNodeRes { closer_peers, .. } | Told::GetRecordRes { closer_peers, .. } => {
+                sift(closer_peers);
+            }
+            Told::GetProvidersRes {
+                closer_peers,
+                provider_peers,
+                ..
+            } => {
+                sift(closer_peers);
+                sift(provider_peers);
+            }
+            Told::AddProvider { provider, .. } => {
+                let addresses = &mut provider.multiaddrs;
+                addresses.retain(|address| is_tellable(address, distance));
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the DHT's questions are answered: a node that nobody reaches would make them all
+    /// wait.
+    pub(crate) fn serve(&mut self, serves: bool) {
+        let mode = if serves { Mode::Server } else { Mode::Client };
+        self.inner.set_mode(Some(mode));
+    }
+
     fn on_value(&mut self, query: QueryId, peer: PeerId, value: Vec<u8>) {
         if value.len() > MAX_RECORD_BYTES {
             return self.tally.refuse();
@@ -691,13 +734,16 @@ impl NetworkBehaviour for Behaviour {
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
+        self.distances.on_swarm_event(&event);
         match &event {
             FromSwarm::ConnectionEstablished(event) => {
-                let remote = event.endpoint.get_remote_address();
-                let entry = (event.peer_id, remote.clone());
+                let remote = remote(event.peer_id, event.endpoint);
+                self.inner.store_mut().came(event.peer_id, &remote);
+                let entry = (event.peer_id, remote);
                 self.remotes.insert(event.connection_id, entry);
-                self.inner.store_mut().came(event.peer_id, remote);
             }
+            // A relay's word for where this node is.
+            FromSwarm::NewListenAddr(event) if is_relayed(event.addr) => return,
             FromSwarm::ConnectionClosed(event) => {
                 self.remotes.remove(&event.connection_id);
                 if event.remaining_established == 0 {
@@ -724,7 +770,10 @@ impl NetworkBehaviour for Behaviour {
             }
             match self.inner.poll(cx) {
                 Poll::Ready(ToSwarm::GenerateEvent(event)) => self.on_event(event),
-                Poll::Ready(other) => {
+                Poll::Ready(mut other) => {
+                    if let ToSwarm::NotifyHandler { peer_id, event, .. } = &mut other {
+                        self.withhold(peer_id, event);
+                    }
                     return Poll::Ready(other.map_out(|_| unreachable!("events are taken above")));
                 }
                 Poll::Pending => return Poll::Pending,

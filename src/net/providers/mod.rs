@@ -40,6 +40,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use super::mailbox::Mailbox;
+use super::remotes::Remotes;
 use crate::head;
 
 pub(super) use behaviour::{Behaviour, Event, IsMember, Setup};
@@ -187,7 +188,9 @@ pub struct Providers {
     pub(super) streams: libp2p_stream::Control,
     pub(super) protocol: StreamProtocol,
     pub(super) local: PeerId,
+    /// Where this node can be reached, from wherever.
     pub(super) addresses: watch::Receiver<Vec<Multiaddr>>,
+    pub(super) distances: Arc<Remotes>,
     pub(super) searches: Arc<Semaphore>,
     pub(super) announcing: Arc<Semaphore>,
     pub(super) sought: Arc<Sought>,

@@ -2,6 +2,8 @@
 //!
 //! - `policy`: what is done about it, by what is known; pure.
 //! - `candidates`: addresses at which others saw this node, until they are confirmed; pure.
+//! - `prober`: libp2p's autonat client, asked with care.
+//! - `network`: notices that this machine's network has changed.
 //! - `mapping`: asks the router to pass a port on (UPnP, NAT-PMP, PCP).
 //! - `served`: how much this node relays for others; pure.
 //! - `behaviour`: all of it together with libp2p's autonat, relay and dcutr.
@@ -12,11 +14,21 @@
 //!
 //! Deliberately absent: which peers are dialled (`peers`), and who is told which address.
 
+mod behaviour;
+mod candidates;
+mod mapping;
+mod network;
+mod policy;
+mod prober;
+mod served;
+
 use std::fmt;
 use std::net::SocketAddr;
 
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::watch;
+
+pub(super) use behaviour::{Behaviour, Event, Observation, Setup};
 
 /// Whether this node can be reached from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -49,7 +49,12 @@ impl Node {
         let (sender, listening) = watch::channel(Vec::new());
         Self {
             peer: key.public().to_peer_id(),
-            roll: Roll::new(key, Arc::new(ManualClock::default()), listening),
+            roll: Roll::new(
+                key,
+                Arc::new(ManualClock::default()),
+                listening,
+                Arc::default(),
+            ),
             _listening: sender,
         }
     }

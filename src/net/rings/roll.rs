@@ -12,7 +12,8 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::watch;
 
 use super::{Member, Site};
-use crate::net::address::{ip, is_dialable, is_loopback, without_peer};
+use crate::net::address::{Reach, ip, is_dialable, is_loopback, is_tellable, without_peer};
+use crate::net::remotes::Remotes;
 use crate::ring::message::{self, Info};
 use crate::ring::{
     self, Followed, Generation, Heard, Known, MAX_ADDRESSES, Ring, RingId, RingSecret, Rings,
@@ -72,7 +73,9 @@ pub(crate) struct Roll {
     key: Keypair,
     local: PeerId,
     clock: Arc<dyn Clock>,
-    listening: watch::Receiver<Vec<Multiaddr>>,
+    /// Where others find this node.
+    addresses: watch::Receiver<Vec<Multiaddr>>,
+    distances: Arc<Remotes>,
     state: Mutex<State>,
     pub(super) online_changes: watch::Sender<u64>,
     pub(super) ring_changes: watch::Sender<u64>,
@@ -86,13 +89,15 @@ impl Roll {
     pub(crate) fn new(
         key: Keypair,
         clock: Arc<dyn Clock>,
-        listening: watch::Receiver<Vec<Multiaddr>>,
+        addresses: watch::Receiver<Vec<Multiaddr>>,
+        distances: Arc<Remotes>,
     ) -> Self {
         Self {
             local: key.public().to_peer_id(),
             key,
             clock,
-            listening,
+            addresses,
+            distances,
             state: Mutex::default(),
             online_changes: watch::Sender::new(0),
             ring_changes: watch::Sender::new(0),
@@ -317,7 +322,8 @@ impl Roll {
     /// What to tell a peer about each ring that it has proven, or only about the one of that id.
     pub(super) fn infos(&self, peer: &PeerId, only: Option<&RingId>) -> Vec<Info> {
         let now = self.clock.now();
-        let addresses = self.own_addresses();
+        let distance = self.distances.of(peer);
+        let addresses = self.own_addresses(distance);
         let mut state = self.lock();
         let State {
             rings,
@@ -340,6 +346,9 @@ impl Roll {
                     continue;
                 };
                 let mut info = info_for(peer, ring, id, session);
+                for (_, _, addresses) in &mut info.members {
+                    addresses.retain(|address| is_tellable(address, distance));
+                }
                 (info.name, info.free_bytes) = (name.clone(), *free_bytes);
                 (info.addresses, info.now) = (addresses.clone(), now);
                 infos.push(info);
@@ -517,10 +526,12 @@ impl Roll {
         }
     }
 
-    fn own_addresses(&self) -> Vec<Multiaddr> {
-        let listening = self.listening.borrow().clone();
-        let (near, far): (Vec<_>, Vec<_>) = listening
+    /// Where a member at a distance finds this node.
+    fn own_addresses(&self, distance: Reach) -> Vec<Multiaddr> {
+        let addresses = self.addresses.borrow().clone();
+        let (near, far): (Vec<_>, Vec<_>) = addresses
             .into_iter()
+            .filter(|address| is_tellable(address, distance))
             .map(without_peer)
             .partition(is_loopback);
         far.into_iter().chain(near).take(MAX_ADDRESSES).collect()
@@ -681,7 +692,12 @@ mod tests {
         let roll = || {
             let (_, listening) = watch::channel(Vec::new());
             let clock = Arc::new(crate::time::ManualClock::default());
-            Roll::new(Keypair::generate_ed25519(), clock, listening)
+            Roll::new(
+                Keypair::generate_ed25519(),
+                clock,
+                listening,
+                Arc::default(),
+            )
         };
         let (maker, newcomer, peer) = (roll(), roll(), PeerId::random());
         let code = maker.change(|rings, key| {

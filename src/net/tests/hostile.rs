@@ -43,7 +43,8 @@ impl Hostile {
         let config =
             libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(PATIENCE);
         let unread = Unread::new(&crate::net::Limits::default());
-        let transport = transport::memory(&key, &unread).expect("noise");
+        let (relay, _) = libp2p::relay::client::new(peer);
+        let transport = transport::memory(&key, &unread, relay).expect("noise");
         let mut swarm = Swarm::new(transport, raw, peer, config);
         swarm
             .listen_on("/memory/0".parse().expect("an address"))

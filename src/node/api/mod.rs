@@ -548,6 +548,9 @@ pub struct Peer {
     pub source: String,
     /// Answers from it that were not what was asked for.
     pub wrong_blocks: u64,
+    /// Whether all that goes to it and comes from it goes through a relay.
+    #[serde(default)]
+    pub relayed: bool,
 }
 
 /// Connects to a peer at an address.

@@ -156,7 +156,7 @@ impl<'a> Work<'a> {
         let (mut rings, mut members) = (self.net.rings().watch_rings(), self.net.rings().watch());
         let mut heads = self.net.heads().watch_kept();
         let mut joined = meeting.watch_joined();
-        let mut moves = Moves::new(self.net.watch_listening());
+        let mut moves = Moves::new(self.net.watch_addresses());
         loop {
             self.look().await;
             self.begin();
