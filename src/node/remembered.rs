@@ -315,7 +315,7 @@ mod tests {
             assert!(!peers.see(&[nobody], NOW));
         }
         assert_eq!(peers, Peers::default());
-        assert!(peers.see(&[there.clone()], NOW));
+        assert!(peers.see(std::slice::from_ref(&there), NOW));
         let later = Timestamp(NOW.0 + 5);
         assert!(!peers.see(&[there], later), "the same again");
         assert_eq!((peers.0.len(), peers.0[0].last_ok), (1, later.0));

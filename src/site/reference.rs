@@ -107,7 +107,7 @@ impl<'a> Judge<'a> {
         let path = percent_decode(target.trim_end_matches('/').as_bytes()).collect::<Vec<u8>>();
         if raw.starts_with(['/', '\\']) {
             let advice = match self.files.find(&path) {
-                Lookup::Here => format!(": write '{}'", self.from_here(&path)),
+                Lookup::Here => format!(": write '{}'", self.path_to(&path)),
                 _ => ": write it relative to this file".to_owned(),
             };
             let text = format!("'{raw}' starts at the root of the server{advice}");
@@ -152,7 +152,7 @@ impl<'a> Judge<'a> {
     }
 
     /// Reference from the judged file to a path of the site.
-    fn from_here(&self, path: &[u8]) -> String {
+    fn path_to(&self, path: &[u8]) -> String {
         let target = percent_encode(path, PART).to_string();
         let target = self.base.join(&format!("/{target}"));
         let relative = target

@@ -171,7 +171,7 @@ async fn an_announced_port_is_on_its_announcers_host_whatever_the_record_says() 
             .collect(),
     ];
     for (key, claimed) in keys.iter().zip(&claims) {
-        let all = [&[address.clone()], &claimed[..]].concat();
+        let all = [std::slice::from_ref(&address), &claimed[..]].concat();
         let me = dht::peer(attacker.peer, &all);
         assert!(
             attacker

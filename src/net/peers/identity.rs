@@ -106,7 +106,7 @@ impl NetworkBehaviour for Identity {
             FromSwarm::NewListenAddr(new) => {
                 for (part, distance) in self.parts.iter_mut().zip(DISTANCES) {
                     if is_tellable(new.addr, distance) {
-                        part.on_swarm_event(event.clone());
+                        part.on_swarm_event(event);
                     }
                 }
             }
@@ -120,7 +120,7 @@ impl NetworkBehaviour for Identity {
                 let is_last = closed.remaining_established == 0;
                 for (number, part) in self.parts.iter_mut().enumerate() {
                     if is_last || of.is_some_and(|(of, _)| of == number) {
-                        part.on_swarm_event(event.clone());
+                        part.on_swarm_event(event);
                     }
                 }
             }
@@ -137,7 +137,7 @@ impl NetworkBehaviour for Identity {
                     FromSwarm::ExternalAddrConfirmed(_) | FromSwarm::ExternalAddrExpired(_)
                 );
                 for part in &mut self.parts {
-                    part.on_swarm_event(event.clone());
+                    part.on_swarm_event(event);
                 }
                 if is_outside {
                     self.push();

@@ -158,7 +158,7 @@ fn announcing_a_million_keys() {
     let resident = || {
         let status = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
         let pages = status.split(' ').nth(1).and_then(|n| n.parse::<u64>().ok());
-        pages.unwrap_or(0) * 4096 >> 20
+        (pages.unwrap_or(0) * 4096) >> 20
     };
     for servers in [100, 1000, 10_000] {
         let mesh = Mesh::new(servers);

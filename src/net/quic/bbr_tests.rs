@@ -47,7 +47,8 @@ fn run(path: Path, time: Duration) -> Sent {
             random = random
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
-            let is_unlucky = path.loses_one_in > 0 && (random >> 33) % path.loses_one_in == 0;
+            let is_unlucky =
+                path.loses_one_in > 0 && (random >> 33).is_multiple_of(path.loses_one_in);
             let wait = free.saturating_sub(now);
             let is_lost = is_unlucky || wait > path.room;
             if !is_lost {

@@ -334,7 +334,7 @@ mod tests {
         assert_eq!(candidates.tried.len(), MAX_TRIED_BY_INBOUND);
         let truth = parse("/ip4/8.8.8.8/tcp/4384");
         assert!(candidates.seen(witness(1, true), &truth));
-        assert_eq!(candidates.take_new(), [truth.clone()]);
+        assert_eq!(candidates.take_new(), std::slice::from_ref(&truth));
         // One site that this node dialled has its share, and no more.
         for n in 0..100 {
             let lie = format!("/ip4/7.7.7.{n}/tcp/4384");
