@@ -568,7 +568,8 @@ impl Keeper {
             // Somebody else is dialling, or the connection is there and the peer about to tell who it is.
             return;
         }
-        if peer == Some(self.local) {
+        let is_through_itself = |error: &DialError| matches!(error, DialError::LocalPeerId { address } if is_relayed(address));
+        if peer == Some(self.local) && is_through_itself(error) {
             // An address through this node as the relay: that shows no twin.
             return;
         }

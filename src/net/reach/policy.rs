@@ -23,7 +23,7 @@ const FAILURES: usize = 2;
 /// Most relays that are remembered.
 const MAX_KNOWN: usize = 64;
 /// First and longest pause before a relay is asked again.
-const FIRST_PAUSE: Duration = Duration::from_secs(30);
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30 * 60);
 /// A relay that has not answered for so long is given up.
 const ANSWER: Duration = Duration::from_secs(20);
