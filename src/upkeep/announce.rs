@@ -1,7 +1,7 @@
 //! Tells the DHT which blocks are here.
 //!
 //! New blocks are collected for a moment and announced together. Everything is announced again once
-//! in each [`PERIOD`](lap::PERIOD), well before the records end: in the order of the keyspace, a
+//! in each [`PERIOD`], well before the records end: in the order of the keyspace, a
 //! part at a time, so that the lookups follow the size of the mesh and not the number of blocks
 //! (`lap` says when which part). Where that is survives a restart. After a change of this node's
 //! addresses everything is announced anew, as records carry them: what people start from first.

@@ -3,7 +3,7 @@
 //! A slow line is not a dead one: each byte of blocks that comes from a peer starts the time anew,
 //! for the answer that it belongs to and for all others that are asked of the same peer, which wait
 //! behind it. An answer that gets nothing itself for several times as long has been passed over,
-//! and none takes longer than [`MAX_TIME`](super::MAX_TIME).
+//! and none takes longer than [`MAX_TIME`].
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};

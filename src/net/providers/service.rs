@@ -15,7 +15,7 @@
 //! - Some clients keep one list of addresses for all keys of a peer: the bits of the key tell which
 //!   port is whose.
 //! - The time left is counted by the clock of the one that stores it. No clock but its own matters,
-//!   and it never counts more than [`PROVIDER_TTL`](super::PROVIDER_TTL).
+//!   and it never counts more than [`PROVIDER_TTL`].
 //!
 //! A port is of no use as proof: who stores a record may tell what it likes. [`Providers::confirm`]
 //! asks the provider itself, whose key the handshake proves. What listens on the port has to prove
