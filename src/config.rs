@@ -68,13 +68,13 @@ pub struct Config {
     pub offer_rate: u64,
     /// What is announced to the DHT.
     pub announce: AnnouncePolicy,
-    /// What is announced of blocks that a pin keeps.
+    /// Policy for blocks that a pin keeps.
     pub announce_pinned: AnnouncePolicy,
-    /// What is announced of blocks that are kept for owners.
+    /// Policy for blocks that are kept for owners.
     pub announce_leased: AnnouncePolicy,
-    /// What is announced of blocks that may be evicted.
+    /// Policy for blocks that may be evicted.
     pub announce_cached: AnnouncePolicy,
-    /// What is announced at the public meeting point.
+    /// Policy at the public meeting point.
     pub announce_meet: AnnounceMeet,
     /// Seconds to look for one block before it counts as missing.
     pub timeout_s: u64,
@@ -84,7 +84,7 @@ pub struct Config {
     pub port_mapping: PortMapping,
 }
 
-/// Which of the node's blocks are announced to the DHT; those after it are stricter.
+/// Blocks of the node that are announced to the DHT; each variant is stricter than the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnnouncePolicy {
@@ -115,7 +115,7 @@ impl AnnouncePolicy {
     }
 }
 
-/// Which of the node's links can be found at the public meeting point, by a node that joined it.
+/// Links of the node that can be found at the public meeting point, once it joined it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnnounceMeet {

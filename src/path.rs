@@ -1,9 +1,9 @@
 //! Paths in JSON and in files of settings: every path arrives as the bytes that it is.
 //!
-//! In requests and files a path is text where it is UTF-8, and `{"hex":"2f66ff"}` where it is not. Answers
-//! are read by people and by scripts that expect text: there a name or path is always text, in
-//! which `\xff` stands for a byte that is not part of any text ([`shown`]); a second field beside
-//! it, whose name ends in `_hex`, holds the bytes where that was needed ([`hex`]).
+//! In requests and files a path is text where it is UTF-8, and `{"hex":"2f66ff"}` where it is not.
+//! Answers are read by people and by scripts that expect text: there a name or path is always text,
+//! in which `\xff` stands for a byte that is not part of any text ([`shown`]); a second field
+//! beside it, whose name ends in `_hex`, holds the bytes where that was needed ([`hex`]).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -115,7 +115,7 @@ pub fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
 /// Reads a path, for serde's `with`.
 ///
 /// # Errors
-/// What is no path.
+/// A value that is no path.
 pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
     Form::deserialize(from)?.into_path()
 }
@@ -135,7 +135,7 @@ pub mod optional {
     /// Reads it.
     ///
     /// # Errors
-    /// What is no path.
+    /// A value that is no path.
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
         let form = Option::<Form>::deserialize(from)?;
         form.map(Form::into_path).transpose()
@@ -157,7 +157,7 @@ pub mod list {
     /// Reads it.
     ///
     /// # Errors
-    /// What is no path.
+    /// A value that is no path.
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
         let forms = Vec::<Form>::deserialize(from)?;
         forms.into_iter().map(Form::into_path).collect()

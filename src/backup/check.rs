@@ -48,7 +48,8 @@ pub struct CheckOptions {
     pub seed: u64,
     /// Ask connected peers which blocks they have.
     pub remote: bool,
-    /// Only this snapshot, as [`Catalog::find_chosen`](super::Catalog::find_chosen) takes it. It is checked also when it is not kept here.
+    /// Only this snapshot, as [`Catalog::find_chosen`](super::Catalog::find_chosen) takes it. It is
+    /// checked also when it is not kept here.
     pub snapshot: Option<String>,
     /// Only these snapshots; one that is named must be one of them.
     pub choice: Choice,

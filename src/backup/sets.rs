@@ -1,9 +1,9 @@
 //! What is backed up again and again: named sets of paths, in the file `backup.toml` of the data directory.
 //!
-//! The file is for people to read and edit; it is only ever replaced as a whole. A path is text; one
-//! that is not UTF-8 is written `{ hex = "2f66ff" }`. What it says and this program does not know is an error,
-//! never ignored: a misspelt exclusion must not be found out years later. Deliberately absent: the times of past runs, which the snapshots
-//! tell.
+//! The file is for people to read and edit; it is only ever replaced as a whole. A path is text;
+//! one that is not UTF-8 is written `{ hex = "2f66ff" }`. What it says and this program does not
+//! know is an error, never ignored: a misspelt exclusion must not be found out years later.
+//! Deliberately absent: the times of past runs, which the snapshots tell.
 
 use std::fs::DirBuilder;
 use std::io;

@@ -261,8 +261,9 @@ pub fn open(block: &Block, key: &Key) -> Result<Bytes, OpenError> {
     })
 }
 
-/// The plaintext inside `block` as [`fn@open`] gives it, in `buffer` where it need not be unpacked. For many blocks one after the other: memory that
-/// was just used is still in the processor's cache.
+/// The plaintext inside `block` as [`fn@open`] gives it, in `buffer` where it need not be unpacked.
+/// For many blocks one after the other: memory that was just used is still in the processor's
+/// cache.
 ///
 /// # Errors
 /// [`OpenError`].

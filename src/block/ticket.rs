@@ -13,7 +13,8 @@
 //! | 4 | check: the start of BLAKE3 in key derivation mode over all that is before |
 //!
 //! A ticket is as secret as its link. It says where a node was when the ticket was made, and proves
-//! nothing: the handshake proves who is there, and each block its id. Deliberately absent: dialling.
+//! nothing: the handshake proves who is there, and each block its id. Deliberately absent:
+//! dialling.
 
 use std::fmt;
 use std::str::FromStr;

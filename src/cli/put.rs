@@ -250,7 +250,7 @@ impl Monitor for OnlyWarnings {
     }
 }
 
-/// What the root's id is to be like.
+/// Id that the root's id is to be like.
 fn like(args: &Args) -> Result<Option<PutLike>, Failure> {
     let bits = args.like_bits;
     let like = args.like.as_deref().map(target::identifier).transpose()?;

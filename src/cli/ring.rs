@@ -15,7 +15,7 @@ use crate::client::Client;
 use crate::node::api::*;
 use crate::size::ByteSize;
 
-/// What is said of a ring that meets anywhere.
+/// Notice for a ring that meets anywhere.
 const MEETS_ANYWHERE: &str = "this ring meets anywhere: its members tell their addresses in the BitTorrent \
      Mainline DHT, under keys that only members can make";
 

@@ -96,7 +96,8 @@ pub fn ways(text: &OsStr) -> Result<Vec<String>, Failure> {
     Ok(addresses.map(|address| address.to_string()).collect())
 }
 
-/// A ticket and what is behind it, a path after a slash or a colon; none when the text is no ticket.
+/// A ticket and what is behind it, a path after a slash or a colon; none when the text is no
+/// ticket.
 fn ticket(text: &[u8]) -> Result<Option<(Ticket, &[u8])>, Failure> {
     let end = position(text, b'/').min(position(text, b':'));
     let (word_of_it, behind) = text.split_at(end);
@@ -109,8 +110,9 @@ fn ticket(text: &[u8]) -> Result<Option<(Ticket, &[u8])>, Failure> {
     Ok(Some((word_of_it.parse()?, behind)))
 }
 
-/// A link or ticket and the path behind it: `libernet:<id>.<key>[/path]`, `/sha384/<hex>/aes256/<hex>[/path]`, or the URL of the latter
-/// on any host. Names in the path are bytes, white space at their ends is a part of them.
+/// A link or ticket and the path behind it: `libernet:<id>.<key>[/path]`,
+/// `/sha384/<hex>/aes256/<hex>[/path]`, or the URL of the latter on any host. Names in the path are
+/// bytes, white space at their ends is a part of them.
 ///
 /// # Errors
 /// Anything else. No message repeats a key.

@@ -13,8 +13,8 @@ use crate::node::api::Status;
 
 /// Print the URL at which this machine's running node shows a link.
 ///
-/// The URL holds the link's key and is as secret as the link. It works on this machine only, as long
-/// as a node runs here.
+/// The URL holds the link's key and is as secret as the link. It works on this machine only, as
+/// long as a node runs here.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet url LINK

@@ -175,7 +175,7 @@ impl Client {
     /// Stops a node that runs in this process; does nothing to one that runs elsewhere.
     ///
     /// # Errors
-    /// What the node says.
+    /// Answer of the node.
     pub async fn shutdown(&self) -> Result<(), CallError> {
         match &*self.inner {
             Inner::Embedded(node) => node.shutdown().await,

@@ -9,11 +9,13 @@ use crate::block::Attempt;
 
 /// Requests under way to one peer at most: deep enough to fill a fast link at 50 ms round-trip time with blocks of 1 MiB.
 const MAX_WINDOW: usize = 32;
-/// Requests under way to a peer that has not given anything yet. Each block that comes soon adds one, each that comes late
-/// takes away as much as it was late, and each time-out halves: on a slow line few blocks wait for each other, and the last
-/// one asked for is not the last one of a long queue.
+/// Requests under way to a peer that has not given anything yet. Each block that comes soon adds
+/// one, each that comes late takes away as much as it was late, and each time-out halves: on a slow
+/// line few blocks wait for each other, and the last one asked for is not the last one of a long
+/// queue.
 const FIRST_WINDOW: usize = 4;
-/// Time that a block takes from the question on when as many as fit are under way: less is soon, more than twice as much late.
+/// Time that a block takes from the question on when as many as fit are under way: less is soon,
+/// more than twice as much late.
 const QUEUE_TIME: Duration = Duration::from_secs(4);
 /// Failures in a row after which a peer is left alone for a while.
 const MAX_FAILURES: u32 = 3;

@@ -48,7 +48,7 @@ const MAX_SAID: usize = 512;
 pub(super) struct UnderWay {
     /// The session that holds it fetches.
     pub(super) turn: tokio::sync::Mutex<()>,
-    /// What has come of it.
+    /// Bytes of it that have come.
     pub(super) pieces: Mutex<Pieces>,
     said: Mutex<BTreeMap<PeerId, Attempt>>,
 }
@@ -220,8 +220,9 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    /// A peer did not give the block. One that gave a piece of it may be asked for the rest; one that
-    /// was too slow while bytes came from others is loaded, and may be asked when nobody else can be.
+    /// A peer did not give the block. One that gave a piece of it may be asked for the rest; one
+    /// that was too slow while bytes came from others is loaded, and may be asked when nobody else
+    /// can be.
     fn failed(&mut self, peer: PeerId, failed: Failed) {
         let Failed { attempt, gave_some } = failed;
         let is_loaded = attempt == Attempt::TimedOut && self.session.is_flowing(ATTEMPT_TIMEOUT);

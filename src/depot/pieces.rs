@@ -1,10 +1,10 @@
 //! A block of which pieces came from one peer or several.
 //!
-//! The pieces of different peers make the block together, so that what came over a line that broke is
-//! not asked for again. Only the whole block can be checked. If it is the wrong one and came from one
-//! peer alone, that peer has lied. If it came from several, nobody is blamed yet: from then on
-//! nobody's piece is put to another's, and once the right block is here, each piece is held against
-//! it. Pure.
+//! The pieces of different peers make the block together, so that what came over a line that broke
+//! is not asked for again. Only the whole block can be checked. If it is the wrong one and came
+//! from one peer alone, that peer has lied. If it came from several, nobody is blamed yet: from
+//! then on nobody's piece is put to another's, and once the right block is here, each piece is held
+//! against it. Pure.
 
 use bytes::Bytes;
 use libp2p::PeerId;
@@ -14,7 +14,7 @@ use crate::net::exchange::Beginning;
 /// Wrong blocks of one id that are remembered until the right one is here.
 const MAX_WRONG: usize = 4;
 
-/// What there is of one block.
+/// Pieces that are here of one block.
 #[derive(Debug, Default)]
 pub(super) struct Pieces {
     beginning: Beginning,

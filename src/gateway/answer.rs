@@ -18,7 +18,7 @@ use super::range::{self, Part, Wanted};
 /// Bytes of the random text between parts of an answer.
 const BOUNDARY_BYTES: usize = 16;
 
-/// What a name stands for never changes.
+/// The content of a name never changes.
 pub(super) const FOREVER: HeaderValue =
     HeaderValue::from_static("public, max-age=31536000, immutable");
 /// Decrypted content, and addresses with keys, stay in no cache.
@@ -73,11 +73,11 @@ pub(super) struct Head {
     pub response: Response,
     /// Empty when there is nothing to send.
     pub parts: Vec<Part>,
-    /// What stands around several parts.
+    /// Delimiters around several parts.
     frame: Option<Frame>,
 }
 
-/// What stands around the parts of `multipart/byteranges` (RFC 9110, section 14.6).
+/// Delimiters around the parts of `multipart/byteranges` (RFC 9110, section 14.6).
 struct Frame {
     /// Before each part.
     heads: Vec<Bytes>,

@@ -31,7 +31,7 @@ const PIECE_BYTES: usize = 64 << 10;
 /// `GET` and `HEAD` of a block as it is.
 ///
 /// # Errors
-/// What looking for the block says.
+/// Failure of the search for the block.
 pub(super) async fn read(asked: Asked, id: BlockId) -> Result<Response, CallError> {
     let named = Named {
         id,
@@ -64,9 +64,9 @@ impl Named {
 /// Answers with a block, or with what its name and size alone tell.
 ///
 /// # Errors
-/// What looking for the block says.
+/// Failure of the search for the block.
 pub(super) async fn send(asked: Asked, named: Named) -> Result<Response, CallError> {
-    // What a version names never changes, whether the block is here or not.
+    // Content that a version names never changes, whether the block is here or not.
     if is_known(&asked.headers, &named.etag) {
         return Ok(not_modified(&named.etag, named.cache));
     }

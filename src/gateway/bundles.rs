@@ -34,7 +34,7 @@ const SAMPLE_BYTES: u64 = 4096;
 /// other programs are answered at once.
 ///
 /// # Errors
-/// What looking for its blocks says.
+/// Failure of the search for its blocks.
 pub(super) async fn keyed(
     mut asked: Asked,
     link: Link,

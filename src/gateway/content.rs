@@ -182,7 +182,7 @@ fn id_of(kind: &str, hex: &str) -> Result<BlockId, CallError> {
         .map_err(|error: crate::id::IdError| usage(error.to_string()))
 }
 
-/// What the path of a URL asks for.
+/// Thing that the path of a URL asks for.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`]; no message repeats a key.

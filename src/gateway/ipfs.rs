@@ -39,7 +39,7 @@ type Cid = CidGeneric<MAX_DIGEST_BYTES>;
 /// A status and what is wrong.
 type Refusal = (StatusCode, CallError);
 
-/// What a CID stands for.
+/// Content that a CID stands for.
 #[derive(Debug, PartialEq, Eq)]
 enum Root {
     Block(BlockId),

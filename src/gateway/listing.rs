@@ -18,7 +18,7 @@ pub(super) const PAGE_ENTRIES: u64 = 1000;
 /// Most entries that are sorted by anything but their name: about 8 MiB.
 pub(super) const MAX_SORTED: u64 = 20_000;
 
-/// What entries are sorted by.
+/// Key that entries are sorted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Column {
     Name,

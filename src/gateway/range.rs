@@ -16,7 +16,7 @@ pub(super) struct Part {
     pub len: u64,
 }
 
-/// What to send.
+/// Content to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wanted {
     /// Everything.

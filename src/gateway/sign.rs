@@ -5,7 +5,8 @@
 //!
 //! - always the status, and `libernet-path`: the path and query that were asked for. The key of a
 //!   link is left out of it (`/aes256/-/`), as answers are kept in files.
-//! - `content-digest` (SHA-256) where the answer is in memory as a whole. What is streamed has none.
+//! - `content-digest` (SHA-256) where the answer is in memory as a whole. What is streamed has
+//! none.
 //! - `libernet-id`, where there is one: the block that was asked for, or the root of the bundle.
 //!   Of a whole block the bytes can be held against it; of a file in a bundle it says only which
 //!   bundle.
@@ -213,7 +214,7 @@ pub enum Error {
     Body(&'static str),
 }
 
-/// What holds of an answer's body.
+/// Relation of an answer's body to its signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BodyCheck {
@@ -225,7 +226,7 @@ pub enum BodyCheck {
     NotCovered,
 }
 
-/// What a signature shows.
+/// Statement that a signature proves.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Verified {
     /// Peer id of the node that signed.
@@ -238,7 +239,7 @@ pub struct Verified {
     pub path: String,
     /// Names of what is signed.
     pub covered: Vec<String>,
-    /// What holds of the body.
+    /// Relation of the body to the signature.
     pub body: BodyCheck,
 }
 

@@ -1,11 +1,12 @@
 //! Waiting for blocks that are not here: a page that shows the search and goes on by itself.
 //!
-//! A browser that asks for content whose block did not come within [`PATIENCE_S`] gets the page. The
-//! search goes on without it, one for each block whoever looks at it, and ends when nobody has
+//! A browser that asks for content whose block did not come within [`PATIENCE_S`] gets the page.
+//! The search goes on without it, one for each block whoever looks at it, and ends when nobody has
 //! looked for [`LINGER`]. The page hears of it by server-sent events and loads anew once the block
 //! is here; without scripts it loads anew every few seconds.
 //!
-//! Deliberately absent: the search itself. Readers of the same block share one transfer in the node.
+//! Deliberately absent: the search itself. Readers of the same block share one transfer in the
+//! node.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -263,7 +264,7 @@ fn rows(tried: &[Tried]) -> Vec<[String; 2]> {
     tried.iter().take(MAX_NAMED).map(row).collect()
 }
 
-/// What a page hears, one event after the other.
+/// Events for a page, one after the other.
 struct Watch {
     searches: Searches,
     id: BlockId,

@@ -2,8 +2,8 @@
 //!
 //! One stream a question: a [`Question`](wire::Question) behind its length, then an answer of the
 //! same form, and the end. An answer says what its teller claims to have. Ids in it that are not
-//! alike, or a message that is too long, make the whole answer count for nothing; whether the blocks
-//! exist shows when they are fetched.
+//! alike, or a message that is too long, make the whole answer count for nothing; whether the
+//! blocks exist shows when they are fetched.
 //!
 //! Deliberately absent: which peers are asked, and what is answered (`upkeep::like`).
 

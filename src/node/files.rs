@@ -411,7 +411,7 @@ fn describe(entry: &tree::Entry) -> Entry {
     }
 }
 
-/// What the id of a root block is to be like, if it is within bounds.
+/// Id that the id of a root block is to be like, if it is within bounds.
 fn like(like: PutLike) -> Result<(BlockId, u32), CallError> {
     if !(1..=MAX_LIKE_BITS).contains(&like.bits) {
         return Err(CallError::new(

@@ -21,7 +21,7 @@ const MAX_ASKED: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest time for a search, in seconds.
 const MAX_TIMEOUT_S: u64 = 300;
-/// What an id is from when it is here.
+/// Origin of an id that is here.
 const HERE: &str = "here";
 
 /// Ids that were told, the best match first.

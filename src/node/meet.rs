@@ -123,8 +123,8 @@ impl Node {
     }
 
     /// Looks for those who have the root of a link at the meeting point, too, unless it is found
-    /// otherwise before or is here; until what is returned is dropped. Only where somebody agreed to
-    /// being seen there.
+    /// otherwise before or is here; until what is returned is dropped. Only where somebody agreed
+    /// to being seen there.
     pub(super) async fn want_link(&self, link: &Link) -> Option<Want> {
         if !self.inner.meeting.is_joined() {
             return None;

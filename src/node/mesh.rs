@@ -238,7 +238,8 @@ impl Node {
     /// Connects to a peer.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for what is no address of a peer, [`ErrorKind::Failed`] when nobody answers there.
+    /// [`ErrorKind::Usage`] for what is no address of a peer, [`ErrorKind::Failed`] when nobody
+    /// answers there.
     pub async fn connect(&self, request: Connect) -> Result<ConnectReply, CallError> {
         let address = crate::net::parse_peer(&request.address)
             .map_err(|wrong| CallError::new(ErrorKind::Usage, wrong).with_hint(PEER_FORMS))?;

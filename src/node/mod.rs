@@ -133,7 +133,7 @@ struct Inner {
     schedule: schedule::Record,
     /// Ports of other programs that are announced.
     services: Arc<upkeep::services::Services>,
-    /// How far the announcing of blocks is.
+    /// Progress of announcing blocks.
     announced: Arc<upkeep::announce::Report>,
     /// Copies of this machine's backups on others.
     copies: Arc<upkeep::replicate::Copies>,
@@ -224,8 +224,8 @@ pub enum NodeEvent {
 /// Forms of a peer's address, for a person who wrote another one.
 pub(super) const PEER_FORMS: &str = "it looks like /ip4/192.0.2.7/tcp/4384, /dns/example.org/tcp/4384, /dnsaddr/example.org or example.org:4384";
 
-/// Connections that a node takes: no more than `most`, and than leaves descriptors for the store and
-/// for files.
+/// Connections that a node takes: no more than `most`, and than leaves descriptors for the store
+/// and for files.
 fn connections(most: u32) -> u32 {
     let share = descriptors::share(SHARE_OF_DESCRIPTORS, most as usize);
     u32::try_from(share).unwrap_or(most).max(1)

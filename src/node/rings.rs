@@ -452,8 +452,8 @@ fn peer_of(text: &str) -> Result<PeerId, CallError> {
     })
 }
 
-/// Answer with a code. `until` is when this node ends the invitation: the code tells only the next full
-/// four hours.
+/// Answer with a code. `until` is when this node ends the invitation: the code tells only the next
+/// full four hours.
 fn code_of(ring: &str, code: &InviteCode, single_use: bool, until: Timestamp) -> RingCode {
     RingCode {
         ring: ring.to_owned(),

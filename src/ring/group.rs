@@ -114,8 +114,8 @@ impl Ring {
         self.anywhere
     }
 
-    /// Has it meet anywhere, or not. Invitations say so from then on; members that are there already
-    /// are not told.
+    /// Has it meet anywhere, or not. Invitations say so from then on; members that are there
+    /// already are not told.
     pub const fn meet_anywhere(&mut self, anywhere: bool) {
         self.anywhere = anywhere;
     }

@@ -104,7 +104,8 @@ impl RingSecret {
     }
 
     /// Key under which members that meet anywhere tell their addresses at a public meeting point on
-    /// that day (since 1970, in UTC). It says as little as a [`meeting_place`](Self::meeting_place).
+    /// that day (since 1970, in UTC). It says as little as a
+    /// [`meeting_place`](Self::meeting_place).
     pub fn meeting_key(&self, day: u64) -> [u8; 20] {
         let hash = self.keyed(MEETING_POINT_CONTEXT, &day.to_be_bytes());
         std::array::from_fn(|at| hash[at])

@@ -108,9 +108,9 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
     /// [`Error::Backend`].
     fn list(&self, after: Option<BlockId>, limit: usize) -> Result<Vec<(BlockId, u32)>, Error>;
 
-    /// Up to `limit` blocks that are here and whose digest, of either hash function, shares at least
-    /// the first `bits` bits, at most 16, with that of `id`. Those that share most come first; then
-    /// they are ordered by id. With their sizes in bytes.
+    /// Up to `limit` blocks that are here and whose digest, of either hash function, shares at
+    /// least the first `bits` bits, at most 16, with that of `id`. Those that share most come
+    /// first; then they are ordered by id. With their sizes in bytes.
     ///
     /// # Errors
     /// [`Error::Backend`].

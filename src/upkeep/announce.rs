@@ -62,7 +62,7 @@ const LAP_KEY: &[u8] = b"lap";
 pub struct Setup {
     /// Where blocks are.
     pub depot: Depot,
-    /// Which of them are announced.
+    /// Policy that says which of them are announced.
     pub policy: Policy,
     /// Names of the pins of backups.
     pub backups: &'static [&'static str],
@@ -72,11 +72,11 @@ pub struct Setup {
     pub report: Arc<Report>,
 }
 
-/// How far announcing is, for who asks.
+/// Progress of announcing, for callers that ask.
 #[derive(Debug, Default)]
 pub struct Report(Mutex<Told>);
 
-/// What announcing has done.
+/// Work that announcing has done.
 #[derive(Debug, Clone, Default)]
 pub struct Told {
     /// The laps; none when nothing is announced, or not yet.
@@ -95,7 +95,7 @@ impl Told {
 }
 
 impl Report {
-    /// What has been done until now.
+    /// Work done until now.
     pub fn get(&self) -> Told {
         self.lock().clone()
     }
@@ -580,14 +580,14 @@ fn has_announced(
     Ok(false)
 }
 
-/// What tells whether a node is told of with the same addresses as before.
+/// Hash that tells whether a node's addresses are the same as before.
 fn hash_of(addresses: &[Multiaddr]) -> Vec<u8> {
     let mut texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     texts.sort();
     hash::sha256(&[texts.join(" ").as_bytes()]).to_vec()
 }
 
-/// What the store says; none when it fails, or the node stops.
+/// Answer of the store; none when it fails, or the node stops.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, store::Error> + Send + 'static,
 ) -> Option<T> {

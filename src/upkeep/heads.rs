@@ -93,7 +93,7 @@ pub enum Error {
 /// Tells the head of this machine's own owner, if there is one. May read a file.
 pub type OwnHead = Arc<dyn Fn() -> Option<BlockId> + Send + Sync>;
 
-/// What the job works with.
+/// Parts that the job works with.
 pub struct Setup {
     /// Store and network.
     pub depot: Depot,

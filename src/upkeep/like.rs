@@ -130,7 +130,7 @@ impl Shares {
 pub struct Setup {
     /// Where blocks are.
     pub depot: Depot,
-    /// Which of them the DHT hears of.
+    /// Policy that says which of them the DHT hears of.
     pub policy: Policy,
     /// Names of the pins of backups.
     pub backups: &'static [&'static str],

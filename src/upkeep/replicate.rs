@@ -56,7 +56,7 @@ pub trait Signer: Send + Sync + 'static {
     fn release(&self, name: Name, sequence: u64, made: Timestamp) -> Option<Release>;
 }
 
-/// What the job works with.
+/// Parts that the job works with.
 pub struct Setup {
     /// What is copied, and where.
     pub copies: Arc<Copies>,

@@ -94,7 +94,7 @@ pub struct Services {
 }
 
 impl Services {
-    /// Those on the store's shelf.
+    /// Services on the store's shelf.
     pub fn new(depot: Depot, clock: Arc<dyn Clock>) -> Self {
         Self {
             depot,
@@ -122,7 +122,7 @@ impl Services {
         Ok(offers.collect())
     }
 
-    /// What is announced under an identifier now.
+    /// Service that is announced under an identifier now.
     ///
     /// # Errors
     /// [`Error::Store`].

@@ -1,10 +1,10 @@
 //! Sealing a block whose id begins like a given one.
 //!
 //! Nonces are tried at the end of the plaintext until the id shares the wanted bits: each bit
-//! doubles the work, and each try costs as much as the block is long. The payload is not compressed,
-//! so that only its end changes: the state of the hash that makes the key is kept up to there. What
-//! follows from the key (encryption, and the id) has to be done anew: a nonce behind the encrypted
-//! part would save that, but blocks of two forms could be made to open with two keys.
+//! doubles the work, and each try costs as much as the block is long. The payload is not
+//! compressed, so that only its end changes: the state of the hash that makes the key is kept up to
+//! there. What follows from the key (encryption, and the id) has to be done anew: a nonce behind
+//! the encrypted part would save that, but blocks of two forms could be made to open with two keys.
 //!
 //! Deliberately absent: what the plaintext is, and where the nonce stands in it.
 
@@ -29,7 +29,7 @@ const PATIENCE: u64 = 64;
 /// Pause between two reports of how far it is.
 const REPORT: Duration = Duration::from_millis(200);
 
-/// What is looked for, and who watches.
+/// The id that is wanted, and the monitor that is told of the tries.
 pub struct Search<'a> {
     /// The id that is to be like.
     pub like: BlockId,

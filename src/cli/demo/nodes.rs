@@ -84,7 +84,7 @@ impl DemoNode {
         for (_, variable, _) in crate::config::SETTINGS {
             command.env_remove(variable);
         }
-        // What happens here stays on this machine.
+        // The demo's nodes talk to this machine only.
         command.env("LIBERNET_MEET", "off");
         let mut child = command.spawn().map_err(|error| {
             Failure::io(format!("the {name} node could not be started"), &error)

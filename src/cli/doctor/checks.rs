@@ -172,7 +172,7 @@ fn announcing(told: Option<&Told>) -> Check {
     }
 }
 
-/// What a running node tells of the backups.
+/// Checks of the backups by the running node's answers.
 fn of_health(told: &Told) -> Vec<Check> {
     let health = &told.health;
     let mut checks = vec![backups(told), copies(told)];
@@ -277,7 +277,7 @@ fn copies(told: &Told) -> Check {
     Check::wrong(ID, short.join("; "), advice)
 }
 
-/// What the files tell of the backups without a node.
+/// Checks of the backups by the files alone, without a node.
 fn of_files(disk: &Disk) -> Vec<Check> {
     let mut checks = Vec::new();
     let gone = disk.gone.iter().map(|(set, why)| format!("{set}: {why}"));

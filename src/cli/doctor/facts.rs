@@ -1,4 +1,4 @@
-//! What the checks go by: answers of the running node, and what the disk tells.
+//! Facts for the checks: answers of the running node, and files on the disk.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,11 +25,11 @@ pub(super) struct Facts {
     pub(super) dir: PathBuf,
     pub(super) config: Config,
     pub(super) disk: Disk,
-    /// What the node that runs here tells; none when none runs.
+    /// Answers of the node that runs here; none when none runs.
     pub(super) node: Option<Told>,
 }
 
-/// What the running node tells.
+/// Answers of the running node.
 #[derive(Debug)]
 pub(super) struct Told {
     pub(super) status: StatusReply,
@@ -40,7 +40,7 @@ pub(super) struct Told {
     pub(super) mesh: MeshStatusReply,
 }
 
-/// What the disk tells.
+/// Facts from the disk.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Disk {
     pub(super) is_there: bool,

@@ -7,7 +7,7 @@ use crate::cli::{output, show};
 use crate::client::Client;
 use crate::node::api::{MeshJoin, MeshLeave, MeshStatus, MeshStatusReply};
 
-/// What joining means, in a sentence.
+/// Consequence of joining, in a sentence.
 const MEANING: &str = "Nodes of the public mesh find each other in the BitTorrent Mainline DHT: this machine's IP address and port \
      become visible there, to anybody who looks for nodes of this network, for backups or for links that it holds.";
 
@@ -52,7 +52,7 @@ pub(super) async fn join(yes: bool, context: &Context) -> Result<(), Failure> {
 /// Leaves the mesh.
 ///
 /// # Errors
-/// What the node says.
+/// Answer of the node.
 pub(super) async fn leave(context: &Context) -> Result<(), Failure> {
     let reply = context
         .with_client(async |client, _| Ok(client.mesh_leave(MeshLeave {}).await?))
@@ -70,7 +70,7 @@ pub(super) async fn leave(context: &Context) -> Result<(), Failure> {
 /// Shows the ways into the mesh.
 ///
 /// # Errors
-/// What the node says.
+/// Answer of the node.
 pub(super) async fn status(context: &Context) -> Result<(), Failure> {
     let ask = async |client: &Client| Ok(client.mesh_status(MeshStatus {}).await?);
     let reply = context

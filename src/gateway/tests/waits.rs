@@ -59,7 +59,7 @@ async fn a_browser_gets_a_page_and_a_program_an_error() {
 async fn a_page_hears_what_is_said_and_when_the_block_comes() {
     let fixture = Fixture::new(None).await;
     let page = || wait_page(&fixture.shared, &failure(7)).expect("a page");
-    // Whoever looks as well joins the search.
+    // A further reader joins the search.
     let _pages = (page(), page());
     assert_eq!(fixture.shared.searches.count(), 1);
     let events = format!("/waiting/{}", BlockId::from_sha256([7; 32]));

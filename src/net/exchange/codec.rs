@@ -290,8 +290,8 @@ impl Response {
     }
 }
 
-/// A response with the rest of one block. The place comes before the bytes, so that it is known when
-/// they break off.
+/// A response with the rest of one block. The place comes before the bytes, so that it is known
+/// when they break off.
 fn encode_part(id: &BlockId, offset: usize, bytes: &Bytes) -> Vec<Bytes> {
     let (id, place) = (id.to_multihash(), offset as u64);
     let len = bytes_len(TAG_ID, id.len())

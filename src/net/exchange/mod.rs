@@ -221,9 +221,9 @@ impl Exchange {
         &self.pace
     }
 
-    /// Asks `peer` for blocks, connecting to it first when needed. One answer for each id, in their order. It fails when
-    /// for `silence` nothing comes, not of this answer nor of others that the same peer is giving; that includes waiting for a
-    /// permit and connecting.
+    /// Asks `peer` for blocks, connecting to it first when needed. One answer for each id, in their
+    /// order. It fails when for `silence` nothing comes, not of this answer nor of others that the
+    /// same peer is giving; that includes waiting for a permit and connecting.
     ///
     /// **The bytes are unverified**: check them with `Block::verify` on a worker thread, and report wrong ones
     /// (`peers().report`).
@@ -243,8 +243,9 @@ impl Exchange {
             .await
     }
 
-    /// As [`fetch`](Self::fetch), for one block of which the `beginning` may be here. What comes of an answer that breaks off is
-    /// added to it; after a whole block it only tells which bytes came from whom. `arrivals` counts the bytes as they come.
+    /// As [`fetch`](Self::fetch), for one block of which the `beginning` may be here. What comes of
+    /// an answer that breaks off is added to it; after a whole block it only tells which bytes came
+    /// from whom. `arrivals` counts the bytes as they come.
     ///
     /// # Errors
     /// [`Error`].

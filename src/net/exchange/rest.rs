@@ -56,8 +56,8 @@ impl Beginning {
         &self.bytes
     }
 
-    /// Adds what came from a peer and begins at `offset`. Only the next bytes, or a whole block from
-    /// its first byte on, make it longer.
+    /// Adds what came from a peer and begins at `offset`. Only the next bytes, or a whole block
+    /// from its first byte on, make it longer.
     pub(crate) fn add(&mut self, peer: PeerId, offset: usize, bytes: &[u8]) {
         if offset == self.bytes.len() {
             self.bytes.extend_from_slice(bytes);
@@ -93,7 +93,7 @@ impl Beginning {
     }
 }
 
-/// What has come of one answer.
+/// Bytes that have come of one answer.
 #[derive(Debug, Default)]
 pub(super) struct Came {
     /// Place in the block at which it begins.
@@ -114,7 +114,8 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Begins to read the answer to a question for the rest of a block; without one nothing is kept.
+    /// Begins to read the answer to a question for the rest of a block; without one nothing is
+    /// kept.
     pub(super) fn new(rest: Option<&Rest>, id: Option<BlockId>, offset: usize) -> Self {
         Self {
             came: rest.and_then(|rest| rest.clone().try_lock_owned().ok()),

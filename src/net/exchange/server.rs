@@ -359,8 +359,8 @@ fn fit(
     fitted.collect()
 }
 
-/// Leaves out what comes before `offset` in the one block of some answers, and says where it begins.
-/// A block that is not so long is sent as a whole: the asker has something else.
+/// Leaves out what comes before `offset` in the one block of some answers, and says where it
+/// begins. A block that is not so long is sent as a whole: the asker has something else.
 fn begin_at(mut answers: Answers, offset: usize) -> (Answers, usize) {
     match answers.as_mut_slice() {
         [(_, Answer::Block(bytes))] if offset < bytes.len() => {

@@ -1,4 +1,5 @@
-//! Addresses that a meeting point told: which of them is dialled next, and what is remembered. Pure.
+//! Addresses that a meeting point told: which of them is dialled next, and what is remembered.
+//! Pure.
 //!
 //! Anybody can put any address there, at no cost: the table may be full of garbage, or of addresses
 //! of a victim that others are to dial. So:
@@ -50,7 +51,7 @@ const GONE_AFTER: u32 = 6;
 /// Answers that name an address and count for it.
 const MAX_TOLD: u32 = 8;
 
-/// What an address is, as far as was tried.
+/// Verdict on an address, as far as it was tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// It was never tried.
@@ -146,7 +147,7 @@ impl Dial {
     }
 }
 
-/// What became of a dial.
+/// Outcome of a dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// A peer of this network is there.

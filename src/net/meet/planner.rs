@@ -107,8 +107,8 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// Takes over what matters from `now` on. A key that is new, or that matters more than before, is
-    /// due at once, and pauses begin anew.
+    /// Takes over what matters from `now` on. A key that is new, or that matters more than before,
+    /// is due at once, and pauses begin anew.
     pub fn set(&mut self, interests: &[Interest], now: Instant) {
         let mut wanted: HashMap<Key, Interest> = HashMap::new();
         for interest in interests {
@@ -141,7 +141,8 @@ impl Planner {
         }
     }
 
-    /// Everything is announced again, and asked for what somebody waits for: this node is elsewhere.
+    /// Everything is announced again, and asked for what somebody waits for: this node is
+    /// elsewhere.
     pub fn moved(&mut self, now: Instant) {
         for plan in self.plans.values_mut() {
             plan.announcing.due = plan.announcing.due.min(now);
@@ -160,7 +161,7 @@ impl Planner {
             return None;
         }
         let due = self.idle().filter(|(due, ..)| *due <= now);
-        // What somebody waits for first.
+        // Keys that somebody waits for come first.
         let (_, job, _) = due.min_by_key(|(due, _, matters)| (!matters, *due))?;
         self.running.insert(job);
         Some(job)
@@ -314,7 +315,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens: few at a time, no key twice at a time, and no more than a bound in all.
+        /// Whatever happens: few at a time, no key twice at a time, and no more than a bound in
+        /// all.
         #[test]
         fn bounds_hold(
             steps in prop::collection::vec((0u16..8, 0u8..4, any::<bool>(), any::<bool>(), 0u64..400), 1..80),

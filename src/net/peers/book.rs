@@ -395,7 +395,8 @@ fn clean(text: &str) -> String {
 /// The connections with a peer that this side must close so that one is left, whatever order each side saw them made in.
 ///
 /// Those through a relay go as soon as there is another. Of the others those dialled by the peer
-/// with the smaller id stay; among several of them only their dialler chooses, and keeps the oldest.
+/// with the smaller id stay; among several of them only their dialler chooses, and keeps the
+/// oldest.
 pub(super) fn surplus(local: &PeerId, peer: &PeerId, links: &[Link]) -> Vec<ConnectionId> {
     let (relayed, direct): (Vec<&Link>, Vec<&Link>) =
         links.iter().partition(|link| is_relayed(&link.address));

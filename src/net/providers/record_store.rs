@@ -96,7 +96,7 @@ pub(crate) struct ShelfStore {
     own: Own,
 }
 
-/// What this node tells of itself.
+/// Facts that this node tells of itself.
 #[derive(Clone)]
 pub(crate) struct Own {
     /// Where it listens.

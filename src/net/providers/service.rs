@@ -40,7 +40,7 @@ use crate::time::{Clock, Timestamp};
 /// Most keys under which a node announces ports.
 pub const MAX_SERVICES: usize = 1000;
 
-/// What another program offers under a key.
+/// Offer of another program under a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Service {
     /// Port that it listens on; never 0.
@@ -141,7 +141,7 @@ impl Ports {
         true
     }
 
-    /// What is announced under a key, until it is taken back.
+    /// Port that is announced under a key, until it is taken back.
     pub(super) fn of(&self, key: &[u8]) -> Option<Service> {
         let (port, until) = self.lock().get(key).copied()?;
         let left = until.since(self.clock.now()).min(PROVIDER_TTL);

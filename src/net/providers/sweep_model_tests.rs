@@ -52,7 +52,7 @@ impl Mesh {
     }
 }
 
-/// What a lap came to.
+/// Result of a lap.
 #[derive(Default)]
 struct Outcome {
     lookups: usize,

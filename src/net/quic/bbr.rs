@@ -42,8 +42,8 @@ const RATE_ROUNDS: u64 = 10;
 /// Time for which a measured round trip counts; then the path is emptied for a moment to measure
 /// the next one.
 const RTT_COUNTS: Duration = Duration::from_secs(10);
-/// Shortest round trip that is reckoned with: on a short path most of the time goes by at both ends,
-/// where tasks wait for the processor and timers for their turn.
+/// Shortest round trip that is reckoned with: on a short path most of the time goes by at both
+/// ends, where tasks wait for the processor and timers for their turn.
 const SHORTEST_RTT: Duration = Duration::from_millis(10);
 const EMPTY_FOR: Duration = Duration::from_millis(200);
 /// What is under way meanwhile, as a multiple of what the path holds.
@@ -147,7 +147,7 @@ enum Room {
     Other { rounds: u32 },
 }
 
-/// What is known of a path.
+/// Estimates for a path.
 #[derive(Debug, Clone)]
 struct Model {
     mtu: u64,
@@ -165,7 +165,7 @@ struct Model {
     /// Highest rates in bytes per second, each with its round, highest first.
     rates: VecDeque<(u64, u64)>,
     round: u64,
-    /// What is delivered when the round ends.
+    /// Bytes delivered when the round ends.
     round_end: u64,
     rtt: Option<Duration>,
     rtt_at: Instant,
@@ -380,7 +380,7 @@ impl Room {
         }
     }
 
-    /// What is known after a further round trip.
+    /// Estimates after a further round trip.
     fn after(self, lost: u64, acked: u64) -> Self {
         let lossy = share(lost, acked);
         match self {

@@ -4,9 +4,9 @@
 //! therefore bounded by the sum of all windows, whatever peers do, and that sum is bounded here.
 //! Each connection begins with a small window, enough for what peers ask. It grows while this node
 //! has streams of its own open, over which it gets what it asked for. A window that was granted
-//! can't be taken back, so when there is no room to grow the idle connection with the largest window
-//! ends (its peer may connect again, with a small one); where none is idle, the window stays as it
-//! is.
+//! can't be taken back, so when there is no room to grow the idle connection with the largest
+//! window ends (its peer may connect again, with a small one); where none is idle, the window stays
+//! as it is.
 //!
 //! Deliberately absent: streams, which quinn bounds for each connection.
 

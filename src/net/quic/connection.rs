@@ -23,8 +23,8 @@ type Halves = (SendStream, RecvStream);
 type Opening = BoxFuture<'static, Result<Halves, ConnectionError>>;
 
 /// What is written and not acknowledged yet, of all streams of a connection, at first and at most.
-/// In between it is twice what the path is known to hold, so that a peer that reads nothing, or reads
-/// slowly, has little waiting for it here.
+/// In between it is twice what the path is known to hold, so that a peer that reads nothing, or
+/// reads slowly, has little waiting for it here.
 pub(super) const FIRST_SENDING_BYTES: u64 = 256 << 10;
 const MAX_SENDING_BYTES: u64 = 8 << 20;
 /// The path is looked at again after so many bytes.

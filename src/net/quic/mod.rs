@@ -75,7 +75,7 @@ const PUNCH_PAUSE_MS: std::ops::RangeInclusive<u64> = 10..=200;
 /// Use of the node's key for what it says about connections that it does not know any more.
 const RESET_KEY: &[u8] = b"libernet quic stateless reset key";
 
-/// What setting up a connection needs. Cheap to clone.
+/// Settings of a connection. Cheap to clone.
 #[derive(Clone)]
 struct Setup {
     unread: Unread,

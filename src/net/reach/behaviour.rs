@@ -39,7 +39,7 @@ const TICK: Duration = Duration::from_secs(5);
 /// Most own addresses that count as reached from outside.
 const MAX_CONFIRMED: usize = 16;
 
-/// What others may want to know of reach.
+/// Facts of reach that others may want to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     /// Whether to answer the DHT's questions from now on.
@@ -54,7 +54,7 @@ pub(crate) enum Event {
     NetworkChanged,
 }
 
-/// What a peer tells of this node.
+/// Observation of this node by a peer.
 pub(crate) struct Observation {
     pub(crate) peer: PeerId,
     pub(crate) remote: Multiaddr,
@@ -107,7 +107,7 @@ pub(crate) struct Behaviour {
     /// Dials that the parts asked for: bounded by the swarm's pending connections.
     dials: HashSet<ConnectionId>,
     mapper: Mapper,
-    /// What the router promised at the last look.
+    /// Addresses that the router promised at the last look.
     promised: Vec<Multiaddr>,
     network: Option<Network>,
     looking: Option<JoinHandle<Ways>>,
@@ -397,7 +397,7 @@ impl Behaviour {
         }
     }
 
-    /// What the parts want of the swarm, as far as it is passed on.
+    /// Requests of the parts to the swarm, as far as they are passed on.
     fn pass(
         &mut self,
         out: ToSwarm<PartsEvent, THandlerInEvent<Parts>>,
@@ -473,6 +473,9 @@ impl NetworkBehaviour for Behaviour {
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
+        // The parts come first: a connection may be the one that shows that this node can be
+        // reached, and the relay tells only connections that it knows that it relays.
+        self.parts.on_swarm_event(event);
         match &event {
             FromSwarm::ConnectionEstablished(event) => {
                 self.on_connection(event.peer_id, event.connection_id, event.endpoint);
@@ -497,7 +500,6 @@ impl NetworkBehaviour for Behaviour {
             FromSwarm::ListenerClosed(event) => self.on_listener_closed(event.listener_id),
             _ => {}
         }
-        self.parts.on_swarm_event(event);
     }
 
     fn poll(

@@ -118,7 +118,7 @@ impl Mapper {
         promised.collect()
     }
 
-    /// What the router says, for people.
+    /// State of the port mapping, for people.
     pub(super) fn state(&self) -> Mapping {
         let promised = self.promised();
         match promised.is_empty() {

@@ -85,7 +85,7 @@ impl Nat {
     }
 }
 
-/// What the router was asked for, and what it says.
+/// Request to the router, and its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Mapping {
     /// It is not asked.
@@ -107,7 +107,7 @@ impl fmt::Display for Mapping {
     }
 }
 
-/// What this node relays for others.
+/// Counters of what this node relays for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Served {
     /// Whether it relays at all.
@@ -131,11 +131,11 @@ pub struct Status {
     pub nat: Nat,
     /// Addresses that work from outside, those through relays included; without the peer id.
     pub addresses: Vec<Multiaddr>,
-    /// What the router says.
+    /// Answer of the router.
     pub mapping: Mapping,
     /// Relays that keep a way open to this node.
     pub relays: Vec<PeerId>,
-    /// What it relays for others.
+    /// Counters of what it relays for others.
     pub served: Served,
 }
 

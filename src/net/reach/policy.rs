@@ -1,4 +1,4 @@
-//! What is done about being reachable, by what is known. Pure.
+//! Steps to be reachable, by the facts that are known. Pure.
 //!
 //! - Nobody is believed at once that this node can't be reached: two tries must have failed, where
 //!   there are two addresses to try, and one that succeeds outweighs them all.
@@ -30,7 +30,7 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// A relay that kept its word for so long has made up for earlier failures.
 const STEADY: Duration = Duration::from_secs(10 * 60);
 
-/// What is known of being reachable.
+/// Facts about being reachable.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Facts {
     /// Own addresses at which somebody outside has reached this node.
@@ -55,7 +55,7 @@ impl Facts {
     }
 }
 
-/// What is to be done.
+/// Steps to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
     /// Whether to answer the DHT's questions.
@@ -66,7 +66,7 @@ pub(super) struct Wanted {
     pub(super) relays: usize,
 }
 
-/// What is to be done by a node that can be reached so.
+/// Steps for a node that can be reached so.
 pub(super) const fn wanted(reachable: Reachable) -> Wanted {
     match reachable {
         Reachable::Public => Wanted {

@@ -43,7 +43,7 @@ const ALL: Rate = Rate {
 /// Most sites of which it is remembered what they opened.
 const MAX_SITES: usize = 1024;
 
-/// So many in a row, and one more each time.
+/// Number in a row, and the time after which one more is allowed.
 #[derive(Clone, Copy, Debug)]
 struct Rate {
     burst: f64,
@@ -118,7 +118,7 @@ impl Strangers {
 /// Tells whether a peer is a member of one of this node's rings.
 pub(crate) type IsMember = Arc<dyn Fn(&PeerId) -> bool + Send + Sync>;
 
-/// What is relayed, shared with the limits that libp2p asks.
+/// Account of what is relayed, shared with the limits that libp2p asks.
 pub(super) struct Account {
     is_member: IsMember,
     strangers: Mutex<Strangers>,

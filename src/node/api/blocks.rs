@@ -16,7 +16,8 @@ pub struct BlockGet {
     pub timeout_s: u64,
 }
 
-/// Stores the request's body as one block, pinned. Sent as bytes, with this as the query of the URL.
+/// Stores the request's body as one block, pinned. Sent as bytes, with this as the query of the
+/// URL.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct BlockPut {
     /// The id that the bytes must have. When missing they are named by their SHA2-384.

@@ -86,7 +86,7 @@ pub struct Put {
 }
 call!(Put, "put", PutReply);
 
-/// What the id of a root block is to be like.
+/// Id that the id of a root block is to be like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PutLike {
     /// The identifier.
@@ -147,7 +147,7 @@ pub struct MakeTicket {
 }
 call!(MakeTicket, "ticket", MakeTicketReply);
 
-/// What [`MakeTicket`] made.
+/// Result of [`MakeTicket`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MakeTicketReply {
     /// One word to pass on, as secret as the link; missing when no address is known at which others
@@ -499,7 +499,7 @@ pub struct LikeReply {
     pub ids: Vec<LikeId>,
     /// Peers that were asked.
     pub asked: u64,
-    /// Those that answered.
+    /// Peers that answered.
     pub answered: u64,
 }
 

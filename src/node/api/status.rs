@@ -50,7 +50,7 @@ pub struct StatusReply {
     /// Copies beyond those that were asked for, since start.
     #[serde(default)]
     pub popularity: PopularityStatus,
-    /// How far announcing is; missing when nothing is announced.
+    /// Progress of announcing; missing when nothing is announced.
     #[serde(default)]
     pub announcing: Option<AnnouncingStatus>,
     /// Limits on bandwidth and space, and rates.
@@ -76,7 +76,7 @@ pub struct ReachStatus {
     pub mapped: Vec<String>,
     /// Relays that keep a way open to the node.
     pub relays: Vec<String>,
-    /// What the node relays for others.
+    /// Counters of what the node relays for others.
     pub relaying: RelayingStatus,
 }
 
@@ -94,7 +94,7 @@ impl Default for ReachStatus {
     }
 }
 
-/// What the node relays for others.
+/// Counters of what the node relays for others.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct RelayingStatus {
     /// Whether it relays at all: only a node that is reachable does.
@@ -150,12 +150,12 @@ pub struct WorkerStatus {
     pub error: Option<String>,
 }
 
-/// How far the node is in telling the DHT what is here.
+/// Progress of the node in telling the DHT what is here.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnnouncingStatus {
     /// Parts of the keyspace, and with them of what is here.
     pub parts: u64,
-    /// Those that were announced in time.
+    /// Parts that were announced in time.
     pub on_time: u64,
     /// Those that wait to be announced for the first time, or with new addresses.
     pub waiting: u64,
@@ -167,7 +167,7 @@ pub struct AnnouncingStatus {
     pub lookups: u64,
     /// Announcements of keys since the start.
     pub keys: u64,
-    /// What somebody should know, before others forget what is here.
+    /// Warning for a person, before others forget what is here.
     pub warning: Option<String>,
 }
 

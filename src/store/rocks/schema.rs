@@ -21,8 +21,9 @@
 //! | `U` id | `Stat` | how a block was used |
 //! | `G` number id | | a block with statistics that is not here |
 //!
-//! A place is the SHA-256 of an id. `Mplaces` says that all blocks are under `N`: earlier versions did not write it.
-//! An id is its multihash; numbers are 8 bytes, big endian; a holder is a kind byte (1 pin, 2 lease) and a number.
+//! A place is the SHA-256 of an id. `Mplaces` says that all blocks are under `N`: earlier versions
+//! did not write it. An id is its multihash; numbers are 8 bytes, big endian; a holder is a kind
+//! byte (1 pin, 2 lease) and a number.
 
 use bytes::Bytes;
 use prost::Message;
@@ -137,7 +138,7 @@ pub fn holder_block_key(holder: impl Into<Holder>, id: &BlockId) -> Vec<u8> {
     key(Tag::HolderBlock, &[&holder, &id.to_multihash()])
 }
 
-/// What the keys of all holders of a block start with.
+/// Start of the keys of all holders of a block.
 pub fn holders_prefix(id: &BlockId) -> Vec<u8> {
     key(Tag::BlockHolder, &[&id.to_multihash()])
 }

@@ -2,11 +2,12 @@
 //!
 //! The keyspace is cut into [`SEGMENTS`] of the same size, and for each it is known when its blocks
 //! were announced last. A lap takes [`PERIOD`], well below the time for which records hold. A step
-//! announces some segments in a row, those that waited longest; the next one comes when its share of
-//! the period is over, so that the work is spread evenly. Whatever has waited for a whole period is
-//! due at once: after a pause, such as sleep, the laps catch up.
+//! announces some segments in a row, those that waited longest; the next one comes when its share
+//! of the period is over, so that the work is spread evenly. Whatever has waited for a whole period
+//! is due at once: after a pause, such as sleep, the laps catch up.
 //!
-//! Invariant: what is here is all that is kept. A time that lies ahead of the clock counts as never.
+//! Invariant: what is here is all that is kept. A time that lies ahead of the clock counts as
+//! never.
 //!
 //! Deliberately absent: the clock, the store, and the network.
 
@@ -58,7 +59,7 @@ pub(super) struct Lap {
     /// When the last step ended, and its number of segments.
     last: Timestamp,
     last_count: usize,
-    /// What was announced as this node's addresses, as a hash.
+    /// Hash of the addresses that were announced.
     addresses: Vec<u8>,
 }
 
@@ -74,8 +75,8 @@ impl Lap {
         }
     }
 
-    /// Reads what [`write`](Self::write) wrote; none for another form, or when this node was told of
-    /// with other addresses.
+    /// Reads what [`write`](Self::write) wrote; none for another form, or when this node was told
+    /// of with other addresses.
     pub(super) fn read(bytes: &[u8], addresses: &[u8]) -> Option<Self> {
         let stored = dht::StoredLap::decode(bytes).ok()?;
         let fits = stored.version == VERSION
@@ -175,12 +176,12 @@ impl Lap {
     }
 }
 
-/// How far announcing is, and how late.
+/// Progress of announcing, and its delay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Parts of the keyspace.
     pub parts: usize,
-    /// Those whose blocks were announced within [`PERIOD`].
+    /// Parts whose blocks were announced within [`PERIOD`].
     pub on_time: usize,
     /// Those that wait to be announced for the first time, or with new addresses.
     pub waiting: usize,
@@ -202,7 +203,7 @@ impl Progress {
         Some(PROVIDER_TTL.saturating_sub(self.oldest?))
     }
 
-    /// What somebody should know before others forget what is here.
+    /// Warning for a person before others forget what is here.
     pub fn warning(&self) -> Option<String> {
         let hours = |time: Duration| count(time.as_secs() / 3600, "hour");
         if self

@@ -1,10 +1,10 @@
-//! Which blocks the DHT hears of.
+//! Policy of the blocks that the DHT hears of.
 //!
 //! Each block that is here is of one class, by why it is here, and each class has its answer in the
-//! settings. **Blocks that only a backup needs are not announced**, whatever the settings say: their
-//! owner's machines and those who keep copies know each other, and a stranger who looks at the DHT
-//! is not to see who backs up to whom. [`Policy::allows`] is where that is decided, and the names of
-//! the pins that count as those of backups are given by the node.
+//! settings. **Blocks that only a backup needs are not announced**, whatever the settings say:
+//! their owner's machines and those who keep copies know each other, and a stranger who looks at
+//! the DHT is not to see who backs up to whom. [`Policy::allows`] is where that is decided, and the
+//! names of the pins that count as those of backups are given by the node.
 //!
 //! Deliberately absent: when blocks are announced, and head records.
 
@@ -138,7 +138,7 @@ impl<'a> Choice<'a> {
     }
 }
 
-/// What there is to start from: the roots of pinned bundles, and the logs that heads name.
+/// Starting points: the roots of pinned bundles, and the logs that heads name.
 pub(super) fn own_roots(store: &dyn Store) -> Result<Vec<BlockId>, store::Error> {
     let mut roots = Vec::new();
     for (pin, info) in store.pins()? {

@@ -18,9 +18,9 @@ const MAX_WAYS: usize = 16;
 /// Whom a call looks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Topic {
-    /// Those who hold an owner's head.
+    /// Holders of an owner's head.
     Head(BlockId),
-    /// Those who have the root block of a link.
+    /// Providers of the root block of a link.
     Link(BlockId),
 }
 
@@ -35,7 +35,7 @@ pub struct Way {
     pub reached: Timestamp,
 }
 
-/// What meeting has come to in this run.
+/// Results of meeting in this run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// When the meeting point last answered.
@@ -180,7 +180,7 @@ impl Meeting {
         self.0.changed.notified().await;
     }
 
-    /// What is wanted at that time, and when the next want begins.
+    /// Wants at that time, and the time when the next one begins.
     pub(super) fn wanted(&self, now: Instant) -> (Vec<Topic>, Option<Instant>) {
         let wants = self.wants();
         let lasts = |want: &&Wanted| want.until.is_none_or(|until| until > now);
@@ -193,7 +193,7 @@ impl Meeting {
         )
     }
 
-    /// What meeting has come to.
+    /// Results of meeting.
     pub fn report(&self) -> Report {
         self.lock_report().clone()
     }

@@ -12,7 +12,7 @@ use crate::time::Timestamp;
 const ENOUGH_PEERS: usize = 4;
 const MANY_PEERS: usize = 8;
 
-/// What there is to know of a node.
+/// Facts about a node.
 #[derive(Debug)]
 pub(super) struct Facts<'a> {
     pub(super) now: Timestamp,
@@ -29,11 +29,11 @@ pub(super) struct Facts<'a> {
     pub(super) heads: &'a [BlockId],
     /// Roots of links that are to be found by anybody.
     pub(super) roots: &'a [BlockId],
-    /// What calls wait for.
+    /// Keys that calls wait for.
     pub(super) wanted: &'a [Topic],
 }
 
-/// What matters, the most urgent first, and the keys under which addresses are worth a dial.
+/// Keys that matter, the most urgent first, and those whose addresses are worth a dial.
 pub(super) fn interests(facts: &Facts<'_>) -> (Vec<Interest>, HashSet<Key>) {
     let mut all = Vec::new();
     let mut dialled = HashSet::new();

@@ -59,13 +59,13 @@ const MAX_HEADS: usize = 128;
 /// Makes the client of the meeting point, which sends nothing before its first call.
 pub type Open = Box<dyn Fn() -> Arc<dyn Point> + Send + Sync>;
 
-/// What the job works with.
+/// Parts that the job works with.
 pub struct Setup {
     /// Store and network.
     pub depot: Depot,
     /// Name of the network.
     pub network: String,
-    /// What is to be looked for.
+    /// Keys to be looked for.
     pub meeting: Meeting,
     /// Makes the client.
     pub open: Open,

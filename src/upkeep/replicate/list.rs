@@ -551,8 +551,8 @@ impl Copies {
         }
     }
 
-    /// Copies on peers that were removed from the rings count no more, and are made anew elsewhere. A
-    /// peer that is let in again counts once its copy was heard of.
+    /// Copies on peers that were removed from the rings count no more, and are made anew elsewhere.
+    /// A peer that is let in again counts once its copy was heard of.
     pub(super) fn expelled(&self, removed: &[PeerId]) {
         let removed = removed.iter().map(|peer| HEXLOWER.encode(&peer.to_bytes()));
         let removed: BTreeSet<String> = removed.collect();
