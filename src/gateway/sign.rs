@@ -6,7 +6,7 @@
 //! - always the status, and `libernet-path`: the path and query that were asked for. The key of a
 //!   link is left out of it (`/aes256/-/`), as answers are kept in files.
 //! - `content-digest` (SHA-256) where the answer is in memory as a whole. What is streamed has
-//! none.
+//!   none.
 //! - `libernet-id`, where there is one: the block that was asked for, or the root of the bundle.
 //!   Of a whole block the bytes can be held against it; of a file in a bundle it says only which
 //!   bundle.

@@ -112,8 +112,7 @@ pub struct PutOptions {
     /// An earlier bundle of the same tree: files that have not changed since are not read.
     pub previous: Option<Previous>,
     /// An id, and the number of first bits that the id of the root block is to share with it: at
-    /// most
-    /// [`MAX_LIKE_BITS`](crate::block::MAX_LIKE_BITS).
+    /// most [`MAX_LIKE_BITS`](crate::block::MAX_LIKE_BITS).
     pub like: Option<(BlockId, u32)>,
     /// Memory for file content on its way.
     pub max_in_flight_bytes: usize,
