@@ -44,6 +44,7 @@ mod up;
 mod url;
 mod verify_response;
 mod version;
+mod web;
 mod whole_file;
 
 use std::io::IsTerminal;
@@ -126,6 +127,7 @@ enum Command {
     #[command(visible_alias = "list")]
     Ls(ls::Args),
     Url(url::Args),
+    Web(web::Args),
     VerifyResponse(verify_response::Args),
     Find(find::Args),
     Announce(announce::Args),
@@ -196,6 +198,7 @@ impl Command {
             | Self::Version(_) => Intent::Bring,
             Self::Peers(_)
             | Self::Url(_)
+            | Self::Web(_)
             | Self::VerifyResponse(_)
             | Self::Status(_)
             | Self::Health(_)
@@ -369,6 +372,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Ls(args) => Box::pin(ls::run(args, context)).await,
         Command::VerifyResponse(args) => verify_response::run(&args, context),
         Command::Url(args) => Box::pin(url::run(args, context)).await,
+        Command::Web(args) => Box::pin(web::run(args, context)).await,
         Command::Find(args) => Box::pin(find::run(args, context)).await,
         Command::Announce(args) => Box::pin(announce::run(args, context)).await,
         Command::Like(args) => Box::pin(like::run(args, context)).await,

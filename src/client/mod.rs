@@ -223,6 +223,8 @@ impl Client {
         leave_cancel(LeaveCancel) -> LeaveCancelReply;
         /// Tells how the node is.
         status(Status) -> StatusReply;
+        /// Tells the node's metrics.
+        metrics(Metrics) -> MetricsReply;
         /// Stops keeping a bundle.
         pin_rm(PinRm) -> PinRmReply;
         /// Lists pins.
@@ -291,6 +293,20 @@ impl Client {
         mesh_leave(MeshLeave) -> MeshStatusReply;
         /// Tells the ways into the mesh.
         mesh_status(MeshStatus) -> MeshStatusReply;
+    }
+
+    /// An address that opens the dashboard logged in, once.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] of a node in this process: it has no dashboard.
+    pub async fn web_login(&self) -> Result<WebLoginReply, CallError> {
+        match &*self.inner {
+            Inner::Embedded(_) => Err(CallError::new(
+                ErrorKind::Unavailable,
+                "a node inside a command has no dashboard",
+            )),
+            Inner::Remote(remote) => remote.call(&WebLogin {}, Arc::new(Silent)).await,
+        }
     }
 
     /// Turns a file of unknown length, such as standard input, into blocks. `monitor` hears how far it has come.

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroize;
 
 use super::connections::Guest;
-use super::{Shared, error, guard};
+use super::{Shared, error, session};
 use crate::block::MAX_BLOCK_BYTES;
 use crate::client::Client;
 use crate::client::frame::{ERROR_TRAILER, Frame, FrameError, WATCHED_HEADER, error_to_trailer};
@@ -79,11 +79,14 @@ pub(super) async fn call(
     Path(name): Path<String>,
     request: Request,
 ) -> Response {
-    if let Err(refusal) = guard::check_token(request.headers(), &shared.options.token) {
+    if let Err(refusal) = session::check(request.headers(), &shared) {
         return error::refused(refusal);
     }
     if let Some(guest) = request.extensions().get::<Arc<Guest>>() {
         guest.trust();
+    }
+    if name == WebLogin::NAME {
+        return web_login(&shared);
     }
     let Ok(permit) = Arc::clone(&shared.calls).try_acquire_owned() else {
         return error::of_call(&error::busy());
@@ -95,6 +98,14 @@ pub(super) async fn call(
     dispatch(shared.client, &name, request, slot)
         .await
         .unwrap_or_else(|error| error::of_call(&error))
+}
+
+/// An address that logs a browser in once.
+fn web_login(shared: &Shared) -> Response {
+    let code = shared.sessions.invite();
+    let url = format!("http://{}/login?code={}", shared.address, *code);
+    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    (kind, last_line(Ok(WebLoginReply { url }))).into_response()
 }
 
 /// The place of one call among those that run at once.
@@ -192,6 +203,7 @@ async fn dispatch(
         Ledger => ledger;
         Connect => connect;
         Status => status;
+        Metrics => metrics;
         PinRm => pin_rm;
         PinLs => pin_ls;
         MakeTicket => ticket;

@@ -115,6 +115,11 @@ pub(super) fn refused(refusal: Refusal) -> Response {
             "the API needs the token of the file api.json in the data directory",
             "use the libernet command as the user who runs the node",
         ),
+        Refusal::Session => (
+            StatusCode::UNAUTHORIZED,
+            "this browser is not logged in, or its session is over",
+            "`libernet web` logs it in",
+        ),
     };
     let error = CallError::new(ErrorKind::Permission, message).with_hint(hint);
     answer(status, &error, Reader::Program)

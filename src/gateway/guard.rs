@@ -31,6 +31,8 @@ pub(super) enum Refusal {
     Site,
     /// The token is missing or wrong.
     Token,
+    /// The session of a browser is over, or was never one.
+    Session,
 }
 
 /// Checks what every request must fulfil. `ours` is where the server listens.
@@ -101,7 +103,7 @@ pub(super) fn is_navigation(headers: &HeaderMap) -> bool {
 }
 
 /// The value of a header that is there exactly once and is text.
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(super) fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
     values

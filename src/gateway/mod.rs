@@ -2,7 +2,7 @@
 //!
 //! | route | who | what |
 //! |---|---|---|
-//! | `POST /api/v1/<call>` | token holders | calls of a [`Client`]; answers as in `client::frame` |
+//! | `POST /api/v1/<call>` | token holders, sessions | calls of a [`Client`]; answers as in `client::frame` |
 //! | `GET /api/v1/hello?nonce=<hex>` | anyone local | proves that this server knows the token |
 //! | `GET /api/v1/blocks/<id>/stats` | token holders | how a block was used |
 //! | `GET /sha384/<hex>`, `/sha256/<hex>` | anyone local | the block as it is |
@@ -12,11 +12,14 @@
 //! | `GET /sha384/<hex>/aes256/<hex>[/path]` | link holders | decrypted; browsers go to `/open/` |
 //! | `GET /open/<label>[/path]` | label holders | the same, without the key in the address |
 //! | `GET /waiting/<id>` | anyone local | how the search for a block goes that a page waits for (events) |
+//! | `GET /metrics`, `/healthz` | anyone local | numbers for Prometheus; whether the node answers |
+//! | `GET /login?code=..` | holders of a one-time code | begins a [`session`] of a browser |
+//! | `POST /logout` | sessions | ends it |
 //! | `GET /` | anyone local | one page that says how the node is |
 //!
 //! It listens on loopback only, answers only to loopback names (so that no web page reaches it under another name), refuses
 //! what other websites ask for, and lets nothing that is stored run as a program. It holds a [`Client`] and never the
-//! network or the store. Deliberately absent: TLS, cookies, CORS, anything for other machines.
+//! network or the store. Deliberately absent: TLS, CORS, anything for other machines.
 //!
 //! **Other users of the same machine** reach loopback as well, and may see `/`, ask which blocks
 //! are here (`/like`, or a block by its id) and have the node look for a block: as any peer of the
@@ -42,9 +45,11 @@ mod ipfs;
 mod labels;
 mod listing;
 mod media;
+mod metrics;
 mod page;
 mod range;
 mod reads;
+mod session;
 pub mod sign;
 mod waiting;
 
@@ -137,6 +142,8 @@ struct Shared {
     reads: Reads,
     labels: Arc<Labels>,
     searches: waiting::Searches,
+    sessions: session::Sessions,
+    answers: metrics::Answers,
 }
 
 impl Gateway {
@@ -181,6 +188,8 @@ impl Gateway {
             reads: Reads::default(),
             labels: Arc::new(Labels::new()),
             searches: waiting::Searches::default(),
+            sessions: session::Sessions::default(),
+            answers: metrics::Answers::default(),
         };
         let searches = shared.searches.clone();
         let service = TowerToHyperService::new(routes(shared));
@@ -269,6 +278,10 @@ fn routes(shared: Shared) -> Router {
         .route("/ipfs/{*rest}", get(content::raw))
         .route("/open/{*rest}", get(content::read))
         .route("/waiting/{id}", get(waiting::events))
+        .route("/metrics", get(metrics::metrics))
+        .route("/healthz", get(metrics::healthz))
+        .route("/login", get(session::login))
+        .route("/logout", post(session::logout))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(DefaultBodyLimit::disable())
@@ -284,6 +297,7 @@ async fn admit(State(shared): State<Shared>, request: Request, next: Next) -> Re
         Ok(()) => next.run(request).await,
         Err(refusal) => error::refused(refusal),
     };
+    shared.answers.count(response.status());
     let headers = response.headers_mut();
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

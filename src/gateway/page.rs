@@ -100,6 +100,11 @@ fn status_body(status: &StatusReply) -> String {
     )
 }
 
+/// A page of one sentence or two, which are HTML.
+pub(super) fn message(status: StatusCode, title: &str, body: &str) -> Response {
+    (status, page(title, &format!("<p>{body}</p>\n"))).into_response()
+}
+
 /// Asks whether to follow a link of another website: a page there may have opened this address by
 /// itself. Nothing was looked for.
 pub(super) fn question(path: &str) -> Response {

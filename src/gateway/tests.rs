@@ -317,6 +317,8 @@ impl Fixture {
             reads: reads::Reads::default(),
             labels: Arc::new(Labels::new()),
             searches: waiting::Searches::default(),
+            sessions: session::Sessions::default(),
+            answers: metrics::Answers::default(),
         };
         Self {
             scripted,

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::admission::Permits;
 use super::error::Error;
 use super::listeners::{Listeners, Machine, check_free};
+use super::metrics::Meter;
 use super::providers::WriterThread;
 use super::switchboard::{Commands, Rooms, RoomsEvent, Switchboard};
 use super::transport::Tasks;
@@ -36,6 +37,7 @@ pub(super) struct Driver {
     pub(super) tasks: Tasks,
     pub(super) records: WriterThread,
     pub(super) listeners: Vec<ListenerId>,
+    pub(super) meter: std::sync::Arc<Meter>,
 }
 
 impl Driver {
@@ -122,6 +124,7 @@ impl Driver {
     }
 
     fn on_event(&mut self, event: SwarmEvent<RoomsEvent>) {
+        self.meter.swarm(&event);
         match event {
             SwarmEvent::Behaviour(event) => {
                 self.switchboard.event(self.swarm.behaviour_mut(), event);

@@ -39,6 +39,7 @@ pub mod like;
 mod limits;
 mod listeners;
 mod mailbox;
+mod metrics;
 mod muxer;
 mod quic;
 mod remotes;
@@ -102,6 +103,7 @@ struct Shared {
     reach: reach::Reach,
     listening: watch::Receiver<Vec<Multiaddr>>,
     told: watch::Receiver<Vec<Multiaddr>>,
+    meter: Arc<metrics::Meter>,
     warnings: Vec<String>,
     events: broadcast::Sender<Event>,
     cancel: CancellationToken,
@@ -149,7 +151,9 @@ impl Net {
         let unread = admission::Unread::new(&config.limits);
         let hearsay = Arc::new(hearsay::Hearsay::default());
         let ports = Arc::new(providers::Ports::new(config.clock.clone()));
+        let meter = Arc::new(metrics::Meter::default());
         let shared = InCommon {
+            meter: meter.clone(),
             tally: tally.clone(),
             roll: roll.clone(),
             unread: unread.clone(),
@@ -201,6 +205,7 @@ impl Net {
             permits: permits.clone(),
             tasks,
             records,
+            meter: meter.clone(),
             listeners: Vec::new(),
         });
         let warnings = match driver.listen(&config.listen, config.listen_chosen).await {
@@ -261,6 +266,7 @@ impl Net {
             reach: reach::Reach { status: reachable },
             listening,
             told,
+            meter,
             warnings,
             events,
             cancel,
@@ -332,6 +338,11 @@ impl Net {
         self.shared.reach.clone()
     }
 
+    /// Libp2p's own metrics in the text form of OpenMetrics, without the line that ends it.
+    pub fn metrics(&self) -> String {
+        self.shared.meter.text()
+    }
+
     /// Facts from now on. A listener that falls too far behind misses some and is told so.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.shared.events.subscribe()
@@ -361,6 +372,7 @@ impl Drop for Shared {
 
 /// Parts that several rooms share.
 struct InCommon {
+    meter: Arc<metrics::Meter>,
     tally: Arc<providers::Tally>,
     roll: Arc<rings::Roll>,
     unread: admission::Unread,
@@ -378,6 +390,7 @@ fn rooms(
     common: InCommon,
 ) -> Result<(Rooms, providers::WriterThread, replica::Inbox), Error> {
     let InCommon {
+        meter,
         tally,
         roll,
         unread,
@@ -411,6 +424,7 @@ fn rooms(
         mdns: config.mdns && !config.memory_transport,
         limits: &config.limits,
         clock: config.clock.clone(),
+        meter: meter.clone(),
     });
     let exchange = exchange::Behaviour::new(
         protocol(&config.network, names::exchange)?,
@@ -433,6 +447,7 @@ fn rooms(
         is_member: is_member.clone(),
         hearsay: hearsay.clone(),
         distances,
+        meter: meter.clone(),
     })
     .map_err(Error::Thread)?;
     let (replica, inbox) =
@@ -447,6 +462,7 @@ fn rooms(
         watch_network: !config.memory_transport,
         clock: config.clock.clone(),
         status,
+        meter,
     });
     let rooms = Rooms {
         peers,

@@ -23,6 +23,7 @@ mod like;
 mod meet;
 mod memory;
 mod mesh;
+mod metrics;
 mod pins;
 mod rebuild;
 mod release;

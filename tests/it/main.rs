@@ -34,6 +34,7 @@ mod restores;
 mod rings;
 mod sample;
 mod services;
+mod sessions;
 mod site;
 #[path = "../../src/small_disk.rs"]
 mod small_disk;

@@ -10,18 +10,18 @@ use serde_json::Value;
 use crate::process::{Node, fails, json, run};
 
 /// An answer: its head as it came, and the body.
-struct Answer {
-    head: String,
-    body: Vec<u8>,
+pub struct Answer {
+    pub head: String,
+    pub body: Vec<u8>,
 }
 
 impl Answer {
-    fn status(&self) -> u16 {
+    pub fn status(&self) -> u16 {
         let word = self.head.split(' ').nth(1).expect("a status");
         word.parse().expect("a number")
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(':'));
         let mut found = lines.filter(|(found, _)| found.eq_ignore_ascii_case(name));
         found.next().map(|(_, value)| value.trim())
@@ -29,7 +29,7 @@ impl Answer {
 }
 
 /// One request on a connection of its own. `HTTP/1.0`, so that the body comes as it is.
-fn ask(node: &Node, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+pub fn ask(node: &Node, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
     let host = node.http.strip_prefix("http://").expect("a URL");
     let mut stream = TcpStream::connect(host).expect("it listens");
     let mut request = format!(
@@ -59,7 +59,7 @@ fn get(node: &Node, path: &str) -> Answer {
 }
 
 /// The header that opens the API.
-fn token(node: &Node) -> String {
+pub fn token(node: &Node) -> String {
     let file = std::fs::read(node.data.join("api.json")).expect("the node wrote it");
     let file: Value = serde_json::from_slice(&file).expect("json");
     format!("Bearer {}", file["token"].as_str().expect("a token"))

@@ -25,6 +25,7 @@ use crate::net::admission::{StandingOf, Unread};
 use crate::net::delegate::delegate_connections;
 use crate::net::hearsay::Hearsay;
 use crate::net::limits::Limits;
+use crate::net::metrics::Meter;
 use crate::time::Clock;
 use crate::wire::names;
 
@@ -90,6 +91,7 @@ pub(crate) struct Setup<'a> {
     pub(crate) mdns: bool,
     pub(crate) limits: &'a Limits,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) meter: Arc<Meter>,
 }
 
 /// The order is the polling order: who may connect at all comes first.
@@ -114,6 +116,7 @@ pub(crate) struct Behaviour {
     network: String,
     unread: Unread,
     clock: Arc<dyn Clock>,
+    meter: Arc<Meter>,
     events: VecDeque<Event>,
 }
 
@@ -179,6 +182,7 @@ impl Behaviour {
             network: setup.network,
             unread: setup.unread,
             clock: setup.clock,
+            meter: setup.meter,
             events: VecDeque::new(),
         }
     }
@@ -259,6 +263,11 @@ impl Behaviour {
     }
 
     fn on_event(&mut self, event: PartsEvent) {
+        match &event {
+            PartsEvent::Identify(event) => self.meter.identify(event),
+            PartsEvent::Ping(event) => self.meter.ping(event),
+            _ => {}
+        }
         match event {
             PartsEvent::Keeper(Fact::Gone(peer)) => self.events.push_back(Event::Gone { peer }),
             PartsEvent::Keeper(Fact::Double(peer)) => {

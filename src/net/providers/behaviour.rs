@@ -33,6 +33,7 @@ use crate::head::MAX_RECORD_BYTES;
 use crate::net::address::{is_relayed, is_tellable, reach, remote, without_peer};
 use crate::net::delegate::delegate_handlers;
 use crate::net::hearsay::Hearsay;
+use crate::net::metrics::Meter;
 use crate::net::remotes::Remotes;
 use crate::time::Clock;
 use libp2p::kad::store::RecordStore;
@@ -101,6 +102,7 @@ pub(crate) struct Behaviour {
     remotes: HashMap<ConnectionId, (PeerId, Multiaddr)>,
     /// As far as other rooms need them.
     distances: Arc<Remotes>,
+    meter: Arc<Meter>,
     /// One for each search: resolves when nobody listens any more. Bounded by the searches' permits.
     dropped: FuturesUnordered<BoxFuture<'static, QueryId>>,
     out: VecDeque<ToSwarm<Event, THandlerInEvent<kad::Behaviour<ShelfStore>>>>,
@@ -122,6 +124,7 @@ pub(crate) struct Setup {
     pub(crate) hearsay: Arc<Hearsay>,
     pub(crate) own: Own,
     pub(crate) distances: Arc<Remotes>,
+    pub(crate) meter: Arc<Meter>,
 }
 
 impl Behaviour {
@@ -169,6 +172,7 @@ impl Behaviour {
             hearsay: setup.hearsay,
             remotes: HashMap::new(),
             distances: setup.distances,
+            meter: setup.meter,
             dropped: FuturesUnordered::new(),
             out: VecDeque::new(),
         };
@@ -404,6 +408,7 @@ impl Behaviour {
     }
 
     fn on_event(&mut self, event: kad::Event) {
+        self.meter.kad(&event);
         let (id, result, step) = match event {
             kad::Event::OutboundQueryProgressed {
                 id, result, step, ..

@@ -32,6 +32,7 @@ use crate::net::address::{
 use crate::net::admission::Site;
 use crate::net::delegate::delegate_connections;
 use crate::net::hearsay::Hearsay;
+use crate::net::metrics::Meter;
 use crate::time::Clock;
 
 /// Interval of looking at the network, at what the router promised, and for relays.
@@ -74,6 +75,7 @@ pub(crate) struct Setup {
     pub(crate) watch_network: bool,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) status: watch::Sender<Status>,
+    pub(crate) meter: Arc<Meter>,
 }
 
 #[derive(NetworkBehaviour)]
@@ -113,6 +115,7 @@ pub(crate) struct Behaviour {
     looking: Option<JoinHandle<Ways>>,
     clock: Arc<dyn Clock>,
     status: watch::Sender<Status>,
+    meter: Arc<Meter>,
     wanted: Wanted,
     out: VecDeque<ToSwarm<Event, THandlerInEvent<Parts>>>,
     timer: Pin<Box<Sleep>>,
@@ -149,6 +152,7 @@ impl Behaviour {
             looking: None,
             clock: setup.clock,
             status: setup.status,
+            meter: setup.meter,
             wanted: wanted(Reachable::Unknown),
             out: VecDeque::new(),
             timer: Box::pin(sleep(Duration::ZERO)),
@@ -385,15 +389,18 @@ impl Behaviour {
             }
             PartsEvent::Client(_) | PartsEvent::Tester(_) => {}
             PartsEvent::Server(event) => {
+                self.meter.relay(&event);
                 self.account.on_event(&event);
                 self.refresh();
             }
-            PartsEvent::Punch(event) => match event.result {
-                Ok(_) => tracing::debug!(peer = %event.remote_peer_id, "got through both routers"),
-                Err(error) => {
-                    tracing::debug!(peer = %event.remote_peer_id, %error, "a relay stays between");
+            PartsEvent::Punch(event) => {
+                self.meter.dcutr(&event);
+                let peer = event.remote_peer_id;
+                match event.result {
+                    Ok(_) => tracing::debug!(%peer, "got through both routers"),
+                    Err(error) => tracing::debug!(%peer, %error, "a relay stays between"),
                 }
-            },
+            }
         }
     }
 

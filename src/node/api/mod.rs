@@ -12,11 +12,13 @@ mod leave;
 mod ledger;
 mod machines;
 mod meet;
+mod metrics;
 #[cfg(test)]
 mod path_tests;
 mod rings;
 mod settings;
 mod status;
+mod web;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -56,9 +58,11 @@ pub use leave::*;
 pub use ledger::*;
 pub use machines::*;
 pub use meet::*;
+pub use metrics::*;
 pub use rings::*;
 pub use settings::*;
 pub use status::*;
+pub use web::*;
 
 /// Turns a file or directory into blocks and pins them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
