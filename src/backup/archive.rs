@@ -589,7 +589,7 @@ impl Archive {
         let sequence = HeadRecord::next_sequence(head.as_ref(), &machine, now)?;
         log.number(&before, sequence);
         let record = self
-            .write_log(member, home, &log, sequence, head.as_ref())
+            .write_log(member, home, (&before, &log), sequence, head.as_ref())
             .await?;
         self.publish(record).await;
         Ok(result)
@@ -705,11 +705,12 @@ impl Archive {
         &self,
         member: &Membership,
         home: &Arc<Home>,
-        log: &Log,
+        (before, log): (&Log, &Log),
         sequence: u64,
         head: Option<&HeadRecord>,
     ) -> Result<HeadRecord, Error> {
-        let link = self.keep_log(log.encode()?).await?;
+        let is_longer = log.snapshots().len() > before.snapshots().len();
+        let link = self.keep_log(log.encode()?, !is_longer).await?;
         let entry = HeadEntry::sign(
             self.access.owner.as_bytes(),
             member.machine().signing_key(),
@@ -737,8 +738,9 @@ impl Archive {
         Ok(record)
     }
 
-    /// Seals a log, puts it and pins it, durably.
-    async fn keep_log(&self, plaintext: Vec<u8>) -> Result<Link, Error> {
+    /// Seals a log, puts it and pins it, durably. One that `makes_room` is written on a full disk,
+    /// too: nothing is forgotten before its log says so.
+    async fn keep_log(&self, plaintext: Vec<u8>, makes_room: bool) -> Result<Link, Error> {
         let (store, context) = (self.depot.store().clone(), self.access.context.clone());
         let now = self.clock.now();
         let link = blocking(move || {
@@ -758,14 +760,18 @@ impl Archive {
                 created: now,
             };
             let pin = store.begin_pin(LOG_PIN)?;
-            let kept = put_pinned(&*store, &sealed.block, pin)
-                .and_then(|()| Ok(store.finish_pin(pin, &info)?));
+            let keep = match makes_room {
+                true => Keep::Removing(pin),
+                false => Keep::Pinned(pin),
+            };
+            let put = store.put(std::slice::from_ref(&sealed.block), keep);
+            let kept = put.and_then(|_| store.finish_pin(pin, &info));
             if kept.is_err()
                 && let Err(error) = store.abandon_pin(pin)
             {
                 tracing::warn!(%error, "the pin of a log that was not kept stays until the next start");
             }
-            kept.map(|()| link)
+            Ok(kept.map(|()| link)?)
         })
         .await?;
         self.depot.fresh().add([link.id]);

@@ -315,7 +315,12 @@ impl Prune<'_> {
         report.snapshots = distinct(&gone);
         let pins: Vec<PinId> = gone.iter().map(|pin| pin.pin).collect();
         let merge = Merge::new(self.store().clone(), &pins);
-        let (journal, writer) = on(journal, |journal| journal.write()).await?;
+        let store = self.store().clone();
+        let (journal, writer) = on(journal, move |journal| {
+            store.make_way();
+            journal.write()
+        })
+        .await?;
         let mut work = (writer, merge);
         loop {
             let (next, more) = on(work, |(writer, merge)| {

@@ -38,7 +38,7 @@ impl Index {
 impl ChunkIndex for Index {
     fn lookup(&self, hashes: &[ChunkHash]) -> Result<Vec<Option<Ref>>, IndexError> {
         let mut found = self.store.lookup(hashes)?;
-        if let Keep::Pinned(pin) = self.keep {
+        if let Some(pin) = self.keep.pin() {
             let mut ids: Vec<_> = found.iter().flatten().map(|place| place.id).collect();
             ids.sort_unstable();
             ids.dedup();
@@ -63,12 +63,12 @@ impl ChunkIndex for Index {
     }
 
     fn keep(&self, ids: &[BlockId]) -> Result<Vec<BlockId>, IndexError> {
-        match self.keep {
-            Keep::Pinned(pin) => self
+        match self.keep.pin() {
+            Some(pin) => self
                 .store
                 .add_refs(pin, ids)
                 .map_err(|error| IndexError(Box::new(error))),
-            _ => self.store.keep(ids),
+            None => self.store.keep(ids),
         }
     }
 }

@@ -298,7 +298,7 @@ impl Store for MemoryStore {
     fn put(&self, blocks: &[Block], keep: Keep) -> Result<PutStats, Error> {
         let mut state = self.state();
         let mut stats = PutStats::default();
-        if let Keep::Pinned(pin) = keep
+        if let Some(pin) = keep.pin()
             && !state.pins.contains_key(&pin)
         {
             return Err(Error::NoSuchPin(pin));
@@ -324,7 +324,7 @@ impl Store for MemoryStore {
                 stats.new_blocks += 1;
                 stats.new_bytes += bytes;
             }
-            if let Keep::Pinned(pin) = keep {
+            if let Some(pin) = keep.pin() {
                 state.add_ref(pin.into(), id);
             }
         }

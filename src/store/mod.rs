@@ -380,6 +380,10 @@ pub trait Store: ChunkIndex + Send + Sync + 'static {
     /// new is taken until it fits again.
     fn set_quota(&self, quota: ByteSize);
 
+    /// Makes room on a full disk for writing down, outside of the store, what is to be removed. What
+    /// this store itself removes needs no call.
+    fn make_way(&self) {}
+
     /// Does what has piled up: writes usage counters, goes on removing pins, gets the space of dropped blocks back, forgets chunks
     /// whose blocks are gone. Takes from microseconds to seconds; to be called every minute or so.
     ///

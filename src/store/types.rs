@@ -90,6 +90,19 @@ pub enum Keep {
     Cached,
     /// A pin refers to it.
     Pinned(PinId),
+    /// A pin refers to it, and it writes down what is to go: it may use the room that is kept free
+    /// of other blocks, and on a full disk the room that is set aside for removing.
+    Removing(PinId),
+}
+
+impl Keep {
+    /// The pin that refers to the block.
+    pub const fn pin(self) -> Option<PinId> {
+        match self {
+            Self::Cached => None,
+            Self::Pinned(pin) | Self::Removing(pin) => Some(pin),
+        }
+    }
 }
 
 /// Why a block is here.

@@ -14,6 +14,7 @@ mod dht_attacks;
 mod due;
 mod edges;
 mod first_hour;
+mod full_disk;
 mod heads;
 mod keep;
 mod lan;

@@ -40,6 +40,10 @@ impl RocksStore {
 
     fn put_part(&self, part: &[Block], keep: Keep) -> Result<PutStats, Error> {
         let mut refused = None;
+        let removes = matches!(keep, Keep::Removing(_));
+        if removes {
+            self.make_way_for_removing();
+        }
         let records: usize = part.len() * RECORD_BYTES;
         let capacity = records + part.iter().map(|block| block.bytes().len()).sum::<usize>();
         for _ in 0..MAX_ATTEMPTS {
@@ -54,7 +58,7 @@ impl RocksStore {
                 return Ok(stats);
             }
             let needed = change.bytes();
-            match self.check_room(needed, stats.new_blocks > 0) {
+            match self.check_room(needed, stats.new_blocks > 0 && !removes) {
                 Ok(()) => {
                     self.commit(change)?;
                     return Ok(stats);
@@ -91,7 +95,7 @@ impl RocksStore {
             stats.new_blocks += 1;
             stats.new_bytes += bytes.len() as u64;
         }
-        if let Keep::Pinned(pin) = keep {
+        if let Some(pin) = keep.pin() {
             if before.is_here() || before.is_held() {
                 change.add_ref(pin, &id)?;
             } else {
@@ -256,10 +260,7 @@ impl Writer {
 }
 
 fn check_pin(writer: &Writer, keep: Keep) -> Result<(), Error> {
-    match keep {
-        Keep::Cached => Ok(()),
-        Keep::Pinned(pin) => writer.check_pin(pin),
-    }
+    keep.pin().map_or(Ok(()), |pin| writer.check_pin(pin))
 }
 
 /// The first key behind that of `after`, or the first of its kind.

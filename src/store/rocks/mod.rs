@@ -380,6 +380,10 @@ impl Store for RocksStore {
         self.records.set_quota(quota);
     }
 
+    fn make_way(&self) {
+        self.make_way_for_removing();
+    }
+
     fn maintain(&self) -> Result<Maintained, Error> {
         if self.db.unwritable().is_some() {
             return Ok(Maintained::default());

@@ -67,9 +67,13 @@ fn give_up(dir: &Path) -> bool {
 
 impl RocksStore {
     /// To be called before something is removed: on a full disk, the reserve makes room for writing
-    /// that down.
+    /// that down, and what is in memory before it.
     pub(super) fn make_way_for_removing(&self) {
-        if self.db.unwritable().is_none() && is_scarce(self.db.dir()) {
+        if self.db.unwritable().is_some() {
+            return;
+        }
+        let needed = OPENING_BYTES + self.db.memtable_bytes();
+        if free_bytes(self.db.dir()).is_some_and(|free| free < needed) {
             give_up(self.db.dir());
         }
     }
