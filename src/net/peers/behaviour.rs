@@ -195,11 +195,12 @@ impl Behaviour {
             }
             Command::Connect(target, reply) => keeper.connect(target, reply),
             Command::Disconnect(peer) => keeper.close(peer),
-            Command::Block(peer) => {
-                self.parts.blocked.block_peer(peer);
-            }
-            Command::Unblock(peer) => {
-                self.parts.blocked.unblock_peer(peer);
+            Command::Bar(peer, is_blocked, reply) => {
+                match is_blocked {
+                    true => self.parts.blocked.block_peer(peer),
+                    false => self.parts.blocked.unblock_peer(peer),
+                };
+                let _ = reply.send(());
             }
             Command::Report(peer, what) => self.blame(peer, what),
         }

@@ -228,8 +228,8 @@ pub(super) enum Command {
     List(oneshot::Sender<Vec<PeerInfo>>),
     Connect(Target, Connected),
     Disconnect(PeerId),
-    Block(PeerId),
-    Unblock(PeerId),
+    /// Whether the peer is blocked from here on; answered once it is so.
+    Bar(PeerId, bool, oneshot::Sender<()>),
     Report(PeerId, Misbehaviour),
 }
 
@@ -295,14 +295,23 @@ impl Peers {
         self.tell(Command::Disconnect(peer)).await;
     }
 
-    /// Closes the connection with a peer and lets none come about any more.
+    /// Closes the connection with a peer and lets none come about any more. Returns once that is
+    /// so.
     pub async fn block(&self, peer: PeerId) {
-        self.tell(Command::Block(peer)).await;
+        self.bar(peer, true).await;
     }
 
-    /// Takes back [`block`](Self::block).
+    /// Takes back [`block`](Self::block). Returns once the peer can be dialled: commands of other
+    /// rooms have queues of their own, and would else come first.
     pub async fn unblock(&self, peer: PeerId) {
-        self.tell(Command::Unblock(peer)).await;
+        self.bar(peer, false).await;
+    }
+
+    async fn bar(&self, peer: PeerId, is_blocked: bool) {
+        let (reply, done) = oneshot::channel();
+        self.tell(Command::Bar(peer, is_blocked, reply)).await;
+        // When the net is stopping nobody answers.
+        let _ = done.await;
     }
 
     /// Counts a misbehaviour against a peer. A peer with several in a short time is disconnected and kept away for a while.
