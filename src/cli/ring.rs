@@ -58,6 +58,10 @@ enum Command {
     },
     /// Join a ring. Asks first when somebody can answer: from then on a part of this disk is lent
     /// to its members.
+    ///
+    /// Waits up to 15 seconds for a member to let this machine in. Exit code 3: none did yet, and
+    /// the code is noted. Exit code 2: the code is wrong, used up, expired or void, and no ring
+    /// stays here.
     Join {
         /// The code, or - to read it from standard input [default: -].
         code: Vec<String>,
@@ -185,7 +189,16 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
         }
         Command::Join { code, name, yes } => {
             let code = read_code(code, context).await?;
-            return join::run(RingJoin { code, name }, yes, context).await;
+            return join::run(
+                RingJoin {
+                    code,
+                    name,
+                    wait_s: join::MEETING_PATIENCE.as_secs(),
+                },
+                yes,
+                context,
+            )
+            .await;
         }
         Command::List => {
             let reply = context

@@ -12,12 +12,16 @@ use super::failure::{chain, io_kind};
 use super::{Node, blocking};
 use crate::backup::owner::Vault;
 use crate::id::BlockId;
-use crate::ring::{self, Generation, INVITATION_TTL, InviteCode, MAX_INVITATION_TTL, Rings, Seed};
+use crate::ring::{
+    self, Generation, INVITATION_TTL, InviteCode, MAX_INVITATION_TTL, RingId, Rings, Seed,
+};
 use crate::size::ByteSize;
 use crate::text::count;
 use crate::time::Timestamp;
 use crate::upkeep::handover;
 
+/// Longest time that a call waits for a member to let this node in, in seconds.
+const MAX_JOIN_WAIT_S: u64 = 600;
 /// Time in which members of a ring that this node was in answer to a later code.
 const JOIN_AGAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -45,7 +49,7 @@ impl Node {
     /// that it knows from before.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for a code that is not right or over, [`ErrorKind::Exists`] when this
+    /// [`ErrorKind::Usage`] for a code that is not right, over or used up, [`ErrorKind::Exists`] when this
     /// node is in it or the name is taken.
     pub async fn ring_join(&self, request: RingJoin) -> Result<RingName, CallError> {
         let now = self.now();
@@ -59,10 +63,37 @@ impl Node {
             code.name = rings.free_name(&ring);
             return self.join_again(code, earlier).await;
         }
+        let invitation = code.seed.secret().id();
         self.change_rings(|rings, _| rings.join(code, now).map(drop))
             .await?;
         self.keep_or_leave(&ring).await?;
+        let patience = Duration::from_secs(request.wait_s.min(MAX_JOIN_WAIT_S));
+        let answered = tokio::time::timeout(patience, self.is_answered(&ring)).await;
+        self.check_refusal(&invitation).await?;
+        tracing::debug!(is_answered = answered.is_ok(), "a ring was joined");
         Ok(RingName { ring })
+    }
+
+    /// Fails when a member said why it lets this node in no more; the ring is gone then.
+    async fn check_refusal(&self, invitation: &RingId) -> Result<(), CallError> {
+        let Some(why) = self.net().rings().refusal(invitation) else {
+            return Ok(());
+        };
+        self.save_rings().await?;
+        Err(ring::Error::Spent(why).into())
+    }
+
+    /// Returns once a member has let this node into a ring, or the ring is gone.
+    async fn is_answered(&self, ring: &str) {
+        let view = self.net().rings();
+        let mut changes = view.watch_rings();
+        loop {
+            let rings = view.rings();
+            let waits = rings.get(ring).is_ok_and(|ring| !ring.is_let_in());
+            if !waits || changes.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Joins a ring beside one of the same name, and makes one of both when a member of the earlier
@@ -74,6 +105,7 @@ impl Node {
         earlier: &ring::Ring,
     ) -> Result<RingName, CallError> {
         let (now, ring, later) = (self.now(), earlier.name().to_owned(), code.name.clone());
+        let invitation = code.seed.secret().id();
         self.change_rings(|rings, _| rings.join(code, now).map(drop))
             .await?;
         let view = self.net().rings();
@@ -84,8 +116,11 @@ impl Node {
                 let members = view.members(&later).unwrap_or_default();
                 let mut members = members.iter();
                 let is_met = members.any(|one| one.online && known.contains(&one.peer));
-                if is_met && view.rings().get(&later).is_ok_and(ring::Ring::is_let_in) {
-                    return true;
+                match view.rings().get(&later) {
+                    Ok(later) if is_met && later.is_let_in() => return true,
+                    Ok(_) => {}
+                    // A member has refused.
+                    Err(_) => return false,
                 }
                 let changed = tokio::select! {
                     changed = online.changed() => changed,
@@ -101,13 +136,14 @@ impl Node {
         // invitation would be used up for nothing.
         let is_let_in = self
             .change_rings(|rings, _| {
-                let is_let_in = rings.get(&later)?.is_let_in();
+                let is_let_in = rings.get(&later).is_ok_and(ring::Ring::is_let_in);
                 if !is_let_in {
-                    rings.leave(&later)?;
+                    let _ = rings.leave(&later);
                 }
                 Ok(is_let_in)
             })
             .await?;
+        self.check_refusal(&invitation).await?;
         if is_let_in && !is_the_same.unwrap_or(false) {
             // Another ring of that name counts on this node from here on.
             self.keep_or_leave(&later).await?;
@@ -481,7 +517,7 @@ impl From<ring::Error> for CallError {
         let text = chain(&error);
         match error {
             Error::BadName | Error::BadPlace => Self::new(ErrorKind::Usage, text),
-            Error::Code(_) | Error::InvitationOver(_) => Self::new(ErrorKind::Usage, text)
+            Error::Code(_) | Error::InvitationOver(_) | Error::Spent(_) => Self::new(ErrorKind::Usage, text)
                 .with_hint("`libernet ring invite RING` on a member makes a new one"),
             Error::NameTaken(_) => Self::new(ErrorKind::Exists, text)
                 .with_hint("choose another name; joining takes --name"),

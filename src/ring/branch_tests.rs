@@ -9,6 +9,7 @@ use libp2p::identity::Keypair;
 use proptest::prelude::*;
 
 use super::generation::{Admission, Generation};
+use super::invitation::REMEMBERED;
 use super::*;
 use crate::crypto::hash;
 use crate::time::Timestamp;
@@ -306,21 +307,35 @@ fn an_invitation_is_over_by_time_by_use_and_by_removal() {
     let mut own = ring_of(&[1, 2, 3]).remove(0);
     let proves = |ring: &Ring, of: u8, id: &RingId, at: Timestamp| {
         let secrets = ring.secrets_for(&peer(of), at);
-        secrets.iter().any(|secret| secret.id() == *id)
+        assert!(secrets.iter().any(|secret| secret.id() == *id));
+        assert_eq!(
+            ring.counts(&peer(of), &[*id], at),
+            ring.spent(&peer(of), id, at).is_none()
+        );
+        ring.counts(&peer(of), &[*id], at)
     };
     let now = Timestamp(10);
     let code = own.invite(seed(50), DAY, false, now).expect("in the ring");
     let id = code.seed.secret().id();
     assert!(proves(&own, 8, &id, now) && proves(&own, 9, &id, now));
     assert!(!proves(&own, 8, &id, now.after(DAY)));
+    let over = own.spent(&peer(8), &id, now.after(DAY));
+    assert_eq!(over, Some(Spent::Over));
     let code = own.invite(seed(51), DAY, true, now).expect("in the ring");
     let single = code.seed.secret().id();
     assert!(own.let_in(&peer(8), &single, &key(1), now));
     assert!(proves(&own, 8, &single, now) && !proves(&own, 9, &single, now));
-    assert!(own.counts(&peer(8), &[single], now) && !own.counts(&peer(9), &[single], now));
+    assert_eq!(own.spent(&peer(9), &single, now), Some(Spent::Used));
     // The removed one may know them.
     remove(&mut own, 1, 3, 7);
     assert!(!proves(&own, 8, &single, now) && !proves(&own, 9, &id, now));
+    assert_eq!(own.spent(&peer(9), &id, now), Some(Spent::Void));
+    let mut other = Rings(vec![own.clone()]);
+    assert!(
+        other.expire(now.after(DAY + REMEMBERED)),
+        "both are forgotten"
+    );
+    assert_eq!(other.0[0].meeting_secrets(now).len(), 1);
     // There are never more than may be.
     for n in 0..100 {
         own.invite(seed(n), DAY, false, now).expect("in the ring");

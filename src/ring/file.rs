@@ -50,6 +50,9 @@ struct RingForm {
     /// Id of the invitation that this node joined with, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     invited_by: Option<String>,
+    /// When that invitation ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    invited_until: Option<Timestamp>,
     /// Signed records in base64, the present generation last; none while this node is only invited.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     generations: Vec<String>,
@@ -93,6 +96,9 @@ struct InvitationForm {
     single_use: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     used_by: Option<String>,
+    /// Somebody was removed since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    void: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -202,6 +208,7 @@ impl RingForm {
             until: one.until,
             single_use: one.single_use,
             used_by: one.used_by.map(|peer| peer.to_string()),
+            void: one.is_void,
         });
         let admissions = ring.admitted.iter();
         Self {
@@ -210,6 +217,7 @@ impl RingForm {
             joined: ring.joined,
             anywhere: ring.anywhere,
             invited_by: ring.joined_by.map(|id| id.to_string()),
+            invited_until: ring.invited_until,
             generations: texts_of(&ring.chain),
             admissions: admissions.map(|one| BASE64.encode(one.bytes())).collect(),
             rejected: ring.rejected.iter().map(ToString::to_string).collect(),
@@ -272,6 +280,7 @@ impl RingForm {
                 until: one.until,
                 single_use: one.single_use,
                 used_by: one.used_by.as_deref().map(peer_of).transpose()?,
+                is_void: one.void,
             })
         });
         let chain = generations_of(&self.generations)?;
@@ -292,6 +301,7 @@ impl RingForm {
             admitted: admissions.collect::<Result<_, &str>>()?,
             invitations: invitations.collect::<Result<_, &str>>()?,
             joined_by: joined_by.map(RingId::new),
+            invited_until: self.invited_until,
             branches: branches.collect::<Result<_, &str>>()?,
             rejected: rejected
                 .map(|id| id.map(GenerationId::new))

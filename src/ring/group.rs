@@ -8,7 +8,7 @@ use libp2p::identity::Keypair;
 
 use super::branch::Branch;
 use super::generation::{Admission, ENTROPY_BYTES, Generation, GenerationId};
-use super::invitation::{Invitation, MAX_INVITATIONS};
+use super::invitation::{Invitation, MAX_INVITATIONS, REMEMBERED, Spent};
 use super::member::{Known, MAX_PLACE_BYTES, clean_addresses, clean_name};
 use super::secret::{RingId, RingSecret, Seed};
 use super::{Error, InviteCode};
@@ -77,6 +77,8 @@ pub struct Ring {
     pub(super) invitations: Vec<Invitation>,
     /// The invitation that this node joined with.
     pub(super) joined_by: Option<RingId>,
+    /// End of that invitation, as its code says.
+    pub(super) invited_until: Option<Timestamp>,
     /// Generations that were heard of and are no continuation of the chain.
     pub(super) branches: Vec<Branch>,
     /// Generations that a person decided against.
@@ -98,6 +100,7 @@ impl Ring {
             admitted: Vec::new(),
             invitations: Vec::new(),
             joined_by: None,
+            invited_until: None,
             branches: Vec::new(),
             rejected: Vec::new(),
             anywhere: false,
@@ -189,11 +192,10 @@ impl Ring {
             anywhere: self.anywhere,
             ..InviteCode::new(&self.name, invitation.seed().clone(), invitation.until())
         };
-        self.invitations.retain(|other| !other.is_over(now));
         while self.invitations.len() >= MAX_INVITATIONS {
-            // The one that ends first.
             let ends = self.invitations.iter().enumerate();
-            let Some((at, _)) = ends.min_by_key(|(_, other)| other.until()) else {
+            let first = ends.min_by_key(|(_, other)| (other.is_live(now), other.until()));
+            let Some((at, _)) = first else {
                 break;
             };
             self.invitations.remove(at);
@@ -205,9 +207,9 @@ impl Ring {
     /// Secrets of meeting places: where members of the ring look for each other, and where invited
     /// ones look for them.
     pub fn meeting_secrets(&self, now: Timestamp) -> Vec<RingSecret> {
-        let live = self.invitations.iter().filter(|one| !one.is_over(now));
+        let timely = self.invitations.iter().filter(|one| !one.is_over(now));
         std::iter::once(self.secret())
-            .chain(live.map(|one| one.seed().secret()))
+            .chain(timely.map(|one| one.seed().secret()))
             .collect()
     }
 
@@ -228,10 +230,28 @@ impl Ring {
         }
         let past = self.past_for(peer, now).map(|past| past.seed.secret());
         secrets.extend(past);
-        let invitations = self.invitations.iter();
-        let live = invitations.filter(|one| one.is_for(peer, now));
-        secrets.extend(live.map(|one| one.seed().secret()));
+        // Those that let nobody in come last: they are proven only to say so.
+        let (live, spent): (Vec<_>, Vec<_>) = self
+            .invitations
+            .iter()
+            .partition(|one| one.is_for(peer, now));
+        let all = live.into_iter().chain(spent);
+        secrets.extend(all.map(|one| one.seed().secret()));
         secrets
+    }
+
+    /// Why the invitation of that id, which was made here, does not let a peer in.
+    pub fn spent(&self, peer: &PeerId, id: &RingId, now: Timestamp) -> Option<Spent> {
+        let mut invitations = self.invitations.iter();
+        let made = invitations.find(|one| one.seed().secret().id() == *id);
+        made.and_then(|one| one.spent(peer, now))
+    }
+
+    /// Whether the invitation that this node joined with ended before any member let it in. Some
+    /// days later nobody can say why any more, and the clock of this machine may have been wrong.
+    fn is_vain(&self, now: Timestamp) -> bool {
+        let is_past = |until: Timestamp| until.after(REMEMBERED) <= now;
+        !self.is_let_in() && self.invited_until.is_some_and(is_past)
     }
 
     /// Past generations that a peer may still prove: members those that this node itself saw them
@@ -484,8 +504,8 @@ impl Ring {
         line.into_iter().for_each(|one| self.append(one));
     }
 
-    /// Adds a generation to the chain: the removed are void, and invitations, which they may know,
-    /// are over.
+    /// Adds a generation to the chain: the removed are void, and so are invitations, which they may
+    /// know.
     pub(super) fn append(&mut self, next: Generation) {
         for peer in next.removed() {
             self.removed.retain(|(other, _)| other != peer);
@@ -496,7 +516,9 @@ impl Ring {
             self.members.retain(|known| known.peer != *peer);
             self.admitted.retain(|other| other.peer() != peer);
         }
-        self.invitations.clear();
+        for invitation in &mut self.invitations {
+            invitation.is_void = true;
+        }
         self.chain.push(next);
         let over = self.chain.len().saturating_sub(MAX_GENERATIONS);
         self.chain.drain(..over);
@@ -504,11 +526,11 @@ impl Ring {
 
     /// Forgets past generations and invitations that are of no use any more. True when there were
     /// some.
-    pub fn expire(&mut self, now: Timestamp) -> bool {
+    fn expire(&mut self, now: Timestamp) -> bool {
         let before = (self.past.len(), self.invitations.len());
         self.past
             .retain(|past| now.since(past.until) <= GENERATION_TTL);
-        self.invitations.retain(|one| !one.is_over(now));
+        self.invitations.retain(|one| !one.is_forgotten(now));
         (self.past.len(), self.invitations.len()) != before
     }
 }
@@ -582,10 +604,29 @@ impl Rings {
         }
         let ring = Ring {
             joined_by: Some(code.seed.secret().id()),
+            invited_until: Some(code.until),
             anywhere: code.anywhere,
             ..Ring::new(&code.name, code.seed, now)
         };
         self.add(ring).map(|ring| &*ring)
+    }
+
+    /// Forgets what is of no use any more: past generations, invitations, and rings of which no
+    /// member let this node in before the invitation ended. True when there was any.
+    pub fn expire(&mut self, now: Timestamp) -> bool {
+        let before = self.0.len();
+        self.0.retain(|ring| {
+            let is_vain = ring.is_vain(now);
+            if is_vain {
+                tracing::warn!(ring = ring.name, "no member let this machine in before its invitation ended: the ring is gone here");
+            }
+            !is_vain
+        });
+        let mut is_news = self.0.len() != before;
+        for ring in &mut self.0 {
+            is_news |= ring.expire(now);
+        }
+        is_news
     }
 
     /// The ring that a code may be of, though this node is in it already: the ring has the code's
@@ -594,6 +635,14 @@ impl Rings {
         let id = code.seed.secret().id();
         let mut rings = self.0.iter();
         rings.find(|ring| ring.name == code.name && ring.number_of(&id).is_none())
+    }
+
+    /// Name of the ring that this node was invited to by the invitation of that id, and was not let
+    /// into.
+    pub fn invited_by(&self, id: &RingId) -> Option<String> {
+        let mut rings = self.0.iter();
+        let ring = rings.find(|ring| !ring.is_let_in() && ring.joined_by == Some(*id));
+        ring.map(|ring| ring.name.clone())
     }
 
     /// A name like this one that no ring has.

@@ -47,6 +47,12 @@ pub enum Response {
 pub const REFUSED_STRANGER: u32 = 1;
 /// Too many requests in too short a time.
 pub const REFUSED_BUSY: u32 = 2;
+/// The invitation that was proven was for one node, and another one used it.
+pub const REFUSED_USED: u32 = 3;
+/// The time of the invitation that was proven is over.
+pub const REFUSED_OVER: u32 = 4;
+/// A member was removed after the invitation that was proven was made.
+pub const REFUSED_VOID: u32 = 5;
 
 /// What a member tells another one about one ring.
 #[derive(Debug, Clone, PartialEq, Eq)]

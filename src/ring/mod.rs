@@ -43,7 +43,7 @@ pub use group::{
     GENERATION_TTL, MAX_GENERATIONS, MAX_MEMBERS, MAX_NAME_BYTES, MAX_REMOVED, MAX_RINGS, Ring,
     Rings, check_name,
 };
-pub use invitation::{INVITATION_TTL, MAX_INVITATION_TTL};
+pub use invitation::{INVITATION_TTL, MAX_INVITATION_TTL, Spent};
 pub use member::{
     Known, MAX_ADDRESS_BYTES, MAX_ADDRESSES, MAX_MEMBER_NAME_BYTES, MAX_PLACE_BYTES, clean_name,
 };
@@ -86,6 +86,9 @@ pub enum Error {
     /// The invitation's time is over.
     #[error("this invitation is over since {}, by the clock of this machine", .0.in_zone(&crate::time::zone()).strftime("%Y-%m-%d %H:%M"))]
     InvitationOver(Timestamp),
+    /// The member that made the invitation lets nobody in by it.
+    #[error("the member that made this invite code lets this machine in no more: {}", .0.why())]
+    Spent(Spent),
     /// The node's key is of another kind, or the numbers are used up.
     #[error("this node's key can't sign a new secret of a ring")]
     Unsignable,

@@ -244,7 +244,7 @@ fn the_words_alone_end_leases_that_no_list_tells_of() {
     let nowhere = ["lease", "release", "--everywhere", "--phrase-file"];
     let alone = fresh.run(&[&nowhere[..], &[utf8(&words)]].concat());
     fails(&alone, 4, "libernet ring join");
-    fresh.json(&["ring", "join", &invite]);
+    fresh.join(&invite);
     until("the members are known", || {
         let members = fresh.json(&["ring", "members", "home"])["members"].clone();
         let online = |peer: &str| {

@@ -175,7 +175,7 @@ fn a_ring_is_not_left_with_the_only_copies() {
     let scene = Scene::new(1 << 20);
     let first = scene.member("b", &[]);
     let second = scene.start("c", &[]);
-    let told = second.json(&["ring", "join", &scene.code]);
+    let told = second.join(&scene.code);
     assert!(told["lent_bytes"].as_u64() > Some(0), "{told}");
     assert!(told["members"].is_array(), "{told}");
     let (made, code) = scene.backup(&["--copies", "2", "--wait"]);

@@ -127,7 +127,7 @@ fn members_of_a_ring_that_meets_anywhere_need_no_mesh_and_no_address() {
     let (one, two) = (scene.start("one"), scene.start("two"));
     let made = one.json(&["ring", "create", "home", "--anywhere"]);
     assert_eq!(made["anywhere"], true);
-    two.json(&["ring", "join", text(&made["code"])]);
+    two.join(text(&made["code"]));
     until("the members meet", || {
         (online(&one, &two.peer) && online(&two, &one.peer)).then_some(())
     });
@@ -156,7 +156,7 @@ fn twelve_words_bring_a_backup_back_on_an_empty_machine_with_no_address() {
     succeeds(&scene.command("owner", &init).output().expect("it runs"));
     let (owner, holder) = (scene.joined("owner"), scene.joined("holder"));
     let code = owner.json(&["ring", "create", "home", "--anywhere"])["code"].clone();
-    holder.json(&["ring", "join", text(&code)]);
+    holder.join(text(&code));
     until("the members meet", || {
         online(&owner, &holder.peer).then_some(())
     });

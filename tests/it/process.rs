@@ -118,6 +118,14 @@ impl Node {
         json(&self.data, args)
     }
 
+    /// Joins a ring, whether a member is there to let the node in or comes later.
+    pub fn join(&self, code: &str) -> Value {
+        let joined = self.run(&["ring", "join", code, "--json"]);
+        let told = String::from_utf8_lossy(&joined.stderr);
+        assert!(matches!(joined.status.code(), Some(0 | 3)), "{told}");
+        serde_json::from_slice(&joined.stdout).expect("JSON")
+    }
+
     /// Ends the node by SIGTERM and checks that it ends cleanly.
     pub fn stop(mut self) {
         signal(self.pid(), "TERM");

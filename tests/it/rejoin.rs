@@ -28,7 +28,7 @@ fn a_removed_member_with_a_new_code_gets_in_by_one_command() {
     };
     let code = a.json(&["ring", "create", "home"])["code"].clone();
     for node in [b, c] {
-        node.json(&["ring", "join", code.as_str().expect("a text")]);
+        node.join(code.as_str().expect("a text"));
     }
     until("all three are members", || {
         (online(a, "home") == 2).then_some(())
@@ -36,7 +36,7 @@ fn a_removed_member_with_a_new_code_gets_in_by_one_command() {
     a.json(&["ring", "remove", "home", &c.peer]);
     until("it is out", || (online(a, "home") == 1).then_some(()));
     let code = a.json(&["ring", "invite", "home"])["code"].clone();
-    let joined = c.json(&["ring", "join", code.as_str().expect("a text")]);
+    let joined = c.join(code.as_str().expect("a text"));
     assert_eq!(joined["ring"], "home");
     until("it is back", || (online(a, "home") == 2).then_some(()));
     let rings = c.json(&["ring", "list"]);
@@ -53,13 +53,13 @@ fn another_ring_of_the_same_name_takes_no_place_and_gets_another_name() {
         panic!("three")
     };
     let foreign = a.json(&["ring", "create", "home"])["code"].clone();
-    b.json(&["ring", "join", foreign.as_str().expect("a text")]);
+    b.join(foreign.as_str().expect("a text"));
     until("both are members", || {
         (online(a, "home") == 1).then_some(())
     });
     c.json(&["ring", "create", "home"]);
     // The node that lets it in counts on it, so it is in that ring, too.
-    let told = c.json(&["ring", "join", foreign.as_str().expect("a text")]);
+    let told = c.join(foreign.as_str().expect("a text"));
     assert_eq!(
         (&told["ring"], &told["let_in"]),
         (&"home-2".into(), &true.into())

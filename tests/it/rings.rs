@@ -89,7 +89,7 @@ impl Scene {
     /// Starts a member, and waits until the owner sees it.
     pub fn member(&self, name: &str, flags: &[&str]) -> Node {
         let node = self.start(name, flags);
-        assert_eq!(node.json(&["ring", "join", &self.code])["ring"], "home");
+        assert_eq!(node.join(&self.code)["ring"], "home");
         until("the members meet", || {
             online(&self.owner, &node.peer).then_some(())
         });
@@ -266,7 +266,7 @@ fn a_locked_owner_still_gets_copies_after_a_restart() {
     let data = dir.path().join("owner");
     let owner = Node::start(&data, &[&outside.addresses[0]]);
     let second = Node::start(&dir.path().join("c"), &[&outside.addresses[0]]);
-    second.json(&["ring", "join", &code]);
+    second.join(&code);
     let health = until("the second copy is there", || {
         let (health, code) = said(&owner, &["health"]);
         (code == 0).then_some(health)
@@ -346,12 +346,13 @@ fn a_removed_member_keeps_nothing_more_and_learns_nothing_more() {
     let listed = scene.owner.json(&["lease", "list"]);
     assert_eq!(listed["leases"][0]["peer"], stays.peer.as_str(), "{listed}");
     assert_eq!(goes.json(&["status"])["store"]["leased_bytes"], 0);
-    // Its old code is worth nothing: who joins with it meets at most others that were left behind.
+    // The first code is void: it lets nobody in, and says so.
     let late = scene.start("d", &[]);
-    late.json(&["ring", "join", &scene.code]);
+    let refused = late.run(&["ring", "join", &scene.code, "--json"]);
+    fails(&refused, 2, "the code is void since a member was removed");
+    assert_eq!(late.json(&["ring", "list"])["rings"], json!([]));
     let (made, _) = scene.backup(&["--copies", "2", "--wait", "--timeout", "3s"]);
     assert_eq!(made["copies"]["reached"], 1, "{made}");
-    assert!(!online(&late, &scene.owner.peer));
     let itself = scene
         .owner
         .run(&["ring", "remove", "home", &scene.owner.peer]);
@@ -421,6 +422,45 @@ fn places_are_noted_and_a_code_says_how_long_it_lasts() {
     let list = scene.owner.json(&["ring", "list"]);
     assert_eq!(list["rings"][0]["branches"], json!([]), "{list}");
     member.stop();
+}
+
+#[test]
+fn a_code_that_lets_nobody_in_any_more_says_why_and_leaves_no_ring_behind() {
+    let scene = Scene::new(0);
+    let invite = |more: &[&str]| {
+        let made = scene
+            .owner
+            .json(&[&["ring", "invite", "home"], more].concat());
+        (text(&made["code"]).to_owned(), made["until"].clone())
+    };
+    let (code, _) = invite(&["--single-use"]);
+    let first = scene.start("b", &[]);
+    assert_eq!(first.join(&code)["ring"], "home");
+    until("the first is in", || {
+        online(&scene.owner, &first.peer).then_some(())
+    });
+    let second = scene.start("c", &[]);
+    let (short, end) = invite(&["--for", "1s"]);
+    let end = end.as_u64().expect("milliseconds");
+    until("the short one is over", || {
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
+        (now.expect("a clock").as_millis() > u128::from(end)).then_some(())
+    });
+    for (code, why) in [
+        (&code, "the code is used up"),
+        (&short, "the code has expired"),
+    ] {
+        let refused = second.run(&["ring", "join", code, "--json"]);
+        fails(&refused, 2, why);
+        fails(&refused, 2, "libernet ring invite");
+        assert_eq!(second.json(&["ring", "list"])["rings"], json!([]));
+    }
+    assert!(!online(&scene.owner, &second.peer));
+    // A code that no member knows is noted, and that is not all that was asked.
+    let unknown = scene.outside.json(&["ring", "create", "other"])["code"].clone();
+    scene.outside.json(&["ring", "leave", "other", "--force"]);
+    let noted = second.run(&["ring", "join", text(&unknown)]);
+    fails(&noted, 3, "no member has let this machine in yet");
 }
 
 #[test]

@@ -13,8 +13,9 @@ use crate::node::api::*;
 use crate::ring::InviteCode;
 use crate::size::ByteSize;
 
-/// Time that a person waits for a first member to show up.
-const MEETING_PATIENCE: Duration = Duration::from_secs(15);
+/// Time to wait until a member lets this machine in, or says why not; and, on a terminal, until
+/// one is there.
+pub(super) const MEETING_PATIENCE: Duration = Duration::from_secs(15);
 /// Pause between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -39,19 +40,19 @@ pub(super) async fn run(request: RingJoin, yes: bool, context: &Context) -> Resu
     let (ring, lent_bytes, members, is_let_in, is_embedded, exit) = context
         .with_client(async |client, _| {
             let ring = client.ring_join(request).await?.ring;
-            let patience = match terminal.screen.is_some() && !context.json && !context.quiet {
-                true => MEETING_PATIENCE,
-                false => Duration::ZERO,
-            };
-            let is_awaited = !patience.is_zero();
-            let members = meet(client, &ring, patience).await?;
-            let lent_bytes = client.status(Status {}).await?.limits.lend;
             let rings = client.ring_list(RingList {}).await?.rings;
             let mut rings = rings.iter().filter(|one| one.ring == ring);
             let is_let_in = rings.any(|one| one.generation > 0);
-            let exit = match is_awaited && !is_let_in {
-                true => Exit::Partial,
-                false => Exit::Done,
+            let is_shown = is_let_in && !context.json && !context.quiet;
+            let patience = match terminal.screen.is_some() && is_shown {
+                true => MEETING_PATIENCE,
+                false => Duration::ZERO,
+            };
+            let members = meet(client, &ring, patience).await?;
+            let lent_bytes = client.status(Status {}).await?.limits.lend;
+            let exit = match is_let_in {
+                true => Exit::Done,
+                false => Exit::Partial,
             };
             Ok((
                 ring,
@@ -173,8 +174,8 @@ fn not_let_in(ring: &str, is_embedded: bool) -> Vec<String> {
         format!("the code of the ring '{ring}' is noted; no member has let this machine in yet"),
         format!(
             "the node that made the code does so when both run and meet; `libernet ring list` then shows \
-             a generation above 0. If it is there and does not, the code is over, used or void: \
-             `libernet ring leave {ring}`, and ask for another one"
+             a generation above 0. If the code is used up, over or void, the ring goes away here again; \
+             a code that no member knows does nothing until its time is over: `libernet ring leave {ring}`"
         ),
     ];
     if is_embedded {

@@ -20,9 +20,11 @@ use super::Command;
 use super::codec::{self, Codec};
 use super::roll::{Roll, Told};
 use crate::net::delegate::delegate_connections;
-use crate::ring::RingId;
 use crate::ring::handshake::{Initiator, Responder};
-use crate::ring::message::{REFUSED_BUSY, REFUSED_STRANGER, Request, Response};
+use crate::ring::message::{
+    REFUSED_BUSY, REFUSED_OVER, REFUSED_STRANGER, REFUSED_USED, REFUSED_VOID, Request, Response,
+};
+use crate::ring::{RingId, Spent};
 
 /// How long a request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -253,9 +255,16 @@ impl Behaviour {
                     Told::Stranger => None,
                     Told::Known | Told::News => self.roll.infos(&peer, Some(&ring)).pop(),
                 };
-                info.map_or(Response::Refused(REFUSED_STRANGER), |info| {
-                    Response::Info(Box::new(info))
-                })
+                let refusal = || match self.roll.spent(&peer, &ring) {
+                    None => REFUSED_STRANGER,
+                    Some(Spent::Used) => REFUSED_USED,
+                    Some(Spent::Over) => REFUSED_OVER,
+                    Some(Spent::Void) => REFUSED_VOID,
+                };
+                info.map_or_else(
+                    || Response::Refused(refusal()),
+                    |info| Response::Info(Box::new(info)),
+                )
             }
         }
     }
@@ -300,6 +309,15 @@ impl Behaviour {
             // It has left the ring, or this node was removed from it.
             (Asked::Info(ring), Response::Refused(REFUSED_STRANGER)) => {
                 self.roll.disowned(&peer, &ring);
+            }
+            (Asked::Info(ring), Response::Refused(REFUSED_USED)) => {
+                self.roll.refused(&peer, &ring, Spent::Used);
+            }
+            (Asked::Info(ring), Response::Refused(REFUSED_OVER)) => {
+                self.roll.refused(&peer, &ring, Spent::Over);
+            }
+            (Asked::Info(ring), Response::Refused(REFUSED_VOID)) => {
+                self.roll.refused(&peer, &ring, Spent::Void);
             }
             // It has not proven what this side takes for proven, or asks are too many: the next refresh begins anew.
             (_, Response::Refused(_)) => self.shaken(peer, false),

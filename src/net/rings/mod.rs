@@ -25,7 +25,7 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::watch;
 
 use super::mailbox::Mailbox;
-use crate::ring::{self, Rings};
+use crate::ring::{self, RingId, Rings, Spent};
 use crate::time::Timestamp;
 
 pub(super) use behaviour::{Behaviour, Event};
@@ -128,6 +128,12 @@ impl RingsView {
     /// Every member of any ring that this node itself saw proving it, online or not.
     pub fn proven_members(&self) -> Vec<PeerId> {
         self.roll.proven_members()
+    }
+
+    /// Why an invitation does not let this node in, when the member that made it has said so since
+    /// this node started.
+    pub fn refusal(&self, invitation: &RingId) -> Option<Spent> {
+        self.roll.refusal(invitation)
     }
 
     /// Every peer that was removed from any ring that this node is in.

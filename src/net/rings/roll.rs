@@ -17,9 +17,12 @@ use crate::net::remotes::Remotes;
 use crate::ring::message::{self, Info};
 use crate::ring::{
     self, Followed, Generation, Heard, Known, MAX_ADDRESSES, Ring, RingId, RingSecret, Rings,
-    clean_name,
+    Spent, clean_name,
 };
 use crate::time::{Clock, Timestamp};
+
+/// Spent invitations that are remembered of a peer, and of this node.
+const MAX_TURNED_AWAY: usize = 8;
 
 /// What a connected peer has proven and told.
 #[derive(Debug, Default)]
@@ -53,6 +56,10 @@ struct State {
     sessions: HashMap<PeerId, Session>,
     /// Ids of past generations that connected peers have proven which were removed since.
     estranged: HashMap<PeerId, Vec<RingId>>,
+    /// Invitations that connected peers have proven and that don't let them in, with the reason.
+    turned_away: HashMap<PeerId, Vec<(RingId, Spent)>>,
+    /// Invitations that a member said not to let this node in by any more: the last ones.
+    refused: Vec<(RingId, Spent)>,
     /// Counts changes of secrets.
     version: u64,
     name: String,
@@ -262,6 +269,7 @@ impl Roll {
             rings,
             sessions,
             estranged,
+            turned_away,
             ..
         } = &mut *state;
         let mut fresh = Vec::new();
@@ -274,6 +282,10 @@ impl Roll {
                 news |= ring.let_in(&peer, id, &self.key, now);
             }
             if !ring.counts(&peer, &proven, now) {
+                let spent = proven.iter();
+                let spent = spent.filter_map(|id| Some((*id, ring.spent(&peer, id, now)?)));
+                let told = turned_away.entry(peer).or_default();
+                *told = spent.chain(told.drain(..)).take(MAX_TURNED_AWAY).collect();
                 if ring.is_estranged(&peer, &proven, now) {
                     estranged.insert(peer, proven);
                 }
@@ -306,6 +318,7 @@ impl Roll {
         let now = self.clock.now();
         let mut state = self.lock();
         state.estranged.remove(peer);
+        state.turned_away.remove(peer);
         let Some(session) = state.sessions.remove(peer) else {
             return;
         };
@@ -508,14 +521,43 @@ impl Roll {
         }
     }
 
+    /// Why a peer that has proven an invitation is not let in by it.
+    pub(super) fn spent(&self, peer: &PeerId, id: &RingId) -> Option<Spent> {
+        let state = self.lock();
+        let mut told = state.turned_away.get(peer)?.iter();
+        told.find(|(spent, _)| spent == id).map(|(_, why)| *why)
+    }
+
+    /// A peer that has proven an invitation says that nobody is let in by it. A ring that this node
+    /// joined with it and was not let into is gone.
+    pub(super) fn refused(&self, peer: &PeerId, id: &RingId, why: Spent) {
+        let mut state = self.lock();
+        let proven = state.sessions.get(peer).map(|session| &session.proven);
+        let is_proven = proven.is_some_and(|proven| proven.contains(id));
+        let name = is_proven.then(|| state.rings.invited_by(id)).flatten();
+        let Some(name) = name else {
+            return;
+        };
+        tracing::warn!(%peer, ring = name, "no ring is joined: {}", why.why());
+        state.refused.retain(|(other, _)| other != id);
+        state.refused.insert(0, (*id, why));
+        state.refused.truncate(MAX_TURNED_AWAY);
+        drop(state);
+        self.change_any(|rings| drop(rings.leave(&name)));
+    }
+
+    /// Why an invitation does not let this node in, when a member has said so.
+    pub(super) fn refusal(&self, id: &RingId) -> Option<Spent> {
+        let state = self.lock();
+        let mut refused = state.refused.iter();
+        refused.find(|(other, _)| other == id).map(|(_, why)| *why)
+    }
+
     /// Forgets what is of no use any more.
     pub(super) fn expire(&self) {
         let now = self.clock.now();
         let mut state = self.lock();
-        let mut news = false;
-        for ring in state.rings.iter_mut() {
-            news |= ring.expire(now);
-        }
+        let news = state.rings.expire(now);
         let ended = sift(&mut state, now);
         drop(state);
         if news {

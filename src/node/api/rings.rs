@@ -54,6 +54,9 @@ pub struct RingJoin {
     /// What to call the ring here; the name in the code when missing.
     #[serde(default)]
     pub name: Option<String>,
+    /// Longest time to wait until a member lets this node in or says why not, in seconds.
+    #[serde(default)]
+    pub wait_s: u64,
 }
 call!(RingJoin, "ring-join", RingName);
 
