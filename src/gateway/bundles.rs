@@ -17,7 +17,7 @@ use super::answer::{self, Content, NOWHERE, is_any_known, is_known, not_modified
 use super::content::{Asked, usage};
 use super::listing::{self, Order};
 use super::range::Part;
-use super::{Shared, guard, labels, media, sign};
+use super::{Shared, guard, labels, media, origin, sign};
 use crate::block::Link;
 use crate::client::url::percent_encode_path;
 use crate::crypto::hash;
@@ -30,11 +30,11 @@ const INDEX_FILE: &str = "index.html";
 /// Bytes at the start of a file that tell its kind where its name does not.
 const SAMPLE_BYTES: u64 = 4096;
 
-/// A link in full. A browser is sent on, so that it shows and keeps an address without the key;
-/// other programs are answered at once.
+/// A link in full. A browser is sent on to the bundle's origin, so that it shows and keeps an
+/// address without the key; other programs are answered at once.
 ///
 /// # Errors
-/// Failure of the search for its blocks.
+/// Failure of the search for its blocks; a wrong link to a bundle that is open.
 pub(super) async fn keyed(
     mut asked: Asked,
     link: Link,
@@ -45,9 +45,13 @@ pub(super) async fn keyed(
         asked.base = link.to_path();
         return bundle(asked, link, path, slash).await;
     }
-    let mut to = url_of(&asked.shared.labels.path_of(&link), &path);
-    if slash && !to.ends_with('/') {
-        to.push('/');
+    let base = match origin::open(&asked.shared, &link, asked.timeout_s).await? {
+        Some(base) => base,
+        None => asked.shared.labels.path_of(&link),
+    };
+    let mut to = url_of(&base, &path);
+    if slash {
+        to = with_slash(to);
     }
     if !asked.query.is_empty() {
         to = format!("{to}?{}", asked.query);
@@ -73,7 +77,11 @@ pub(super) async fn labelled(
     bundle(asked, link, path, slash).await
 }
 
-async fn bundle(
+/// What is at `path` in a bundle.
+///
+/// # Errors
+/// Failure of the search for its blocks, and for a path that leads nowhere.
+pub(super) async fn bundle(
     asked: Asked,
     link: Link,
     path: PathBuf,
@@ -166,7 +174,7 @@ async fn directory(
     if !slash {
         return Ok(redirect(
             StatusCode::PERMANENT_REDIRECT,
-            &format!("{}/", asked.uri_path),
+            &with_slash(url_of(&asked.base, &path)),
         ));
     }
     let order = Order::of(asked.field("sort"), asked.field("order"));
@@ -266,7 +274,7 @@ async fn file(
     sign::name(&mut head.response, &source.link.id);
     let policy = match kind {
         media::PDF => "frame-ancestors 'self'",
-        _ => guard::STORED,
+        _ => asked.policy,
     };
     head.response.headers_mut().insert(
         header::CONTENT_SECURITY_POLICY,
@@ -357,6 +365,13 @@ fn etag_of(link: &Link, path: &Path) -> String {
 /// The URL of `path` in the bundle whose root is at `base`.
 fn url_of(base: &str, path: &Path) -> String {
     format!("{base}/{}", percent_encode_path(path))
+}
+
+fn with_slash(mut url: String) -> String {
+    if !url.ends_with('/') {
+        url.push('/');
+    }
+    url
 }
 
 fn redirect(status: StatusCode, to: &str) -> Response {

@@ -50,6 +50,8 @@ pub(super) struct Asked {
     pub query: String,
     /// Path of the bundle's root in URLs that this answer leads to.
     pub base: String,
+    /// Content security policy of the bundle's files.
+    pub policy: &'static str,
     /// Seconds to look for one block.
     pub timeout_s: u64,
 }
@@ -81,9 +83,6 @@ pub(super) fn field<'a>(query: &'a str, name: &str) -> Option<&'a str> {
 
 /// A place for a request for content; `Err` is the answer where it gets none.
 async fn admit(shared: Shared, request: Request) -> Result<Asked, Box<Response>> {
-    if guard::is_led_by_another_site(request.headers()) {
-        return Err(Box::new(page::question(request.uri().path())));
-    }
     // The body is nobody's concern.
     let (request, _) = request.into_parts();
     let guest = request.extensions.get::<Arc<Guest>>();
@@ -108,18 +107,23 @@ async fn admit(shared: Shared, request: Request) -> Result<Asked, Box<Response>>
         method: request.method,
         headers: request.headers,
         base: String::new(),
+        policy: guard::STORED,
     })
+}
+
+/// The question that is asked before anything is looked for on behalf of another website.
+fn question(request: &Request) -> Option<Response> {
+    let is_led = guard::is_led_by_another_site(request.headers());
+    is_led.then(|| page::question(request.uri().path()))
 }
 
 /// `GET` and `HEAD` of everything below `/sha384/`, `/sha256/` and `/open/`.
 pub(super) async fn read(State(shared): State<Shared>, request: Request) -> Response {
-    let reader = error::Reader::of(request.headers());
-    let waits = shared.clone();
-    let asked = match admit(shared, request).await {
-        Ok(asked) => asked,
-        Err(answer) => return *answer,
-    };
-    let answer = match parse(&asked.uri_path) {
+    if let Some(question) = question(&request) {
+        return question;
+    }
+    let give = |asked: Asked| async move {
+        match parse(&asked.uri_path) {
         Ok(Target::Block(id)) => blocks::read(asked, id).await,
         Ok(Target::Like(id)) => blocks::like(asked, id).await,
         Ok(Target::Bundle { link, path, slash }) => bundles::keyed(asked, link, path, slash).await,
@@ -127,10 +131,28 @@ pub(super) async fn read(State(shared): State<Shared>, request: Request) -> Resp
             bundles::labelled(asked, &label, path, slash).await
         }
         Err(failure) => Err(failure),
+        }
     };
-    answer.unwrap_or_else(|failure| {
+    answer(shared, request, waiting::News::Events, give).await
+}
+
+/// What `give` makes of a request for content: an answer, or a page or problem that tells of the
+/// failure. `news`: how a page that waits hears that it may go on.
+pub(super) async fn answer<F: Future<Output = Result<Response, CallError>>>(
+    shared: Shared,
+    request: Request,
+    news: waiting::News,
+    give: impl FnOnce(Asked) -> F,
+) -> Response {
+    let reader = error::Reader::of(request.headers());
+    let waits = shared.clone();
+    let asked = match admit(shared, request).await {
+        Ok(asked) => asked,
+        Err(answer) => return *answer,
+    };
+    give(asked).await.unwrap_or_else(|failure| {
         let page = match reader {
-            error::Reader::Person => waiting::wait_page(&waits, &failure),
+            error::Reader::Person => waiting::wait_page(&waits, &failure, news),
             error::Reader::Program => None,
         };
         page.unwrap_or_else(|| error::answer(status_of(&failure), &failure, reader))
@@ -139,6 +161,9 @@ pub(super) async fn read(State(shared): State<Shared>, request: Request) -> Resp
 
 /// `GET` and `HEAD` of everything below `/ipfs/`.
 pub(super) async fn raw(State(shared): State<Shared>, request: Request) -> Response {
+    if let Some(question) = question(&request) {
+        return question;
+    }
     match admit(shared, request).await {
         Ok(asked) => ipfs::read(asked).await,
         Err(answer) => *answer,
@@ -173,6 +198,15 @@ fn names(segments: &[&str]) -> Result<(PathBuf, bool), CallError> {
         names.push(name);
     }
     Ok((OsString::from_vec(names.join(&b'/')).into(), slash))
+}
+
+/// A path in a bundle whose root is at `/`, and whether it ends in a slash.
+///
+/// # Errors
+/// [`ErrorKind::Usage`].
+pub(super) fn path_of(uri_path: &str) -> Result<(PathBuf, bool), CallError> {
+    let segments: Vec<&str> = uri_path.split('/').collect();
+    names(&segments)
 }
 
 /// The id in `/sha384/<hex>` or `/sha256/<hex>`.

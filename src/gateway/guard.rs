@@ -1,15 +1,19 @@
 //! Who may ask: the checks that every request passes before a route sees it, and the token check of the API.
 //!
+//! `Host` says which origin a request is for: the node's own, with the API and all routes, or that
+//! of one bundle, which has nothing but the bundle.
+//!
 //! A web page of some other site, open in a browser on this machine, can send requests here. The
 //! page is kept out by three checks: the `Host` must be a loopback name with our port (a name of
 //! its own that resolves to 127.0.0.1 is refused), an `Origin` must be ours, and what the browser
 //! marks as coming from another site may only be a link that the user follows. A link from another
 //! site is answered with a question, and nothing is fetched for it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use axum::http::{HeaderMap, Request, header};
 
+use super::labels;
 use crate::client::discovery::Token;
 
 /// Content security policy of everything that is not stored content: nothing may be loaded or run.
@@ -21,6 +25,26 @@ pub(super) const NOTHING: &str = "default-src 'none'; style-src 'unsafe-inline';
 pub(super) const STORED: &str = "default-src 'self' data: blob:; style-src 'self' 'unsafe-inline' data:; \
      script-src 'none'; connect-src 'none'; object-src 'none'; base-uri 'none'; form-action 'none'; \
      frame-ancestors 'self'; sandbox allow-same-origin allow-popups allow-top-navigation-by-user-activation";
+
+/// Content security policy of a bundle at an origin of its own: its scripts run, and everything it
+/// loads or sends is from and to this origin.
+pub(super) const SITE: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; \
+     img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' data: blob:; \
+     object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'";
+/// Abilities of the browser that no bundle is offered.
+pub(super) const ABILITIES: &str = "camera=(), microphone=(), geolocation=(), display-capture=(), \
+     usb=(), serial=(), hid=(), bluetooth=(), midi=(), payment=()";
+/// The name below which bundles have origins. Browsers look for it on their own machine (RFC 6761).
+const LOCALHOST: &str = "localhost";
+
+/// Origin that a request is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The node's own.
+    Node,
+    /// That of the bundle or name with this label.
+    Site(String),
+}
 
 /// Why a request is turned away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,16 +59,15 @@ pub(super) enum Refusal {
     Session,
 }
 
-/// Checks what every request must fulfil. `ours` is where the server listens.
-pub(super) fn check<B>(request: &Request<B>, ours: SocketAddr) -> Result<(), Refusal> {
+/// Checks what every request must fulfil, and tells the origin that it is for. `ours` is where the
+/// server listens.
+pub(super) fn check<B>(request: &Request<B>, ours: SocketAddr) -> Result<Place, Refusal> {
     let headers = request.headers();
     let host = only(headers, header::HOST.as_str()).ok_or(Refusal::Host)?;
-    if !is_ours(host, ours) {
-        return Err(Refusal::Host);
-    }
+    let place = place_of(host, ours).ok_or(Refusal::Host)?;
     // A request line may carry a whole URL; it must not name another host than the header.
     if let Some(authority) = request.uri().authority()
-        && !is_ours(authority.as_str(), ours)
+        && place_of(authority.as_str(), ours).as_ref() != Some(&place)
     {
         return Err(Refusal::Host);
     }
@@ -52,11 +75,24 @@ pub(super) fn check<B>(request: &Request<B>, ours: SocketAddr) -> Result<(), Ref
         let origin = only(headers, header::ORIGIN.as_str())
             .and_then(|origin| origin.strip_prefix("http://"))
             .ok_or(Refusal::Site)?;
-        if !is_ours(origin, ours) {
+        if place_of(origin, ours).as_ref() != Some(&place) {
             return Err(Refusal::Site);
         }
     }
-    check_fetch_site(headers)
+    check_fetch_site(headers)?;
+    // A worker at the node's own origin would stand between people and all that is shown there.
+    // Raw blocks are refused to workers with the status that their specification names.
+    let is_raw = request.uri().path().starts_with("/ipfs/");
+    if place == Place::Node && !is_raw && headers.contains_key("service-worker") {
+        return Err(Refusal::Site);
+    }
+    Ok(place)
+}
+
+/// The authority of the origin with a label, when its name leads to where the server listens.
+pub(super) fn site_authority(label: &str, ours: SocketAddr) -> Option<String> {
+    let is_usual = ours.ip() == Ipv4Addr::LOCALHOST || ours.ip() == Ipv6Addr::LOCALHOST;
+    is_usual.then(|| format!("{label}.{LOCALHOST}:{}", ours.port()))
 }
 
 /// Whether the API may be used: the token is there, once.
@@ -113,10 +149,11 @@ pub(super) fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
         .flatten()
 }
 
-/// Whether `authority` (`host[:port]`) is a loopback name with our port.
-fn is_ours(authority: &str, ours: SocketAddr) -> bool {
+/// The origin that `authority` (`host[:port]`) names with our port, if it is one of ours.
+fn place_of(authority: &str, ours: SocketAddr) -> Option<Place> {
     if let Ok(address) = authority.parse::<SocketAddr>() {
-        return address.ip().is_loopback() && address.port() == ours.port();
+        let is_ours = address.ip().is_loopback() && address.port() == ours.port();
+        return is_ours.then_some(Place::Node);
     }
     let (host, port) = match authority.rsplit_once(':') {
         // The colon is one of an IPv6 address without a port.
@@ -124,13 +161,22 @@ fn is_ours(authority: &str, ours: SocketAddr) -> bool {
         Some((host, port)) => (host, port),
         None => (authority, "80"),
     };
-    let named = host.eq_ignore_ascii_case("localhost")
+    if !port.bytes().all(|b| b.is_ascii_digit()) || port.parse() != Ok(ours.port()) {
+        return None;
+    }
+    if let Some((label, name)) = host.split_once('.')
+        && name.eq_ignore_ascii_case(LOCALHOST)
+    {
+        let label = label.to_ascii_lowercase();
+        return labels::is_site_label(&label).then_some(Place::Site(label));
+    }
+    let named = host.eq_ignore_ascii_case(LOCALHOST)
         || host
             .trim_start_matches('[')
             .trim_end_matches(']')
             .parse::<std::net::IpAddr>()
             .is_ok_and(|ip| ip.is_loopback());
-    named && port.bytes().all(|b| b.is_ascii_digit()) && port.parse() == Ok(ours.port())
+    named.then_some(Place::Node)
 }
 
 #[cfg(test)]
@@ -149,7 +195,15 @@ mod tests {
     }
 
     fn checked(headers: &[(&'static str, &str)]) -> Result<(), Refusal> {
-        check(&request(headers), OURS.into())
+        let place = check(&request(headers), OURS.into())?;
+        assert_eq!(place, Place::Node, "{headers:?}");
+        Ok(())
+    }
+
+    /// A label of the right form, and the host with it.
+    fn site() -> (String, String) {
+        let label = "ab".repeat(26);
+        (label.clone(), format!("{label}.localhost:4385"))
     }
 
     #[test]
@@ -187,7 +241,8 @@ mod tests {
         assert_eq!(checked(&twice), Err(Refusal::Host));
         let port80 = SocketAddr::from(([127, 0, 0, 1], 80));
         for host in ["localhost", "127.0.0.1", "[::1]", "localhost:80"] {
-            assert_eq!(check(&request(&[("host", host)]), port80), Ok(()), "{host}");
+            let found = check(&request(&[("host", host)]), port80);
+            assert_eq!(found, Ok(Place::Node), "{host}");
         }
     }
 
@@ -197,8 +252,10 @@ mod tests {
             let request = Request::builder().uri(uri).header("host", "localhost:4385");
             check(&request.body(()).expect("valid"), OURS.into())
         };
-        assert_eq!(with("http://localhost:4385/"), Ok(()));
+        assert_eq!(with("http://localhost:4385/"), Ok(Place::Node));
         assert_eq!(with("http://example.org/"), Err(Refusal::Host));
+        let other = format!("http://{}/", site().1);
+        assert_eq!(with(&other), Err(Refusal::Host), "an origin of ours, and another");
     }
 
     #[test]
@@ -217,6 +274,60 @@ mod tests {
         ] {
             assert_eq!(with(origin), Err(Refusal::Site), "{origin}");
         }
+    }
+
+    #[test]
+    fn a_host_with_a_label_is_an_origin_of_its_own() {
+        let (label, host) = site();
+        for host in [host.clone(), host.to_uppercase()] {
+            let place = check(&request(&[("host", &host)]), OURS.into());
+            assert_eq!(place, Ok(Place::Site(label.clone())), "{host}");
+        }
+        for wrong in [
+            format!("x.{host}"),
+            format!("{label}.localhost"),
+            format!("{label}.localhost:80"),
+            format!("{label}.localhost.:4385"),
+            format!("{label}.example.org:4385"),
+            format!("{label}.127.0.0.1:4385"),
+            "api.localhost:4385".to_owned(),
+            ".localhost:4385".to_owned(),
+            format!("a{host}"),
+            format!("1{}", &host[1..]),
+        ] {
+            let found = check(&request(&[("host", &wrong)]), OURS.into());
+            assert_eq!(found, Err(Refusal::Host), "{wrong}");
+        }
+    }
+
+    /// Neither the node's origin nor that of another bundle counts as a bundle's own, and no
+    /// bundle's as the node's.
+    #[test]
+    fn origins_of_ours_are_strangers_to_each_other() {
+        let (_, host) = site();
+        let (node, own) = ("localhost:4385", host.as_str());
+        let other = host.replace("ab", "ba");
+        let with = |host: &str, origin: &str| {
+            let origin = format!("http://{origin}");
+            check(&request(&[("host", host), ("origin", &origin)]), OURS.into())
+        };
+        assert!(with(own, own).is_ok());
+        for (host, origin) in [(own, other.as_str()), (own, node), (node, own)] {
+            assert_eq!(with(host, origin), Err(Refusal::Site), "{host} {origin}");
+        }
+        let null = [("host", own), ("origin", "null")];
+        assert_eq!(check(&request(&null), OURS.into()), Err(Refusal::Site));
+    }
+
+    #[test]
+    fn service_workers_stay_at_the_origins_of_bundles() {
+        let (label, host) = site();
+        let with = |host: &str| {
+            let headers = [("host", host), ("service-worker", "script")];
+            check(&request(&headers), OURS.into())
+        };
+        assert_eq!(with("localhost:4385"), Err(Refusal::Site));
+        assert_eq!(with(&host), Ok(Place::Site(label)));
     }
 
     #[test]
@@ -271,7 +382,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_host_but_loopback_passes(host in "[a-z0-9.:@\\[\\]-]{0,30}") {
-            if is_ours(&host, OURS.into()) {
+            if place_of(&host, OURS.into()).is_some() {
                 prop_assert!(host.starts_with("localhost:") || host.starts_with("127.") || host.starts_with('['), "{}", host);
                 prop_assert!(host.ends_with("4385"), "{}", host);
             }

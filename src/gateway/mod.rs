@@ -9,23 +9,28 @@
 //! | `PUT /sha384/<hex>`, `/sha256/<hex>` | token holders | stores what the address names |
 //! | `GET /sha384/like/<hex>`, `/sha384/<hex>/like` | anyone local | ids in the store that share the first 16 bits |
 //! | `GET /ipfs/<cid>?format=raw` | anyone local | the block that the CID names, of any codec |
-//! | `GET /sha384/<hex>/aes256/<hex>[/path]` | link holders | decrypted; browsers go to `/open/` |
-//! | `GET /open/<label>[/path]` | label holders | the same, without the key in the address |
+//! | `GET /sha384/<hex>/aes256/<hex>[/path]` | link holders | decrypted; browsers go to an origin |
+//! | `GET /open/<label>[/path]` | label holders | the same, where no such host name leads here |
 //! | `GET /waiting/<id>` | anyone local | how the search for a block goes that a page waits for (events) |
 //! | `GET /metrics`, `/healthz` | anyone local | numbers for Prometheus; whether the node answers |
 //! | `GET /login?code=..` | holders of a one-time code | begins a [`session`] of a browser |
 //! | `POST /logout` | sessions | ends it |
 //! | `GET /` | anyone local | one page that says how the node is |
 //!
-//! It listens on loopback only, answers only to loopback names (so that no web page reaches it under another name), refuses
-//! what other websites ask for, and lets nothing that is stored run as a program. It holds a [`Client`] and never the
-//! network or the store. Deliberately absent: TLS, CORS, anything for other machines.
+//! These are the routes of the node's own origin. Each bundle that was opened has another one,
+//! `http://<label>.localhost:<port>/`, with its content alone: see [`origin`].
+//!
+//! It listens on loopback only, answers only to loopback names (so that no web page reaches it
+//! under another name), refuses what other websites ask for, and lets what is stored run as a
+//! program at the bundle's own origin only. It holds a [`Client`] and never the network or the
+//! store. Deliberately absent: TLS, CORS, anything for other machines.
 //!
 //! **Other users of the same machine** reach loopback as well, and may see `/`, ask which blocks
 //! are here (`/like`, or a block by its id) and have the node look for a block: as any peer of the
 //! mesh may, and as on the mesh they read nothing without a key. Blocks of public puts tell whoever
-//! knows a file that this node has it. Decrypted content takes the link, or a label of this run,
-//! which can't be guessed. The API takes the token, which only the node's user can read.
+//! knows a file that this node has it. Decrypted content takes the link, or a path label of this
+//! run, which can't be guessed; of a bundle that was opened in a browser in this run its id is
+//! enough, which is the name of its origin. The API takes the token, which only the node's user can read.
 //!
 //! **Every answer is signed** by the node's key, see [`sign`]. A browser that asks for what is not
 //! here is shown a page that goes on by itself, see [`waiting`].
@@ -46,6 +51,7 @@ mod labels;
 mod listing;
 mod media;
 mod metrics;
+mod origin;
 mod page;
 mod range;
 mod reads;
@@ -65,6 +71,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
 use connections::{Connections, Guest};
+use guard::Place;
 use hyper::body::Incoming;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -294,7 +301,12 @@ async fn admit(State(shared): State<Shared>, request: Request, next: Next) -> Re
     let target = sign::target_of(request.uri());
     let is_head = request.method() == Method::HEAD;
     let mut response = match guard::check(&request, shared.address) {
-        Ok(()) => next.run(request).await,
+        Ok(Place::Node) => next.run(request).await,
+        Ok(Place::Site(label)) => {
+            let mut response = origin::serve(shared.clone(), &label, request).await;
+            origin::seal(&mut response);
+            response
+        }
         Err(refusal) => error::refused(refusal),
     };
     shared.answers.count(response.status());

@@ -5,6 +5,7 @@
 
 mod calls;
 mod ipfs;
+mod origins;
 mod signed;
 mod sockets;
 mod urls;
@@ -167,6 +168,9 @@ impl Scripted {
             // It leads out of the bundle.
             "ls" if path == "away" && call["follow"] == true => {
                 result(Err(CallError::new(ErrorKind::Usage, "there is no 'away'")))
+            }
+            "ls" if call["link"] != json!(link()) => {
+                result(Err(CallError::new(ErrorKind::Damaged, "the key is wrong")))
             }
             "ls" => result(listing(&path, self.index)),
             "put" => lines(&[

@@ -220,9 +220,18 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
+/// How a page that waits hears that the block is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    /// By events; without scripts it loads anew every few seconds.
+    Events,
+    /// It loads anew every few seconds.
+    Reload,
+}
+
 /// The page for a browser that asked for content of which `failure` says which block is missing.
 /// `None` when it names no block, or too many are looked for.
-pub(super) fn wait_page(shared: &Shared, failure: &CallError) -> Option<Response> {
+pub(super) fn wait_page(shared: &Shared, failure: &CallError, news: News) -> Option<Response> {
     let id = failure
         .block
         .filter(|_| failure.kind == ErrorKind::NotFound)?;
@@ -240,13 +249,21 @@ pub(super) fn wait_page(shared: &Shared, failure: &CallError) -> Option<Response
             )
         })
         .collect();
+    let reload = format!("<meta http-equiv=\"refresh\" content=\"{RELOAD_S}\">");
+    let (reload, script) = match news {
+        News::Events => (
+            format!("<noscript>{reload}</noscript>"),
+            format!("<script>{SCRIPT}</script>\n"),
+        ),
+        News::Reload => (reload, String::new()),
+    };
     let body = format!(
-        "<noscript><meta http-equiv=\"refresh\" content=\"{RELOAD_S}\"></noscript>\n\
+        "{reload}\n\
          <div id=\"wait\" data-events=\"/waiting/{id}\">\
          <p id=\"state\" role=\"status\">A part of this page is not on this machine yet. The node looks for it; this page goes on by itself when it comes.</p>\n\
          <p>Block <code>{}</code></p>\n\
          <p>Asked so far:</p>\n<table><tbody id=\"said\">\n{rows}</tbody></table></div>\n\
-         <script>{SCRIPT}</script>\n",
+         {script}",
         escape(&id.to_path())
     );
     let mut response = (StatusCode::GATEWAY_TIMEOUT, page("Looking for it", &body)).into_response();

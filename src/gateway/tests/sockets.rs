@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 
 /// Sends bytes on a connection of their own; gives what comes until the server ends it.
-async fn talk(address: SocketAddr, bytes: &[u8]) -> String {
+pub(super) async fn talk(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.expect("accepted");
     // The server may answer and close before it has read all.
     let _ = stream.write_all(bytes).await;
@@ -21,7 +21,7 @@ async fn status(address: SocketAddr, line: &str, headers: &str) -> u16 {
     status_of(&talk(address, request.as_bytes()).await)
 }
 
-fn status_of(answer: &str) -> u16 {
+pub(super) fn status_of(answer: &str) -> u16 {
     let word = answer.split(' ').nth(1).unwrap_or_default();
     word.parse().unwrap_or(0)
 }

@@ -1,7 +1,7 @@
 //! Pages that wait for blocks.
 
 use super::*;
-use crate::gateway::waiting::{MAX_SEARCHES, MAX_WATCHERS, wait_page};
+use crate::gateway::waiting::{MAX_SEARCHES, MAX_WATCHERS, News, wait_page};
 
 const PERSON: [(&str, &str); 1] = [("accept", "text/html,*/*;q=0.8")];
 
@@ -58,7 +58,7 @@ async fn a_browser_gets_a_page_and_a_program_an_error() {
 #[tokio::test]
 async fn a_page_hears_what_is_said_and_when_the_block_comes() {
     let fixture = Fixture::new(None).await;
-    let page = || wait_page(&fixture.shared, &failure(7)).expect("a page");
+    let page = || wait_page(&fixture.shared, &failure(7), News::Events).expect("a page");
     // A further reader joins the search.
     let _pages = (page(), page());
     assert_eq!(fixture.shared.searches.count(), 1);
@@ -77,24 +77,24 @@ async fn a_page_hears_what_is_said_and_when_the_block_comes() {
 #[tokio::test]
 async fn a_stopping_server_ends_searches_and_events() {
     let fixture = Fixture::new(None).await;
-    assert!(wait_page(&fixture.shared, &failure(7)).is_some());
+    assert!(wait_page(&fixture.shared, &failure(7), News::Events).is_some());
     let events = format!("/waiting/{}", BlockId::from_sha256([7; 32]));
     let mut heard = open(&fixture, &events).await.into_body();
     assert!(next_event(&mut heard).await.starts_with("event: said"));
     fixture.stop.cancel();
     assert!(heard.frame().await.is_none());
     fixture.shared.searches.end().await;
-    assert!(wait_page(&fixture.shared, &failure(8)).is_none());
+    assert!(wait_page(&fixture.shared, &failure(8), News::Events).is_none());
 }
 
 #[tokio::test]
 async fn searches_and_watchers_are_bounded() {
     let fixture = Fixture::new(None).await;
     for byte in 0..MAX_SEARCHES as u8 {
-        let page = wait_page(&fixture.shared, &failure(byte));
+        let page = wait_page(&fixture.shared, &failure(byte), News::Events);
         assert!(page.is_some(), "{byte}");
     }
-    let over = wait_page(&fixture.shared, &failure(200));
+    let over = wait_page(&fixture.shared, &failure(200), News::Events);
     assert!(over.is_none(), "one too many is an error page");
     assert_eq!(fixture.shared.searches.count(), MAX_SEARCHES);
     let events = format!("/waiting/{}", BlockId::from_sha256([0; 32]));
