@@ -124,13 +124,15 @@ pub(super) async fn read(State(shared): State<Shared>, request: Request) -> Resp
     }
     let give = |asked: Asked| async move {
         match parse(&asked.uri_path) {
-        Ok(Target::Block(id)) => blocks::read(asked, id).await,
-        Ok(Target::Like(id)) => blocks::like(asked, id).await,
-        Ok(Target::Bundle { link, path, slash }) => bundles::keyed(asked, link, path, slash).await,
-        Ok(Target::Labelled { label, path, slash }) => {
-            bundles::labelled(asked, &label, path, slash).await
-        }
-        Err(failure) => Err(failure),
+            Ok(Target::Block(id)) => blocks::read(asked, id).await,
+            Ok(Target::Like(id)) => blocks::like(asked, id).await,
+            Ok(Target::Bundle { link, path, slash }) => {
+                bundles::keyed(asked, link, path, slash).await
+            }
+            Ok(Target::Labelled { label, path, slash }) => {
+                bundles::labelled(asked, &label, path, slash).await
+            }
+            Err(failure) => Err(failure),
         }
     };
     answer(shared, request, waiting::News::Events, give).await

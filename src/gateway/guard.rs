@@ -255,7 +255,11 @@ mod tests {
         assert_eq!(with("http://localhost:4385/"), Ok(Place::Node));
         assert_eq!(with("http://example.org/"), Err(Refusal::Host));
         let other = format!("http://{}/", site().1);
-        assert_eq!(with(&other), Err(Refusal::Host), "an origin of ours, and another");
+        assert_eq!(
+            with(&other),
+            Err(Refusal::Host),
+            "an origin of ours, and another"
+        );
     }
 
     #[test]
@@ -309,7 +313,10 @@ mod tests {
         let other = host.replace("ab", "ba");
         let with = |host: &str, origin: &str| {
             let origin = format!("http://{origin}");
-            check(&request(&[("host", host), ("origin", &origin)]), OURS.into())
+            check(
+                &request(&[("host", host), ("origin", &origin)]),
+                OURS.into(),
+            )
         };
         assert!(with(own, own).is_ok());
         for (host, origin) in [(own, other.as_str()), (own, node), (node, own)] {

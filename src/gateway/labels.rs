@@ -157,14 +157,23 @@ mod tests {
     fn a_site_label_is_made_of_the_id() {
         let labels = Labels::new();
         let (link, label) = (link(1), site_label(&link(1).id));
-        assert_eq!(label, "aeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaq");
+        assert_eq!(
+            label,
+            "aeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaq"
+        );
         assert!(is_site_label(&label));
         assert!(is_site_label(&site_label(&BlockId::from_sha256([255; 32]))));
         assert_eq!(labels.site(&label), None);
         assert_eq!(labels.open_site(&link), label);
         assert_eq!(labels.site(&label), Some(link));
         assert_eq!(labels.link(&label), None, "it is no path label");
-        for wrong in ["", "api", &label[1..], &label.to_uppercase(), &label.replace('a', "1")] {
+        for wrong in [
+            "",
+            "api",
+            &label[1..],
+            &label.to_uppercase(),
+            &label.replace('a', "1"),
+        ] {
             assert!(!is_site_label(wrong), "{wrong}");
         }
     }
@@ -178,10 +187,16 @@ mod tests {
             let (id, key) = (BlockId::from_sha384(digest), Key::new([0; 32]));
             Link { id, key }
         };
-        let opened: Vec<String> = (0..MAX_LABELS).map(|n| labels.open_site(&site(n))).collect();
+        let opened: Vec<String> = (0..MAX_LABELS)
+            .map(|n| labels.open_site(&site(n)))
+            .collect();
         labels.open_site(&site(0));
         labels.open_site(&site(MAX_LABELS));
-        assert_eq!(labels.site(&opened[0]), Some(site(0)), "it was opened again");
+        assert_eq!(
+            labels.site(&opened[0]),
+            Some(site(0)),
+            "it was opened again"
+        );
         assert_eq!(labels.site(&opened[1]), None);
         assert_eq!(labels.site(&opened[2]), Some(site(2)));
     }

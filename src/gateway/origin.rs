@@ -26,7 +26,11 @@ pub(super) async fn serve(shared: Shared, label: &str, request: Request) -> Resp
         return error::method_not_allowed(headers.clone()).await;
     }
     let Some(link) = shared.labels.site(label) else {
-        return error::answer(StatusCode::NOT_FOUND, &unknown(), error::Reader::of(headers));
+        return error::answer(
+            StatusCode::NOT_FOUND,
+            &unknown(),
+            error::Reader::of(headers),
+        );
     };
     // The events of searches are at the node's own origin, and not for bundles.
     content::answer(shared, request, waiting::News::Reload, |mut asked| async {
@@ -52,7 +56,11 @@ pub(super) async fn open(
     let Some(authority) = guard::site_authority(&label, shared.address) else {
         return Ok(None);
     };
-    if shared.labels.site(&label).is_some_and(|known| known != *link) {
+    if shared
+        .labels
+        .site(&label)
+        .is_some_and(|known| known != *link)
+    {
         let root = Ls {
             link: link.clone(),
             path: "".into(),
@@ -83,4 +91,3 @@ fn unknown() -> CallError {
          restarts, for the bundles that were opened last",
     )
 }
-

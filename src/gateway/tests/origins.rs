@@ -73,7 +73,10 @@ async fn a_link_leads_to_the_origin_of_its_bundle() {
     let part = fixture.at_site("/ten.txt", &[("range", "bytes=-3")]).await;
     assert_eq!((part.status.as_u16(), part.text().as_str()), (206, "789"));
     // A page of the bundle may load its own parts, as a worker too; another site's may not.
-    let worker = [("service-worker", "script"), ("sec-fetch-site", "same-origin")];
+    let worker = [
+        ("service-worker", "script"),
+        ("sec-fetch-site", "same-origin"),
+    ];
     assert_eq!(fixture.at_site("/ten.txt", &worker).await.status, 200);
     for site in ["cross-site", "same-site"] {
         let embeds = [("sec-fetch-site", site), ("sec-fetch-mode", "no-cors")];
@@ -152,13 +155,21 @@ async fn a_wrong_key_closes_nothing() {
 async fn a_page_that_waits_loads_anew() {
     let fixture = Fixture::new(None).await;
     fixture.open("/").await;
-    let page = fixture.at_site("/nowhere", &[("accept", "text/html")]).await;
+    let page = fixture
+        .at_site("/nowhere", &[("accept", "text/html")])
+        .await;
     assert_eq!(page.status.as_u16(), 504);
     let text = page.text();
     assert!(text.contains("http-equiv=\"refresh\""), "{text}");
-    assert!(!text.contains("<script") && !text.contains("<noscript"), "{text}");
+    assert!(
+        !text.contains("<script") && !text.contains("<noscript"),
+        "{text}"
+    );
     let policy = page.header("content-security-policy");
-    assert!(!policy.contains("sandbox"), "it could not load anew: {policy}");
+    assert!(
+        !policy.contains("sandbox"),
+        "it could not load anew: {policy}"
+    );
     fixture.stop.cancel();
     fixture.shared.searches.end().await;
 }
@@ -179,20 +190,51 @@ async fn hosts_on_a_socket() {
     let navigation = "sec-fetch-site: none\r\nsec-fetch-mode: navigate\r\n";
     let opened = ask(&keyed, &format!("host: localhost:{port}\r\n{navigation}")).await;
     assert_eq!(status_of(&opened), 303);
-    assert!(opened.contains(&format!("location: http://{ours}/ten.txt\r\n")), "{opened}");
+    assert!(
+        opened.contains(&format!("location: http://{ours}/ten.txt\r\n")),
+        "{opened}"
+    );
     for (line, headers, status) in [
         ("GET /ten.txt HTTP/1.1", format!("host: {ours}\r\n"), 200),
         ("GET /ten.txt HTTP/1.0", format!("host: {ours}\r\n"), 200),
-        ("GET /ten.txt HTTP/1.1", format!("host: {label}.localhost\r\n"), 421),
-        ("GET /ten.txt HTTP/1.1", format!("host: {label}.example.org:{port}\r\n"), 421),
-        ("GET /ten.txt HTTP/1.1", format!("host: rebound.example.org:{port}\r\n"), 421),
+        (
+            "GET /ten.txt HTTP/1.1",
+            format!("host: {label}.localhost\r\n"),
+            421,
+        ),
+        (
+            "GET /ten.txt HTTP/1.1",
+            format!("host: {label}.example.org:{port}\r\n"),
+            421,
+        ),
+        (
+            "GET /ten.txt HTTP/1.1",
+            format!("host: rebound.example.org:{port}\r\n"),
+            421,
+        ),
         ("GET /ten.txt HTTP/1.1", format!("host: x.{ours}\r\n"), 421),
-        ("GET /ten.txt HTTP/1.1", format!("host: {ours}\r\nhost: localhost:{port}\r\n"), 421),
+        (
+            "GET /ten.txt HTTP/1.1",
+            format!("host: {ours}\r\nhost: localhost:{port}\r\n"),
+            421,
+        ),
         ("GET /ten.txt HTTP/1.0", String::new(), 421),
-        ("GET http://localhost/ten.txt HTTP/1.1", format!("host: {ours}\r\n"), 421),
+        (
+            "GET http://localhost/ten.txt HTTP/1.1",
+            format!("host: {ours}\r\n"),
+            421,
+        ),
         ("POST /ten.txt HTTP/1.1", format!("host: {ours}\r\n"), 405),
-        ("GET /ten.txt HTTP/1.1", format!("host: {ours}\r\norigin: null\r\n"), 403),
-        ("GET / HTTP/1.1", format!("host: {}.localhost:{port}\r\n", "a".repeat(52)), 404),
+        (
+            "GET /ten.txt HTTP/1.1",
+            format!("host: {ours}\r\norigin: null\r\n"),
+            403,
+        ),
+        (
+            "GET / HTTP/1.1",
+            format!("host: {}.localhost:{port}\r\n", "a".repeat(52)),
+            404,
+        ),
     ] {
         let answer = ask(line, &headers).await;
         assert_eq!(status_of(&answer), status, "{line} {headers}: {answer}");
