@@ -9,7 +9,7 @@
 //! - [`replica`]: asks peers to keep blocks, and is asked.
 //! - [`meet`]: meeting points outside of the mesh, where addresses are told.
 //! - `hearsay`: which of the addresses that strangers tell are dialled; the last word before any
-//!   dial.
+//!   dial. `preference`: the kind of transport that dials into the world try first.
 //! - The driver is one task; it does no work: no hashing, no disk, no waiting. What takes long is done by those who ask, or by
 //!   the services the net was given.
 //! - Every queue, table and wait has a bound; permits are taken before commands are sent. Bounds of
@@ -41,6 +41,7 @@ mod listeners;
 mod mailbox;
 mod metrics;
 mod muxer;
+mod preference;
 mod quic;
 mod remotes;
 mod security;
@@ -150,6 +151,7 @@ impl Net {
         ));
         let unread = admission::Unread::new(&config.limits);
         let hearsay = Arc::new(hearsay::Hearsay::default());
+        let quic_first = preference::QuicFirst::default();
         let ports = Arc::new(providers::Ports::new(config.clock.clone()));
         let meter = Arc::new(metrics::Meter::default());
         let shared = InCommon {
@@ -158,6 +160,7 @@ impl Net {
             roll: roll.clone(),
             unread: unread.clone(),
             hearsay: hearsay.clone(),
+            quic_first: quic_first.clone(),
             own: providers::Own {
                 addresses: told.clone(),
                 ports: ports.clone(),
@@ -182,7 +185,10 @@ impl Net {
                 &config.key,
                 &config.limits,
                 &unread,
-                hearsay,
+                transport::Dials {
+                    hearsay,
+                    quic_first,
+                },
                 relay_transport,
             )
         }?;
@@ -377,6 +383,7 @@ struct InCommon {
     roll: Arc<rings::Roll>,
     unread: admission::Unread,
     hearsay: Arc<hearsay::Hearsay>,
+    quic_first: preference::QuicFirst,
     own: providers::Own,
     distances: Arc<remotes::Remotes>,
     relay: libp2p::relay::client::Behaviour,
@@ -395,6 +402,7 @@ fn rooms(
         roll,
         unread,
         hearsay,
+        quic_first,
         own,
         distances,
         relay,
@@ -457,6 +465,7 @@ fn rooms(
         local,
         relay,
         hearsay,
+        quic_first,
         is_member,
         port_mapping: config.port_mapping && !config.memory_transport,
         watch_network: !config.memory_transport,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::io::BufReader;
+use libp2p::core::Endpoint;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{
@@ -30,6 +31,7 @@ use super::error::Error;
 use super::hearsay::Hearsay;
 use super::limits::Limits;
 use super::muxer::Yamux;
+use super::preference::QuicFirst;
 use super::quic::Quic;
 use super::security::Security;
 
@@ -38,8 +40,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time that setting up may take at an address that a stranger told. Together with the wait for a
 /// turn it is shorter than the above, so that silence is seen as a failure.
 const HEARSAY_TIMEOUT: Duration = Duration::from_millis(6_500);
-/// How long QUIC waits for TCP to succeed first on near paths, where it would cost twice the CPU for no gain.
+/// Time for which QUIC waits for TCP to succeed first on near paths: there it would cost twice the
+/// CPU for no gain.
 const QUIC_DELAY: Duration = Duration::from_millis(150);
+/// Time for which TCP waits for QUIC to succeed first on far paths, as long as QUIC goes first.
+const TCP_DELAY: Duration = Duration::from_millis(250);
 /// Time for which a connection through a relay waits for a direct one to succeed first.
 const RELAY_DELAY: Duration = Duration::from_millis(500);
 /// What is read from a TCP connection at once, at most: both kinds of encryption alone read a few KiB a time.
@@ -77,18 +82,24 @@ pub(super) fn memory(
     Ok(TransportTimeout::new(transport, CONNECT_TIMEOUT).boxed())
 }
 
-/// TCP and QUIC, with dials as hearsay has it, and connections through relays; `unread` counts what
+/// What decides on dials.
+pub(super) struct Dials {
+    pub(super) hearsay: Arc<Hearsay>,
+    pub(super) quic_first: QuicFirst,
+}
+
+/// TCP and QUIC, which dial as `dials` has it, and connections through relays; `unread` counts what
 /// peers send over TCP and through relays.
 pub(super) fn sockets(
     key: &Keypair,
     limits: &Limits,
     unread: &Unread,
-    hearsay: Arc<Hearsay>,
+    dials: Dials,
     relay: relay::client::Transport,
 ) -> Result<Connection, Error> {
     let gate = Gate {
-        inner: ungated(key, limits, unread)?,
-        hearsay,
+        inner: ungated(key, limits, unread, dials.quic_first)?,
+        hearsay: dials.hearsay,
     };
     let security = Security::new(key).map_err(|error| Error::Transport(error.to_string()))?;
     // The dial to the relay itself comes by the gate.
@@ -109,6 +120,7 @@ pub(super) fn ungated(
     key: &Keypair,
     limits: &Limits,
     unread: &Unread,
+    quic_first: QuicFirst,
 ) -> Result<Connection, Error> {
     let door = Door::new(limits);
     let inner = door.clone();
@@ -131,13 +143,13 @@ pub(super) fn ungated(
         .map_err(|error| Error::Transport(error.to_string()))?
         .map(|(peer, muxer), endpoint| (peer, StreamMuxerBox::new(muxer.with(&endpoint))))
         .boxed();
-    let tcp = Near {
+    let tcp = Paced {
         inner: tcp,
-        delay: Duration::ZERO,
+        quic_first: quic_first.clone(),
     };
-    let quic = Near {
+    let quic = Paced {
         inner: quic,
-        delay: QUIC_DELAY,
+        quic_first,
     };
     let both = tcp
         .or_transport(quic)
@@ -244,13 +256,25 @@ fn suit_slow_and_lossy_lines(stream: &tokio::net::TcpStream) {
     let _ = stream;
 }
 
-/// A transport whose dials on near paths (this machine, this network) are adapted to them.
-struct Near {
+/// A transport whose dials suit the path: near ones (this machine, this network) prefer TCP, far
+/// ones may prefer QUIC.
+struct Paced {
     inner: Connection,
-    delay: Duration,
+    quic_first: QuicFirst,
 }
 
-impl Transport for Near {
+impl Paced {
+    /// Time that a dial waits, so that the other transport can succeed first.
+    fn delay(&self, address: &Multiaddr, role: Endpoint) -> Duration {
+        match (address::is_near(address), address::is_quic(address)) {
+            (true, true) => QUIC_DELAY,
+            (false, false) if role == Endpoint::Dialer && self.quic_first.is_first() => TCP_DELAY,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+impl Transport for Paced {
     type Output = (PeerId, StreamMuxerBox);
     type Error = io::Error;
     type ListenerUpgrade = <Connection as Transport>::ListenerUpgrade;
@@ -273,16 +297,17 @@ impl Transport for Near {
         address: Multiaddr,
         mut opts: DialOpts,
     ) -> Result<Self::Dial, TransportError<io::Error>> {
-        if !address::is_near(&address) {
-            return self.inner.dial(address, opts);
-        }
-        if !address::is_quic(&address) {
-            // Dialling from the listening port helps through NATs. Here there is none, and two peers that dial each other from
-            // their listening ports at the same moment meet in one TCP connection with two initiators, which fails.
+        if address::is_near(&address) && !address::is_quic(&address) {
+            // Dialling from the listening port helps through routers. Here there is none, and two
+            // peers that dial each other from their listening ports at the same moment meet in one
+            // TCP connection with two initiators, which fails.
             opts.port_use = PortUse::New;
         }
-        let delay = self.delay;
+        let delay = self.delay(&address, opts.role);
         let dial = self.inner.dial(address, opts)?;
+        if delay.is_zero() {
+            return Ok(dial.boxed());
+        }
         Ok(async move {
             tokio::time::sleep(delay).await;
             dial.await

@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use Router::{FullCone, MovesPorts, PortRestricted, Symmetric};
+
 use crate::lan::{can_make_namespaces, ip};
 use crate::process::Node;
 use crate::sample::{assert_same, make_tree};
@@ -15,6 +17,10 @@ use crate::sample::{assert_same, make_tree};
 enum Router {
     /// Keeps ports as they are, and lets in only answers from where something was sent to.
     PortRestricted,
+    /// As above, but the ports that nodes listen on are others outside, the same to everybody.
+    MovesPorts,
+    /// Passes everything on that comes to the ports that nodes listen on.
+    FullCone,
     /// Takes another port for each destination.
     Symmetric,
 }
@@ -37,8 +43,9 @@ impl Drop for World {
 }
 
 impl World {
-    /// Makes an internet with a public node, and a home behind each router.
-    fn make(tag: &str, routers: &[Router]) -> Result<Self, &'static str> {
+    /// Makes an internet with a public node, and two homes, each behind its routers from the inner
+    /// to the outer one.
+    fn make(tag: &str, homes: [&[Router]; 2]) -> Result<Self, &'static str> {
         can_make_namespaces()?;
         let is_there = Command::new("nft").arg("--version").output();
         if !is_there.is_ok_and(|output| output.status.success()) {
@@ -55,8 +62,8 @@ impl World {
         world.ip("i", &["link", "set", "br0", "up"]);
         assert!(world.add("p"));
         world.plug("p", "wan", &format!("{HELPER}/24"));
-        for (number, router) in routers.iter().enumerate() {
-            world.home(number, *router);
+        for (number, routers) in homes.into_iter().enumerate() {
+            world.home(number, routers);
         }
         Ok(world)
     }
@@ -95,41 +102,74 @@ impl World {
         self.ip(place, &["link", "set", interface, "up"]);
     }
 
-    /// A home: a router, and a machine behind it.
-    fn home(&mut self, number: usize, router: Router) {
-        let (gate, machine) = (format!("r{number}"), format!("h{number}"));
-        assert!(self.add(&gate) && self.add(&machine));
-        self.plug(&gate, "wan", &format!("203.0.113.{}/24", 21 + number));
-        let inside = self.name(&machine);
-        self.ip(
-            &gate,
-            &[
-                "link", "add", "lan", "type", "veth", "peer", "name", "eth0", "netns", &inside,
-            ],
-        );
-        let net = format!("192.168.{}", number + 1);
-        self.ip(
-            &gate,
-            &["addr", "add", &format!("{net}.1/24"), "dev", "lan"],
-        );
-        self.ip(&gate, &["link", "set", "lan", "up"]);
-        self.ip(
-            &machine,
-            &["addr", "add", &format!("{net}.2/24"), "dev", "eth0"],
-        );
-        self.ip(&machine, &["link", "set", "eth0", "up"]);
-        self.ip(
-            &machine,
-            &["route", "add", "default", "via", &format!("{net}.1")],
-        );
-        let masquerade = match router {
-            Router::PortRestricted => "masquerade",
-            Router::Symmetric => "masquerade random,fully-random",
+    /// A home: a machine behind routers, of which the last one is in the internet.
+    fn home(&mut self, number: usize, routers: &[Router]) {
+        let machine = format!("h{number}");
+        assert!(self.add(&machine));
+        let mut inner = machine;
+        for depth in 0..routers.len() {
+            let gate = format!("r{number}{depth}");
+            assert!(self.add(&gate));
+            let inside = self.name(&inner);
+            let up = format!("up{depth}");
+            self.ip(
+                &gate,
+                &[
+                    "link", "add", "lan", "type", "veth", "peer", "name", &up, "netns", &inside,
+                ],
+            );
+            let net = format!("192.168.{}", number * 8 + depth + 1);
+            self.ip(
+                &gate,
+                &["addr", "add", &format!("{net}.1/24"), "dev", "lan"],
+            );
+            self.ip(&gate, &["link", "set", "lan", "up"]);
+            let own = format!("{net}.2");
+            self.ip(&inner, &["addr", "add", &format!("{own}/24"), "dev", &up]);
+            self.ip(&inner, &["link", "set", &up, "up"]);
+            self.ip(
+                &inner,
+                &["route", "add", "default", "via", &format!("{net}.1")],
+            );
+            if depth > 0 {
+                let router = *routers.get(depth - 1).expect("one before");
+                self.route(&inner, router, &up, &own);
+            }
+            inner = gate;
+        }
+        let outside = format!("203.0.113.{}", 21 + number);
+        self.plug(&inner, "wan", &format!("{outside}/24"));
+        let last = *routers.last().expect("a router");
+        self.route(&inner, last, "wan", &outside);
+    }
+
+    /// Has a place do what a router does. Its machine, or the router behind it, is 192.168.x.2.
+    fn route(&self, gate: &str, router: Router, wan: &str, outside: &str) {
+        let lan = self.lan_of(gate);
+        let to = match router {
+            Router::PortRestricted | Router::FullCone => "masquerade".to_owned(),
+            Router::MovesPorts => format!(
+                "udp sport 4384 snat to {outside}:40001; \
+                 oifname \"{wan}\" tcp sport 4384 snat to {outside}:40002; \
+                 oifname \"{wan}\" masquerade"
+            ),
+            Router::Symmetric => "masquerade random,fully-random".to_owned(),
+        };
+        let (pass, let_in) = match router {
+            Router::FullCone => (
+                format!(
+                    "iifname \"{wan}\" tcp dport 4384 dnat to {lan}.2; \
+                     iifname \"{wan}\" udp dport 4384 dnat to {lan}.2;"
+                ),
+                "ct status dnat accept;",
+            ),
+            _ => (String::new(), ""),
         };
         let rules = format!(
             "table ip nat {{
+               chain pre {{ type nat hook prerouting priority -100; {pass} }}
                chain post {{
-                 type nat hook postrouting priority 100; oifname \"wan\" {masquerade};
+                 type nat hook postrouting priority 100; oifname \"{wan}\" {to};
                }}
              }}
              table ip filter {{
@@ -139,15 +179,22 @@ impl World {
                }}
                chain forward {{
                  type filter hook forward priority 0; policy drop;
-                 ct state established,related accept; iifname \"lan\" accept;
+                 ct state established,related accept; iifname \"lan\" accept; {let_in}
                }}
              }}"
         );
-        self.run(&gate, &["nft", &rules]);
+        self.run(gate, &["nft", &rules]);
         self.run(
-            &gate,
+            gate,
             &["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"],
         );
+    }
+
+    /// The first three parts of a router's address inside.
+    fn lan_of(&self, gate: &str) -> String {
+        let number: usize = gate[1..2].parse().expect("a digit");
+        let depth: usize = gate[2..].parse().expect("a digit");
+        format!("192.168.{}", number * 8 + depth + 1)
     }
 
     fn run(&self, place: &str, program: &[&str]) {
@@ -199,10 +246,18 @@ fn wait_until(node: &mut Node, reachable: &str) {
     node.wait_for(|event| event["event"] == "reachable" && event["reachable"] == reachable);
 }
 
+/// Addresses of the public node.
+fn ways_to(helper: &Node) -> Vec<String> {
+    ["tcp/4384", "udp/4384/quic-v1"]
+        .iter()
+        .map(|way| format!("/ip4/{HELPER}/{way}/p2p/{}", helper.peer))
+        .collect()
+}
+
 /// Two homes behind such routers and a public node: a put in one, a get in the other. Whether they
 /// end with a direct connection is to be as said.
-fn between_two_homes(tag: &str, router: Router, is_direct: bool) {
-    let world = match World::make(tag, &[router, router]) {
+fn between_two_homes(tag: &str, homes: [&[Router]; 2], is_direct: bool) {
+    let world = match World::make(tag, homes) {
         Ok(world) => world,
         Err(reason) => {
             eprintln!("skipped: {reason}");
@@ -213,10 +268,7 @@ fn between_two_homes(tag: &str, router: Router, is_direct: bool) {
     let data = |name: &str| dir.path().join(name);
     let (public, first, second) = (data("public"), data("first"), data("second"));
     let mut helper = world.node("p", &public, &[]);
-    let ways: Vec<String> = ["tcp/4384", "udp/4384/quic-v1"]
-        .iter()
-        .map(|way| format!("/ip4/{HELPER}/{way}/p2p/{}", helper.peer))
-        .collect();
+    let ways = ways_to(&helper);
     let mut one = world.node("h0", &first, &ways);
     let mut two = world.node("h1", &second, &ways);
     // It knows by itself, from who came.
@@ -263,12 +315,63 @@ fn between_two_homes(tag: &str, router: Router, is_direct: bool) {
 }
 
 #[test]
-#[ignore = "the homes meet through the relay, and no direct connection was seen to follow"]
 fn two_homes_meet_through_their_routers_without_the_relay_between() {
-    between_two_homes("n", Router::PortRestricted, true);
+    between_two_homes("n", [&[PortRestricted], &[PortRestricted]], true);
+}
+
+#[test]
+fn two_homes_meet_through_routers_that_move_ports() {
+    between_two_homes("m", [&[MovesPorts], &[MovesPorts]], true);
+}
+
+#[test]
+fn a_home_behind_two_routers_meets_another_without_the_relay_between() {
+    between_two_homes(
+        "d",
+        [&[PortRestricted, PortRestricted], &[MovesPorts]],
+        true,
+    );
 }
 
 #[test]
 fn two_homes_behind_symmetric_routers_meet_through_a_relay() {
-    between_two_homes("s", Router::Symmetric, false);
+    between_two_homes("s", [&[Symmetric], &[Symmetric]], false);
+}
+
+#[test]
+fn a_home_whose_router_lets_everything_in_is_met_without_a_relay() {
+    let world = match World::make("f", [&[FullCone], &[Symmetric]]) {
+        Ok(world) => world,
+        Err(reason) => {
+            eprintln!("skipped: {reason}");
+            return;
+        }
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = |name: &str| dir.path().join(name);
+    let (public, first, second) = (data("public"), data("first"), data("second"));
+    let helper = world.node("p", &public, &[]);
+    let ways = ways_to(&helper);
+    let mut one = world.node("h0", &first, &ways);
+    wait_until(&mut one, "public");
+    let two = world.node("h1", &second, &ways);
+    let source = dir.path().join("source");
+    make_tree(&source);
+    let put = world.json("h0", &first, &["put", source.to_str().expect("utf-8")]);
+    let link = put["link"].as_str().expect("a text");
+    let target = dir.path().join("out");
+    let to = target.to_str().expect("utf-8");
+    world.json("h1", &second, &["get", link, "-o", to]);
+    assert_same(&source, &target);
+    let peers = world.json("h1", &second, &["peers"]);
+    let peers = peers["peers"].as_array().expect("a list");
+    let found = peers.iter().find(|peer| peer["peer"] == one.peer.as_str());
+    assert_eq!(
+        found.map(|peer| &peer["relayed"]),
+        Some(&false.into()),
+        "{peers:?}"
+    );
+    one.stop();
+    two.stop();
+    helper.stop();
 }

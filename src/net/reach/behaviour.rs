@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::candidates::{Candidates, Witness};
 use super::mapping::Mapper;
-use super::network::{Network, Ways};
+use super::network::{Change, Network, Ways};
 use super::policy::{Facts, Relays, Wanted, wanted};
 use super::prober::Prober;
 use super::served::{self, Account, IsMember};
@@ -33,10 +33,13 @@ use crate::net::admission::Site;
 use crate::net::delegate::delegate_connections;
 use crate::net::hearsay::Hearsay;
 use crate::net::metrics::Meter;
+use crate::net::preference::QuicFirst;
 use crate::time::Clock;
 
 /// Interval of looking at the network, at what the router promised, and for relays.
 const TICK: Duration = Duration::from_secs(5);
+/// Time after a change of the network in which dead connections are noticed.
+const OUTLIVED: Duration = Duration::from_secs(30);
 /// Most own addresses that count as reached from outside.
 const MAX_CONFIRMED: usize = 16;
 
@@ -56,6 +59,7 @@ pub(crate) enum Event {
 }
 
 /// Observation of this node by a peer.
+#[derive(Clone)]
 pub(crate) struct Observation {
     pub(crate) peer: PeerId,
     pub(crate) remote: Multiaddr,
@@ -69,6 +73,7 @@ pub(crate) struct Setup {
     pub(crate) local: PeerId,
     pub(crate) relay: relay::client::Behaviour,
     pub(crate) hearsay: Arc<Hearsay>,
+    pub(crate) quic_first: QuicFirst,
     pub(crate) is_member: IsMember,
     pub(crate) port_mapping: bool,
     /// Whether there is a network to be looked at.
@@ -91,6 +96,7 @@ pub(crate) struct Parts {
 pub(crate) struct Behaviour {
     parts: Parts,
     hearsay: Arc<Hearsay>,
+    quic_first: QuicFirst,
     is_member: IsMember,
     account: Arc<Account>,
     candidates: Candidates,
@@ -106,6 +112,10 @@ pub(crate) struct Behaviour {
     tried: usize,
     /// The other ends of connections.
     links: HashMap<ConnectionId, (PeerId, Multiaddr)>,
+    /// Latest observation of each connected peer.
+    told: HashMap<PeerId, Observation>,
+    /// Time from which connections that are still there have outlived a change of the network.
+    recall_at: Option<Instant>,
     /// Dials that the parts asked for: bounded by the swarm's pending connections.
     dials: HashSet<ConnectionId>,
     mapper: Mapper,
@@ -135,6 +145,7 @@ impl Behaviour {
                 punch: dcutr::Behaviour::new(setup.local),
             },
             hearsay: setup.hearsay,
+            quic_first: setup.quic_first,
             is_member: setup.is_member,
             account,
             candidates: Candidates::default(),
@@ -145,6 +156,8 @@ impl Behaviour {
             failed: HashSet::new(),
             tried: 0,
             links: HashMap::new(),
+            told: HashMap::new(),
+            recall_at: None,
             dials: HashSet::new(),
             mapper: Mapper::new(setup.port_mapping),
             promised: Vec::new(),
@@ -162,6 +175,9 @@ impl Behaviour {
     /// A peer of this network tells where it sees this node. Only over the internet that says
     /// anything.
     pub(crate) fn observed(&mut self, told: Observation) {
+        if self.links.values().any(|(peer, _)| *peer == told.peer) {
+            self.told.insert(told.peer, told.clone());
+        }
         let Observation { peer, remote, .. } = told;
         if is_relayed(&remote) || distance(&remote) != Reach::World {
             return;
@@ -171,12 +187,11 @@ impl Behaviour {
             let by = Witness { site, is_outbound };
             let counts = self.candidates.seen(by, &told.observed);
             if counts && is_outbound {
-                // Where a router lets others in while this node speaks to them.
-                let candidate = NewExternalAddrCandidate {
-                    addr: &told.observed,
-                };
-                let event = FromSwarm::NewExternalAddrCandidate(candidate);
-                self.parts.punch.on_swarm_event(event);
+                for address in self.candidates.punchable(&told.observed) {
+                    let candidate = NewExternalAddrCandidate { addr: &address };
+                    let event = FromSwarm::NewExternalAddrCandidate(candidate);
+                    self.parts.punch.on_swarm_event(event);
+                }
             }
         }
         let at = without_peer(remote);
@@ -272,6 +287,7 @@ impl Behaviour {
             self.parts.server.set_status(Some(status));
         }
         self.wanted = wanted;
+        self.quic_first.set(reachable != Reachable::Public);
         let own: Vec<Multiaddr> = self.confirmed.iter().cloned().collect();
         let relayed: Vec<Multiaddr> = self.relayed.iter().cloned().collect();
         let status = Status {
@@ -318,9 +334,16 @@ impl Behaviour {
         self.refresh();
     }
 
-    /// The network is another one, or back.
-    fn on_network_changed(&mut self) {
+    /// The network is another one, or there. What was learned of another one counts no more, until
+    /// connections have shown that they outlived the change.
+    fn on_network_changed(&mut self, change: Change) {
+        self.tell(Event::NetworkChanged);
+        if change == Change::Came {
+            tracing::info!("the network is there");
+            return;
+        }
         tracing::info!("the network has changed");
+        self.recall_at = Some(Instant::now() + OUTLIVED);
         self.candidates.forget();
         self.parts.prober.reset();
         self.failed.clear();
@@ -330,7 +353,16 @@ impl Behaviour {
         let own: HashSet<Multiaddr> = self.candidates.own().iter().cloned().collect();
         self.expire(|address| !own.contains(address));
         self.try_new();
-        self.tell(Event::NetworkChanged);
+    }
+
+    /// What peers told over connections that outlived a change of the network counts again: nobody
+    /// tells it twice.
+    fn recall(&mut self) {
+        self.recall_at = None;
+        let told: Vec<Observation> = self.told.values().cloned().collect();
+        for told in told {
+            self.observed(told);
+        }
     }
 
     fn look_at_router(&mut self) {
@@ -354,6 +386,9 @@ impl Behaviour {
 
     fn tick(&mut self) {
         let now = Instant::now();
+        if self.recall_at.is_some_and(|at| at <= now) {
+            self.recall();
+        }
         self.look_at_router();
         for peer in self.relays.silent(now) {
             self.relays.lost(&peer, now);
@@ -490,6 +525,7 @@ impl NetworkBehaviour for Behaviour {
             FromSwarm::ConnectionClosed(event) => {
                 self.links.remove(&event.connection_id);
                 if event.remaining_established == 0 {
+                    self.told.remove(&event.peer_id);
                     self.relays.gone(&event.peer_id, Instant::now());
                 }
             }
@@ -525,9 +561,9 @@ impl NetworkBehaviour for Behaviour {
                 self.looking = None;
                 let now = self.clock.now();
                 if let (Ok(ways), Some(network)) = (ways, &mut self.network)
-                    && network.look(ways, now, Instant::now())
+                    && let Some(change) = network.look(ways, now, Instant::now())
                 {
-                    self.on_network_changed();
+                    self.on_network_changed(change);
                 }
             }
             if let Some(out) = self.out.pop_front() {

@@ -175,11 +175,7 @@ impl Candidates {
         let Some((at, is_tcp)) = socket(seen) else {
             return Vec::new();
         };
-        let same = self.own.iter().filter_map(socket);
-        let same = same.filter(|(own, tcp)| {
-            *tcp == is_tcp && own.is_ipv4() == at.is_ipv4() && !own.ip().is_loopback()
-        });
-        let ports: HashSet<u16> = same.map(|(own, _)| own.port()).collect();
+        let ports = self.ports_of(at, is_tcp);
         let mut meant: Vec<SocketAddr> = Vec::new();
         if !is_tcp || ports.contains(&at.port()) {
             meant.push(at);
@@ -188,6 +184,35 @@ impl Candidates {
         meant.extend(others.take(2).map(|port| SocketAddr::new(at.ip(), port)));
         let addresses = meant.into_iter().map(|at| address_of(at, is_tcp));
         addresses.collect()
+    }
+
+    /// Addresses where a router may let others in while this node speaks to them: the sighting
+    /// itself where it is of a port that this node listens on or of QUIC, which always dials from
+    /// one, and all ports that this node listens on, since most routers keep ports as they are. Two
+    /// nodes that each met others over one kind of transport alone have a kind in common so.
+    pub(super) fn punchable(&self, seen: &Multiaddr) -> Vec<Multiaddr> {
+        let mut punchable = self.meant(seen);
+        if let Some((at, is_tcp)) = socket(seen) {
+            punchable.extend(self.meant_at_own_ports(at, !is_tcp));
+        }
+        punchable
+    }
+
+    /// Addresses of one kind at the IP address of a sighting and the ports that this node listens
+    /// on.
+    fn meant_at_own_ports(&self, seen: SocketAddr, is_tcp: bool) -> Vec<Multiaddr> {
+        let own = self.ports_of(seen, is_tcp).into_iter().take(2);
+        own.map(|port| address_of(SocketAddr::new(seen.ip(), port), is_tcp))
+            .collect()
+    }
+
+    /// Ports that this node listens on for others, of one kind and of the family of `like`.
+    fn ports_of(&self, like: SocketAddr, is_tcp: bool) -> HashSet<u16> {
+        let same = self.own.iter().filter_map(socket);
+        let same = same.filter(|(own, tcp)| {
+            *tcp == is_tcp && own.is_ipv4() == like.is_ipv4() && !own.ip().is_loopback()
+        });
+        same.map(|(own, _)| own.port()).collect()
     }
 
     /// An address that the router promised is to be tried.
@@ -298,6 +323,23 @@ mod tests {
         assert_eq!(candidates.take_new().len(), 3);
         candidates.forget();
         assert!(candidates.take_new().is_empty());
+    }
+
+    #[test]
+    fn nodes_that_met_others_over_one_transport_have_one_in_common_to_punch_by() {
+        let candidates = behind_a_router();
+        let over_tcp = candidates.punchable(&parse("/ip4/9.9.9.9/tcp/50123"));
+        let over_quic = candidates.punchable(&parse("/ip4/9.9.9.9/udp/61000/quic-v1"));
+        let own_ports = ["/ip4/9.9.9.9/tcp/4384", "/ip4/9.9.9.9/udp/4384/quic-v1"];
+        assert_eq!(sorted(over_tcp), own_ports);
+        let mapped = "/ip4/9.9.9.9/udp/61000/quic-v1";
+        assert_eq!(sorted(over_quic), [&own_ports[..], &[mapped]].concat());
+        // Nothing is listened on over IPv6.
+        assert!(
+            candidates
+                .punchable(&parse("/ip6/2400::1/tcp/4384"))
+                .is_empty()
+        );
     }
 
     #[test]

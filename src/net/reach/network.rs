@@ -61,25 +61,42 @@ fn source((here, there): (IpAddr, IpAddr)) -> Option<IpAddr> {
     (!source.is_unspecified() && !source.is_loopback()).then_some(source)
 }
 
+/// Difference between two looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// The first network since the start is there: nothing that was learned is of another one.
+    Came,
+    /// The network is another one, or back, or the machine has slept.
+    Other,
+}
+
 /// The last look. Pure.
 #[derive(Debug, Default)]
 pub(super) struct Network {
     ways: Option<Ways>,
+    /// Whether there was a network at any look.
+    was_up: bool,
     /// By the clock and by the timers.
     at: Option<(Timestamp, Instant)>,
 }
 
 impl Network {
-    /// Whether the network is another one than at the last look, or back, or the machine has slept.
-    /// A network that only goes away is no change yet: there is nobody to be reached.
-    pub(super) fn look(&mut self, ways: Ways, clock: Timestamp, now: Instant) -> bool {
+    /// The change since the last look. A network that only goes away is no change yet: there is
+    /// nobody to be reached.
+    pub(super) fn look(&mut self, ways: Ways, clock: Timestamp, now: Instant) -> Option<Change> {
         let slept = self.at.replace((clock, now)).is_some_and(|(then, at)| {
             clock.since(then) >= now.saturating_duration_since(at) + SLEPT
         });
         let is_up = ways.is_up();
+        let was_up = self.was_up;
+        self.was_up |= is_up;
         let last = self.ways.replace(ways);
         let is_other = last.is_some_and(|last| Some(&last) != self.ways.as_ref());
-        is_up && (slept || is_other)
+        let change = match was_up {
+            true => Change::Other,
+            false => Change::Came,
+        };
+        (is_up && (slept || is_other)).then_some(change)
     }
 }
 
@@ -105,13 +122,31 @@ mod tests {
             network.look(ways(all), clock.after(passed), start + passed)
         };
         let home = &[("192.168.1.2", true)][..];
-        assert!(!look(home), "the first look tells nothing");
-        assert!(!look(home));
-        assert!(!look(&[("192.168.1.2", false)]), "the cable is out");
-        assert!(look(home), "and in again");
-        assert!(!look(&[]), "no network at all");
-        assert!(look(&[("10.0.0.7", true)]), "another Wi-Fi");
-        assert!(!look(&[("10.0.0.7", true)]));
+        assert_eq!(look(home), None, "the first look tells nothing");
+        assert_eq!(look(home), None);
+        assert_eq!(look(&[("192.168.1.2", false)]), None, "the cable is out");
+        assert_eq!(look(home), Some(Change::Other), "and in again");
+        assert_eq!(look(&[]), None, "no network at all");
+        let elsewhere = &[("10.0.0.7", true)][..];
+        assert_eq!(look(elsewhere), Some(Change::Other), "another Wi-Fi");
+        assert_eq!(look(elsewhere), None);
+    }
+
+    #[test]
+    fn the_first_network_is_no_other_one() {
+        let mut network = Network::default();
+        let (start, clock) = (Instant::now(), Timestamp(1_000_000));
+        let mut look = |all: &[(&str, bool)]| network.look(ways(all), clock, start);
+        assert_eq!(look(&[]), None);
+        assert_eq!(
+            look(&[("192.168.1.2", false)]),
+            None,
+            "a link that comes up"
+        );
+        let home = &[("192.168.1.2", true)][..];
+        assert_eq!(look(home), Some(Change::Came));
+        assert_eq!(look(&[("192.168.1.2", false)]), None);
+        assert_eq!(look(home), Some(Change::Other));
     }
 
     #[test]
@@ -119,13 +154,14 @@ mod tests {
         let mut network = Network::default();
         let (now, clock) = (Instant::now(), Timestamp(1_000_000));
         let home = || ways(&[("192.168.1.2", true)]);
-        assert!(!network.look(home(), clock, now));
+        assert_eq!(network.look(home(), clock, now), None);
         let tick = Duration::from_secs(5);
         let (hour, clock) = (Duration::from_secs(3600), clock.after(tick));
-        assert!(!network.look(home(), clock, now + tick));
-        assert!(network.look(home(), clock.after(hour), now + 2 * tick));
+        assert_eq!(network.look(home(), clock, now + tick), None);
+        let slept = network.look(home(), clock.after(hour), now + 2 * tick);
+        assert_eq!(slept, Some(Change::Other));
         // A clock that is put back says nothing.
-        assert!(!network.look(home(), clock, now + 3 * tick));
+        assert_eq!(network.look(home(), clock, now + 3 * tick), None);
     }
 
     #[test]

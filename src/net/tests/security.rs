@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::pin::pin;
 
 use super::*;
+use crate::net::preference::QuicFirst;
 use crate::net::transport;
 use futures::StreamExt;
 use futures::future::Either;
@@ -19,7 +20,8 @@ fn ours() -> (PeerId, Connections) {
     let key = Keypair::generate_ed25519();
     let limits = crate::net::Limits::default();
     let unread = crate::net::admission::Unread::new(&limits);
-    let transport = transport::ungated(&key, &limits, &unread).expect("set up");
+    let transport =
+        transport::ungated(&key, &limits, &unread, QuicFirst::default()).expect("set up");
     (key.public().to_peer_id(), transport)
 }
 
