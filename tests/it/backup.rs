@@ -444,7 +444,19 @@ fn twelve_words_bring_everything_back_when_the_machine_is_gone() {
         "{drill}"
     );
 
-    a.kill();
+    assert_eq!(drill["behind"], Value::Null, "{drill}");
+
+    // What this machine backed up alone is not with the others, and the rehearsal says so.
+    a.stop();
+    json(&data, &["backup", utf8(&source)]);
+    let args = ["drill", "--phrase-file", utf8(&words), "--files", "10"];
+    let with_b = ["--bootstrap", &b.addresses[0], "--json"];
+    let behind = run(&data, &[&args[..], &with_b].concat());
+    fails(&behind, 3, "would be lost with this machine");
+    let report: Value = serde_json::from_slice(&behind.stdout).expect("JSON");
+    assert!(report["behind"]["written"].as_u64() > report["behind"]["told"].as_u64());
+    assert_eq!(report["restored"], 10, "{report}");
+
     std::fs::remove_dir_all(&data).expect("gone");
     let (fresh, target) = (dir.path().join("d"), dir.path().join("target"));
     // The words come by standard input, so that they are in no file of the new machine.

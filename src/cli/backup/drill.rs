@@ -17,17 +17,21 @@ use self::sample::{FILES_AT_ONCE, Failed, Listing, absolute, compare, list, rest
 use super::voice::{Voice, Words};
 use super::which::Which;
 use super::{MAX_NAMED, short, snapshots};
+use crate::backup;
+use crate::backup::owner::Vault;
 use crate::block::Link;
+use crate::cli::ask;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show};
 use crate::client::{Client, for_command};
 use crate::config::{AnnouncePolicy, Config};
 use crate::node::api::{
-    Choice, Giver, Peers, SnapshotInfo, SnapshotRef, SnapshotTree, Snapshots, Status,
+    Choice, Giver, MachineState, Peers, SnapshotInfo, SnapshotRef, SnapshotTree, Snapshots, Status,
 };
 use crate::node::{Node, NodeOptions, Purpose};
 use crate::size::ByteSize;
+use crate::time::Timestamp;
 
 /// Files that are restored unless told otherwise.
 const FILES: u64 = 20;
@@ -45,18 +49,20 @@ const MAX_ADDRESSES: usize = 64;
 /// Rehearse a restore: from the words and other nodes alone, as if this machine were gone.
 ///
 /// Starts a node in an empty directory that knows only the twelve words and other nodes, never this machine's own, fetches the list of files
-/// of the newest snapshot and a random sample of them, and compares those with the files here that have not changed since.
+/// of the newest snapshot and a random sample of them, and compares those with the files here that have not changed since. It also holds
+/// what others tell of this machine against what this machine has written last.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   libernet drill                             # asks for the twelve words
   libernet drill --phrase-file words.txt --files 100
   libernet drill --set docs --machine laptop # the newest snapshot of these
 
-Exit code 3 when a sampled file could not be restored, 4 when no other node has the backups, 5 when a restored file differs from the
+Exit code 3 when a sampled file could not be restored, or when others have not this machine's own newest state; 4 when no other node has the backups, 5 when a restored file differs from the
 original although that has not changed.
 With --json: {\"owner\",\"snapshot\",\"time\",\"machine\",\"total_files\",\"total_bytes\",\"listed_files\",\"unlisted\":[{\"path\",\"reason\"}],\"sampled\",
   \"restored\",\"verified\",\"different\":[path],\"failed\":[{\"path\",\"reason\"}],\"bytes\",\"list_s\",\"restore_s\",\"bytes_per_s\",
-  \"latency_s\",\"rate_bytes_per_s\",\"full_restore_s\",\"from\":[{\"peer\",\"blocks\",\"bytes\"}]}")]
+  \"latency_s\",\"rate_bytes_per_s\",\"full_restore_s\",\"from\":[{\"peer\",\"blocks\",\"bytes\"}],
+  \"behind\":{\"written\",\"told\"}}, behind null when others have this machine's newest state")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     words: Words,
@@ -102,9 +108,54 @@ struct Report {
     rate_bytes_per_s: Option<f64>,
     full_restore_s: Option<f64>,
     from: Vec<Giver>,
+    /// This machine's log is newer than what others have of it.
+    behind: Option<Behind>,
     /// Bytes and seconds of each file that was restored.
     #[serde(skip)]
     took: Vec<(u64, f64)>,
+}
+
+/// What others have of this machine's own log, when that is not its last state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Behind {
+    /// When this machine wrote its log last.
+    written: Timestamp,
+    /// Date of the entry that others tell; none when they tell none of this machine.
+    told: Option<Timestamp>,
+}
+
+impl Behind {
+    /// Holds this machine's own log against what others tell of it. None when they have its last
+    /// state, and where this machine has not written any or is another owner's.
+    ///
+    /// # Errors
+    /// When the file of this machine's keys or head can't be read.
+    fn find(data_dir: &Path, owner: &str, told: &[MachineState]) -> Result<Option<Self>, Failure> {
+        let vault = Vault::open(data_dir)?;
+        let Some(vault) = vault.filter(|vault| vault.owner().to_string() == owner) else {
+            return Ok(None);
+        };
+        let machine = vault.machine();
+        let written = backup::last_written(data_dir, vault.owner().as_bytes(), machine.as_bytes())?;
+        let told = told.iter().find(|one| one.machine == machine.to_string());
+        let told = told.map(|one| one.updated);
+        let behind = written.filter(|written| told.is_none_or(|told| told < *written));
+        Ok(behind.map(|written| Self { written, told }))
+    }
+
+    fn text(&self) -> String {
+        let written = show::timestamp(self.written);
+        match self.told {
+            Some(told) => format!(
+                "others tell what this machine had backed up by {}, and it wrote its log again at {written}: what came after the first \
+                 would be lost with this machine",
+                show::timestamp(told)
+            ),
+            None => format!(
+                "others tell nothing of this machine, which wrote its log at {written}: what it backed up would be lost with it"
+            ),
+        }
+    }
 }
 
 pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
@@ -230,7 +281,9 @@ async fn rehearse(
     context: &Context,
 ) -> Result<Report, Failure> {
     wait_for_peers(client).await?;
-    let (info, tree) = newest(args, choice, client, voice, context).await?;
+    let (info, tree, told) = newest(args, choice, client, voice, context).await?;
+    let (dir, of) = (context.data_dir.clone(), owner.to_owned());
+    let behind = ask::until_stopped(context, move || Behind::find(&dir, &of, &told)).await?;
     context.notice(&format!(
         "snapshot {} of {}: {} in {}",
         short(&info.snapshot),
@@ -264,6 +317,7 @@ async fn rehearse(
         rate_bytes_per_s: None,
         full_restore_s: None,
         from: Vec::new(),
+        behind,
         took: Vec::new(),
     };
     let copies = restore(&tree, listing.sample, args, client, scratch, &mut report).await;
@@ -305,14 +359,14 @@ async fn wait_for_peers(client: &Client) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The newest snapshot, from others alone.
+/// The newest snapshot and the state of each machine's log, from others alone.
 async fn newest(
     args: &Args,
     choice: Choice,
     client: &Client,
     voice: &mut Voice,
     context: &Context,
-) -> Result<(SnapshotInfo, Link), Failure> {
+) -> Result<(SnapshotInfo, Link, Vec<MachineState>), Failure> {
     let nobody = |failure: Failure| {
         if failure.exit != Exit::NotFound {
             return failure;
@@ -342,6 +396,7 @@ async fn newest(
     }
     snapshots::warn_of_machines(&reply, context);
     snapshots::tell_of_head(&reply, context);
+    let machines = reply.machines;
     let reply = voice
         .call(context, async |speaker| {
             let of = SnapshotRef {
@@ -354,7 +409,7 @@ async fn newest(
         })
         .await
         .map_err(nobody)?;
-    Ok((reply.info, reply.tree))
+    Ok((reply.info, reply.tree, machines))
 }
 
 fn end(report: &Report) -> Exit {
@@ -362,7 +417,7 @@ fn end(report: &Report) -> Exit {
         Exit::NotFound
     } else if !report.different.is_empty() {
         Exit::Damaged
-    } else if !report.failed.is_empty() || !report.unlisted.is_empty() {
+    } else if !report.failed.is_empty() || !report.unlisted.is_empty() || report.behind.is_some() {
         Exit::Partial
     } else {
         Exit::Done
@@ -402,6 +457,9 @@ fn tell(report: &Report, context: &Context) -> Result<(), Failure> {
         context.warning(&format!(
             "{path}: what came back differs from the file here, which looks unchanged"
         ));
+    }
+    if let Some(behind) = &report.behind {
+        context.warning(&behind.text());
     }
     if context.json {
         return output::json(report);
