@@ -354,3 +354,34 @@ fn links_of_a_listing_lead_to_any_name_and_through_symlinks() {
     );
     node.stop();
 }
+
+/// `latest` of what was asked for, as everywhere.
+#[test]
+fn a_comparison_chooses_among_the_snapshots_of_a_set() {
+    let room = Room::new();
+    let (one, two) = (room.write("one/f", "1"), room.write("two/g", "2"));
+    let (one, two) = (one.parent().expect("one"), two.parent().expect("two"));
+    json(&room.data, &["backup", "add", utf8(one), "--name", "first"]);
+    json(
+        &room.data,
+        &["backup", "add", utf8(two), "--name", "second"],
+    );
+    let made = json(&room.data, &["backup", "--set", "first"]);
+    let id = text(&made["snapshot"]).to_owned();
+    room.write("one/new", "3");
+    json(&room.data, &["backup", "--set", "first"]);
+    json(&room.data, &["backup", "--set", "second"]);
+    let diff = json(&room.data, &["diff", &id, "latest", "--set", "first"]);
+    assert_eq!(
+        (&diff["added"], &diff["removed"]),
+        (&1.into(), &0.into()),
+        "{diff}"
+    );
+    let path = ["diff", &id, "latest", "--path", utf8(one)];
+    assert_eq!(json(&room.data, &path)["changes"], diff["changes"]);
+    let none = room.run(&["diff", &id, "latest", "--set", "third"]);
+    fails(&none, 4, "third");
+    let link = json(&room.data, &["snapshots"])["snapshots"][0]["link"].clone();
+    let links = room.run(&["diff", text(&link), text(&link), "--set", "first"]);
+    fails(&links, 2, "nothing to choose");
+}

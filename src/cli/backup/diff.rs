@@ -1,8 +1,12 @@
 //! `libernet diff`: what changed between two snapshots.
 
+use std::path::PathBuf;
+
 use super::voice::{Reader, Voice};
+use super::which::Which;
 use crate::cli::context::{Context, Intent};
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::target::Target;
 use crate::cli::{output, show, target};
 use crate::node::api::{Diff, DiffReply};
 use crate::size::ByteSize;
@@ -15,6 +19,7 @@ const LIMIT: u64 = 10_000;
 #[command(after_help = "Examples:
   libernet diff 1f3a 77c0
   libernet diff 1f3a latest --json
+  libernet diff 1f3a latest --set home --machine desk
 
 Each line is a mark and a path: + is new, - is gone, M has other content, U other attributes, T is of another kind.
 With --json: {\"changes\":[{\"change\",\"path\"}],\"more\",\"added\",\"removed\",\"changed\",\"attributes\",\"added_bytes\",\"removed_bytes\"}")]
@@ -31,6 +36,9 @@ pub(in crate::cli) struct Args {
     timeout: Option<u64>,
     #[command(flatten)]
     reader: Reader,
+    // Its heading holds for all that is behind it.
+    #[command(flatten)]
+    which: Which,
 }
 
 impl Args {
@@ -42,6 +50,14 @@ impl Args {
 
 pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let (a, b) = (target::snapshot(&args.a)?, target::snapshot(&args.b)?);
+    // A link beside a snapshot's name leaves something to choose.
+    let by_name = [&a, &b]
+        .into_iter()
+        .find(|name| !name.starts_with("libernet:"));
+    let by_name = by_name.unwrap_or(&a).clone();
+    let choice = args
+        .which
+        .choice_beside(&Target::Snapshot(by_name, PathBuf::new()))?;
     let mut voice = Voice::of_reader(&args.reader, context).await?;
     let reply = context
         .with_client_through(&args.reader.bootstrap, async |client, config| {
@@ -52,6 +68,7 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
                         speaker,
                         a: a.clone(),
                         b: b.clone(),
+                        choice: choice.clone(),
                         limit: args.limit,
                         timeout_s,
                     };

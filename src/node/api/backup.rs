@@ -479,6 +479,9 @@ pub struct Diff {
     pub a: String,
     /// The later one.
     pub b: String,
+    /// Snapshots among which both are.
+    #[serde(default)]
+    pub choice: Choice,
     /// Most changes that are listed; the sums count all.
     pub limit: u64,
     /// Seconds to look for a block.

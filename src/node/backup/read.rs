@@ -236,7 +236,7 @@ impl Node {
         let of = |snapshot| SnapshotRef {
             speaker: request.speaker.clone(),
             snapshot,
-            choice: Choice::default(),
+            choice: request.choice.clone(),
             timeout_s: request.timeout_s,
         };
         let before = self.choose(&of(request.a.clone())).await?;
