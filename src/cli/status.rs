@@ -68,7 +68,7 @@ impl Told {
 
 pub(super) async fn run(_: Args, context: &Context) -> Result<Exit, Failure> {
     let told = async {
-        match Client::running(&context.data_dir).await? {
+        match Client::if_running(&context.data_dir).await? {
             Some(client) => Told::ask(&client).await.map(Some),
             None => Ok(None),
         }

@@ -22,7 +22,7 @@ use futures::stream::BoxStream;
 use crate::config::Config;
 use crate::monitor::{Monitor, Silent};
 use crate::node::api::*;
-use crate::node::{Node, NodeOptions, Purpose};
+use crate::node::{self, Node, NodeOptions, Purpose};
 use discovery::ApiFile;
 use remote::Remote;
 
@@ -117,6 +117,24 @@ impl Client {
             Some(file) => Self::remote(&file).await,
             None => Ok(None),
         }
+    }
+
+    /// As [`running`](Self::running). A node that runs and whose file is damaged can't be asked,
+    /// and is not taken for one that does not run.
+    ///
+    /// # Errors
+    /// As [`remote`](Self::remote); [`ErrorKind::Locked`] when the file is damaged and the process
+    /// that has the data directory lives.
+    pub async fn if_running(data_dir: &Path) -> Result<Option<Self>, CallError> {
+        let client = Self::running(data_dir).await?;
+        if client.is_none() && ApiFile::is_damaged(data_dir) {
+            let dir = data_dir.to_owned();
+            let held = tokio::task::spawn_blocking(move || node::held(&dir)).await;
+            if let Some(locked) = held.ok().flatten() {
+                return Err(unreachable_node(data_dir, &locked));
+            }
+        }
+        Ok(client)
     }
 
     /// A client of the node that runs on `data_dir`; when none does, of one that is started here and must be

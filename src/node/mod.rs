@@ -520,6 +520,11 @@ fn make_data_dir(options: &NodeOptions) -> Result<(), CallError> {
     }
 }
 
+/// Error of whoever would start a node on `data_dir`, when another process has its store open.
+pub fn held(data_dir: &Path) -> Option<CallError> {
+    store::held(&data_dir.join(STORE_DIR)).map(CallError::from)
+}
+
 /// Opens the store, or only to read when it can't be written and the purpose allows that.
 async fn open_store(
     options: &NodeOptions,

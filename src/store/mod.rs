@@ -37,6 +37,7 @@ pub use error::Error;
 pub use memory::MemoryStore;
 pub use records::{MAX_RECORD_KEY_BYTES, MAX_RECORD_VALUE_BYTES, Record, RecordShelf, RecordTable};
 pub use rocks::RocksStore;
+pub use rocks::lock::held;
 pub use rocks::rebuild::{PartialPin, Rebuilt, rebuild};
 pub use types::{
     Access, BlockStat, Check, Class, Counter, Event, Keep, LeaseId, LeaseInfo, MAX_LEASES,

@@ -107,6 +107,12 @@ fn obtain(lock: Result<(), TryLockError>, dir: &Path) -> Result<(), Error> {
     }
 }
 
+/// Error of whoever would open the store in `dir`, when another process has it open.
+pub fn held(dir: &Path) -> Option<Error> {
+    let refused = StoreLock::shared(dir).err();
+    refused.filter(|error| matches!(error, Error::Locked { .. }))
+}
+
 /// The living process that the lock names. One that was killed leaves its name behind.
 pub fn holder(dir: &Path) -> Option<u32> {
     let read = || -> io::Result<String> {

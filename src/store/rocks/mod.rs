@@ -15,7 +15,7 @@ mod evict;
 pub(super) mod files;
 mod flush;
 mod leases;
-mod lock;
+pub(super) mod lock;
 mod open;
 mod pins;
 mod places;
