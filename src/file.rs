@@ -11,7 +11,7 @@
 use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
@@ -83,6 +83,25 @@ pub fn read_text(path: &Path, max_bytes: u64) -> io::Result<Option<Zeroizing<Str
             Err(io::Error::new(io::ErrorKind::InvalidData, message))
         }
     }
+}
+
+/// Ending of the name of a file that was damaged and is put aside.
+const ASIDE: &str = ".damaged";
+
+/// Name of the file that a damaged one becomes when it is put aside.
+pub fn aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ASIDE);
+    name.into()
+}
+
+/// Puts a damaged file aside, so that somebody hears of it and another one can take its place. One
+/// that was put aside before is replaced.
+///
+/// # Errors
+/// What the system says.
+pub fn put_aside(path: &Path) -> io::Result<()> {
+    std::fs::rename(path, aside(path))
 }
 
 /// Whether [`read`] or [`read_text`] says that the file is not what was written, and not that it

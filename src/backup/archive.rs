@@ -39,9 +39,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How long publishing a head may hold up who waits for it.
 const PUBLISH_PATIENCE: Duration = Duration::from_secs(15);
 /// Name of the file with this machine's head, in the data directory.
-const HEAD_FILE: &str = "backup.head";
+pub const HEAD_FILE: &str = "backup.head";
 /// Name of the file with the requests to forget that this machine has seen, in the data directory.
-const REQUESTS_FILE: &str = "backup.requests";
+pub const REQUESTS_FILE: &str = "backup.requests";
 /// Name of the pin of this machine's log.
 const LOG_PIN: &str = "backup log";
 
@@ -982,8 +982,8 @@ fn read_decisions(path: &Path, owner: &[u8; 32]) -> Result<Option<Decisions>, Er
     Ok(decisions.filter(|decisions| decisions.is_by(owner)))
 }
 
-/// Head that this machine wrote last. A file that is damaged counts as none: the head is
-/// elsewhere, too.
+/// Head that this machine wrote last. A file that is damaged counts as none and is put aside: the
+/// head is elsewhere, too.
 fn read_head(path: &Path) -> Result<Option<HeadRecord>, Error> {
     let failed = |source| Error::File {
         what: "reading",
@@ -994,7 +994,7 @@ fn read_head(path: &Path) -> Result<Option<HeadRecord>, Error> {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Ok(None),
         Err(error) if file::is_damage(&error) => {
-            tracing::warn!(%error, path = %path.display(), "the file with the head is damaged and not used");
+            head_is_damaged(path, &error);
             return Ok(None);
         }
         Err(error) => return Err(failed(error)),
@@ -1006,9 +1006,16 @@ fn read_head(path: &Path) -> Result<Option<HeadRecord>, Error> {
     match record {
         Ok(record) => Ok(Some(record)),
         Err(error) => {
-            tracing::warn!(%error, path = %path.display(), "the file with the head is damaged and not used");
+            head_is_damaged(path, &error);
             Ok(None)
         }
+    }
+}
+
+fn head_is_damaged(path: &Path, error: &dyn std::error::Error) {
+    tracing::warn!(%error, path = %path.display(), "the file with the head is damaged and not used");
+    if let Err(error) = file::put_aside(path) {
+        tracing::warn!(%error, "it could not be put aside");
     }
 }
 

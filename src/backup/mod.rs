@@ -47,7 +47,10 @@ pub mod snapshot;
 mod tests;
 pub mod unforget;
 
-pub use archive::{Access, Archive, Found, Home, Search, last_written, present_key, read_snapshot};
+pub use archive::{
+    Access, Archive, Found, HEAD_FILE, Home, REQUESTS_FILE, Search, last_written, present_key,
+    read_snapshot,
+};
 pub use catalog::{Catalog, Listed, MAX_SKEW};
 pub use choice::Choice;
 pub use error::Error;

@@ -128,6 +128,9 @@ impl Seen {
             path = %path.display(),
             "the file with the requests to forget is damaged: their notice begins anew"
         );
+        if let Err(error) = file::put_aside(path) {
+            tracing::warn!(%error, "it could not be put aside");
+        }
         Self::default()
     }
 

@@ -9,8 +9,10 @@ use libp2p::PeerId;
 
 use super::api::*;
 use super::{Inner, Node, blocking, keeper};
+use crate::backup;
 use crate::backup::owner::{Membership, Vault};
 use crate::crypto::random;
+use crate::file;
 use crate::head::head_id;
 use crate::id::BlockId;
 use crate::lease::{Keeper, Lease, Name, Opener, Release, Terms, seal_opener};
@@ -22,8 +24,36 @@ use crate::upkeep::replicate::{Copies, Error, Limits, Signer};
 
 /// Name of the list of copies in the data directory.
 const FILE: &str = "copies.json";
-/// Name of one that could not be read.
-const DAMAGED_FILE: &str = "copies.json.damaged";
+/// Files that are put aside when they are damaged, with what that means.
+const ASIDE: [(&str, &str); 3] = [
+    (
+        FILE,
+        "which machines keep copies of earlier backups is not known here, and the next backup of each set asks for its copies again",
+    ),
+    (
+        backup::HEAD_FILE,
+        "the next backup writes it anew, from what is here and what others tell",
+    ),
+    (
+        backup::REQUESTS_FILE,
+        "the notice of what other machines ask to forget began anew",
+    ),
+];
+
+/// Damaged files of the data directory that were put aside: somebody has to hear of it.
+pub(super) fn put_aside(data_dir: &Path) -> Vec<String> {
+    let aside = ASIDE.iter().filter_map(|(name, meaning)| {
+        let aside = file::aside(&data_dir.join(name));
+        let is_there = aside.symlink_metadata().is_ok();
+        is_there.then(|| {
+            format!(
+                "{name} was damaged and is put aside: {meaning}; remove {} when that is done, and this is said no more",
+                aside.display()
+            )
+        })
+    });
+    aside.collect()
+}
 /// Copies of a backup that says nothing about them, on a node that is in a ring.
 const DEFAULT_COPIES: u32 = 2;
 /// Longest that a backup waits for its copies.
@@ -35,13 +65,12 @@ pub(super) fn open(data_dir: &Path) -> Result<Arc<Copies>, CallError> {
     let path = data_dir.join(FILE);
     let list = match Copies::open(&path) {
         Err(Error::Malformed(_)) => {
-            let aside = data_dir.join(DAMAGED_FILE);
-            std::fs::rename(&path, &aside).map_err(|source| Error::File {
+            file::put_aside(&path).map_err(|source| Error::File {
                 path: path.clone(),
                 source,
             })?;
             tracing::warn!(
-                path = %aside.display(),
+                path = %path.display(),
                 "the list of copies was damaged and is put aside: the next backup of each set asks for its copies again"
             );
             Copies::open(&path)?
@@ -263,7 +292,9 @@ mod tests {
     #[test]
     fn a_list_that_is_damaged_is_put_aside_and_a_newer_one_is_not() {
         let dir = tempfile::tempdir().expect("a directory");
-        let (file, aside) = (dir.path().join(FILE), dir.path().join(DAMAGED_FILE));
+        let file = dir.path().join(FILE);
+        let aside = file::aside(&file);
+        assert_eq!(put_aside(dir.path()), Vec::<String>::new());
         let root = BlockId::from_sha384([7; 48]);
         let list = open(dir.path()).expect("there need not be one");
         list.want(root, "home", 2).expect("it is written");
@@ -278,6 +309,8 @@ mod tests {
             assert_eq!(list.reached(&root, Timestamp(0), &Limits::default()), None);
             list.want(root, "home", 2).expect("it is written");
             assert_eq!(std::fs::read(&aside).expect("put aside"), bad);
+            let told = put_aside(dir.path()).join("");
+            assert!(told.starts_with("copies.json was damaged"), "{told}");
         }
         // A bit may make another name, or none.
         std::fs::write(&file, flipped).expect("written");

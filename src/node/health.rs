@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::api::*;
 use super::backup::{last_run, newest, troubles};
+use super::copies::put_aside;
 use super::{Node, blocking, schedule};
 use crate::backup::owner::Membership;
 use crate::backup::sets::{Set, Sets};
@@ -46,6 +47,7 @@ impl Node {
             ..HealthReply::default()
         };
         let dir = self.inner.options.data_dir.clone();
+        let aside = dir.clone();
         let sets = match blocking(move || Ok(Sets::load(&dir)?)).await {
             Ok(sets) => sets,
             Err(error) => {
@@ -61,6 +63,10 @@ impl Node {
             }
         };
         reply.owner = !matches!(known, Known::NoOwner);
+        // Looking for the backups has read the files.
+        reply
+            .problems
+            .extend(blocking(move || Ok(put_aside(&aside))).await?);
         if let Known::Snapshots(member, found) = &known {
             let head = found.head.iter();
             reply

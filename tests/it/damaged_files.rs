@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::process::{json, run};
+use crate::process::{Node, fails, json, run};
 use crate::sample::noise;
 
 /// What the file became.
@@ -107,4 +107,53 @@ fn a_damaged_node_key_is_told_and_stays() {
         crate::process::fails(&run(dir.path(), args), 5, "node.key is damaged");
     }
     assert_eq!(std::fs::read(&path).expect("there"), bytes);
+}
+
+/// What was lost with a file is told until a person has heard of it.
+#[test]
+fn health_tells_of_damaged_files_that_were_put_aside() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (data, source) = (dir.path().join("data"), dir.path().join("source"));
+    std::fs::write(&source, "content").expect("written");
+    let text = |path: &Path| path.to_str().expect("utf-8").to_owned();
+    let words = text(&dir.path().join("words"));
+    json(&data, &["init", "--yes", "--words-out", &words]);
+    json(&data, &["ring", "create", "friends"]);
+    json(&data, &["backup", &text(&source)]);
+    for name in ["copies.json", "backup.head", "backup.requests"] {
+        std::fs::write(data.join(name), "garbage").expect("written");
+        let aside = data.join(format!("{name}.damaged"));
+        for _ in 0..2 {
+            let health = run(&data, &["health"]);
+            let told = [health.stdout, health.stderr].concat();
+            let told = String::from_utf8_lossy(&told).into_owned();
+            assert_eq!(health.status.code(), Some(3), "{name}: {told}");
+            assert!(told.contains(&format!("{name} was damaged")), "{told}");
+            assert!(told.contains(&text(&aside)), "{told}");
+        }
+        assert_eq!(std::fs::read(&aside).expect("put aside"), b"garbage");
+        std::fs::remove_file(&aside).expect("removed");
+        json(&data, &["backup", &text(&source)]);
+    }
+    let health = run(&data, &["health", "--json"]);
+    let told = String::from_utf8_lossy(&health.stdout).into_owned();
+    assert!(told.contains("\"problems\":[]"), "{told}");
+}
+
+/// A node that runs and can't be asked is not taken for one that does not run.
+#[test]
+fn status_names_the_damaged_file_of_a_running_node() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::start(dir.path(), &[]);
+    let file = dir.path().join("api.json");
+    std::fs::write(&file, "{\"url\":").expect("written");
+    for args in [&["status"][..], &["snapshots"], &["health", "--json"]] {
+        let refused = node.run(args);
+        fails(&refused, 7, "api.json is damaged");
+        fails(&refused, 7, "stop the node and start it again");
+        fails(&refused, 7, &node.pid().to_string());
+    }
+    node.stop();
+    let status = run(dir.path(), &["status"]);
+    assert_eq!(status.status.code(), Some(11), "nobody runs there");
 }
