@@ -21,12 +21,11 @@ use super::seen::Seen;
 use super::snapshot::Snapshot;
 use crate::block::{self, Block, BlockSource, Context, Link};
 use crate::crypto::key::Key;
-use crate::depot::Depot;
+use crate::depot::{Depot, FoundHead};
 use crate::file;
 use crate::head::{self, Decisions, HeadEntry, HeadRecord, MAX_RECORD_BYTES, head_id, sealing_key};
 use crate::id::BlockId;
 use crate::lease::Lease;
-use crate::net::providers::FoundHead;
 use crate::store::{Keep, PinId, PinInfo, Store};
 use crate::time::{Clock, Timestamp};
 
@@ -413,7 +412,7 @@ impl Archive {
     pub async fn decide(&self, record: HeadRecord) -> Result<(u64, bool), Error> {
         let (id, checked) = (self.access.head(), record.clone());
         blocking(move || Ok(checked.validate(&id)?)).await?;
-        let heads = self.depot.net().heads();
+        let (heads, keepers) = (self.depot.net().heads(), self.depot.heads());
         let is_kept = match &self.home {
             Some(home) => {
                 let (home, head, now) = (home.clone(), record.clone(), self.clock.now());
@@ -426,7 +425,7 @@ impl Archive {
         if self.depot.net().peers().connected().is_empty() {
             return Ok((0, is_kept));
         }
-        let told = match tokio::time::timeout(PUBLISH_PATIENCE, heads.publish(record)).await {
+        let told = match tokio::time::timeout(PUBLISH_PATIENCE, keepers.publish(record)).await {
             Ok(report) => report?.stored_by,
             Err(_) => 0,
         };
@@ -513,7 +512,7 @@ impl Archive {
         &self,
         search: Search,
     ) -> Result<(Option<HeadRecord>, Vec<(PeerId, HeadRecord)>), Error> {
-        let heads = self.depot.net().heads();
+        let heads = self.depot.heads();
         let id = self.access.head();
         let local = self.local_head().await?;
         let until = match search {
@@ -804,12 +803,12 @@ impl Archive {
         .await
     }
 
-    /// Offers the head to the nearest peers. That it can't be done now is no failure: the node publishes what it keeps again and again.
+    /// Tells the head to its keepers. That it can't be done now is no failure: the node publishes what it keeps again and again.
     pub async fn publish(&self, record: HeadRecord) {
         if self.depot.net().peers().connected().is_empty() {
             return;
         }
-        let heads = self.depot.net().heads();
+        let heads = self.depot.heads();
         match tokio::time::timeout(PUBLISH_PATIENCE, heads.publish(record)).await {
             Ok(Ok(report)) => tracing::debug!(peers = report.stored_by, "the head was published"),
             Ok(Err(error)) => tracing::warn!(%error, "the head could not be published now"),

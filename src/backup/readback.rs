@@ -51,7 +51,7 @@ impl Archive {
         let Some(own) = self.written_entry(machine).await? else {
             return Ok(None);
         };
-        let heads = self.depot().net().heads();
+        let heads = self.depot().heads();
         let (found, holders) = futures::join!(
             heads.find_elsewhere(self.access().head()),
             self.ask_holders()

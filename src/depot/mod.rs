@@ -1,5 +1,6 @@
 //! The one place that knows both the store and the network: get = store, else network; put = store, then tell.
 //!
+//! - [`Depot::heads`]: owners' heads on other nodes.
 //! - [`Depot::session`]: a [`BlockSource`](crate::block::BlockSource) for one piece of work. It remembers which peers gave
 //!   blocks, so that the next one is asked of them first.
 //! - [`Depot::sink`]: a [`BlockSink`](crate::block::BlockSink) into the store; what is new is put on the list of what to announce.
@@ -14,6 +15,7 @@ mod choice;
 mod crowd;
 pub mod demand;
 mod fetch;
+mod heads;
 pub mod ledger;
 mod pending;
 mod pieces;
@@ -33,14 +35,17 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use libp2p::PeerId;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::block::Attempt;
 use crate::id::BlockId;
 use crate::net::Net;
 use crate::store::{Keep, Store};
 
+pub use heads::{FoundHead, Heads, PublishReport};
 pub use pending::{Pending, PendingBlocks};
 use session::lock;
 pub use session::{Gift, Session};
@@ -76,6 +81,9 @@ impl Traffic {
     }
 }
 
+/// Pieces of work under way that nobody waits for.
+const MAX_ASIDE: usize = 16;
+
 /// Store and network as one. Cheap to clone.
 #[derive(Clone)]
 pub struct Depot {
@@ -96,6 +104,7 @@ struct Inner {
     absent: Mutex<absent::Absent>,
     began: Instant,
     verifier: verify::Verifier,
+    aside: (TaskTracker, Arc<Semaphore>),
     stop: CancellationToken,
     /// Counts how often this node began to leave or stayed after all: odd while it is leaving.
     leaving: AtomicU64,
@@ -123,6 +132,7 @@ impl Depot {
                 absent: Mutex::default(),
                 began: Instant::now(),
                 verifier: verify::Verifier::new(cores),
+                aside: (TaskTracker::new(), Arc::new(Semaphore::new(MAX_ASIDE))),
                 stop: CancellationToken::new(),
                 leaving: AtomicU64::new(0),
             }),
@@ -186,6 +196,23 @@ impl Depot {
     /// Ends all searches; later ones fail at once.
     pub fn stop(&self) {
         self.inner.stop.cancel();
+    }
+
+    /// Does a piece of work that nobody waits for, until this depot stops. Past [`MAX_ASIDE`] it is
+    /// left undone: it must be one that is done again anyway.
+    fn aside(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let (tasks, places) = &self.inner.aside;
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            return;
+        };
+        let stop = self.inner.stop.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = work => {}
+            }
+            drop(place);
+        });
     }
 
     /// Whether this node is leaving: it takes nothing more for others, and announces only what is its own.

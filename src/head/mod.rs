@@ -1,6 +1,6 @@
 //! Head records: where the logs of each of an owner's machines are.
 //!
-//! A [`HeadRecord`] is small and can be checked by anybody without a secret: the owner's signature
+//! A [`HeadRecord`] is small and can be checked by anybody who has it, without a secret: the owner's signature
 //! (the certificate) admits each machine, and each [`HeadEntry`] is signed by its machine. Only who
 //! knows the owner's sealing key reads which key opens a log.
 //!
@@ -24,6 +24,7 @@
 mod decisions;
 mod entry;
 mod history;
+mod meeting;
 mod record;
 
 use zeroize::Zeroizing;
@@ -33,6 +34,10 @@ use crate::id::BlockId;
 
 pub use decisions::{Decisions, Handover, MAX_COUNTING, MAX_REVOKED, Revocation};
 pub use entry::{HeadEntry, SEALED_BYTES, certify, is_admitted};
+pub use meeting::{
+    Acquaintance, Direction, MAX_SEALED_BYTES, PLACES, first_place, months_to_announce,
+    months_to_look, place_key,
+};
 pub use record::HeadRecord;
 
 /// Longest record in bytes.
@@ -99,7 +104,8 @@ pub enum Error {
     WrongKey,
 }
 
-/// The key of an owner's record in the DHT: SHA2-384 of `libernet head v1` and the owner's public key.
+/// The name of an owner's record: SHA2-384 of `libernet head v1` and the owner's public key. Whoever
+/// knows it finds the record's keepers and reads what they tell, so it is told to nobody else.
 pub fn head_id(owner: &[u8; 32]) -> BlockId {
     hash::sha384_id(&[HEAD_DOMAIN, owner].concat())
 }

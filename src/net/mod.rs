@@ -62,6 +62,7 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::time::Clock;
 use crate::wire::names;
 use driver::Driver;
 use mailbox::Mailbox;
@@ -105,6 +106,7 @@ struct Shared {
     listening: watch::Receiver<Vec<Multiaddr>>,
     told: watch::Receiver<Vec<Multiaddr>>,
     meter: Arc<metrics::Meter>,
+    clock: Arc<dyn Clock>,
     warnings: Vec<String>,
     events: broadcast::Sender<Event>,
     cancel: CancellationToken,
@@ -221,7 +223,6 @@ impl Net {
                 return Err(error);
             }
         };
-        let searches = Arc::new(Semaphore::new(config.limits.searches));
         let like = like::Like {
             streams: streams.clone(),
             protocol: alike,
@@ -233,7 +234,7 @@ impl Net {
             local,
             addresses: told.clone(),
             distances,
-            searches: searches.clone(),
+            searches: Arc::new(Semaphore::new(config.limits.searches)),
             announcing: Arc::new(Semaphore::new(1)),
             sought: Arc::default(),
             ports,
@@ -255,7 +256,6 @@ impl Net {
             like,
             heads: providers::Heads {
                 mailbox: to_providers,
-                searches,
                 turns: Arc::new(Semaphore::new(providers::MAX_OWN_JOBS)),
                 tally,
             },
@@ -273,6 +273,7 @@ impl Net {
             listening,
             told,
             meter,
+            clock: config.clock.clone(),
             warnings,
             events,
             cancel,
@@ -286,6 +287,11 @@ impl Net {
     /// This node's peer id.
     pub fn peer_id(&self) -> PeerId {
         self.shared.local
+    }
+
+    /// The clock that the net goes by.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.shared.clock
     }
 
     /// Where this node listens now, each address with the peer id at its end.
@@ -319,7 +325,7 @@ impl Net {
         self.shared.like.clone()
     }
 
-    /// Owners' head records in the DHT.
+    /// Owners' head records that are here.
     pub fn heads(&self) -> providers::Heads {
         self.shared.heads.clone()
     }
@@ -409,7 +415,7 @@ fn rooms(
         status,
     } = common;
     let local = config.key.public().to_peer_id();
-    let is_member: providers::IsMember = {
+    let is_member: Arc<dyn Fn(&PeerId) -> bool + Send + Sync> = {
         let roll = roll.clone();
         Arc::new(move |peer| roll.knows(peer))
     };
@@ -452,14 +458,16 @@ fn rooms(
         server: config.kad_server,
         tally,
         own,
-        is_member: is_member.clone(),
         hearsay: hearsay.clone(),
         distances,
         meter: meter.clone(),
     })
     .map_err(Error::Thread)?;
-    let (replica, inbox) =
-        replica::Behaviour::new(protocol(&config.network, names::replica)?, standing);
+    let (replica, inbox) = replica::Behaviour::new(
+        protocol(&config.network, names::replica)?,
+        standing,
+        to_heads(providers.door()),
+    );
     let rings = rings::Behaviour::new(local, protocol(&config.network, names::ring)?, roll);
     let reach = reach::Behaviour::new(reach::Setup {
         local,
@@ -483,6 +491,37 @@ fn rooms(
         streams: libp2p_stream::Behaviour::new(),
     };
     Ok((rooms, records, inbox))
+}
+
+/// Brings questions for heads to the thread that has them.
+fn to_heads(door: providers::Door) -> replica::HeadDoor {
+    Arc::new(move |incoming| {
+        let replica::Incoming {
+            peer,
+            request,
+            reply,
+        } = incoming;
+        let replica::Request::Head { nonce, proof, told } = request else {
+            return false;
+        };
+        let answer = move |told| {
+            let answer = match told {
+                providers::Told::Head(head) => replica::Answer::Head(head.into()),
+                providers::Told::Taken => replica::Answer::Head(bytes::Bytes::new()),
+                providers::Told::Invalid => replica::Answer::Refused(replica::Refusal::Invalid),
+                providers::Told::Unknown => replica::Answer::Refused(replica::Refusal::Unknown),
+            };
+            // Whoever asked may be gone.
+            let _ = reply.send(answer);
+        };
+        door.ask(providers::Asked {
+            peer,
+            nonce,
+            proof,
+            told,
+            reply: Box::new(answer),
+        })
+    })
 }
 
 fn protocol(network: &str, name: fn(&str) -> String) -> Result<StreamProtocol, Error> {

@@ -17,8 +17,8 @@ use crate::head::head_id;
 use crate::id::BlockId;
 use crate::lease::{Keeper, Lease, Name, Opener, Release, Terms, seal_opener};
 use crate::net::Net;
-use crate::time::Timestamp;
-use crate::upkeep::heads::OwnHead;
+use crate::time::{Clock, Timestamp};
+use crate::upkeep::heads::{HasHolder, OwnHead};
 use crate::upkeep::holder::Candidates;
 use crate::upkeep::replicate::{Copies, Error, Limits, Signer};
 
@@ -86,6 +86,15 @@ pub(super) fn own_head(data_dir: &Path) -> OwnHead {
     Arc::new(move || {
         let vault = Vault::open(&dir).ok()??;
         Some(head_id(vault.owner().as_bytes()))
+    })
+}
+
+/// Whether another node keeps a backup of this machine, as its list says it at each time.
+pub(super) fn has_holder(copies: &Arc<Copies>, clock: &Arc<dyn Clock>) -> HasHolder {
+    let (copies, clock) = (copies.clone(), clock.clone());
+    Arc::new(move || {
+        let holders = copies.all_holders(clock.now(), &Limits::default());
+        !holders.is_empty()
     })
 }
 

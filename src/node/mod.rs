@@ -54,7 +54,7 @@ use crate::bundle::{Own, mark_store};
 use crate::config::Config;
 use crate::depot::ledger::Ledger;
 use crate::depot::serve::Server;
-use crate::depot::{Depot, Pending};
+use crate::depot::{Depot, Heads as Keepers, Pending};
 use crate::descriptors;
 use crate::net::exchange::Rates;
 use crate::net::pace::Pace;
@@ -321,6 +321,7 @@ impl Node {
             clock: now,
             lent_bytes: settings.lent_bytes(),
             own: copies::own_head(&options.data_dir),
+            has_holder: copies::has_holder(&copies, &clock),
         };
         workers.spawn("heads", |c, s| upkeep::heads::run(heads, c, s));
         let job = upkeep::rings::Job {
@@ -476,6 +477,11 @@ impl Node {
     /// Owners' heads: what is kept is looked after by the background job of that name.
     pub fn heads(&self) -> net::providers::Heads {
         self.net().heads()
+    }
+
+    /// Owners' heads on other nodes.
+    pub fn keepers(&self) -> Keepers {
+        self.depot().heads()
     }
 
     fn depot(&self) -> &Depot {

@@ -175,7 +175,7 @@ impl Node {
     async fn keep_head(&self, snapshot: &backup::Snapshot, monitor: &dyn Monitor) {
         let id = head_id(&snapshot.owner);
         let heads = self.heads();
-        let found = tokio::time::timeout(HEAD_PATIENCE, heads.find(id)).await;
+        let found = tokio::time::timeout(HEAD_PATIENCE, self.depot().heads().find(id)).await;
         let kept = match found {
             Ok(Ok(Some(head))) => heads.keep(head).await.map(|_| true),
             Ok(Ok(None)) | Err(_) => Ok(false),

@@ -1,5 +1,6 @@
-//! Looks after the owners' heads that this node keeps: finds newer ones, keeps the logs that they name, and publishes them again, so
-//! that a backup is found even when its owner has been away for years.
+//! Looks after the owners' heads that this node keeps: finds newer ones, keeps the logs that they
+//! name, and tells other keepers what is new; and announces this node at a place of each (`places`),
+//! so that a backup is found even when its owner has been away for years.
 //!
 //! For each kept head there is one pin, named after it, of the log blocks: those of the newest
 //! entries, and those of earlier ones as far as they can be had. When the logs change, a new pin is
@@ -15,6 +16,7 @@
 //! Deliberately absent: which other heads to keep; and what the logs say, which this node can't read.
 
 mod hold;
+mod places;
 mod policy;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -45,6 +47,8 @@ pub use policy::GRACE;
 
 /// How often every head is looked after.
 pub const EVERY: Duration = Duration::from_secs(3600);
+/// How often other keepers of a head are looked for in the DHT.
+const WIDE_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// How long to wait for a first peer before looking again.
 const LONELY: Duration = Duration::from_secs(2);
 /// Time to look for a newest log.
@@ -93,6 +97,9 @@ pub enum Error {
 /// Tells the head of this machine's own owner, if there is one. May read a file.
 pub type OwnHead = Arc<dyn Fn() -> Option<BlockId> + Send + Sync>;
 
+/// Tells whether somebody else keeps backups of this machine.
+pub type HasHolder = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// Parts that the job works with.
 pub struct Setup {
     /// Store and network.
@@ -103,6 +110,8 @@ pub struct Setup {
     pub lent_bytes: watch::Receiver<u64>,
     /// The head of this machine's own owner.
     pub own: OwnHead,
+    /// Whether somebody else keeps backups of this machine.
+    pub has_holder: HasHolder,
 }
 
 /// Name of the pin of a head's logs.
@@ -118,6 +127,7 @@ pub fn is_head_pin(info: &PinInfo) -> bool {
 /// Runs until cancelled: once for each head at the start, when it is kept and when it names other logs, and every [`EVERY`].
 pub async fn run(setup: Setup, cancel: CancellationToken, state: Arc<WorkerState>) {
     let depot = &setup.depot;
+    let announcing = places::run(&setup, &state);
     let work = async {
         let keeper = Keeper {
             setup: &setup,
@@ -158,6 +168,7 @@ pub async fn run(setup: Setup, cancel: CancellationToken, state: Arc<WorkerState
     tokio::select! {
         () = cancel.cancelled() => {}
         () = work => {}
+        () = announcing => {}
     }
 }
 
@@ -178,6 +189,20 @@ struct Seen {
     over: BTreeMap<BlockId, Instant>,
     /// Heads that were looked after in this hour, and the logs that they named then.
     done: HashMap<BlockId, BTreeSet<BlockId>>,
+    /// When other keepers of each head were last looked for in the DHT.
+    wide: HashMap<BlockId, Instant>,
+}
+
+impl Seen {
+    /// Whether other keepers of a head are to be looked for in the DHT now.
+    fn is_to_look_wide(&mut self, head: BlockId, now: Instant) -> bool {
+        let last = self.wide.get(&head);
+        let is_due = last.is_none_or(|last| now.duration_since(*last) >= WIDE_EVERY);
+        if is_due {
+            self.wide.insert(head, now);
+        }
+        is_due
+    }
 }
 
 /// How a round ended.
@@ -193,6 +218,8 @@ struct Charge {
     head: BlockId,
     is_kept: bool,
     reason: Reason,
+    /// Whether other keepers are looked for in the DHT, too.
+    is_wide: bool,
 }
 
 impl Keeper<'_> {
@@ -209,7 +236,8 @@ impl Keeper<'_> {
                 Some(logs) => charge.is_kept && self.logs(id).await? != *logs,
             };
             if is_due {
-                due.push(*charge);
+                let is_wide = seen.is_to_look_wide(id, Instant::now());
+                due.push(Charge { is_wide, ..*charge });
             }
         }
         let of_leases = charges.iter().filter(|one| one.reason != Reason::Ours);
@@ -270,6 +298,7 @@ impl Keeper<'_> {
         facts.pinned.retain(|head| !released.contains(head));
         let is_leased = |head: &BlockId| !facts.is_ours(head) && facts.leased.contains_key(head);
         seen.leased = facts.leased.keys().copied().filter(is_leased).collect();
+        seen.wide.retain(|head, _| facts.kept.contains(head));
         seen.kept = facts.kept.clone();
         let mut all: BTreeSet<BlockId> = facts.kept.union(&facts.pinned).copied().collect();
         // What is over and not kept any more needs no looking for.
@@ -281,6 +310,7 @@ impl Keeper<'_> {
             Charge {
                 head,
                 is_kept: facts.kept.contains(&head),
+                is_wide: false,
                 reason: leased.map_or(Reason::Ours, |leased| Reason::Leases(leased.until)),
             }
         });
@@ -376,23 +406,21 @@ impl Keeper<'_> {
     }
 
     async fn look_after(&self, charge: Charge) -> Result<(), Error> {
-        let (id, heads) = (charge.head, self.depot.net().heads());
-        // What is found is merged into what is kept, there and then.
-        let Some(record) = heads.find(id).await? else {
+        let (id, keepers) = (charge.head, self.depot.heads());
+        // What is found is merged into what is kept, and told to keepers that lack it, there and
+        // then.
+        let found = match charge.is_wide {
+            true => keepers.find(id).await?,
+            false => keepers.find_near(id).await?,
+        };
+        let Some(record) = found else {
             return Ok(());
         };
         if !charge.is_kept {
             // It was not found before, or only its pin is left, from a list of kept heads that was lost.
-            heads.keep(record.clone()).await?;
+            self.depot.net().heads().keep(record.clone()).await?;
         }
-        // Neither is a reason to wait with the other, or to leave it.
-        let (held, report) = futures::join!(
-            self.hold_logs(id, &record, charge.reason),
-            heads.publish(record.clone())
-        );
-        tracing::debug!(head = %id, ?report, "a head was published again");
-        report?;
-        held
+        self.hold_logs(id, &record, charge.reason).await
     }
 
     /// Brings what holds a head's logs in line with its record.

@@ -577,7 +577,7 @@ async fn keep_head(depot: &Depot, book: &Arc<Book>, owner: &[u8; 32]) {
         return;
     }
     let kept = tokio::time::timeout(HEAD_PATIENCE, async {
-        let Some(head) = heads.find(id).await? else {
+        let Some(head) = depot.heads().find(id).await? else {
             return Ok(false);
         };
         let book = book.clone();

@@ -11,11 +11,14 @@ use libernet::block::Link;
 use libernet::config::Config;
 use libernet::crypto::key::Key;
 use libernet::crypto::secretbox;
-use libernet::head::{HeadEntry, HeadRecord, certify, head_id, sealing_key};
+use libernet::head::{
+    Acquaintance, Direction, HeadEntry, HeadRecord, certify, head_id, sealing_key,
+};
 use libernet::id::BlockId;
 use libernet::node::{Node, NodeOptions, Purpose};
+use libp2p::PeerId;
 
-use crate::attacker::{self, Attacker, Message};
+use crate::attacker::{Attacker, Message};
 use crate::process::{Node as Process, fails, run};
 use crate::rings::{Scene, said, until, utf8};
 use crate::sample::noise;
@@ -60,7 +63,7 @@ async fn start(dir: &Path, bootstrap: Vec<String>) -> Node {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_kept_head_is_there_after_a_restart_and_is_published_again() {
+async fn a_kept_head_is_there_after_a_restart_and_told_to_who_knows_it() {
     let dirs = [tempfile::tempdir(), tempfile::tempdir()].map(|dir| dir.expect("a directory"));
     let record = record();
     let node = start(dirs[0].path(), Vec::new()).await;
@@ -74,8 +77,8 @@ async fn a_kept_head_is_there_after_a_restart_and_is_published_again() {
     let newcomer = start(dirs[1].path(), node.addresses()).await;
     let found = async {
         loop {
-            let local = newcomer.heads().find(record.id()).await;
-            if let Some(found) = local.expect("it runs") {
+            let found = newcomer.keepers().find(record.id()).await;
+            if let Some(found) = found.expect("it runs") {
                 return found;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -83,15 +86,6 @@ async fn a_kept_head_is_there_after_a_restart_and_is_published_again() {
     };
     let found = tokio::time::timeout(PATIENCE, found).await;
     assert_eq!(found.expect("in time"), record);
-    // The job brings it to the newcomer by itself.
-    let brought = async {
-        while newcomer.heads().local(record.id()).await != Ok(Some(record.clone())) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, brought)
-        .await
-        .expect("in time");
     for node in [newcomer, node] {
         node.shutdown().await.expect("it stops");
     }
@@ -168,16 +162,22 @@ fn now_ms() -> u64 {
     u64::try_from(now.expect("after 1970").as_millis()).expect("not so late")
 }
 
-/// Puts a record with each of some nodes, as any peer can.
-async fn put(attacker: &Attacker, nodes: &[&Process], key: &[u8], record: &[u8]) {
+/// Tells a record to each of some nodes, as whoever knows the owner can.
+async fn tell(attacker: &Attacker, nodes: &[&Process], head: &BlockId, record: &[u8]) {
+    let acquaintance = Acquaintance::new(head);
     for node in nodes {
-        let peer = node.peer.parse().expect("a peer");
+        let peer: PeerId = node.peer.parse().expect("a peer");
         if !attacker.is_connected(peer) {
             assert!(attacker.connect(&node.addresses[0]).await);
         }
-        attacker
-            .tell_dht(peer, &[attacker::dht::put_value(key, record)])
-            .await;
+        let nonce = [7; 32];
+        let proof = acquaintance.proof(&nonce, &attacker.peer.to_bytes(), &peer.to_bytes());
+        let question = Message::new()
+            .number(1, 9)
+            .bytes(7, nonce)
+            .bytes(10, proof)
+            .bytes(11, acquaintance.seal(&proof, Direction::Question, record));
+        attacker.ask(peer, "replica", &question.framed()).await;
     }
 }
 
@@ -226,7 +226,7 @@ fn a_copied_machine_key_takes_no_backup_away() {
     );
 
     let thief = Thief::copy(&scene.owner.data);
-    let key = thief.head().to_multihash();
+    let head_id = thief.head();
     let runtime = tokio::runtime::Runtime::new().expect("threads");
     let attacker = runtime.block_on(Attacker::start());
     let nodes = [&scene.owner, &holder, &scene.outside];
@@ -236,7 +236,7 @@ fn a_copied_machine_key_takes_no_backup_away() {
     };
     for (sequence, time_ms) in [(u64::MAX, now_ms()), (u64::MAX, u64::MAX - 1)] {
         let forged = thief.record(&[thief.entry(sequence, time_ms, &nowhere)]);
-        runtime.block_on(put(&attacker, &nodes, &key, &forged));
+        runtime.block_on(tell(&attacker, &nodes, &head_id, &forged));
     }
     std::fs::write(scene.source.join("second"), noise(50, 100_000)).expect("written");
     let (made, code) = scene.backup(&wait);
@@ -244,14 +244,14 @@ fn a_copied_machine_key_takes_no_backup_away() {
 
     // Entries that hold: the next backup counts on from them, and is the newest.
     let flood = thief.flood(now_ms());
-    runtime.block_on(put(&attacker, &nodes, &key, &flood));
+    runtime.block_on(tell(&attacker, &nodes, &head_id, &flood));
     std::fs::write(scene.source.join("third"), noise(51, 100_000)).expect("written");
     let (made, code) = scene.backup(&wait);
     assert_eq!(code, 0, "{made}");
 
     // After it, they are: this is said, and is no success.
     let flood = thief.flood(now_ms() + 3_600_000);
-    runtime.block_on(put(&attacker, &nodes, &key, &flood));
+    runtime.block_on(tell(&attacker, &nodes, &head_id, &flood));
     let health = until("it shows that the head was overtaken", || {
         let (health, code) = said(&scene.owner, &["health"]);
         (health["head"]["overtaken"] == true).then_some((health, code))

@@ -11,9 +11,8 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use libp2p::core::{Endpoint, Multiaddr};
 use libp2p::kad::{
-    self, Caching, GetClosestPeersError, GetProvidersError, GetProvidersOk, GetRecordOk,
-    InboundRequest, KBucketKey, KadPeer, Mode, ProviderRecord, PutRecordError, PutRecordResult,
-    QueryId, QueryResult, Quorum, Record, RecordKey, StoreInserts,
+    self, Caching, GetClosestPeersError, GetProvidersError, GetProvidersOk, InboundRequest,
+    KBucketKey, KadPeer, Mode, ProviderRecord, QueryId, QueryResult, RecordKey, StoreInserts,
 };
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{
@@ -23,13 +22,12 @@ use libp2p::swarm::{
 use libp2p::{PeerId, StreamProtocol};
 use tokio::sync::{mpsc, oneshot};
 
-use super::inbox::{Inbox, Tally, Whence};
+use super::inbox::{Door, Inbox, Tally};
 use super::record_store::{Bounds, Own, PROVIDER_TTL, ShelfStore};
 use super::region::{self, Crowd};
 use super::service::{self, Service};
 use super::sweep::{Hash, hash_of, located};
 use super::{Command, MAX_FOUND, Provider, RecordShelf, WriterThread};
-use crate::head::MAX_RECORD_BYTES;
 use crate::net::address::{is_relayed, is_tellable, reach, remote, without_peer};
 use crate::net::delegate::delegate_handlers;
 use crate::net::hearsay::Hearsay;
@@ -92,11 +90,7 @@ pub(crate) struct Behaviour {
     lookups: HashMap<QueryId, oneshot::Sender<Vec<PeerId>>>,
     /// Whom lookups leave out.
     crowds: HashMap<QueryId, Crowd>,
-    gets: HashMap<QueryId, mpsc::Sender<(PeerId, Vec<u8>)>>,
-    /// With the number of peers that are told.
-    puts: HashMap<QueryId, (usize, oneshot::Sender<usize>)>,
     inbox: Inbox,
-    tally: Arc<Tally>,
     hearsay: Arc<Hearsay>,
     /// The other ends of connections.
     remotes: HashMap<ConnectionId, (PeerId, Multiaddr)>,
@@ -108,9 +102,6 @@ pub(crate) struct Behaviour {
     out: VecDeque<ToSwarm<Event, THandlerInEvent<kad::Behaviour<ShelfStore>>>>,
 }
 
-/// Whether a peer is known as a member of one of this node's rings.
-pub(crate) type IsMember = Arc<dyn Fn(&PeerId) -> bool + Send + Sync>;
-
 /// Parts that the room is made of.
 pub(crate) struct Setup {
     pub(crate) local: PeerId,
@@ -120,7 +111,6 @@ pub(crate) struct Setup {
     /// Whether to answer even without a confirmed external address.
     pub(crate) server: bool,
     pub(crate) tally: Arc<Tally>,
-    pub(crate) is_member: IsMember,
     pub(crate) hearsay: Arc<Hearsay>,
     pub(crate) own: Own,
     pub(crate) distances: Arc<Remotes>,
@@ -129,17 +119,11 @@ pub(crate) struct Setup {
 
 impl Behaviour {
     pub(crate) fn new(setup: Setup) -> std::io::Result<(Self, WriterThread)> {
-        let Setup { local, tally, .. } = setup;
+        let local = setup.local;
         let bounds = Bounds::default();
-        let (store, thread) = ShelfStore::open(
-            local,
-            setup.shelf,
-            setup.clock,
-            bounds,
-            setup.is_member,
-            setup.own,
-        )?;
-        let (inbox, checker) = Inbox::start(store.values(), tally.clone())?;
+        let (store, thread) =
+            ShelfStore::open(local, setup.shelf, setup.clock, bounds, setup.own)?;
+        let (inbox, checker) = Inbox::start(local, store.values(), setup.tally)?;
         let mut config = kad::Config::new(setup.protocol);
         // Nothing is repeated by Kademlia itself: it would make a lookup for each key. We sweep.
         config
@@ -147,7 +131,7 @@ impl Behaviour {
             .set_publication_interval(None)
             .set_replication_interval(None)
             .set_provider_record_ttl(Some(PROVIDER_TTL))
-            // Values are checked before they are stored, and expire when we say so.
+            // No peer puts a value here.
             .set_record_filtering(StoreInserts::FilterBoth)
             .set_record_ttl(None)
             .set_query_timeout(QUERY_TIMEOUT)
@@ -165,10 +149,7 @@ impl Behaviour {
             finds: HashMap::new(),
             lookups: HashMap::new(),
             crowds: HashMap::new(),
-            gets: HashMap::new(),
-            puts: HashMap::new(),
             inbox,
-            tally,
             hearsay: setup.hearsay,
             remotes: HashMap::new(),
             distances: setup.distances,
@@ -234,29 +215,13 @@ impl Behaviour {
                     .build();
                 self.out.push_back(ToSwarm::Dial { opts });
             }
-            Command::GetValue {
-                key,
-                found,
-                dropped,
-            } => {
-                let query = self.inner.get_record(key.into());
-                self.gets.insert(query, found);
-                self.end_when(query, dropped);
-            }
-            Command::PutValue {
-                key,
-                value,
-                peers,
-                reply,
-            } => {
-                let record = Record::new(key, value);
-                let told = peers.len();
-                let peers = peers.into_iter();
-                let query = self.inner.put_record_to(record, peers, Quorum::All);
-                self.puts.insert(query, (told, reply));
-            }
             Command::Own(job, permit) => self.inbox.own(job, permit),
         }
+    }
+
+    /// The way of peers' questions for heads.
+    pub(crate) fn door(&self) -> Door {
+        self.inbox.door()
     }
 
     /// A connected peer listens at these addresses.
@@ -447,17 +412,6 @@ impl Behaviour {
                     let _ = reply.send(peers.filter(|peer| *peer != self.local).collect());
                 }
             }
-            QueryResult::GetRecord(result) => {
-                if let Ok(GetRecordOk::FoundRecord(found)) = result
-                    && let Some(peer) = found.peer
-                {
-                    self.on_value(id, peer, found.record.value);
-                }
-                if step.last {
-                    self.gets.remove(&id);
-                }
-            }
-            QueryResult::PutRecord(result) => self.on_put(id, result),
             QueryResult::Bootstrap(_) if step.last => {
                 let peers = self
                     .inner
@@ -470,9 +424,8 @@ impl Behaviour {
         }
     }
 
-    /// Handles a request of a peer: an announcement is stored at once, a record that the peer puts
-    /// is checked first. Kademlia has answered already. Keys that others are nearer to are theirs
-    /// to keep.
+    /// Handles a request of a peer: an announcement is stored at once, a value that the peer puts
+    /// never is. Kademlia has answered already. Keys that others are nearer to are theirs to keep.
     fn on_request(&mut self, request: InboundRequest) {
         match request {
             InboundRequest::AddProvider {
@@ -487,18 +440,6 @@ impl Behaviour {
                 } else if let Err(error) = store.add_provider(record) {
                     store.warn("an announcement was not stored", &error);
                 }
-            }
-            InboundRequest::PutRecord {
-                source,
-                record: Some(record),
-                ..
-            } => {
-                let whence = Whence {
-                    subnet: self.inner.store_mut().subnet(&source),
-                    is_near: self.is_near(record.key.as_ref()),
-                };
-                let key = record.key.as_ref();
-                self.inbox.offer(source, whence, key, record.value);
             }
             _ => {}
         }
@@ -587,30 +528,6 @@ impl Behaviour {
     pub(crate) fn serve(&mut self, serves: bool) {
         let mode = if serves { Mode::Server } else { Mode::Client };
         self.inner.set_mode(Some(mode));
-    }
-
-    fn on_value(&mut self, query: QueryId, peer: PeerId, value: Vec<u8>) {
-        if value.len() > MAX_RECORD_BYTES {
-            return self.tally.refuse();
-        }
-        if let Some(found) = self.gets.get(&query) {
-            // When there is no room, enough peers have answered.
-            let _ = found.try_send((peer, value));
-        }
-    }
-
-    fn on_put(&mut self, query: QueryId, result: PutRecordResult) {
-        let Some((told, reply)) = self.puts.remove(&query) else {
-            return;
-        };
-        let stored_by = match result {
-            Ok(_) => told,
-            Err(
-                PutRecordError::QuorumFailed { success, .. }
-                | PutRecordError::Timeout { success, .. },
-            ) => success.len(),
-        };
-        let _ = reply.send(stored_by);
     }
 
     fn on_found(&mut self, query: QueryId, providers: HashSet<PeerId>) {
@@ -766,7 +683,7 @@ impl NetworkBehaviour for Behaviour {
     ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         loop {
             while let Poll::Ready(Some(query)) = self.dropped.poll_next_unpin(cx) {
-                if self.finds.remove(&query).is_some() || self.gets.remove(&query).is_some() {
+                if self.finds.remove(&query).is_some() {
                     self.end(query);
                 }
             }

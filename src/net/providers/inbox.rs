@@ -1,39 +1,40 @@
 //! Checks head records, off the task that owns the network, and is the only one that writes them:
-//! so every stored record is valid, and whatever is offered is added to what is here, as far as it
+//! so every stored record is valid, and whatever is told is added to what is here, as far as it
 //! stays: see [`head`].
 //!
-//! One thread does one job after the other. Records that peers offer wait in a queue with a bound
-//! in all and for each peer; a record that does not fit is dropped and counted: it is offered
-//! again. Jobs of this node itself have places of their own.
+//! One thread does one job after the other. It answers peers that ask for a head, or tell one: what
+//! a question is about shows only to who keeps that head, see [`Acquaintance`]. Questions have a
+//! place each, as many as are handed out at the same time; jobs of this node itself have places of
+//! their own.
+//!
+//! Deliberately absent: a place for heads that nobody here keeps.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bytes::Bytes;
 use libp2p::PeerId;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::Error;
 use super::stored::Value;
-use super::subnet::Subnet;
-use super::values::{NotStored, Values};
-use crate::head::{self, HeadRecord, MAX_RECORD_BYTES};
+use super::values::{Busy, Values};
+use crate::head::{self, Acquaintance, Direction, HeadRecord};
 use crate::id::BlockId;
 use crate::time::Timestamp;
 
-/// How long a head that nobody here keeps stays after it was put last.
+/// How long a head that nobody here keeps stays after this node itself put it last.
 pub const HEAD_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Most heads that this node keeps for good.
 pub const MAX_KEPT_HEADS: usize = 1024;
 /// The expiry of a record that is put again unchanged is written only when it moves by more than this.
 const REFRESH: Duration = Duration::from_secs(24 * 60 * 60);
-/// Records of peers that wait to be checked: at most some 12 ms of work each.
-pub(super) const MAX_OFFERED: usize = 256;
-/// Records of one peer that wait to be checked.
-pub(super) const MAX_OFFERED_BY_PEER: usize = 32;
+/// Questions of peers that wait to be answered: at most some 12 ms of work each.
+pub(super) const MAX_ASKED: usize = 16;
 /// Jobs of this node itself that wait.
 pub(in crate::net) const MAX_OWN_JOBS: usize = 16;
 
@@ -41,7 +42,6 @@ pub(in crate::net) const MAX_OWN_JOBS: usize = 16;
 #[derive(Default)]
 pub(in crate::net) struct Tally {
     pub(super) refused: AtomicU64,
-    pub(super) dropped: AtomicU64,
     /// Counts how often what is kept has changed: which heads, or what one of them says.
     pub(super) changes: watch::Sender<u64>,
 }
@@ -71,15 +71,49 @@ pub(in crate::net) struct Merged {
     pub(super) not_stored: Option<Error>,
 }
 
-/// What a search's answers come to.
-#[derive(Default)]
-pub(in crate::net) struct Verdict {
+/// What peers told of a head comes to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verdict {
     /// Everything valid, with what is here if that was asked for.
-    pub(super) record: Option<HeadRecord>,
+    pub record: Option<HeadRecord>,
     /// Records of peers that hold, by who gave them.
-    pub(super) told: Vec<(PeerId, HeadRecord)>,
+    pub told: Vec<(PeerId, HeadRecord)>,
     /// Peers that lack something.
-    pub(super) stale: Vec<PeerId>,
+    pub stale: Vec<PeerId>,
+}
+
+/// Question of a peer about a head.
+pub(in crate::net) struct Asked {
+    pub(in crate::net) peer: PeerId,
+    pub(in crate::net) nonce: [u8; 32],
+    pub(in crate::net) proof: [u8; 32],
+    /// The head as the peer knows it, if it tells one.
+    pub(in crate::net) told: Option<Bytes>,
+    pub(in crate::net) reply: Box<dyn FnOnce(Told) + Send>,
+}
+
+/// Answer to a question.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::net) enum Told {
+    /// The head, sealed.
+    Head(Vec<u8>),
+    /// What the peer told was taken in.
+    Taken,
+    /// What the peer told does not hold.
+    Invalid,
+    /// The head is not kept here, or there is none of which the proof holds.
+    Unknown,
+}
+
+/// The way of questions to the thread.
+#[derive(Clone)]
+pub(in crate::net) struct Door(SyncSender<Job>);
+
+impl Door {
+    /// Hands a question over. False when the thread has ended, or too many wait.
+    pub(in crate::net) fn ask(&self, asked: Asked) -> bool {
+        self.0.try_send(Job::Asked(asked)).is_ok()
+    }
 }
 
 /// What this node asks for itself.
@@ -110,110 +144,39 @@ pub(in crate::net) enum Own {
 }
 
 enum Job {
-    Offered {
-        id: BlockId,
-        bytes: Vec<u8>,
-        whence: Whence,
-        turn: Turn,
-    },
+    Asked(Asked),
     /// The permit stands for the place in the queue.
     Own(Own, OwnedSemaphorePermit),
 }
 
-/// Circumstances in which a peer put a record.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Whence {
-    /// Where the peer is.
-    pub(super) subnet: Subnet,
-    /// Whether this node is among those near the key.
-    pub(super) is_near: bool,
-}
-
-/// A place among the waiting records of peers; freed when dropped.
-struct Turn {
-    peer: PeerId,
-    waiting: Arc<Mutex<HashMap<PeerId, usize>>>,
-}
-
-fn lock(waiting: &Mutex<HashMap<PeerId, usize>>) -> MutexGuard<'_, HashMap<PeerId, usize>> {
-    waiting.lock().unwrap_or_else(|e| e.into_inner())
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let mut waiting = lock(&self.waiting);
-        if let Some(count) = waiting.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
-                waiting.remove(&self.peer);
-            }
-        }
-    }
-}
-
-/// The way to the thread, which ends when this is dropped.
+/// The way to the thread, which ends when this and all doors are dropped.
 pub(super) struct Inbox {
     jobs: SyncSender<Job>,
-    waiting: Arc<Mutex<HashMap<PeerId, usize>>>,
-    tally: Arc<Tally>,
 }
 
 impl Inbox {
     pub(super) fn start(
+        local: PeerId,
         values: Values,
         tally: Arc<Tally>,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
-        let (jobs, receiver) = sync_channel(MAX_OFFERED + MAX_OWN_JOBS);
+        let (jobs, receiver) = sync_channel(MAX_ASKED + MAX_OWN_JOBS);
         let checker = Checker {
+            local,
             values,
-            tally: tally.clone(),
+            tally,
             kept: BTreeSet::new(),
+            known: BTreeMap::new(),
         };
         let thread = std::thread::Builder::new()
             .name("dht-heads".to_owned())
             .spawn(move || checker.run(&receiver))?;
-        let inbox = Self {
-            jobs,
-            waiting: Arc::default(),
-            tally,
-        };
-        Ok((inbox, thread))
+        Ok((Self { jobs }, thread))
     }
 
-    /// Takes what a peer put, to be checked later. Does no work.
-    pub(super) fn offer(&self, peer: PeerId, whence: Whence, key: &[u8], bytes: Vec<u8>) {
-        let Ok(id) = BlockId::from_multihash(key) else {
-            return self.tally.refuse();
-        };
-        if bytes.len() > MAX_RECORD_BYTES {
-            return self.tally.refuse();
-        }
-        let sent = self.turn(peer).is_some_and(|turn| {
-            let job = Job::Offered {
-                id,
-                bytes,
-                whence,
-                turn,
-            };
-            self.jobs.try_send(job).is_ok()
-        });
-        if !sent {
-            self.tally.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn turn(&self, peer: PeerId) -> Option<Turn> {
-        let mut waiting = lock(&self.waiting);
-        let of_peer = waiting.get(&peer).copied().unwrap_or(0);
-        // At most MAX_OFFERED entries, so summing is cheap.
-        if of_peer >= MAX_OFFERED_BY_PEER || waiting.values().sum::<usize>() >= MAX_OFFERED {
-            return None;
-        }
-        waiting.insert(peer, of_peer + 1);
-        Some(Turn {
-            peer,
-            waiting: self.waiting.clone(),
-        })
+    /// The way of peers' questions.
+    pub(super) fn door(&self) -> Door {
+        Door(self.jobs.clone())
     }
 
     /// A job of this node itself, with one of [`MAX_OWN_JOBS`] permits, so that there is a place for it. When the thread has ended
@@ -224,9 +187,12 @@ impl Inbox {
 }
 
 struct Checker {
+    local: PeerId,
     values: Values,
     tally: Arc<Tally>,
     kept: BTreeSet<BlockId>,
+    /// Heads that are here, kept or passing by: whose questions are answered.
+    known: BTreeMap<BlockId, Acquaintance>,
 }
 
 impl Checker {
@@ -236,22 +202,49 @@ impl Checker {
             .iter()
             .filter_map(|key| BlockId::from_multihash(key).ok());
         self.kept = kept.collect();
+        let known = self.kept.iter().map(|id| (*id, Acquaintance::new(id)));
+        self.known = known.collect();
         while let Ok(job) = jobs.recv() {
             match job {
-                Job::Offered {
-                    id,
-                    bytes,
-                    whence,
-                    turn,
-                } => {
-                    if let Err(error) = self.offered(id, &bytes, turn.peer, whence) {
-                        tracing::debug!(peer = %turn.peer, %error, "a head record was refused");
-                        self.tally.refuse();
-                    }
-                }
+                Job::Asked(asked) => self.asked(asked),
                 Job::Own(job, _permit) => self.own(job),
             }
         }
+    }
+
+    fn asked(&mut self, asked: Asked) {
+        let Asked {
+            peer,
+            nonce,
+            proof,
+            told,
+            reply,
+        } = asked;
+        let (asker, local) = (peer.to_bytes(), self.local.to_bytes());
+        let meant = self
+            .known
+            .iter()
+            .find(|(_, one)| one.proof(&nonce, &asker, &local) == proof);
+        let Some((id, acquaintance)) = meant.map(|(id, one)| (*id, one.clone())) else {
+            return reply(Told::Unknown);
+        };
+        let Some(told) = told else {
+            let Some(record) = self.local(&id) else {
+                self.known.remove(&id);
+                return reply(Told::Unknown);
+            };
+            let head = acquaintance.seal(&proof, Direction::Answer, &record.encode());
+            return reply(Told::Head(head));
+        };
+        let opened = acquaintance.open(&proof, Direction::Question, &told);
+        reply(match opened.map(|bytes| self.told(id, &bytes)) {
+            Some(Ok(())) => Told::Taken,
+            refused => {
+                tracing::debug!(%peer, ?refused, "a head record was refused");
+                self.tally.refuse();
+                Told::Invalid
+            }
+        });
     }
 
     fn own(&mut self, job: Own) {
@@ -277,14 +270,8 @@ impl Checker {
         (record.id() == *id).then_some(record)
     }
 
-    /// Takes a record that a peer puts. A record that is here already may always be renewed.
-    fn offered(
-        &mut self,
-        id: BlockId,
-        bytes: &[u8],
-        peer: PeerId,
-        whence: Whence,
-    ) -> Result<(), Error> {
+    /// Takes in what a peer tells of a head that is here.
+    fn told(&mut self, id: BlockId, bytes: &[u8]) -> Result<(), Error> {
         if self.refresh(&id, bytes) {
             return Ok(());
         }
@@ -295,10 +282,9 @@ impl Checker {
         let record = record.timely(now)?;
         let merged = match local {
             Some(local) => local.merge(&record, now)?,
-            None if !whence.is_near => return Err(Error::Far),
             None => record,
         };
-        self.store(&id, &merged, Some((peer, whence.subnet)))
+        self.store(&id, &merged)
     }
 
     /// The same bytes again need no signature checked. True when they are what is here.
@@ -316,46 +302,34 @@ impl Checker {
                 ..value
             };
             // It comes again.
-            let _ = self.values.put(&key, refreshed);
+            let _ = self.values.put(&key, &refreshed);
         }
         true
     }
 
-    fn store(
-        &self,
-        id: &BlockId,
-        record: &HeadRecord,
-        from: Option<(PeerId, Subnet)>,
-    ) -> Result<(), Error> {
+    fn store(&mut self, id: &BlockId, record: &HeadRecord) -> Result<(), Error> {
         let kept = self.kept.contains(id);
         let bytes = record.encode();
         if self.refresh(id, &bytes) {
             return Ok(());
         }
-        self.write(id, bytes, kept, from)
+        self.write(id, bytes, kept)
     }
 
-    fn write(
-        &self,
-        id: &BlockId,
-        value: Vec<u8>,
-        kept: bool,
-        from: Option<(PeerId, Subnet)>,
-    ) -> Result<(), Error> {
+    fn write(&mut self, id: &BlockId, value: Vec<u8>, kept: bool) -> Result<(), Error> {
         let value = Value {
             value,
-            publisher: from.map(|(peer, _)| peer),
             expires: (!kept).then(|| self.values.now().after(HEAD_TTL)),
-            subnet: from.map_or(Subnet::None, |(_, subnet)| subnet),
         };
-        let put = self.values.put(&id.to_multihash(), value);
+        let put = self.values.put(&id.to_multihash(), &value);
+        if put.is_ok() {
+            let acquaintance = || Acquaintance::new(id);
+            self.known.entry(*id).or_insert_with(acquaintance);
+        }
         if kept && put.is_ok() {
             self.tally.changes.send_modify(|count| *count += 1);
         }
-        put.map_err(|why| match why {
-            NotStored::Full => Error::Full,
-            NotStored::Busy => Error::Busy,
-        })
+        put.map_err(|Busy| Error::Busy)
     }
 
     fn merge(&mut self, record: &HeadRecord, how: How) -> Result<Merged, Error> {
@@ -373,9 +347,9 @@ impl Checker {
             if self.kept.len() >= MAX_KEPT_HEADS {
                 return Err(Error::Full);
             }
-            self.write(&id, record.encode(), true, None)
+            self.write(&id, record.encode(), true)
         } else {
-            self.store(&id, &record, None)
+            self.store(&id, &record)
         };
         if newly_kept && stored.is_ok() {
             self.kept.insert(id);
@@ -428,7 +402,7 @@ impl Checker {
         }
         if let (Some(local), Some(best)) = (local, &best)
             && let Ok(whole) = local.merge(best, now)
-            && let Err(error) = self.store(id, &whole, None)
+            && let Err(error) = self.store(id, &whole)
         {
             tracing::debug!(%error, "a newer head record was not stored");
         }
@@ -441,7 +415,7 @@ impl Checker {
             return Ok(false);
         }
         if let Some(record) = self.local(id) {
-            self.write(id, record.encode(), false, None)?;
+            self.write(id, record.encode(), false)?;
         }
         self.kept.remove(id);
         Ok(true)

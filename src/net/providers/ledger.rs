@@ -104,12 +104,11 @@ fn change<K: Hash + Eq + Copy>(counts: &mut HashMap<K, i64>, key: K, by: i64) {
     }
 }
 
-/// Counts of the entries that others brought. Values that are kept for good are counted by who
-/// keeps them, and this node's own announcements follow from its blocks.
+/// Counts of the entries that others brought. Values are counted by who keeps them, and this node's
+/// own announcements follow from its blocks.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) providers: Account,
-    pub(super) values: Account,
     /// Distance from this node of about the middle one of the records that were looked at when room
     /// was last made.
     pub(super) radius: Option<KBucketDistance>,
@@ -121,24 +120,12 @@ impl Counts {
         let Some(stored) = stored else {
             return;
         };
-        match table {
-            PROVIDERS => {
-                for one in read_announced(stored).unwrap_or_default() {
-                    let bytes = cost(key, one.bytes());
-                    let peer = Some(one.peer);
-                    self.providers.change(peer, one.subnet, bytes, sign);
-                }
+        if table == PROVIDERS {
+            for one in read_announced(stored).unwrap_or_default() {
+                let bytes = cost(key, one.bytes());
+                let peer = Some(one.peer);
+                self.providers.change(peer, one.subnet, bytes, sign);
             }
-            VALUES => {
-                let bytes = cost(key, stored.len());
-                if let Ok(value) = read_value(stored)
-                    && value.expires.is_some()
-                {
-                    let peer = value.publisher;
-                    self.values.change(peer, value.subnet, bytes, sign);
-                }
-            }
-            _ => {}
         }
     }
 }
@@ -251,7 +238,7 @@ impl Writer {
         }
     }
 
-    /// Bytes that announcements, and values, of others may take.
+    /// Bytes that announcements of others may take.
     pub(super) fn room(&self) -> Room {
         Room::of(self.shelf.room_bytes(), &self.bounds)
     }
@@ -328,17 +315,15 @@ impl Writer {
 pub(super) struct Room {
     pub(super) provider_bytes: i64,
     pub(super) providers: i64,
-    pub(super) value_bytes: i64,
 }
 
 impl Room {
-    /// Most of it is for announcements: there is one for each block, and one head for each owner.
+    /// Most of it is for announcements: a part is left for the heads that are kept here.
     fn of(bytes: u64, bounds: &Bounds) -> Self {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         Self {
             provider_bytes: bytes / 4 * 3,
             providers: bounds.providers,
-            value_bytes: bytes / 4,
         }
     }
 

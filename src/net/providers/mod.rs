@@ -5,7 +5,7 @@
 //! - `region`, `search`: storing and finding what a crowd of peer ids at a key would hide.
 //! - `subnet`, `seldom`: who counts as one where peer ids cost nothing; few lines in the log.
 //! - `service`: ports of other programs, which travel in provider records.
-//! - `heads`, `inbox`: owners' head records, and the thread that checks them.
+//! - `heads`, `inbox`: owners' head records that are kept here, and the thread that checks them.
 //! - `behaviour`: queries under way.
 //!
 //! Keys are any bytes; for blocks the id's multihash, so that any libp2p DHT client finds our providers.
@@ -43,13 +43,13 @@ use super::mailbox::Mailbox;
 use super::remotes::Remotes;
 use crate::head;
 
-pub(super) use behaviour::{Behaviour, Event, IsMember, Setup};
-pub use heads::{FIND_TIMEOUT, FoundHead, HeadStats, Heads, PublishReport};
-pub use inbox::{HEAD_TTL, MAX_KEPT_HEADS};
-pub(super) use inbox::{MAX_OWN_JOBS, Tally};
+pub(super) use behaviour::{Behaviour, Event, Setup};
+pub use heads::{HeadStats, Heads};
+pub(super) use inbox::{Asked, Door, MAX_OWN_JOBS, Tally, Told};
+pub use inbox::{HEAD_TTL, MAX_KEPT_HEADS, Verdict};
 pub(super) use ledger::WriterThread;
 pub(super) use record_store::Own;
-pub use record_store::{MAX_KEY_BYTES, MAX_PROVIDERS_BYTES, MAX_VALUE_BYTES, PROVIDER_TTL};
+pub use record_store::{MAX_KEY_BYTES, MAX_PROVIDERS_BYTES, PROVIDER_TTL};
 pub(super) use service::Ports;
 pub use service::{MAX_SERVICES, Service};
 pub use shelf::{MemoryShelf, RecordShelf, ShelfError};
@@ -103,9 +103,6 @@ pub enum Error {
     /// There are as many head records as are taken.
     #[error("there are too many head records")]
     Full,
-    /// The key of a record is not near this node.
-    #[error("the record is for nodes nearer to its key")]
-    Far,
     /// Too much waits to be written.
     #[error("the disk does not keep up with the records of the DHT")]
     Busy,
@@ -119,7 +116,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Full | Self::Busy => true,
-            Self::KeyTooLong(_) | Self::Head(_) | Self::Far | Self::Stopping => false,
+            Self::KeyTooLong(_) | Self::Head(_) | Self::Stopping => false,
         }
     }
 }
@@ -163,20 +160,6 @@ pub(super) enum Command {
     },
     /// Connect to a peer that a lookup found, if not connected.
     Reach(PeerId),
-    /// Everybody's value of a key.
-    GetValue {
-        key: Vec<u8>,
-        found: mpsc::Sender<(PeerId, Vec<u8>)>,
-        /// Resolves when nobody listens any more.
-        dropped: oneshot::Receiver<()>,
-    },
-    /// Hands a value to peers; how many of them took it.
-    PutValue {
-        key: Vec<u8>,
-        value: Vec<u8>,
-        peers: Vec<PeerId>,
-        reply: oneshot::Sender<usize>,
-    },
     /// For the thread that checks head records; the permit is for a place in its queue.
     Own(inbox::Own, OwnedSemaphorePermit),
 }
@@ -225,7 +208,7 @@ impl Providers {
         &self,
         key: Vec<u8>,
         limit: usize,
-    ) -> impl Stream<Item = Provider> + Send + Unpin + 'static {
+    ) -> impl Stream<Item = Provider> + Send + Unpin + 'static + use<> {
         let (mailbox, searches) = (self.mailbox.clone(), self.searches.clone());
         let limit = limit.clamp(1, MAX_FOUND);
         let (tell, crowded) = oneshot::channel();

@@ -21,17 +21,16 @@ use libp2p::kad::{KBucketKey, ProviderRecord, Record, RecordKey};
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::watch;
 
-use super::IsMember;
 use super::announce::worth_announcing;
-use super::ledger::{OWN, PROVIDERS, VALUES, Writer, WriterThread, cost};
+use super::ledger::{OWN, PROVIDERS, Writer, WriterThread, cost};
 use super::service::{self, Ports, Service};
 use super::shelf::RecordShelf;
 use super::stored::{
-    Announced, MAX_ADDRESSES, MAX_PROVIDER_BYTES, StoredPort, Value, read_announced, read_own,
-    read_value, trim, write_announced, write_own,
+    Announced, MAX_ADDRESSES, MAX_PROVIDER_BYTES, StoredPort, read_announced, read_own, trim,
+    write_announced, write_own,
 };
 use super::subnet::Subnet;
-use super::values::{NotStored, Values};
+use super::values::Values;
 use crate::time::{Clock, Timestamp};
 
 /// How long an announcement holds.
@@ -44,8 +43,6 @@ const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 const LATEST: usize = 10;
 /// Longest key in bytes; a multihash of SHA2-512 has 66.
 pub const MAX_KEY_BYTES: usize = 128;
-/// Longest value in bytes.
-pub const MAX_VALUE_BYTES: usize = crate::head::MAX_RECORD_BYTES;
 /// Providers kept for one key: more than fit into one answer, as many may be gone.
 const PROVIDERS_PER_KEY: usize = 64;
 /// Most bytes that all providers of one key take as they are stored, the version included.
@@ -61,11 +58,6 @@ pub(super) struct Bounds {
     /// Announcements in all: a key with one provider takes some 300 bytes on disk. The shelf takes
     /// no more keys than a million.
     pub(super) providers: i64,
-    /// Values that expire, in all: heads of up to 32 KiB. An eighth is for members of this node's
-    /// rings alone.
-    pub(super) values: i64,
-    /// Values that expire and that one peer brought.
-    pub(super) values_per_peer: i64,
 }
 
 impl Default for Bounds {
@@ -74,8 +66,6 @@ impl Default for Bounds {
             providers_per_key: PROVIDERS_PER_KEY,
             providers_per_peer: 300_000,
             providers: 900_000,
-            values: 4096,
-            values_per_peer: 512,
         }
     }
 }
@@ -112,17 +102,13 @@ impl ShelfStore {
         shelf: Arc<dyn RecordShelf>,
         clock: Arc<dyn Clock>,
         bounds: Bounds,
-        is_member: IsMember,
         own: Own,
     ) -> std::io::Result<(Self, WriterThread)> {
         let (writer, thread) = Writer::start(local, shelf, clock.clone(), bounds)?;
         let writer = Arc::new(writer);
         let values = Values {
-            local: KBucketKey::from(local),
             writer: writer.clone(),
             clock: clock.clone(),
-            bounds,
-            is_member,
         };
         let store = Self {
             local,
@@ -360,64 +346,24 @@ fn by_worth(mut announced: Vec<Announced>, answer: usize, now: Timestamp) -> Vec
     announced
 }
 
-/// Who brought a value is for our own accounts: others are not told.
-fn to_record(key: &[u8], value: Value, now: Timestamp) -> Record {
-    Record {
-        key: RecordKey::from(key.to_vec()),
-        value: value.value,
-        publisher: None,
-        expires: value
-            .expires
-            .map(|expires| Instant::now() + expires.since(now)),
-    }
-}
-
 impl RecordStore for ShelfStore {
     type RecordsIter<'a> = std::vec::IntoIter<Cow<'a, Record>>;
     type ProvidedIter<'a> = std::vec::IntoIter<Cow<'a, ProviderRecord>>;
 
-    fn get(&self, key: &RecordKey) -> Option<Cow<'_, Record>> {
-        let value = self.values.get(key.as_ref())?;
-        Some(Cow::Owned(to_record(key.as_ref(), value, self.clock.now())))
+    /// Nothing: values that are here are no part of the DHT.
+    fn get(&self, _: &RecordKey) -> Option<Cow<'_, Record>> {
+        None
     }
 
-    /// Stores a value as it is. Kademlia never calls it for what peers put: that is checked first.
-    fn put(&mut self, record: Record) -> Result<()> {
-        let key = record.key.as_ref();
-        if record.value.len() > MAX_VALUE_BYTES || key.len() > MAX_KEY_BYTES {
-            return Err(Error::ValueTooLarge);
-        }
-        let now = self.clock.now();
-        let value = Value {
-            value: record.value.clone(),
-            publisher: record.publisher,
-            expires: record
-                .expires
-                .map(|at| now.after(at.saturating_duration_since(Instant::now()))),
-            subnet: record
-                .publisher
-                .map_or(Subnet::None, |peer| self.subnet(&peer)),
-        };
-        let put = self.values.put(key, value);
-        put.map_err(|(NotStored::Full | NotStored::Busy)| Error::MaxRecords)
+    /// Refused, whoever puts it.
+    fn put(&mut self, _: Record) -> Result<()> {
+        Err(Error::MaxRecords)
     }
 
-    fn remove(&mut self, key: &RecordKey) {
-        self.values.remove(key.as_ref());
-    }
+    fn remove(&mut self, _: &RecordKey) {}
 
-    /// Everything; slow. Kademlia asks for it only when it replicates by itself, which is switched off.
     fn records(&self) -> Self::RecordsIter<'_> {
-        let now = self.clock.now();
-        let all = self.writer.all(VALUES).into_iter();
-        let records: Vec<_> = all
-            .filter_map(|(key, bytes)| {
-                let value = read_value(bytes).ok()?;
-                let alive = value.expires.is_none_or(|expires| expires > now);
-                alive.then(|| Cow::Owned(to_record(&key, value, now)))
-            })
-            .collect();
-        records.into_iter()
+        Vec::new().into_iter()
     }
 
     /// Keeps an announcement for [`PROVIDER_TTL`]. Our own are kept without addresses: those of the moment are filled in

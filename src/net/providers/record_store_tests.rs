@@ -1,6 +1,7 @@
 use super::*;
-use crate::net::providers::ledger::{Account, Counts, MAX_WAITING_WRITES};
+use crate::net::providers::ledger::{Counts, MAX_WAITING_WRITES, VALUES};
 use crate::net::providers::shelf::{MemoryShelf, ShelfError};
+use crate::net::providers::stored::Value;
 use crate::time::ManualClock;
 use libp2p::Multiaddr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -9,8 +10,6 @@ const BOUNDS: Bounds = Bounds {
     providers_per_key: 3,
     providers_per_peer: 5,
     providers: 12,
-    values: 4,
-    values_per_peer: 3,
 };
 
 struct Fixture {
@@ -18,10 +17,6 @@ struct Fixture {
     thread: WriterThread,
     clock: Arc<ManualClock>,
     local: PeerId,
-}
-
-fn nobody() -> IsMember {
-    Arc::new(|_| false)
 }
 
 fn own(clock: &Arc<ManualClock>) -> Own {
@@ -42,7 +37,7 @@ fn open_with(
     bounds: Bounds,
 ) -> Fixture {
     let own = own(clock);
-    let opened = ShelfStore::open(local, shelf, clock.clone(), bounds, nobody(), own);
+    let opened = ShelfStore::open(local, shelf, clock.clone(), bounds, own);
     let (store, thread) = opened.expect("threads start");
     Fixture {
         store,
@@ -325,7 +320,7 @@ fn wait_until_counted(fixture: &Fixture, providers: i64) {
 }
 
 #[test]
-fn keys_addresses_and_values_are_bounded() {
+fn keys_and_addresses_are_bounded() {
     let (mut fixture, _) = fixture();
     let long = RecordKey::from(vec![0; MAX_KEY_BYTES + 1]);
     let record = ProviderRecord::new(long.clone(), PeerId::random(), vec![]);
@@ -336,61 +331,46 @@ fn keys_addresses_and_values_are_bounded() {
     fixture.store.add_provider(record).expect("just fits");
     let found = fixture.store.providers(&longest);
     assert_eq!(found[0].addresses.len(), MAX_ADDRESSES);
+}
 
-    let (one, other) = (PeerId::random(), PeerId::random());
-    let value = |n, len, peer| Record {
-        key: key(n),
-        value: vec![7; len],
-        publisher: peer,
-        expires: Some(Instant::now() + Duration::from_secs(3600)),
+/// Who wants to put a value, or to read what this node keeps for itself, finds no place for it here.
+#[test]
+fn no_value_is_put_or_told() {
+    let (mut fixture, shelf) = fixture();
+    let put = fixture.store.put(Record::new(key(1), vec![1]));
+    assert!(put.is_err());
+    let own = Value {
+        value: vec![7],
+        expires: None,
     };
-    let by = |n, peer| value(n, 1, Some(peer));
-    let too_long = value(0, MAX_VALUE_BYTES + 1, None);
-    assert!(fixture.store.put(too_long).is_err());
-    assert!(fixture.store.put(Record::new(long, vec![1])).is_err());
-    for n in 0..3 {
-        let longest = value(n, MAX_VALUE_BYTES, Some(one));
-        fixture.store.put(longest).expect("room");
-    }
-    let over = fixture.store.put(by(3, one));
-    assert!(matches!(over, Err(Error::MaxRecords)), "of one peer");
-    fixture.store.put(by(3, other)).expect("another peer");
-    fixture.store.put(by(2, one)).expect("it replaces one");
+    fixture.store.values.put(key(2).as_ref(), &own).expect("room");
+    let mut fixture = fixture.reopen(&shelf);
+    assert_eq!(fixture.store.values.get(key(2).as_ref()), Some(own.clone()));
     fixture.store.remove(&key(2));
-    fixture.store.put(by(4, one)).expect("one has gone");
-    // What is kept for good, and this node's own, is outside of these bounds, and takes no place of the others.
-    fixture.store.put(value(5, 1, None)).expect("own");
-    let for_good = |n| Record::new(key(n), vec![7]);
-    for n in 1..4 {
-        fixture.store.put(for_good(n)).expect("kept");
-    }
-    fixture.store.put(by(6, other)).expect("two have gone");
+    assert_eq!(fixture.store.values.get(key(2).as_ref()), Some(own));
+    assert!(fixture.store.get(&key(1)).is_none());
+    assert!(fixture.store.get(&key(2)).is_none());
+    assert_eq!(fixture.store.records().count(), 0);
 }
 
 #[test]
 fn values_are_kept_until_they_expire() {
-    let (mut fixture, shelf) = fixture();
-    let mut record = Record::new(key(1), b"head".to_vec());
-    record.publisher = Some(PeerId::random());
-    record.expires = Some(Instant::now() + Duration::from_secs(3600));
-    fixture.store.put(record.clone()).expect("room");
-    fixture
-        .store
-        .put(Record::new(key(2), b"for ever".to_vec()))
-        .expect("room");
-    let mut fixture = fixture.reopen(&shelf);
-    let found = fixture
-        .store
-        .get(&key(1))
-        .expect("it is there")
-        .into_owned();
-    assert_eq!((&found.value, found.publisher), (&record.value, None));
-    assert_eq!(fixture.store.records().count(), 2);
-    fixture.clock.advance(Duration::from_secs(3601));
-    assert!(fixture.store.get(&key(1)).is_none());
-    assert_eq!(fixture.store.records().count(), 1);
-    fixture.store.remove(&key(2));
-    assert!(fixture.store.get(&key(2)).is_none());
+    let (fixture, shelf) = fixture();
+    let value = |expires| Value {
+        value: b"head".to_vec(),
+        expires,
+    };
+    let hour = Duration::from_secs(3600);
+    let soon = fixture.clock.now().after(hour);
+    for (n, expires) in [(1, Some(soon)), (2, None)] {
+        let put = fixture.store.values.put(key(n).as_ref(), &value(expires));
+        put.expect("room");
+    }
+    let fixture = fixture.reopen(&shelf);
+    let there = |n| fixture.store.values.get(key(n).as_ref());
+    assert_eq!(there(1), Some(value(Some(soon))));
+    fixture.clock.advance(hour);
+    assert_eq!((there(1), there(2)), (None, Some(value(None))));
 }
 
 #[test]
@@ -417,7 +397,7 @@ fn unreadable_values_are_ignored_and_removed() {
     }
     for n in 1..=2 {
         assert!(fixture.store.providers(&key(n)).is_empty());
-        assert!(fixture.store.get(&key(n)).is_none());
+        assert!(fixture.store.values.get(key(n).as_ref()).is_none());
     }
     let Fixture { store, thread, .. } = fixture;
     drop(store);
@@ -478,7 +458,6 @@ fn a_full_queue_drops_and_counts_and_blocks_nobody() {
         shelf.clone(),
         clock.clone(),
         Bounds::default(),
-        nobody(),
         own(&clock),
     );
     let (mut store, thread) = opened.expect("threads start");
@@ -633,16 +612,9 @@ fn what_could_not_be_written_is_on_nobodys_account() {
     for n in 0..50 {
         fixture.announce(n, peer).expect("it is not yet known");
     }
-    let value = Record {
-        publisher: Some(peer),
-        expires: Some(Instant::now() + Duration::from_secs(3600)),
-        ..Record::new(key(1), vec![1])
-    };
-    fixture.store.put(value).expect("it is not yet known");
     let counts = fixture.settle();
     assert_eq!(counts.providers.entries, 1, "the one that is there");
     assert_eq!(counts.providers.of_peer, HashMap::from([(peer, 1)]));
-    assert_eq!(counts.values, Account::default());
 }
 
 #[test]

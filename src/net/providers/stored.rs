@@ -105,14 +105,11 @@ impl Announced {
     }
 }
 
-/// A value that somebody put.
+/// A value that this node itself put.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Value {
     pub(super) value: Vec<u8>,
-    pub(super) publisher: Option<PeerId>,
     pub(super) expires: Option<Timestamp>,
-    /// Whence it came first.
-    pub(super) subnet: Subnet,
 }
 
 /// The stored bytes are of another version, or broken.
@@ -172,13 +169,7 @@ pub(super) fn write_value(value: &Value) -> Vec<u8> {
     dht::StoredValue {
         version: VERSION,
         value: value.value.clone().into(),
-        publisher: value
-            .publisher
-            .map(|peer| peer.to_bytes())
-            .unwrap_or_default()
-            .into(),
         expires_ms: value.expires.map_or(0, |expires| expires.0),
-        subnet: value.subnet.to_bytes().into(),
     }
     .encode_to_vec()
 }
@@ -186,15 +177,9 @@ pub(super) fn write_value(value: &Value) -> Vec<u8> {
 pub(super) fn read_value(bytes: Bytes) -> Result<Value, Unreadable> {
     let stored = dht::StoredValue::decode(bytes)?;
     check(stored.version)?;
-    let publisher = match stored.publisher.as_ref() {
-        [] => None,
-        bytes => Some(PeerId::from_bytes(bytes).map_err(|_| Unreadable)?),
-    };
     Ok(Value {
         value: stored.value.to_vec(),
-        publisher,
         expires: (stored.expires_ms != 0).then_some(Timestamp(stored.expires_ms)),
-        subnet: Subnet::from_bytes(&stored.subnet)?,
     })
 }
 
@@ -258,15 +243,10 @@ mod tests {
 
         let value = Value {
             value: b"head".to_vec(),
-            publisher: None,
             expires: Some(Timestamp(5)),
-            subnet: Subnet::V6([0x20, 1, 0xd, 0xb8, 0, 1]),
         };
         let bytes = write_value(&value);
-        assert_eq!(
-            HEXLOWER.encode(&bytes),
-            "0802120468656164 2005 2a0620010db80001".replace(' ', "")
-        );
+        assert_eq!(HEXLOWER.encode(&bytes), "08021204686561642005");
         assert_eq!(read_value(bytes.into()), Ok(value));
 
         let bytes = write_own(Timestamp(5));

@@ -3,9 +3,11 @@
 //! Requests of peers wait as requests for blocks do, in a [`RequestQueue`]: each peer has a share,
 //! peers take turns, and when there is no place left a request of a higher standing takes that of a
 //! lower one. Strangers, however many they are, thus keep no member of a ring from being heard.
+//! Questions for heads are handed out in the same order, through a door of their own.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
@@ -38,6 +40,10 @@ const BOUNDS: Bounds = Bounds {
     waiting_per_peer: MAX_WAITING_PER_PEER,
 };
 
+/// Takes a question for a head; false when nobody is there to answer. Has a place for every request
+/// that is started, and does no work.
+pub(crate) type HeadDoor = Arc<dyn Fn(Incoming) -> bool + Send + Sync>;
+
 /// What others may want to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -69,12 +75,17 @@ pub(crate) struct Behaviour {
     admission: RequestQueue<Asking>,
     /// Has a place for every request that is started.
     inbox: mpsc::Sender<Incoming>,
+    heads: HeadDoor,
     working: FuturesUnordered<BoxFuture<'static, Answered>>,
     events: VecDeque<Event>,
 }
 
 impl Behaviour {
-    pub(crate) fn new(protocol: StreamProtocol, standing: StandingOf) -> (Self, Inbox) {
+    pub(crate) fn new(
+        protocol: StreamProtocol,
+        standing: StandingOf,
+        heads: HeadDoor,
+    ) -> (Self, Inbox) {
         let (inbox, requests) = mpsc::channel(MAX_STARTED);
         // Twice what a peer may have waiting, so that one who keeps to half of it hears "busy" and is not reset without a word.
         let config = rr::Config::default()
@@ -90,6 +101,7 @@ impl Behaviour {
             standing,
             admission: RequestQueue::new(BOUNDS),
             inbox,
+            heads,
             working: FuturesUnordered::new(),
             events: VecDeque::new(),
         };
@@ -148,7 +160,11 @@ impl Behaviour {
                 request,
                 reply,
             };
-            if self.inbox.try_send(incoming).is_err() {
+            let is_taken = match incoming.request {
+                Request::Head { .. } => (self.heads)(incoming),
+                _ => self.inbox.try_send(incoming).is_ok(),
+            };
+            if !is_taken {
                 // Who took the inbox has ended.
                 self.admission.finish(reservation);
                 self.turn_away(peer, channel);

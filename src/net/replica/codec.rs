@@ -14,7 +14,7 @@ use super::{
     State, Why, Wish,
 };
 use crate::block::MAX_BLOCK_BYTES;
-use crate::head::MAX_RECORD_BYTES;
+use crate::head::{MAX_RECORD_BYTES, MAX_SEALED_BYTES};
 use crate::id::BlockId;
 use crate::lease::{Lease, MAX_LEASE_BYTES, Release};
 use crate::net::frame::{Malformed, read_frame, read_frame_within, write_frame};
@@ -26,6 +26,8 @@ pub(super) const MAX_REQUEST_BYTES: usize = MAX_PAGE_IDS * 52 + MAX_LEASE_BYTES 
 pub(super) const MAX_RESPONSE_BYTES: usize =
     MAX_RECORD_BYTES + MAX_TOLD_LEASES * (MAX_LEASE_BYTES + 4) + 128;
 const _: () = assert!(MAX_PROOFS * 34 + 128 <= MAX_RESPONSE_BYTES);
+const _: () = assert!(MAX_SEALED_BYTES + 128 <= MAX_RESPONSE_BYTES);
+const _: () = assert!(MAX_SEALED_BYTES + 128 <= MAX_REQUEST_BYTES);
 /// How long a peer may take to send its request once it has opened a stream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -37,6 +39,7 @@ const KIND_PROVE: u32 = 5;
 const KIND_OFFER: u32 = 6;
 const KIND_HOLDING: u32 = 7;
 const KIND_RECOVER: u32 = 8;
+const KIND_HEAD: u32 = 9;
 const WHY_POPULAR: u32 = 1;
 const WHY_HAND_OVER: u32 = 2;
 
@@ -51,6 +54,7 @@ pub(super) enum Expected {
     Proofs(usize),
     Wishes(usize),
     Recovered,
+    Head,
 }
 
 impl Expected {
@@ -60,6 +64,7 @@ impl Expected {
             Request::Offer { blocks, .. } => Self::Wishes(blocks.len()),
             Request::Holding { roots, .. } => Self::Wishes(roots.len()),
             Request::Recover { .. } => Self::Recovered,
+            Request::Head { .. } => Self::Head,
             Request::Room | Request::Keep { .. } | Request::State { .. } | Request::Release(_) => {
                 Self::State
             }
@@ -125,6 +130,13 @@ pub(super) fn encode_request(request: &Request) -> Vec<u8> {
             name: after.map(|name| name.to_vec().into()).unwrap_or_default(),
             ..Default::default()
         },
+        Request::Head { nonce, proof, told } => wire::Request {
+            kind: KIND_HEAD,
+            nonce: nonce.to_vec().into(),
+            proof: proof.to_vec().into(),
+            head: told.clone().unwrap_or_default(),
+            ..Default::default()
+        },
         Request::Offer { why, blocks } => wire::Request {
             kind: KIND_OFFER,
             ids: blocks
@@ -188,6 +200,14 @@ pub(super) fn decode_request(frame: Bytes) -> Asked {
                 false => Some(name()?),
             },
         },
+        KIND_HEAD if message.head.len() > MAX_SEALED_BYTES => {
+            return Err(Malformed("the head is too large"));
+        }
+        KIND_HEAD => Request::Head {
+            nonce: exact(&message.nonce, "a nonce has 32 bytes")?,
+            proof: exact(&message.proof, "a proof has 32 bytes")?,
+            told: Some(message.head).filter(|head| !head.is_empty()),
+        },
         KIND_OFFER => Request::Offer {
             why: match message.why {
                 WHY_POPULAR => Why::Popular,
@@ -241,6 +261,10 @@ pub(super) fn encode_answer(answer: &Answer) -> Vec<u8> {
             more: recovered.more,
             ..Default::default()
         },
+        Answer::Head(head) => wire::Response {
+            head: head.clone(),
+            ..Default::default()
+        },
         Answer::Refused(refusal) => wire::Response {
             error: refusal.code(),
             ..Default::default()
@@ -292,6 +316,7 @@ pub(super) fn decode_answer(frame: Bytes, expected: Expected) -> Result<Answer, 
                 more: message.more,
             }))
         }
+        Expected::Head => Ok(Answer::Head(message.head)),
         Expected::State => Ok(Answer::State(State {
             listed: message.listed,
             missing: message.missing,
@@ -429,6 +454,16 @@ mod tests {
                 proof: [2; 32],
                 after: Some(name),
             },
+            Request::Head {
+                nonce: [1; 32],
+                proof: [2; 32],
+                told: None,
+            },
+            Request::Head {
+                nonce: [1; 32],
+                proof: [2; 32],
+                told: Some(vec![3; MAX_SEALED_BYTES].into()),
+            },
             Request::Offer {
                 why: Why::Popular,
                 blocks: offered(MAX_OFFERED, MAX_BLOCK_BYTES as u32),
@@ -474,6 +509,11 @@ mod tests {
                 Expected::Recovered,
             ),
             (Answer::Recovered(Recovered::default()), Expected::Recovered),
+            (
+                Answer::Head(vec![1; MAX_SEALED_BYTES].into()),
+                Expected::Head,
+            ),
+            (Answer::Head(Bytes::new()), Expected::Head),
             (Answer::Refused(Refusal::Full), Expected::State),
             (Answer::Refused(Refusal::Other(99)), Expected::Wishes(1)),
         ] {
@@ -495,6 +535,11 @@ mod tests {
             name: [2; 16],
             nonce: [3; 32],
             ids: (0..=MAX_PROOFS as u16).map(id).collect(),
+        }));
+        assert!(refused(&Request::Head {
+            nonce: [1; 32],
+            proof: [2; 32],
+            told: Some(vec![3; MAX_SEALED_BYTES + 1].into()),
         }));
         for blocks in [
             offered(MAX_OFFERED + 1, 1),

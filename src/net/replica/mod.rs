@@ -6,6 +6,8 @@
 //! Invariants: what peers ask waits in a bounded queue, with a share for each peer; past that it hears "busy". Peers take turns, members of our rings
 //! before others, whose places they take when there is none left. An answer fits what was asked.
 //!
+//! Questions for heads go another way than the rest, to who keeps them in this net.
+//!
 //! Deliberately absent: signatures, limits of what is kept, the pulling itself: whoever takes the [`Inbox`] does that.
 
 mod behaviour;
@@ -25,7 +27,7 @@ use crate::crypto::hash;
 use crate::id::BlockId;
 use crate::lease::{Lease, Name, Release};
 
-pub(super) use behaviour::{Behaviour, Event};
+pub(super) use behaviour::{Behaviour, Event, HeadDoor};
 
 /// Most ids in one page of a lease's list.
 pub const MAX_PAGE_IDS: usize = 4096;
@@ -146,6 +148,15 @@ pub enum Request {
         /// The name of the last lease that was told.
         after: Option<Name>,
     },
+    /// The head that the proof is about, as the peer keeps it. No head is named.
+    Head {
+        /// Random.
+        nonce: [u8; 32],
+        /// [`Acquaintance::proof`](crate::head::Acquaintance::proof).
+        proof: [u8; 32],
+        /// The head as the asker knows it, sealed: the peer takes it in, and tells none.
+        told: Option<Bytes>,
+    },
     /// Blocks that this node would see at the peer as well. The same offer again is a way to hear whether they have come.
     Offer {
         /// Why.
@@ -182,6 +193,8 @@ pub enum Answer {
     Wishes(Vec<Wish>),
     /// To [`Request::Recover`].
     Recovered(Recovered),
+    /// To [`Request::Head`]: the head, sealed; nothing when the asker told it.
+    Head(Bytes),
     /// No.
     Refused(Refusal),
 }
@@ -369,7 +382,8 @@ impl Replica {
             Request::Room
             | Request::State { .. }
             | Request::Release(_)
-            | Request::Recover { .. } => (0, 0),
+            | Request::Recover { .. }
+            | Request::Head { .. } => (0, 0),
         };
         if ids > most {
             return Err(Error::TooManyIds(ids));

@@ -1,14 +1,12 @@
-//! Owners' head records among many.
+//! Owners' head records that a net has.
 
-use super::mesh::mesh;
 use super::*;
 use crate::block::Link;
 use crate::crypto::key::Key;
-use crate::head::{HeadEntry, HeadRecord, MAX_MACHINES, certify, sealing_key};
-use crate::net::providers::{Error, HeadStats, RecordShelf};
+use crate::head::{HeadEntry, HeadRecord, certify, sealing_key};
+use crate::net::providers::Error;
 use crate::time::{ManualClock, Timestamp};
 use ed25519_dalek::SigningKey;
-use tokio::sync::oneshot;
 
 /// An owner with the machines that sign for it.
 struct Owner(SigningKey);
@@ -50,147 +48,6 @@ impl Owner {
     }
 }
 
-fn sequences(record: Option<HeadRecord>) -> Vec<u64> {
-    let record = record.expect("it is found");
-    let mut sequences: Vec<u64> = record.newest().map(HeadEntry::sequence).collect();
-    sequences.sort_unstable();
-    sequences
-}
-
-/// Whether a net has a record with all entries of another one.
-fn has_all_of(local: &Option<HeadRecord>, record: &HeadRecord) -> bool {
-    local.as_ref().is_some_and(|local| local.has_all_of(record))
-}
-
-/// Puts any bytes under any key with one peer, as libp2p's Kademlia would.
-async fn put(from: &Net, to: &Net, key: Vec<u8>, value: Vec<u8>) {
-    let (reply, stored) = oneshot::channel();
-    let command = crate::net::providers::Command::PutValue {
-        key,
-        value,
-        peers: vec![to.peer_id()],
-        reply,
-    };
-    let sent = from.heads().mailbox.send(command).await;
-    sent.expect("the net lives");
-    assert_eq!(within(stored).await, Ok(1));
-}
-
-/// Waits until a net's statistics fit.
-async fn wait_stats(net: &Net, fits: impl Fn(HeadStats) -> bool) {
-    within(async {
-        while !fits(net.heads().stats()) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-}
-
-/// Waits until a net itself has a record that fits.
-async fn wait_local(net: &Net, id: BlockId, fits: impl Fn(&Option<HeadRecord>) -> bool) {
-    within(async {
-        while !fits(&net.heads().local(id).await.expect("it runs")) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_one_publishes_all_find_and_it_only_grows() {
-    let nets = mesh(6).await;
-    let nets: Vec<&Net> = nets.iter().map(|(net, _)| net).collect();
-    let owner = Owner::new(1);
-    let nobody = within(nets[4].heads().find(owner.id())).await;
-    assert_eq!(nobody, Ok(None));
-
-    let newer = owner.record(&[5, 2]);
-    let report = within(nets[1].heads().publish(newer.clone())).await;
-    let report = report.expect("published");
-    assert!(
-        report.stored_by >= 1 && report.stored_by <= report.asked && report.asked <= 5,
-        "{report:?}"
-    );
-    wait_local(nets[0], owner.id(), |local| local.as_ref() == Some(&newer)).await;
-    let found = within(nets[4].heads().find(owner.id())).await;
-    assert_eq!(found, Ok(Some(newer.clone())));
-
-    // An older record with another machine adds what is new in it and takes nothing back, wherever it comes from.
-    let older = owner.record(&[3, 0, 7]);
-    within(nets[3].heads().publish(older))
-        .await
-        .expect("published");
-    let found = within(nets[2].heads().find(owner.id())).await;
-    assert_eq!(sequences(found.expect("it runs")), [2, 5, 7]);
-    wait_local(nets[0], owner.id(), |local| {
-        sequences(local.clone()) == [2, 5, 7]
-    })
-    .await;
-
-    // A whole record of the largest size goes through too.
-    let large = Owner::new(2);
-    let full = large.record(&[9; MAX_MACHINES]);
-    within(nets[5].heads().publish(full.clone()))
-        .await
-        .expect("published");
-    let found = within(nets[2].heads().find(large.id())).await;
-    assert_eq!(found, Ok(Some(full)));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forged_records_are_refused_and_counted() {
-    let (a, b) = pair(Shelf::new()).await;
-    let (owner, other) = (Owner::new(1), Owner::new(2));
-    let key = owner.id().to_multihash();
-    let good = owner.record(&[3]);
-    let mut bad_signature = good.encode();
-    *bad_signature.last_mut().expect("not empty") ^= 1;
-    let own_machine = HeadRecord::new(owner.entry_by(&other.0, 1, 9));
-    let forged = [
-        bad_signature,
-        own_machine.encode(),
-        other.record(&[9]).encode(),
-        vec![0; crate::head::MAX_RECORD_BYTES + 1],
-        b"not a record".to_vec(),
-    ];
-    for (n, bytes) in (1..).zip(&forged) {
-        put(&a, &b, key.clone(), bytes.clone()).await;
-        wait_stats(&b, |stats| stats.refused == n).await;
-    }
-    // Nor is there a place for anything else.
-    put(&a, &b, b"some key".to_vec(), b"some value".to_vec()).await;
-    wait_stats(&b, |stats| stats.refused == 6).await;
-    assert_eq!(b.heads().local(owner.id()).await, Ok(None));
-    // A record that does not hold is not published in the first place.
-    let refused = a.heads().publish(own_machine.clone()).await;
-    assert!(matches!(refused, Err(Error::Head(_))), "{refused:?}");
-    let refused = a.heads().keep(own_machine).await;
-    assert!(matches!(refused, Err(Error::Head(_))), "{refused:?}");
-
-    put(&a, &b, key, good.encode()).await;
-    wait_local(&b, owner.id(), |local| local.as_ref() == Some(&good)).await;
-    assert_eq!(
-        within(a.heads().find(owner.id())).await,
-        Ok(Some(good.clone()))
-    );
-}
-
-/// Puts bytes straight onto a shelf, as a peer that lies would have them.
-fn lying_shelf(owner: &Owner, bytes: Vec<u8>) -> Arc<MemoryShelf> {
-    use prost::Message;
-    let stored = crate::wire::dht::StoredValue {
-        version: 2,
-        value: bytes.into(),
-        publisher: Bytes::new(),
-        expires_ms: 0,
-        subnet: Bytes::new(),
-    };
-    let shelf = Arc::new(MemoryShelf::new());
-    let key = owner.id().to_multihash();
-    shelf.put(2, &key, &stored.encode_to_vec()).expect("memory");
-    shelf
-}
-
 async fn start_with(records: Arc<MemoryShelf>, config: NetConfig) -> Net {
     let services = Services {
         blocks: Shelf::new(),
@@ -200,50 +57,9 @@ async fn start_with(records: Arc<MemoryShelf>, config: NetConfig) -> Net {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_search_outlives_liars_and_updates_the_stale() {
+async fn a_kept_head_survives_and_takes_in_what_is_new() {
     let owner = Owner::new(1);
-    let mut broken = owner.record(&[9]).encode();
-    *broken.last_mut().expect("not empty") ^= 1;
-    let (older, newer) = (owner.record(&[3, 4]), owner.record(&[5]));
-    let liar = start_with(lying_shelf(&owner, broken), memory()).await;
-    let bootstrap = liar.listen_addresses();
-    let near = || NetConfig {
-        bootstrap: bootstrap.clone(),
-        ..memory()
-    };
-    let stale = start_with(lying_shelf(&owner, older.encode()), near()).await;
-    let fresh = start_with(lying_shelf(&owner, newer.encode()), near()).await;
-    let reader = start_with(Arc::default(), near()).await;
-    for net in [&liar, &stale, &fresh] {
-        connect(&reader, net).await;
-    }
-    let mut events = reader.events();
-    let found = within(async {
-        loop {
-            let found = reader.heads().find(owner.id()).await.expect("it runs");
-            let refused = reader.heads().stats().refused;
-            if let Some(found) = found
-                && found.newest().count() == 2
-                && refused > 0
-            {
-                return found;
-            }
-            // Not all of them are in the routing table yet.
-            let _ = events.recv().await;
-        }
-    })
-    .await;
-    assert_eq!(sequences(Some(found.clone())), [4, 5]);
-    wait_local(&stale, owner.id(), |local| has_all_of(local, &found)).await;
-    // The reader has nothing of its own by that.
-    assert_eq!(reader.heads().local(owner.id()).await, Ok(None));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_kept_head_survives_and_brings_a_newcomer_up_to_date() {
-    let owner = Owner::new(1);
-    let record = owner.record(&[3]);
-    let publisher = start(memory(), &Shelf::new()).await;
+    let (record, newer) = (owner.record(&[3]), owner.record(&[4]));
     let shelf = Arc::new(MemoryShelf::new());
     let clock = Arc::new(ManualClock::default());
     clock.advance(Duration::from_secs(1_000_000));
@@ -252,78 +68,35 @@ async fn a_kept_head_survives_and_brings_a_newcomer_up_to_date() {
         ..memory()
     };
     let holder = start_with(shelf.clone(), config.clone()).await;
-    connect(&holder, &publisher).await;
-    within(publisher.heads().publish(record.clone()))
-        .await
-        .expect("published");
-    let found = within(async {
-        loop {
-            if let Some(found) = holder.heads().find(owner.id()).await.expect("it runs") {
-                return found;
-            }
-        }
-    })
-    .await;
-    let mut changes = holder.heads().watch_kept();
-    assert_eq!(holder.heads().keep(found.clone()).await, Ok(record.clone()));
+    let heads = holder.heads();
+    let mut changes = heads.watch_kept();
+    assert_eq!(heads.keep(record.clone()).await, Ok(record.clone()));
     assert!(changes.has_changed().expect("the net lives"));
     changes.mark_unchanged();
-    assert_eq!(holder.heads().keep(found).await, Ok(record.clone()));
+    assert_eq!(heads.keep(record.clone()).await, Ok(record.clone()));
     assert!(!changes.has_changed().expect("the net lives"), "only once");
-    within(publisher.shutdown()).await;
     within(holder.shutdown()).await;
 
-    // Years later, in another run, with nobody else left.
+    // Years later, in another run.
     clock.advance(Duration::from_secs(3 * 365 * 24 * 3600));
     let holder = start_with(shelf.clone(), config.clone()).await;
-    assert_eq!(holder.heads().kept().await, Ok(vec![owner.id()]));
-    assert_eq!(
-        holder.heads().local(owner.id()).await,
-        Ok(Some(record.clone()))
-    );
-    let newcomer = start(memory(), &Shelf::new()).await;
-    connect(&newcomer, &holder).await;
-    within(async {
-        loop {
-            let report = holder.heads().publish(record.clone()).await;
-            if report.expect("published").stored_by > 0 {
-                return;
-            }
-        }
-    })
-    .await;
-    wait_local(&newcomer, owner.id(), |local| {
-        local.as_ref() == Some(&record)
-    })
-    .await;
-    // What others put is merged into what is kept, which stays kept.
-    let newer = owner.record(&[4]);
-    within(newcomer.heads().publish(newer.clone()))
-        .await
-        .expect("published");
-    wait_local(&holder, owner.id(), |local| has_all_of(local, &newer)).await;
+    let heads = holder.heads();
+    assert_eq!(heads.kept().await, Ok(vec![owner.id()]));
+    assert_eq!(heads.local(owner.id()).await, Ok(Some(record.clone())));
+    // What is told later is merged into what is kept, which stays kept.
+    let answers = vec![(PeerId::random(), newer.encode())];
+    let verdict = heads.judge(owner.id(), answers, true).await;
+    let both = verdict.expect("it runs").record.expect("it holds");
+    assert!(both.has_all_of(&newer) && both.has_all_of(&record));
     clock.advance(crate::net::providers::HEAD_TTL);
-    let local = holder.heads().local(owner.id()).await.expect("it runs");
-    assert!(has_all_of(&local, &newer) && has_all_of(&local, &record));
+    assert_eq!(heads.local(owner.id()).await, Ok(Some(both)));
     // Released, it expires.
-    assert_eq!(holder.heads().release(owner.id()).await, Ok(true));
-    assert_eq!(holder.heads().release(owner.id()).await, Ok(false));
-    assert_eq!(holder.heads().kept().await, Ok(vec![]));
-    assert!(holder.heads().local(owner.id()).await != Ok(None));
+    assert_eq!(heads.release(owner.id()).await, Ok(true));
+    assert_eq!(heads.release(owner.id()).await, Ok(false));
+    assert_eq!(heads.kept().await, Ok(vec![]));
+    assert!(heads.local(owner.id()).await != Ok(None));
     clock.advance(crate::net::providers::HEAD_TTL);
-    assert_eq!(holder.heads().local(owner.id()).await, Ok(None));
+    assert_eq!(heads.local(owner.id()).await, Ok(None));
     within(holder.shutdown()).await;
-}
-
-#[tokio::test]
-async fn alone_a_head_is_stored_here() {
-    let net = start(memory(), &Shelf::new()).await;
-    let owner = Owner::new(1);
-    let record = owner.record(&[1]);
-    let report = within(net.heads().publish(record.clone())).await;
-    assert_eq!(report, Ok(crate::net::providers::PublishReport::default()));
-    assert_eq!(within(net.heads().find(owner.id())).await, Ok(Some(record)));
-    let heads = net.heads();
-    within(net.shutdown()).await;
-    assert_eq!(heads.find(owner.id()).await, Err(Error::Stopping));
+    assert_eq!(heads.kept().await, Err(Error::Stopping));
 }

@@ -137,7 +137,7 @@ fn hear(
     let wishes = match answer {
         Ok(Answer::Wishes(wishes)) => wishes,
         Ok(Answer::Refused(refusal)) => vec![Wish::Refuse(refusal)],
-        Ok(Answer::State(_) | Answer::Proofs(_) | Answer::Recovered(_)) => {
+        Ok(Answer::State(_) | Answer::Proofs(_) | Answer::Recovered(_) | Answer::Head(_)) => {
             vec![Wish::Refuse(Refusal::Unwilling)]
         }
         Err(error) if error.is_retryable() => vec![Wish::Refuse(Refusal::Busy)],

@@ -333,6 +333,14 @@ impl Copies {
         })
     }
 
+    /// The holders of copies that count, of any backup.
+    pub fn all_holders(&self, now: Timestamp, limits: &Limits) -> Holders {
+        let state = self.lock();
+        let jobs = state.jobs.values();
+        jobs.flat_map(|kept| holders(&job_of(kept, BTreeMap::new()), now, limits))
+            .collect()
+    }
+
     /// How many backups lack copies.
     pub(super) fn short(&self, now: Timestamp, limits: &Limits) -> usize {
         let state = self.lock();

@@ -46,8 +46,10 @@ impl Book {
                 self.heard(peer, &(owner, name));
                 self.prove((owner, name), &nonce, &ids)
             }
-            // The head, which goes with it, is not in the book.
-            Request::Recover { .. } | Request::Offer { .. } => Err(No::Refused(Refusal::Unwilling)),
+            // Heads are not in the book.
+            Request::Recover { .. } | Request::Head { .. } | Request::Offer { .. } => {
+                Err(No::Refused(Refusal::Unwilling))
+            }
         };
         match answered {
             Ok(answer) => answer,
