@@ -18,7 +18,7 @@ use libernet::id::BlockId;
 use libernet::node::{Node, NodeOptions, Purpose};
 use libp2p::PeerId;
 
-use crate::attacker::{Attacker, Message};
+use crate::attacker::{self, Attacker, Message};
 use crate::process::{Node as Process, fails, run};
 use crate::rings::{Scene, said, until, utf8};
 use crate::sample::noise;
