@@ -70,7 +70,8 @@ pub struct Config {
     pub announce: AnnouncePolicy,
     /// Policy for blocks that a pin keeps.
     pub announce_pinned: AnnouncePolicy,
-    /// Policy for blocks that are kept for owners.
+    /// Policy for blocks that are kept for owners. A wider one than none shows everybody which
+    /// nodes keep the same backups.
     pub announce_leased: AnnouncePolicy,
     /// Policy for blocks that may be evicted.
     pub announce_cached: AnnouncePolicy,
@@ -158,7 +159,7 @@ impl Default for Config {
             offer_rate: 0,
             announce: AnnouncePolicy::All,
             announce_pinned: AnnouncePolicy::All,
-            announce_leased: AnnouncePolicy::Roots,
+            announce_leased: AnnouncePolicy::None,
             announce_cached: AnnouncePolicy::All,
             announce_meet: AnnounceMeet::Roots,
             timeout_s: 60,

@@ -536,6 +536,10 @@ impl Archive {
             };
             // The search includes what is here, but for what only this machine's file says.
             if found.record.is_some() || search == Search::Glance {
+                if search != Search::Glance {
+                    // One keeper may have a part only.
+                    heads.look_for_keepers(id);
+                }
                 let record = match (local, found.record) {
                     (Some(local), Some(record)) => Some(local.merge(&record, self.clock.now())?),
                     (local, record) => record.or(local),

@@ -75,8 +75,16 @@ struct Inquiry {
     grace: Duration,
     /// Whether what is here counts.
     with_local: bool,
-    /// Whether keepers are looked for in the DHT when no connected one is found.
-    is_wide: bool,
+    wide: Wide,
+}
+
+/// Whether keepers are looked for in the DHT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wide {
+    No,
+    /// When no connected one is found.
+    IfNone,
+    Always,
 }
 
 impl Inquiry {
@@ -84,7 +92,7 @@ impl Inquiry {
         Self {
             grace: FIND_TIMEOUT,
             with_local: true,
-            is_wide: true,
+            wide: Wide::IfNone,
         }
     }
 
@@ -128,7 +136,7 @@ impl Heads {
     /// [`Error::Stopping`]. Finding nothing is no error.
     pub async fn find_near(&self, id: BlockId) -> Result<Option<HeadRecord>, Error> {
         let near = Inquiry {
-            is_wide: false,
+            wide: Wide::No,
             ..Inquiry::patient()
         };
         Ok(self.search(id, near).await?.record)
@@ -157,6 +165,21 @@ impl Heads {
         self.search(id, Inquiry::quick()).await
     }
 
+    /// Looks for all keepers of a head in the background, wherever they are: those that are found are
+    /// asked for blocks later.
+    pub fn look_for_keepers(&self, id: BlockId) {
+        let view = self.clone();
+        self.depot.aside(async move {
+            let all = Inquiry {
+                wide: Wide::Always,
+                ..Inquiry::patient()
+            };
+            if let Err(error) = view.ask_all(id, all).await {
+                tracing::debug!(%error, "the search for keepers of a head ended");
+            }
+        });
+    }
+
     /// Has a record here, together with what is known here of the same owner, and tells it to the
     /// keepers that are found.
     ///
@@ -178,11 +201,7 @@ impl Heads {
         })
     }
 
-    async fn search(
-        &self,
-        id: BlockId,
-        inquiry: Inquiry,
-    ) -> Result<FoundHead, Error> {
+    async fn search(&self, id: BlockId, inquiry: Inquiry) -> Result<FoundHead, Error> {
         let verdict = self.ask_all(id, inquiry).await?;
         if !verdict.stale.is_empty() {
             let (view, verdict) = (self.clone(), verdict.clone());
@@ -199,11 +218,19 @@ impl Heads {
 
     async fn ask_all(&self, id: BlockId, inquiry: Inquiry) -> Result<Verdict, Error> {
         // Whoever must not look wide counts as one that has found already.
-        let has_found = Arc::new(AtomicBool::new(!inquiry.is_wide));
-        let answers = self.answers(id, has_found.clone());
+        let has_found = Arc::new(AtomicBool::new(inquiry.wide == Wide::No));
+        let enough = match inquiry.wide {
+            Wide::Always => Arc::default(),
+            Wide::No | Wide::IfNone => has_found.clone(),
+        };
+        let answers = self.answers(id, enough);
         let answers = collect(answers, id, inquiry.grace, &has_found).await;
         let heads = self.depot.net().heads();
-        heads.judge(id, answers, inquiry.with_local).await
+        let verdict = heads.judge(id, answers, inquiry.with_local).await?;
+        for (peer, _) in verdict.told.iter().take(MAX_UPDATED) {
+            self.depot.note_keeper(*peer);
+        }
+        Ok(verdict)
     }
 
     /// What peers tell of a head: connected ones, and when those have had their time, or none of
@@ -211,7 +238,7 @@ impl Heads {
     fn answers(
         &self,
         id: BlockId,
-        has_found: Arc<AtomicBool>,
+        enough: Arc<AtomicBool>,
     ) -> BoxStream<'static, (PeerId, Vec<u8>)> {
         let acquaintance = Arc::new(Acquaintance::new(&id));
         let peers = self.depot.nearest();
@@ -236,7 +263,7 @@ impl Heads {
         let wide = stream::once(async move {
             // Either is a reason to go on.
             let _ = timeout(NEAR_TIME, done.notified()).await;
-            match has_found.load(Ordering::Relaxed) {
+            match enough.load(Ordering::Relaxed) {
                 true => stream::empty().boxed(),
                 false => view.at_places(id).boxed(),
             }
@@ -266,7 +293,11 @@ impl Heads {
     }
 
     /// Asks one peer for the head. None when it does not keep it, or does not answer.
-    async fn ask(&self, peer: PeerId, acquaintance: Arc<Acquaintance>) -> Option<(PeerId, Vec<u8>)> {
+    async fn ask(
+        &self,
+        peer: PeerId,
+        acquaintance: Arc<Acquaintance>,
+    ) -> Option<(PeerId, Vec<u8>)> {
         let (nonce, proof) = self.question(peer, &acquaintance);
         let request = Request::Head {
             nonce,

@@ -37,7 +37,9 @@ async fn node(bootstrap: &[&Depot]) -> Depot {
         blocks: server.clone(),
         records: Arc::new(MemoryShelf::new()),
     };
-    let addresses = bootstrap.iter().flat_map(|one| one.net().listen_addresses());
+    let addresses = bootstrap
+        .iter()
+        .flat_map(|one| one.net().listen_addresses());
     let config = NetConfig {
         bootstrap: addresses.collect(),
         ..NetConfig::in_memory(Keypair::generate_ed25519())
@@ -126,7 +128,11 @@ async fn a_keeper_is_found_at_its_place_by_who_knows_the_head() {
     let found = within(found).await;
     assert_eq!(found.record, Some(record()));
     assert_eq!(found.told[0].0, keeper.net().peer_id());
-    assert_eq!(local(&reader).await, None, "it has nothing of its own by that");
+    assert_eq!(
+        local(&reader).await,
+        None,
+        "it has nothing of its own by that"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -29,7 +29,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -81,6 +81,8 @@ impl Traffic {
     }
 }
 
+/// Keepers of heads that are remembered.
+const MAX_KEEPERS: usize = 32;
 /// Pieces of work under way that nobody waits for.
 const MAX_ASIDE: usize = 16;
 
@@ -100,6 +102,8 @@ struct Inner {
     demand: Arc<demand::Demand>,
     /// The blocks that are being fetched, so that two readers of one make one transfer.
     under_way: Mutex<HashMap<BlockId, Weak<fetch::UnderWay>>>,
+    /// Peers that told a head lately: they may have blocks that nobody announces.
+    keepers: Mutex<VecDeque<PeerId>>,
     /// Peers that did not answer lately.
     absent: Mutex<absent::Absent>,
     began: Instant,
@@ -129,6 +133,7 @@ impl Depot {
                 wounded: server.wounded(),
                 demand: server.demand(),
                 under_way: Mutex::default(),
+                keepers: Mutex::default(),
                 absent: Mutex::default(),
                 began: Instant::now(),
                 verifier: verify::Verifier::new(cores),
@@ -196,6 +201,19 @@ impl Depot {
     /// Ends all searches; later ones fail at once.
     pub fn stop(&self) {
         self.inner.stop.cancel();
+    }
+
+    /// A peer told a head: what the backups of that owner need may be there, and is not announced.
+    fn note_keeper(&self, peer: PeerId) {
+        let mut keepers = lock(&self.inner.keepers);
+        keepers.retain(|known| *known != peer);
+        keepers.truncate(MAX_KEEPERS - 1);
+        keepers.push_front(peer);
+    }
+
+    /// Peers that told a head lately, the last one first.
+    fn keepers(&self) -> Vec<PeerId> {
+        lock(&self.inner.keepers).iter().copied().collect()
     }
 
     /// Does a piece of work that nobody waits for, until this depot stops. Past [`MAX_ASIDE`] it is

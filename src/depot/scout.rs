@@ -52,15 +52,19 @@ pub(super) struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Asks connected peers whether they have the block: those nearest to its id first, those that
-    /// did not answer lately last.
+    /// Asks connected peers whether they have the block: keepers of heads and members of rings first,
+    /// then those nearest to its id, and last those that did not answer lately.
     pub(super) async fn ask_connected(&self, connected: &[PeerId], tried: &HashSet<PeerId>) {
         let target = KBucketKey::new(self.id.to_multihash());
         let untried = connected.iter().filter(|peer| !tried.contains(peer));
         let mut peers: Vec<PeerId> = untried.copied().collect();
+        // What only a backup needs is not announced: those who may keep it come first.
+        let mut keepers: HashSet<PeerId> = self.depot.keepers().into_iter().collect();
+        keepers.extend(self.depot.inner.net.rings().online_members());
         peers.sort_by_cached_key(|peer| {
             let distance = KBucketKey::from(*peer).distance(&target);
-            (self.depot.inner.rests(peer), distance)
+            let is_keeper = keepers.contains(peer);
+            (self.depot.inner.rests(peer), !is_keeper, distance)
         });
         peers.truncate(MAX_HAVE_PEERS);
         futures::stream::iter(peers)
@@ -72,11 +76,16 @@ impl Search<'_> {
             .await;
     }
 
-    /// Looks up providers in the DHT and asks them, many at once: most of them may be long gone.
-    /// The net connects to them by itself.
+    /// Asks keepers of heads that are not connected, and looks up providers in the DHT and asks
+    /// them, many at once: most of them may be long gone. The net connects to them by itself.
     pub(super) async fn ask_mesh(&self) {
         let net = &self.depot.inner.net;
-        let mut providers = net.providers().find(self.id.to_multihash(), MAX_FOUND);
+        let connected = net.peers().connected();
+        let mut keepers = self.depot.keepers();
+        keepers.retain(|peer| !connected.contains(peer));
+        let providers = net.providers().find(self.id.to_multihash(), MAX_FOUND);
+        let providers = providers.map(|provider| provider.peer);
+        let mut providers = futures::stream::iter(keepers).chain(providers);
         let mut is_looking = true;
         let (mut asks, mut last) = (FuturesUnordered::new(), VecDeque::new());
         let (mut good, mut resting) = (0, 0);
@@ -91,7 +100,7 @@ impl Search<'_> {
             }
             tokio::select! {
                 found = providers.next(), if is_looking && asks.len() - resting < PROVIDERS_AT_ONCE => {
-                    match found.map(|provider| provider.peer) {
+                    match found {
                         None => is_looking = false,
                         Some(peer) if peer == net.peer_id() => {}
                         Some(peer) if self.depot.inner.rests(&peer) => last.push_back(peer),

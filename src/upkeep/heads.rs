@@ -119,6 +119,13 @@ pub fn pin_name(head: &BlockId) -> String {
     format!("head {}", &head.to_hex()[..8])
 }
 
+/// Whether a pin's name is one of those that pins of heads' logs have.
+pub(in crate::upkeep) fn is_head_pin_name(name: &str) -> bool {
+    let number = name.strip_prefix("head ");
+    let is_digit = |c: char| matches!(c, '0'..='9' | 'a'..='f');
+    number.is_some_and(|number| number.len() == 8 && number.chars().all(is_digit))
+}
+
 /// Whether a pin is of a head's logs. Its root is then no block: it is the head's key in the DHT.
 pub fn is_head_pin(info: &PinInfo) -> bool {
     info.link.is_none() && info.name == pin_name(&info.root)

@@ -121,8 +121,7 @@ impl Behaviour {
     pub(crate) fn new(setup: Setup) -> std::io::Result<(Self, WriterThread)> {
         let local = setup.local;
         let bounds = Bounds::default();
-        let (store, thread) =
-            ShelfStore::open(local, setup.shelf, setup.clock, bounds, setup.own)?;
+        let (store, thread) = ShelfStore::open(local, setup.shelf, setup.clock, bounds, setup.own)?;
         let (inbox, checker) = Inbox::start(local, store.values(), setup.tally)?;
         let mut config = kad::Config::new(setup.protocol);
         // Nothing is repeated by Kademlia itself: it would make a lookup for each key. We sweep.

@@ -129,7 +129,9 @@ fn what_is_told_is_taken_in_of_heads_that_are_here_only() {
     assert_eq!(checker.local(&older.id()), None);
     keep(&mut checker, &older);
     assert_eq!(tell(&mut checker, &newer), Told::Taken);
-    let both = older.merge(&newer, checker.values.now()).expect("one owner");
+    let both = older
+        .merge(&newer, checker.values.now())
+        .expect("one owner");
     assert_eq!(checker.local(&newer.id()), Some(both));
     let mut forged = newer.encode();
     *forged.last_mut().expect("not empty") ^= 1;

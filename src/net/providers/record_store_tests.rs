@@ -343,7 +343,11 @@ fn no_value_is_put_or_told() {
         value: vec![7],
         expires: None,
     };
-    fixture.store.values.put(key(2).as_ref(), &own).expect("room");
+    fixture
+        .store
+        .values
+        .put(key(2).as_ref(), &own)
+        .expect("room");
     let mut fixture = fixture.reopen(&shelf);
     assert_eq!(fixture.store.values.get(key(2).as_ref()), Some(own.clone()));
     fixture.store.remove(&key(2));

@@ -4,7 +4,9 @@
 //! settings. **Blocks that only a backup needs are not announced**, whatever the settings say:
 //! their owner's machines and those who keep copies know each other, and a stranger who looks at
 //! the DHT is not to see who backs up to whom. [`Policy::allows`] is where that is decided, and the
-//! names of the pins that count as those of backups are given by the node.
+//! names of the pins that count as those of backups are given by the node; the logs that a head
+//! names count as a backup's, too. Blocks that are kept for owners are needed by backups alone:
+//! they are announced only where somebody says so.
 //!
 //! Deliberately absent: when blocks are announced, and head records.
 
@@ -14,7 +16,7 @@ use crate::config::{AnnouncePolicy, Config};
 use crate::id::BlockId;
 use crate::store::{self, PinId, Store, Why};
 
-use super::super::heads::{MAX_PINNED_LOGS, is_head_pin, leased_logs};
+use super::super::heads::{MAX_PINNED_LOGS, is_head_pin, is_head_pin_name, leased_logs};
 
 /// Answers for the classes that have one in the settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +122,7 @@ impl<'a> Choice<'a> {
             match store.pin_name(pin) {
                 Ok(name) => {
                     let name = name.unwrap_or_default();
-                    let is_one = backups.contains(&name.as_str());
+                    let is_one = backups.contains(&name.as_str()) || is_head_pin_name(&name);
                     pins.insert(pin, is_one);
                     is_one
                 }
@@ -243,6 +245,39 @@ mod tests {
             !choice.takes(block(9).id()).expect("reads"),
             "it is not here"
         );
+    }
+
+    /// The attack: who announces the log that a head names is a keeper of that head.
+    #[test]
+    fn logs_of_heads_and_what_is_kept_for_owners_are_announced_to_nobody() {
+        let store = MemoryStore::new(StoreOptions::default());
+        let (log, leased) = (block(2), block(3));
+        let head = BlockId::from_sha384([3; 48]);
+        pin(&store, &pin_name(&head), head, std::slice::from_ref(&log));
+        let put = store.put(std::slice::from_ref(&leased), Keep::Cached);
+        put.expect("room");
+        let info = LeaseInfo {
+            root: leased.id(),
+            terms: bytes::Bytes::new(),
+            until: Timestamp(1),
+            blocks: 1,
+            bytes: 10,
+            complete: true,
+        };
+        let lease = store.begin_lease(&info).expect("room");
+        store.add_lease_refs(lease, &[leased.id()]).expect("here");
+        let policy = Policy::of(&Config::default());
+        let mut choice = Choice::new(&store, policy, &["backup"]).expect("readable");
+        assert!(!choice.takes(log.id()).expect("readable"));
+        assert!(!choice.takes(leased.id()).expect("readable"));
+        // A bundle may be called so.
+        pin(
+            &store,
+            "head of state",
+            log.id(),
+            std::slice::from_ref(&log),
+        );
+        assert!(choice.takes(log.id()).expect("readable"));
     }
 
     #[test]
