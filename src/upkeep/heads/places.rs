@@ -51,7 +51,7 @@ struct Taken {
 pub(super) async fn run(setup: &Setup, state: &WorkerState) {
     let depot = &setup.depot;
     let mut changes = depot.net().heads().watch_kept();
-    let mut moves = Moves::new(depot.net().watch_listening());
+    let mut moves = Moves::new(depot.net().watch_addresses());
     let mut places = Places::default();
     loop {
         changes.mark_unchanged();
