@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::file;
+use crate::problems::send;
 use crate::size::{ByteSize, GIB, KIB, MIB};
 
 mod hours;
@@ -83,6 +84,14 @@ pub struct Config {
     pub max_connections: u32,
     /// Whether the router is asked to pass a port on.
     pub port_mapping: PortMapping,
+    /// Command that is run when a problem begins or is over; empty: none.
+    pub notify_command: String,
+    /// Address of mail about problems; empty: none.
+    pub notify_mail: String,
+    /// URL that is told of problems; empty: none.
+    pub notify_webhook: String,
+    /// Whether problems are shown on the desktop.
+    pub notify_desktop: bool,
 }
 
 /// Blocks of the node that are announced to the DHT; each variant is stricter than the one before.
@@ -165,12 +174,16 @@ impl Default for Config {
             timeout_s: 60,
             max_connections: 256,
             port_mapping: PortMapping::Auto,
+            notify_command: String::new(),
+            notify_mail: String::new(),
+            notify_webhook: String::new(),
+            notify_desktop: false,
         }
     }
 }
 
 /// One line of documentation a setting, in the order of `config show`: name, environment variable, meaning.
-pub const SETTINGS: [(&str, &str, &str); 22] = [
+pub const SETTINGS: [(&str, &str, &str); 26] = [
     (
         "network",
         "LIBERNET_NETWORK",
@@ -284,6 +297,26 @@ pub const SETTINGS: [(&str, &str, &str); 22] = [
         "LIBERNET_PORT_MAPPING",
         "Whether the router is asked, by UPnP, NAT-PMP and PCP, to pass the node's port on, so that others can reach it: on, off or auto. \
          Auto: a node that `libernet up` runs asks where it listens by the defaults.",
+    ),
+    (
+        "notify_command",
+        "LIBERNET_NOTIFY_COMMAND",
+        "Command for the shell that is run when a problem begins or is over, with the message on its standard input; empty: none.",
+    ),
+    (
+        "notify_mail",
+        "LIBERNET_NOTIFY_MAIL",
+        "Address of mail about problems, handed to the system's sendmail; empty: none.",
+    ),
+    (
+        "notify_webhook",
+        "LIBERNET_NOTIFY_WEBHOOK",
+        "URL that gets a POST of JSON about problems, plain http only; empty: none.",
+    ),
+    (
+        "notify_desktop",
+        "LIBERNET_NOTIFY_DESKTOP",
+        "Show problems on the desktop of the user that runs the node: true or false.",
     ),
 ];
 
@@ -420,6 +453,14 @@ impl Config {
                     .parse()
                     .map_err(|_| wrong(format!("'{text}' is neither true nor false")))?
             }
+            "notify_command" => self.notify_command = text.trim().to_owned(),
+            "notify_mail" => self.notify_mail = text.trim().to_owned(),
+            "notify_webhook" => self.notify_webhook = text.trim().to_owned(),
+            "notify_desktop" => {
+                self.notify_desktop = text
+                    .parse()
+                    .map_err(|_| wrong(format!("'{text}' is neither true nor false")))?
+            }
             "meet" => self.meet = text.parse().map_err(wrong)?,
             "meet_bootstrap" => self.meet_bootstrap = list(),
             "http" => self.http = text.to_owned(),
@@ -493,6 +534,16 @@ impl Config {
         }
     }
 
+    /// Ways by which people are told of problems.
+    pub fn ways(&self) -> send::Ways {
+        send::Ways {
+            command: self.notify_command.clone(),
+            mail: self.notify_mail.clone(),
+            webhook: self.notify_webhook.clone(),
+            desktop: self.notify_desktop,
+        }
+    }
+
     /// Most bytes that are lent to others.
     pub fn lent_bytes(&self) -> u64 {
         self.lend.of(self.quota)
@@ -525,6 +576,12 @@ impl Config {
                 "network",
                 "a name has 1 to 64 letters, digits, dots, dashes or underscores",
             );
+        }
+        if let Some(problem) = send::mail_problem(&self.notify_mail) {
+            return wrong("notify_mail", &problem);
+        }
+        if let Some(problem) = send::webhook_problem(&self.notify_webhook) {
+            return wrong("notify_webhook", &problem);
         }
         if let Some(problem) = meet::problem(&self.meet_bootstrap) {
             return wrong("meet_bootstrap", &problem);

@@ -12,7 +12,7 @@
 //! | 4 | [`depot`]: the one place that knows both store and network |
 //! | 3 | [`store`], [`bundle`], [`net`], [`site`] |
 //! | 2 | [`block`]; above it [`head`], [`ring`]; above that [`lease`] |
-//! | 1 | [`crypto`], [`wire`], [`task`], [`config`] |
+//! | 1 | [`problems`]; above it [`crypto`], [`wire`], [`task`], [`config`] |
 //! | 0 | [`descriptors`], [`mod@file`], [`id`], [`size`], [`text`], [`time`], [`monitor`], [`mod@path`], [`pick`] |
 
 pub mod backup;
@@ -34,6 +34,7 @@ pub mod net;
 pub mod node;
 pub mod path;
 pub mod pick;
+pub mod problems;
 pub mod ring;
 pub mod site;
 pub mod size;

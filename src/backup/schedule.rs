@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use jiff::Span;
 use jiff::civil::{Time, Weekday};
@@ -85,6 +86,17 @@ impl Schedule {
     ) -> Option<Timestamp> {
         let first = self.first_after(last, zone);
         (self.first_after(first, zone) < now).then_some(first)
+    }
+
+    /// Time between two runs.
+    pub fn interval(self) -> Duration {
+        let minutes = match self {
+            Self::Hourly => HOUR_MIN,
+            Self::Every { minutes } => minutes,
+            Self::Daily { .. } => DAY_MIN,
+            Self::Weekly { .. } => 7 * DAY_MIN,
+        };
+        Duration::from_secs(60 * u64::from(minutes))
     }
 
     /// Whether a run may begin now: it is due, or will be in a moment.

@@ -63,6 +63,10 @@ pub struct Set {
     /// When it is backed up by itself; missing: only when somebody asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<Schedule>,
+    /// Seconds without a new backup after which somebody is to hear of it; missing: three times
+    /// what is between two runs of the schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warn_after_s: Option<u64>,
     /// What is left out.
     #[serde(default, skip_serializing_if = "is_default")]
     pub exclusions: Exclusions,
@@ -319,6 +323,7 @@ mod tests {
                 max_file_bytes: Some(7),
                 ..Exclusions::default()
             },
+            warn_after_s: None,
             copies: None,
             keep: Policy {
                 daily: 7,

@@ -1,12 +1,14 @@
 //! `libernet health`: whether every backup is there, as new as it should be, and has its copies.
 
+use serde_json::json;
+
 use super::backup::run::found;
 use super::backup::snapshots::warn_of_requests;
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::{output, show};
-use crate::node::api::{Health, HealthReply, HolderState, SetHealth};
-use crate::time::Timestamp;
+use super::{notify, output, show};
+use crate::node::api::{Health, HealthReply, HolderState, Problems, SetHealth, Severity};
+use crate::time::{Clock, SystemClock, Timestamp};
 
 /// Show whether every backup is there, as new as it should be, and has its copies on other
 /// machines.
@@ -22,7 +24,8 @@ backup can't be read back from connected nodes, and while another machine's requ
 (`libernet unforget` ends that).
 With --json: {\"sets\":[{\"name\",\"copies_min\",\"copies_asked\",\"survives\",\"audited_s_ago\",\"holders\":[{\"peer\",\"name\",\"online\",
   \"seen_s_ago\"}],\"last_backup\",\"last_backup_s_ago\",\"never\",\"schedule\",\"next_backup\",\"overdue_since\",\"problem\",\"unmatched\",\"newest\":{\"copies\",\"copies_asked\"}}],\"owner\",
-  \"problems\":[..],\"clocks\":[..],\"doubts\":[..],\"requests\":[..],\"head\":{\"told\",\"log\",\"overtaken\"}}, requests as of
+  \"problems\":[..],\"clocks\":[..],\"doubts\":[..],\"requests\":[..],\"head\":{\"told\",\"log\",\"overtaken\"},
+  \"problem_list\":[{\"id\",\"subject\",\"severity\":\"notice|warning|serious\",\"text\",\"do\",\"since\"}]}, the worst first; requests as of
   `libernet snapshots`; times in milliseconds since 1970, and beside them \"last_backup_rfc3339\" and so on; null is what is not known or
   does not apply; \"copies_min\" is of the backup that lacks most copies, \"newest\" of the newest; \"lost\" is there when backups of the set are not here any more")]
 pub(super) struct Args {
@@ -31,12 +34,21 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
+    let is_of_one = args.set.is_some();
     let request = Health { set: args.set };
-    let reply = context
-        .with_client(async |client, _| Ok(client.health(request).await?))
+    let (reply, mut list) = context
+        .with_client(async |client, _| {
+            let reply = client.health(request).await?;
+            Ok((reply, client.problems(Problems {}).await?.problems))
+        })
         .await?;
+    if is_of_one {
+        list.retain(|one| reply.sets.iter().any(|set| set.name == one.subject));
+    }
     if context.json {
-        output::json(&reply)?;
+        let mut value = json!(reply);
+        value["problem_list"] = json!(list);
+        output::json(&value)?;
     } else {
         let lines: String = lines(&reply)
             .iter()
@@ -48,13 +60,18 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     if let Some(head) = reply.head.filter(|head| !head.is_found()) {
         context.warning(&found(Some(head)));
     }
-    for trouble in reply
-        .problems
-        .iter()
-        .chain(&reply.clocks)
-        .chain(&reply.doubts)
-    {
-        context.warning(&show::printable(trouble));
+    for doubt in &reply.doubts {
+        context.warning(&show::printable(doubt));
+    }
+    if is_of_one {
+        // Of all that is wrong, only what concerns the set is in the list.
+        for trouble in reply.problems.iter().chain(&reply.clocks) {
+            context.warning(&show::printable(trouble));
+        }
+    }
+    let now = SystemClock.now();
+    for problem in list.iter().filter(|one| one.severity > Severity::Notice) {
+        context.warning(&show::printable(&notify::words(problem, now)));
     }
     Ok(match reply.is_well() {
         true => Exit::Done,
@@ -169,7 +186,7 @@ fn age(set: &SetHealth) -> Option<String> {
 }
 
 /// A span of time in its largest unit: who reads it compares days, not seconds.
-fn ago(seconds: u64) -> String {
+pub(super) fn ago(seconds: u64) -> String {
     let (number, unit) = match seconds {
         0..60 => (seconds, "s"),
         60..3600 => (seconds / 60, "min"),

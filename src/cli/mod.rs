@@ -26,6 +26,7 @@ mod leave;
 mod like;
 mod ls;
 mod mesh;
+mod notify;
 mod output;
 mod owner;
 mod peers;
@@ -138,6 +139,7 @@ enum Command {
     Status(status::Args),
     Health(health::Args),
     Doctor(doctor::Args),
+    Notify(notify::Args),
     Leave(leave::Args),
     Id(id::Args),
     Init(init::Args),
@@ -202,6 +204,7 @@ impl Command {
             | Self::VerifyResponse(_)
             | Self::Status(_)
             | Self::Health(_)
+            | Self::Notify(_)
             | Self::Leave(_)
             | Self::Check(_)
             | Self::Drill(_)
@@ -381,6 +384,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Peers(args) => Box::pin(peers::run(args, context)).await,
         Command::Leave(args) => Box::pin(leave::run(args, context)).await,
         Command::Health(args) => Box::pin(health::run(args, context)).await,
+        Command::Notify(args) => Box::pin(notify::run(args, context)).await,
         Command::Doctor(args) => Box::pin(doctor::run(args, context)).await,
         Command::Status(args) => Box::pin(status::run(args, context)).await,
         Command::Id(args) => Box::pin(id::run(args, context)).await,

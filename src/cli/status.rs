@@ -12,13 +12,14 @@ pub(super) use self::disk::bytes_below;
 use self::safe::{reachable, safe};
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::{ask, health, output, show};
+use super::{ask, health, notify, output, show};
 use crate::client::Client;
 use crate::node::api::{
-    Health, HealthReply, LimitsStatus, Peer, Peers, ReachStatus, RingInfo, RingList, Status,
-    StatusReply, WorkerStatus,
+    Health, HealthReply, LimitsStatus, Peer, Peers, Problem, Problems, ReachStatus, RingInfo,
+    RingList, Status, StatusReply, WorkerStatus,
 };
 use crate::size::ByteSize;
+use crate::time::{Clock, SystemClock};
 
 /// Show whether all is safe, and how the node is.
 ///
@@ -42,7 +43,8 @@ With --json: {\"running\",\"safe\",\"last_backup\",\"next_backup\",\"sets\":[as 
   \"limits\":{\"up\",\"down\",\"hours\",\"holding\",\"lend\",\"min_rate\",\"offer_rate\"},
   \"reachable\":\"public|relay|no|unknown\",\"reach\":{\"reachable\",\"nat\":\"none|cone|symmetric|some|unknown\",\"addresses\":[..],
    \"port_mapping\":\"off|none|promised\",\"mapped\":[..],\"relays\":[..],
-   \"relaying\":{\"on\",\"reservations\",\"circuits\",\"circuits_ever\",\"refused\"}}}; safe is null when nothing is backed up;
+   \"relaying\":{\"on\",\"reservations\",\"circuits\",\"circuits_ever\",\"refused\"}},
+  \"problem_list\":[{\"id\",\"subject\",\"severity\":\"notice|warning|serious\",\"text\",\"do\",\"since\"}], the worst first}; safe is null when nothing is backed up;
   without a node {\"running\":false,\"data_dir\",\"exists\",\"peer\",\"owner\",\"machine\",\"machine_name\",\"passphrase\",
   \"sets\":[{\"name\",\"paths\",\"schedule\"}],\"rings\":[{\"ring\",\"members\"}],\"log_written\",\"disk_bytes\",\"problems\":[..]}")]
 pub(super) struct Args {}
@@ -53,6 +55,7 @@ struct Told {
     health: HealthReply,
     rings: Vec<RingInfo>,
     peers: Vec<Peer>,
+    problems: Vec<Problem>,
 }
 
 impl Told {
@@ -62,6 +65,7 @@ impl Told {
             health: client.health(Health::default()).await?,
             rings: client.ring_list(RingList {}).await?.rings,
             peers: client.peers(Peers {}).await?.peers,
+            problems: client.problems(Problems {}).await?.problems,
         })
     }
 }
@@ -91,6 +95,7 @@ pub(super) async fn run(_: Args, context: &Context) -> Result<Exit, Failure> {
         value["last_backup"] = json!(sets.iter().filter_map(|set| set.last_backup).max());
         value["next_backup"] = json!(sets.iter().filter_map(|set| set.next_backup).min());
         value["sets"] = json!(sets);
+        value["problem_list"] = json!(told.problems);
         output::json(&value)?;
     } else {
         let text = text(&told, context);
@@ -117,18 +122,12 @@ fn text(told: &Told, context: &Context) -> String {
     let mut row =
         |name: &str, value: String| rows.push(vec![name.to_owned(), show::printable(&value)]);
     row("safe", safe(health).words);
-    if let Some(address) = &status.twin {
-        let text = format!(
-            "another node runs with this node's key, at {address}: a copied data directory? \
-             On the copy, stop the node, remove node.key and start it again"
-        );
-        row("warning", text);
-    }
     for set in &health.sets {
         row("", health::line(set));
     }
-    for problem in &health.problems {
-        row("problem", problem.clone());
+    let now = SystemClock.now();
+    for problem in &told.problems {
+        row(problem.severity.name(), notify::words(problem, now));
     }
     for ring in &told.rings {
         let members = match ring.members {
@@ -170,23 +169,11 @@ fn text(told: &Told, context: &Context) -> String {
     show::table(&rows, &[])
 }
 
-/// Troubles that somebody should look at.
+/// States of the node that people asked for, and may forget.
 fn troubles(status: &StatusReply, mut row: impl FnMut(&str, String)) {
     if status.leaving {
         let text = "takes nothing more for others; `libernet leave --cancel` takes that back";
         row("leaving", text.to_owned());
-    }
-    if status.store.corrupt > 0 {
-        row("damaged", show::count(status.store.corrupt, "block"));
-    }
-    let announcing = status.announcing.as_ref();
-    if let Some(warning) = announcing.and_then(|one| one.warning.clone()) {
-        row("problem", warning);
-    }
-    for worker in &status.workers {
-        if let Some(error) = &worker.error {
-            row("problem", format!("{}: {error}", plain_name(worker)));
-        }
     }
 }
 

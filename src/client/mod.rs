@@ -269,6 +269,10 @@ impl Client {
         diff(Diff) -> DiffReply;
         /// Tells whether every backup has its copies.
         health(Health) -> HealthReply;
+        /// Tells what is wrong now.
+        problems(Problems) -> ProblemsReply;
+        /// Sends a message to try whether it arrives.
+        notify_test(NotifyTest) -> NotifyTestReply;
         /// Lists the leases of this machine's backups.
         lease_list(LeaseList) -> LeaseListReply;
         /// Lists the backups of others that the node keeps.

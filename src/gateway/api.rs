@@ -174,6 +174,8 @@ async fn dispatch(
         FindFile => find_file;
         Diff => diff;
         Health => health;
+        Problems => problems;
+        NotifyTest => notify_test;
         LeaseList => lease_list;
         LeaseHeld => lease_held;
         LeaseDrop => lease_drop;

@@ -41,6 +41,15 @@ impl Node {
     /// [`ErrorKind::NotFound`] when no set is called so, [`ErrorKind::Usage`] when several may be
     /// meant.
     pub async fn health(&self, request: Health) -> Result<HealthReply, CallError> {
+        self.health_of(request, true).await
+    }
+
+    /// As [`health`](Self::health), and nobody else is asked for the head.
+    pub(super) async fn health_as_known(&self, request: Health) -> Result<HealthReply, CallError> {
+        self.health_of(request, false).await
+    }
+
+    async fn health_of(&self, request: Health, reads_head: bool) -> Result<HealthReply, CallError> {
         let mut reply = HealthReply {
             clocks: self.clock_troubles(),
             problems: self.ring_troubles(),
@@ -79,7 +88,8 @@ impl Node {
             };
             reply.requests.retain(concerns);
         }
-        if let Known::Snapshots(member, _) = &known
+        if reads_head
+            && let Known::Snapshots(member, _) = &known
             && !self.inner.copies.leases().is_empty()
         {
             let archive = self.own_archive(member);

@@ -25,6 +25,7 @@ mod memory;
 mod mesh;
 mod metrics;
 mod pins;
+mod problems;
 mod rebuild;
 mod release;
 mod remembered;
@@ -132,6 +133,8 @@ struct Inner {
     turns: backup::Turns,
     /// Failures of the last scheduled runs.
     schedule: schedule::Record,
+    /// What is wrong, and what was told of it.
+    problems: problems::Record,
     /// Ports of other programs that are announced.
     services: Arc<upkeep::services::Services>,
     /// Progress of announcing blocks.
@@ -214,6 +217,14 @@ pub enum NodeEvent {
         blocks: u64,
         /// Their bytes.
         bytes: u64,
+    },
+    /// A problem begins, lasts for a week, or is over.
+    Problem {
+        /// Which of these.
+        kind: crate::problems::book::Kind,
+        /// The problem.
+        #[serde(flatten)]
+        problem: crate::problems::Problem,
     },
     /// Something went wrong and the node goes on.
     Warning {
@@ -382,6 +393,11 @@ impl Node {
                 limits: upkeep::replicate::Limits::default(),
             };
             let of_peers = inner.clone();
+            // A node inside of a command is asked once, and tells nobody else.
+            if options.http.is_some() {
+                let told = inner.clone();
+                workers.spawn("problems", |c, s| problems::run(told, c, s));
+            }
             workers.spawn("schedule", |c, s| schedule::run(inner, c, s));
             workers.spawn("remembered", |c, s| remembered::run(of_peers, c, s));
             workers.spawn("replicate", |c, s| upkeep::replicate::run(replicate, c, s));
@@ -390,6 +406,7 @@ impl Node {
                 unlocked: backup::Unlocked::default(),
                 turns: backup::Turns::default(),
                 schedule: schedule::Record::default(),
+                problems: problems::Record::default(),
                 services,
                 announced,
                 copies,

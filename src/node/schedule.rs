@@ -307,6 +307,7 @@ mod tests {
             paths: Vec::new(),
             tags: Vec::new(),
             schedule: Some("every 6h".parse().expect("a schedule")),
+            warn_after_s: None,
             exclusions: Exclusions::default(),
             copies: None,
             keep: crate::backup::retention::Policy::default(),

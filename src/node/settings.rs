@@ -1,5 +1,5 @@
-//! Settings that a running node takes over when they change: the quota, how much of it is lent, and
-//! the limits on bandwidth.
+//! Settings that a running node takes over when they change: the quota, how much of it is lent, the
+//! limits on bandwidth, and the ways by which people are told of problems.
 //!
 //! Flags and the environment of the running node beat the file for as long as it runs. A file that
 //! is wrong changes nothing at all. What a node is built with (addresses, names) waits for the next
@@ -18,7 +18,17 @@ use crate::config::{self, Config};
 use crate::upkeep::fairness::Bandwidth;
 
 /// Settings that change while the node runs.
-const LIVE: [&str; 5] = ["quota", "lend", "limit_up", "limit_down", "limit_hours"];
+const LIVE: [&str; 9] = [
+    "quota",
+    "lend",
+    "limit_up",
+    "limit_down",
+    "limit_hours",
+    "notify_command",
+    "notify_mail",
+    "notify_webhook",
+    "notify_desktop",
+];
 
 /// The settings that hold now.
 pub(super) struct Settings {
@@ -72,6 +82,10 @@ impl Settings {
             limit_up: read.limit_up,
             limit_down: read.limit_down,
             limit_hours: read.limit_hours,
+            notify_command: read.notify_command,
+            notify_mail: read.notify_mail,
+            notify_webhook: read.notify_webhook,
+            notify_desktop: read.notify_desktop,
             ..current.clone()
         };
         self.bandwidth.send_replace(Bandwidth::of(&new));

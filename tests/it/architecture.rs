@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Rooms by floor, lowest first. A file imports only from lower floors; rooms on one floor never see each other.
-const FLOORS: [&[&str]; 12] = [
+const FLOORS: [&[&str]; 13] = [
     // Only tests have `small_disk`.
     &[
         "descriptors",
@@ -18,6 +18,8 @@ const FLOORS: [&[&str]; 12] = [
         "pick",
         "small_disk",
     ],
+    // The settings check how people are told of problems.
+    &["problems"],
     &["crypto", "wire", "task", "config"],
     &["block"],
     // A record names a log by its link, and the network checks records and proves secrets of rings.

@@ -26,12 +26,14 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::{output, show};
 use crate::client::{Client, for_command};
 use crate::config::{AnnouncePolicy, Config};
+use crate::file;
 use crate::node::api::{
     Choice, Giver, MachineState, Peers, SnapshotInfo, SnapshotRef, SnapshotTree, Snapshots, Status,
 };
 use crate::node::{Node, NodeOptions, Purpose};
+use crate::problems::{DRILL_FILE, DrillScore};
 use crate::size::ByteSize;
-use crate::time::Timestamp;
+use crate::time::{Clock, SystemClock, Timestamp};
 
 /// Files that are restored unless told otherwise.
 const FILES: u64 = 20;
@@ -219,8 +221,34 @@ pub(in crate::cli) async fn run(args: Args, context: &Context) -> Result<Exit, F
         context.warning("the temporary directory could not be removed completely");
     }
     let report = result?;
+    keep_score(&report, context);
     tell(&report, context)?;
     Ok(end(&report))
+}
+
+/// Keeps the score, so that the node can tell when the next drill is due.
+fn keep_score(report: &Report, context: &Context) {
+    let score = DrillScore {
+        at: SystemClock.now(),
+        snapshot: report.snapshot.clone(),
+        sampled: report.sampled,
+        restored: report.restored,
+        different: report.different.len() as u64,
+    };
+    // The words may be those of another machine, on one that has no data directory.
+    if !context.data_dir.is_dir() {
+        return;
+    }
+    let path = context.data_dir.join(DRILL_FILE);
+    let written = serde_json::to_vec(&score)
+        .map_err(std::io::Error::from)
+        .and_then(|bytes| file::replace(&path, &bytes));
+    if let Err(error) = written {
+        context.warning(&format!(
+            "the score could not be kept in {}: {error}",
+            path.display()
+        ));
+    }
 }
 
 /// This machine's own node, if it runs, and where others are.

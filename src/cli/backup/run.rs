@@ -110,6 +110,7 @@ fn jobs(args: &Args, context: &Context) -> Result<Vec<Set>, Failure> {
             tags: args.tag.clone(),
             schedule: None,
             exclusions,
+            warn_after_s: None,
             copies: None,
             keep: Default::default(),
         }]);

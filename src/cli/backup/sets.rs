@@ -141,6 +141,10 @@ pub(super) struct Add {
     /// When: hourly, 'every 6h', 'daily 03:00' or 'weekly sun 03:00'.
     #[arg(long, value_name = "SPEC")]
     schedule: Option<Schedule>,
+    /// Time without a new backup after which this is told as a problem, such as 3d [default: three
+    /// times what is between two runs of its schedule].
+    #[arg(long, value_name = "TIME", value_parser = warn_after, allow_hyphen_values = true)]
+    warn_after: Option<u64>,
     /// A tag of its snapshots. May be repeated.
     #[arg(long)]
     tag: Vec<String>,
@@ -151,6 +155,21 @@ pub(super) struct Add {
     leave: Leave,
     #[command(flatten)]
     keep: Keep,
+}
+
+/// Longest time that a set may be without a backup before somebody hears of it, in days.
+const MAX_WARN_DAYS: u64 = 366;
+
+/// Reads a time of up to a year, in seconds.
+fn warn_after(text: &str) -> Result<u64, String> {
+    let days = text
+        .strip_suffix('d')
+        .and_then(|days| days.parse::<u64>().ok());
+    match days {
+        Some(days @ 1..=MAX_WARN_DAYS) => Ok(days * 24 * 3600),
+        Some(_) => Err(format!("a time of days is from 1d to {MAX_WARN_DAYS}d")),
+        None => crate::time::seconds(text),
+    }
 }
 
 pub(super) async fn run(command: &Subcommand, context: &Context) -> Result<Exit, Failure> {
@@ -175,6 +194,7 @@ fn add(args: &Add, context: &Context) -> Result<(), Failure> {
         paths,
         tags: args.tag.clone(),
         schedule: args.schedule,
+        warn_after_s: args.warn_after,
         exclusions: args.leave.exclusions()?,
         copies: args.copies,
         keep: args.keep.policy(),

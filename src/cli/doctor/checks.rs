@@ -7,20 +7,31 @@ use super::facts::{Disk, Facts, Told};
 use crate::cli::health::{copies_text, name_of};
 use crate::cli::show;
 use crate::node::api::{SetHealth, StatusReply, WorkerStatus};
+use crate::problems::{Severity, room};
 use crate::size::ByteSize;
 
 /// A file dated so far ahead was written by another clock.
 const MAX_AHEAD: Duration = Duration::from_secs(5 * 60);
-/// Free room on the disk below which something must go soon.
-const LOW_DISK_BYTES: u64 = 512 << 20;
-/// Share of the quota, in percent, above which what can't be dropped leaves too little.
-const FULL_PERCENT: u64 = 95;
+/// Kinds of problems that a check of its own tells.
+const CHECKED: [&str; 11] = [
+    "announcing",
+    "backup_failed",
+    "backup_lost",
+    "backup_never",
+    "clock",
+    "copies_missing",
+    "disk",
+    "forget_requests",
+    "no_backup",
+    "quota",
+    "ring",
+];
 
 /// Checks of the machine and of the backups, in the order in which they are shown.
 pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     let mut checks = vec![
         clock(facts),
-        disk(&facts.disk),
+        disk(facts),
         quota(facts),
         announcing(facts.node.as_ref()),
     ];
@@ -75,17 +86,27 @@ fn clock(facts: &Facts) -> Check {
     }
 }
 
-fn disk(disk: &Disk) -> Check {
+fn disk(facts: &Facts) -> Check {
     const ID: &str = "disk";
-    let Some(free) = disk.free_bytes else {
+    let Some((bytes, free)) = facts.disk.room else {
         return Check::unknown(ID, "the system does not tell how much room is left");
     };
-    let text = format!("{} free where the data is", ByteSize(free));
-    match free < LOW_DISK_BYTES {
+    let (used, quota) = match &facts.node {
+        Some(told) => (told.status.store.disk_bytes, told.status.store.quota),
+        None => (facts.disk.used_bytes, facts.config.quota.0),
+    };
+    let allowed = quota.saturating_sub(used);
+    let text = format!(
+        "{} free where the data is, and the quota allows {} more",
+        ByteSize(free),
+        ByteSize(allowed)
+    );
+    match free < room::low_disk_bytes(bytes, allowed) {
         true => Check::wrong(
             ID,
             text,
-            "make room on this disk; `libernet forget` with --prune and `libernet pin rm` give back what is not needed",
+            "make room on this disk, or lower the quota (`libernet config set quota SIZE`); `libernet forget` with --prune and \
+             `libernet pin rm` give back what is not needed",
         ),
         false => Check::right(ID, text),
     }
@@ -97,7 +118,7 @@ fn quota(facts: &Facts) -> Check {
     let Some(told) = &facts.node else {
         let (used, quota) = (facts.disk.used_bytes, facts.config.quota.0);
         let text = format!("{} of {} used", ByteSize(used), ByteSize(quota));
-        return match is_full(used, quota) {
+        return match room::is_nearly_full(used, quota) {
             true => Check::unknown(
                 ID,
                 format!("{text}; only a running node knows what of it can be dropped"),
@@ -113,14 +134,10 @@ fn quota(facts: &Facts) -> Check {
         ByteSize(store.quota),
         ByteSize(kept)
     );
-    match is_full(kept, store.quota) {
+    match room::is_nearly_full(kept, store.quota) {
         true => Check::wrong(ID, text, advice),
         false => Check::right(ID, text),
     }
-}
-
-fn is_full(used: u64, quota: u64) -> bool {
-    u128::from(used) * 100 >= u128::from(quota) * u128::from(FULL_PERCENT)
 }
 
 fn announcing(told: Option<&Told>) -> Check {
@@ -198,6 +215,16 @@ fn of_health(told: &Told) -> Vec<Check> {
             "`libernet snapshots` names them, `libernet unforget ID` keeps a snapshot",
         ));
     }
+    let others = told
+        .problems
+        .iter()
+        .filter(|one| !CHECKED.contains(&&*one.id));
+    checks.extend(others.map(|problem| match problem.severity {
+        Severity::Notice => {
+            Check::right("problem", problem.text.clone()).with_advice(&*problem.advice)
+        }
+        _ => Check::wrong("problem", problem.text.clone(), &*problem.advice),
+    }));
     checks
 }
 

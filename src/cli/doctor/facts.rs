@@ -12,8 +12,8 @@ use crate::cli::status::bytes_below;
 use crate::client::Client;
 use crate::config::{self, Config};
 use crate::node::api::{
-    Health, HealthReply, MeshStatus, MeshStatusReply, Peer, Peers, RingInfo, RingList, RingMember,
-    RingMembers, Status, StatusReply,
+    Health, HealthReply, MeshStatus, MeshStatusReply, Peer, Peers, Problem, Problems, RingInfo,
+    RingList, RingMember, RingMembers, Status, StatusReply,
 };
 use crate::ring::RingsFile;
 use crate::time::{Clock, SystemClock, Timestamp};
@@ -38,6 +38,7 @@ pub(super) struct Told {
     pub(super) rings: Vec<RingInfo>,
     pub(super) members: Vec<RingMember>,
     pub(super) mesh: MeshStatusReply,
+    pub(super) problems: Vec<Problem>,
 }
 
 /// Facts from the disk.
@@ -46,8 +47,8 @@ pub(super) struct Disk {
     pub(super) is_there: bool,
     /// Bytes of everything in the data directory.
     pub(super) used_bytes: u64,
-    /// Bytes that are free on its disk; none when the system does not tell.
-    pub(super) free_bytes: Option<u64>,
+    /// Bytes of its disk, and free ones; none when the system does not tell.
+    pub(super) room: Option<(u64, u64)>,
     /// The file in the data directory that was written last by its time, and that time.
     pub(super) newest: Option<(String, Timestamp)>,
     pub(super) has_owner: bool,
@@ -96,6 +97,7 @@ impl Told {
             rings,
             members,
             mesh: client.mesh_status(MeshStatus {}).await?,
+            problems: client.problems(Problems {}).await?.problems,
         })
     }
 }
@@ -116,7 +118,7 @@ impl Disk {
         Self {
             is_there: dir.is_dir(),
             used_bytes: bytes_below(dir),
-            free_bytes: free_bytes(dir),
+            room: room(dir),
             newest: newest(dir),
             has_owner: matches!(vault, Ok(Some(_))),
             sets: sets.as_slice().iter().map(of_set).collect(),
@@ -131,11 +133,12 @@ impl Disk {
     }
 }
 
-/// Free bytes on the disk of a directory, or of the first above it that is there.
-fn free_bytes(dir: &Path) -> Option<u64> {
+/// Bytes of the disk of a directory, or of the first above it that is there, and free ones.
+fn room(dir: &Path) -> Option<(u64, u64)> {
     let there = dir.ancestors().find(|above| above.is_dir())?;
     let stat = rustix::fs::statvfs(there).ok()?;
-    stat.f_bavail.checked_mul(stat.f_frsize)
+    let bytes = |blocks: u64| blocks.checked_mul(stat.f_frsize);
+    Some((bytes(stat.f_blocks)?, bytes(stat.f_bavail)?))
 }
 
 /// The small file that was written last. Files of settings that a person edits count as well: none

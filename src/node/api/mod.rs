@@ -15,6 +15,7 @@ mod meet;
 mod metrics;
 #[cfg(test)]
 mod path_tests;
+mod problems;
 mod rings;
 mod settings;
 mod status;
@@ -59,6 +60,7 @@ pub use ledger::*;
 pub use machines::*;
 pub use meet::*;
 pub use metrics::*;
+pub use problems::*;
 pub use rings::*;
 pub use settings::*;
 pub use status::*;

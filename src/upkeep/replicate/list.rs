@@ -425,6 +425,15 @@ impl Copies {
         kept
     }
 
+    /// Peers that could not show that they still have a copy that is asked for.
+    pub fn failed_audits(&self) -> BTreeSet<PeerName> {
+        let state = self.lock();
+        let jobs = state.jobs.values().filter(|kept| kept.copies > 0);
+        let held = jobs.flat_map(|kept| kept.held.iter());
+        let failed = held.filter(|(_, place)| place.failed);
+        failed.filter_map(|(peer, _)| peer_name(peer)).collect()
+    }
+
     /// What the policy needs to know.
     pub(super) fn jobs(&self) -> BTreeMap<BlockId, Job> {
         let state = self.lock();
