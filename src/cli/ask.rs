@@ -192,19 +192,75 @@ pub fn read_secret(path: &Path, what: &str, max: usize) -> Result<Zeroizing<Vec<
 /// # Errors
 /// When it is too long, or can't be read.
 pub fn passphrase_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let mut bytes = read_secret(path, "the passphrase", MAX_PASSPHRASE_BYTES + 2)?;
+    let bytes = read_secret(path, "the passphrase", MAX_PASSPHRASE_BYTES + 2)?;
+    Ok(without_line_end(bytes))
+}
+
+/// A passphrase that a command of the shell prints. It reads this process's standard input, and
+/// may ask on the terminal.
+///
+/// # Errors
+/// When the command fails or prints too much or nothing.
+pub fn passphrase_of_command(line: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let failed = |error| Failure::io("the command of the passphrase could not be run", &error);
+    let mut child = std::process::Command::new("/bin/sh")
+        .args(["-c", line])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let most = MAX_PASSPHRASE_BYTES + 2;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(most + 1));
+    if let Some(output) = child.stdout.take() {
+        // The pipe closes here: a command that prints for ever ends by it.
+        let mut output = output.take(most as u64 + 1);
+        output.read_to_end(&mut bytes).map_err(failed)?;
+    }
+    let status = child.wait().map_err(failed)?;
+    if bytes.len() > most {
+        return Err(Failure::usage(
+            "the command of the passphrase printed too much for one",
+        ));
+    }
+    if !status.success() {
+        return Err(Failure::usage(format!(
+            "the command of the passphrase failed: {status}"
+        )));
+    }
+    if bytes.is_empty() {
+        return Err(Failure::usage(
+            "the command of the passphrase printed nothing",
+        ));
+    }
+    Ok(without_line_end(bytes))
+}
+
+fn without_line_end(mut bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
         if bytes.last() == Some(&b'\r') {
             bytes.pop();
         }
     }
-    Ok(bytes)
+    bytes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_prints_a_passphrase() {
+        let text = |line| passphrase_of_command(line).map(|bytes| bytes.to_vec());
+        assert_eq!(text("echo 'a b'").expect("printed"), b"a b");
+        assert_eq!(text("printf a").expect("printed"), b"a");
+        for line in ["exit 1", "true", "echo a; exit 3", "cat /dev/zero"] {
+            assert_eq!(
+                text(line).expect_err("no passphrase").exit,
+                Exit::Usage,
+                "{line}"
+            );
+        }
+    }
 
     #[test]
     fn a_passphrase_is_the_file_without_its_line_end() {

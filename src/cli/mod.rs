@@ -25,6 +25,7 @@ mod init;
 mod leave;
 mod like;
 mod ls;
+mod man;
 mod mesh;
 mod notify;
 mod output;
@@ -37,10 +38,12 @@ mod put;
 mod ring;
 mod secrets;
 mod serve;
+mod service;
 mod show;
 mod site;
 mod status;
 mod target;
+mod unlock;
 mod up;
 mod url;
 mod verify_response;
@@ -160,6 +163,10 @@ enum Command {
     Site(site::Args),
     Config(config::Args),
     Demo(demo::Args),
+    Service(service::Args),
+    Unlock(unlock::Args),
+    #[command(hide = true)]
+    Man(man::Args),
     Completions(completions::Args),
     Version(version::Args),
 }
@@ -196,6 +203,9 @@ impl Command {
             | Self::Config(_)
             | Self::Demo(_)
             | Self::Completions(_)
+            | Self::Service(_)
+            | Self::Unlock(_)
+            | Self::Man(_)
             | Self::Doctor(_)
             | Self::Version(_) => Intent::Bring,
             Self::Peers(_)
@@ -384,6 +394,9 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Peers(args) => Box::pin(peers::run(args, context)).await,
         Command::Leave(args) => Box::pin(leave::run(args, context)).await,
         Command::Health(args) => Box::pin(health::run(args, context)).await,
+        Command::Service(args) => Box::pin(service::run(args, context)).await,
+        Command::Unlock(args) => Box::pin(unlock::run(args, context)).await,
+        Command::Man(args) => man::run(args, context).await,
         Command::Notify(args) => Box::pin(notify::run(args, context)).await,
         Command::Doctor(args) => Box::pin(doctor::run(args, context)).await,
         Command::Status(args) => Box::pin(status::run(args, context)).await,

@@ -13,10 +13,11 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use self::told::Told;
+use super::backup::voice::{Passphrase, Voice};
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::serve::Serving;
-use super::{output, show};
+use super::{output, show, unlock};
 use crate::client::Client;
 use crate::client::discovery::ApiFile;
 use crate::config::{Config, Lent};
@@ -69,6 +70,8 @@ pub(super) struct Args {
     /// Local hours in which these two limits hold, such as 08:00-22:00.
     #[arg(long, value_name = "FROM-TO")]
     limit_hours: Option<String>,
+    #[command(flatten)]
+    passphrase: Passphrase,
     /// Stop when standard input ends: whoever started the node holds its other end.
     #[arg(long, hide = true)]
     until_stdin_ends: bool,
@@ -132,7 +135,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     };
     let mut events = node.events();
     let client = Client::embedded(node.clone());
-    let serving = match Serving::begin(gateway, client, &config, context) {
+    let serving = match Serving::begin(gateway, client.clone(), &config, context) {
         Ok(serving) => serving,
         Err(error) => {
             let _ = node.shutdown().await;
@@ -141,6 +144,9 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     };
 
     tell_ready(&node, &url, &config, context);
+    let manager = [sd_notify::NotifyState::Ready];
+    // Nobody to tell is no error: most nodes are started by hand.
+    let _ = sd_notify::notify(&manager);
     for warning in node.listen_warnings() {
         tracing::warn!("{warning}");
         let message = warning.clone();
@@ -149,7 +155,10 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     tokio::select! {
         () = context.stop.cancelled() => {}
         () = tell_events(&mut events, &node, context) => {}
+        () = feed_watchdog(&node) => {}
+        () = open_keys(args.passphrase, client, context) => {}
     }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
 
     // Commands first, so that they hear why; then the node, and what was acknowledged is on disk.
     serving.end().await;
@@ -161,6 +170,38 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     say(&json!({ "event": "stopped" }), context);
     context.notice("stopped");
     Ok(Exit::Done)
+}
+
+/// Tells systemd's watchdog that the node answers, for as long as it does. Never ends.
+async fn feed_watchdog(node: &Node) {
+    let Some(limit) = sd_notify::watchdog_enabled() else {
+        return std::future::pending().await;
+    };
+    loop {
+        if node.status(Status {}).await.is_ok() {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+        tokio::time::sleep(limit / 3).await;
+    }
+}
+
+/// Gives the node the passphrase that its options or systemd's credentials name. Never ends: a node
+/// whose keys stay closed serves others all the same, and says so in its problems.
+async fn open_keys(passphrase: Passphrase, client: Client, context: &Context) {
+    let dir = std::env::var_os("CREDENTIALS_DIRECTORY").map(std::path::PathBuf::from);
+    let passphrase = passphrase.or_credential(dir);
+    if passphrase.is_given() {
+        let opened = match Voice::of_machine(&passphrase, context).await {
+            Ok(mut voice) => unlock::give(&client, &mut voice, context).await,
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = opened {
+            let message = format!("this machine's keys stay closed: {}", failure.message);
+            tracing::warn!("{message}");
+            say(&json!(NodeEvent::Warning { message }), context);
+        }
+    }
+    std::future::pending().await
 }
 
 /// The failure to give when a node runs on the data directory already: which, and since when.
@@ -322,6 +363,7 @@ mod tests {
             limit_up: Some(text("2MiB")),
             limit_down: None,
             limit_hours: Some(text("08:00-22:00")),
+            passphrase: Passphrase::default(),
             until_stdin_ends: false,
         };
         let settings = args.settings(&[text("/configured")]);

@@ -28,7 +28,7 @@ use crate::upkeep::replicate::Holders;
 /// How often problems are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Pause before the first look: what members and holders say is not known at once.
-const FIRST_AFTER: Duration = Duration::from_secs(20);
+const FIRST_AFTER: Duration = Duration::from_secs(10);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Time without a sign of a holder after which it is one that is gone.

@@ -8,6 +8,7 @@ mod backup;
 mod backup_killed;
 mod chosen;
 mod copies;
+mod daily;
 mod damaged_files;
 mod damaged_store;
 mod dht_attacks;

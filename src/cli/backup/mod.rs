@@ -17,9 +17,9 @@ pub(super) mod restore;
 pub(super) mod run;
 mod sets;
 pub(super) mod snapshots;
-mod timer;
+pub(super) mod timer;
 pub(super) mod unforget;
-mod voice;
+pub(super) mod voice;
 mod which;
 
 pub(super) use timer::systemd_quoted;

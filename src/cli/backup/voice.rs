@@ -21,8 +21,61 @@ const ADVICE: &str =
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(in crate::cli) struct Passphrase {
     /// The passphrase of this machine's keys is in a file [default: asked for when it is needed].
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", visible_alias = "password-file")]
     passphrase_file: Option<PathBuf>,
+    /// A command for the shell prints the passphrase of this machine's keys.
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        visible_alias = "password-command",
+        conflicts_with = "passphrase_file"
+    )]
+    passphrase_command: Option<String>,
+    /// The passphrase of this machine's keys comes from an open file descriptor.
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with_all = ["passphrase_file", "passphrase_command"]
+    )]
+    passphrase_fd: Option<u16>,
+}
+
+/// Name of systemd's credential that holds the passphrase (systemd.exec(5), "Credentials").
+const CREDENTIAL: &str = "libernet-passphrase";
+
+impl Passphrase {
+    /// Whether it is said where the passphrase is.
+    pub(in crate::cli) const fn is_given(&self) -> bool {
+        self.passphrase_file.is_some()
+            || self.passphrase_command.is_some()
+            || self.passphrase_fd.is_some()
+    }
+
+    /// The passphrase's place for a service: what is given, or systemd's credential of the
+    /// directory that the manager names, where there is one.
+    pub(in crate::cli) fn or_credential(mut self, dir: Option<PathBuf>) -> Self {
+        if !self.is_given() {
+            let file = dir.map(|dir| dir.join(CREDENTIAL));
+            self.passphrase_file = file.filter(|file| file.exists());
+        }
+        self
+    }
+
+    /// The passphrase; none when it is not said where it is.
+    async fn read(&self, context: &Context) -> Result<Option<String>, Failure> {
+        let of_fd = self
+            .passphrase_fd
+            .map(|fd| PathBuf::from(format!("/dev/fd/{fd}")));
+        if let Some(path) = self.passphrase_file.clone().or(of_fd) {
+            let read = move || text(&ask::passphrase_file(&path)?);
+            return ask::until_stopped(context, read).await.map(Some);
+        }
+        let Some(line) = self.passphrase_command.clone() else {
+            return Ok(None);
+        };
+        let read = move || text(&ask::passphrase_of_command(&line)?);
+        ask::until_stopped(context, read).await.map(Some)
+    }
 }
 
 /// Where an owner's words are.
@@ -122,14 +175,11 @@ impl Voice {
     ///
     /// # Errors
     /// When the passphrase's file can't be used.
-    pub(super) async fn of_machine(args: &Passphrase, context: &Context) -> Result<Self, Failure> {
-        let passphrase = match args.passphrase_file.clone() {
-            Some(path) => {
-                let read = move || text(&ask::passphrase_file(&path)?);
-                Some(ask::until_stopped(context, read).await?)
-            }
-            None => None,
-        };
+    pub(in crate::cli) async fn of_machine(
+        args: &Passphrase,
+        context: &Context,
+    ) -> Result<Self, Failure> {
+        let passphrase = args.read(context).await?;
         Ok(Self {
             speaker: Speaker {
                 passphrase,

@@ -12,7 +12,7 @@ pub struct Status {}
 call!(Status, "status", StatusReply);
 
 /// How the node is.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct StatusReply {
     /// Program version.
     pub version: String,
@@ -62,7 +62,7 @@ pub struct StatusReply {
 }
 
 /// How the node can be reached from outside, as far as it knows.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ReachStatus {
     /// `public`, `relay`, `no` or `unknown`.
     pub reachable: String,
@@ -140,7 +140,7 @@ pub struct StoreStatus {
 }
 
 /// How one background job is.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct WorkerStatus {
     /// Its name.
     pub name: String,
