@@ -62,7 +62,7 @@ pub struct StatusReply {
 }
 
 /// How the node can be reached from outside, as far as it knows.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReachStatus {
     /// `public`, `relay`, `no` or `unknown`.
     pub reachable: String,
