@@ -534,7 +534,7 @@ fn of_node(facts: &Facts, add: &mut Add<'_>) {
     use Severity::{Serious, Warning};
     for text in &facts.health.problems {
         let advice = "see to what is named; the node's log says more";
-        add("ring", text, Warning, Duration::ZERO, text.clone(), advice);
+        add("other", text, Warning, Duration::ZERO, text.clone(), advice);
     }
     if let Some(address) = &facts.status.twin {
         let text = format!("another node runs with this node's key, at {address}");
@@ -731,7 +731,7 @@ mod tests {
                 "quota",
                 "damaged",
                 "clock",
-                "ring",
+                "other",
                 "twin",
                 "work",
                 "notifications"

@@ -23,8 +23,8 @@ const CHECKED: [&str; 11] = [
     "disk",
     "forget_requests",
     "no_backup",
+    "other",
     "quota",
-    "ring",
 ];
 
 /// Checks of the machine and of the backups, in the order in which they are shown.
