@@ -29,6 +29,7 @@ mod machines;
 mod meet;
 mod mesh;
 mod nat;
+mod observer;
 mod process;
 mod readme;
 mod rejoin;
