@@ -95,7 +95,7 @@ impl Access {
         &self.owner
     }
 
-    /// Where the owner's head is in the DHT.
+    /// Name of the owner's head, by which its keepers are found.
     pub fn head(&self) -> BlockId {
         head_id(self.owner.as_bytes())
     }
@@ -167,7 +167,8 @@ pub struct Archive {
 /// What a machine of the owner's has of its own.
 #[derive(Debug)]
 pub struct Home {
-    /// The file with the head as this machine last wrote it. It is what survives a power cut; the DHT's table is written later.
+    /// File with the head as this machine last wrote it. The file survives a power cut; the net's table
+    /// of heads is written later.
     head_file: PathBuf,
     /// Held while the log of this machine is being changed.
     writing: tokio::sync::Mutex<()>,
@@ -474,7 +475,8 @@ impl Archive {
         .await
     }
 
-    /// The head as far as this node knows it: what the DHT's table has, and what this machine itself has written.
+    /// Head as far as this node knows it: the one in the net's table, and the one that this machine
+    /// itself has written.
     pub(super) async fn local_head(&self) -> Result<Option<HeadRecord>, Error> {
         let heads = self.depot.net().heads();
         let local = heads.local(self.access.head()).await?;

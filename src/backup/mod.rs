@@ -1,7 +1,7 @@
 //! Backups: an owner's snapshots, where they are said to be, and what is done with them.
 //!
 //! ```text
-//! 12 words -> owner's keys -> head record in the DHT -> one log a machine -> snapshots -> trees (bundles) -> blocks
+//! 12 words -> owner's keys -> head record with its keepers -> one log a machine -> snapshots -> trees (bundles) -> blocks
 //! ```
 //!
 //! - [`owner`]: words, keys, and the file in which a machine keeps its part of them.

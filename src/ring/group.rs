@@ -204,13 +204,17 @@ impl Ring {
         Ok(code)
     }
 
-    /// Secrets of meeting places: where members of the ring look for each other, and where invited
-    /// ones look for them.
+    /// Secrets by which members of the ring look for each other, and invited ones for them.
     pub fn meeting_secrets(&self, now: Timestamp) -> Vec<RingSecret> {
+        let mut secrets = vec![self.secret()];
+        secrets.extend(self.invitation_secrets(now));
+        secrets
+    }
+
+    /// Secrets of the invitations of this node that are not over.
+    pub fn invitation_secrets(&self, now: Timestamp) -> Vec<RingSecret> {
         let timely = self.invitations.iter().filter(|one| !one.is_over(now));
-        std::iter::once(self.secret())
-            .chain(timely.map(|one| one.seed().secret()))
-            .collect()
+        timely.map(|one| one.seed().secret()).collect()
     }
 
     /// Secrets of past generations: members that were away meet by them until they are given the

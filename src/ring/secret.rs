@@ -3,6 +3,7 @@
 use std::fmt;
 
 use data_encoding::HEXLOWER;
+use libp2p::PeerId;
 use serde::{Deserialize, Serialize};
 use subtle::{Choice, ConstantTimeEq};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -15,6 +16,7 @@ const ID_CONTEXT: &str = "libernet 2026-11 ring id";
 const TAG_CONTEXT: &str = "libernet 2026-11 ring tag";
 const PROOF_CONTEXT: &str = "libernet 2026-11 ring proof";
 const MEETING_CONTEXT: &str = "libernet 2026-11 ring meeting place";
+const MEMBER_CONTEXT: &str = "libernet 2026-12 place of a ring's member";
 const MEETING_POINT_CONTEXT: &str = "libernet 2026-11 ring meeting point";
 
 /// What a ring's secret of one generation is derived from, and what an invite code carries.
@@ -97,10 +99,18 @@ impl RingSecret {
         self.keyed(PROOF_CONTEXT, bytes)
     }
 
-    /// Where members look for each other in the DHT in that week (of seven days since 1970). Without the secret nobody can tell that
-    /// it is of a ring, nor that two weeks' are of the same one.
+    /// Place in the DHT at which invited nodes look, in that week (of seven days since 1970), for the
+    /// member that invited them; the secret is that of the invitation. Without it nobody can tell
+    /// that the place is of a ring, nor that the places of two weeks are of the same one.
     pub fn meeting_place(&self, week: u64) -> BlockId {
         BlockId::from_sha256(self.keyed(MEETING_CONTEXT, &week.to_be_bytes()))
+    }
+
+    /// Place in the DHT at which other members look for one, in that week. Each member has a place of
+    /// its own, so that nobody without the secret can tell that two nodes are of one ring.
+    pub fn member_place(&self, member: &PeerId, week: u64) -> BlockId {
+        let bytes = [&week.to_be_bytes()[..], &member.to_bytes()].concat();
+        BlockId::from_sha256(self.keyed(MEMBER_CONTEXT, &bytes))
     }
 
     /// Key under which members that meet anywhere tell their addresses at a public meeting point on

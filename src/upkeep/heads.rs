@@ -126,7 +126,7 @@ pub(in crate::upkeep) fn is_head_pin_name(name: &str) -> bool {
     number.is_some_and(|number| number.len() == 8 && number.chars().all(is_digit))
 }
 
-/// Whether a pin is of a head's logs. Its root is then no block: it is the head's key in the DHT.
+/// Whether a pin is of a head's logs. Its root is then no block: it is the head's name.
 pub fn is_head_pin(info: &PinInfo) -> bool {
     info.link.is_none() && info.name == pin_name(&info.root)
 }

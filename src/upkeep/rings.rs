@@ -1,10 +1,11 @@
 //! Looks for the members of this node's rings, tells them how much room is here, and keeps the file of rings.
 //!
 //! On the LAN members are found without this. Elsewhere they meet in the DHT: each announces a key
-//! that follows from the ring's secret and the week, and looks for others that did. A peer that is
-//! found is dialled; the handshake shows whether it is a member. Nodes that are invited meet the
-//! member that invited them in the same way, by the invitation's secret. A stranger sees only that
-//! a node announces some key.
+//! that follows from the ring's secret, its own name and the week, and looks at the keys of the
+//! members that it knows. A peer that is found is dialled; the handshake shows whether it is a
+//! member. A node that is invited looks at a key that follows from the invitation's secret, which
+//! only the member that made the invitation announces. So no key has two announcers, and a stranger
+//! sees only that each node announces some keys.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use super::announce::Moves;
 use crate::depot::Depot;
 use crate::id::BlockId;
 use crate::net::peers::Target;
-use crate::ring::{RingId, Rings, RingsFile};
+use crate::ring::{Ring, RingId, Rings, RingsFile};
 use crate::task::WorkerState;
 use crate::text::count;
 use crate::time::{Clock, Timestamp};
@@ -36,6 +37,8 @@ const ANNOUNCE_EVERY: Duration = Duration::from_secs(20 * 3600);
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most peers that are taken from one meeting place.
 const MAX_FOUND: usize = 64;
+/// Places that are looked at at the same time.
+const PLACES_AT_ONCE: usize = 8;
 /// Most peers that are dialled in one round.
 const MAX_DIALS: usize = 32;
 /// Peers that are dialled at the same time.
@@ -179,7 +182,34 @@ fn weeks(now: Timestamp) -> Vec<u64> {
     weeks
 }
 
-/// Announces meeting places and dials who else is there.
+/// Places of a ring in the DHT.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Places {
+    /// Those at which this node is to be found. Nobody else announces itself there.
+    own: Vec<BlockId>,
+    /// Those at which members may be, each with the member; none: whoever made the invitation.
+    others: Vec<(BlockId, Option<PeerId>)>,
+}
+
+impl Places {
+    /// Adds those of a ring in a week.
+    fn add(&mut self, ring: &Ring, local: &PeerId, week: u64, now: Timestamp) {
+        let secret = ring.secret();
+        if !ring.is_let_in() {
+            self.others.push((secret.meeting_place(week), None));
+            return;
+        }
+        self.own.push(secret.member_place(local, week));
+        let invitations = ring.invitation_secrets(now).into_iter();
+        self.own
+            .extend(invitations.map(|secret| secret.meeting_place(week)));
+        let members = ring.members().iter().map(|known| known.peer);
+        self.others
+            .extend(members.map(|peer| (secret.member_place(&peer, week), Some(peer))));
+    }
+}
+
+/// Announces this node at its places and dials members that are found at theirs.
 async fn meet(
     job: &Job,
     rings: &Rings,
@@ -188,12 +218,51 @@ async fn meet(
 ) {
     let net = job.depot.net();
     let now = job.clock.now();
-    let weeks = weeks(now);
-    let secrets = rings.as_slice().iter();
-    let places: Vec<BlockId> = secrets
-        .flat_map(|ring| ring.meeting_secrets(now))
-        .flat_map(|secret| weeks.iter().map(move |week| secret.meeting_place(*week)))
-        .collect();
+    let mut places = Places::default();
+    for ring in rings.as_slice() {
+        for week in weeks(now) {
+            places.add(ring, &net.peer_id(), week, now);
+        }
+    }
+    announce(job, &places.own, announced, state).await;
+    let connected = net.peers().connected();
+    let is_sought = |peer: &Option<PeerId>| peer.is_none_or(|peer| !connected.contains(&peer));
+    places.others.retain(|(_, peer)| is_sought(peer));
+    let found: HashSet<PeerId> = futures::stream::iter(places.others)
+        .map(|(place, member)| found_at(job, place, member))
+        .buffer_unordered(PLACES_AT_ONCE)
+        .flat_map(futures::stream::iter)
+        .collect()
+        .await;
+    let targets = found.into_iter().map(|peer| (peer, Target::Peer(peer)));
+    dial(job, targets.collect()).await;
+}
+
+/// Peers that announced themselves at a place; of a member's place only that member.
+async fn found_at(job: &Job, place: BlockId, member: Option<PeerId>) -> HashSet<PeerId> {
+    let providers = job.depot.net().providers();
+    let mut search = providers.find(place.to_multihash(), MAX_FOUND);
+    let mut found = HashSet::new();
+    let collect = async {
+        while let Some(provider) = search.next().await {
+            if member.is_none_or(|member| member == provider.peer) {
+                found.insert(provider.peer);
+            }
+        }
+    };
+    // Those that were found before the time was up count.
+    let _ = timeout(SEARCH_TIMEOUT, collect).await;
+    found
+}
+
+/// Announces places that were not announced lately, and takes back those that are over.
+async fn announce(
+    job: &Job,
+    places: &[BlockId],
+    announced: &mut HashMap<BlockId, Instant>,
+    state: &WorkerState,
+) {
+    let net = job.depot.net();
     let gone: Vec<BlockId> = announced
         .keys()
         .filter(|place| !places.contains(place))
@@ -213,29 +282,17 @@ async fn meet(
         })
         .copied()
         .collect();
-    if !due.is_empty() {
-        let keys = due.iter().map(BlockId::to_multihash).collect();
-        match net.providers().announce(keys).await {
+    for place in due {
+        // One by one: no peer is to be told of several places at once.
+        let told = net.providers().announce(vec![place.to_multihash()]).await;
+        match told {
             Ok(report) if report.peers_reached > 0 => {
-                announced.extend(due.into_iter().map(|place| (place, Instant::now())));
+                announced.insert(place, Instant::now());
             }
             Ok(_) => {}
             Err(error) => state.fail(error.to_string()),
         }
     }
-    let mut found: HashSet<PeerId> = HashSet::new();
-    for place in places {
-        let mut search = net.providers().find(place.to_multihash(), MAX_FOUND);
-        let collect = async {
-            while let Some(provider) = search.next().await {
-                found.insert(provider.peer);
-            }
-        };
-        // Those that were found before the time was up count.
-        let _ = timeout(SEARCH_TIMEOUT, collect).await;
-    }
-    let targets = found.into_iter().map(|peer| (peer, Target::Peer(peer)));
-    dial(job, targets.collect()).await;
 }
 
 /// Dials members that are known and not connected.
@@ -280,6 +337,36 @@ async fn dial(job: &Job, mut targets: Vec<(PeerId, Target)>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::ring::{INVITATION_TTL, Seed};
+    use libp2p::identity::Keypair;
+
+    #[test]
+    fn members_look_where_each_announces_itself_and_no_two_announce_one_place() {
+        let now = Timestamp(10 * WEEK_MS + OVERLAP_MS);
+        let (key, guest) = (Keypair::generate_ed25519(), PeerId::random());
+        let local = key.public().to_peer_id();
+        let mut rings = Rings::default();
+        let ring = rings.create("home", &key, Seed::new([1; 16]), now);
+        let ring = ring.expect("made");
+        let code = ring.invite(Seed::new([2; 16]), INVITATION_TTL, false, now);
+        let mut of_guest = Rings::default();
+        let code = code.expect("it is in the ring");
+        let invited = of_guest.join(code, now).expect("it is not over");
+        let places = |ring: &Ring, local: &PeerId| {
+            let mut places = Places::default();
+            places.add(ring, local, 10, now);
+            places
+        };
+        let (host, asking) = (places(ring, &local), places(invited, &guest));
+        assert_eq!((host.own.len(), host.others.len()), (2, 0));
+        assert!(asking.own.is_empty(), "whoever is invited only looks");
+        assert_eq!(asking.others, [(host.own[1], None)]);
+        let secret = ring.secret();
+        assert_eq!(host.own[0], secret.member_place(&local, 10));
+        assert_ne!(host.own[0], secret.member_place(&guest, 10));
+        assert_ne!(host.own[0], secret.member_place(&local, 11));
+    }
 
     #[test]
     fn around_the_end_of_a_week_two_places_count() {

@@ -73,8 +73,7 @@ fn head_of(data: &std::path::Path) -> BlockId {
 /// Keys at which keepers of a head may be.
 fn places(head: &BlockId) -> BTreeSet<Vec<u8>> {
     let months = months_to_look(SystemClock.now()).into_iter();
-    let keys =
-        months.flat_map(|month| (0..PLACES).map(move |place| place_key(head, month, place)));
+    let keys = months.flat_map(|month| (0..PLACES).map(move |place| place_key(head, month, place)));
     keys.map(|key| key.to_multihash()).collect()
 }
 
@@ -112,19 +111,22 @@ fn a_node_that_hears_all_of_the_dht_sees_nothing_that_ties_two_machines() {
     }
     let head = head_of(&owner.data);
     let places = places(&head);
-    until("each is heard, and the holder at a place of the head", || {
-        let heard = heard.lock().expect("whole");
-        let announced = |node: &Node, is_it: &dyn Fn(&Vec<u8>) -> bool| {
-            let mut keys = heard.announcers.iter();
-            keys.any(|(key, by)| is_it(key) && by.contains(&node.peer))
-        };
-        let is_place = |key: &Vec<u8>| places.contains(key);
-        let is_other = |key: &Vec<u8>| !places.contains(key);
-        (announced(&holder, &is_place)
-            && announced(&holder, &is_other)
-            && announced(&owner, &is_other))
-        .then_some(())
-    });
+    until(
+        "each is heard, and the holder at a place of the head",
+        || {
+            let heard = heard.lock().expect("whole");
+            let announced = |node: &Node, is_it: &dyn Fn(&Vec<u8>) -> bool| {
+                let mut keys = heard.announcers.iter();
+                keys.any(|(key, by)| is_it(key) && by.contains(&node.peer))
+            };
+            let is_place = |key: &Vec<u8>| places.contains(key);
+            let is_other = |key: &Vec<u8>| !places.contains(key);
+            (announced(&holder, &is_place)
+                && announced(&holder, &is_other)
+                && announced(&owner, &is_other))
+            .then_some(())
+        },
+    );
     {
         let heard = heard.lock().expect("whole");
         assert!(heard.values.is_empty(), "no value was put");

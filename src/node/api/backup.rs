@@ -172,7 +172,7 @@ call!(Snapshots, "snapshots", SnapshotsReply);
 pub struct SnapshotsReply {
     /// The owner.
     pub owner: String,
-    /// Where the head is in the DHT, in hex.
+    /// Name of the head, by which its keepers are found, in hex.
     pub head: String,
     /// The machines that the head names.
     pub machines: Vec<MachineState>,

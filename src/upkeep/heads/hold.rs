@@ -12,7 +12,7 @@ use crate::time::Timestamp;
 const MAGIC: &[u8] = b"LNHEAD";
 const VERSION: u8 = 1;
 
-/// Whether a lease is of a head's logs. Its root is then no block: it is the head's key in the DHT.
+/// Whether a lease is of a head's logs. Its root is then no block: it is the head's name.
 pub fn is_head_lease(info: &LeaseInfo) -> bool {
     info.terms.starts_with(MAGIC)
 }

@@ -13,7 +13,7 @@ use crate::id::BlockId;
 use crate::net::providers::MAX_KEPT_HEADS;
 use crate::time::Timestamp;
 
-/// How long a head is kept after the last lease of its owner has ended here: as long as a head that nobody keeps lasts in the DHT.
+/// How long a head is kept after the last lease of its owner has ended here: as long as a head that nobody keeps lasts here.
 pub const GRACE: Duration = crate::net::providers::HEAD_TTL;
 /// How long it has to be over while this node runs before a head is let go.
 pub(super) const OVER_FOR: Duration = Duration::from_secs(6 * 3600);
