@@ -87,7 +87,11 @@ fn a_node_that_hears_all_of_the_dht_sees_nothing_that_ties_two_machines() {
     let outside = Node::start(&path("outside"), &[&address]);
     let first = [address.as_str(), outside.addresses[0].as_str()];
 
-    json(&path("owner"), &["init", "--yes"]);
+    let words = path("words");
+    json(
+        &path("owner"),
+        &["init", "--yes", "--words-out", utf8(&words)],
+    );
     let owner = Node::start(&path("owner"), &first);
     let code = owner.json(&["ring", "create", "home"])["code"].clone();
     let holder = Node::start(&path("holder"), &first);
