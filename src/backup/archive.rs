@@ -41,6 +41,9 @@ const PUBLISH_PATIENCE: Duration = Duration::from_secs(15);
 pub const HEAD_FILE: &str = "backup.head";
 /// Name of the file with the requests to forget that this machine has seen, in the data directory.
 pub const REQUESTS_FILE: &str = "backup.requests";
+/// Name of the file that says since when another hand writes in this machine's name. A person who
+/// has settled that removes it.
+pub const TWIN_FILE: &str = "backup.twin";
 /// Name of the pin of this machine's log.
 const LOG_PIN: &str = "backup log";
 
@@ -176,6 +179,7 @@ pub struct Home {
     /// while that file is read and written.
     decided: Mutex<Option<Decisions>>,
     requests_file: PathBuf,
+    twin_file: PathBuf,
     /// Content of that file, once it was read.
     requests: Mutex<Option<Seen>>,
 }
@@ -188,6 +192,7 @@ impl Home {
             writing: tokio::sync::Mutex::default(),
             decided: Mutex::default(),
             requests_file: data_dir.join(REQUESTS_FILE),
+            twin_file: data_dir.join(TWIN_FILE),
             requests: Mutex::default(),
         }
     }
@@ -223,6 +228,19 @@ impl Home {
         }
         *decided = Some(whole.decisions().clone());
         Ok(())
+    }
+
+    /// Notes that another hand writes in this machine's name, unless that is known.
+    fn note_twin(&self, now: Timestamp) {
+        if self.twin_file.exists() {
+            return;
+        }
+        tracing::warn!(
+            "somebody else wrote in this machine's name: its data directory was copied, or brought back from an image"
+        );
+        if let Err(error) = file::create(&self.twin_file, now.0.to_string().as_bytes()) {
+            tracing::warn!(%error, "that could not be written down");
+        }
     }
 
     /// Takes note of the requests in these logs. A request that can't be written down counts as not
@@ -584,7 +602,7 @@ impl Archive {
             None => Log::new(machine, member.name().to_owned()),
             Some(entry) => self.own_log(entry, member).await?,
         };
-        let mut log = self.with_written(said.clone()).await?;
+        let mut log = self.with_written(said.clone(), entry.as_ref()).await?;
         log.machine_name = member.name().to_owned();
         let before = log.clone();
         let result = change(&mut log)?;
@@ -649,8 +667,15 @@ impl Archive {
     }
 
     /// Adds what this machine itself wrote, where the newest entry in its name says something else.
+    /// What that entry's log forgets counts only where this machine's own forgets it, too.
     async fn add_written(&self, head: &HeadRecord, logs: &mut Vec<Log>) -> Result<(), Error> {
-        for (id, written) in self.written_logs().await? {
+        let all = self.written_logs().await?;
+        for log in logs.iter_mut() {
+            if let Some(newest) = head.entry(&log.machine) {
+                self.doubt(log, newest, &all).await?;
+            }
+        }
+        for (id, written) in all {
             let newest = head.entry(&written.machine);
             if newest.is_none_or(|newest| newest.log_id() == id) {
                 continue;
@@ -666,6 +691,31 @@ impl Archive {
             }
         }
         Ok(())
+    }
+
+    /// Takes back what a log forgets that stands under this machine's name and is none of those that
+    /// it wrote, and has a file say that there is another hand.
+    async fn doubt(
+        &self,
+        log: &mut Log,
+        entry: &HeadEntry,
+        written: &[(BlockId, Log)],
+    ) -> Result<(), Error> {
+        let own = written.iter().filter(|(_, own)| own.machine == log.machine);
+        let (ids, own): (Vec<&BlockId>, Vec<&Log>) = own.map(|(id, own)| (id, own)).unzip();
+        let Some(home) = self.home.clone() else {
+            return Ok(());
+        };
+        if own.is_empty() || ids.contains(&&entry.log_id()) {
+            return Ok(());
+        }
+        log.doubt(&own)?;
+        let now = self.clock.now();
+        blocking(move || {
+            home.note_twin(now);
+            Ok(())
+        })
+        .await
     }
 
     /// The entry that this machine wrote last, which was then the newest of its name.
@@ -687,9 +737,12 @@ impl Archive {
     /// The newest entry under this machine's name need not be its own: whoever has copied its key
     /// signs entries, too, and may leave out what they like. When both don't fit into one log, this
     /// machine's own counts; what the other one says stays in the history of the head.
-    async fn with_written(&self, said: Log) -> Result<Log, Error> {
+    async fn with_written(&self, said: Log, entry: Option<&HeadEntry>) -> Result<Log, Error> {
         let mut log = said;
         let mut written = self.written_logs().await?;
+        if let Some(entry) = entry {
+            self.doubt(&mut log, entry, &written).await?;
+        }
         written.retain(|(_, written)| written.machine == log.machine);
         for (_, written) in written {
             let mut both = log.clone();

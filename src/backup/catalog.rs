@@ -57,7 +57,8 @@ impl Catalog {
     pub fn of<'a>(logs: impl IntoIterator<Item = &'a Log>, fates: &Fates, now: Timestamp) -> Self {
         let mut found: BTreeMap<BlockId, Listed> = BTreeMap::new();
         for log in logs {
-            for logged in log.snapshots() {
+            // What its machine forgets is there where the owner's words keep it.
+            for logged in log.snapshots().iter().chain(log.forgotten_snapshots()) {
                 let id = logged.snapshot.id;
                 if !fates.is_gone(&log.machine, &id) {
                     found.entry(id).or_insert_with(|| Listed {

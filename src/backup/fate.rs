@@ -1,7 +1,8 @@
 //! Fates of snapshots: which are forgotten, which are asked to be, and what keeps them. Pure
 //! policy.
 //!
-//! - The machine that made a snapshot forgets it, and no other machine's word counts as its.
+//! - The machine that made a snapshot forgets it, and no other machine's word counts as its. What
+//!   the owner's words keep it can't forget: a thief may have its key.
 //! - Another machine asks. A request is carried out [`NOTICE_DAYS`] after this machine first saw it
 //!   ([`Seen`]), unless a machine keeps the snapshot (`unforget`), and never for the newest
 //!   snapshot of a set.
@@ -81,6 +82,8 @@ pub struct Fates {
     /// Snapshots that go, whichever machine made them: by the owner's words, or by requests that
     /// are due.
     gone: BTreeSet<BlockId>,
+    /// Snapshots that the owner's words keep, also against the machine that made them.
+    saved: BTreeSet<BlockId>,
     mentioned: BTreeSet<BlockId>,
     asked: Vec<Asked>,
 }
@@ -138,6 +141,8 @@ impl Fates {
             if order.forgets() {
                 fates.gone.insert(*id);
                 fates.mentioned.insert(*id);
+            } else {
+                fates.saved.insert(*id);
             }
         }
         let speaking = || {
@@ -197,7 +202,12 @@ impl Fates {
 
     /// Whether a snapshot of this machine's is forgotten.
     pub fn is_gone(&self, machine: &MachineKey, id: &BlockId) -> bool {
-        self.gone.contains(id) || self.own.contains(&(*machine, *id))
+        self.gone.contains(id) || (self.own.contains(&(*machine, *id)) && !self.is_saved(id))
+    }
+
+    /// Whether the owner's words keep a snapshot: only they can have it forgotten.
+    pub fn is_saved(&self, id: &BlockId) -> bool {
+        self.saved.contains(id)
     }
 
     /// Whether any log forgets it, rightly or not, or the owner's words do.

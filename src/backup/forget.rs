@@ -9,15 +9,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::tz::TimeZone;
 
-use super::archive::{Archive, Found, Search};
+use super::archive::{Archive, Search};
 use super::catalog::{Catalog, Listed};
 use super::choice::Choice;
 use super::error::Error;
 use super::order::Order;
 use super::owner::Membership;
 use super::retention::{Grouping, Part, Policy, judge};
-use super::unforget::{Deleted, ForgottenBy, bring_back};
-use crate::id::BlockId;
+use super::unforget::bring_back;
 
 /// How long to look for each log.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -61,8 +60,9 @@ pub struct Forgot {
 ///
 /// # Errors
 /// [`Error::NoSuchSnapshot`] and [`Error::Ambiguous`] for a wrong name, [`Error::Name`] and
-/// [`Error::NoneChosen`] for a set, a tag or a path that no snapshot has: nothing is forgotten
-/// then. [`Error::LogFull`].
+/// [`Error::NoneChosen`] for a set, a tag or a path that no snapshot has, [`Error::NotOurs`] for
+/// one that is named and that the owner's words keep: nothing is forgotten then.
+/// [`Error::LogFull`].
 pub async fn forget(
     archive: &Archive,
     member: &Membership,
@@ -74,6 +74,11 @@ pub async fn forget(
     let mut forgot = Forgot::default();
     for name in &options.names {
         let listed = found.catalog.find(name)?;
+        let id = listed.logged.snapshot.id;
+        if found.fates.is_saved(&id) && !options.dry_run {
+            let why = "is kept by the owner's words: only they forget it, with --phrase".to_owned();
+            return Err(Error::NotOurs { id, why });
+        }
         let going = forgot.going(listed.machine == machine);
         if !going.contains(listed) {
             going.push(listed.clone());
@@ -92,7 +97,9 @@ pub async fn forget(
         let now = archive.clock().now();
         for verdict in judge(&options.policy, &judged, &options.grouping(), now, zone) {
             let listed = verdict.snapshot.clone();
+            let is_saved = found.fates.is_saved(&listed.logged.snapshot.id);
             match verdict.reasons.is_empty() {
+                true if is_saved => forgot.kept.push((listed, vec!["the owner's words"])),
                 true => forgot.going(listed.machine == machine).push(listed),
                 false => forgot.kept.push((listed, verdict.reasons)),
             }
@@ -126,8 +133,7 @@ impl Forgot {
 /// machine forgot is named again. Returns the listed snapshots that the order is about.
 ///
 /// # Errors
-/// [`Error::OtherWords`], [`Error::LogFull`], [`Error::NotOurs`] for what is to be kept and was
-/// forgotten by the machine that made it: nothing has changed then.
+/// [`Error::OtherWords`], [`Error::LogFull`]: nothing has changed then.
 pub async fn obey(
     archive: &Archive,
     member: &Membership,
@@ -138,9 +144,6 @@ pub async fn obey(
     }
     let found = archive.find(Search::Glance, PATIENCE).await?;
     let deleted = found.deleted();
-    if !order.forgets() {
-        check_makers(&found, &deleted, &order, member)?;
-    }
     let mut concerned: Vec<Listed> = found.catalog.snapshots().to_vec();
     concerned.extend(deleted.into_iter().map(|deleted| deleted.listed));
     concerned.retain(|listed| order.ids().contains(&listed.logged.snapshot.id));
@@ -158,36 +161,6 @@ pub async fn obey(
         })
         .await?;
     Ok(concerned)
-}
-
-/// Refuses an order that keeps what its own machine forgot: no other machine names it in that log.
-/// Snapshots that are still listed need no naming, whichever machine else claims them.
-fn check_makers(
-    found: &Found,
-    deleted: &[Deleted],
-    order: &Order,
-    member: &Membership,
-) -> Result<(), Error> {
-    let this = *member.machine().id().as_bytes();
-    let is_listed = |id: &BlockId| {
-        let mut listed = found.catalog.snapshots().iter();
-        listed.any(|one| one.logged.snapshot.id == *id)
-    };
-    let is_others = |one: &&Deleted| {
-        let id = &one.listed.logged.snapshot.id;
-        let is_meant = order.ids().contains(id) && !is_listed(id);
-        is_meant && one.by == Some(ForgottenBy::Machine) && one.listed.machine != this
-    };
-    let Some(one) = deleted.iter().find(is_others) else {
-        return Ok(());
-    };
-    let name = &one.listed.machine_name;
-    Err(Error::NotOurs {
-        id: one.listed.logged.snapshot.id,
-        why: format!(
-            "was forgotten by the machine {name}, which made it: where that is lost or stolen, restore it by its id while a copy is kept, `libernet restore ID --phrase`"
-        ),
-    })
 }
 
 impl ForgetOptions {

@@ -291,6 +291,20 @@ impl Log {
         Ok(())
     }
 
+    /// Takes back what this log forgets and none of a machine's `own` logs does: another hand wrote
+    /// it in the machine's name.
+    ///
+    /// # Errors
+    /// [`Error::LogFull`].
+    pub fn doubt(&mut self, own: &[&Self]) -> Result<(), Error> {
+        let is_foreign = |id: &&BlockId| !own.iter().any(|own| own.forgets(id));
+        let foreign: Vec<BlockId> = self.forgotten().filter(is_foreign).copied().collect();
+        for id in foreign {
+            self.unforget(&id)?;
+        }
+        Ok(())
+    }
+
     /// Whether so many more snapshots fit that a machine need not hurry to forget some.
     pub fn has_room(&self) -> bool {
         let is_short = self.snapshots.len() <= MAX_SNAPSHOTS / 4 * 3;

@@ -48,8 +48,8 @@ mod tests;
 pub mod unforget;
 
 pub use archive::{
-    Access, Archive, Found, HEAD_FILE, Home, REQUESTS_FILE, Search, last_written, present_key,
-    read_snapshot,
+    Access, Archive, Found, HEAD_FILE, Home, REQUESTS_FILE, Search, TWIN_FILE, last_written,
+    present_key, read_snapshot,
 };
 pub use catalog::{Catalog, Listed, MAX_SKEW};
 pub use choice::Choice;

@@ -50,7 +50,10 @@ impl Found {
         };
         let mut deleted: Vec<Deleted> = Vec::new();
         for log in &self.logs {
-            for logged in log.forgotten_snapshots() {
+            let forgotten = log.forgotten_snapshots();
+            let is_gone =
+                |logged: &&super::Logged| self.fates.is_gone(&log.machine, &logged.snapshot.id);
+            for logged in forgotten.filter(is_gone) {
                 deleted.push(Deleted {
                     listed: listed(log, logged),
                     by: Some(ForgottenBy::Machine),
@@ -152,7 +155,7 @@ fn check_power(one: &Deleted, this: &[u8; 32]) -> Result<(), Error> {
     let id = one.listed.logged.snapshot.id;
     let why = match one.by {
         Some(ForgottenBy::Machine) if one.listed.machine != *this => format!(
-            "was forgotten by the machine {}: take it back there, before it prunes",
+            "was forgotten by the machine {}: take it back there, before it prunes, or with --phrase",
             one.listed.machine_name
         ),
         Some(ForgottenBy::Words) => {

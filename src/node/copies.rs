@@ -17,7 +17,7 @@ use crate::head::head_id;
 use crate::id::BlockId;
 use crate::lease::{Keeper, Lease, Name, Opener, Release, Terms, seal_opener};
 use crate::net::Net;
-use crate::time::{Clock, Timestamp};
+use crate::time::{self, Clock, Timestamp};
 use crate::upkeep::heads::{HasHolder, OwnHead};
 use crate::upkeep::holder::Candidates;
 use crate::upkeep::replicate::{Copies, Error, Limits, Signer};
@@ -40,7 +40,11 @@ const ASIDE: [(&str, &str); 3] = [
     ),
 ];
 
-/// Damaged files of the data directory that were put aside: somebody has to hear of it.
+/// Longest file that says since when there is another hand.
+const MAX_TWIN_BYTES: u64 = 64;
+
+/// What befell files of the data directory and somebody has to hear of: damaged ones that were put
+/// aside, and another hand that writes in this machine's name.
 pub(super) fn put_aside(data_dir: &Path) -> Vec<String> {
     let aside = ASIDE.iter().filter_map(|(name, meaning)| {
         let aside = file::aside(&data_dir.join(name));
@@ -52,7 +56,24 @@ pub(super) fn put_aside(data_dir: &Path) -> Vec<String> {
             )
         })
     });
-    aside.collect()
+    let twin = data_dir.join(backup::TWIN_FILE);
+    aside.chain(twin_trouble(&twin)).collect()
+}
+
+/// Trouble with another hand that writes in this machine's name, since the moment in the file.
+fn twin_trouble(path: &Path) -> Option<String> {
+    let text = match file::read_text(path, MAX_TWIN_BYTES) {
+        Ok(text) => text?,
+        Err(error) => return Some(format!("{} can't be read: {error}", path.display())),
+    };
+    let since = text.trim().parse().map(Timestamp).unwrap_or_default();
+    let since = since.in_zone(&time::zone()).strftime("%Y-%m-%d %H:%M");
+    Some(format!(
+        "somebody else wrote backups' logs in this machine's name (first seen {since}): its data directory was copied, or brought back from \
+         an image. What such a log forgets stays. If it was copied, turn this machine out with the words (`libernet owner machine revoke`); \
+         once it is settled remove {}, and this is said no more",
+        path.display()
+    ))
 }
 /// Copies of a backup that says nothing about them, on a node that is in a ring.
 const DEFAULT_COPIES: u32 = 2;

@@ -68,7 +68,8 @@ impl Sorted {
         pins: Vec<SnapshotPin>,
         found: &Found,
     ) -> Result<Self, Error> {
-        let named = found.logs.iter().flat_map(|log| log.snapshots());
+        let logs = found.logs.iter();
+        let named = logs.flat_map(|log| log.snapshots().iter().chain(log.forgotten_snapshots()));
         let named: HashSet<BlockId> = named.map(|logged| logged.snapshot.id).collect();
         let fates = found.fates.clone();
         let (owner, this) = (

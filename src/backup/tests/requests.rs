@@ -190,21 +190,62 @@ async fn the_words_decide_at_once_and_nobody_else_signs_for_them() {
     assert_eq!(listed(desk).await, [new.id()].into());
 }
 
-/// The attack: a copy of a machine's key forgets what that machine made. No other machine names it
-/// again, and none says that it did.
+/// The attack: a copy of a machine's key forgets what that machine made.
 #[tokio::test]
-async fn the_words_do_not_pretend_to_bring_back_what_its_own_machine_forgot() {
+async fn the_words_bring_back_what_its_own_machine_forgot() {
     let pair = Pair::new().await;
     let made = pair.desk.back_up(files(1, 5, 0)).await;
     pair.desk.forget(made.id()).await;
-    let keep = order(false, &[&made], 5);
-    let refused = obey(&pair.laptop.archive, &pair.laptop.member, keep.clone()).await;
-    assert!(matches!(refused, Err(Error::NotOurs { .. })), "{refused:?}");
     assert!(listed(&pair.laptop).await.is_empty());
-    // On that machine itself it comes back.
-    let kept = obey(&pair.desk.archive, &pair.desk.member, keep).await;
+    let keep = order(false, &[&made], 5);
+    let kept = obey(&pair.laptop.archive, &pair.laptop.member, keep).await;
     assert_eq!(kept.expect("ours").len(), 1);
-    assert_eq!(listed(&pair.desk).await, [made.id()].into());
+    for node in [&pair.laptop, &pair.desk] {
+        assert_eq!(listed(node).await, [made.id()].into());
+    }
+    // The machine's own word does nothing against it: not of a log, and not by the command.
+    pair.desk.forget(made.id()).await;
+    assert_eq!(prune_on(&pair.desk).await.snapshots, 0);
+    pair.desk.assert_reads_back(&made).await;
+    let options = ForgetOptions {
+        names: vec![made.id().to_hex()],
+        ..ForgetOptions::default()
+    };
+    let desk = &pair.desk;
+    let refused = forget(&desk.archive, &desk.member, &options, &TimeZone::UTC).await;
+    assert!(matches!(refused, Err(Error::NotOurs { .. })), "{refused:?}");
+    let go = order(true, &[&made], 6);
+    obey(&desk.archive, &desk.member, go).await.expect("ours");
+    assert!(listed(desk).await.is_empty());
+}
+
+/// The attack: who has copied a data directory forgets in its machine's name.
+#[tokio::test]
+async fn what_a_copy_of_the_data_directory_forgets_stays_and_is_told() {
+    let node = Node::new().await;
+    let made = node.back_up(files(1, 5, 0)).await;
+    let thief = node.twin(memory()).await;
+    thief.forget(made.id()).await;
+    assert!(listed(&thief).await.is_empty());
+    // The thief's head and log come to the machine.
+    for (_, info) in thief.store().pins().expect("reads") {
+        let block = thief.store().get(info.root).expect("reads");
+        let put = node.store().put(&[block.expect("is here")], Keep::Cached);
+        put.expect("fits");
+    }
+    let head = thief.archive.local_head().await.expect("reads");
+    let heads = node.depot().net().heads();
+    heads.keep(head.expect("there")).await.expect("kept");
+
+    let twin = node.dir.path().join(crate::backup::TWIN_FILE);
+    assert!(!twin.exists());
+    assert_eq!(listed(&node).await, [made.id()].into());
+    assert_eq!(prune_on(&node).await.snapshots, 0);
+    node.assert_reads_back(&made).await;
+    let next = node.back_up(files(2, 5, 0)).await;
+    assert_eq!(listed(&node).await, [made.id(), next.id()].into());
+    assert!(!node.log().await.forgets(&made.id()));
+    assert!(twin.exists(), "it stays known after the next backup");
 }
 
 /// A thief claims another machine's snapshots as its own and forgets them.
