@@ -41,6 +41,7 @@ With --json: one line an event, the first {\"event\":\"ready\",\"peer\",\"addres
   {\"event\":\"peer_connected\",\"peer\"}, {\"event\":\"peer_gone\",\"peer\"}, {\"event\":\"listening\",\"address\"},
   {\"event\":\"member\",\"peer\",\"ring\"}, {\"event\":\"backed_up\",\"set\",\"snapshot\",\"files\",\"bytes\",\"unreadable\"},
   {\"event\":\"backup_failed\",\"set\",\"message\"}, {\"event\":\"lease_taken\",\"peer\",\"blocks\",\"bytes\"},
+  {\"event\":\"problem\",\"kind\":\"began|reminder|over\",\"id\",\"subject\",\"severity\",\"text\",\"do\",\"since\"},
   {\"event\":\"warning\",\"message\"} and others, and {\"event\":\"stopped\"} at the end")]
 pub(super) struct Args {
     /// Where to listen, instead of what the settings say; port 0 picks a free one. May be repeated.
