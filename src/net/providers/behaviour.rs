@@ -426,21 +426,20 @@ impl Behaviour {
     /// Handles a request of a peer: an announcement is stored at once, a value that the peer puts
     /// never is. Kademlia has answered already. Keys that others are nearer to are theirs to keep.
     fn on_request(&mut self, request: InboundRequest) {
-        match request {
-            InboundRequest::AddProvider {
-                record: Some(record),
-            } => {
-                let is_near = self.is_near(record.key.as_ref());
-                let store = self.inner.store_mut();
-                if !is_near {
-                    tracing::debug!("an announcement was not stored: its key is not near");
-                } else if record.addresses.is_empty() && !store.is_listening(&record.provider) {
-                    tracing::debug!("an announcement was not stored: no address of it counts");
-                } else if let Err(error) = store.add_provider(record) {
-                    store.warn("an announcement was not stored", &error);
-                }
-            }
-            _ => {}
+        let InboundRequest::AddProvider {
+            record: Some(record),
+        } = request
+        else {
+            return;
+        };
+        let is_near = self.is_near(record.key.as_ref());
+        let store = self.inner.store_mut();
+        if !is_near {
+            tracing::debug!("an announcement was not stored: its key is not near");
+        } else if record.addresses.is_empty() && !store.is_listening(&record.provider) {
+            tracing::debug!("an announcement was not stored: no address of it counts");
+        } else if let Err(error) = store.add_provider(record) {
+            store.warn("an announcement was not stored", &error);
         }
     }
 
