@@ -241,6 +241,22 @@ impl Client {
         leave_cancel(LeaveCancel) -> LeaveCancelReply;
         /// Tells how the node is.
         status(Status) -> StatusReply;
+        /// Lists the settings.
+        settings(SettingsList) -> SettingsReply;
+        /// Changes one setting.
+        setting_set(SettingSet) -> ReloadReply;
+        /// Lists the sets of paths that are backed up.
+        set_list(SetList) -> SetListReply;
+        /// Adds a set.
+        set_add(SetAdd) -> SetListReply;
+        /// Removes a set.
+        set_remove(SetRemove) -> SetListReply;
+        /// Tells whose data directory this is.
+        owner_info(OwnerInfo) -> OwnerInfoReply;
+        /// Makes twelve words.
+        owner_words(OwnerWords) -> OwnerWordsReply;
+        /// Makes this machine one of an owner.
+        owner_create(OwnerCreate) -> OwnerInfoReply;
         /// Tells the node's metrics.
         metrics(Metrics) -> MetricsReply;
         /// Stops keeping a bundle.

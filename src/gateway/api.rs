@@ -206,6 +206,14 @@ async fn dispatch(
         Connect => connect;
         Status => status;
         Metrics => metrics;
+        SettingsList => settings;
+        SettingSet => setting_set;
+        SetList => set_list;
+        SetAdd => set_add;
+        SetRemove => set_remove;
+        OwnerInfo => owner_info;
+        OwnerWords => owner_words;
+        OwnerCreate => owner_create;
         PinRm => pin_rm;
         PinLs => pin_ls;
         MakeTicket => ticket;
