@@ -18,11 +18,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use tokio::sync::broadcast;
 
 use crate::config::Config;
 use crate::monitor::{Monitor, Silent};
 use crate::node::api::*;
-use crate::node::{self, Node, NodeOptions, Purpose};
+use crate::node::{self, Node, NodeEvent, NodeOptions, Purpose};
 use discovery::ApiFile;
 use remote::Remote;
 
@@ -331,6 +332,14 @@ impl Client {
         mesh_leave(MeshLeave) -> MeshStatusReply;
         /// Tells the ways into the mesh.
         mesh_status(MeshStatus) -> MeshStatusReply;
+    }
+
+    /// What happens on the node from now on; `None` for one in another process.
+    pub fn events(&self) -> Option<broadcast::Receiver<NodeEvent>> {
+        match &*self.inner {
+            Inner::Embedded(node) => Some(node.events()),
+            Inner::Remote(_) => None,
+        }
     }
 
     /// An address that opens the dashboard logged in, once.

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroize;
 
 use super::connections::Guest;
+use super::jobs::{self, Jobs};
 use super::{Shared, error, session};
 use crate::block::MAX_BLOCK_BYTES;
 use crate::client::Client;
@@ -95,7 +96,7 @@ pub(super) async fn call(
         stop: shared.stop.clone(),
         _permit: permit,
     };
-    dispatch(shared.client, &name, request, slot)
+    dispatch(shared.client, &shared.jobs, &name, request, slot)
         .await
         .unwrap_or_else(|error| error::of_call(&error))
 }
@@ -117,6 +118,7 @@ struct Slot {
 /// Routes a call by its name.
 async fn dispatch(
     client: Client,
+    jobs: &Jobs,
     name: &str,
     request: Request,
     slot: Slot,
@@ -125,13 +127,16 @@ async fn dispatch(
         ($($request:ident => $method:ident $(, $monitor:ident)?;)*) => {
             match name {
                 $(<$request as Call>::NAME => {
-                    let relay = Arc::new(Relay::of(request.headers()));
+                    #[allow(unused_mut, reason = "calls without progress are no jobs")]
+                    let mut relay = Relay::of(request.headers());
                     let call: $request = read_json(request).await?;
-                    $(let $monitor: Arc<dyn Monitor> = relay.clone();)?
+                    $(relay.job = Some(jobs.begin(stringify!($method))); let $monitor;)?
+                    let relay = Arc::new(relay);
+                    $($monitor = relay.clone() as Arc<dyn Monitor>;)?
                     let work = async move { client.$method(call $(, $monitor)?).await };
                     Ok(frames(work.boxed(), relay, slot))
                 })*
-                "put-stream" => put_stream(client, request, slot),
+                "put-stream" => put_stream(client, jobs, request, slot),
                 "block-put" => {
                     let call = query(&request, "the query of a block may name it: id=")?;
                     let bytes = read_body(request, MAX_BLOCK_BYTES).await?;
@@ -232,7 +237,12 @@ fn query<C: serde::de::DeserializeOwned>(request: &Request, usage: &str) -> Resu
     Ok(call)
 }
 
-fn put_stream(client: Client, request: Request, slot: Slot) -> Result<Response, CallError> {
+fn put_stream(
+    client: Client,
+    jobs: &Jobs,
+    request: Request,
+    slot: Slot,
+) -> Result<Response, CallError> {
     let usage = "the query of a stream names it (name=), and may say pin=false and announce=false";
     let call: PutStream = query(&request, usage)?;
     if call.name.is_empty() || call.name.len() > MAX_NAME_BYTES {
@@ -244,7 +254,10 @@ fn put_stream(client: Client, request: Request, slot: Slot) -> Result<Response, 
         .into_data_stream()
         .map(|item| item.map_err(io::Error::other))
         .boxed();
-    let relay = Arc::new(Relay::default());
+    let relay = Arc::new(Relay {
+        job: Some(jobs.begin("put")),
+        ..Relay::default()
+    });
     let monitor: Arc<dyn Monitor> = relay.clone();
     let work = async move { client.put_stream(call, bytes, monitor).await };
     Ok(frames(work.boxed(), relay, slot))
@@ -289,6 +302,8 @@ struct Relay {
     said: Mutex<Said>,
     /// A person looks at the progress.
     is_watched: bool,
+    /// Place of the call among those under way that others are told of.
+    job: Option<jobs::Running>,
 }
 
 #[derive(Default)]
@@ -301,6 +316,9 @@ struct Said {
 
 impl Monitor for Relay {
     fn progress(&self, progress: Progress) {
+        if let Some(job) = &self.job {
+            job.progress(&progress);
+        }
         self.lock().progress = Some(progress);
     }
 
