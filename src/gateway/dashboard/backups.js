@@ -42,31 +42,30 @@ function addSet(redraw) {
   dialog('Add a set', close => {
     const name = text('');
     const paths = h('textarea', { rows: 3, spellcheck: 'false' });
-    const schedule = text('daily');
+    const schedule = h('select', {}, [['daily', 'every day'], ['every 6h', 'every 6 hours'], ['hourly', 'every hour'], ['weekly sun', 'every Sunday'], ['', 'only when I ask']].map(([value, name]) => h('option', { value }, name)));
+    const at = h('input', { type: 'time', value: '03:00', required: true });
     const copies = text('', { inputmode: 'numeric' });
-    const run = h('input', { type: 'checkbox', checked: true });
+    const now = h('input', { type: 'checkbox', checked: true });
     return h('form', {
       onsubmit: act(async () => {
         const set = { name: name.value.trim(), paths: paths.value.split('\n').map(line => line.trim()).filter(Boolean) };
-        if (schedule.value.trim()) set.schedule = schedule.value.trim();
+        if (schedule.value) set.schedule = /^(daily|weekly)/.test(schedule.value) ? `${schedule.value} ${at.value}` : schedule.value;
         if (copies.value.trim()) set.copies = Number(copies.value);
         const { sets } = await call('set-add', { set });
         close();
         redraw();
         toast(`The set ${set.name} is added.`);
-        if (run.checked) runIt(sets.find(one => one.name === set.name), redraw);
+        if (now.checked) run(sets.find(one => one.name === set.name), redraw);
       }),
     },
       field('Name', name),
       field('Paths on this machine, one a line', paths, 'Whole paths, such as /home/you/Documents'),
-      field('Schedule', schedule, 'hourly, every 6h, daily, daily 03:00, weekly sun 03:00; empty: only when you ask'),
+      field('When', schedule), field('At', at, 'For every day and every Sunday. A run that is missed while the machine is off is made up for.'),
       field('Copies on other machines', copies, 'Empty: two in a ring, none elsewhere'),
-      check('Back it up now', run),
+      check('Back it up now', now),
       h('div', { class: 'row' }, h('button', { class: 'main' }, 'Add'), button('Cancel', close)));
   });
 }
-const runIt = (set, redraw) => run(set, redraw);
-
 function run(set, redraw) {
   const stop = new AbortController();
   dialog(`Backing up ${set.name}`, close => {
@@ -92,7 +91,14 @@ function run(set, redraw) {
 }
 
 async function snapshotList() {
-  const reply = await call('snapshots', { timeout_s: 5 });
+  let reply;
+  try {
+    reply = await call('snapshots', { timeout_s: 5 });
+  } catch (error) {
+    if (error.kind !== 'not_found') throw error;
+    return card('Snapshots', h('p', {}, 'No snapshot yet, and no connected machine knows of one. After the first backup they are listed here.'),
+      h('p', { class: 'dim' }, 'If this owner has backups elsewhere, connect this node to a machine that keeps them: join its ring, or its local network.'));
+  }
   const names = new Map(reply.machines.map(one => [one.machine, one.name]));
   const rows = reply.snapshots.slice().reverse().slice(0, 200).map(one => [
     [h('a', { href: `#/backups/${one.snapshot}` }, date(one.time)), one.misdated ? tag('warn', 'clock was wrong') : ''],

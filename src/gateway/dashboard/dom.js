@@ -56,7 +56,8 @@ export const short = text => text && text.length > 20 ? h('span', { class: 'mono
 
 export function toast(text, bad) {
   const box = h('div', { class: bad ? 'toast bad' : 'toast' }, text);
-  $('toasts').append(box);
+  // What lies above everything else hides what is said below it.
+  (document.querySelector('dialog[open] .said') || $('toasts')).append(box);
   setTimeout(() => box.remove(), bad ? 12000 : 6000);
 }
 export const failed = error => { if (error.name !== 'AbortError') toast(error.hint ? `${error.message} – ${error.hint}` : error.message, true); };
@@ -78,7 +79,7 @@ export async function copy(text) {
 export function dialog(title, build) {
   const box = h('dialog', { 'aria-labelledby': 'dialog-title' });
   const close = () => { box.close(); box.remove(); };
-  box.append(h('h2', { id: 'dialog-title' }, title), ...[build(close)].flat());
+  box.append(h('h2', { id: 'dialog-title' }, title), ...[build(close)].flat(), h('div', { class: 'said', role: 'status' }));
   box.addEventListener('cancel', () => box.remove());
   document.body.append(box);
   box.showModal();
