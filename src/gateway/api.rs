@@ -115,6 +115,86 @@ struct Slot {
     _permit: OwnedSemaphorePermit,
 }
 
+/// Gives a macro every call whose request is JSON and whose answer is lines: its type, the method
+/// of a [`Client`], and `monitor` for one that tells how far it has come.
+macro_rules! all_calls {
+    ($then:ident) => {
+        $then! {
+            Put => put, monitor;
+            Get => get, monitor;
+            PinAdd => pin_add, monitor;
+            Backup => backup, monitor;
+            Restore => restore, monitor;
+            Prune => prune, monitor;
+            Check => check, monitor;
+            Leave => leave, monitor;
+            LeaveCancel => leave_cancel;
+            Reload => reload;
+            Snapshots => snapshots;
+            SnapshotTree => snapshot_tree;
+            FindFile => find_file;
+            Diff => diff;
+            Health => health;
+            Problems => problems;
+            NotifyTest => notify_test;
+            LeaseList => lease_list;
+            LeaseHeld => lease_held;
+            LeaseDrop => lease_drop;
+            LeaseRelease => lease_release;
+            Forget => forget;
+            Unforget => unforget;
+            Machines => machines;
+            DecideMachines => decide_machines;
+            DecideSnapshots => order;
+            RingCreate => ring_create;
+            RingJoin => ring_join;
+            RingList => ring_list;
+            RingMembers => ring_members;
+            RingLeave => ring_leave;
+            RingInvite => ring_invite;
+            RingRemove => ring_remove;
+            RingChoose => ring_choose;
+            RingPlace => ring_place;
+            MeshJoin => mesh_join;
+            MeshLeave => mesh_leave;
+            MeshStatus => mesh_status;
+            Ls => ls;
+            Find => find;
+            Announce => announce;
+            Like => like;
+            Peers => peers;
+            Ledger => ledger;
+            Connect => connect;
+            Status => status;
+            Metrics => metrics;
+            SettingsList => settings;
+            SettingSet => setting_set;
+            SetList => set_list;
+            SetAdd => set_add;
+            SetRemove => set_remove;
+            OwnerInfo => owner_info;
+            OwnerWords => owner_words;
+            OwnerCreate => owner_create;
+            PinRm => pin_rm;
+            PinLs => pin_ls;
+            MakeTicket => ticket;
+            BlockHas => block_has;
+            BlockStat => block_stat;
+            BundleStat => bundle_stat;
+            BlockLs => block_ls;
+            BlockRm => block_rm;
+        }
+    };
+}
+
+macro_rules! names {
+    ($($request:ident => $method:ident $(, $monitor:ident)?;)*) => {
+        /// Names of these calls.
+        pub(super) const CALLS: &[&str] = &[$(<$request as Call>::NAME),*];
+    };
+}
+all_calls!(names);
+
 /// Routes a call by its name.
 async fn dispatch(
     client: Client,
@@ -163,71 +243,7 @@ async fn dispatch(
             }
         };
     }
-    json_calls! {
-        Put => put, monitor;
-        Get => get, monitor;
-        PinAdd => pin_add, monitor;
-        Backup => backup, monitor;
-        Restore => restore, monitor;
-        Prune => prune, monitor;
-        Check => check, monitor;
-        Leave => leave, monitor;
-        LeaveCancel => leave_cancel;
-        Reload => reload;
-        Snapshots => snapshots;
-        SnapshotTree => snapshot_tree;
-        FindFile => find_file;
-        Diff => diff;
-        Health => health;
-        Problems => problems;
-        NotifyTest => notify_test;
-        LeaseList => lease_list;
-        LeaseHeld => lease_held;
-        LeaseDrop => lease_drop;
-        LeaseRelease => lease_release;
-        Forget => forget;
-        Unforget => unforget;
-        Machines => machines;
-        DecideMachines => decide_machines;
-        DecideSnapshots => order;
-        RingCreate => ring_create;
-        RingJoin => ring_join;
-        RingList => ring_list;
-        RingMembers => ring_members;
-        RingLeave => ring_leave;
-        RingInvite => ring_invite;
-        RingRemove => ring_remove;
-        RingChoose => ring_choose;
-        RingPlace => ring_place;
-        MeshJoin => mesh_join;
-        MeshLeave => mesh_leave;
-        MeshStatus => mesh_status;
-        Ls => ls;
-        Find => find;
-        Announce => announce;
-        Like => like;
-        Peers => peers;
-        Ledger => ledger;
-        Connect => connect;
-        Status => status;
-        Metrics => metrics;
-        SettingsList => settings;
-        SettingSet => setting_set;
-        SetList => set_list;
-        SetAdd => set_add;
-        SetRemove => set_remove;
-        OwnerInfo => owner_info;
-        OwnerWords => owner_words;
-        OwnerCreate => owner_create;
-        PinRm => pin_rm;
-        PinLs => pin_ls;
-        MakeTicket => ticket;
-        BlockHas => block_has;
-        BlockStat => block_stat;
-        BundleStat => bundle_stat;
-        BlockLs => block_ls;
-        BlockRm => block_rm;
-    }
+    all_calls!(json_calls)
 }
 
 /// A call whose fields are in the query of its URL.

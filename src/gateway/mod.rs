@@ -12,6 +12,7 @@
 //! | `GET /sha384/<hex>/aes256/<hex>[/path]` | link holders | decrypted; browsers go to an origin |
 //! | `GET /open/<label>[/path]` | label holders | the same, where no such host name leads here |
 //! | `GET /waiting/<id>` | anyone local | how the search for a block goes that a page waits for (events) |
+//! | `GET /api/openapi.json` | anyone local | the description of the API |
 //! | `GET /metrics`, `/healthz` | anyone local | numbers for Prometheus; whether the node answers |
 //! | `GET /login?code=..` | holders of a one-time code | begins a [`session`] of a browser |
 //! | `POST /logout` | sessions | ends it |
@@ -58,6 +59,7 @@ mod listing;
 pub mod log;
 mod media;
 mod metrics;
+mod openapi;
 mod origin;
 mod page;
 mod range;
@@ -304,6 +306,7 @@ fn routes(shared: Shared) -> Router {
         .route("/api/v1/jobs", get(desk::jobs))
         .route("/api/v1/log", get(desk::log))
         .route("/api/v1/qr", post(desk::qr))
+        .route("/api/openapi.json", get(openapi::document))
         .route("/api/v1/hello", get(api::hello))
         .route("/api/v1/{call}", post(api::call))
         .route("/api/v1/blocks/{id}/stats", get(blocks::stats))

@@ -83,7 +83,7 @@ function fetchLink(redraw) {
 }
 
 async function pinList(redraw) {
-  const pins = (await call('pin-ls')).pins.filter(pin => pin.name !== 'snapshot').reverse();
+  const pins = (await call('pin-ls')).pins.filter(pin => !['backup snapshot', 'backup log'].includes(pin.name)).reverse();
   const asked = new Map();
   await Promise.all(pins.filter(pin => pin.link).slice(0, LOOKED_AT).map(async pin => {
     try { asked.set(pin.id, (await call('bundle-stat', { link: pin.link, timeout_s: 2 })).served); } catch (error) { if (error.status === 401) failed(error); }
