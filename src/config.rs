@@ -12,11 +12,13 @@ use crate::file;
 use crate::problems::send;
 use crate::size::{ByteSize, GIB, KIB, MIB};
 
+mod edit;
 mod hours;
 mod lent;
 mod mapping;
 mod meet;
 
+pub use edit::{plain, set_in_file, table};
 pub use hours::{Hours, HoursError};
 pub use lent::Lent;
 pub use mapping::PortMapping;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::ops::Range;
 use std::path::Path;
 
 use serde_json::json;
@@ -11,8 +10,7 @@ use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::output;
 use crate::client::Client;
-use crate::config::{self, Config, Error, FILE_NAME, SETTINGS};
-use crate::file;
+use crate::config::{self, Config, Error, FILE_NAME, SETTINGS, plain, table};
 use crate::node::api::{Reload, ReloadReply};
 
 /// Show and change settings.
@@ -98,7 +96,7 @@ fn plain_name(name: &str) -> String {
 
 /// Changes one setting in the file, and tells the node that runs.
 async fn change(context: &Context, path: &Path, name: &str, text: &str) -> Result<(), Failure> {
-    let value = set(path, name, text)?;
+    let value = config::set_in_file(path, name, text)?;
     let written = format!("{name} = {value} in {}", path.display());
     let told = tell_node(context).await.map_err(|failure| Failure {
         message: format!(
@@ -196,10 +194,6 @@ fn unknown(name: &str) -> Failure {
     .into()
 }
 
-fn table(config: &Config) -> toml::Table {
-    toml::Table::try_from(config).expect("settings are a table; a test of theirs says so")
-}
-
 /// The bytes of a setting that is a size.
 fn bytes_of(name: &str, config: &Config) -> Option<u64> {
     match name {
@@ -208,18 +202,6 @@ fn bytes_of(name: &str, config: &Config) -> Option<u64> {
         "limit_up" => Some(config.limit_up.0),
         "limit_down" => Some(config.limit_down.0),
         _ => None,
-    }
-}
-
-/// A value without TOML's quotes; lists separated by commas, as `set` takes them.
-fn plain(value: &toml::Value) -> String {
-    match value {
-        toml::Value::String(text) => text.clone(),
-        toml::Value::Array(items) => {
-            let items: Vec<String> = items.iter().map(plain).collect();
-            items.join(",")
-        }
-        other => other.to_string(),
     }
 }
 
@@ -271,138 +253,9 @@ fn show(context: &Context, path: &Path) -> Result<(), Failure> {
     output::stdout(text.as_bytes())
 }
 
-/// Changes one setting in the file and gives its value. The file is replaced as a whole, or left as it was.
-fn set(path: &Path, name: &str, text: &str) -> Result<toml::Value, Failure> {
-    let mut config = Config::default();
-    config.set(name, text)?;
-    config.check()?;
-    let value = table(&config).remove(name).ok_or_else(|| unknown(name))?;
-    let io = |error: &std::io::Error| {
-        Failure::io(
-            format!("the settings file {} could not be written", path.display()),
-            error,
-        )
-    };
-    let directory = path.parent().unwrap_or(Path::new("."));
-    // Of two commands at once each would write what it read, and one change would be lost.
-    let turn = std::fs::create_dir_all(directory).and_then(|()| file::Turn::take(directory));
-    let _turn = turn.map_err(|error| io(&error))?;
-    let old = config::read_text(path)?.unwrap_or_default();
-    let new = edit(&old, name, &value).map_err(|message| Error::Parse {
-        path: path.to_owned(),
-        message,
-    })?;
-    file::replace(path, new.as_bytes()).map_err(|error| io(&error))?;
-    Ok(value)
-}
-
-/// The text with one value replaced, or added at the end. Everything else stays, comments too.
-fn edit(old: &str, name: &str, value: &toml::Value) -> Result<String, String> {
-    let parsed = toml::de::DeTable::parse(old).map_err(|error| {
-        let at = error.span().map(|span| span.start);
-        file::at_line(old, at, error.message())
-    })?;
-    let found: Option<Range<usize>> = parsed
-        .get_ref()
-        .iter()
-        .find(|(key, _)| key.get_ref().as_ref() == name)
-        .map(|(_, value)| value.span());
-    let mut new = old.to_owned();
-    match found {
-        Some(span) => new.replace_range(span, &value.to_string()),
-        None => {
-            if !new.is_empty() && !new.ends_with('\n') {
-                new.push('\n');
-            }
-            let _ = writeln!(new, "{name} = {value}");
-        }
-    }
-    // What is written must be read again.
-    let reread: toml::Table = new
-        .parse()
-        .map_err(|error: toml::de::Error| error.to_string())?;
-    if reread.get(name) == Some(value) {
-        Ok(new)
-    } else {
-        Err(format!("{name} can't be changed here; edit the file"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_value_is_replaced_in_place_and_comments_stay() {
-        let old = "# mine\nquota = \"1GiB\" # small\nlisten = [\n  \"/ip4/0.0.0.0/tcp/1\", # one\n]\nmdns = true";
-        let new = edit(old, "quota", &toml::Value::from("2 GiB")).expect("valid");
-        assert_eq!(new, old.replace("1GiB", "2 GiB"));
-        let new = edit(old, "listen", &toml::Value::from(vec!["/x"])).expect("valid");
-        assert_eq!(
-            new,
-            "# mine\nquota = \"1GiB\" # small\nlisten = [\"/x\"]\nmdns = true"
-        );
-        let new = edit(old, "network", &toml::Value::from("n")).expect("valid");
-        assert_eq!(new, format!("{old}\nnetwork = \"n\"\n"));
-        assert!(edit("quota =", "quota", &toml::Value::from("1")).is_err());
-        // Added behind a table it would not be the setting.
-        assert!(edit("[other]\n", "quota", &toml::Value::from("1")).is_err());
-    }
-
-    #[test]
-    fn what_is_set_is_read_again() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("new").join(FILE_NAME);
-        set(&path, "quota", "3GiB").expect("set");
-        set(&path, "bootstrap", "/a,/b").expect("set");
-        let config = Config::load(path.parent().expect("below"), &BTreeMap::new()).expect("valid");
-        assert_eq!(config.quota.0, 3 << 30);
-        assert_eq!(config.bootstrap, ["/a", "/b"]);
-        // Saved since by an editor that marks its texts.
-        let marked = format!("\u{feff}{}", std::fs::read_to_string(&path).expect("there"));
-        std::fs::write(&path, marked).expect("written");
-        set(&path, "lend", "1GiB").expect("set");
-        let config = Config::load(path.parent().expect("below"), &BTreeMap::new()).expect("valid");
-        assert_eq!((config.quota.0, config.lent_bytes()), (3 << 30, 1 << 30));
-        let before = std::fs::read(&path).expect("there");
-        for (name, value) in [("quota", "lots"), ("nothing", "1"), ("http", "0.0.0.0:1")] {
-            assert_eq!(
-                set(&path, name, value).expect_err("refused").exit,
-                Exit::Usage
-            );
-        }
-        assert_eq!(std::fs::read(&path).expect("there"), before);
-    }
-
-    #[test]
-    fn settings_that_are_changed_at_the_same_time_are_all_changed() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join(FILE_NAME);
-        let values = [
-            ("quota", "3 GiB"),
-            ("lend", "1 GiB"),
-            ("network", "here"),
-            ("announce", "roots"),
-        ];
-        for _ in 0..8 {
-            std::fs::write(&path, "").expect("written");
-            let start = std::sync::Barrier::new(values.len());
-            std::thread::scope(|scope| {
-                for (name, value) in values {
-                    let (path, start) = (&path, &start);
-                    scope.spawn(move || {
-                        start.wait();
-                        set(path, name, value).expect("set");
-                    });
-                }
-            });
-            let config = Config::load(dir.path(), &BTreeMap::new()).expect("valid");
-            let table = table(&config);
-            for (name, value) in values {
-                assert_eq!(plain(&table[name]), value, "{name}");
-            }
-        }
-    }
 
     #[test]
     fn names_may_have_dots() {

@@ -58,10 +58,14 @@ use std::time::Duration;
 
 use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 use context::{Context, Intent};
 use exit::{Exit, Failure};
+
+use crate::gateway::log::KeepTail;
 
 /// How long threads that block (on standard input, say) may hold up the end of the program.
 const RUNTIME_PATIENCE: Duration = Duration::from_millis(200);
@@ -328,11 +332,13 @@ fn log_to_stderr(verbose: u8, quiet: bool, color: bool) {
         .ok()
         .and_then(|filter| EnvFilter::try_new(filter).ok())
         .unwrap_or_else(|| EnvFilter::new(level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(color)
-        .init();
+        .with_filter(filter);
+    // What the dashboard shows does not depend on what the terminal shows.
+    let tail = KeepTail.with_filter(EnvFilter::new("error,libernet=info,libp2p_mdns=off"));
+    tracing_subscriber::registry().with(lines).with(tail).init();
 }
 
 fn start(command: Command, options: &Options) -> Result<Exit, Failure> {

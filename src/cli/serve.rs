@@ -62,6 +62,7 @@ impl Serving {
             token,
             timeout_s: config.timeout_s,
             signer,
+            data_dir: Some(context.data_dir.clone()),
         };
         Ok(Self {
             published: Some(published),

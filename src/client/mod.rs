@@ -18,11 +18,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use tokio::sync::broadcast;
 
 use crate::config::Config;
 use crate::monitor::{Monitor, Silent};
 use crate::node::api::*;
-use crate::node::{self, Node, NodeOptions, Purpose};
+use crate::node::{self, Node, NodeEvent, NodeOptions, Purpose};
 use discovery::ApiFile;
 use remote::Remote;
 
@@ -241,6 +242,22 @@ impl Client {
         leave_cancel(LeaveCancel) -> LeaveCancelReply;
         /// Tells how the node is.
         status(Status) -> StatusReply;
+        /// Lists the settings.
+        settings(SettingsList) -> SettingsReply;
+        /// Changes one setting.
+        setting_set(SettingSet) -> ReloadReply;
+        /// Lists the sets of paths that are backed up.
+        set_list(SetList) -> SetListReply;
+        /// Adds a set.
+        set_add(SetAdd) -> SetListReply;
+        /// Removes a set.
+        set_remove(SetRemove) -> SetListReply;
+        /// Tells whose data directory this is.
+        owner_info(OwnerInfo) -> OwnerInfoReply;
+        /// Makes twelve words.
+        owner_words(OwnerWords) -> OwnerWordsReply;
+        /// Makes this machine one of an owner.
+        owner_create(OwnerCreate) -> OwnerInfoReply;
         /// Tells the node's metrics.
         metrics(Metrics) -> MetricsReply;
         /// Stops keeping a bundle.
@@ -315,6 +332,14 @@ impl Client {
         mesh_leave(MeshLeave) -> MeshStatusReply;
         /// Tells the ways into the mesh.
         mesh_status(MeshStatus) -> MeshStatusReply;
+    }
+
+    /// What happens on the node from now on; `None` for one in another process.
+    pub fn events(&self) -> Option<broadcast::Receiver<NodeEvent>> {
+        match &*self.inner {
+            Inner::Embedded(node) => Some(node.events()),
+            Inner::Remote(_) => None,
+        }
     }
 
     /// An address that opens the dashboard logged in, once.

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroize;
 
 use super::connections::Guest;
+use super::jobs::{self, Jobs};
 use super::{Shared, error, session};
 use crate::block::MAX_BLOCK_BYTES;
 use crate::client::Client;
@@ -95,7 +96,7 @@ pub(super) async fn call(
         stop: shared.stop.clone(),
         _permit: permit,
     };
-    dispatch(shared.client, &name, request, slot)
+    dispatch(shared.client, &shared.jobs, &name, request, slot)
         .await
         .unwrap_or_else(|error| error::of_call(&error))
 }
@@ -114,9 +115,90 @@ struct Slot {
     _permit: OwnedSemaphorePermit,
 }
 
+/// Gives a macro every call whose request is JSON and whose answer is lines: its type, the method
+/// of a [`Client`], and `monitor` for one that tells how far it has come.
+macro_rules! all_calls {
+    ($then:ident) => {
+        $then! {
+            Put => put, monitor;
+            Get => get, monitor;
+            PinAdd => pin_add, monitor;
+            Backup => backup, monitor;
+            Restore => restore, monitor;
+            Prune => prune, monitor;
+            Check => check, monitor;
+            Leave => leave, monitor;
+            LeaveCancel => leave_cancel;
+            Reload => reload;
+            Snapshots => snapshots;
+            SnapshotTree => snapshot_tree;
+            FindFile => find_file;
+            Diff => diff;
+            Health => health;
+            Problems => problems;
+            NotifyTest => notify_test;
+            LeaseList => lease_list;
+            LeaseHeld => lease_held;
+            LeaseDrop => lease_drop;
+            LeaseRelease => lease_release;
+            Forget => forget;
+            Unforget => unforget;
+            Machines => machines;
+            DecideMachines => decide_machines;
+            DecideSnapshots => order;
+            RingCreate => ring_create;
+            RingJoin => ring_join;
+            RingList => ring_list;
+            RingMembers => ring_members;
+            RingLeave => ring_leave;
+            RingInvite => ring_invite;
+            RingRemove => ring_remove;
+            RingChoose => ring_choose;
+            RingPlace => ring_place;
+            MeshJoin => mesh_join;
+            MeshLeave => mesh_leave;
+            MeshStatus => mesh_status;
+            Ls => ls;
+            Find => find;
+            Announce => announce;
+            Like => like;
+            Peers => peers;
+            Ledger => ledger;
+            Connect => connect;
+            Status => status;
+            Metrics => metrics;
+            SettingsList => settings;
+            SettingSet => setting_set;
+            SetList => set_list;
+            SetAdd => set_add;
+            SetRemove => set_remove;
+            OwnerInfo => owner_info;
+            OwnerWords => owner_words;
+            OwnerCreate => owner_create;
+            PinRm => pin_rm;
+            PinLs => pin_ls;
+            MakeTicket => ticket;
+            BlockHas => block_has;
+            BlockStat => block_stat;
+            BundleStat => bundle_stat;
+            BlockLs => block_ls;
+            BlockRm => block_rm;
+        }
+    };
+}
+
+macro_rules! names {
+    ($($request:ident => $method:ident $(, $monitor:ident)?;)*) => {
+        /// Names of these calls.
+        pub(super) const CALLS: &[&str] = &[$(<$request as Call>::NAME),*];
+    };
+}
+all_calls!(names);
+
 /// Routes a call by its name.
 async fn dispatch(
     client: Client,
+    jobs: &Jobs,
     name: &str,
     request: Request,
     slot: Slot,
@@ -125,13 +207,16 @@ async fn dispatch(
         ($($request:ident => $method:ident $(, $monitor:ident)?;)*) => {
             match name {
                 $(<$request as Call>::NAME => {
-                    let relay = Arc::new(Relay::of(request.headers()));
+                    #[allow(unused_mut, reason = "calls without progress are no jobs")]
+                    let mut relay = Relay::of(request.headers());
                     let call: $request = read_json(request).await?;
-                    $(let $monitor: Arc<dyn Monitor> = relay.clone();)?
+                    $(relay.job = Some(jobs.begin(stringify!($method))); let $monitor;)?
+                    let relay = Arc::new(relay);
+                    $($monitor = relay.clone() as Arc<dyn Monitor>;)?
                     let work = async move { client.$method(call $(, $monitor)?).await };
                     Ok(frames(work.boxed(), relay, slot))
                 })*
-                "put-stream" => put_stream(client, request, slot),
+                "put-stream" => put_stream(client, jobs, request, slot),
                 "block-put" => {
                     let call = query(&request, "the query of a block may name it: id=")?;
                     let bytes = read_body(request, MAX_BLOCK_BYTES).await?;
@@ -158,63 +243,7 @@ async fn dispatch(
             }
         };
     }
-    json_calls! {
-        Put => put, monitor;
-        Get => get, monitor;
-        PinAdd => pin_add, monitor;
-        Backup => backup, monitor;
-        Restore => restore, monitor;
-        Prune => prune, monitor;
-        Check => check, monitor;
-        Leave => leave, monitor;
-        LeaveCancel => leave_cancel;
-        Reload => reload;
-        Snapshots => snapshots;
-        SnapshotTree => snapshot_tree;
-        FindFile => find_file;
-        Diff => diff;
-        Health => health;
-        Problems => problems;
-        NotifyTest => notify_test;
-        LeaseList => lease_list;
-        LeaseHeld => lease_held;
-        LeaseDrop => lease_drop;
-        LeaseRelease => lease_release;
-        Forget => forget;
-        Unforget => unforget;
-        Machines => machines;
-        DecideMachines => decide_machines;
-        DecideSnapshots => order;
-        RingCreate => ring_create;
-        RingJoin => ring_join;
-        RingList => ring_list;
-        RingMembers => ring_members;
-        RingLeave => ring_leave;
-        RingInvite => ring_invite;
-        RingRemove => ring_remove;
-        RingChoose => ring_choose;
-        RingPlace => ring_place;
-        MeshJoin => mesh_join;
-        MeshLeave => mesh_leave;
-        MeshStatus => mesh_status;
-        Ls => ls;
-        Find => find;
-        Announce => announce;
-        Like => like;
-        Peers => peers;
-        Ledger => ledger;
-        Connect => connect;
-        Status => status;
-        Metrics => metrics;
-        PinRm => pin_rm;
-        PinLs => pin_ls;
-        MakeTicket => ticket;
-        BlockHas => block_has;
-        BlockStat => block_stat;
-        BundleStat => bundle_stat;
-        BlockLs => block_ls;
-        BlockRm => block_rm;
-    }
+    all_calls!(json_calls)
 }
 
 /// A call whose fields are in the query of its URL.
@@ -224,7 +253,12 @@ fn query<C: serde::de::DeserializeOwned>(request: &Request, usage: &str) -> Resu
     Ok(call)
 }
 
-fn put_stream(client: Client, request: Request, slot: Slot) -> Result<Response, CallError> {
+fn put_stream(
+    client: Client,
+    jobs: &Jobs,
+    request: Request,
+    slot: Slot,
+) -> Result<Response, CallError> {
     let usage = "the query of a stream names it (name=), and may say pin=false and announce=false";
     let call: PutStream = query(&request, usage)?;
     if call.name.is_empty() || call.name.len() > MAX_NAME_BYTES {
@@ -236,7 +270,10 @@ fn put_stream(client: Client, request: Request, slot: Slot) -> Result<Response, 
         .into_data_stream()
         .map(|item| item.map_err(io::Error::other))
         .boxed();
-    let relay = Arc::new(Relay::default());
+    let relay = Arc::new(Relay {
+        job: Some(jobs.begin("put")),
+        ..Relay::default()
+    });
     let monitor: Arc<dyn Monitor> = relay.clone();
     let work = async move { client.put_stream(call, bytes, monitor).await };
     Ok(frames(work.boxed(), relay, slot))
@@ -281,6 +318,8 @@ struct Relay {
     said: Mutex<Said>,
     /// A person looks at the progress.
     is_watched: bool,
+    /// Place of the call among those under way that others are told of.
+    job: Option<jobs::Running>,
 }
 
 #[derive(Default)]
@@ -293,6 +332,9 @@ struct Said {
 
 impl Monitor for Relay {
     fn progress(&self, progress: Progress) {
+        if let Some(job) = &self.job {
+            job.progress(&progress);
+        }
         self.lock().progress = Some(progress);
     }
 

@@ -41,6 +41,11 @@ impl Answers {
         }
     }
 
+    /// All answers.
+    pub(super) fn total(&self) -> u64 {
+        self.0.iter().map(|one| one.load(Ordering::Relaxed)).sum()
+    }
+
     fn text(&self) -> Result<String, fmt::Error> {
         let answers = Family::<Labels, Counter>::default();
         for (class, counter) in self.0.iter().enumerate() {
@@ -111,6 +116,7 @@ mod tests {
             answers.count(StatusCode::from_u16(status).expect("a status"));
         }
         answers.count(StatusCode::from_u16(999).expect("a status"));
+        assert_eq!(answers.total(), 4);
         let text = answers.text().expect("written");
         for line in [
             "libernet_http_answers_total{class=\"2xx\"} 2",

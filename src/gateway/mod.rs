@@ -12,10 +12,13 @@
 //! | `GET /sha384/<hex>/aes256/<hex>[/path]` | link holders | decrypted; browsers go to an origin |
 //! | `GET /open/<label>[/path]` | label holders | the same, where no such host name leads here |
 //! | `GET /waiting/<id>` | anyone local | how the search for a block goes that a page waits for (events) |
+//! | `GET /api/openapi.json` | anyone local | the description of the API |
 //! | `GET /metrics`, `/healthz` | anyone local | numbers for Prometheus; whether the node answers |
 //! | `GET /login?code=..` | holders of a one-time code | begins a [`session`] of a browser |
 //! | `POST /logout` | sessions | ends it |
-//! | `GET /` | anyone local | one page that says how the node is |
+//! | `GET /api/v1/events` | token holders, sessions | what happens, see [`events`] |
+//! | `GET /api/v1/series`, `/jobs`, `/log`, `POST /api/v1/qr` | token holders, sessions | see [`desk`] |
+//! | `GET /`, `/dashboard/<file>` | anyone local | the [`dashboard`], which shows nothing without a session |
 //!
 //! These are the routes of the node's own origin. Each bundle that was opened has another one,
 //! `http://<label>.localhost:<port>/`, with its content alone: see [`origin`].
@@ -44,23 +47,30 @@ mod blocks;
 mod bundles;
 mod connections;
 mod content;
+mod dashboard;
+mod desk;
 mod error;
+mod events;
 mod guard;
 mod ipfs;
+mod jobs;
 mod labels;
 mod listing;
+pub mod log;
 mod media;
 mod metrics;
+mod openapi;
 mod origin;
 mod page;
 mod range;
 mod reads;
+mod series;
 mod session;
 pub mod sign;
 mod waiting;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,6 +139,8 @@ pub struct Options {
     pub timeout_s: u64,
     /// Signs answers; without it they are not signed.
     pub signer: Option<sign::Signer>,
+    /// Where the series of what was stored and sent is kept; without it only in memory.
+    pub data_dir: Option<PathBuf>,
 }
 
 /// A server that has its address and does not answer yet.
@@ -150,6 +162,9 @@ struct Shared {
     labels: Arc<Labels>,
     searches: waiting::Searches,
     sessions: session::Sessions,
+    series: series::Series,
+    jobs: jobs::Jobs,
+    listeners: events::Listeners,
     answers: metrics::Answers,
 }
 
@@ -186,6 +201,7 @@ impl Gateway {
 
     /// Answers requests until `stop` is cancelled, then gives those that run a moment to end.
     pub async fn serve(self, client: Client, options: Options, stop: CancellationToken) {
+        let series = series::Series::open(options.data_dir.as_deref());
         let shared = Shared {
             client,
             options: Arc::new(options),
@@ -196,9 +212,15 @@ impl Gateway {
             labels: Arc::new(Labels::new()),
             searches: waiting::Searches::default(),
             sessions: session::Sessions::default(),
+            series,
+            jobs: jobs::Jobs::default(),
+            listeners: events::Listeners::default(),
             answers: metrics::Answers::default(),
         };
         let searches = shared.searches.clone();
+        let (series, answers) = (shared.series.clone(), shared.answers.clone());
+        let mut chores = JoinSet::new();
+        chores.spawn(series.run(shared.client.clone(), answers, stop.clone()));
         let service = TowerToHyperService::new(routes(shared));
         let guests = Arc::new(Connections::default());
         let mut connections = JoinSet::new();
@@ -218,6 +240,7 @@ impl Gateway {
             connections.shutdown().await;
         }
         searches.end().await;
+        while chores.join_next().await.is_some() {}
     }
 }
 
@@ -276,7 +299,14 @@ async fn serve_connection(
 
 fn routes(shared: Shared) -> Router {
     Router::new()
-        .route("/", get(page::status))
+        .route("/", get(dashboard::page))
+        .route("/dashboard/{file}", get(dashboard::file))
+        .route("/api/v1/events", get(events::events))
+        .route("/api/v1/series", get(desk::series))
+        .route("/api/v1/jobs", get(desk::jobs))
+        .route("/api/v1/log", get(desk::log))
+        .route("/api/v1/qr", post(desk::qr))
+        .route("/api/openapi.json", get(openapi::document))
         .route("/api/v1/hello", get(api::hello))
         .route("/api/v1/{call}", post(api::call))
         .route("/api/v1/blocks/{id}/stats", get(blocks::stats))

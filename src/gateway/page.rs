@@ -2,13 +2,10 @@
 
 use std::fmt::Write as _;
 
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 
-use super::{Shared, error};
-use crate::node::api::{CallError, Status, StatusReply};
-use crate::size::ByteSize;
+use crate::node::api::CallError;
 use crate::text::printable;
 
 const STYLE: &str = "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
@@ -41,63 +38,6 @@ pub(super) fn page(title: &str, body: &str) -> Html<String> {
          <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title>\
          <style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n{body}</body></html>\n"
     ))
-}
-
-/// The page that says how the node is.
-pub(super) async fn status(State(shared): State<Shared>, headers: HeaderMap) -> Response {
-    match shared.client.status(Status {}).await {
-        Ok(status) => page("libernet", &status_body(&status)).into_response(),
-        Err(failure) => error::answer(
-            error::status_of(failure.kind),
-            &failure,
-            error::Reader::of(&headers),
-        ),
-    }
-}
-
-fn status_body(status: &StatusReply) -> String {
-    let mut rows = String::new();
-    let mut row = |name: &str, value: &str| {
-        let _ = writeln!(rows, "<tr><th>{name}</th><td>{}</td></tr>", escape(value));
-    };
-    row("Version", &status.version);
-    row("Node", &status.peer);
-    row("Network", &status.network);
-    row("Addresses", &status.addresses.join(" "));
-    row("Peers", &status.peers.to_string());
-    row(
-        "Mesh joined",
-        if status.bootstrapped { "yes" } else { "no" },
-    );
-    row("Up for", &format!("{} s", status.uptime_s));
-    row(
-        "Blocks",
-        &format!(
-            "{} ({})",
-            status.store.blocks,
-            ByteSize(status.store.block_bytes)
-        ),
-    );
-    row(
-        "On disk",
-        &format!(
-            "{} of {}",
-            ByteSize(status.store.disk_bytes),
-            ByteSize(status.store.quota)
-        ),
-    );
-    row(
-        "Given to others",
-        &ByteSize(status.exchange.served_bytes).to_string(),
-    );
-    row(
-        "Taken from others",
-        &ByteSize(status.exchange.fetched_bytes).to_string(),
-    );
-    format!(
-        "<table>\n{rows}</table>\n<p>Content is at <code>/sha384/&lt;hex&gt;/aes256/&lt;hex&gt;</code>, the path form of a \
-         link; a block as it is at <code>/sha384/&lt;hex&gt;</code>.</p>\n"
-    )
 }
 
 /// A page of one sentence or two, which are HTML.

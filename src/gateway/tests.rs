@@ -314,6 +314,7 @@ impl Fixture {
                 token: Token::random(),
                 timeout_s: 1,
                 signer: Some(signer()),
+                data_dir: None,
             }),
             address: ([127, 0, 0, 1], 4385).into(),
             stop: stop.clone(),
@@ -322,6 +323,9 @@ impl Fixture {
             labels: Arc::new(Labels::new()),
             searches: waiting::Searches::default(),
             sessions: session::Sessions::default(),
+            series: series::Series::default(),
+            jobs: jobs::Jobs::default(),
+            listeners: events::Listeners::default(),
             answers: metrics::Answers::default(),
         };
         Self {
@@ -382,6 +386,7 @@ impl Fixture {
             token: Token::random(),
             timeout_s: 1,
             signer: None,
+            data_dir: None,
         };
         let _published = gateway
             .publish(dir.path(), &options.token)

@@ -127,6 +127,52 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Every setting, its value and its meaning.
+    ///
+    /// # Errors
+    /// As [`reload`](Self::reload).
+    pub async fn settings(&self, _: SettingsList) -> Result<SettingsReply, CallError> {
+        let node = self.clone();
+        let work = move || {
+            let held = &node.inner.settings;
+            let dir = &node.inner.options.data_dir;
+            let file = config::table(&Config::load(dir, &held.overrides)?);
+            let (now, default) = (held.current(), Config::default());
+            let (now, default) = (config::table(&now), config::table(&default));
+            let settings = config::SETTINGS.iter().map(|(name, _, meaning)| {
+                let shown = |table: &toml::Table| table.get(*name).map(config::plain);
+                let (value, waiting) = (shown(&now), shown(&file));
+                Setting {
+                    name: (*name).to_owned(),
+                    meaning: (*meaning).to_owned(),
+                    waiting: waiting.filter(|waiting| Some(waiting) != value.as_ref()),
+                    value: value.unwrap_or_default(),
+                    default: shown(&default).unwrap_or_default(),
+                    live: LIVE.contains(name),
+                    overridden: held.overrides.contains_key(*name),
+                }
+            });
+            Ok(SettingsReply {
+                settings: settings.collect(),
+            })
+        };
+        blocking(work).await
+    }
+
+    /// Changes one setting in the file, and takes it over if that can be done now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for an unknown setting or a wrong value, and those of
+    /// [`reload`](Self::reload).
+    pub async fn setting_set(&self, call: SettingSet) -> Result<ReloadReply, CallError> {
+        let path = self.inner.options.data_dir.join(config::FILE_NAME);
+        let set = move || Ok(config::set_in_file(&path, &call.name, &call.value)?);
+        blocking(set).await?;
+        self.reload(Reload {}).await
+    }
+}
+
 impl From<config::Error> for CallError {
     fn from(error: config::Error) -> Self {
         let kind = match &error {

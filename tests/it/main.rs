@@ -6,6 +6,7 @@ mod at_once;
 mod attacker;
 mod backup;
 mod backup_killed;
+mod browser;
 mod chosen;
 mod copies;
 mod daily;

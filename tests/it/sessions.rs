@@ -250,3 +250,69 @@ fn the_token_still_opens_the_api() {
     assert_eq!(status(&node, &[("Authorization", &token)]), 200);
     node.stop();
 }
+
+#[test]
+fn the_description_of_the_api_is_what_is_served() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::start(&dir.path().join("data"), &[]);
+    let answer = ask(&node, "GET /api/openapi.json", &[], b"");
+    assert_eq!(answer.status(), 200);
+    let described: Value = serde_json::from_slice(&answer.body).expect("json");
+    let version = described["openapi"].as_str().expect("text");
+    assert!(version.starts_with("3.1"), "{version}");
+    let token = token(&node);
+    let mut open = 0;
+    for (path, methods) in described["paths"].as_object().expect("paths") {
+        for (method, operation) in methods.as_object().expect("methods") {
+            let line = format!("{} {path}", method.to_uppercase());
+            let answer = ask(&node, &line, &[], b"");
+            if operation["security"].is_array() {
+                open += 1;
+                assert!(answer.status() < 401, "{line}: {}", answer.head);
+                continue;
+            }
+            assert_eq!(answer.status(), 401, "{line}");
+            let kind = answer.header("content-type");
+            assert_eq!(kind, Some("application/problem+json"), "{line}");
+            let problem: Value = serde_json::from_slice(&answer.body).expect("json");
+            let schema = &described["components"]["schemas"]["Problem"];
+            for field in schema["required"].as_array().expect("a list") {
+                let field = field.as_str().expect("text");
+                assert!(!problem[field].is_null(), "{line}: {field}");
+            }
+            // With the token each exists: a body that says nothing is refused as such, at most.
+            if method == "post" && path != "/api/v1/leave" {
+                let answer = ask(&node, &line, &[("Authorization", &token)], b"!");
+                assert!(![401, 404, 405].contains(&answer.status()), "{line}");
+            }
+        }
+    }
+    assert_eq!(open, 4);
+    node.stop();
+}
+
+#[test]
+fn events_tell_what_happens_to_those_who_may_hear() {
+    use std::io::{BufRead, BufReader, Write};
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::start(&dir.path().join("data"), &[]);
+    assert_eq!(ask(&node, "GET /api/v1/events", &[], b"").status(), 401);
+    let host = node.http.strip_prefix("http://").expect("a URL");
+    let mut stream = std::net::TcpStream::connect(host).expect("it listens");
+    let head = format!(
+        "GET /api/v1/events HTTP/1.1\r\nHost: {host}\r\nAuthorization: {}\r\n\r\n",
+        token(&node)
+    );
+    stream.write_all(head.as_bytes()).expect("sent");
+    let mut lines = BufReader::new(stream)
+        .lines()
+        .map(|line| line.expect("text"));
+    let mut wait = |wanted: &str| lines.by_ref().find(|line| line == wanted).is_some();
+    assert!(wait("HTTP/1.1 200 OK"));
+    assert!(wait("event: status"));
+    let other = Node::start(&dir.path().join("other"), &[&node.addresses[0]]);
+    assert!(wait("event: peer_connected"));
+    other.stop();
+    assert!(wait("event: peer_gone"));
+    node.stop();
+}

@@ -212,6 +212,7 @@ async fn wrong_requests_are_told_what_is_wrong_without_repeating_them() {
         token: Token::random(),
         timeout_s: 1,
         signer: None,
+        data_dir: None,
     };
     let token = serde_json::to_value(&options.token).expect("json");
     let authorization = format!("Bearer {}", token.as_str().expect("text"));
