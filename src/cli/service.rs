@@ -1,6 +1,6 @@
 //! `libernet service`: has the system's service manager run the node.
 //!
-//! Units are templates in `packaging/systemd`, filled in with this program's path and the data
+//! Units are templates beside this file, filled in with this program's path and the data
 //! directory. Only systemd is supported. Deliberately absent: timers for single backups, which
 //! `libernet backup schedule` prints for machines without a node that runs all the time.
 
@@ -20,9 +20,9 @@ const UNIT: &str = "libernet.service";
 const SYSTEM_DIR: &str = "/etc/systemd/system";
 /// Data of the service of the whole system: the unit's state directory.
 const SYSTEM_DATA: &str = "/var/lib/libernet";
-const TEMPLATE: &str = include_str!("../../packaging/systemd/libernet.service.in");
-const SYSTEM_PART: &str = include_str!("../../packaging/systemd/system.part");
-const USER_PART: &str = include_str!("../../packaging/systemd/user.part");
+const TEMPLATE: &str = include_str!("service/libernet.service.in");
+const SYSTEM_PART: &str = include_str!("service/system.part");
+const USER_PART: &str = include_str!("service/user.part");
 
 /// Have the system run the node: start it, watch it, start it again.
 ///
