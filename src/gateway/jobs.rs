@@ -74,7 +74,7 @@ impl Running {
     /// The call says how far it has come.
     pub(super) fn progress(&self, progress: &Progress) {
         if let Some(job) = self.jobs.lock().jobs.get_mut(&self.id) {
-            job.progress = Some(progress.clone());
+            job.progress = Some(*progress);
         }
     }
 }

@@ -90,7 +90,7 @@ impl<S: Subscriber> Layer<S> for KeepTail {
         let mut text = Text(String::new());
         event.record(&mut text);
         let about = event.metadata();
-        let text = printable(&text.0).into();
+        let text = printable(&text.0);
         tail().push(about.level().as_str(), about.target(), text);
     }
 }
