@@ -8,6 +8,8 @@ use super::{ask, definition};
 
 /// Write manual pages into a directory: one for the program, one a command.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  libernet man /usr/local/share/man/man1   # then: man libernet")]
 pub(super) struct Args {
     /// The directory; made when it is missing.
     dir: PathBuf,

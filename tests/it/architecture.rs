@@ -146,7 +146,16 @@ fn files_import_only_from_lower_floors() {
 /// `super::` or `crate::net::`. Insides of each are its own business.
 const FLOORS_OF_NET: [&[&str]; 7] = [
     &[
-        "address", "cork", "delegate", "error", "limits", "mailbox", "metrics", "pace", "tls",
+        "address",
+        "cork",
+        "delegate",
+        "error",
+        "limits",
+        "mailbox",
+        "metrics",
+        "pace",
+        "preference",
+        "tls",
     ],
     &["frame", "hearsay", "listeners", "remotes", "security"],
     // Below all protocols: how much of this node each peer and each address may take.

@@ -282,7 +282,7 @@ fn backing_up_restoring_sharing_and_inviting_by_clicks() {
          files.items.add(new File(['dropped'], arguments[0])); \
          document.querySelector('.drop').dispatchEvent(new DragEvent('drop', \
          { dataTransfer: files, bubbles: true, cancelable: true }))",
-        &["<b>dropped</b>.txt"],
+        &["<b>dropped.txt"],
     );
     browser.wait("/^libernet:/.test(document.querySelector('main pre').textContent)");
     let link = browser.run("return document.querySelector('main pre').textContent", &[]);

@@ -158,7 +158,7 @@ fn a_passphrase_comes_from_files_commands_descriptors_and_credentials() {
     assert!(is_locked(&node));
     fails(
         &node.run(&["unlock", "--passphrase-command", "echo wrong"]),
-        2,
+        5,
         "passphrase",
     );
     fails(
