@@ -2,7 +2,7 @@
 //!
 //! A browser keeps what belongs to one origin apart from all others: scripts, storage, service
 //! workers. So a bundle may run its scripts there, and reach neither another bundle nor the node's
-//! own origin, which holds the API. The label is made of the bundle's id, see [`labels`]; the key is
+//! own origin, which holds the API. The label is made of the bundle's id, see `labels`; the key is
 //! in the node's table of opened links and in no address, `Host` or `Referer`.
 //!
 //! An origin has the bundle's content and nothing else: no API, no other route, no way to open
