@@ -211,10 +211,12 @@ impl Ring {
         secrets
     }
 
-    /// Secrets of the invitations of this node that are not over.
+    /// Secrets of the invitations of this node that are neither over nor void: a removed member
+    /// may know a void one, and would see where this node is.
     pub fn invitation_secrets(&self, now: Timestamp) -> Vec<RingSecret> {
-        let timely = self.invitations.iter().filter(|one| !one.is_over(now));
-        timely.map(|one| one.seed().secret()).collect()
+        let all = self.invitations.iter();
+        let good = all.filter(|one| !one.is_void && !one.is_over(now));
+        good.map(|one| one.seed().secret()).collect()
     }
 
     /// Secrets of past generations: members that were away meet by them until they are given the
